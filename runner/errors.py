@@ -1,0 +1,86 @@
+"""Where something is wrong, and how it is told.
+
+Everything that a user can cause ends as a `RinggraphError`, which carries one or more `Diagnostic`s and never
+reaches the terminal as a traceback. Invariants of our own are `assert`s.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Mark:
+    """A place in a file the user wrote; line and column count from 1."""
+
+    file: str
+    line: int
+    column: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One finding: `FILE:LINE:COL: SEVERITY CODE: MESSAGE`, the source line with a caret, and at most one hint."""
+
+    code: str
+    message: str
+    mark: Mark | None = None
+    severity: str = "error"
+    hint: str | None = None
+    source_line: str | None = None
+    related: tuple[Mark, ...] = field(default=())
+
+    def __str__(self) -> str:
+        where = f"{self.mark}: " if self.mark else ""
+        text = f"{where}{self.severity} {self.code}: {self.message}"
+        if self.source_line is not None and self.mark is not None:
+            line = self.source_line.rstrip()
+            text += f"\n{line}\n{' ' * (self.mark.column - 1)}^"
+        if self.hint:
+            text += f"\nhint: {self.hint}"
+        return text
+
+
+class RinggraphError(Exception):
+    """A problem that the user can cause and mend; `str()` is what the terminal shows."""
+
+    def __init__(self, message: str | Diagnostic | list[Diagnostic], *, hint: str | None = None):
+        if isinstance(message, str):
+            self.diagnostics: tuple[Diagnostic, ...] = ()
+            text = message if hint is None else f"{message}\nhint: {hint}"
+        else:
+            found = [message] if isinstance(message, Diagnostic) else message
+            self.diagnostics = tuple(found)
+            text = "\n".join(str(d) for d in found)
+        super().__init__(text)
+
+
+class GraphError(RinggraphError):
+    """A graph file that cannot be loaded, checked or expanded."""
+
+
+class ConfigError(RinggraphError):
+    """A configuration with an unknown key, a bad value or an impossible combination."""
+
+
+class CheckpointError(RinggraphError):
+    """A checkpoint that is missing, truncated, mislabelled or does not fit the configuration."""
+
+
+class ScheduleError(RinggraphError):
+    """A placement that breaks a rule of the memory model."""
+
+
+class DeadlockError(RinggraphError):
+    """A submission that can never be placed; `.deadlock` holds the facts (see `ring_heap.Deadlock`)."""
+
+    def __init__(self, message: str, deadlock: object):
+        super().__init__(message)
+        self.deadlock = deadlock
+
+
+class ExecutionError(RinggraphError):
+    """A task that failed while running."""
