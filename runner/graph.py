@@ -58,6 +58,7 @@ class Alloc:
     tensors: tuple[Declaration, ...]
     mark: Mark
     doc: str = ""
+    id: str = "alloc"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ class Scope:
 
 @dataclass(frozen=True, slots=True)
 class For:
-    """Static when `maximum` is None."""
+    """Static when `maximum` is None. `carry`: after each trip the name on the left stands for that trip's tensor on the right."""
 
     variable: str
     range: Text
@@ -79,6 +80,7 @@ class For:
     mark: Mark
     maximum: Text | None = None
     doc: str = ""
+    carry: Mapping[str, Text] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,8 @@ Item = Op | Alloc | Scope | For | Switch | Use
 
 @dataclass(frozen=True, slots=True)
 class Graph:
+    """A whole file; `lines` is its text, for messages."""
+
     name: str
     file: str
     mark: Mark
@@ -117,3 +121,4 @@ class Graph:
     weights: Mapping[str, Declaration] = field(default_factory=dict)
     state: Mapping[str, Declaration] = field(default_factory=dict)
     outputs: Mapping[str, Declaration] = field(default_factory=dict)
+    lines: tuple[str, ...] = field(default=(), repr=False, compare=False)

@@ -39,11 +39,16 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A whole tensor (`box is None`) or a box of it; an index `x[3]` drops its dimension from `shape`."""
+    """A whole tensor (`box is None`) or a box of it; an index `x[3]` drops its dimension from `shape`.
+
+    `part` is the key of a part `x{e, t}`: the op gets the whole tensor, but touches only what belongs to that key. Parts with
+    different keys never overlap; any other access overlaps all parts.
+    """
 
     tensor: int
     box: Box | None = None
     dropped: tuple[int, ...] = ()
+    part: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,8 @@ class Task:
     after: tuple[int, ...] = ()
     num_blocks: int = 1
     mark: Mark | None = None
+    doc: str = ""
+    device: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
