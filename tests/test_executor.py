@@ -1,0 +1,224 @@
+"""The executor: results against numpy, dynamic loops, lifetimes, failures."""
+
+import signal
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from programs import ROW, Builder, arithmetic_ops, externals, loop, random_program, read, scope
+
+from runner.errors import ExecutionError, Mark
+from runner.executor import CompiledSchedule, execute
+from runner.program import Region
+
+WORKERS = [0, 1, 2, 4]
+
+
+def run(schedule, inputs=None, **options):
+    given = externals(schedule, inputs or {})
+    result = execute(schedule, arithmetic_ops(), given, **options)
+    return result, {name: given[index].numpy() for name, index in schedule.program.outputs.items()}
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_programs_give_what_numpy_gives_with_any_number_of_workers(seed):
+    schedule, inputs, expected = random_program(seed)
+    for workers in WORKERS:
+        _, outputs = run(schedule, inputs, workers=workers)
+        np.testing.assert_array_equal(outputs["out"], expected["out"])
+
+
+def test_compiled_schedule_runs_again_on_new_inputs():
+    builder = Builder()
+    x, out = builder.tensor("x", kind="input"), builder.tensor("out", kind="output")
+    y = builder.combine(x, x)
+    builder.combine(y, x, out)
+    schedule = builder.lower(0, 1)
+    given = externals(schedule, {"x": np.ones((4, ROW), np.float32)})
+    compiled = CompiledSchedule(schedule, arithmetic_ops(), given)
+    for value in (1, 5, 7):
+        given[x].fill_(value)
+        compiled.run()
+        assert given[out].eq((value * 4 * 3 + value) % 1021).all()
+
+
+def counted(taken: int, bound: int = 3):
+    """`acc` starts at 1, is doubled plus 1 in each of `taken` trips, and goes out."""
+    builder = Builder()
+    out = builder.tensor("out", kind="output")
+    acc, ones = builder.fill("acc", 1), builder.fill("ones", 1)
+    counts = builder.count("n", [taken])
+    trips = builder.trips(counts, 0, bound)
+    bodies = [[builder.bump(ones, 0, acc, 0)] for _ in range(bound)]
+    builder.combine(acc, ones, out)
+    return builder, builder.lower(0, 1, 2, loop(trips, *bodies), len(builder.tasks) - 1)
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+@pytest.mark.parametrize("taken", range(4))
+def test_dynamic_loop_runs_as_many_trips_as_the_tensor_says(taken, workers):
+    _, schedule = counted(taken)
+    result, outputs = run(schedule, workers=workers)
+    assert result.num_tasks == 4 + taken
+    assert (outputs["out"][0] == (2 ** (taken + 1) - 1) * 3 + 1).all()
+    assert (outputs["out"][1:] == 4).all()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_more_trips_than_the_bound_are_refused(workers):
+    _, schedule = counted(4)
+    with pytest.raises(ExecutionError, match="'loop' would run 4 times, expected 0 to 3"):
+        run(schedule, workers=workers)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_trip_count_of_a_tensor_made_in_a_trip_that_did_not_run(workers):
+    builder = Builder()
+    counts = builder.count("n", [0])
+    outer = builder.trips(counts, 0, 1, "outer")
+    inner_counts = builder.count("m", [1])
+    inner = builder.trips(inner_counts, 0, 1, "inner")
+    schedule = builder.lower(0, loop(outer, [1]), loop(inner, []))
+    with pytest.raises(ExecutionError, match="tensor 'm' is read, but the trip that creates it did not run"):
+        run(schedule, workers=workers)
+
+
+def test_blocks_live_until_their_scope_closes():
+    builder = Builder()
+    a = builder.fill("a", 1)
+    inner = []
+    for _ in range(3):
+        builder.combine(a, a)
+        inner.append(scope("s", len(builder.tasks) - 1))
+    result, _ = run(builder.lower(0, *inner))
+    assert result.peak_bytes == 2 * 1024
+    flat, _ = run(builder.lower(0, 1, 2, 3))
+    assert flat.peak_bytes == 4 * 1024
+
+
+def test_capture_copies_locals_before_their_block_is_reused():
+    builder, schedule = counted(2)
+    acc, ones = 1, 2
+    assert [builder.tensors[t].name for t in (acc, ones)] == ["acc", "ones"]
+    for workers in (1, 3):
+        result, _ = run(schedule, workers=workers, capture=[acc, ones])
+        assert result.captured[acc][0].eq(7).all() and result.captured[acc][1:].eq(1).all()
+        assert result.captured[ones].eq(1).all()
+
+
+def test_capture_of_a_tensor_whose_last_user_is_left_out():
+    _, schedule = counted(0)
+    result, _ = run(schedule, capture=[1])
+    assert result.captured[1].eq(1).all()
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_a_failing_op_names_node_operands_and_place(workers):
+    builder = Builder()
+    a = builder.fill("a", 1)
+    made = builder.tensor("y")
+    mark = Mark("graph.yaml", 7, 5)
+    builder.task("fail", {"a": Region(a), "y": Region(made)}, {"y"}, creates=(made,), mark=mark)
+    with pytest.raises(ExecutionError) as caught:
+        run(builder.lower(0, 1), workers=workers)
+    assert str(caught.value) == (
+        "graph.yaml:7:5: node 'fail_1' (op 'fail') failed: ValueError: no such luck\n  a: float32[4, 8]\n  y: float32[4, 8]"
+    )
+    assert no_workers_left()
+
+
+def no_workers_left() -> bool:
+    return not [t for t in threading.enumerate() if t.name.startswith("ringgraph-worker")]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_interrupt_ends_the_run_and_its_threads(workers):
+    builder = Builder()
+    for i in range(8):
+        builder.fill(f"t{i}", i)
+    registry = arithmetic_ops()
+
+    class Interrupting(dict):
+        def __getitem__(self, name):
+            definition = registry[name]
+            return replace(definition, run=lambda **_: signal.raise_signal(signal.SIGINT))
+
+    with pytest.raises(KeyboardInterrupt):
+        execute(builder.lower(*range(8)), Interrupting(), {}, workers=workers)
+    assert no_workers_left()
+
+
+def test_ops_that_communicate_run_in_submission_order():
+    registry = arithmetic_ops()
+    seen: list[int] = []
+    late = threading.Event()
+
+    @registry.op("send", "-> y: f32[N, M]", core="AIV", params={"value": 0}, needs=("comm",))
+    def send(*, y, value, comm):
+        if value == 0:
+            late.wait(0.05)
+        comm.append(value)
+
+    builder = Builder()
+    for i in range(6):
+        made = builder.tensor(f"t{i}")
+        builder.task("send", {"y": Region(made)}, {"y"}, creates=(made,), attrs={"value": i})
+    execute(builder.lower(*range(6)), registry, {}, workers=4, comm=seen)
+    assert seen == list(range(6))
+
+
+def test_workers_run_a_later_task_while_an_earlier_one_is_busy():
+    registry = arithmetic_ops()
+    second_ran = threading.Event()
+    in_time = []
+
+    @registry.op("first", "-> y: f32[N, M]", core="AIV")
+    def first(*, y):
+        in_time.append(second_ran.wait(30))
+
+    @registry.op("second", "-> y: f32[N, M]", core="AIV")
+    def second(*, y):
+        second_ran.set()
+
+    builder = Builder()
+    for name in ("first", "second"):
+        made = builder.tensor(name)
+        builder.task(name, {"y": Region(made)}, {"y"}, creates=(made,))
+    execute(builder.lower(0, 1), registry, {}, workers=2)
+    assert in_time == [True]
+
+
+def test_externals_that_do_not_fit_are_named_all_at_once():
+    builder = Builder()
+    builder.tensor("x", kind="input")
+    builder.tensor("w", kind="weight")
+    schedule = builder.lower()
+    with pytest.raises(ExecutionError) as caught:
+        execute(schedule, arithmetic_ops(), {0: torch.zeros(3, 8)})
+    assert str(caught.value) == (
+        "program 'made': input 'x' is float32[3, 8], expected f32[4, 8]\nprogram 'made': weight 'w' (f32[4, 8]) is not given"
+    )
+
+
+def test_schedule_without_a_program_cannot_run():
+    schedule = replace(Builder().lower(), program=None)
+    with pytest.raises(ExecutionError, match="schedule 'made' cannot run: it was recorded, not made from a graph"):
+        execute(schedule, arithmetic_ops(), {})
+
+
+def test_profile_has_one_time_per_task():
+    _, schedule = counted(1)
+    profile = []
+    result, _ = run(schedule, profile=profile)
+    assert [t.op for t in profile] == ["fill", "fill", "count", "bump", "combine"]
+    assert len(profile) == result.num_tasks and all(t.elapsed_ns > 0 for t in profile)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_read_waits_for_its_writers(workers):
+    builder = Builder()
+    counts = builder.count("n", [1])
+    result, _ = run(builder.lower(0, read(builder.trips(counts, 0, 1))), workers=workers)
+    assert result.num_tasks == 1
