@@ -1,8 +1,8 @@
 """The expressions of graphs and configurations: parsed with `ast`, evaluated by our own small evaluator, never by `eval`.
 
-Arithmetic (`+ - * / // %`, unary minus), comparisons, `and`/`or`/`not`, `a if c else b`, `ceil`/`floor`/`min`/`max`, and indexing of a list
-of the configuration (`compress_ratios[layer]`) or of a tensor (`recv_count[e, 0]`). `/` is exact: `ceil(n / 16)` is right for every n.
-Text constants may only be compared with `==` and `!=`, or stand alone.
+Arithmetic (`+ - * / // %`, unary minus), comparisons, `and`/`or`/`not`, `a if c else b`, `ceil`/`floor`/`min`/`max`, and
+indexing of a list of the configuration (`compress_ratios[layer]`) or of a tensor (`recv_count[e, 0]`). `/` is exact:
+`ceil(n / 16)` is right for every n. Text constants may be compared with `==` and `!=`, stand alone, or be what an `if` chooses.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Lookup = Callable[[str], Any]
 _Node = Callable[[Lookup], Any]
 
 
-class _Problem(Exception):
+class _ProblemError(Exception):
     """Something wrong at an offset into the text; `unknown` is the name that has no value."""
 
     def __init__(self, message: str, offset: int = 0, unknown: str | None = None, code: str = VALUE_CODE):
@@ -45,12 +45,13 @@ class _Problem(Exception):
 class ExprError(GraphError):
     """An expression that cannot be parsed or evaluated. `message` is the bare reason; `unknown` a name that has no value."""
 
-    def __init__(self, text: str, problem: _Problem, mark: Mark | None):
+    def __init__(self, text: str, problem: _ProblemError, mark: Mark | None):
         self.message = problem.message
         self.unknown = problem.unknown
         self.offset = problem.offset
         where = Mark(mark.file, mark.line, mark.column + problem.offset) if mark else None
-        super().__init__(Diagnostic(problem.code, f"expression '{text}': {problem.message}", where))
+        shown = text if len(text) <= 60 else f"{text[:57]}..."
+        super().__init__(Diagnostic(problem.code, f"expression '{shown}': {problem.message}", where))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class Expr:
         """Its value; raises ExprError. Whole rationals come as int."""
         try:
             return self._node(lookup)
-        except _Problem as problem:
+        except _ProblemError as problem:
             raise ExprError(self.text, problem, self.mark) from None
 
     def integer(self, lookup: Lookup) -> int:
@@ -84,14 +85,14 @@ class Expr:
         if isinstance(value, int):
             return int(value)
         got = f"{float(value):g}" if isinstance(value, (Fraction, float)) else repr(value)
-        raise ExprError(self.text, _Problem(f"is {got}, expected an integer"), self.mark)
+        raise ExprError(self.text, _ProblemError(f"is {got}, expected an integer"), self.mark)
 
 
 def parse(text: str, mark: Mark | None = None) -> Expr:
     """`text` as an expression; raises ExprError with the place of the first thing that is not allowed."""
     try:
         node, names, indexed = _parse(text)
-    except _Problem as problem:
+    except _ProblemError as problem:
         raise ExprError(text, problem, mark) from None
     return Expr(text, mark, node, names, indexed)
 
@@ -100,7 +101,7 @@ def parse_indices(text: str, mark: Mark | None = None) -> tuple[str, tuple[Expr 
     """`x[i, a : b, :]` as a name and its indices: an Expr, or a pair of Exprs or Nones for a range; raises ExprError."""
     try:
         name, indices = _parse_indices(text)
-    except _Problem as problem:
+    except _ProblemError as problem:
         raise ExprError(text, problem, mark) from None
 
     def expr(offset: int, part: str, found: tuple[_Node, frozenset[str], frozenset[str]]) -> Expr:
@@ -122,7 +123,7 @@ def _parse(text: str) -> tuple[_Node, frozenset[str], frozenset[str]]:
 def _parse_indices(text: str) -> tuple[str, tuple[Any, ...]]:
     tree, source, shift = _tree(text)
     if not isinstance(tree, ast.Subscript) or not isinstance(tree.value, ast.Name):
-        raise _Problem("is not 'name[index, ...]'", code=SYNTAX_CODE)
+        raise _ProblemError("is not 'name[index, ...]'", code=SYNTAX_CODE)
     compiler = _Compiler(shift)
 
     def part(node: ast.expr | None) -> tuple[int, str, Any] | None:
@@ -135,7 +136,7 @@ def _parse_indices(text: str) -> tuple[str, tuple[Any, ...]]:
         if not isinstance(node, ast.Slice):
             return part(node)
         if node.step is not None:
-            raise _Problem("a range has no step", compiler.offset(node.step), code=SYNTAX_CODE)
+            raise _ProblemError("a range has no step", compiler.offset(node.step), code=SYNTAX_CODE)
         return (part(node.lower), part(node.upper))
 
     inner = tree.slice.elts if isinstance(tree.slice, ast.Tuple) else [tree.slice]
@@ -145,24 +146,24 @@ def _parse_indices(text: str) -> tuple[str, tuple[Any, ...]]:
 def _tree(text: str) -> tuple[ast.expr, str, int]:
     """The parsed text, the text parsed, and how far that lies behind the original's start."""
     if len(text) > MAX_LENGTH:
-        raise _Problem(f"is {len(text):,} characters long, at most {MAX_LENGTH:,} are allowed", code=SYNTAX_CODE)
+        raise _ProblemError(f"is {len(text):,} characters long, at most {MAX_LENGTH:,} are allowed", code=SYNTAX_CODE)
     source = text.replace("\n", " ")
     shift = len(source) - len(source.lstrip())
     source = source.strip()
     if not source:
-        raise _Problem("is empty", code=SYNTAX_CODE)
+        raise _ProblemError("is empty", code=SYNTAX_CODE)
     bad = next((i for i, char in enumerate(source) if not (char.isascii() and char.isprintable()) or char in "#\\"), None)
     if bad is not None:
-        raise _Problem(f"character {source[bad]!r} is not allowed", bad + shift, code=SYNTAX_CODE)
+        raise _ProblemError(f"character {source[bad]!r} is not allowed", bad + shift, code=SYNTAX_CODE)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return ast.parse(source, mode="eval").body, source, shift
     except SyntaxError as error:
         offset = min(max((error.offset or 1) - 1, 0), len(source) - 1)
-        raise _Problem("is not a valid expression", offset + shift, code=SYNTAX_CODE) from None
+        raise _ProblemError("is not a valid expression", offset + shift, code=SYNTAX_CODE) from None
     except (ValueError, RecursionError, MemoryError):
-        raise _Problem("is not a valid expression", code=SYNTAX_CODE) from None
+        raise _ProblemError("is not a valid expression", code=SYNTAX_CODE) from None
 
 
 def _number(value: Any, offset: int) -> Any:
@@ -177,7 +178,7 @@ def _number(value: Any, offset: int) -> Any:
         if callable(value)
         else "no value"
     )
-    raise _Problem(f"needs a number here, got {got}", offset)
+    raise _ProblemError(f"needs a number here, got {got}", offset)
 
 
 def _checked(value: Any, offset: int) -> Any:
@@ -186,9 +187,9 @@ def _checked(value: Any, offset: int) -> Any:
         if value.denominator == 1:
             value = value.numerator
         elif value.denominator >= MAX_NUMBER or abs(value.numerator) >= MAX_NUMBER:
-            raise _Problem("the number is too large", offset)
+            raise _ProblemError("the number is too large", offset)
     if (type(value) is int and abs(value) >= MAX_NUMBER) or (type(value) is float and not math.isfinite(value)):
-        raise _Problem("the number is too large", offset)
+        raise _ProblemError("the number is too large", offset)
     return value
 
 
@@ -231,17 +232,25 @@ class _Compiler:
         self.indexed: set[str] = set()
 
     def run(self, tree: ast.expr) -> tuple[_Node, frozenset[str], frozenset[str]]:
-        if isinstance(tree, ast.Constant) and isinstance(tree.value, str):
-            text = tree.value
-            return (lambda look: text), frozenset(), frozenset()
-        node = self.compile(tree, 0)
+        node = self.choice(tree, 0)
         return node, frozenset(self.names), frozenset(self.indexed)
 
     def offset(self, tree: ast.expr) -> int:
         return tree.col_offset + self.shift
 
-    def refuse(self, tree: ast.expr, what: str) -> _Problem:
-        return _Problem(f"{what} is not allowed", self.offset(tree), code=SYNTAX_CODE)
+    def refuse(self, tree: ast.expr, what: str) -> _ProblemError:
+        return _ProblemError(f"{what} is not allowed", self.offset(tree), code=SYNTAX_CODE)
+
+    def choice(self, tree: ast.expr, depth: int) -> _Node:
+        """A whole expression or what an `if` chooses, which may be a text."""
+        if isinstance(tree, ast.Constant) and isinstance(tree.value, str):
+            text = tree.value
+            return lambda look: text
+        if not isinstance(tree, ast.IfExp) or depth > MAX_DEPTH:
+            return self.compile(tree, depth)
+        test = self.compile(tree.test, depth + 1)
+        then, other = (self.choice(part, depth + 1) for part in (tree.body, tree.orelse))
+        return lambda look: then(look) if test(look) else other(look)
 
     def compile(self, tree: ast.expr, depth: int) -> _Node:
         if depth > MAX_DEPTH:
@@ -264,8 +273,7 @@ class _Compiler:
             case ast.Compare() if all(type(op) in _COMPARISONS for op in tree.ops):
                 return self.comparison(tree, depth)
             case ast.IfExp():
-                test, then, other = (self.compile(part, depth) for part in (tree.test, tree.body, tree.orelse))
-                return lambda look: then(look) if test(look) else other(look)
+                return self.choice(tree, depth)
             case ast.Call():
                 return self.call(tree, depth)
             case ast.Subscript():
@@ -275,7 +283,9 @@ class _Compiler:
     def constant(self, tree: ast.Constant) -> _Node:
         value = tree.value
         if isinstance(value, str):
-            raise _Problem("text can only be compared with '==' or '!='", self.offset(tree), code=SYNTAX_CODE)
+            raise _ProblemError(
+                "text can only be compared with '==' or '!=', or chosen by an 'if'", self.offset(tree), code=SYNTAX_CODE
+            )
         if not isinstance(value, (int, float)):
             raise self.refuse(tree, f"{value!r}")
         value = _checked(int(value) if isinstance(value, bool) else value, self.offset(tree))
@@ -287,14 +297,14 @@ class _Compiler:
             value = int(name == "true")
             return lambda look: value
         if name in _FUNCTIONS:
-            raise _Problem(f"function '{name}' needs its arguments", offset, code=SYNTAX_CODE)
+            raise _ProblemError(f"function '{name}' needs its arguments", offset, code=SYNTAX_CODE)
         self.names.add(name)
 
         def get(look: Lookup) -> Any:
             try:
                 return look(name)
             except KeyError:
-                raise _Problem(f"unknown name '{name}'", offset, name, UNKNOWN_CODE) from None
+                raise _ProblemError(f"unknown name '{name}'", offset, name, UNKNOWN_CODE) from None
 
         return get
 
@@ -312,9 +322,9 @@ class _Compiler:
             try:
                 return _checked(apply(a, b), offset)
             except ZeroDivisionError:
-                raise _Problem("division by zero", at_right) from None
+                raise _ProblemError("division by zero", at_right) from None
             except OverflowError:
-                raise _Problem("the number is too large", offset) from None
+                raise _ProblemError("the number is too large", offset) from None
 
         return run
 
@@ -356,7 +366,7 @@ class _Compiler:
         function, count = _FUNCTIONS[tree.func.id]
         if len(tree.args) != count if count else not tree.args:
             wanted = f"{count} argument" if count else "at least 1 argument"
-            raise _Problem(f"'{tree.func.id}' takes {wanted}, got {len(tree.args)}", self.offset(tree), code=SYNTAX_CODE)
+            raise _ProblemError(f"'{tree.func.id}' takes {wanted}, got {len(tree.args)}", self.offset(tree), code=SYNTAX_CODE)
         args = [(self.compile(arg, depth), self.offset(arg)) for arg in tree.args]
         if count:
             return lambda look: function(*(_number(arg(look), offset) for arg, offset in args))
@@ -383,16 +393,16 @@ class _Compiler:
 def _index(value: Any, offset: int) -> int:
     if isinstance(value, int):
         return int(value)
-    raise _Problem("an index must be an integer", offset)
+    raise _ProblemError("an index must be an integer", offset)
 
 
 def _element(name: str, target: Any, values: list[int], offset: int) -> Any:
     if not isinstance(target, (list, tuple)):
-        raise _Problem(f"'{name}' cannot be indexed: it is neither a list nor a tensor", offset)
+        raise _ProblemError(f"'{name}' cannot be indexed: it is neither a list nor a tensor", offset)
     if len(values) != 1:
-        raise _Problem(f"'{name}' is a list and takes one index, got {len(values)}", offset)
+        raise _ProblemError(f"'{name}' is a list and takes one index, got {len(values)}", offset)
     if not 0 <= values[0] < len(target):
-        raise _Problem(f"index {values[0]} is outside '{name}', which has {len(target)} elements", offset)
+        raise _ProblemError(f"index {values[0]} is outside '{name}', which has {len(target)} elements", offset)
     return target[values[0]]
 
 
