@@ -1,0 +1,262 @@
+"""Hugging Face spellings of the model's fields: to ours, and back for a `config.json` that other tools load.
+
+`normalise` takes both generations of DeepSeek-V4 configurations: the checkpoints' own (`compress_ratios`,
+`num_hash_layers`, `qk_rope_head_dim`, `rope_scaling`) and the one that transformers saves (`layer_types`,
+`mlp_layer_types`, `compress_rates`, `partial_rotary_factor`, `rope_parameters` with `main` and `compress`).
+
+Source: transformers 5.23.0, `models/deepseek_v4/configuration_deepseek_v4.py` (field names, defaults, their order of precedence).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import floor, log, nextafter
+from typing import Any
+
+MODEL_TYPE = "deepseek_v4"
+LAYER_TYPES = ("sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention")
+SWA, CSA, HCA = LAYER_TYPES
+YARN_FIELDS = {
+    "factor": "rope_factor",
+    "original_max_position_embeddings": "rope_original_max_position_embeddings",
+    "beta_fast": "rope_beta_fast",
+    "beta_slow": "rope_beta_slow",
+    "attention_factor": "rope_attention_factor",
+}
+RENAMED = {"num_local_experts": "n_routed_experts", "intermediate_size": "moe_intermediate_size"}
+DTYPES = {"float32": "f32", "bfloat16": "bf16"}
+MODEL_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 129280,
+    "hidden_size": 4096,
+    "moe_intermediate_size": 2048,
+    "num_hidden_layers": 43,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 1,
+    "head_dim": 512,
+    "q_lora_rank": 1024,
+    "num_experts_per_tok": 6,
+    "n_routed_experts": 256,
+    "n_shared_experts": 1,
+    "scoring_func": "sqrtsoftplus",
+    "norm_topk_prob": True,
+    "routed_scaling_factor": 1.5,
+    "max_position_embeddings": 1048576,
+    "rope_theta": 10000.0,
+    "compress_rope_theta": 160000.0,
+    "hc_mult": 4,
+    "hc_sinkhorn_iters": 20,
+    "hc_eps": 1e-6,
+    "swiglu_limit": 10.0,
+    "sliding_window": 128,
+    "o_groups": 8,
+    "o_lora_rank": 1024,
+    "index_n_heads": 64,
+    "index_head_dim": 128,
+    "index_topk": 512,
+    "num_nextn_predict_layers": 1,
+    "rms_norm_eps": 1e-6,
+    "num_hash_layers": 3,
+}
+DERIVED_DEFAULTS: dict[str, Any] = {
+    "qk_rope_head_dim": "floor(head_dim * 0.125)",
+    "compress_rate_csa": 4,
+    "compress_rate_hca": 128,
+    "rope_type": "default",
+    "rope_factor": 1,
+    "rope_original_max_position_embeddings": "max_position_embeddings",
+    "rope_beta_fast": 32,
+    "rope_beta_slow": 1,
+    "rope_attention_factor": 1.0,
+}
+"""What transformers takes for a field that a `config.json` leaves out, in its fields and in those made of others."""
+
+
+@dataclass(slots=True)
+class Normalised:
+    """Our fields with the key each came from, and problems as (key, message)."""
+
+    fields: dict[str, tuple[Any, str]] = field(default_factory=dict)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+
+def normalise(given: Mapping[str, Any], *, whole: bool = False) -> Normalised:
+    """`given` with Hugging Face spellings replaced by our fields; other keys are kept as they are.
+
+    `whole`: this is a complete `config.json`, so what it leaves out takes the Hugging Face default and its
+    `dtype` and `quantization_config` say how to run it.
+    """
+    result = Normalised({key: (value, key) for key, value in given.items() if key not in _CONVERT})
+    if whole:
+        _whole_file(given, result)
+    for key, convert in _CONVERT.items():
+        if key in given:
+            try:
+                convert(given, result)
+            except (TypeError, ValueError, AttributeError, KeyError) as error:
+                result.problems.append((key, f"'{key}' cannot be understood: {error}"))
+    if whole:
+        _fill_defaults(result)
+    return result
+
+
+def _whole_file(given: Mapping[str, Any], result: Normalised) -> None:
+    model_type = given.get("model_type", MODEL_TYPE)
+    if model_type != MODEL_TYPE:
+        result.problems.append(("model_type", f"'model_type' is '{model_type}', expected '{MODEL_TYPE}'"))
+    for key in ("dtype", "torch_dtype"):
+        result.fields.pop(key, None)
+        if given.get(key) in DTYPES:
+            result.fields["dtype"] = DTYPES[given[key]], key
+    quantisation = given.get("quantization_config")
+    if isinstance(quantisation, dict) and quantisation.get("quant_method") == "w8a8":
+        result.fields["precision"] = "w8a8", "quantization_config"
+
+
+def _fill_defaults(result: Normalised) -> None:
+    for name, value in (MODEL_DEFAULTS | DERIVED_DEFAULTS).items():
+        result.fields.setdefault(name, (value, name))
+    if "compress_ratios" not in result.fields:
+        layers = result.fields["num_hidden_layers"][0]
+        if isinstance(layers, int):
+            ratios = [128] * min(layers, 2) + [4 if i % 2 else 128 for i in range(layers - 2)]
+            result.fields["compress_ratios"] = ratios, "compress_ratios"
+
+
+def _layer_types(given: Mapping[str, Any], result: Normalised) -> None:
+    types = given["layer_types"]
+    if types is None:
+        return
+    rates = given.get("compress_rates") or {}
+    ratios = {
+        SWA: 0,
+        CSA: rates.get(CSA, given.get("compress_rate_csa", 4)),
+        HCA: rates.get(HCA, given.get("compress_rate_hca", 128)),
+    }
+    unknown = sorted({str(kind) for kind in types if kind not in ratios})
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)} is not one of {', '.join(LAYER_TYPES)}")
+    result.fields["compress_ratios"] = [ratios[kind] for kind in types], "layer_types"
+
+
+def _compress_rates(given: Mapping[str, Any], result: Normalised) -> None:
+    for kind, name in ((CSA, "compress_rate_csa"), (HCA, "compress_rate_hca")):
+        if kind in (given["compress_rates"] or {}):
+            result.fields[name] = given["compress_rates"][kind], "compress_rates"
+
+
+def _mlp_layer_types(given: Mapping[str, Any], result: Normalised) -> None:
+    types = given["mlp_layer_types"]
+    if types is None:
+        return
+    unknown = sorted({str(kind) for kind in types} - {"hash_moe", "moe"})
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)} is not one of hash_moe, moe")
+    hashed = types.count("hash_moe")
+    if "hash_moe" in types[hashed:]:
+        raise ValueError("a hash_moe layer follows a moe layer; hash layers come first")
+    result.fields["num_hash_layers"] = hashed, "mlp_layer_types"
+
+
+def _partial_rotary_factor(given: Mapping[str, Any], result: Normalised) -> None:
+    factor = given["partial_rotary_factor"]
+    if factor is not None:
+        result.fields["qk_rope_head_dim"] = f"floor(head_dim * {float(factor)!r})", "partial_rotary_factor"
+
+
+def _rope_scaling(given: Mapping[str, Any], result: Normalised) -> None:
+    key = "rope_parameters" if given.get("rope_parameters") is not None else "rope_scaling"
+    rope = given[key]
+    if rope is None:
+        result.fields["rope_type"] = "default", key
+    elif isinstance(rope.get("main"), dict) and isinstance(rope.get("compress"), dict):
+        _nested_rope(rope, result)
+    else:
+        _yarn(rope, result, key)
+
+
+def _nested_rope(rope: Mapping[str, Any], result: Normalised) -> None:
+    main, compress = rope["main"], rope["compress"]
+    if main.get("rope_type", "default") != "default":
+        raise ValueError(f"main has rope_type '{main['rope_type']}', expected 'default'")
+    for part, name in ((main, "rope_theta"), (compress, "compress_rope_theta")):
+        if "rope_theta" in part:
+            result.fields[name] = part["rope_theta"], "rope_parameters"
+    _yarn({"rope_type": "default", **compress}, result, "rope_parameters")
+    if compress.get("rope_type") == "yarn" and compress.get("attention_factor") is None:
+        result.fields["rope_attention_factor"] = 0.1 * log(compress["factor"]) + 1.0, "rope_parameters"
+
+
+def _yarn(rope: Mapping[str, Any], result: Normalised, key: str) -> None:
+    kind = rope.get("rope_type", rope.get("type"))
+    if kind is not None:
+        result.fields["rope_type"] = kind, key
+    if rope.get("truncate", True) is not True:
+        raise ValueError("truncate is false, which is not supported")
+    for name, ours in YARN_FIELDS.items():
+        if rope.get(name) is not None:
+            result.fields[ours] = rope[name], key
+
+
+def _rename(given: Mapping[str, Any], result: Normalised) -> None:
+    for name, ours in RENAMED.items():
+        if name in given:
+            result.fields.setdefault(ours, (given[name], name))
+
+
+_CONVERT = {
+    "layer_types": _layer_types,
+    "compress_rates": _compress_rates,
+    "mlp_layer_types": _mlp_layer_types,
+    "partial_rotary_factor": _partial_rotary_factor,
+    "rope_scaling": _rope_scaling,
+    "rope_parameters": _rope_scaling,
+    **dict.fromkeys(RENAMED, _rename),
+}
+
+
+def config_json(values: Mapping[str, Any], dtype: str, quantisation: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The `config.json` of a checkpoint of the model that `values` describe, in both generations' fields.
+
+    `dtype` is `f32` or `bf16`: what the plain tensors are stored in. transformers loads the result as it is.
+    """
+    layers = values["num_hidden_layers"]
+    kinds = {0: SWA, values["compress_rate_csa"]: CSA, values["compress_rate_hca"]: HCA}
+    ratios = list(values["compress_ratios"])
+    hashed = min(values["num_hash_layers"], layers)
+    factor = _partial_factor(values["qk_rope_head_dim"], values["head_dim"])
+    result = {
+        "architectures": ["DeepseekV4ForCausalLM"],
+        "model_type": MODEL_TYPE,
+        "dtype": {ours: theirs for theirs, ours in DTYPES.items()}[dtype],
+        **{name: values[name] for name in MODEL_DEFAULTS},
+        "hidden_act": values["hidden_act"],
+        "bos_token_id": values["bos_token_id"],
+        "eos_token_id": values["eos_token_id"],
+        "pad_token_id": values["pad_token_id"],
+        "tie_word_embeddings": False,
+        "qk_rope_head_dim": values["qk_rope_head_dim"],
+        "partial_rotary_factor": factor,
+        "compress_ratios": ratios,
+        "layer_types": [kinds[ratio] for ratio in ratios[:layers]],
+        "compress_rates": {CSA: values["compress_rate_csa"], HCA: values["compress_rate_hca"]},
+        "mlp_layer_types": ["hash_moe"] * hashed + ["moe"] * (layers - hashed),
+        "rope_parameters": _rope_parameters(values, factor),
+    }
+    if quantisation is not None:
+        result["quantization_config"] = dict(quantisation)
+    return result
+
+
+def _rope_parameters(values: Mapping[str, Any], factor: float) -> dict[str, Any]:
+    compress = {"rope_type": values["rope_type"], "rope_theta": values["compress_rope_theta"], "partial_rotary_factor": factor}
+    if values["rope_type"] == "yarn":
+        compress |= {theirs: values[ours] for theirs, ours in YARN_FIELDS.items()}
+    main = {"rope_type": "default", "rope_theta": values["rope_theta"], "partial_rotary_factor": factor}
+    return {"main": main, "compress": compress}
+
+
+def _partial_factor(rope_width: int, head_dim: int) -> float:
+    """`rope_width / head_dim`, rounded so that `int(head_dim * factor)` gives `rope_width` back."""
+    factor = rope_width / head_dim
+    return factor if floor(head_dim * factor) == rope_width else nextafter(factor, 2.0)
