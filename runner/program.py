@@ -22,7 +22,9 @@ class Tensor:
 
     `kind` is `local` for a tensor that the program creates (its bytes come from a ring), else what supplies it from
     outside: `input`, `weight`, `state` or `output`. `source` names it there: the graph input's name, the checkpoint
-    tensor's name (with `{expert}` still in it for stacked weights), the state's name.
+    tensor's name (with `{expert}` still in it for stacked weights), the state's name. `stack` names the placeholder of `source`
+    that runs over the leading dimension (`expert`: this rank's experts), `shard` the dimension of the checkpoint's tensor of
+    which this rank holds its part.
     """
 
     id: int
@@ -31,6 +33,8 @@ class Tensor:
     kind: str = "local"
     source: str = ""
     mark: Mark | None = None
+    stack: str | None = None
+    shard: int | None = None
 
     @property
     def is_local(self) -> bool:
