@@ -68,10 +68,10 @@ class Binding:
 def view_at(
     storage: Storage, place: Place, dtype: str, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
 ) -> torch.Tensor:
-    """The view at `offset` elements behind a place; an empty tensor may have no place at all."""
+    """The view at `offset` elements behind a place; an empty tensor has no bytes and needs no buffer."""
+    if 0 in shape:
+        return torch.empty(shape, dtype=TORCH_DTYPES[dtype], device=storage.device)
     buffer, start = place
-    if buffer < 0:
-        return torch.empty(shape, dtype=TORCH_DTYPES[dtype])
     return storage.flat(buffer, dtype).as_strided(shape, strides, start // DTYPE_BYTES[dtype] + offset)
 
 
@@ -127,12 +127,6 @@ class Binder:
     def external(self, tensor: int) -> torch.Tensor | None:
         """What stands for a tensor that is not local; None for a local one."""
         return self._externals.get(tensor)
-
-    def forget_views(self) -> None:
-        """Drops every view into a storage, for the storage will be another one."""
-        for binding in self._bindings:
-            if binding is not None:
-                binding.calls.clear()
 
     def binding(self, submission: int) -> Binding:
         """The call of a submission that has an op."""

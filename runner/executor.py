@@ -18,8 +18,10 @@ import torch
 from runner.binding import Binder, contiguous_strides, view_at
 from runner.errors import ExecutionError, RinggraphError
 from runner.registry import OpRegistry
+from runner.ring_heap import ScopeRecord
+from runner.ring_sizes import RingSizes
 from runner.schedule import Begin, End, Read, Repeat, Schedule, Submission, Submit
-from runner.storage import Place, PlainStorage, Storage
+from runner.storage import Place, PlainStorage, RingStorage, Storage
 
 PROGRESS_TASKS = 256
 """Tasks between two calls of `progress`."""
@@ -33,6 +35,7 @@ class RunResult:
     num_submissions: int
     elapsed_s: float
     peak_bytes: int
+    ring_peaks: tuple[int, ...] = ()
     captured: Mapping[int, torch.Tensor] = field(default_factory=dict)
 
 
@@ -60,6 +63,10 @@ class Engine(Protocol):
 
     def drain(self) -> None:
         """Returns when everything submitted has completed."""
+        ...
+
+    def leave_out(self, first: int, end: int) -> None:
+        """Submissions `first` to `end - 1` will not come."""
         ...
 
 
@@ -140,6 +147,9 @@ class InOrder:
     def drain(self) -> None:
         pass
 
+    def leave_out(self, first: int, end: int) -> None:
+        self._storage.leave_out(first, end)
+
 
 class Capture:
     """Copies tensors when the walk has passed the last submission that touches them."""
@@ -177,7 +187,10 @@ def walk(run: Run, engine: Engine, capture: Capture | None, progress: Callable[[
     at, passed = 0, 0
     while at < len(steps):
         if jumps and at in jumps:
-            passed, at = _last_submission(steps, at, jumps[at], passed), jumps.pop(at)
+            end = jumps.pop(at)
+            first, passed = passed, _past_submissions(steps, at, end, passed)
+            engine.leave_out(first, passed)
+            at = end
             continue
         step = steps[at]
         at += 1
@@ -205,7 +218,7 @@ def walk(run: Run, engine: Engine, capture: Capture | None, progress: Callable[[
         capture.passed(len(run.schedule.submissions), engine)
 
 
-def _last_submission(steps: Sequence[object], start: int, end: int, passed: int) -> int:
+def _past_submissions(steps: Sequence[object], start: int, end: int, passed: int) -> int:
     """One past the last submission in `steps[start:end]`."""
     for at in range(end - 1, start - 1, -1):
         step = steps[at]
@@ -246,7 +259,7 @@ class CompiledSchedule:
         registry: OpRegistry,
         externals: Mapping[int, torch.Tensor],
         *,
-        rings: Any = None,
+        rings: RingSizes | None = None,
         workers: int = 1,
         comm: object = None,
         device: torch.device | str = "cpu",
@@ -254,15 +267,14 @@ class CompiledSchedule:
     ):
         self.schedule = schedule
         self._binder = Binder(schedule, registry, externals, comm, values or {})
-        self._device = torch.device(device)
-        self._rings = rings
+        where = torch.device(device)
         self._workers = workers
-        self._storage: Storage | None = None
+        self._storage: Storage = RingStorage(schedule, rings, where) if rings else PlainStorage(schedule, where)
 
     def run(
         self,
         *,
-        scope_stats: list[Any] | None = None,
+        scope_stats: list[ScopeRecord] | None = None,
         profile: list[TaskTime] | None = None,
         progress: Callable[[int], None] | None = None,
         capture: Iterable[int] = (),
@@ -275,23 +287,20 @@ class CompiledSchedule:
         Raises ExecutionError for a failing op and DeadlockError for a submission that can never be placed.
         """
         start = perf_counter()
-        storage = self._begin(scope_stats)
+        storage = self._storage
+        storage.restart()
         run = Run(self.schedule, self._binder, storage, profile)
         wanted = set(capture)
         copies = Capture(run, wanted) if wanted else None
-        with torch.no_grad(), self._engine(run) as engine:
-            walk(run, engine, copies, progress)
-        self._storage = storage
+        try:
+            with torch.no_grad(), self._engine(run) as engine:
+                walk(run, engine, copies, progress)
+        finally:
+            if scope_stats is not None:
+                scope_stats += storage.records
         elapsed = perf_counter() - start
-        return RunResult(run.num_tasks, run.num_submissions, elapsed, storage.peak_bytes, copies.copies if copies else {})
-
-    def _begin(self, scope_stats: list[Any] | None) -> Storage:
-        """The storage of the last run, if that ended well, else a fresh one."""
-        storage, self._storage = self._storage, None
-        if storage is None:
-            self._binder.forget_views()
-            storage = PlainStorage(self.schedule, self._device)
-        return storage
+        captured = copies.copies if copies else {}
+        return RunResult(run.num_tasks, run.num_submissions, elapsed, storage.peak_bytes, storage.ring_peaks, captured)
 
     @contextmanager
     def _engine(self, run: Run) -> Iterator[Engine]:

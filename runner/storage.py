@@ -12,8 +12,10 @@ from typing import Protocol
 
 import torch
 
-from runner.errors import ExecutionError
-from runner.schedule import Schedule
+from runner.errors import DeadlockError, ExecutionError
+from runner.ring_heap import Deadlock, RingHeap, ScopeRecord
+from runner.ring_sizes import RingSizes
+from runner.schedule import NUM_RINGS, Schedule
 from runner.spec import BLOCK_ALIGN, DTYPE_BYTES, round_up
 
 TORCH_DTYPES: Mapping[str, torch.dtype] = {
@@ -39,11 +41,28 @@ Place = tuple[int, int]
 
 
 class Storage(Protocol):
-    """Blocks of one run of a schedule; not thread-safe, the executor holds its lock around every call."""
+    """Blocks of a schedule, one run after another; not thread-safe, the executor holds its lock around every call."""
+
+    @property
+    def device(self) -> torch.device: ...
 
     @property
     def peak_bytes(self) -> int:
-        """The most bytes that live blocks have had at once."""
+        """The most bytes that live blocks have had at once; with rings, the sum of what each ring has held at most."""
+        ...
+
+    @property
+    def ring_peaks(self) -> tuple[int, ...]:
+        """Per ring the most bytes it has held; empty without rings."""
+        ...
+
+    @property
+    def records(self) -> list[ScopeRecord]:
+        """Scope stats of this run; empty without rings."""
+        ...
+
+    def restart(self) -> None:
+        """Makes ready for another run, whatever became of the last one; buffers stay where they are."""
         ...
 
     def begin(self, scope: int) -> None: ...
@@ -55,6 +74,10 @@ class Storage(Protocol):
         ...
 
     def complete(self, submission: int) -> None: ...
+
+    def leave_out(self, first: int, end: int) -> None:
+        """Submissions `first` to `end - 1` will not come: their trips do not run."""
+        ...
 
     def flat(self, buffer: int, dtype: str) -> torch.Tensor:
         """A whole buffer as a one-dimensional tensor of `dtype`."""
@@ -78,15 +101,22 @@ class PlainStorage:
 
     def __init__(self, schedule: Schedule, device: torch.device):
         self._submissions = schedule.submissions
-        self._device = device
+        self.device = device
         self._buffers: list[torch.Tensor] = []
         self._typed: dict[tuple[int, str], torch.Tensor] = {}
-        self._free: dict[int, list[int]] = {}
+        self.ring_peaks: tuple[int, ...] = ()
+        self.records: list[ScopeRecord] = []
+        self.restart()
+
+    def restart(self) -> None:
         self._live_bytes = 0
         self.peak_bytes = 0
         self._buffer_of: dict[int, int] = {}
         self._pins: dict[int, int] = {}
         self._open: list[list[int]] = []
+        self._free: dict[int, list[int]] = {}
+        for number, buffer in enumerate(self._buffers):
+            self._free.setdefault(buffer.numel(), []).append(number)
 
     def begin(self, scope: int) -> None:
         self._open.append([])
@@ -108,7 +138,7 @@ class PlainStorage:
             buffer = heappop(free)  # the lowest number: later runs of the schedule then meet the same buffers again
         else:
             buffer = len(self._buffers)
-            self._buffers.append(new_buffer(size, self._device, f"the block of '{known.name}'"))
+            self._buffers.append(new_buffer(size, self.device, f"the block of '{known.name}'"))
         self._live_bytes += size
         self.peak_bytes = max(self.peak_bytes, self._live_bytes)
         self._buffer_of[submission] = buffer
@@ -122,6 +152,9 @@ class PlainStorage:
                 self._unpin(holder)
         if submission in self._pins:
             self._unpin(submission)
+
+    def leave_out(self, first: int, end: int) -> None:
+        pass
 
     def flat(self, buffer: int, dtype: str) -> torch.Tensor:
         typed = self._typed.get((buffer, dtype))
@@ -137,3 +170,71 @@ class PlainStorage:
         size = round_up(self._submissions[submission].size_bytes)
         self._live_bytes -= size
         heappush(self._free.setdefault(size, []), self._buffer_of.pop(submission))
+
+
+class RingStorage:
+    """Four ring heaps on torch memory: one buffer of its capacity for every ring that a block was taken from."""
+
+    def __init__(self, schedule: Schedule, sizes: RingSizes, device: torch.device):
+        self._schedule = schedule
+        self._sizes = sizes
+        self.device = device
+        self._typed: dict[tuple[int, str], torch.Tensor] = {}
+        self._buffers: list[torch.Tensor | None] = [None] * NUM_RINGS
+        self.restart()
+
+    def restart(self) -> None:
+        self._heap = RingHeap(self._schedule, self._sizes)
+        self._open: list[int] = []
+
+    @property
+    def peak_bytes(self) -> int:
+        return sum(self._heap.peak_bytes)
+
+    @property
+    def ring_peaks(self) -> tuple[int, ...]:
+        return tuple(self._heap.peak_bytes)
+
+    @property
+    def records(self) -> list[ScopeRecord]:
+        return self._heap.records
+
+    def begin(self, scope: int) -> None:
+        self._open.append(self._schedule.scopes[scope].ring)
+        self._heap.begin(scope)
+
+    def end(self, scope: int) -> None:
+        self._open.pop()
+        self._heap.end(scope)
+
+    def take(self, submission: int) -> Place | None:
+        offset = self._heap.try_submit(submission)
+        if offset is None:
+            deadlock = self._heap.deadlock(submission)
+            if deadlock is not None:
+                raise _deadlock_error(deadlock)
+            return None
+        ring = self._open[-1]
+        if self._buffers[ring] is None and self._schedule.submissions[submission].size_bytes:
+            self._buffers[ring] = new_buffer(self._sizes.heap[ring], self.device, f"ring {ring}")
+        return (ring, offset)
+
+    def complete(self, submission: int) -> None:
+        self._heap.complete(submission)
+
+    def leave_out(self, first: int, end: int) -> None:
+        self._heap.leave_out(first, end)
+
+    def flat(self, buffer: int, dtype: str) -> torch.Tensor:
+        typed = self._typed.get((buffer, dtype))
+        if typed is None:
+            whole = self._buffers[buffer]
+            assert whole is not None, "a view into a ring that no block was taken from"
+            typed = self._typed[buffer, dtype] = whole.view(TORCH_DTYPES[dtype])
+        return typed
+
+
+def _deadlock_error(deadlock: Deadlock) -> DeadlockError:
+    where = f"{deadlock.mark}: " if deadlock.mark else ""
+    pinned = f"\n  pinned by: scope '{deadlock.scope}' at {deadlock.scope_mark}" if deadlock.scope_mark else ""
+    return DeadlockError(f"{where}deadlock, code {deadlock.code} {deadlock.name}: {deadlock}{pinned}", deadlock)

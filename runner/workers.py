@@ -88,6 +88,10 @@ class Workers:
                 self._await_progress()
             self._check()
 
+    def leave_out(self, first: int, end: int) -> None:
+        with self._progress:
+            self._storage.leave_out(first, end)
+
     def stop(self) -> None:
         """Lets running tasks end, starts no more, and joins the threads."""
         with self._work:

@@ -9,9 +9,12 @@ import pytest
 import torch
 from programs import ROW, Builder, arithmetic_ops, externals, loop, random_program, read, scope
 
-from runner.errors import ExecutionError, Mark
+from runner import progress
+from runner.errors import DeadlockError, ExecutionError, Mark
 from runner.executor import CompiledSchedule, execute
 from runner.program import Region
+from runner.ring_sizes import RingSizes
+from runner.schedule import Repeat
 
 WORKERS = [0, 1, 2, 4]
 
@@ -42,6 +45,109 @@ def test_compiled_schedule_runs_again_on_new_inputs():
         given[x].fill_(value)
         compiled.run()
         assert given[out].eq((value * 4 * 3 + value) % 1021).all()
+
+
+def tight_sizes(schedule, fraction: float) -> RingSizes:
+    """Heaps of a fraction of all bytes that a schedule ever takes on each ring."""
+    total = [0] * 4
+    depth = -1
+    for step in schedule.steps:
+        if hasattr(step, "submission"):
+            total[min(depth, 3)] += schedule.submissions[step.submission].size_bytes
+        elif hasattr(step, "scope"):
+            depth += 1 if type(step).__name__ == "Begin" else -1
+    return RingSizes().with_heap([max(1024, int(size * fraction) // 1024 * 1024) for size in total])
+
+
+def outcome(schedule, inputs, expected, sizes, workers) -> int | None:
+    """The submission at which a run deadlocks; None when it gives the expected output."""
+    try:
+        _, outputs = run(schedule, inputs, workers=workers, rings=sizes)
+    except DeadlockError as error:
+        return error.deadlock.submission
+    np.testing.assert_array_equal(outputs["out"], expected["out"])
+    return None
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_on_rings_any_number_of_workers_gives_the_same_numbers_or_the_same_deadlock(seed):
+    schedule, inputs, expected = random_program(seed)
+    for fraction in (0.3, 0.5, 0.8, 1.0):
+        sizes = tight_sizes(schedule, fraction)
+        verdicts = {outcome(schedule, inputs, expected, sizes, workers) for workers in WORKERS}
+        assert len(verdicts) == 1
+        if not any(isinstance(step, Repeat) for step in schedule.steps):
+            predicted = progress.eager(schedule, sizes).deadlock
+            assert verdicts == {predicted.submission if predicted else None}
+        if fraction == 1.0:
+            assert verdicts == {None}
+
+
+def test_random_programs_on_rings_include_deadlocks_and_runs_under_pressure():
+    verdicts = []
+    for seed in range(40):
+        schedule, inputs, expected = random_program(seed)
+        verdicts.append(outcome(schedule, inputs, expected, tight_sizes(schedule, 0.5), 1))
+    assert 5 < sum(verdict is None for verdict in verdicts) < 38
+
+
+@pytest.mark.parametrize("workers", WORKERS)
+def test_a_deadlock_tells_code_ring_scope_and_sizes(workers):
+    builder = Builder()
+    mark = Mark("graph.yaml", 3, 1)
+    builder.fill("a", 1)
+    big = builder.tensor("big", (40, ROW))
+    builder.task("fill", {"y": Region(big)}, {"y"}, creates=(big,), mark=mark)
+    schedule = builder.lower(0, scope("inner", 1))
+    with pytest.raises(DeadlockError) as caught:
+        run(schedule, rings=RingSizes().with_heap([1024] * 4), workers=workers)
+    assert str(caught.value) == (
+        "graph.yaml:3:1: deadlock, code 2 HEAP_RING_DEADLOCK: "
+        "ring 1 cannot hold 'big' (2,048 bytes): the empty ring has 1,024 bytes"
+    )
+    assert no_workers_left()
+
+
+def test_scope_stats_in_order_are_those_of_the_eager_replay():
+    builder = Builder()
+    a = builder.fill("a", 1)
+    builder.combine(a, a)
+    builder.combine(a, a)
+    schedule = builder.lower(0, scope("s", 1), scope("t", 2))
+    sizes = RingSizes().with_heap([4096] * 4)
+    records = []
+    result, _ = run(schedule, rings=sizes, scope_stats=records)
+    assert records == list(progress.eager(schedule, sizes).records)
+    assert len(records) == 6
+    assert result.ring_peaks == (1024, 1024, 0, 0)
+
+
+def test_a_compiled_schedule_runs_again_after_a_failure():
+    _, schedule = counted(2)
+    program = schedule.program
+    given = externals(schedule, {})
+    registry = arithmetic_ops()
+    failing = {"now": True}
+
+    class Failing(dict):
+        def __getitem__(self, name):
+            definition = registry[name]
+
+            def run_or_fail(**operands):
+                if name == "bump" and failing["now"]:
+                    raise RuntimeError("once")
+                definition.run(**operands)
+
+            return replace(definition, run=run_or_fail)
+
+    for sizes in (None, RingSizes()):
+        failing["now"] = True
+        compiled = CompiledSchedule(schedule, Failing(), given, rings=sizes, workers=2)
+        with pytest.raises(ExecutionError, match="once"):
+            compiled.run()
+        failing["now"] = False
+        compiled.run()
+        assert given[program.outputs["out"]][0].eq(7 * 3 + 1).all()
 
 
 def counted(taken: int, bound: int = 3):
