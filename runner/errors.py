@@ -6,6 +6,8 @@ reaches the terminal as a traceback. Invariants of our own are `assert`s.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 
@@ -42,6 +44,12 @@ class Diagnostic:
         if self.hint:
             text += f"\nhint: {self.hint}"
         return text
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """A hint with the known name that is nearest to `name`, if any is near."""
+    found = difflib.get_close_matches(name, [other for other in known if other != name], n=1, cutoff=0.6)
+    return f"did you mean '{found[0]}'?" if found else None
 
 
 class RinggraphError(Exception):
