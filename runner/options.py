@@ -1,0 +1,46 @@
+"""Command-line options that several commands share, as types for typer."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Configs = Annotated[
+    list[str],
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="NAME|FILE",
+        help="A preset (flash, pro, demo, tiny, seed), a YAML layer or a Hugging Face config.json; repeatable, later ones win.",
+    ),
+]
+Sets = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override one field; repeatable.")]
+Deploy = Annotated[
+    str | None, typer.Option("--deploy", metavar="NAME", help="decode (8x1), decode-mtp (4x2) or prefill (1x128).")
+]
+Ep = Annotated[int | None, typer.Option("--ep", min=1, metavar="N", help="Expert-parallel ranks.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+GraphName = Annotated[str, typer.Argument(metavar="GRAPH", help="A graph file, or the name of a shipped graph (prefill_fwd).")]
+Checkpoint = Annotated[str, typer.Option("--checkpoint", metavar="DIR", help="Folder with config.json and safetensors.")]
+Device = Annotated[str, typer.Option("--device", help="A torch device: cpu, cuda, npu (with torch_npu installed).")]
+Workers = Annotated[int, typer.Option("--workers", min=0, metavar="N", help="Worker threads; 0 or 1 runs tasks in order.")]
+Scheduler = Annotated[str, typer.Option("--scheduler", metavar="NAME", help="Placement strategy.")]
+RingHeap = Annotated[
+    str | None,
+    typer.Option(
+        "--ring-heap", metavar="SIZE", help="Bytes of each ring's heap: 1GiB, or four values; 0 falls through to PTO2_RING_HEAP."
+    ),
+]
+RingWindow = Annotated[
+    str | None,
+    typer.Option(
+        "--ring-window", metavar="N", help="Slots of each ring: one value or four; 0 falls through to PTO2_RING_TASK_WINDOW."
+    ),
+]
+RingPool = Annotated[
+    str | None,
+    typer.Option(
+        "--ring-pool", metavar="N", help="Pool entries of each ring: one value or four; 0 falls through to PTO2_RING_DEP_POOL."
+    ),
+]
