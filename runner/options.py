@@ -16,9 +16,7 @@ Configs = Annotated[
     ),
 ]
 Sets = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override one field; repeatable.")]
-Deploy = Annotated[
-    str | None, typer.Option("--deploy", metavar="NAME", help="decode (8x1), decode-mtp (4x2) or prefill (1x128).")
-]
+Deploy = Annotated[str | None, typer.Option("--deploy", metavar="NAME", help="decode (8x1), decode-mtp (4x2), prefill (1x128).")]
 Ep = Annotated[int | None, typer.Option("--ep", min=1, metavar="N", help="Expert-parallel ranks.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 GraphName = Annotated[str, typer.Argument(metavar="GRAPH", help="A graph file, or the name of a shipped graph (prefill_fwd).")]
@@ -28,19 +26,15 @@ Workers = Annotated[int, typer.Option("--workers", min=0, metavar="N", help="Wor
 Scheduler = Annotated[str, typer.Option("--scheduler", metavar="NAME", help="Placement strategy.")]
 RingHeap = Annotated[
     str | None,
-    typer.Option(
-        "--ring-heap", metavar="SIZE", help="Bytes of each ring's heap: 1GiB, or four values; 0 falls through to PTO2_RING_HEAP."
-    ),
+    typer.Option("--ring-heap", metavar="SIZE", help="Heap of each ring: 1GiB, or four values; 0: PTO2_RING_HEAP or 256MiB."),
 ]
 RingWindow = Annotated[
     str | None,
-    typer.Option(
-        "--ring-window", metavar="N", help="Slots of each ring: one value or four; 0 falls through to PTO2_RING_TASK_WINDOW."
-    ),
+    typer.Option("--ring-window", metavar="N", help="Slots of each ring, one value or four; 0: PTO2_RING_TASK_WINDOW or 16384."),
 ]
 RingPool = Annotated[
     str | None,
     typer.Option(
-        "--ring-pool", metavar="N", help="Pool entries of each ring: one value or four; 0 falls through to PTO2_RING_DEP_POOL."
+        "--ring-pool", metavar="N", help="Pool entries of each ring, one value or four; 0: PTO2_RING_DEP_POOL or 16384."
     ),
 ]
