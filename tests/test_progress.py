@@ -1,0 +1,149 @@
+"""Replays under the progress models, against a slow model and brute force, and the traced seed programs."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_schedules import Model, build, programs, small_sizes
+
+from runner.errors import ConfigError
+from runner.interchange import Builder, read_trace
+from runner.progress import eager, lagging
+from runner.ring_sizes import RingSizes
+from runner.schedule import Begin, End, Read, Slot, Submission, Submit
+from runner.scope_stats import ring_stats
+from runner.timed import Timing, parse_cores, timed, uniform_timing
+
+TRACES = Path(__file__).parent / "data" / "seed-program"
+heaps = st.tuples(*[st.integers(1, 12)] * 4)
+
+
+def _models(schedule, sizes):
+    return [
+        eager(schedule, sizes),
+        lagging(schedule, sizes),
+        timed(schedule, sizes, uniform_timing(0.5, 20)),
+        timed(schedule, sizes, uniform_timing(1, 3, (1, 2))),
+    ]
+
+
+@settings(max_examples=120, deadline=None)
+@given(programs(max_depth=3, max_items=3), heaps, st.sampled_from([4, 64]))
+def test_verdict_equals_brute_force_over_interleavings(items, heap, window):
+    schedule, sizes = build(items), small_sizes(heap, window)
+    if len(schedule.submissions) > 9:
+        return
+    outcomes = Model(schedule, sizes).search()
+    if outcomes is None:
+        return
+    for replay in _models(schedule, sizes):
+        assert outcomes == {"ok" if replay.deadlock is None else replay.deadlock.submission}, replay.model
+
+
+@settings(max_examples=150, deadline=None)
+@given(programs(), heaps, st.sampled_from([4, 8, 64]))
+def test_eager_equals_the_slow_model_block_by_block(items, heap, window):
+    schedule, sizes = build(items), small_sizes(heap, window)
+    model, state, ends, offsets = Model(schedule, sizes), Model.START, {}, []
+    while state is not None and state[0] < len(schedule.steps):
+        for task in model.completable(state):
+            state = (state[0], state[1] | {task}, state[2])
+        placed = model.place(state, ends)
+        state, offset = placed if placed else (None, None)
+        if offset is not None:
+            offsets.append(offset)
+    got = eager(schedule, sizes)
+    assert [o for o in got.offsets if o >= 0] == offsets
+    assert (got.deadlock is None) == (state is not None)
+
+
+@settings(max_examples=150, deadline=None)
+@given(programs(), heaps)
+def test_live_blocks_never_overlap_and_offsets_do_not_depend_on_progress(items, heap):
+    schedule, sizes = build(items), small_sizes(heap)
+    replays = _models(schedule, sizes)
+    assert len({tuple(r.offsets) for r in replays}) == 1
+    for replay in replays:
+        assert not _overlaps(replay)
+
+
+def _overlaps(replay):
+    """Pairs of blocks that share bytes while both are held by an open scope, whatever the progress."""
+    schedule, found = replay.schedule, []
+    open_scopes = []
+    for step in schedule.steps:
+        if isinstance(step, Begin):
+            open_scopes.append((schedule.scopes[step.scope].ring, []))
+        elif isinstance(step, End):
+            open_scopes.pop()
+        elif isinstance(step, Submit):
+            offset, size = replay.offsets[step.submission], schedule.submissions[step.submission].size_bytes
+            if offset < 0:
+                break
+            ring = open_scopes[-1][0]
+            assert offset + size <= replay.sizes.heap[ring]
+            for other_ring, blocks in open_scopes:
+                if other_ring == ring:
+                    found += [b for b in blocks if b[0] < offset + size and offset < b[1]]
+            if size:
+                open_scopes[-1][1].append((offset, offset + size))
+    return found
+
+
+@settings(max_examples=150, deadline=None)
+@given(programs(), heaps)
+def test_occupancy_lies_between_eager_and_lagging(items, heap):
+    schedule, sizes = build(items), small_sizes(heap)
+    low, high, *between = _models(schedule, sizes)
+    for replay in (low, *between, high):
+        for least, record, most in zip(low.records, replay.records, high.records, strict=True):
+            assert least.heap_head == record.heap_head == most.heap_head
+            assert most.heap_tail <= record.heap_tail <= least.heap_tail
+            assert most.slots_tail <= record.slots_tail <= least.slots_tail
+        for ring in range(4):
+            assert low.peak_bytes[ring] <= replay.peak_bytes[ring] <= high.peak_bytes[ring] <= sizes.heap[ring]
+
+
+def _two_tasks(core="AIV", blocks=1):
+    """alloc, then two independent tasks, then a read of the second."""
+    build = Builder()
+    build.begin("root")
+    build.submit(Submission("alloc", 1024, (Slot(0, 0, 1024, "a"),)))
+    for name in ("first", "second"):
+        build.submit(Submission(name, waits=(0,), holds=(0,), core=core, num_blocks=blocks))
+    build.steps.append(Read((2,)))
+    build.end()
+    return build.schedule("two", "hand")
+
+
+def test_timed_by_hand():
+    two = timed(_two_tasks(), RingSizes(), Timing(1.0, lambda s: 10.0))
+    assert (two.stall_us, two.makespan_us) == (10.0, 13.0)  # submitted at 1, 2, 3; the second runs from 3 to 13
+    one_worker = timed(_two_tasks("AIC"), RingSizes(), Timing(1.0, lambda s: 10.0, aic=1))
+    assert (one_worker.stall_us, one_worker.makespan_us) == (19.0, 22.0)  # 2 to 12, then 12 to 22
+    waves = timed(_two_tasks("AIV", blocks=5), RingSizes(), Timing(1.0, lambda s: 10.0, aiv=4))
+    assert waves.makespan_us == 32.0  # blocks 4, 1 + 3, 2 from 2, 12 and 22 on
+    mixed = timed(_two_tasks("MIX"), RingSizes(), Timing(1.0, lambda s: 10.0, aic=8, aiv=2))
+    assert mixed.makespan_us == 22.0  # one cluster only
+
+
+@pytest.mark.parametrize("text", ["aic", "aic=0", "gpu=3", "aic=1,aiv=1"])
+def test_bad_cores_are_refused(text):
+    with pytest.raises(ConfigError, match="--cores"):
+        parse_cores(text)
+    assert parse_cores("unlimited") == (None, None)
+    assert parse_cores("aic=24,aiv=48") == (24, 48)
+
+
+@pytest.mark.parametrize(
+    ("variant", "ring", "percent"), [("a", 1, (126.32, 126.32)), ("b", 1, (90.55, 90.55)), ("c", 2, (71.1, 71.4))]
+)
+def test_traced_seed_program(variant, ring, percent):
+    """The seed's headline figures; source: the traced program of the reference, near-uniform random routing."""
+    schedule = read_trace(TRACES / f"program_{variant}.jsonl.xz")
+    replay = timed(schedule, RingSizes().with_heap([2**30] * 4), uniform_timing(0.5, 20))
+    stats = ring_stats(replay)
+    worst = max(stats, key=lambda s: s.high_water_bytes)
+    assert worst.ring == ring
+    assert percent[0] <= round(100 * worst.high_water_bytes / 2**30, 2) <= percent[1]
