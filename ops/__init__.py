@@ -1,0 +1,48 @@
+"""Kernels by family: what every op needs, costs and computes. See `docs/ops.md`.
+
+A module of this package declares its ops in an `OpRegistry` named `ops`, or adds them in a function `register(registry)`;
+`register_all` finds both, and those of other installed packages by entry point.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from pkgutil import iter_modules
+
+from runner.errors import RinggraphError
+from runner.registry import OpRegistry
+
+GROUP = "ringgraph.ops"
+"""Entry points that name an `OpRegistry`, or a function that takes the registry and adds to it."""
+
+
+def register_all(registry: OpRegistry) -> None:
+    """Add our ops, then third parties', to `registry`.
+
+    Raises RinggraphError, naming the entry point and its package, where one cannot be loaded or takes a name that is taken.
+    """
+    for module in sorted(info.name for info in iter_modules(__path__)):
+        found = import_module(f"{__name__}.{module}")
+        if isinstance(declared := getattr(found, "ops", getattr(found, "register", None)), OpRegistry) or callable(declared):
+            _add(registry, declared)
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        try:
+            _add(registry, entry.load())
+        except Exception as error:  # whatever somebody else's module does when it is imported
+            package = entry.dist.name if entry.dist else entry.module
+            raise RinggraphError(
+                f"entry point '{entry.name}' of package '{package}' ({entry.value}) cannot be used: {error}",
+                hint=f"mend or uninstall '{package}'",
+            ) from error
+
+
+def _add(registry: OpRegistry, found: object) -> None:
+    """Add what `found` declares: an OpRegistry's ops, or whatever a function adds."""
+    if isinstance(found, OpRegistry):
+        for name in found:
+            registry.add(found[name])
+    elif callable(found):
+        found(registry)
+    else:
+        raise TypeError(f"it is a {type(found).__name__}, expected an OpRegistry or a function")

@@ -62,7 +62,7 @@ def dequantise(acc: torch.Tensor, row_scale: torch.Tensor, column_scale: torch.T
 
 def _matmul_int8(x: torch.Tensor, w: torch.Tensor, out: torch.Tensor) -> None:
     if x.device.type == "cpu" and _has_exact_int8():
-        torch._int_mm(x, w.t(), out=out)
+        torch.ops.aten._int_mm.out(x, w.t(), out=out)
         return
     out.zero_()
     for k in range(0, x.shape[1], _EXACT_K):
