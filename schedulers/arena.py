@@ -1,0 +1,284 @@
+"""Offsets of tensors in one arena: tensors that live at the same time may not overlap, and the arena is to be as low as can be.
+
+This is dynamic storage allocation, NP-hard. Cheap first-fit orders come first, then an order that learns from what stuck out
+(every tensor that ends above the target moves forward), and for few tensors an exact search over canonical packings, in which
+every tensor lies on the floor or on top of another one that lives at the same time. All sizes and offsets share one unit.
+
+Source: first-fit decreasing and "squeaky wheel" orders are folklore; the canonical form is the one that exact planners
+(MiniMalloc) search; both are written from the definition.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from schedulers.lifetimes import Ints, live_units
+
+
+@dataclass(frozen=True)
+class Packing:
+    """`offsets` per tensor and the `height` they reach; `optimal` when no packing of these lives is lower."""
+
+    offsets: Ints
+    height: int
+    optimal: bool
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Tensors with half-open lives `[first, end)`; those with `fixed >= 0` stay at that offset."""
+
+    first: Ints
+    end: Ints
+    size: Ints
+    fixed: Ints
+
+    @classmethod
+    def free(cls, first: Ints, end: Ints, size: Ints) -> Problem:
+        return cls(first, end, size, np.full(len(size), -1, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.size)
+
+    def lower_bound(self) -> int:
+        if not len(self):
+            return 0
+        top = int((self.fixed + self.size)[self.fixed >= 0].max(initial=0))
+        return max(top, int(live_units(self.first, self.end, self.size, int(self.end.max())).max(initial=0)))
+
+
+def first_fit(problem: Problem, order: Ints) -> Ints:
+    """Offsets when tensors are placed in this order, each at the lowest place that is free during its life."""
+    first, end, size = problem.first, problem.end, problem.size
+    placed = np.flatnonzero(problem.fixed >= 0)
+    num = len(placed)
+    starts, ends, lows, highs = (np.zeros(len(size), np.int64) for _ in range(4))
+    starts[:num], ends[:num] = first[placed], end[placed]
+    lows[:num], highs[:num] = problem.fixed[placed], problem.fixed[placed] + size[placed]
+    offsets = problem.fixed.copy()
+    for tensor in order.tolist():
+        hit = np.flatnonzero((starts[:num] < end[tensor]) & (ends[:num] > first[tensor]))
+        low = _lowest_gap(lows[hit], highs[hit], int(size[tensor]))
+        offsets[tensor] = low
+        starts[num], ends[num] = first[tensor], end[tensor]
+        lows[num], highs[num] = low, low + size[tensor]
+        num += 1
+    return offsets
+
+
+def _lowest_gap(lows: Ints, highs: Ints, size: int) -> int:
+    """The lowest offset where `size` fits between the intervals `[low, high)`."""
+    if not len(lows):
+        return 0
+    by_low = np.argsort(lows, kind="stable")
+    lows, highs = lows[by_low], highs[by_low]
+    floors = np.empty(len(lows) + 1, np.int64)
+    floors[0] = 0
+    np.maximum.accumulate(highs, out=floors[1:])
+    gaps = np.flatnonzero(lows - floors[:-1] >= size)
+    return int(floors[gaps[0]] if len(gaps) else floors[-1])
+
+
+def pack(
+    problem: Problem, *, target: int = 0, rounds: int = 60, nodes: int = 20_000, stop: Callable[[], bool] = lambda: False
+) -> Packing:
+    """A packing as low as `max(target, lower bound)` if one is found; `rounds` and `nodes` limit the effort.
+
+    Deterministic unless `stop` (asked between attempts) depends on a clock.
+    """
+    bound = problem.lower_bound()
+    free = np.flatnonzero(problem.fixed < 0)
+    if not len(free):
+        return Packing(problem.fixed.copy(), bound, True)
+    goal = max(target, bound)
+    best = _greedy(problem, free, goal, rounds, stop)
+    height = _height(problem, best)
+    if height <= goal:
+        return Packing(best, height, height == bound)
+    if len(free) <= 40:
+        found, complete = _search(problem, free, best, height, goal, nodes)
+        height = _height(problem, found)
+        return Packing(found, height, complete or height == bound)
+    return Packing(best, height, False)
+
+
+def _height(problem: Problem, offsets: Ints) -> int:
+    return int((offsets + problem.size).max(initial=0))
+
+
+def _greedy(problem: Problem, free: Ints, goal: int, rounds: int, stop: Callable[[], bool]) -> Ints:
+    """The best of several first-fit orders, then of orders in which what stuck out moves forward."""
+    length = problem.end - problem.first
+    size = problem.size
+    keys = (
+        (-size, -length),
+        (-length, -size),
+        (-size * length, -size),
+        (problem.first, -size),
+        (-problem.end, -size),
+    )
+    best, best_height, best_order = None, 0, free
+    for major, minor in keys:
+        order = free[np.lexsort((free, minor[free], major[free]))]
+        offsets = first_fit(problem, order)
+        height = _height(problem, offsets)
+        if best is None or height < best_height:
+            best, best_height, best_order = offsets, height, order
+        if best_height <= goal:
+            return best
+    assert best is not None
+    return _squeeze(problem, best_order, best, best_height, goal, rounds, stop)
+
+
+def _squeeze(
+    problem: Problem, order: Ints, best: Ints, best_height: int, goal: int, rounds: int, stop: Callable[[], bool]
+) -> Ints:
+    """Repeat first fit; each time the tensors that end above the goal get blamed and move forward in the order."""
+    blame = np.zeros(len(problem), np.float64)
+    rank = np.zeros(len(problem), np.float64)
+    rank[order] = np.arange(len(order))
+    offsets = best
+    step = max(1.0, len(order) / 8)
+    for _ in range(rounds):
+        if stop():
+            break
+        high = offsets + problem.size > goal
+        blame[high] += step
+        order = order[np.lexsort((order, (rank - blame)[order]))]
+        offsets = first_fit(problem, order)
+        height = _height(problem, offsets)
+        if height < best_height:
+            best, best_height = offsets, height
+        if best_height <= goal:
+            break
+    return best
+
+
+# --- exact search ---------------------------------------------------------------------------------------------------
+
+
+def _search(problem: Problem, free: Ints, best: Ints, height: int, goal: int, nodes: int) -> tuple[Ints, bool]:
+    """Improve `best` over canonical packings, built bottom up; returns it and whether the search was complete.
+
+    Every packing can be pushed down until each tensor lies on the floor, on a fixed tensor or on another one that lives at the
+    same time. Adding tensors in the order of their offsets then gives each the highest top below it, or a gap above a fixed one.
+    """
+    state = _Canonical(problem, free.tolist(), height, goal, nodes)
+    state.descend()
+    if state.best is None:
+        return best, not state.exhausted
+    offsets = problem.fixed.copy()
+    offsets[state.free] = state.best
+    return offsets, not state.exhausted or state.limit <= goal
+
+
+class _Canonical:
+    """State of one exact search: `limit` is the height to beat, `nodes` what is left of the effort."""
+
+    def __init__(self, problem: Problem, free: list[int], limit: int, goal: int, nodes: int) -> None:
+        first, end, size = problem.first.tolist(), problem.end.tolist(), problem.size.tolist()
+        # Equal lives and sizes are interchangeable: only the one with the lowest index may come first.
+        self.free = sorted(free, key=lambda t: (-size[t], first[t], end[t], t))
+        self.size = [size[t] for t in self.free]
+        lives = [(first[t], end[t]) for t in self.free]
+        times = sorted({time for life in lives for time in life})
+        where = {time: k for k, time in enumerate(times)}
+        self.sections = [range(where[a], where[b]) for a, b in lives]
+        num = len(times)
+        self.load = [0] * num  # bytes still to be placed in each section
+        for k, section in enumerate(self.sections):
+            for s in section:
+                self.load[s] += self.size[k]
+        self.twin = [
+            k - 1 if k and self.size[k] == self.size[k - 1] and lives[k] == lives[k - 1] else -1 for k in range(len(lives))
+        ]
+        fixed = [t for t in range(len(problem)) if problem.fixed[t] >= 0]
+        self.walls = [
+            sorted((int(problem.fixed[t]), int(problem.fixed[t]) + size[t]) for t in fixed if first[t] < b and end[t] > a)
+            for a, b in lives
+        ]
+        self.fixed_rows = [
+            sorted((int(problem.fixed[t]), int(problem.fixed[t]) + size[t]) for t in fixed if first[t] <= time < end[t])
+            for time in times
+        ]
+        self.limit, self.goal, self.nodes = limit, goal, nodes
+        self.offsets = [-1] * len(self.free)
+        self.floor = [0] * num
+        self.best: list[int] | None = None
+        self.exhausted = False
+
+    def descend(self) -> None:
+        self._place(0, 0)
+
+    def _place(self, depth: int, level: int) -> bool:
+        """Try every tensor as the next lowest, at or above `level`; True to stop the whole search."""
+        if depth == len(self.free):
+            self.best = list(self.offsets)
+            self.limit = max(o + s for o, s in zip(self.offsets, self.size, strict=True))
+            return self.limit <= self.goal
+        choices = self._choices(level)
+        if choices is None:
+            return False
+        for low, k in choices:
+            self.nodes -= 1
+            if self.nodes < 0:
+                self.exhausted = True
+                return True
+            if low + self.size[k] >= self.limit:
+                continue
+            saved = [self.floor[s] for s in self.sections[k]]
+            top = low + self.size[k]
+            for s in self.sections[k]:
+                self.floor[s] = top
+                self.load[s] -= self.size[k]
+            self.offsets[k] = low
+            stop = self._place(depth + 1, low)
+            self.offsets[k] = -1
+            for s, old in zip(self.sections[k], saved, strict=True):
+                self.floor[s] = old
+                self.load[s] += self.size[k]
+            if stop:
+                return True
+        return False
+
+    def _choices(self, level: int) -> list[tuple[int, int]] | None:
+        """(offset, tensor) of what may come next, lowest first; None when the limit cannot be beaten from here."""
+        for s, load in enumerate(self.load):
+            if load and self._reach(s, level) >= self.limit:
+                return None
+        choices = []
+        for k, offset in enumerate(self.offsets):
+            if offset >= 0:
+                continue
+            twin = self.twin[k]
+            if twin >= 0 and self.offsets[twin] < 0:
+                continue
+            floor = max(self.floor[s] for s in self.sections[k])
+            choices += [(low, k) for low in self._landings(k, floor) if low >= level]
+        choices.sort()
+        if choices:
+            # Something must be placed next; what begins above the lowest top of all choices can wait.
+            lid = min(low + self.size[k] for low, k in choices)
+            choices = [c for c in choices if c[0] < lid]
+        return choices
+
+    def _reach(self, section: int, level: int) -> int:
+        """The least height that this section can end at: what is placed, what is missing, and fixed tensors above it."""
+        floor = max(self.floor[section], level)
+        above = sum(high - max(low, floor) for low, high in self.fixed_rows[section] if high > floor)
+        return floor + self.load[section] + above
+
+    def _landings(self, k: int, floor: int) -> list[int]:
+        """Where tensor k can lie at or above `floor`: there, or on a fixed tensor."""
+        walls = self.walls[k]
+        if not walls:
+            return [floor]
+        size = self.size[k]
+        return [
+            low
+            for low in sorted({floor, *(high for _, high in walls if high > floor)})
+            if all(low + size <= a or low >= b for a, b in walls)
+        ]

@@ -1,0 +1,141 @@
+"""Who touches which tensor when: a program's local tensors as arrays over its submission order.
+
+Time is the index of a task in submission order. A local tensor lives from its first to its last *touch*: a task that is not an
+alloc and reads, writes or creates it, or a value read on the submitting thread. Sizes are in units of 1,024 bytes, what a block
+rounds to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runner.program import Program, Span, Trips
+from runner.spec import BLOCK_ALIGN, round_up
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Lists of integers, one per row, laid end to end: row i is `values[starts[i] : starts[i + 1]]`."""
+
+    starts: Ints
+    values: Ints
+
+    @classmethod
+    def of(cls, lists: Sequence[Sequence[int]]) -> Rows:
+        starts = np.zeros(len(lists) + 1, np.int64)
+        np.cumsum(np.fromiter(map(len, lists), np.int64, len(lists)), out=starts[1:])
+        return cls(starts, np.fromiter(chain.from_iterable(lists), np.int64, int(starts[-1])))
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def row(self, index: int) -> list[int]:
+        return self.values[self.starts[index] : self.starts[index + 1]].tolist()
+
+    def owners(self) -> Ints:
+        """For every value the row that it is in."""
+        return np.repeat(np.arange(len(self)), np.diff(self.starts))
+
+
+@dataclass(frozen=True)
+class Lives:
+    """Lives of a program's local tensors, in the order in which its tasks are numbered.
+
+    locals   tensor ids, ascending; every other array has one entry for each
+    size     in units of 1,024 bytes
+    first    time of the first touch
+    end      time after the last touch: the tensor lives in `[first, end)`
+    touches  per task the locals (as indices into `locals`) that it touches; nothing for an alloc
+    """
+
+    program: Program
+    locals: Ints
+    size: Ints
+    first: Ints
+    end: Ints
+    touches: Rows
+
+    @property
+    def num_times(self) -> int:
+        return len(self.touches)
+
+    def live_bytes(self) -> Ints:
+        """Bytes alive at every time, int64[num_times]."""
+        return live_units(self.first, self.end, self.size, self.num_times) * BLOCK_ALIGN
+
+    @property
+    def peak_live_bytes(self) -> int:
+        """The most bytes alive at once: no allocator needs less for this submission order."""
+        return int(self.live_bytes().max(initial=0))
+
+
+def live_units(first: Ints, end: Ints, size: Ints, num_times: int) -> Ints:
+    """Sum of the sizes alive at each time."""
+    change = np.zeros(num_times + 1, np.int64)
+    np.add.at(change, first, size)
+    np.add.at(change, end, -size)
+    return np.cumsum(change[:-1])
+
+
+def host_reads(span: Span, next_task: int = 0) -> Iterator[tuple[int, Trips]]:
+    """Every `Trips` that the submitting thread evaluates, with the id of the task submitted next."""
+    if span.trips is not None:
+        yield next_task, span.trips
+    for item in span.items:
+        if isinstance(item, int):
+            next_task = item + 1
+        else:
+            yield from host_reads(item, next_task)
+            next_task = max(next_task, last_task(item) + 1)
+
+
+def last_task(span: Span) -> int:
+    """The largest task id inside, -1 when there is none."""
+    for item in reversed(span.items):
+        last = item if isinstance(item, int) else last_task(item)
+        if last >= 0:
+            return last
+    return -1
+
+
+def lives_of(program: Program) -> Lives:
+    """Lives of all local tensors of a program; tensors that nothing touches live for the time of their alloc alone."""
+    tasks, tensors = program.tasks, program.tensors
+    local_ids = np.fromiter((t.id for t in tensors if t.is_local), np.int64)
+    index = np.full(len(tensors) + 1, -1, np.int64)
+    index[local_ids] = np.arange(len(local_ids))
+    touched = Rows.of([task.creates + task.uses if task.op is not None else () for task in tasks])
+    touches = Rows(touched.starts, index[touched.values])
+    first = np.full(len(local_ids), len(tasks), np.int64)
+    last = np.full(len(local_ids), -1, np.int64)
+    at = touches.owners()
+    np.minimum.at(first, touches.values, at)
+    np.maximum.at(last, touches.values, at)
+    for tensor, time in _untouched(program):
+        k = index[tensor]
+        if last[k] < 0:
+            first[k] = last[k] = time
+    for next_task, trips in host_reads(program.body):
+        for tensor in trips.reads:
+            k = index[tensor]
+            if k >= 0:
+                last[k] = max(last[k], next_task - 1)
+    for tensor in program.outputs.values():  # a result is read after the last task
+        if index[tensor] >= 0:
+            last[index[tensor]] = len(tasks) - 1
+    size = np.fromiter((round_up(tensors[t].spec.size_bytes) // BLOCK_ALIGN for t in local_ids.tolist()), np.int64)
+    return Lives(program, local_ids, size, first, last + 1, touches)
+
+
+def _untouched(program: Program) -> Iterator[tuple[int, int]]:
+    for task in program.tasks:
+        if task.op is None:
+            for tensor in task.creates:
+                yield tensor, task.id
