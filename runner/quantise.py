@@ -99,3 +99,14 @@ def _spread(scale: torch.Tensor, block_rows: int, block_columns: int, rows: int,
     """Block scales repeated over their blocks, cut to [rows, columns]."""
     spread = scale.repeat_interleave(block_rows, dim=0)[:rows]
     return spread.repeat_interleave(block_columns, dim=1)[:, :columns]
+
+
+def encode(weight: torch.Tensor, how: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """A weight as one of the encodings of `checkpoint_layout.encoding` stores it, and its scale."""
+    if how == "plain":
+        return weight, None
+    if how == "w8a8":
+        return quantise_rows(weight)
+    if how == "fp4":
+        return encode_fp4(weight)
+    return encode_fp8(weight, power_of_two=how == "fp8-e8m0")
