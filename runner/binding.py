@@ -16,7 +16,7 @@ import torch
 
 from runner.errors import ExecutionError
 from runner.program import Program, Region, Task
-from runner.registry import OpDef, OpRegistry
+from runner.registry import OpRegistry
 from runner.schedule import Schedule
 from runner.spec import DTYPE_BYTES, TensorSpec
 from runner.storage import TORCH_DTYPES, Place, Storage
@@ -94,7 +94,7 @@ class Binder:
     """Makes the bindings of a schedule, each when it is first needed.
 
     `externals` maps tensor ids of the program (inputs, weights, state, outputs) to torch tensors of exactly the declared shape
-    and dtype; `values` are configuration values for op parameters that a task does not carry itself.
+    and dtype.
     """
 
     def __init__(
@@ -103,7 +103,6 @@ class Binder:
         registry: OpRegistry,
         externals: Mapping[int, torch.Tensor],
         comm: object,
-        values: Mapping[str, Any],
     ):
         if schedule.program is None:
             raise ExecutionError(f"schedule '{schedule.name}' cannot run: it was recorded, not made from a graph")
@@ -112,7 +111,6 @@ class Binder:
         self._registry = registry
         self._externals = externals
         self._comm = comm
-        self._values = values
         self._home: dict[int, tuple[int, int]] = {}
         for index, submission in enumerate(schedule.submissions):
             for slot in submission.slots:
@@ -141,7 +139,9 @@ class Binder:
         assert task.op is not None
         definition = self._registry[task.op]
         fixed: dict[str, Any] = {o.name: None for o in definition.operands if o.optional and o.name not in task.operands}
-        fixed.update(self._parameters(definition, task))
+        fixed.update(task.attrs)
+        if "comm" in definition.needs:
+            fixed["comm"] = self._comm
         local: list[_Local] = []
         for operand, region in task.operands.items():
             tensor = self._program.tensors[region.tensor]
@@ -154,15 +154,6 @@ class Binder:
                 fixed[operand] = _part(self._externals[region.tensor], region)
         owners = tuple(sorted({view.owner for view in local}))
         return Binding(definition.run, fixed, tuple(local), owners, "comm" in definition.needs)
-
-    def _parameters(self, definition: OpDef, task: Task) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for name, default in definition.params.items():
-            found[name] = self._values.get(default, default) if isinstance(default, str) else default
-        found.update(task.attrs)
-        if "comm" in definition.needs:
-            found["comm"] = self._comm
-        return found
 
 
 def _part(tensor: torch.Tensor, region: Region) -> torch.Tensor:

@@ -248,7 +248,6 @@ class CompiledSchedule:
         rings: sizes of the ring heaps; without them every block has memory of its own.
         workers: up to 1 runs in order on the calling thread.
         comm: what ops that need `comm` are given.
-        values: configuration values for op parameters that tasks do not carry themselves.
 
     Raises ExecutionError when externals do not fit.
     """
@@ -263,10 +262,9 @@ class CompiledSchedule:
         workers: int = 1,
         comm: object = None,
         device: torch.device | str = "cpu",
-        values: Mapping[str, Any] | None = None,
     ):
         self.schedule = schedule
-        self._binder = Binder(schedule, registry, externals, comm, values or {})
+        self._binder = Binder(schedule, registry, externals, comm)
         where = torch.device(device)
         self._workers = workers
         self._storage: Storage = RingStorage(schedule, rings, where) if rings else PlainStorage(schedule, where)
@@ -321,20 +319,17 @@ def execute(
     registry: OpRegistry,
     externals: Mapping[int, torch.Tensor],
     *,
-    rings: Any = None,
+    rings: RingSizes | None = None,
     workers: int = 1,
     comm: object = None,
     device: torch.device | str = "cpu",
-    values: Mapping[str, Any] | None = None,
-    scope_stats: list[Any] | None = None,
+    scope_stats: list[ScopeRecord] | None = None,
     profile: list[TaskTime] | None = None,
     progress: Callable[[int], None] | None = None,
     capture: Iterable[int] = (),
 ) -> RunResult:
     """Runs a schedule once; see `CompiledSchedule` and its `run`."""
-    compiled = CompiledSchedule(
-        schedule, registry, externals, rings=rings, workers=workers, comm=comm, device=device, values=values
-    )
+    compiled = CompiledSchedule(schedule, registry, externals, rings=rings, workers=workers, comm=comm, device=device)
     return compiled.run(scope_stats=scope_stats, profile=profile, progress=progress, capture=capture)
 
 

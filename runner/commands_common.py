@@ -1,0 +1,77 @@
+"""What commands share: all ops and strategies, a graph's program and schedule, and how results are printed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from runner.config import Config
+    from runner.program import Program
+    from runner.registry import OpRegistry
+
+DEFAULT_CONFIG = ("tiny",)
+
+
+def console() -> Console:
+    """Where results go: standard output, as wide as the terminal."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def messages() -> Console:
+    """Where everything else goes: standard error."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on standard output, with no markup."""
+    print(json.dumps(value, indent=2, default=str))
+
+
+def table(*columns: str, title: str | None = None) -> Table:
+    """A plain table; columns that end in `>` are right-aligned."""
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        made.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
+    return made
+
+
+@cache
+def registry() -> OpRegistry:
+    """All ops: ours, and those that other packages declare by entry point; raises RinggraphError."""
+    from ops import register_all
+    from runner.registry import OpRegistry
+
+    found = OpRegistry()
+    register_all(found)
+    return found
+
+
+def resolve(
+    configs: Sequence[str], sets: Sequence[str] = (), deploy: str | None = None, ep: int | None = None, graph: str | None = None
+) -> Config:
+    """The configuration of the options; a graph whose name says so gets its deployment by default (`prefill_fwd`: prefill)."""
+    from runner.config import load_config
+
+    if deploy is None and graph is not None and Path(graph).stem.startswith("prefill"):
+        deploy = "prefill"
+    return load_config(tuple(configs) or DEFAULT_CONFIG, tuple(sets), deploy, ep)
+
+
+def program_of(graph: str, config: Config) -> Program:
+    """A graph, by path or shipped name, expanded under a configuration."""
+    from runner.expand import expand
+    from runner.loader import GraphLibrary, find_graph
+
+    library = GraphLibrary()
+    return expand(library.load(find_graph(graph)), config, registry(), library=library)
+
+
+def join(items: Iterable[object]) -> str:
+    return ", ".join(map(str, items))

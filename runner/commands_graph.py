@@ -1,0 +1,88 @@
+"""`ringgraph lint | explain | dot | graph | ops`: looking at graphs and ops without running them."""
+
+from __future__ import annotations
+
+import typer
+
+from runner import options
+from runner.commands_common import console, print_json, registry, table
+
+graph_app = typer.Typer(help="Shipped graphs.", no_args_is_help=True)
+ops_app = typer.Typer(help="Registered ops.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(graph_app, name="graph")
+    app.add_typer(ops_app, name="ops")
+
+
+@graph_app.command("list")
+def list_graphs(as_json: options.Json = False) -> None:
+    """List the shipped graphs with what they are for."""
+    from runner.loader import load_graph, shipped_graphs
+
+    found = [(name, path, load_graph(path).doc.strip().splitlines()[:1]) for name, path in sorted(shipped_graphs().items())]
+    if as_json:
+        print_json([{"name": name, "file": str(path), "doc": " ".join(doc)} for name, path, doc in found])
+        return
+    out = table("graph", "doc")
+    for name, _, doc in found:
+        out.add_row(name, *(doc or [""]))
+    console().print(out)
+
+
+@ops_app.command("list")
+def list_ops(as_json: options.Json = False) -> None:
+    """List all ops, those of installed packages included."""
+    ops = [registry()[name] for name in registry()]
+    if as_json:
+        print_json([_described(op) for op in ops])
+        return
+    out = table("op", "core", "doc")
+    for op in ops:
+        out.add_row(op.name, op.core, op.doc.strip().partition("\n")[0])
+    console().print(out)
+
+
+@ops_app.command("show")
+def show_op(name: str, as_json: options.Json = False) -> None:
+    """Show an op's operands, parameters and what it computes."""
+    from runner.config_layers import closest
+    from runner.errors import RinggraphError
+
+    if name not in registry():
+        raise RinggraphError(f"no op is called '{name}'", hint=closest(name, registry()) or "'ringgraph ops list' lists them")
+    op = registry()[name]
+    if as_json:
+        print_json(_described(op))
+        return
+    print(f"{op.name} ({op.core})\n")
+    print(op.doc.strip())
+    out = table("operand", "mode", "type")
+    for operand in op.operands:
+        mode = f"{operand.mode}, optional" if operand.optional else operand.mode
+        out.add_row(operand.name, mode, f"{operand.dtype}\\[{', '.join(operand.dims)}]")
+    print()
+    console().print(out)
+    for parameter, default in op.params.items():
+        print(f"attrs {parameter}: {default}")
+    if op.needs:
+        print(f"needs {', '.join(op.needs)}")
+    if op.source:
+        print(f"source: {op.source}")
+
+
+def _described(op) -> dict[str, object]:
+    operands = [
+        {"name": o.name, "mode": o.mode, "dtype": o.dtype, "dims": list(o.dims), "optional": o.optional} for o in op.operands
+    ]
+    return {
+        "name": op.name,
+        "core": op.core,
+        "doc": op.doc.strip(),
+        "signature": op.signature,
+        "operands": operands,
+        "params": dict(op.params),
+        "needs": list(op.needs),
+        "source": op.source,
+    }
