@@ -1,0 +1,405 @@
+"""Sparse attention: each token attends to its window, to this call's own rows and to compressed rows, with a sink per head.
+
+What a token attends to is a row of *key indices*:
+
+    v < 0                  nothing
+    0 <= v < T             row v of this call's keys (`kv`)
+    T <= v < T + ring      row v - T of the request's window ring: position p is kept in row `p % ring`
+    T + ring <= v          compressed row v - T - ring of the request
+
+Keys are values too. Attention runs over tiles of keys; every tile leaves its maximum (`mi`), its sum of exponentials (`li`) and
+its weighted values (`oi`), one row per token, tile and head in that order, and `merge_norm` combines them with the sink.
+The output is packed by group for the output projection: row `g * T + t` holds the heads of group g of token t.
+
+Symbols: T tokens, B requests, H heads, C columns of a head, R its rotated columns, K keys of a token, J columns of a table of key
+indices, Z rows of partial results, V rows of the overlay, Y x X the packed output, P pages and G rows of a page, N and M
+pages of a request, L positions.
+
+Source: transformers 5.23.0 `DeepseekV4Attention` and `eager_attention_forward` (formulas); pypto-lib sparse attention (tasks).
+"""
+
+from __future__ import annotations
+
+import torch
+
+from ops.compressor import paged_rows, write_rows
+from ops.indexer import visible_rows
+from ops.rope import rotate_back
+from ops.spmd import ceil_div, every, moved, pipe_buffer
+from runner.registry import Call, Cost, OpRegistry
+
+ops = OpRegistry()
+
+MASKED = -1e30
+"""Bias of a key that is not attended to: finite, so that a tile without any key gives no NaN."""
+
+_TOKENS = 16
+"""Tokens attended at a time: bounds the [tokens, heads, keys] intermediate."""
+
+_PARTIAL = "mi: f32[Z, 1], li: f32[Z, 1], oi: f32[Z, C]"
+_CACHE = "kv_cache: {act}[P, G, 1, C]"
+_COMPRESSED = "cmp_kv: {act}[P2, G2, 1, C]"
+
+
+# --- what a token attends to ---
+
+
+def window_keys(position_ids: torch.Tensor, seq: int, window: int, ring: int) -> torch.Tensor:
+    """Key indices [T, ring] of the last `window` positions of every token, for requests of `seq` consecutive tokens each."""
+    position = position_ids.view(-1, seq)
+    first = position[:, :1, None]
+    back = torch.arange(ring - 1, -1, -1, device=position_ids.device)
+    key = position.unsqueeze(-1) - back
+    request = torch.arange(position.shape[0], device=position_ids.device).view(-1, 1, 1)
+    fresh = request * seq + key - first
+    index = torch.where(key >= first, fresh, position_ids.numel() + key.clamp(min=0) % ring)
+    hidden = (key < 0) | (back >= window)
+    return index.masked_fill(hidden, -1).view(-1, ring).int()
+
+
+@ops.op(
+    "sparse_lens",
+    "position_ids: i32[T] -> lens: i32[1, T]",
+    core="AIV",
+    params={"ring": "RING", "topk": "TOPK_CMP", "ratio": "compress_rate_csa"},
+)
+def sparse_lens(position_ids, *, lens, ring, topk, ratio):
+    """Columns of each token's key indices that may hold a key, the window's and the compressed rows'; 0 for an idle token."""
+    count = ring + visible_rows(position_ids, ratio).clamp(max=topk)
+    lens.copy_(count.masked_fill(position_ids < 0, 0).view(lens.shape))
+
+
+@ops.op("pos_map", "position_ids: i32[T] -> pos_to_token: i32[1, L]", core="AIV")
+def pos_map(position_ids, *, pos_to_token):
+    """The token of this call at each position of the context, -1 for none (prefill: one request)."""
+    pos_to_token.fill_(-1)
+    active = (position_ids >= 0).nonzero().flatten()
+    pos_to_token[0, position_ids[active].long()] = active.int()
+
+
+@ops.op(
+    "sparse_idx_tile",
+    "position_ids: i32[T], pos_to_token: i32[1, L], topk: i32[T, J] -> indices: i32[T, K]",
+    core="AIV",
+    params={"window": "sliding_window", "ring": "RING"},
+    num_blocks=every("T", 2),
+)
+def sparse_idx_tile(position_ids, pos_to_token, topk, *, indices, window, ring):
+    """Key indices of every token: its window, then the compressed rows that the indexer chose."""
+    num_tokens = position_ids.numel()
+    back = torch.arange(ring - 1, -1, -1, device=position_ids.device)
+    key = position_ids.unsqueeze(-1) - back
+    known = key.clamp(min=0)
+    token = pos_to_token[0, known]
+    rows = torch.where(token >= 0, token, num_tokens + known % ring)
+    indices[:, :ring] = rows.masked_fill((key < 0) | (back >= window), -1)
+    _put_compressed(indices[:, ring:], topk, num_tokens + ring)
+
+
+def _put_compressed(columns: torch.Tensor, rows: torch.Tensor, offset: int) -> None:
+    """Compressed rows (-1 for none) as key indices, as many as there are columns."""
+    width = min(columns.shape[1], rows.shape[1])
+    columns[:, :width] = torch.where(rows[:, :width] >= 0, rows[:, :width] + offset, -1)
+    columns[:, width:] = -1
+
+
+@ops.op(
+    "sparse_idx_step",
+    "position_ids: i32[T], topk: i32[B, S, J] -> indices: i32[T, K], valid_block_mask: i32[T, NT]",
+    core="AIV",
+    params={"window": "sliding_window", "ring": "RING", "seq": "S"},
+)
+def sparse_idx_step(position_ids, topk, *, indices, valid_block_mask, window, ring, seq):
+    """Key indices of every token (decode), and which of their tiles hold any key."""
+    indices[:, :ring] = window_keys(position_ids, seq, window, ring)
+    _put_compressed(indices[:, ring:], topk.view(position_ids.numel(), -1), position_ids.numel() + ring)
+    tiles = indices.view(*valid_block_mask.shape, -1)
+    valid_block_mask.copy_((tiles >= 0).any(dim=-1))
+
+
+@ops.op(
+    "overlay_topk",
+    "position_ids: i32[T] -> indices: i32[T, K]",
+    core="AIV",
+    params={"window": "sliding_window", "ring": "RING", "seq": "S", "ratio": "compress_rate_hca"},
+)
+def overlay_topk(position_ids, *, indices, window, ring, seq, ratio):
+    """Key indices of every token (decode): its window, then every visible compressed row."""
+    indices[:, :ring] = window_keys(position_ids, seq, window, ring)
+    row = torch.arange(indices.shape[1] - ring, device=position_ids.device)
+    visible = row < visible_rows(position_ids, ratio).unsqueeze(-1)
+    indices[:, ring:] = torch.where(visible, row + (position_ids.numel() + ring), -1)
+
+
+@ops.op(
+    "win_bias",
+    "position_ids: i32[T] -> indices: i32[T, W], bias: f32[T, K]",
+    core="AIV",
+    params={"window": "sliding_window", "seq": "S"},
+)
+def win_bias(position_ids, *, indices, bias, window, seq):
+    """What a token sees of its request's ring and of this call's rows (decode, window only).
+
+    `indices` [T, W] are the key indices of the ring's rows in ring order; `bias` [T, K] is 0 where a key is attended to, for the
+    ring's W rows and then this call's rows, which may be padded.
+    """
+    num_tokens, ring = indices.shape
+    position = position_ids.view(-1, seq)
+    row = torch.arange(ring, device=position_ids.device)
+    newest = position[:, :1] - 1
+    held = (newest - (newest - row) % ring).unsqueeze(1)
+    seen = ((held >= 0) & (held > position.unsqueeze(-1) - window) & (position.unsqueeze(-1) >= 0)).view(num_tokens, ring)
+    indices.copy_(torch.where(seen, row + num_tokens, -1))
+    request = torch.arange(num_tokens, device=position_ids.device) // seq
+    own, at = request[:, None] == request, position_ids[:, None]
+    fresh = own & (position_ids <= at) & (position_ids > at - window) & (position_ids >= 0)
+    bias.fill_(MASKED)
+    bias[:, :ring].masked_fill_(seen, 0.0)
+    bias[:, ring : ring + num_tokens].masked_fill_(fresh, 0.0)
+
+
+@ops.op("build_bias", "indices: i32[T, J], lens?: i32[..., T] -> bias: f32[T, K]", core="AIV", num_blocks=every("T", 16))
+def build_bias(indices, lens, *, bias):
+    """0 where a key index is a key, MASKED elsewhere and beyond `lens` columns."""
+    bias.copy_(torch.where(_valid(indices[:, : bias.shape[1]], lens), 0.0, MASKED))
+
+
+def _valid(indices: torch.Tensor, lens: torch.Tensor | None) -> torch.Tensor:
+    valid = indices >= 0
+    if lens is not None:
+        valid &= torch.arange(indices.shape[1], device=indices.device) < lens.view(-1, 1)
+    return valid
+
+
+# --- keys ---
+
+
+def gather_keys(indices, valid, kv, kv_cache, table, cmp_kv, cmp_table) -> torch.Tensor:
+    """Keys [T, K, C] of `indices` [T, K], zero where not `valid` [T, K].
+
+    `table` [T, N] and `cmp_table` [T, M] are the pages of each token's window ring and compressed rows ([1, ...]: of all tokens).
+    """
+    num_tokens, width = kv.shape
+    ring = table.shape[1] * kv_cache.shape[1]
+    keys = kv.new_zeros((*indices.shape, width))
+    in_ring, compressed = valid & (indices >= num_tokens), valid & (indices >= num_tokens + ring)
+    fresh, in_ring = valid & ~in_ring, in_ring & ~compressed
+    keys[fresh] = kv[indices[fresh]]
+    for mask, cache, pages, offset in (
+        (in_ring, kv_cache, table, num_tokens),
+        (compressed, cmp_kv, cmp_table, num_tokens + ring),
+    ):
+        token, column = mask.nonzero(as_tuple=True)
+        if token.numel():
+            row = (indices[token, column] - offset).unsqueeze(-1)
+            rows = paged_rows(pages[token] if pages.shape[0] > 1 else pages.expand(token.numel(), -1), row, cache.shape[1])
+            keys[token, column] = cache.view(-1, width)[rows.squeeze(-1)]
+    return keys
+
+
+def _gather_cost(call: Call) -> Cost:
+    return Cost(0, 2 * moved(call, "sparse_kv") + moved(call, "indices"))
+
+
+@ops.op(
+    "gather_kv",
+    f"indices: i32[T, J], lens: i32[..., T], block_table: i32[N], {_CACHE}, kv: {{act}}[T, C],"
+    f" cmp_block_table: i32[M], {_COMPRESSED} -> sparse_kv: {{act}}[Q, C]",
+    core="AIV",
+    cost=_gather_cost,
+    num_blocks=every("Q", 512),
+)
+def gather_kv(indices, lens, block_table, kv_cache, kv, cmp_block_table, cmp_kv, *, sparse_kv):
+    """The keys of every token one after another (prefill: one request), zero where there is none."""
+    columns = sparse_kv.shape[0] // kv.shape[0]
+    indices = indices[:, :columns]
+    keys = gather_keys(indices, _valid(indices, lens), kv, kv_cache, block_table[None], cmp_kv, cmp_block_table[None])
+    sparse_kv.copy_(keys.view(sparse_kv.shape))
+
+
+@ops.op("dummy_cmp_table", "-> cmp_block_table: i32[M], cmp_kv: {act}[M, G, 1, C]", core="AIV")
+def dummy_cmp_table(*, cmp_block_table, cmp_kv):
+    """An empty compressed cache, for layers that have none."""
+    cmp_block_table.zero_()
+    cmp_kv.zero_()
+
+
+@ops.op("pad_overlay", "kv: {act}[T, C] -> overlay: {act}[V, C]", core="AIV")
+def pad_overlay(kv, *, overlay):
+    """This call's rows, padded with zeros to whole tiles."""
+    overlay[: kv.shape[0]] = kv
+    overlay[kv.shape[0] :] = 0
+
+
+@ops.op(
+    "cache_writeback",
+    f"slot_mapping: i64[T], kv: {{act}}[T, C] -> &{_CACHE}",
+    core="AIV",
+    cost=lambda call: Cost(0, 2 * moved(call, "kv")),
+)
+def cache_writeback(slot_mapping, kv, *, kv_cache):
+    """This call's newest rows into the window ring (tokens with a slot of -1 stay out)."""
+    write_rows(kv_cache, kv, slot_mapping)
+
+
+# --- attention over tiles ---
+
+
+def attend(q: torch.Tensor, keys: torch.Tensor, bias: torch.Tensor, mi: torch.Tensor, li: torch.Tensor, oi: torch.Tensor) -> None:
+    """`q` [T, H, C] over `keys` [T, N, tile, C] with `bias` [T, N, tile]; results [T, N, H, 1 or C]."""
+    keys = keys.float()
+    scores = torch.matmul(q.float().unsqueeze(1), keys.transpose(-1, -2)) * q.shape[-1] ** -0.5
+    scores += bias.unsqueeze(-2)
+    torch.amax(scores, dim=-1, keepdim=True, out=mi)
+    weights = scores.sub_(mi).exp_()
+    torch.sum(weights, dim=-1, keepdim=True, out=li)
+    torch.matmul(weights, keys, out=oi)
+
+
+def _attend_blocks(call: Call) -> int:
+    return call.dims["T"]
+
+
+def _attend_cost(call: Call) -> Cost:
+    q, bias = call.operands["q"], call.operands["bias"]
+    products = 4 * q.num_elements * bias.shape[1]
+    key_bytes = bias.num_elements * q.shape[2] * q.size_bytes // q.num_elements
+    return Cost(products, key_bytes + moved(call, "q", "bias", "mi", "li", "oi"))
+
+
+_ATTEND = {
+    "core": "MIX",
+    "cost": _attend_cost,
+    "num_blocks": _attend_blocks,
+    "workspace": pipe_buffer(_attend_blocks, lambda call: 256 * call.dims["H"]),
+}
+
+
+def _tiles(q: torch.Tensor, *partial: torch.Tensor) -> list[torch.Tensor]:
+    """Partial results [Z, ...] as [T, tiles, H, ...]."""
+    num_tokens, heads, _ = q.shape
+    return [x.view(num_tokens, -1, heads, x.shape[-1]) for x in partial]
+
+
+@ops.op("qk_pv", f"sparse_kv: {{act}}[Q, C], bias: f32[T, K], q: {{act}}[T, H, C] -> {_PARTIAL}", **_ATTEND)
+def qk_pv(sparse_kv, bias, q, *, mi, li, oi):
+    """Attention of every token over its gathered keys, tile by tile."""
+    mi, li, oi = _tiles(q, mi, li, oi)
+    num_tokens, num_tiles = mi.shape[:2]
+    keys, bias = sparse_kv.view(num_tokens, num_tiles, -1, sparse_kv.shape[1]), bias.view(num_tokens, num_tiles, -1)
+    for first in range(0, num_tokens, _TOKENS):
+        part = slice(first, first + _TOKENS)
+        attend(q[part], keys[part], bias[part], mi[part], li[part], oi[part])
+
+
+@ops.op(
+    "qk_pv_window",
+    f"indices: i32[T, W], block_table: i32[B, N], {_CACHE}, overlay: {{act}}[V, C], bias: f32[T, K], q: {{act}}[T, H, C]"
+    f" -> {_PARTIAL}",
+    **_ATTEND,
+)
+def qk_pv_window(indices, block_table, kv_cache, overlay, bias, q, *, mi, li, oi):
+    """Attention of every token (decode) over its request's ring and this call's rows."""
+    num_tokens, _, width = q.shape
+    rows = (indices - num_tokens).clamp(min=0)
+    table = block_table.repeat_interleave(num_tokens // block_table.shape[0], dim=0)
+    cached = kv_cache.view(-1, width)[paged_rows(table, rows, kv_cache.shape[1])]
+    keys = torch.cat((cached, overlay.expand(num_tokens, -1, -1)), dim=1)
+    keys = torch.nn.functional.pad(keys, (0, 0, 0, bias.shape[1] - keys.shape[1]))
+    mi, li, oi = _tiles(q, mi, li, oi)
+    attend(q, keys.view(num_tokens, mi.shape[1], -1, width), bias.view(num_tokens, mi.shape[1], -1), mi, li, oi)
+
+
+@ops.op(
+    "qk_pv_paged",
+    f"block_table: i32[B, N], bias: f32[T, K], indices: i32[T, K], valid_block_mask?: i32[T, NT], {_CACHE}, kv: {{act}}[T, C],"
+    f" cmp_block_table: i32[B, M], {_COMPRESSED}, q: {{act}}[T, H, C] -> {_PARTIAL}",
+    **_ATTEND,
+)
+def qk_pv_paged(block_table, bias, indices, valid_block_mask, kv_cache, kv, cmp_block_table, cmp_kv, q, *, mi, li, oi):
+    """Attention of every token (decode) over the keys of its key indices; tiles without a key for any token are skipped."""
+    num_tokens, _, width = q.shape
+    mi, li, oi = _tiles(q, mi, li, oi)
+    num_tiles = mi.shape[1]
+    live = valid_block_mask if valid_block_mask is not None else (indices >= 0).view(num_tokens, num_tiles, -1).any(-1)
+    used = int((live.any(dim=0) * torch.arange(1, num_tiles + 1, device=q.device)).max())
+    for out, value in ((mi, MASKED), (li, 0.0), (oi, 0.0)):
+        out[:, used:] = value
+    if used == 0:
+        return
+    indices, bias = indices.view(num_tokens, num_tiles, -1)[:, :used], bias.view(num_tokens, num_tiles, -1)[:, :used]
+    flat, seq = indices.flatten(1), num_tokens // block_table.shape[0]
+    table, cmp_table = (x.repeat_interleave(seq, dim=0) for x in (block_table, cmp_block_table))
+    keys = gather_keys(flat, flat >= 0, kv, kv_cache, table, cmp_kv, cmp_table)
+    attend(q, keys.view(*indices.shape, width), bias, mi[:, :used], li[:, :used], oi[:, :used])
+
+
+# --- merging ---
+
+
+def merge(num_tokens: int, mi: torch.Tensor, li: torch.Tensor, oi: torch.Tensor, sink: torch.Tensor) -> torch.Tensor:
+    """Output [T, H, C] of all tiles' partial results, with the sink's weight in the denominator only."""
+    heads = sink.numel()
+    mi, li, oi = (x.view(num_tokens, -1, heads, x.shape[1]) for x in (mi, li, oi))
+    top = torch.maximum(mi.amax(dim=1), sink.view(-1, 1))
+    weight = (mi - top.unsqueeze(1)).exp_()
+    total = (weight * li).sum(dim=1) + (sink.view(-1, 1) - top).exp_()
+    return (weight * oi).sum(dim=1) / total
+
+
+def _packed(o_packed: torch.Tensor, num_tokens: int, width: int) -> torch.Tensor:
+    """The packed output as [T, groups, heads of a group, C]."""
+    return o_packed.view(o_packed.shape[0] // num_tokens, num_tokens, -1, width).transpose(0, 1)
+
+
+def _merge_cost(call: Call) -> Cost:
+    return Cost(2 * call.operands["oi"].num_elements, call.moved_bytes)
+
+
+@ops.op(
+    "merge_norm",
+    f"{_PARTIAL}, sink: f32[H] -> rope_stage: f32[E, R], o_packed: {{act}}[Y, X]",
+    core="AIV",
+    cost=_merge_cost,
+    num_blocks=lambda call: ceil_div(call.dims["E"], call.dims["H"]),
+)
+def merge_norm(mi, li, oi, sink, *, rope_stage, o_packed):
+    """Attention's output, packed by group; its rotated columns go to `rope_stage` (a row per token and head) instead."""
+    heads, rope = sink.numel(), rope_stage.shape[1]
+    num_tokens, width = rope_stage.shape[0] // heads, oi.shape[1]
+    merged = merge(num_tokens, mi, li, oi, sink)
+    rope_stage.copy_(merged[..., -rope:].reshape(rope_stage.shape))
+    packed = _packed(o_packed, num_tokens, width)[..., :-rope]
+    packed.copy_(merged[..., :-rope].reshape(packed.shape))
+
+
+@ops.op(
+    "rope",
+    "rope_stage: f32[E, R], cos_il: f32[T, R], sin_signed: f32[T, R] -> &o_packed: {act}[Y, X]",
+    core="AIV",
+    params={"width": "head_dim"},
+    cost=lambda call: Cost(3 * call.operands["rope_stage"].num_elements, 2 * moved(call, "rope_stage")),
+    num_blocks=every("T", 4),
+)
+def rope(rope_stage, cos_il, sin_signed, *, o_packed, width):
+    """The output's rotated columns, turned back by each token's own angles, into the packed output."""
+    num_tokens, columns = cos_il.shape
+    stage = rope_stage.view(num_tokens, -1, columns)
+    packed = _packed(o_packed, num_tokens, width)[..., -columns:]
+    packed.copy_(rotate_back(stage, cos_il[:, None], sin_signed[:, None]).reshape(packed.shape))
+
+
+@ops.op(
+    "merge_norm_step",
+    f"{_PARTIAL}, sink: f32[H], cos_il: f32[T, R], sin_signed: f32[T, R] -> o_packed: {{act}}[Y, X]",
+    core="AIV",
+    cost=_merge_cost,
+    num_blocks=every("H", 2),
+)
+def merge_norm_step(mi, li, oi, sink, cos_il, sin_signed, *, o_packed):
+    """Attention's output, packed by group, its rotated columns turned back."""
+    num_tokens, columns = cos_il.shape
+    merged = merge(num_tokens, mi, li, oi, sink)
+    merged[..., -columns:] = rotate_back(merged[..., -columns:], cos_il[:, None], sin_signed[:, None])
+    packed = _packed(o_packed, num_tokens, oi.shape[1])
+    packed.copy_(merged.view(packed.shape))
