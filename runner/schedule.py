@@ -181,6 +181,7 @@ class _Lowering:
     steps: list[Step] = field(default_factory=list)
     of_task: dict[int, int] = field(default_factory=dict)  # task -> submission
     owner: dict[int, int] = field(default_factory=dict)  # tensor -> submission whose block holds it
+    unseen: set[int] = field(default_factory=set)  # tasks in manual scopes
 
     def place(self, items: Sequence[PlacedItem], depth: int, mode: str) -> None:
         for item in items:
@@ -243,8 +244,9 @@ class _Lowering:
         waits = {self.of_task[t] for t in (*task.after, *item.extra_waits)}
         if mode == "manual":  # rule 8: nothing is inferred, so nothing inside keeps a block alive either
             holds = set()
-        else:
-            waits |= {self.of_task[t] for t in task.waits} | holds
+            self.unseen.add(task.id)
+        else:  # ... and what such a task writes is not noted, so nobody waits for it
+            waits |= {self.of_task[t] for t in task.waits if t not in self.unseen} | holds
         if task.op is None and not slots and task.creates:
             self.of_task[task.id] = self.owner[task.creates[0]]  # an alloc whose tensors all went elsewhere
             return

@@ -1,0 +1,25 @@
+"""The seed's second variant: one manual scope inside each stage that has an inner scope.
+
+The compiler hoists what such a scope allocates directly, and its tasks get no inferred edges. Unless the graph writes every edge
+as `after:`, the schedule is wrong, which `runner.verify` reports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from runner.program import Program, Span
+from runner.schedule import Schedule, lower
+from schedulers.batching import Layout, place
+
+
+def manual(program: Program, options: Mapping[str, object]) -> Schedule:
+    """Outermost scopes as auto scopes, those just inside as manual ones with their own tensors hoisted, deeper ones dropped."""
+    layout = Layout(_inner_manual, bool(options.get("batch_allocs")), hoist=True)
+    return lower(program, place(program, layout), "manual")
+
+
+def _inner_manual(span: Span, depth: int, in_manual: bool) -> str | None:
+    if span.kind != "scope" or depth > 2:
+        return None
+    return "auto" if depth == 1 else "manual"
