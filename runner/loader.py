@@ -89,6 +89,10 @@ class GraphLibrary:
         """Takes a graph that was loaded elsewhere, under its file."""
         self._loaded[Path(graph.file).resolve()] = graph
 
+    def graphs(self) -> Iterator[Graph]:
+        """All graphs loaded so far."""
+        yield from self._loaded.values()
+
     def __call__(self, name: Text, user: str) -> Graph:
         """The graph that the file `user` calls `name`; raises GraphError."""
         path = Path(user).parent / f"{name.value}.yaml"
@@ -225,17 +229,16 @@ def _schema_problems(root: Node) -> list[Diagnostic]:
 
 def _explained(error: ValidationError, root: Node) -> Diagnostic:
     node, name = root, "the file"
-    key: Node | None = None
     for step in error.absolute_path:
         if node.kind == "map":
-            key, node = next((k, v) for k, v in node.value if k.value == step)
+            node = next(v for k, v in node.value if k.value == step)
             name = f"'{step}'"
         else:
             node = node.value[step]
             name = "an item" if name in ("'body'", "'then'", "'else'", "an item") else f"an entry of {name}"
     if "propertyNames" in error.absolute_schema_path:
-        key = next(k for k, _ in node.value if k.value == error.instance)
-        return _bad_value(error, f"key '{error.instance}'", key)
+        bad = next(k for k, _ in node.value if k.value == error.instance)
+        return _bad_value(error, f"key '{error.instance}'", bad)
     match error.validator:
         case "type":
             given = cast(Any, error.validator_value)

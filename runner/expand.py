@@ -1,0 +1,454 @@
+"""From a `Graph`, a registry and a configuration to a `Program`: loops unrolled, used graphs spliced in, edges found.
+
+Time is linear in the size of the program: what an item means is compiled once (`runner.node_ops`), what a call of an op needs is
+worked out once per combination of operand shapes, and last writers are found by bisection (`runner.writers`).
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from runner.errors import Diagnostic, ExecutionError, GraphError, Mark, did_you_mean
+from runner.expansion import Expansion, Settings, StopExpansionError
+from runner.expr import Expr, ExprError, parse
+from runner.externals import Externals
+from runner.frames import Context, Frame, View
+from runner.graph import Alloc, For, Graph, Item, Op, Scope, Switch, Text, Use
+from runner.loader import GraphLibrary, with_source_lines
+from runner.node_ops import NodeOp, OpCompiler
+from runner.notation import parse_type
+from runner.program import Program, Region, Span, Task, Trips
+from runner.registry import OpRegistry
+from runner.spec import TensorSpec
+
+MAX_WORK = 20_000_000
+"""Items and trips that an expansion may visit; a typing error in a range must not take the machine down."""
+
+TripCounts = Callable[[str, tuple[str, ...], tuple[tuple[int, ...] | None, ...], int], int | None]
+"""How many trips a dynamic loop makes when planning: its path, names of the tensors that its range reads, the element read of
+each (None when that depends on another tensor), the bound. Gives the number of trips, or None for the bound."""
+
+
+def expand(
+    graph: Graph,
+    config: Settings,
+    registry: OpRegistry,
+    *,
+    library: GraphLibrary | None = None,
+    trips: TripCounts | None = None,
+    params: Mapping[str, int] | None = None,
+) -> Program:
+    """The program of `graph`; raises GraphError with everything that is wrong.
+
+    `trips` decides dynamic loops (the bound by default), `params` replaces defaults of the graph's params.
+    """
+    program, problems = expand_all(graph, config, registry, library=library, trips=trips, params=params)
+    if problems:
+        raise GraphError(problems)
+    return program
+
+
+def expand_all(
+    graph: Graph,
+    config: Settings,
+    registry: OpRegistry,
+    *,
+    library: GraphLibrary | None = None,
+    trips: TripCounts | None = None,
+    params: Mapping[str, int] | None = None,
+    max_work: int = MAX_WORK,
+) -> tuple[Program, list[Diagnostic]]:
+    """Like `expand`, but returns what is wrong, each finding once, with as much of the program as could be made."""
+    library = library or GraphLibrary()
+    library.add(graph)
+    expander = _Expander(config, registry, library, trips, max_work)
+    with _collector_off():
+        program = expander.run(graph, params or {})
+    lines = {used.file: used.lines for used in library.graphs()}
+    return program, with_source_lines(sorted(expander.problems.values(), key=_order), lines)
+
+
+def _order(problem: Diagnostic) -> tuple[Mark, str]:
+    return problem.mark or Mark("", 0, 0), problem.code
+
+
+@contextmanager
+def _collector_off() -> Iterator[None]:
+    """Millions of objects are made here and none are cyclic garbage; scanning them again and again would take half the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+class _Expander(Expansion):
+    """Walks the items of a graph."""
+
+    def __init__(self, config: Settings, registry: OpRegistry, library: GraphLibrary, trips: TripCounts | None, max_work: int):
+        super().__init__(config)
+        self.library = library
+        self.trips = trips
+        self.max_work = max_work
+        self.work = 0
+        self.using: list[Graph] = []
+        self.ops = OpCompiler(self, registry)
+        self.externals = Externals(self, self.ops)
+
+    # --- the program ---
+
+    def run(self, graph: Graph, params: Mapping[str, int]) -> Program:
+        values = dict(self.config.values)
+        context = Context(graph, values)
+        for name, text in graph.params.items():
+            values[name] = params[name] if name in params else self.integer(text, Context(graph, dict(self.config.values)))
+        for name in set(params) - set(graph.params):
+            self.report("G308", f"graph '{graph.name}' has no param '{name}'", graph.mark, did_you_mean(name, graph.params))
+        frame = Frame(None, "", graph.body)
+        inputs = self.externals.declare(graph.inputs, "input", context, frame)
+        outputs = self.externals.declare(graph.outputs, "output", context, frame)
+        self.externals.declare(graph.weights, "weight", context, frame)
+        self.externals.declare(graph.state, "state", context, frame)
+        self.using.append(graph)
+        items: list[int | Span] = []
+        with suppress(StopExpansionError):
+            self.body(graph.body, frame, context, items)
+        body = Span("root", "", tuple(items), mark=graph.mark)
+        return Program(graph.name, tuple(self.tensors), tuple(self.tasks), body, inputs, outputs)
+
+    def body(self, body: Sequence[Item], frame: Frame, context: Context, items: list[int | Span]) -> None:
+        """Expand `body` into `items`."""
+        self.work += len(body) + 1
+        if self.work > self.max_work:
+            mark = body[0].mark if body else context.graph.mark
+            raise self.stop("G329", f"the program is too large: more than {self.max_work:,} items", mark)
+        for item in body:
+            if type(item) is Op:
+                items.append(self.op(item, frame, context))
+            else:
+                self.structure(item, frame, context, items)
+
+    def structure(self, item: Item, frame: Frame, context: Context, items: list[int | Span]) -> None:
+        match item:
+            case Alloc():
+                self.alloc(item, frame, context, items)
+            case Scope():
+                items.append(self.scope(item, frame, context))
+            case For():
+                items.append(self.loop_span(item, frame, context))
+            case Switch():
+                items += self.switch(item, frame, context)
+            case Use():
+                self.use(item, frame, context, items)
+
+    def op(self, item: Op, frame: Frame, context: Context) -> int:
+        """One task."""
+        node = self.ops.compiled(item, context)
+        task = len(self.tasks)
+        waits: set[int] = set()
+        operands, reads, writes, creates, uses, specs = self.operands(node, frame, context, task, waits)
+        call = self.ops.call(node, specs, context)
+        if call.workspace:
+            creates += [self.tensor(name, spec, item.mark, task).tensor for name, spec in call.workspace]
+        after = self.after(item.after, frame, context) if item.after else ()
+        if context.wants(item.id):
+            frame.ids[item.id] = [task]
+        waits.discard(task)
+        self.tasks.append(
+            Task(
+                task,
+                frame.prefix + item.id,
+                item.op.value,
+                call.core,
+                operands,
+                call.attrs,
+                tuple(creates),
+                tuple(uses),
+                tuple(reads),
+                tuple(writes),
+                tuple(sorted(waits)),
+                after,
+                call.num_blocks,
+                item.mark,
+                item.doc,
+                item.device,
+            )
+        )
+        return task
+
+    def operands(self, node: NodeOp, frame: Frame, context: Context, task: int, waits: set[int]):
+        """Regions of all operands, tensors read, written, created and used, and the operands' specs; fills `waits`."""
+        operands: dict[str, Region] = {}
+        specs: list[TensorSpec | None] = []
+        reads: list[int] = []
+        writes: list[int] = []
+        creates: list[int] = []
+        uses: list[int] = []
+        for name, ref in node.inputs:
+            view = self.ops.view(ref, frame, context)
+            specs.append(view.spec if view else None)
+            if view is not None:
+                operands[name] = view.region
+                self.read(view, waits)
+                self.note(view.tensor, reads, uses)
+        for name, ref, is_inout in node.targets:
+            view = self.ops.view(ref, frame, context)
+            specs.append(view.spec if view else None)
+            if view is not None:
+                operands[name] = view.region
+                if is_inout:
+                    self.note(view.tensor, reads, uses)
+                self.note(view.tensor, writes, uses)
+                self.write(view, task, waits)
+        for name, made, kind in node.created:
+            spec = self.spec(kind, context)
+            specs.append(spec)
+            if spec is not None:
+                view = self.tensor(made.name, spec, made.mark, task)
+                frame.names[made.name] = view
+                operands[name] = view.region
+                creates.append(view.tensor)
+                writes.append(view.tensor)
+        return operands, reads, writes, creates, uses, specs
+
+    def note(self, tensor: int, touched: list[int], uses: list[int]) -> None:
+        if tensor not in touched:
+            touched.append(tensor)
+        if self.local[tensor] and tensor not in uses:
+            uses.append(tensor)
+
+    def alloc(self, item: Alloc, frame: Frame, context: Context, items: list[int | Span]) -> None:
+        creates = []
+        for declared in item.tensors:
+            spec = self.spec(parse_type(declared.spec), context)
+            if spec is not None:
+                view = frame.names[declared.name] = self.tensor(declared.name, spec, declared.mark)
+                creates.append(view.tensor)
+        task = len(self.tasks)
+        if context.wants(item.id):
+            frame.ids[item.id] = [task]
+        self.tasks.append(Task(task, frame.prefix + item.id, None, creates=tuple(creates), mark=item.mark, doc=item.doc))
+        items.append(task)
+
+    def scope(self, item: Scope, frame: Frame, context: Context) -> Span:
+        inner = Frame(frame, f"{frame.prefix}{item.name}.", item.body, scope=item.name)
+        items: list[int | Span] = []
+        first = len(self.tasks)
+        self.body(item.body, inner, context, items)
+        self.remember(item.name, inner, frame, context, first)
+        return Span("scope", inner.prefix[:-1], tuple(items), item.mode, mark=item.mark)
+
+    def remember(self, name: str, inner: Frame, frame: Frame, context: Context, first: int) -> None:
+        """Let `after` name what was just expanded: as a whole, and by dotted names what is inside."""
+        if context.wants(name):
+            frame.ids.setdefault(name, []).extend(range(first, len(self.tasks)))
+        for below, tasks in inner.ids.items():
+            if context.wants(f"{name}.{below}"):
+                frame.ids.setdefault(f"{name}.{below}", []).extend(tasks)
+
+    def after(self, names: Sequence[Text], frame: Frame, context: Context) -> tuple[int, ...]:
+        """The tasks of an `after` list, here or in a body around; in a loop, if not made yet, those of the trip before."""
+        tasks: set[int] = set()
+        for name in names:
+            found = frame.find_tasks(name.value)
+            if found is not None:
+                tasks.update(found)
+            elif name.value not in frame.declared_ids():
+                hint = did_you_mean(name.value, frame.declared_ids())
+                self.report("G321", f"'after' names '{name}', but no item here or around has that id", name.mark, hint)
+        return tuple(sorted(tasks))
+
+    # --- loops ---
+
+    def loop_span(self, item: For, frame: Frame, context: Context) -> Span:
+        expr = parse(item.range.value, item.range.mark)
+        read = [name for name in sorted(expr.names()) if name not in context.values and frame.find(name) is not None]
+        path = f"{frame.prefix}{item.variable}"
+        if read and item.maximum is None:
+            message = f"the range reads tensor '{read[0]}', so the loop needs 'max'"
+            self.report("G326", message, item.range.mark, "add 'max:' with the largest number of trips")
+            return Span("for", path, mark=item.mark)
+        if not read:
+            num = self.integer(item.range, context)
+            if num < 0:
+                self.report(
+                    "G310", f"expression '{item.range}': is {num}, but a loop cannot make fewer than 0 trips", item.range.mark
+                )
+            return Span("for", path, self.iterations(item, num, frame, context), mark=item.mark)
+        assert item.maximum is not None
+        if item.carry:
+            self.report(
+                "G325", "a loop with a range known only at run time cannot carry a tensor", next(iter(item.carry.values())).mark
+            )
+        bound = max(self.integer(item.maximum, context), 0)
+        trips = self.dynamic(expr, path, read, bound, frame, context, item.mark)
+        return self.dynamic_span(path, trips, self.planned(trips, expr, read, context), item, frame, context)
+
+    def dynamic_span(self, path: str, trips: Trips, num: int, item: For, frame: Frame, context: Context) -> Span:
+        with self.dynamic_loop():
+            items = self.iterations(item, num, frame, context)
+        return Span("dynamic", path, items, trips=trips, mark=item.mark)
+
+    def iterations(self, item: For, num: int, frame: Frame, context: Context) -> tuple[Span, ...]:
+        spans = []
+        variable, had = item.variable, context.values.get(item.variable)
+        joint = "" if len(variable) == 1 else "_"
+        previous: Frame | None = None
+        carried: dict[str, View] = {}
+        for trip in range(num):
+            context.values[variable] = trip
+            inner = Frame(frame, f"{frame.prefix}{variable}{joint}{trip}.", item.body, previous=previous, loop=variable)
+            inner.names.update(carried)
+            items: list[int | Span] = []
+            first = len(self.tasks)
+            self.body(item.body, inner, context, items)
+            spans.append(Span("iteration", inner.prefix[:-1], tuple(items), mark=item.mark))
+            self.remember(variable, inner, frame, context, first)
+            if item.carry:
+                self.carry(item, inner, carried)
+            previous = inner
+        frame.names.update(carried)
+        if had is None:
+            context.values.pop(variable, None)
+        else:
+            context.values[variable] = had
+        return tuple(spans)
+
+    def carry(self, item: For, inner: Frame, carried: dict[str, View]) -> None:
+        """Rebind carried names after a trip; the tensor must have the type that the name stood for."""
+        for name, text in item.carry.items():
+            before, view = inner.find(name), inner.find(text.value)
+            if view is None:
+                self.report("G325", f"carry: no tensor '{text}' at the end of the body of 'for {item.variable}'", text.mark)
+            elif before is None:
+                self.report("G325", f"carry: no tensor '{name}' before 'for {item.variable}'", text.mark)
+            elif before.spec is not view.spec:
+                self.report("G325", f"carry: '{name}' is {before.spec}, but '{text}' is {view.spec}", text.mark)
+            else:
+                carried[name] = view
+
+    def planned(self, trips: Trips, expr: Expr, read: Sequence[str], context: Context) -> int:
+        """The number of trips that the program holds."""
+        if self.trips is None:
+            return trips.bound
+        elements: dict[str, tuple[int, ...] | None] = dict.fromkeys(read)
+        with suppress(ExprError):
+
+            def look(name: str) -> Any:
+                return (lambda at: elements.__setitem__(name, at) or 0) if name in elements else context.values[name]
+
+            expr.evaluate(look)
+        num = self.trips(trips.path, tuple(read), tuple(elements[name] for name in read), trips.bound)
+        if num is not None and not 0 <= num <= trips.bound:
+            raise GraphError(Diagnostic("G326", f"'{trips.path}' is given {num} trips, expected 0 to {trips.bound}", trips.mark))
+        return trips.bound if num is None else num
+
+    def dynamic(
+        self, expr: Expr, path: str, read: Sequence[str], bound: int, frame: Frame, context: Context, mark: Mark
+    ) -> Trips:
+        """How often something runs whose number of trips `expr` reads the tensors named `read`."""
+        views = {name: view for name in read if (view := frame.find(name)) is not None}
+        values = {name: context.values[name] for name in expr.names() if name in context.values}
+        waits: set[int] = set()
+        for name, view in views.items():
+            if name not in expr.indexed() and view.spec.shape:
+                self.report(
+                    "G326", f"the range reads all of tensor '{name}', expected one element", expr.mark, f"write {name}[...]"
+                )
+            self.read(view, waits)
+        shapes = {name: view.spec.shape for name, view in views.items()}
+
+        def evaluate(element: Callable[[int, tuple[int, ...]], int]) -> int:
+            def look(name: str) -> Any:
+                if name in values:
+                    return values[name]
+                view = views[name]
+                if not shapes[name]:
+                    return element(view.tensor, view.element(()))
+                return lambda at: element(view.tensor, view.element(at))
+
+            num = expr.integer(look)
+            if not 0 <= num <= bound:
+                raise ExecutionError(f"'{path}' makes {num} trips at run time, its max is {bound} ({mark})")
+            return num
+
+        return Trips(path, tuple(view.tensor for view in views.values()), tuple(sorted(waits)), bound, evaluate, mark)
+
+    # --- switch and use ---
+
+    def switch(self, item: Switch, frame: Frame, context: Context) -> list[Span]:
+        expr = parse(item.value.value, item.value.mark)
+        read = [name for name in sorted(expr.names()) if name not in context.values and frame.find(name) is not None]
+        path = f"{frame.prefix}{item.keyword}"
+        if read:
+            return self.dynamic_switch(item, expr, read, path, frame, context)
+        try:
+            value = expr.evaluate(context.values.__getitem__)
+        except ExprError as error:
+            self.report_error(error, list(context.values))
+            return []
+        value = bool(value) if item.keyword == "if" else value
+        body = item.cases.get(value, item.cases.get(None)) if isinstance(value, int) else None
+        if body is None:
+            cases = ", ".join("default" if case is None else str(case) for case in item.cases)
+            self.report("G330", f"switch: no case for '{item.value}', which is {value}", item.value.mark, f"cases: {cases}")
+            return []
+        items: list[int | Span] = []
+        self.body(body, frame, context, items)
+        return [Span("if", path, tuple(items), mark=item.mark)]
+
+    def dynamic_switch(
+        self, item: Switch, expr: Expr, read: Sequence[str], path: str, frame: Frame, context: Context
+    ) -> list[Span]:
+        """One dynamic span per case, of which one runs; what a case creates is not visible after it, for it may not exist."""
+        spans = []
+        for case, body in item.cases.items():
+            if not body:
+                continue
+            test = parse(_case_test(item, case), expr.mark)
+            trips = self.dynamic(test, path, read, 1, frame, context, item.mark)
+            inner = Frame(frame, frame.prefix, body)
+            items: list[int | Span] = []
+            num = self.planned(trips, test, read, context)
+            with self.dynamic_loop():
+                if num:
+                    self.body(body, inner, context, items)
+            branch = (Span("iteration", path, tuple(items), mark=item.mark),) * num
+            spans.append(Span("dynamic", path, branch, trips=trips, mark=item.mark))
+        return spans
+
+    def use(self, item: Use, frame: Frame, context: Context, items: list[int | Span]) -> None:
+        try:
+            graph = self.library(item.graph, context.graph.file)
+        except GraphError as error:
+            self.report_error(error)
+            return
+        if any(used is graph for used in self.using):
+            cycle = " > ".join([used.name for used in self.using] + [graph.name])
+            self.report("G309", f"graph '{graph.name}' uses itself: {cycle}", item.graph.mark)
+            return
+        path = f"{frame.prefix}{item.id}"
+        inner, used = self.externals.bind(item, graph, frame, context, f"{path}.")
+        first = len(self.tasks)
+        inside: list[int | Span] = []
+        self.using.append(graph)
+        self.body(graph.body, inner, used, inside)
+        self.using.pop()
+        if context.wants(item.id):
+            frame.ids.setdefault(item.id, []).extend(range(first, len(self.tasks)))
+        items.append(Span("use", path, tuple(inside), mark=item.mark))
+
+
+def _case_test(item: Switch, case: int | None) -> str:
+    """An expression that is 1 when `case` is the one that runs."""
+    if item.keyword == "if":
+        return f"1 if ({item.value}) else 0" if case else f"0 if ({item.value}) else 1"
+    if case is not None:
+        return f"1 if ({item.value}) == {case} else 0"
+    others = " or ".join(f"({item.value}) == {other}" for other in item.cases if other is not None)
+    return f"0 if {others} else 1" if others else "1"

@@ -1,0 +1,172 @@
+"""The state of one expansion: problems, tensors, and who wrote what last. `runner.expand` walks the graph and fills it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from runner.errors import Diagnostic, GraphError, Mark, did_you_mean
+from runner.expr import ExprError, parse
+from runner.frames import Context, View
+from runner.graph import Text
+from runner.notation import TensorType
+from runner.program import Region, Task, Tensor
+from runner.spec import DTYPE_BYTES, TensorSpec
+from runner.writers import NOBODY, Writers
+
+
+class Settings(Protocol):
+    """What expansion needs of a configuration (`runner.config.Config`)."""
+
+    @property
+    def values(self) -> Mapping[str, Any]: ...
+
+    @property
+    def dtypes(self) -> Mapping[str, str]: ...
+
+
+class StopExpansionError(Exception):
+    """Expansion cannot go on; the reason is among the problems."""
+
+
+class Expansion:
+    """The tensors, tasks and problems so far.
+
+    `last[tensor]` is its last writer (NOBODY if none), or Writers once parts are written. `displaced` keeps, for tasks in dynamic
+    loops, the writers that they follow, since such a task may turn out not to run.
+    """
+
+    def __init__(self, config: Settings):
+        self.config = config
+        self.with_workspace = bool(config.values.get("workspace", True))
+        self.problems: dict[tuple[str, Mark | None], Diagnostic] = {}
+        self.tensors: list[Tensor] = []
+        self.local: list[bool] = []
+        self.last: list[int | Writers] = []
+        self.tasks: list[Task] = []
+        self.specs: dict[tuple[str, tuple[int, ...]], TensorSpec] = {}
+        self.open_loops: set[int] = set()
+        self.loop = 0
+        self.num_loops = 0
+        self.displaced: dict[tuple[int, int], set[int]] = {}
+        self.loop_of: dict[int, int] = {}
+
+    # --- problems and values ---
+
+    def report(self, code: str, message: str, mark: Mark | None, hint: str | None = None) -> None:
+        """Note a finding; the same one of another layer or trip is the same finding."""
+        self.problems.setdefault((code, mark), Diagnostic(code, message, mark, hint=hint))
+
+    def report_error(self, error: GraphError, known: Sequence[str] = ()) -> None:
+        hint = did_you_mean(error.unknown, known) if isinstance(error, ExprError) and error.unknown else None
+        for found in error.diagnostics:
+            self.report(found.code, found.message, found.mark, found.hint or hint)
+
+    def stop(self, code: str, message: str, mark: Mark | None, hint: str | None = None) -> StopExpansionError:
+        self.report(code, message, mark, hint)
+        return StopExpansionError()
+
+    def integer(self, text: Text, context: Context, default: int = 0) -> int:
+        """The value of an integer expression; `default` after reporting that it has none."""
+        try:
+            return parse(text.value, text.mark).integer(context.values.__getitem__)
+        except ExprError as error:
+            self.report_error(error, list(context.values))
+            return default
+
+    def spec(self, kind: TensorType, context: Context) -> TensorSpec | None:
+        """The evaluated type; None after reporting what is wrong with it."""
+        dtype = self.config.dtypes.get(kind.dtype) if kind.is_param else kind.dtype
+        if dtype not in DTYPE_BYTES:
+            what = f"dtype parameter '{kind.dtype}'" if kind.is_param else f"dtype '{kind.dtype}'"
+            known = self.config.dtypes if kind.is_param else DTYPE_BYTES
+            self.report(
+                "G327", f"unknown {what}", kind.text.mark, did_you_mean(kind.dtype, known) or f"known: {', '.join(known)}"
+            )
+            return None
+        try:
+            shape = tuple([dim.integer(context.values.__getitem__) for dim in kind.dims])
+        except ExprError as error:
+            self.report_error(error, list(context.values))
+            return None
+        for dim, size in zip(kind.dims, shape, strict=True):
+            if size < 0:
+                self.report("G310", f"expression '{dim.text}': is {size}, but a dim cannot be negative", dim.mark)
+                return None
+        return self.intern(dtype, shape)
+
+    def intern(self, dtype: str, shape: tuple[int, ...]) -> TensorSpec:
+        """One TensorSpec object per dtype and shape, so that calls can be told apart by identity."""
+        spec = self.specs.get((dtype, shape))
+        if spec is None:
+            spec = self.specs[dtype, shape] = TensorSpec(dtype, shape)
+        return spec
+
+    # --- tensors ---
+
+    def tensor(self, name: str, spec: TensorSpec, mark: Mark | None, writer: int = NOBODY, **outside: Any) -> View:
+        """A new tensor, last written by `writer`; `outside` says what an external is."""
+        index = len(self.tensors)
+        made = Tensor(index, name, spec, mark=mark, **outside)
+        self.tensors.append(made)
+        self.local.append(made.kind == "local")
+        self.last.append(writer)
+        view = View(index, spec, Region(index))
+        return view
+
+    def read(self, view: View, waits: set[int]) -> None:
+        """Add the last writers of what `view` shows to `waits`."""
+        last = self.last[view.tensor]
+        if type(last) is int:
+            if last >= 0:
+                waits.add(last)
+                if self.displaced:
+                    self.add_displaced(view.tensor, last, waits)
+            return
+        for writer in last.of(view.region):  # type: ignore[union-attr]
+            waits.add(writer)
+            if self.displaced:
+                self.add_displaced(view.tensor, writer, waits)
+
+    def write(self, view: View, task: int, waits: set[int]) -> None:
+        """Make `task` the last writer of what `view` shows, waiting for those before."""
+        tensor, region = view.tensor, view.region
+        last = self.last[tensor]
+        if type(last) is int:
+            found = {last} if last >= 0 else set()
+            if region.box is None and region.part is None:
+                self.last[tensor] = task
+            else:
+                writers = self.last[tensor] = Writers(self.tensors[tensor].spec.shape, last)
+                writers.write(region, task)
+        else:
+            found = last.write(region, task)  # type: ignore[union-attr]
+        for writer in found:
+            waits.add(writer)
+            if self.displaced:
+                self.add_displaced(tensor, writer, waits)
+        if found and self.open_loops:
+            self.displaced.setdefault((task, tensor), set()).update(found)
+            self.loop_of[task] = self.loop
+
+    def add_displaced(self, tensor: int, writer: int, waits: set[int]) -> None:
+        """A writer in a dynamic loop may not run: who is outside of that loop also waits for those that it follows."""
+        pending = [writer]
+        while pending:
+            task = pending.pop()
+            before = self.displaced.get((task, tensor))
+            if before is None or self.loop_of[task] in self.open_loops:
+                continue
+            pending += [other for other in before if other not in waits]
+            waits |= before
+
+    @contextmanager
+    def dynamic_loop(self) -> Iterator[None]:
+        """What is expanded inside may not run."""
+        self.num_loops += 1
+        outer, self.loop = self.loop, self.num_loops
+        self.open_loops.add(self.loop)
+        yield
+        self.open_loops.discard(self.loop)
+        self.loop = outer
