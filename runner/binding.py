@@ -163,10 +163,11 @@ def _part(tensor: torch.Tensor, region: Region) -> torch.Tensor:
 
 
 def check_externals(program: Program, externals: Mapping[int, torch.Tensor]) -> None:
-    """Raises ExecutionError with everything that is missing, misshapen or of another dtype."""
+    """Raises ExecutionError with everything that is missing, misshapen or of another dtype, of what tasks touch."""
     problems = []
+    touched = {tensor for task in program.tasks for tensor in (*task.reads, *task.writes)}
     for tensor in program.tensors:
-        if tensor.is_local:
+        if tensor.is_local or tensor.id not in touched:
             continue
         given = externals.get(tensor.id)
         if given is None:

@@ -298,9 +298,10 @@ def test_workers_run_a_later_task_while_an_earlier_one_is_busy():
 
 def test_externals_that_do_not_fit_are_named_all_at_once():
     builder = Builder()
-    builder.tensor("x", kind="input")
-    builder.tensor("w", kind="weight")
-    schedule = builder.lower()
+    x, w = builder.tensor("x", kind="input"), builder.tensor("w", kind="weight")
+    builder.tensor("unused", kind="weight")
+    builder.combine(x, w)
+    schedule = builder.lower(0)
     with pytest.raises(ExecutionError) as caught:
         execute(schedule, arithmetic_ops(), {0: torch.zeros(3, 8)})
     assert str(caught.value) == (
