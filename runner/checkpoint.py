@@ -122,7 +122,7 @@ class Checkpoint:
         ]
         for name, spec in expected.items():
             if name in self.tensors:
-                problems += self._misfit(name, spec)
+                problems += self.misfit(name, spec)
         known = expected.keys() | {
             scale_name(name) for name in expected.keys() & self.tensors.keys() if self.how(name) != "plain"
         }
@@ -136,8 +136,8 @@ class Checkpoint:
         if problems:
             raise CheckpointError(problems)
 
-    def _misfit(self, name: str, expected: TensorSpec) -> list[Diagnostic]:
-        """Problems of one tensor and its scale against the unquantised spec."""
+    def misfit(self, name: str, expected: TensorSpec) -> list[Diagnostic]:
+        """What is wrong with one tensor and its scale, whose unquantised spec is `expected`."""
         got, how = self.tensors[name].spec, self.how(name)
         if how == "plain":
             return _plain_misfit(name, got, expected)
