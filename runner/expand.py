@@ -110,10 +110,13 @@ class _Expander(Expansion):
         for name in set(params) - set(graph.params):
             self.report("G308", f"graph '{graph.name}' has no param '{name}'", graph.mark, did_you_mean(name, graph.params))
         frame = Frame(None, "", graph.body)
-        inputs = self.externals.declare(graph.inputs, "input", context, frame)
-        outputs = self.externals.declare(graph.outputs, "output", context, frame)
-        self.externals.declare(graph.weights, "weight", context, frame)
-        self.externals.declare(graph.state, "state", context, frame)
+        sections = {"input": graph.inputs, "output": graph.outputs, "weight": graph.weights, "state": graph.state}
+        for kind, declarations in sections.items():
+            self.externals.declare(declarations, kind, context, frame)
+        inputs, outputs = (
+            {name: view.tensor for name in declared if (view := frame.find(name)) is not None}
+            for declared in (graph.inputs, graph.outputs)
+        )
         self.using.append(graph)
         items: list[int | Span] = []
         with suppress(StopExpansionError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from runner.errors import GraphError, Mark, did_you_mean
@@ -28,22 +29,18 @@ class Externals:
         self.ops = ops
         self.known: dict[tuple[str, str], View] = {}
 
-    def declare(self, declarations: Mapping[str, Declaration], kind: str, context: Context, frame: Frame) -> dict[str, int]:
-        """Names the external tensors in `frame`, making those that are new; returns their ids."""
-        found: dict[str, int] = {}
+    def declare(self, declarations: Mapping[str, Declaration], kind: str, context: Context, frame: Frame) -> None:
+        """Names external tensors in `frame`; weights and states are made when they are first used."""
         for name, declared in declarations.items():
             parsed = parse_type(declared.spec)
             spec = self.expansion.spec(parsed, context)
             if spec is None:
                 continue
             source = self.source(declared, context)
-            view = self.external(name, kind, source, spec, declared)
-            frame.names[name] = view
-            found[name] = view.tensor
+            frame.unused[name] = partial(self.external, name, kind, source, spec, declared)
             if kind == "weight" and parsed.is_param and parsed.dtype == QUANTISED:
-                scale = self.expansion.intern("f32", spec.shape[:-1])
-                frame.names[f"{name}_scale"] = self.external(f"{name}_scale", kind, scale_source(source), scale, declared)
-        return found
+                scale, scale_name = self.expansion.intern("f32", spec.shape[:-1]), f"{name}_scale"
+                frame.unused[scale_name] = partial(self.external, scale_name, kind, scale_source(source), scale, declared)
 
     def external(self, name: str, kind: str, source: str, spec: TensorSpec, declared: Declaration) -> View:
         known = self.known.get((kind, source))

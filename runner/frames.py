@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +32,7 @@ class Frame:
     """The names of one body (of a graph, scope or trip); branches of a `switch` belong to the body around it.
 
     `prefix` is the path of what is inside, with a dot; `ids` are the tasks that `after` may name; `previous` is the trip before.
+    `unused` makes the weights and states that nothing has named yet: a program holds only those that it needs.
     """
 
     parent: Frame | None
@@ -42,6 +43,7 @@ class Frame:
     loop: str = ""
     names: dict[str, View] = field(default_factory=dict)
     ids: dict[str, list[int]] = field(default_factory=dict)
+    unused: dict[str, Callable[[], View]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.previous is not None:
@@ -54,12 +56,15 @@ class Frame:
             view = frame.names.get(name)
             if view is not None:
                 return view
+            if name in frame.unused:
+                view = frame.names[name] = frame.unused.pop(name)()
+                return view
             frame = frame.parent
         return None
 
     def visible(self) -> set[str]:
         """All tensor names that can be used here."""
-        return set(self.names) | (self.parent.visible() if self.parent else set())
+        return {*self.names, *self.unused} | (self.parent.visible() if self.parent else set())
 
     def find_tasks(self, name: str) -> list[int] | None:
         """The tasks that an id stands for here: of this trip, else of the one before, else of the bodies around."""
