@@ -113,10 +113,8 @@ class _Expander(Expansion):
         sections = {"input": graph.inputs, "output": graph.outputs, "weight": graph.weights, "state": graph.state}
         for kind, declarations in sections.items():
             self.externals.declare(declarations, kind, context, frame)
-        inputs, outputs = (
-            {name: view.tensor for name in declared if (view := frame.find(name)) is not None}
-            for declared in (graph.inputs, graph.outputs)
-        )
+        inputs = {name: view.tensor for name in graph.inputs if (view := frame.find(name)) is not None}
+        outputs = {name: view.tensor for name in graph.outputs if (view := frame.find(name)) is not None}
         self.using.append(graph)
         items: list[int | Span] = []
         with suppress(StopExpansionError):
