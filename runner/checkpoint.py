@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 
 from runner.checkpoint_layout import FP8_BLOCK, canonical, encoded, encoding, expected_tensors, is_draft, scale_name
 from runner.errors import CheckpointError, Diagnostic
-from runner.quantise import decode_fp4, decode_fp8, dequantise_rows
+from runner.quantise import decode
 from runner.spec import DTYPE_BYTES, TensorSpec
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -177,10 +177,8 @@ class Checkpoint:
         if how == "plain":
             return codes
         lo, hi = rows or (0, codes.shape[0])
-        if how.startswith("fp8"):
-            return decode_fp8(codes, self.raw(scale_name(name), (lo // FP8_BLOCK, -(-hi // FP8_BLOCK))), lo)
-        scale = self.raw(scale_name(name), (lo, hi))
-        return decode_fp4(codes, scale) if how == "fp4" else dequantise_rows(codes, scale)
+        scale_rows = (lo // FP8_BLOCK, -(-hi // FP8_BLOCK)) if how.startswith("fp8") else (lo, hi)
+        return decode(codes, self.raw(scale_name(name), scale_rows), how, lo)
 
 
 def _plain_misfit(name: str, got: TensorSpec, expected: TensorSpec) -> list[Diagnostic]:

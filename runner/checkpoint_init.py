@@ -60,7 +60,7 @@ def init_checkpoint(
         files = dict(zip(shard_names(len(shards)), shards, strict=True))
         done = 0
         for name, specs in files.items():
-            write_shard(folder / name, specs, model.stored)
+            write_shard(folder / name, specs, lambda tensor: [model.stored(tensor)])
             done += sum(spec.size_bytes for spec in specs.values())
             if progress is not None:
                 progress(done, total)

@@ -110,3 +110,13 @@ def encode(weight: torch.Tensor, how: str) -> tuple[torch.Tensor, torch.Tensor |
     if how == "fp4":
         return encode_fp4(weight)
     return encode_fp8(weight, power_of_two=how == "fp8-e8m0")
+
+
+def decode(codes: torch.Tensor, scale: torch.Tensor | None, how: str, first_row: int = 0) -> torch.Tensor:
+    """What `encode` was given, as f32: rows of a weight from `first_row` on, with the scales of these rows."""
+    if how == "plain":
+        return codes.float()
+    assert scale is not None
+    if how == "w8a8":
+        return dequantise_rows(codes, scale)
+    return decode_fp4(codes, scale) if how == "fp4" else decode_fp8(codes, scale, first_row)

@@ -33,20 +33,22 @@ TORCH_DTYPES = {
 _FILE_DTYPES = {ours: theirs for theirs, ours in STORED_DTYPES.items()}
 
 
-def write_shard(path: Path, specs: Mapping[str, TensorSpec], tensor: Callable[[str], torch.Tensor]) -> None:
-    """Write the tensors of `specs` to `path`, asking for one after the other; the file appears under its name when whole.
+def write_shard(path: Path, specs: Mapping[str, TensorSpec], pieces: Callable[[str], Iterable[torch.Tensor]]) -> None:
+    """Write the tensors of `specs` to `path`, each as the pieces (consecutive rows) that `pieces` gives for its name.
 
-    Wider dtypes lie first, so that every tensor is aligned; tensors are asked for in the order of `specs`.
+    The file appears under its name when whole. Wider dtypes lie first, so that every tensor is aligned; tensors are asked for in
+    the order of `specs`.
     """
     header, begins = _header(specs)
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
         file.write(header)
         for name, spec in specs.items():
-            value = tensor(name)
-            assert tuple(value.shape) == spec.shape and value.dtype == TORCH_DTYPES[spec.dtype], name
             file.seek(begins[name])
-            file.write(value.contiguous().reshape(-1).view(torch.uint8).cpu().numpy().data)
+            for piece in pieces(name):
+                assert piece.dtype == TORCH_DTYPES[spec.dtype], name
+                file.write(piece.contiguous().reshape(-1).view(torch.uint8).cpu().numpy().data)
+            assert file.tell() == begins[name] + spec.size_bytes, name
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
