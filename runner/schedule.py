@@ -242,8 +242,8 @@ class _Lowering:
             slots.append(Slot(tensor, end, size, self.program.tensors[tensor].name))
             end += size
         waits = {self.of_task[t] for t in (*task.after, *item.extra_waits)}
-        if mode == "manual":  # rule 8: nothing is inferred, so nothing inside keeps a block alive either
-            holds = set()
+        if mode == "manual":  # rule 8: nothing is inferred, so only an explicit edge to a creator keeps its block alive
+            holds &= waits
             self.unseen.add(task.id)
         else:  # ... and what such a task writes is not noted, so nobody waits for it
             waits |= {self.of_task[t] for t in task.waits if t not in self.unseen} | holds
