@@ -41,14 +41,14 @@ def init_checkpoint(
 ) -> Path:
     """Write a random checkpoint of the model of `config` to the new folder `out`: whole or not at all.
 
-    flavour          one of `FLAVOURS`; the configuration's dtype by default
+    flavour          one of `FLAVOURS`; by default w8a8 where the configuration's precision says so, else its dtype
     dtype            of weights that a quantised flavour leaves plain: f32 or bf16 (default)
     max_shard_bytes  default: a quarter of the whole, between 64 KiB and 1 GiB
 
     Raises CheckpointError if `out` is in the way or cannot be written.
     """
     values = config.values
-    flavour = flavour or str(values["dtype"])
+    flavour = flavour or ("w8a8" if values["precision"] == "w8a8" else str(values["dtype"]))
     plain = plain_dtype(flavour, dtype)
     stored = stored_tensors(values, flavour, dtype)
     total = sum(spec.size_bytes for spec in stored.values())

@@ -209,8 +209,7 @@ class _Evaluation:
         value = given.value
         if isinstance(value, str) and types in (["integer", "string"], ["number", "string"]):
             value = self._evaluate(f"'{name}'", given, name)
-            if isinstance(value, Fraction) and types[0] == "number":
-                value = float(value)
+            value = float(value) if isinstance(value, Fraction) else value
         if problem := _broken_rule(name, value, rule):
             self.problems.append(given.problem(*problem))
             raise _ReportedError

@@ -66,6 +66,7 @@ def _layers(v: Values) -> Problems:
     if csa == hca:
         message = f"'compress_rate_csa' and 'compress_rate_hca' are both {csa}: a layer's kind follows from its ratio"
         yield message, ("compress_rate_csa", "compress_rate_hca")
+        return
     for layer, ratio in enumerate(ratios):
         if ratio not in (0, csa, hca):
             yield f"'compress_ratios[{layer}]' is {ratio}, expected 0, {csa} or {hca}", ("compress_ratios",)
