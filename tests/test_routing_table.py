@@ -6,7 +6,7 @@ import random
 import pytest
 
 from runner.errors import RinggraphError
-from runner.routing import RoutedCall, RoutingTable, read_routing, write_routing
+from runner.routing_table import RoutedCall, RoutingTable, read_routing, write_routing
 
 
 def table_of(num_prompts: int, length: int, seed: int = 0) -> RoutingTable:
