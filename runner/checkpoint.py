@@ -232,9 +232,8 @@ def _read_index(folder: Path, problems: list[Diagnostic]) -> dict[str, str] | No
         if isinstance(shard, str) and shard not in ("", ".", "..") and Path(shard).name == shard:
             usable[name] = shard
         else:
-            problems.append(
-                Diagnostic("K107", f"index '{path}': tensor '{canonical(name)}' lies in {shard!r}, expected a file name")
-            )
+            message = f"tensor '{canonical(name)}' lies in {shard!r} according to the index, expected a file name"
+            problems.append(Diagnostic("K107", message))
     return usable
 
 
