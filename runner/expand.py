@@ -7,8 +7,9 @@ worked out once per combination of operand shapes, and last writers are found by
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from runner.errors import Diagnostic, ExecutionError, GraphError, Mark, did_you_mean
@@ -45,10 +46,22 @@ def expand(
 
     `trips` decides dynamic loops (the bound by default), `params` replaces defaults of the graph's params.
     """
-    program, problems = expand_all(graph, config, registry, library=library, trips=trips, params=params)
-    if problems:
-        raise GraphError(problems)
-    return program
+    expanded = expand_all(graph, config, registry, library=library, trips=trips, params=params)
+    if expanded.problems:
+        raise GraphError(expanded.problems)
+    return expanded.program
+
+
+@dataclass(frozen=True, slots=True)
+class Expanded:
+    """As much of the program as could be made, what is wrong (each finding once), and reads of what nobody has written.
+
+    `unwritten` maps the place of such a read to the tensor and the path of the task or loop.
+    """
+
+    program: Program
+    problems: list[Diagnostic]
+    unwritten: Mapping[Mark, tuple[int, str]]
 
 
 def expand_all(
@@ -60,15 +73,18 @@ def expand_all(
     trips: TripCounts | None = None,
     params: Mapping[str, int] | None = None,
     max_work: int = MAX_WORK,
-) -> tuple[Program, list[Diagnostic]]:
-    """Like `expand`, but returns what is wrong, each finding once, with as much of the program as could be made."""
+    sample: bool = False,
+) -> Expanded:
+    """Like `expand`, but never raises. With `sample`, dynamic loops make their first two trips and their last, for lint."""
     library = library or GraphLibrary()
     library.add(graph)
     expander = _Expander(config, registry, library, trips, max_work)
+    expander.sample = sample
     with _collector_off():
         program = expander.run(graph, params or {})
     lines = {used.file: used.lines for used in library.graphs()}
-    return program, with_source_lines(sorted(expander.problems.values(), key=_order), lines)
+    problems = with_source_lines(sorted(expander.problems.values(), key=_order), lines)
+    return Expanded(program, problems, expander.unwritten)
 
 
 def _order(problem: Diagnostic) -> tuple[Mark, str]:
@@ -96,6 +112,7 @@ class _Expander(Expansion):
         self.trips = trips
         self.max_work = max_work
         self.work = 0
+        self.sample = False
         self.using: list[Graph] = []
         self.ops = OpCompiler(self, registry)
         self.externals = Externals(self, self.ops)
@@ -195,7 +212,8 @@ class _Expander(Expansion):
             specs.append(view.spec if view else None)
             if view is not None:
                 operands[name] = view.region
-                self.read(view, waits)
+                if not self.read(view, waits):
+                    self.note_unwritten(view, ref.text.mark, frame.prefix + node.item.id)
                 self.note(view.tensor, reads, uses)
         for name, ref, is_inout in node.targets:
             view = self.ops.view(ref, frame, context)
@@ -203,6 +221,8 @@ class _Expander(Expansion):
             if view is not None:
                 operands[name] = view.region
                 if is_inout:
+                    if not self.read(view, waits):
+                        self.note_unwritten(view, ref.text.mark, frame.prefix + node.item.id)
                     self.note(view.tensor, reads, uses)
                 self.note(view.tensor, writes, uses)
                 self.write(view, task, waits)
@@ -280,7 +300,7 @@ class _Expander(Expansion):
                 self.report(
                     "G310", f"expression '{item.range}': is {num}, but a loop cannot make fewer than 0 trips", item.range.mark
                 )
-            return Span("for", path, self.iterations(item, num, frame, context), mark=item.mark)
+            return Span("for", path, self.iterations(item, range(num), frame, context), mark=item.mark)
         assert item.maximum is not None
         if item.carry:
             self.report(
@@ -291,17 +311,18 @@ class _Expander(Expansion):
         return self.dynamic_span(path, trips, self.planned(trips, expr, read, context), item, frame, context)
 
     def dynamic_span(self, path: str, trips: Trips, num: int, item: For, frame: Frame, context: Context) -> Span:
+        chosen = sorted({0, 1, num - 1} & set(range(num))) if self.sample else range(num)
         with self.dynamic_loop():
-            items = self.iterations(item, num, frame, context)
+            items = self.iterations(item, chosen, frame, context)
         return Span("dynamic", path, items, trips=trips, mark=item.mark)
 
-    def iterations(self, item: For, num: int, frame: Frame, context: Context) -> tuple[Span, ...]:
+    def iterations(self, item: For, trips: Iterable[int], frame: Frame, context: Context) -> tuple[Span, ...]:
         spans = []
         variable, had = item.variable, context.values.get(item.variable)
         joint = "" if len(variable) == 1 else "_"
         previous: Frame | None = None
         carried: dict[str, View] = {}
-        for trip in range(num):
+        for trip in trips:
             context.values[variable] = trip
             inner = Frame(frame, f"{frame.prefix}{variable}{joint}{trip}.", item.body, previous=previous, loop=variable)
             inner.names.update(carried)
@@ -361,7 +382,8 @@ class _Expander(Expansion):
                 self.report(
                     "G326", f"the range reads all of tensor '{name}', expected one element", expr.mark, f"write {name}[...]"
                 )
-            self.read(view, waits)
+            if not self.read(view, waits):
+                self.note_unwritten(view, expr.mark or mark, path)
         shapes = {name: view.spec.shape for name, view in views.items()}
 
         def evaluate(element: Callable[[int, tuple[int, ...]], int]) -> int:

@@ -51,6 +51,7 @@ class Expansion:
         self.num_loops = 0
         self.displaced: dict[tuple[int, int], set[int]] = {}
         self.loop_of: dict[int, int] = {}
+        self.unwritten: dict[Mark, tuple[int, str]] = {}
 
     # --- problems and values ---
 
@@ -115,19 +116,27 @@ class Expansion:
         view = View(index, spec, Region(index))
         return view
 
-    def read(self, view: View, waits: set[int]) -> None:
-        """Add the last writers of what `view` shows to `waits`."""
+    def read(self, view: View, waits: set[int]) -> bool:
+        """Add the last writers of what `view` shows to `waits`; False when nobody has written any of it."""
         last = self.last[view.tensor]
         if type(last) is int:
-            if last >= 0:
-                waits.add(last)
-                if self.displaced:
-                    self.add_displaced(view.tensor, last, waits)
-            return
-        for writer in last.of(view.region):  # type: ignore[union-attr]
+            if last < 0:
+                return False
+            waits.add(last)
+            if self.displaced:
+                self.add_displaced(view.tensor, last, waits)
+            return True
+        found = last.of(view.region)  # type: ignore[union-attr]
+        for writer in found:
             waits.add(writer)
             if self.displaced:
                 self.add_displaced(view.tensor, writer, waits)
+        return bool(found)
+
+    def note_unwritten(self, view: View, mark: Mark, path: str) -> None:
+        """For lint: a local tensor or an output is read before anybody wrote it."""
+        if self.tensors[view.tensor].kind in ("local", "output"):
+            self.unwritten.setdefault(mark, (view.tensor, path))
 
     def write(self, view: View, task: int, waits: set[int]) -> None:
         """Make `task` the last writer of what `view` shows, waiting for those before."""

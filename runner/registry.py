@@ -63,13 +63,14 @@ class Call:
 class OpDef:
     """A registered op.
 
-    params      keyword arguments of the implementation besides operands: name -> configuration field (a str) or a literal default;
-                a node's `attrs:` override them
+    params      keyword arguments of the implementation besides operands: name -> configuration field (a str) or a literal
+                default; a node's `attrs:` override them
     needs       what the executor must hand in as keyword arguments: currently `comm`
     cost        Call -> Cost; the default counts the operands' bytes and no flops
     num_blocks  Call -> number of SPMD blocks the task is split into on a device
     workspace   Call -> scratch tensors that a device needs for one task, by name (`gm_pipe_buffer`)
     check       Call -> None or a message, for rules that a signature cannot say
+    scratch     outputs that only the op itself reads: global memory that it needs and that the graph declares
     run         torch implementation; takes inputs by name, writes into the outputs that it is given
     """
 
@@ -85,6 +86,7 @@ class OpDef:
     workspace: Callable[[Call], Mapping[str, TensorSpec]] = lambda call: {}
     check: Callable[[Call], str | None] = lambda call: None
     source: str = ""
+    scratch: tuple[str, ...] = ()
 
     @property
     def inputs(self) -> tuple[Operand, ...]:
