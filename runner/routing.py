@@ -1,186 +1,122 @@
-"""Recorded routing: which experts every token chose in every layer, call by call; no torch here, planning reads it too.
+"""Trip counts of dynamic loops when planning: `--routing bound|uniform|random:SEED|FILE`.
 
-The file is JSON Lines: a header, then one line for each call of a graph on each rank.
-
-    {"format": "ringgraph-routing", "version": 1, "n_routed_experts": 16, "num_experts_per_tok": 3, "ranks": 2}
-    {"call": 0, "phase": "prefill", "rank": 0, "tokens": [[0, 0], [0, 1]], "experts": {"0": [[3, 9, 1], [0, 5, 2]], "1": ...}}
-
-`tokens` are pairs of a prompt's number and the position in it; `experts` has, for each layer, one list of expert ids per token in
-the same order. Idle tokens are not routed and not recorded; a rank without any is left out.
+A loop over an expert's row tiles runs `ceil(rows / tile)` times; what is not known before a run is how many of the routed rows
+each expert of this rank receives. A source of routings gives these rows, stage by stage (a stage is one pass over the experts).
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import random
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-from runner.errors import RinggraphError
+from runner.errors import ConfigError
 
-FORMAT, VERSION = "ringgraph-routing", 1
-PHASES = ("prefill", "decode")
-
-Routes = tuple[tuple[int, ...], ...]
-"""Expert ids, one tuple a token."""
+TripCounts = Callable[[str, tuple[str, ...], tuple[tuple[int, ...] | None, ...], int], int | None]
 
 
-@dataclass(frozen=True, slots=True)
-class RoutedCall:
-    """The routes of one call of a graph on one rank; see the module docstring."""
+@dataclass
+class Routing:
+    """Calls of one expansion, in order: a new stage begins when the element that a loop reads was read before in this one."""
 
-    call: int
-    phase: str
-    rank: int
-    tokens: tuple[tuple[int, int], ...]
-    experts: Mapping[int, Routes]
+    source: Callable[[int], Sequence[int]]  # stage -> rows per expert
+    rows_per_trip: int
+    stage: int = -1
+    rows: Sequence[int] = ()
+    seen: set[tuple[int, ...]] = field(default_factory=set)
 
-
-@dataclass(frozen=True, slots=True)
-class RoutingTable:
-    """A recording; `calls` are in order of their number, then of their rank."""
-
-    num_experts: int
-    topk: int
-    num_ranks: int
-    calls: tuple[RoutedCall, ...] = field(default=())
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        return tuple(sorted({layer for call in self.calls for layer in call.experts}))
-
-    def rows(self, phase: str) -> list[dict[int, list[int]]]:
-        """For each call of a phase and each layer: rows that every expert gets from all ranks together."""
-        found: dict[int, dict[int, list[int]]] = {}
-        for call in self.calls:
-            if call.phase != phase:
-                continue
-            layers = found.setdefault(call.call, {})
-            for layer, routes in call.experts.items():
-                counts = layers.setdefault(layer, [0] * self.num_experts)
-                for chosen in routes:
-                    for expert in chosen:
-                        counts[expert] += 1
-        return [found[number] for number in sorted(found)]
-
-    def spread(self, num_ranks: int, prefill_tokens: int, batch: int) -> RoutingTable:
-        """The same tokens as another number of ranks would meet them: prompt i on rank i mod `num_ranks`, its prefill tokens in
-        chunks of `prefill_tokens`, a rank's prompts one after another; then decode calls with `batch` prompts of a rank each."""
-        prefill, decode = self._by_prompt("prefill"), self._by_prompt("decode")
-        calls: list[RoutedCall] = []
-        for rank in range(num_ranks):
-            mine = [prefill[prompt] for prompt in prefill if prompt % num_ranks == rank]
-            chunks = [tokens[at : at + prefill_tokens] for tokens in mine for at in range(0, len(tokens), prefill_tokens)]
-            calls += [_made(number, "prefill", rank, chunk) for number, chunk in enumerate(chunks)]
-        first = 1 + max((call.call for call in calls), default=-1)
-        waiting = [[decode[prompt] for prompt in decode if prompt % num_ranks == rank] for rank in range(num_ranks)]
-        while any(waiting):
-            now = [prompts[:batch] for prompts in waiting]
-            steps = max(len(tokens) for prompts in now for tokens in prompts)
-            for step, (rank, prompts) in product(range(steps), enumerate(now)):
-                chunk = [tokens[step] for tokens in prompts if step < len(tokens)]
-                if chunk:
-                    calls.append(_made(first + step, "decode", rank, chunk))
-            first += steps
-            waiting = [prompts[batch:] for prompts in waiting]
-        calls.sort(key=lambda call: (call.call, call.rank))
-        return RoutingTable(self.num_experts, self.topk, num_ranks, tuple(calls))
-
-    def _by_prompt(self, phase: str) -> dict[int, list[_RoutedToken]]:
-        """Every prompt's tokens of a phase, in order of their position."""
-        found: dict[int, list[_RoutedToken]] = {}
-        for call in self.calls:
-            if call.phase == phase:
-                for at, token in enumerate(call.tokens):
-                    experts = {layer: routes[at] for layer, routes in call.experts.items()}
-                    found.setdefault(token[0], []).append((token, experts))
-        return {prompt: sorted(tokens, key=lambda token: token[0]) for prompt, tokens in sorted(found.items())}
+    def __call__(self, path: str, names: tuple[str, ...], elements: tuple[tuple[int, ...] | None, ...], bound: int) -> int | None:
+        if not elements or not elements[0]:
+            return None
+        element = elements[0]
+        if self.stage < 0 or element in self.seen:
+            self.stage += 1
+            self.rows = self.source(self.stage)
+            self.seen.clear()
+        self.seen.add(element)
+        expert = element[0]
+        if expert >= len(self.rows):
+            raise ConfigError(f"--routing: stage {self.stage} has {len(self.rows)} experts, but '{path}' needs number {expert}")
+        trips = -(-self.rows[expert] // self.rows_per_trip)
+        if trips > bound:
+            raise ConfigError(
+                f"--routing: stage {self.stage} sends {self.rows[expert]:,} rows to expert {expert} of rank 0, "
+                f"but it can receive {bound * self.rows_per_trip:,} ('{path}')",
+                hint=f"--set recv_max={trips * self.rows_per_trip}, or --set recv_layout=ragged",
+            )
+        return trips
 
 
-_RoutedToken = tuple[tuple[int, int], dict[int, tuple[int, ...]]]
-"""A token and its experts by layer."""
+def routing_source(text: str, values: Mapping[str, Any]) -> TripCounts | None:
+    """The trip counts that `--routing` asks for, None for the bound; `values` are the configuration's. Raises ConfigError."""
+    if text == "bound":
+        return None
+    kind, _, argument = text.partition(":")
+    tile = int(values["ROW_TILE"])
+    if text == "uniform":
+        share = -(-int(values["T"]) * int(values["EP"]) * int(values["TOPK"]) // int(values["E_ALL"]))
+        return Routing(lambda stage: [share] * int(values["E"]), tile)
+    if kind == "random":
+        if not argument.isdecimal():
+            raise ConfigError(f"--routing {text}: expected random:SEED with a non-negative integer")
+        return Routing(_random_source(int(argument), values), tile)
+    if not Path(text).is_file():
+        raise ConfigError(f"--routing {text}: no such file", hint="write bound, uniform, random:SEED or a JSON file")
+    stages = _recorded_rows(Path(text), values) if _is_recording(Path(text)) else _read_rows(Path(text))
+    return Routing(lambda stage: stages[stage % len(stages)], tile)
 
 
-def _made(number: int, phase: str, rank: int, chunk: Sequence[_RoutedToken]) -> RoutedCall:
-    layers = chunk[0][1]
-    experts = {layer: tuple(token[1][layer] for token in chunk) for layer in layers}
-    return RoutedCall(number, phase, rank, tuple(token for token, _ in chunk), experts)
+def _random_source(seed: int, values: Mapping[str, Any]) -> Callable[[int], Sequence[int]]:
+    """Every token of every rank picks its experts uniformly, none twice; the rows of rank 0's experts are counted."""
+    num_tokens, num_experts = int(values["T"]) * int(values["EP"]), int(values["E_ALL"])
+
+    def source(stage: int) -> Sequence[int]:
+        generator = random.Random(f"{seed}/{stage}")
+        rows = [0] * num_experts
+        for _ in range(num_tokens):
+            for expert in generator.sample(range(num_experts), int(values["TOPK"])):
+                rows[expert] += 1
+        return rows[: int(values["E"])]
+
+    return source
 
 
-def write_routing(path: Path, table: RoutingTable) -> None:
-    """Writes a table; raises OSError."""
-    with path.open("w", encoding="utf-8") as file:
-        header = {"format": FORMAT, "version": VERSION, "n_routed_experts": table.num_experts}
-        file.write(json.dumps({**header, "num_experts_per_tok": table.topk, "ranks": table.num_ranks}) + "\n")
-        for call in table.calls:
-            line = {"call": call.call, "phase": call.phase, "rank": call.rank, "tokens": call.tokens, "experts": call.experts}
-            file.write(json.dumps(line, separators=(",", ":")) + "\n")
+def _is_recording(path: Path) -> bool:
+    """Whether the file is a recording in the format of `runner.routing_table`."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return '"ringgraph-routing"' in file.readline()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--routing {path}: {error}") from None
 
 
-def read_routing(path: Path) -> RoutingTable:
-    """Reads a table; raises RinggraphError that names the line, or OSError."""
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    number, header = next(_objects(path, lines[:1]), (1, {}))
-    if header.get("format") != FORMAT or header.get("version") != VERSION:
-        raise RinggraphError(
-            f"{path}:{number}: not a routing table: expected a header with format '{FORMAT}', version {VERSION}",
-            hint="ringgraph generate --record-routing FILE writes one",
+def _recorded_rows(path: Path, values: Mapping[str, Any]) -> list[list[int]]:
+    """Per layer the most rows that each expert of rank 0 got in any recorded call of the deployment's phase."""
+    from runner.routing_table import read_routing
+
+    table = read_routing(path)
+    phase = "prefill" if values["deploy"] == "prefill" else "decode"
+    if (table.num_experts, table.num_ranks) != (values["E_ALL"], values["EP"]):
+        raise ConfigError(
+            f"--routing {path}: recorded with {table.num_experts} experts on {table.num_ranks} ranks, "
+            f"the configuration has {values['E_ALL']} on {values['EP']}"
         )
-    for name in ("n_routed_experts", "num_experts_per_tok", "ranks"):
-        if not _whole(header.get(name)) or header[name] < 1:
-            raise RinggraphError(f"{path}:{number}: '{name}' is {json.dumps(header.get(name))}, expected a number above 0")
-    table = RoutingTable(header["n_routed_experts"], header["num_experts_per_tok"], header["ranks"])
-    calls = [_call(f"{path}:{at}", value, table) for at, value in _objects(path, lines[1:], 2)]
-    calls.sort(key=lambda call: (call.call, call.rank))
-    return RoutingTable(table.num_experts, table.topk, table.num_ranks, tuple(calls))
+    calls = table.rows(phase)
+    if not calls:
+        raise ConfigError(f"--routing {path}: no call of phase '{phase}' is recorded")
+    return [[max(call[layer][e] for call in calls if layer in call) for e in range(values["E"])] for layer in table.layers]
 
 
-def _objects(path: Path, lines: Iterable[str], first: int = 1) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(lines, first):
-        if not line.strip():
-            continue
-        try:
-            value = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise RinggraphError(f"{path}:{number}: not a line of JSON: {error}") from None
-        if not isinstance(value, dict):
-            raise RinggraphError(f"{path}:{number}: expected a JSON object")
-        yield number, value
-
-
-def _call(where: str, value: Mapping[str, Any], table: RoutingTable) -> RoutedCall:
-    number, phase, rank = value.get("call"), value.get("phase"), value.get("rank")
-    if not _whole(number) or phase not in PHASES or not _whole(rank):
-        raise RinggraphError(f"{where}: expected 'call' and 'rank' as numbers and 'phase' as one of {', '.join(PHASES)}")
-    assert isinstance(number, int) and isinstance(rank, int)
-    if rank >= table.num_ranks:
-        raise RinggraphError(f"{where}: rank {rank}, expected less than {table.num_ranks}, the ranks of the header")
-    tokens, experts = value.get("tokens"), value.get("experts")
-    if not isinstance(tokens, list) or not all(_numbers(token) and len(token) == 2 for token in tokens):
-        raise RinggraphError(f"{where}: expected 'tokens' as a list of [prompt, position]")
-    if not isinstance(experts, dict) or not all(layer.isdigit() for layer in experts):
-        raise RinggraphError(f"{where}: expected 'experts' as lists by layer number")
-    for layer, routes in experts.items():
-        _check_routes(f"{where}: layer {layer}", routes, len(tokens), table)
-    chosen = {int(layer): tuple(map(tuple, routes)) for layer, routes in sorted(experts.items(), key=lambda item: int(item[0]))}
-    return RoutedCall(number, phase, rank, tuple((token[0], token[1]) for token in tokens), chosen)
-
-
-def _check_routes(where: str, routes: Any, num_tokens: int, table: RoutingTable) -> None:
-    if not isinstance(routes, list) or len(routes) != num_tokens:
-        raise RinggraphError(f"{where}: expected one list of expert ids for each of the {num_tokens} tokens")
-    for at, chosen in enumerate(routes):
-        if not _numbers(chosen) or len(chosen) != table.topk or len(set(chosen)) != table.topk:
-            raise RinggraphError(f"{where}: token {at} has {json.dumps(chosen)}, expected {table.topk} different expert ids")
-        if max(chosen) >= table.num_experts:
-            raise RinggraphError(f"{where}: token {at} chose expert {max(chosen)}, expected less than {table.num_experts}")
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _numbers(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_whole, value))
+def _read_rows(path: Path) -> list[list[int]]:
+    """`[[rows of expert 0, ...], ...]`, one list per stage, used again from the start when there are more stages."""
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"--routing {path}: {error}") from None
+    good = isinstance(data, list) and data and all(isinstance(stage, list) and stage for stage in data)
+    if not good or not all(type(rows) is int and rows >= 0 for stage in data for rows in stage):
+        raise ConfigError(f"--routing {path}: expected a list of stages, each a list of row counts, one per expert of this rank")
+    return data

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -97,23 +98,17 @@ def site(schedule: Schedule, scope: int) -> str:
     return f"{Path(mark.file).name}:{mark.line}" if mark else f"{schedule.scopes[scope].name}:0"
 
 
-def write_scope_stats(path: Path, schedule: Schedule, sizes: RingSizes, records: Sequence[ScopeRecord], fatal: bool) -> None:
-    """Write records as `scope_stats.jsonl`, schema 6; raises ScheduleError when the file cannot be written."""
-    meta = {
+def _meta(sizes: RingSizes, num_records: int, fatal: bool) -> dict[str, Any]:
+    return {
         "version": VERSION,
         "fatal": fatal,
         "dropped": 0,
-        "total": len(records),
-        "task_window_max": sizes.window,
-        "heap_max": sizes.heap,
-        "dep_pool_max": sizes.pool,
+        "total": num_records,
+        "task_window_max": list(sizes.window),
+        "heap_max": list(sizes.heap),
+        "dep_pool_max": list(sizes.pool),
         "tensormap_max": 0,
     }
-    lines = [meta, *(_line(schedule, record) for record in records)]
-    try:
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    except OSError as error:
-        raise ScheduleError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _line(schedule: Schedule, record: ScopeRecord) -> dict[str, Any]:
@@ -122,13 +117,21 @@ def _line(schedule: Schedule, record: ScopeRecord) -> dict[str, Any]:
     return head | dict(zip(FIELDS, record[2:], strict=True)) | {"tensormap": 0}
 
 
+def write_scope_stats(path: Path, schedule: Schedule, sizes: RingSizes, records: Sequence[ScopeRecord], fatal: bool) -> None:
+    """Write records as `scope_stats.jsonl`, schema 6; raises ScheduleError when the file cannot be written."""
+    lines = [_meta(sizes, len(records), fatal), *(_line(schedule, record) for record in records)]
+    try:
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    except OSError as error:
+        raise ScheduleError(f"cannot write {path}: {error.strerror}") from None
+
+
 @dataclass(frozen=True, slots=True)
-class StatsRow:
-    """Scopes of one ring and site in a file: how often they closed, and their worst figures in bytes and slots."""
+class ClosedScope:
+    """One scope of a file, from its two records: bytes, and slots at the high-water."""
 
     ring: int
     site: str
-    count: int
     high_water_bytes: int
     occupancy_bytes: int
     alloc_bytes: int
@@ -137,18 +140,18 @@ class StatsRow:
 
 @dataclass(frozen=True, slots=True)
 class StatsFile:
-    """A parsed `scope_stats.jsonl`: capacities per ring, whether the run failed, records lost, and rows by (ring, site)."""
+    """A parsed `scope_stats.jsonl`: capacities per ring, whether the run failed, records lost, scopes in closing order."""
 
-    path: str
+    name: str
     heap_max: tuple[int, ...]
     window_max: tuple[int, ...]
     fatal: bool
     dropped: int
-    rows: tuple[StatsRow, ...]
-    unclosed: int
+    scopes: tuple[ClosedScope, ...]
+    num_unclosed: int
 
-    def worst(self, ring: int) -> StatsRow | None:
-        return max((r for r in self.rows if r.ring == ring), key=lambda r: r.high_water_bytes, default=None)
+    def on_ring(self, ring: int) -> list[ClosedScope]:
+        return [scope for scope in self.scopes if scope.ring == ring]
 
 
 def read_scope_stats(path: Path) -> StatsFile:
@@ -160,16 +163,19 @@ def read_scope_stats(path: Path) -> StatsFile:
     parsed = [_parse(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not parsed:
         raise ScheduleError(f"{path}: empty, expected a line of capacities and one line per record")
-    meta, records = parsed[0], parsed[1:]
-    if meta.get("version") != VERSION:
-        raise ScheduleError(f"{path}:1: schema version {meta.get('version')!r}, expected {VERSION}")
+    if parsed[0].get("version") != VERSION:
+        raise ScheduleError(f"{path}:1: schema version {parsed[0].get('version')!r}, expected {VERSION}")
     try:
-        rows, unclosed = _rows(records)
-        heap_max = tuple(int(v) for v in meta["heap_max"])
-        window_max = tuple(int(v) for v in meta["task_window_max"])
-        return StatsFile(str(path), heap_max, window_max, bool(meta["fatal"]), int(meta["dropped"]), rows, unclosed)
+        return _stats(str(path), parsed[0], parsed[1:])
     except (KeyError, TypeError, ValueError) as error:
         raise ScheduleError(f"{path}: not scope stats of schema {VERSION}: {error!r}") from None
+
+
+def stats_of_replay(replay: Replay) -> StatsFile:
+    """What `write_scope_stats` would write, parsed."""
+    lines = [_line(replay.schedule, record) for record in replay.records]
+    meta = _meta(replay.sizes, len(lines), replay.deadlock is not None)
+    return _stats(f"{replay.schedule.name} ({replay.model})", meta, lines)
 
 
 def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
@@ -182,25 +188,52 @@ def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
     return value
 
 
-def _rows(records: Iterable[dict[str, Any]]) -> tuple[tuple[StatsRow, ...], int]:
-    """Pair begin and end records last-in first-out per (ring, site); rows in order of first close."""
+def _stats(name: str, meta: dict[str, Any], records: Iterable[dict[str, Any]]) -> StatsFile:
+    """Pair begin and end records last-in first-out per (ring, site)."""
     begun: dict[tuple[int, str], list[dict[str, Any]]] = {}
-    rows: dict[tuple[int, str], StatsRow] = {}
+    scopes: list[ClosedScope] = []
     for record in records:
-        key = (int(record["ring"]), str(record["site"]))
+        ring, where = int(record["ring"]), str(record["site"])
+        open_here = begun.setdefault((ring, where), [])
         if record["phase"] == "begin":
-            begun.setdefault(key, []).append(record)
-        elif begun.get(key):
-            begin = begun[key].pop()
-            old = rows.get(key, StatsRow(*key, 0, 0, 0, 0, 0))
-            rows[key] = StatsRow(
-                *key,
-                old.count + 1,
-                max(old.high_water_bytes, record["heap_end"] - begin["heap_start"]),
-                max(old.occupancy_bytes, record["heap_end"] - record["heap_start"]),
-                max(old.alloc_bytes, record["heap_end"] - begin["heap_end"]),
-                max(old.high_water_slots, record["task_window_end"] - begin["task_window_start"]),
+            open_here.append(record)
+            continue
+        if not open_here:
+            raise ValueError(f"the end of {where} on ring {ring} has no begin")
+        begin = open_here.pop()
+        scopes.append(
+            ClosedScope(
+                ring,
+                where,
+                record["heap_end"] - begin["heap_start"],
+                record["heap_end"] - record["heap_start"],
+                record["heap_end"] - begin["heap_end"],
+                record["task_window_end"] - begin["task_window_start"],
             )
-        else:
-            raise ValueError(f"the end of {key[1]} on ring {key[0]} has no begin")
-    return tuple(rows.values()), sum(map(len, begun.values()))
+        )
+    heap_max = tuple(int(value) for value in meta["heap_max"])
+    window_max = tuple(int(value) for value in meta["task_window_max"])
+    unclosed = sum(map(len, begun.values()))
+    return StatsFile(name, heap_max, window_max, bool(meta["fatal"]), int(meta["dropped"]), tuple(scopes), unclosed)
+
+
+# --- comparison -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Parting:
+    """The first scope of a ring, by number of closed scopes before it, where two files allocate differently."""
+
+    ring: int
+    number: int
+    left: ClosedScope | None
+    right: ClosedScope | None
+
+
+def partings(left: StatsFile, right: StatsFile) -> list[Parting]:
+    """Per ring where the two part: what a scope allocates depends on the program alone, never on progress."""
+    found = []
+    for ring in range(NUM_RINGS):
+        pairs = enumerate(zip_longest(left.on_ring(ring), right.on_ring(ring)))
+        found += [Parting(ring, n, a, b) for n, (a, b) in pairs if a is None or b is None or a.alloc_bytes != b.alloc_bytes][:1]
+    return found
