@@ -145,11 +145,21 @@ class _Loader:
     def _one(self, name: str, dtype: str, rows: tuple[int, int] | None) -> Loaded:
         """A checkpoint tensor, or its rows, as a program declares it."""
         checkpoint = self.checkpoint
+        if name.endswith(".tid2eid"):
+            self._check_experts(name, checkpoint.raw(name, rows))
         if dtype != "i8":
             return checkpoint.weight(name, rows).to(TORCH_DTYPES[dtype]), None
         if checkpoint.how(name) == "w8a8":
             return checkpoint.raw(name, rows), checkpoint.raw(scale_name(name), rows).float().reshape(-1)
         return quantise_rows(checkpoint.weight(name, rows))
+
+    def _check_experts(self, name: str, table: torch.Tensor) -> None:
+        """Raises CheckpointError where a table of experts names one that there is not."""
+        experts = self.config.values["n_routed_experts"]
+        for expert in (int(table.min()), int(table.max())):
+            if not 0 <= expert < experts:
+                message = f"tensor '{name}' has {expert}, expected experts from 0 to {experts - 1}"
+                raise CheckpointError(Diagnostic("K110", message))
 
     def _names(self, tensor: Tensor) -> list[str]:
         """The checkpoint tensors that make up a program's tensor."""
