@@ -254,23 +254,50 @@ def idx_score_out(score, *, out):
 
 @ops.op(
     "idx_topk",
-    "position_ids: i32[T], score: f32[..., I] -> topk: i32[..., K]",
+    "position_ids: i32[T], prompt_len: i32[1], score: f32[T, I] -> topk: i32[T, K]",
     core="AIV",
     params={"ratio": "compress_rate_csa"},
     cost=element_cost("score", 16),
     num_blocks=fixed(8),
 )
-def idx_topk(position_ids, score, *, topk, ratio):
-    """Indices of each token's best rows, best first; -1 beyond the visible ones.
+def idx_topk(position_ids, prompt_len, score, *, topk, ratio):
+    """Indices of each token's best rows, best first; -1 beyond the visible ones (prefill: one request).
 
-    Each token is ranked among exactly the rows it sees, so that the choice among equal scores depends on nothing else.
+    Among equal scores, which ReLU makes common, the choice is the one of a prompt read at once: all of its `prompt_len` tokens' rows
+    are ranked, those not visible below all others.
     """
-    topk.fill_(-1)
+    visible = visible_rows(position_ids, ratio).unsqueeze(-1)
+    ranked = min(max(int(prompt_len) // ratio, int(visible.max())), score.shape[1])
+    _put_best(score[:, :ranked], visible, topk)
+
+
+@ops.op(
+    "idx_topk_step",
+    "position_ids: i32[T], score: f32[B, S, I] -> topk: i32[B, S, K]",
+    core="AIV",
+    params={"ratio": "compress_rate_csa"},
+    cost=element_cost("score", 16),
+    num_blocks=fixed(8),
+)
+def idx_topk_step(position_ids, score, *, topk, ratio):
+    """Indices of each token's best rows, best first; -1 beyond the visible ones (decode: B requests).
+
+    Each token is ranked among exactly the rows that it sees, so that the choice among equal scores depends on nothing else.
+    """
     flat_topk, flat_score = topk.view(-1, topk.shape[-1]), score.view(-1, score.shape[-1])
-    counts, tokens = visible_rows(position_ids, ratio).unique_consecutive(return_counts=True)
+    visible = visible_rows(position_ids, ratio).unsqueeze(-1)
+    counts, tokens = visible.flatten().unique_consecutive(return_counts=True)
     first = 0
-    for visible, num_tokens in zip(counts.tolist(), tokens.tolist(), strict=True):
-        rows, keep = slice(first, first + num_tokens), min(visible, topk.shape[-1])
-        if keep > 0:
-            flat_topk[rows, :keep] = flat_score[rows, :visible].topk(keep).indices.int()
+    for ranked, num_tokens in zip(counts.tolist(), tokens.tolist(), strict=True):
+        rows = slice(first, first + num_tokens)
+        _put_best(flat_score[rows, :ranked], visible[rows], flat_topk[rows])
         first += num_tokens
+
+
+def _put_best(score: torch.Tensor, visible: torch.Tensor, topk: torch.Tensor) -> None:
+    """Best columns of each row of `score`, as many as there are or as `topk` takes; -1 for those not visible and beyond."""
+    count = min(score.shape[1], topk.shape[1])
+    topk[:, count:] = -1
+    if count:
+        best = score.topk(count, dim=-1).indices
+        topk[:, :count] = best.masked_fill(best >= visible, -1)

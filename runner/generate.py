@@ -46,8 +46,8 @@ class Session(Protocol):
         """Tasks run so far."""
         ...
 
-    def admit(self, num_tokens: int) -> int:
-        """State for a request of at most `num_tokens` positions."""
+    def admit(self, num_tokens: int, prompt_len: int) -> int:
+        """State for a request of at most `num_tokens` positions, of which its prompt takes the first `prompt_len`."""
         ...
 
     def release(self, handle: int) -> None: ...
@@ -118,7 +118,7 @@ class _Generator:
             return
         if self.filling is None:
             generation = self.waiting.pop()
-            handle = self.session.admit(len(generation.prompt) + self.max_new_tokens)
+            handle = self.session.admit(len(generation.prompt) + self.max_new_tokens, len(generation.prompt))
             self.filling = _Request(generation, handle)
         request = self.filling
         prompt, start = request.generation.prompt, request.prefilled

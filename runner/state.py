@@ -1,6 +1,6 @@
-"""What requests leave behind between calls: paged caches and compressor states, and the inputs that tell a call where they lie.
+"""What requests leave behind between calls: paged caches and compressor states, and inputs that tell a call where they lie.
 
-Every request owns pages of five pools, each with a block table: its window ring, its compressed rows in CSA and in HCA layers, and
+Every request owns pages of five pools, each with a block table: its window ring, its compressed rows in CSA and HCA layers, and
 the rings of the compressors' newest tokens. All layers of a kind use the same pages of their own tensors. The indexer's rows and
 its compressor's ring lie where CSA's own do.
 
@@ -74,9 +74,10 @@ class PagePool:
 
 @dataclass
 class _Request:
-    """`length` positions were seen of at most `capacity`; `pages` by pool."""
+    """`length` positions were seen of at most `capacity`; `pages` (as a table) and `owned` by pool."""
 
     capacity: int
+    prompt_len: int
     pages: dict[str, torch.Tensor]
     owned: dict[str, list[int]]
     length: int = 0
@@ -117,9 +118,10 @@ class StateStore:
         )
         return 1 + min(spare)
 
-    def admit(self, num_tokens: int | None = None) -> int:
+    def admit(self, num_tokens: int | None = None, prompt_len: int = 0) -> int:
         """A handle for a new request of at most `num_tokens` positions (`max_context` if None), with all pages that it can need.
 
+        `prompt_len` is how many of them the prompt has, for prefill in chunks to choose among equal scores as one call would.
         Raises StateError when that is more than `max_context`, or pages are short.
         """
         num_tokens = self.max_context if num_tokens is None else num_tokens
@@ -140,7 +142,7 @@ class StateStore:
         owned = {name: self._pools[name].take(count) for name, count in wanted.items()}
         tables = {name: _padded(pages, self._pools[name].table_pages) for name, pages in owned.items()}
         handle, self._next = self._next, self._next + 1
-        self._requests[handle] = _Request(num_tokens, tables, owned)
+        self._requests[handle] = _Request(num_tokens, prompt_len, tables, owned)
         return handle
 
     def release(self, handle: int) -> None:
@@ -216,6 +218,9 @@ class StateStore:
                     )
 
     def _input(self, name: str, spec: TensorSpec, batch: _Batch) -> torch.Tensor | None:
+        if name == "prompt_len":
+            lengths = [max(request.prompt_len, request.length) for request in batch.requests.values()]
+            return torch.tensor(lengths or [0], dtype=torch.int32)
         if name in ("input_ids", "position_ids"):
             return (batch.tokens if name == "input_ids" else batch.positions).to(TORCH_DTYPES[spec.dtype])
         if name in _TABLES:

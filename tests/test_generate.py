@@ -26,7 +26,7 @@ class Toy:
         self.calls: list[tuple[str, int]] = []
         self.most_admitted = 0
 
-    def admit(self, num_tokens: int) -> int:
+    def admit(self, num_tokens: int, prompt_len: int) -> int:
         handle = next(h for h in range(100) if h not in self.seen)
         self.seen[handle] = []
         self.most_admitted = max(self.most_admitted, len(self.seen))
