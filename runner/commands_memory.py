@@ -135,7 +135,7 @@ def plan(
     strategy = get_scheduler(scheduler)
     resolved = resolve(config, sets, deploy, ep, graph)
     library = GraphLibrary()
-    trips = routing_source(routing, resolved.values)
+    trips = routing_source(routing, resolved.values, resolved.deploy)
     program = expand(library.load(find_graph(graph)), resolved, registry(), library=library, trips=trips)
     planned = strategy(program, {"batch_allocs": batch_allocs})
     return planned, lambda: _timing(planned, resolved.dtypes, timing)

@@ -50,7 +50,7 @@ class Routing:
         return trips
 
 
-def routing_source(text: str, values: Mapping[str, Any]) -> TripCounts | None:
+def routing_source(text: str, values: Mapping[str, Any], deploy: str) -> TripCounts | None:
     """The trip counts that `--routing` asks for, None for the bound; `values` are the configuration's. Raises ConfigError."""
     if text == "bound":
         return None
@@ -65,7 +65,7 @@ def routing_source(text: str, values: Mapping[str, Any]) -> TripCounts | None:
         return Routing(_random_source(int(argument), values), tile)
     if not Path(text).is_file():
         raise ConfigError(f"--routing {text}: no such file", hint="write bound, uniform, random:SEED or a JSON file")
-    stages = _recorded_rows(Path(text), values) if _is_recording(Path(text)) else _read_rows(Path(text))
+    stages = _recorded_rows(Path(text), values, deploy) if _is_recording(Path(text)) else _read_rows(Path(text))
     return Routing(lambda stage: stages[stage % len(stages)], tile)
 
 
@@ -93,12 +93,12 @@ def _is_recording(path: Path) -> bool:
         raise ConfigError(f"--routing {path}: {error}") from None
 
 
-def _recorded_rows(path: Path, values: Mapping[str, Any]) -> list[list[int]]:
+def _recorded_rows(path: Path, values: Mapping[str, Any], deploy: str) -> list[list[int]]:
     """Per layer the most rows that each expert of rank 0 got in any recorded call of the deployment's phase."""
     from runner.routing_table import read_routing
 
     table = read_routing(path)
-    phase = "prefill" if values["deploy"] == "prefill" else "decode"
+    phase = "prefill" if deploy == "prefill" else "decode"
     if (table.num_experts, table.num_ranks) != (values["E_ALL"], values["EP"]):
         raise ConfigError(
             f"--routing {path}: recorded with {table.num_experts} experts on {table.num_ranks} ranks, "
