@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import expand_graph, run_program
+from graph_runs import expand_graph, run_program
 from transformers.models.deepseek_v4.configuration_deepseek_v4 import DeepseekV4Config
 from transformers.models.deepseek_v4.modeling_deepseek_v4 import (
     DeepseekV4HyperConnection,
