@@ -1,0 +1,79 @@
+"""Depths worked out from recorded routes, against counting them again in another way."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+
+import pytest
+
+from runner.config import load_config
+from runner.errors import RinggraphError
+from runner.recv_depth import check_fits, formula_depth, layer_depths, phase_depth, plot
+from runner.routing_table import RoutedCall, RoutingTable
+
+
+def skewed_table(num_ranks: int, num_calls: int, tokens: int, seed: int = 0) -> RoutingTable:
+    """Two layers with experts chosen by a Zipf law; 16 experts, 3 a token."""
+    choose = random.Random(seed)
+    weights = [1 / (1 + expert) for expert in range(16)]
+
+    def route() -> tuple[int, ...]:
+        found: list[int] = []
+        while len(found) < 3:
+            expert = choose.choices(range(16), weights)[0]
+            found += [expert] * (expert not in found)
+        return tuple(found)
+
+    calls = []
+    for number in range(num_calls):
+        for rank in range(num_ranks):
+            count = tokens - rank
+            experts = {layer: tuple(route() for _ in range(count)) for layer in (0, 3)}
+            calls.append(RoutedCall(number, "prefill", rank, tuple((rank, i) for i in range(count)), experts))
+    return RoutingTable(16, 3, num_ranks, tuple(calls))
+
+
+def test_depth_is_the_most_rows_of_an_expert_in_one_call():
+    table = skewed_table(2, 3, 40)
+    for found in layer_depths(table, "prefill", 16):
+        per_call = [Counter() for _ in range(3)]
+        for call in table.calls:
+            per_call[call.call].update(expert for chosen in call.experts[found.layer] for expert in chosen)
+        assert found.rows == tuple(max(counts[expert] for counts in per_call) for expert in range(16))
+        most = max(max(counts.values()) for counts in per_call)
+        assert found.least_depth - 16 < most <= found.least_depth and found.least_depth % 16 == 0
+        assert found.uniform == pytest.approx((40 + 39) * 3 / 16)
+        assert found.skew == pytest.approx(max(max(counts.values()) / ((40 + 39) * 3 / 16) for counts in per_call))
+
+
+@pytest.mark.parametrize(
+    "preset, deploy, ep, depth", [("flash", "prefill", 8, 96), ("flash", "decode", 8, 16), ("pro", "prefill", 8, 64)]
+)
+def test_the_formula_gives_the_figures_of_the_reference(preset, deploy, ep, depth):
+    """Source: the model's design page (16 and 96 for flash at ep8); 128 * 6 * 4 / 48 = 64 for pro."""
+    assert formula_depth(load_config([preset], deploy=deploy, ep=ep).values) == depth
+
+
+def test_a_phase_names_the_bound_and_the_depth_over_all_layers():
+    config = load_config(["tiny"], deploy="prefill", ep=2)
+    found = phase_depth(skewed_table(2, 3, 40), "prefill", config, {"ragged": 1})
+    assert found.least_depth == max(layer.least_depth for layer in found.layers)
+    assert (found.bound_depth, found.tokens, found.ranks, found.num_calls) == (256, 128, 2, 3)
+
+
+def test_a_table_of_another_model_is_refused():
+    config = load_config(["tiny"], ["n_routed_experts=32"], ep=2)
+    with pytest.raises(RinggraphError, match=r"^f: 'n_routed_experts' is 16, but the configuration has 32$"):
+        check_fits(skewed_table(2, 1, 4), config.values, "f")
+    with pytest.raises(RinggraphError, match=r"^f: no call is recorded$"):
+        check_fits(RoutingTable(16, 3, 1), load_config(["tiny"]).values, "f")
+
+
+def test_the_plot_is_a_picture(tmp_path):
+    config = load_config(["tiny"], deploy="prefill", ep=2)
+    phase = phase_depth(skewed_table(2, 3, 40), "prefill", config, {})
+    plot([phase], tmp_path / "depth.png")
+    assert (tmp_path / "depth.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(RinggraphError, match="xyz"):
+        plot([phase], tmp_path / "depth.xyz")
