@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,8 +17,6 @@ from runner.registry import Call, OpDef, OpRegistry
 from runner.signature import Signature
 from runner.spec import DTYPE_BYTES, TensorSpec
 
-_DEFAULT = {name: OpDef.__dataclass_fields__[name].default for name in ("num_blocks", "workspace", "check")}
-
 
 @dataclass(frozen=True, slots=True)
 class NodeCall:
@@ -28,6 +26,33 @@ class NodeCall:
     attrs: Mapping[str, Any]
     num_blocks: int
     workspace: tuple[tuple[str, TensorSpec], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What a call with certain operand types needs. `again` holds what to ask the op for every task: its rules read the attrs."""
+
+    call: NodeCall
+    again: tuple[Mapping[str, TensorSpec], Mapping[str, int]] | None = None
+
+
+class _Watched(Mapping[str, Any]):
+    """Attrs handed to an op's rules; `names` are those that items give, which may differ from task to task."""
+
+    def __init__(self, attrs: Mapping[str, Any], names: Container[str]):
+        self.attrs, self.names = attrs, names
+        self.was_read = False
+
+    def __getitem__(self, name: str) -> Any:
+        self.was_read = self.was_read or name in self.names
+        return self.attrs[name]
+
+    def __iter__(self) -> Iterator[str]:
+        self.was_read = True
+        return iter(self.attrs)
+
+    def __len__(self) -> int:
+        return len(self.attrs)
 
 
 @dataclass(slots=True)
@@ -42,8 +67,7 @@ class NodeOp:
     attrs: list[tuple[str, Expr]] = field(default_factory=list)
     fixed: Mapping[str, Any] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
-    calls: dict[tuple[int, ...], NodeCall] = field(default_factory=dict)
-    is_plain: bool = True  # what a call needs depends on the operands' types alone
+    calls: dict[tuple[int, ...], Fitted] = field(default_factory=dict)
 
 
 class OpCompiler:
@@ -82,8 +106,6 @@ class OpCompiler:
         node.names = [o for o, _ in node.inputs] + [o for o, _, _ in node.targets] + [o for o, _, _ in node.created]
         node.attrs = [(attr, parse(text.value, text.mark)) for attr, text in item.attrs.items()]
         node.fixed = self.defaults(item, definition, context)
-        custom = definition is not None and any(getattr(definition, part) is not default for part, default in _DEFAULT.items())
-        node.is_plain = not node.attrs or not custom
         return node
 
     def check_operands(self, item: Op, definition: OpDef | None) -> None:
@@ -193,17 +215,17 @@ class OpCompiler:
         self.expansion.report("G306", f"unknown tensor '{ref.name}'", ref.text.mark, hint)
 
     def call(self, node: NodeOp, specs: Sequence[TensorSpec | None], context: Context) -> NodeCall:
-        """What the call needs, worked out once per combination of operand types."""
+        """What the call needs, worked out once per combination of operand types unless the op's rules read the item's attrs."""
         key = tuple(map(id, specs))
-        known = node.calls.get(key)
-        if known is not None and not node.attrs:
-            return known
+        fitted = node.calls.get(key)
+        if fitted is not None and not node.attrs:
+            return fitted.call
         attrs = self.attrs(node, context) if node.attrs else node.fixed
-        if known is None:
-            known = node.calls[key] = self.work_out(node, specs, attrs, match=True)
-        elif not node.is_plain:
-            known = self.work_out(node, specs, attrs, match=False)
-        return NodeCall(known.core, attrs, known.num_blocks, known.workspace)
+        if fitted is None:
+            fitted = node.calls[key] = self.fit(node, specs, attrs)
+        elif fitted.again is not None and node.definition is not None:
+            return self.ask(node, node.definition, Call(*fitted.again, attrs))
+        return NodeCall(fitted.call.core, attrs, fitted.call.num_blocks, fitted.call.workspace)
 
     def attrs(self, node: NodeOp, context: Context) -> Mapping[str, Any]:
         attrs = dict(node.fixed)
@@ -215,11 +237,11 @@ class OpCompiler:
                 self.expansion.report_error(error, list(context.values))
         return attrs
 
-    def work_out(self, node: NodeOp, specs: Sequence[TensorSpec | None], attrs: Mapping[str, Any], match: bool) -> NodeCall:
+    def fit(self, node: NodeOp, specs: Sequence[TensorSpec | None], attrs: Mapping[str, Any]) -> Fitted:
+        """Check the operands against the op's signature and ask its rules."""
         definition = node.definition
         if definition is None:
-            return NodeCall(None, attrs, 1, ())
-        nothing = NodeCall(definition.core, attrs, 1, ())
+            return Fitted(NodeCall(None, attrs, 1, ()))
         known = {operand.name for operand in definition.operands}
         given = {name: spec for name, spec in zip(node.names, specs, strict=True) if spec is not None and name in known}
         found = self.signatures[definition.name].match(given)
@@ -228,23 +250,24 @@ class OpCompiler:
             mark = value.spec.mark if isinstance(value, Declaration) else value.mark
             self.expansion.report("G303", f"op '{definition.name}': {message}", mark)
         if found.problems or any(o.name not in given and not o.optional for o in definition.operands):
-            return nothing
-        return self.ask(node, definition, Call(given, found.dims, attrs)) or nothing
+            return Fitted(NodeCall(definition.core, attrs, 1, ()))
+        watched = _Watched(attrs, node.item.attrs)
+        call = self.ask(node, definition, Call(given, found.dims, watched))
+        return Fitted(call, (given, found.dims) if watched.was_read else None)
 
-    def ask(self, node: NodeOp, definition: OpDef, call: Call) -> NodeCall | None:
+    def ask(self, node: NodeOp, definition: OpDef, call: Call) -> NodeCall:
         """The op's own rules; they may be anybody's code, so that nothing they raise may reach the user as a traceback."""
-        mark = node.item.op.mark
+        mark, attrs = node.item.op.mark, call.attrs.attrs if isinstance(call.attrs, _Watched) else call.attrs
         try:
             message = definition.check(call)
-            if message is not None:
-                self.expansion.report("G323", f"op '{definition.name}': {message}", mark)
-                return None
-            workspace = definition.workspace(call) if self.expansion.with_workspace else {}
-            scratch = tuple((name, self.expansion.intern(spec.dtype, spec.shape)) for name, spec in workspace.items())
-            return NodeCall(definition.core, call.attrs, definition.num_blocks(call), scratch)
+            if message is None:
+                workspace = definition.workspace(call) if self.expansion.with_workspace else {}
+                scratch = tuple((name, self.expansion.intern(spec.dtype, spec.shape)) for name, spec in workspace.items())
+                return NodeCall(definition.core, attrs, definition.num_blocks(call), scratch)
         except Exception as error:
-            self.expansion.report("G323", f"op '{definition.name}': its rules failed: {type(error).__name__}: {error}", mark)
-            return None
+            message = f"its rules failed: {type(error).__name__}: {error}"
+        self.expansion.report("G323", f"op '{definition.name}': {message}", mark)
+        return NodeCall(definition.core, attrs, 1, ())
 
 
 def _inside(region: Region, ranges: Sequence[tuple[int, int]], dropped: Sequence[int]) -> tuple[Box, tuple[int, ...]]:
