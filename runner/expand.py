@@ -455,7 +455,7 @@ class _Expander(Expansion):
             cycle = " > ".join([used.name for used in self.using] + [graph.name])
             self.report("G309", f"graph '{graph.name}' uses itself: {cycle}", item.graph.mark)
             return
-        path = f"{frame.prefix}{item.id}"
+        path = frame.prefix[:-1] if frame.scope == item.id and len(frame.body) == 1 else f"{frame.prefix}{item.id}"
         inner, used = self.externals.bind(item, graph, frame, context, f"{path}.")
         first = len(self.tasks)
         inside: list[int | Span] = []
