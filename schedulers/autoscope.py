@@ -12,8 +12,12 @@ _BODIES = ("use", "iteration", "if")
 
 
 def autoscope(program: Program, options: Mapping[str, object]) -> Schedule:
-    """The graph's own scopes, and an auto scope around the body of every `use`, loop trip and branch outside manual scopes."""
-    return lower(program, place(program, Layout(_every_body, bool(options.get("batch_allocs")))), "autoscope")
+    """The graph's own scopes, and an auto scope around the body of every `use`, loop trip and branch outside manual scopes.
+
+    A tensor that is used after such a body belongs to the scope around it.
+    """
+    layout = Layout(_every_body, bool(options.get("batch_allocs")), outlive=True)
+    return lower(program, place(program, layout), "autoscope")
 
 
 def _every_body(span: Span, depth: int, in_manual: bool) -> str | None:

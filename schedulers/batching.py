@@ -24,12 +24,14 @@ class Layout:
 
     `scope_mode` gets a span (scope, use, iteration or if), the depth that its scope would have and whether it lies in a manual
     scope; it returns the mode of the scope to put around the span's items, or None for none. `batch` is block batching. With
-    `hoist`, tensors created directly in a manual scope are allocated just before that scope.
+    `hoist`, tensors created directly in a manual scope are allocated just before that scope. With `outlive`, so are tensors that
+    are used after a scope which the graph does not write itself.
     """
 
     scope_mode: Callable[[Span, int, bool], str | None]
     batch: bool = False
     hoist: bool = False
+    outlive: bool = False
 
 
 @dataclass
@@ -40,19 +42,40 @@ class _Body:
     depth: int
     manual: bool
     items: list[PlacedItem] = field(default_factory=list)
+    created: list[int] = field(default_factory=list)  # tensors that belong to this body and to no inner scope
     gathered: list[int] = field(default_factory=list)
     started: bool = False  # whether a task stands in it already
 
 
 def place(program: Program, layout: Layout) -> list[PlacedItem]:
     """The placement of a whole program under a layout; `lower` adds the root scope around it."""
-    return _Placing(program, layout).body(program.body.items, 0, False)
+    return _Placing(program, layout, _last_uses(program) if layout.outlive else {}).body(program.body.items, 0, False)
+
+
+def _last_uses(program: Program) -> dict[int, int]:
+    """The last task that touches each tensor; a value that a loop reads counts as used by the task after it."""
+    last: dict[int, int] = {}
+
+    def walk(span: Span, at: int) -> int:
+        if span.trips is not None:
+            last.update(dict.fromkeys(span.trips.reads, at))
+        for item in span.items:
+            if isinstance(item, int):
+                last.update(dict.fromkeys((*program.tasks[item].creates, *program.tasks[item].uses), item))
+                at = item + 1
+            else:
+                at = walk(item, at)
+        return at
+
+    walk(program.body, 0)
+    return last
 
 
 @dataclass(frozen=True, slots=True)
 class _Placing:
     program: Program
     layout: Layout
+    last_use: dict[int, int]
 
     def body(self, items: Iterable[int | Span], depth: int, manual: bool) -> list[PlacedItem]:
         body = _Body(self.layout.batch, depth, manual)
@@ -88,10 +111,22 @@ class _Placing:
         hoist = mode == "manual" and self.layout.hoist
         body = _Body(self.layout.batch or hoist, outer.depth + 1, outer.manual or mode == "manual")
         self.fill(span.items, body)
+        before = self.outliving(span, body, outer) if self.layout.outlive and span.kind != "scope" else []
         blocks = self.blocks(body.gathered)
         if hoist:
-            return [*blocks, PlacedScope(span.path, tuple(body.items), mode, span.mark)]
-        return [PlacedScope(span.path, (*blocks, *body.items), mode, span.mark)]
+            return [*before, *blocks, PlacedScope(span.path, tuple(body.items), mode, span.mark)]
+        return [*before, PlacedScope(span.path, (*blocks, *body.items), mode, span.mark)]
+
+    def outliving(self, span: Span, body: _Body, outer: _Body) -> list[PlacedItem]:
+        """Hand tensors that are used after `body` to the body around it; returns their allocs if that does not gather."""
+        end = max(span.tasks(), default=-1)
+        found = [tensor for tensor in body.created if self.last_use[tensor] > end]
+        body.gathered = [tensor for tensor in body.gathered if tensor not in found]
+        outer.created += found
+        if outer.gathers:
+            outer.gathered += found
+            return []
+        return [PlacedAlloc((tensor,)) for tensor in found]
 
     def blocks(self, tensors: Sequence[int]) -> list[PlacedItem]:
         size = MAX_TENSORS if self.layout.batch else 1
@@ -99,6 +134,7 @@ class _Placing:
 
 
 def _add_task(task: Task, body: _Body) -> None:
+    body.created += task.creates
     if body.gathers:
         scratch = _scratch(task)
         body.gathered += [tensor for tensor in task.creates if tensor not in scratch]
