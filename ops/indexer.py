@@ -263,8 +263,8 @@ def idx_score_out(score, *, out):
 def idx_topk(position_ids, prompt_len, score, *, topk, ratio):
     """Indices of each token's best rows, best first; -1 beyond the visible ones (prefill: one request).
 
-    Among equal scores, which ReLU makes common, the choice is the one of a prompt read at once: all of its `prompt_len` tokens' rows
-    are ranked, those not visible below all others.
+    Among equal scores, which ReLU makes common, the choice is that of a prompt read at once: the rows of all its `prompt_len`
+    tokens are ranked, those not visible below all others.
     """
     visible = visible_rows(position_ids, ratio).unsqueeze(-1)
     ranked = min(max(int(prompt_len) // ratio, int(visible.max())), score.shape[1])

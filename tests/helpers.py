@@ -1,51 +1,61 @@
-"""Graphs of tests: expanded, and run on externals given by name."""
+"""Runs an expanded program task by task, in submission order, on memory of its own: for tests that need no schedule and no executor."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
-from op_calls import REGISTRY, rubbish
 
-from runner.comm import LocalComm
-from runner.config import Config
-from runner.executor import execute
-from runner.expand import expand
-from runner.loader import find_graph, load_graph
-from runner.program import Program
+from runner.program import Program, Region, Span
+from runner.registry import OpRegistry
 from runner.storage import TORCH_DTYPES
-from schedulers.annotated import annotated
-
-
-def expand_graph(name: str, config: Config, **params: int) -> Program:
-    """A shipped graph, or one at a path, with every dynamic loop at its bound."""
-    return expand(load_graph(find_graph(name)), config, REGISTRY, params=params)
 
 
 def run_program(
-    program: Program, given: Mapping[str, torch.Tensor], comm: object = None, workers: int = 1, capture: tuple[str, ...] = ()
+    program: Program, registry: OpRegistry, externals: Mapping[str, torch.Tensor], values: Mapping[str, Any]
 ) -> dict[str, torch.Tensor]:
-    """Runs the program as it is written; gives its outputs, and copies of the tensors named in `capture`.
+    """Every tensor of the program by name (the last one of a name), after all tasks ran.
 
-    `given` has inputs by name, weights and state by source. What is not given: state is zero, scales of weights
-    are one; any other gap is an error.
+    `externals` are found by a tensor's source or name; outputs that it lacks are made. `values` are the configuration's. New
+    tensors are full of NaN (77 for integers), so that what is read before it is written shows.
     """
-    externals = {t.id: _external(t, given) for t in program.tensors if t.kind != "local"}
-    wanted = [t.id for t in program.tensors if t.name in capture]
-    result = execute(annotated(program, {}), REGISTRY, externals, comm=comm or LocalComm(), workers=workers, capture=wanted)
-    found = {program.tensors[i].name: value for i, value in result.captured.items()}
-    return found | {name: externals[i] for name, i in program.outputs.items()}
+    memory: list[torch.Tensor] = []
+    for tensor in program.tensors:
+        given = externals.get(tensor.source, externals.get(tensor.name)) if not tensor.is_local else None
+        dtype = TORCH_DTYPES[tensor.spec.dtype]
+        assert given is not None or tensor.kind in ("local", "output"), f"no tensor for {tensor.kind} '{tensor.name}'"
+        if given is None:
+            given = torch.full(tensor.spec.shape, float("nan") if dtype.is_floating_point else 77, dtype=dtype)
+        assert (given.dtype, tuple(given.shape)) == (dtype, tensor.spec.shape), (
+            tensor.name,
+            given.dtype,
+            given.shape,
+            tensor.spec,
+        )
+        memory.append(given)
+    _run(program, program.body, registry, memory, values)
+    return {tensor.name: memory[tensor.id] for tensor in program.tensors}
 
 
-def _external(tensor, given: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    shape, dtype = tensor.spec.shape, TORCH_DTYPES[tensor.spec.dtype]
-    key = tensor.name if tensor.kind == "input" else tensor.source
-    if tensor.kind == "output":
-        return rubbish(dtype, *shape)
-    if key in given:
-        assert given[key].shape == shape, (key, given[key].shape, shape)
-        return given[key].to(dtype)
-    if tensor.kind == "state":
-        return torch.zeros(shape, dtype=dtype)
-    assert tensor.kind == "weight" and tensor.name.endswith("_scale"), f"{tensor.kind} '{key}' is not given"
-    return torch.ones(shape)
+def _run(program: Program, span: Span, registry: OpRegistry, memory: list[torch.Tensor], values: Mapping[str, Any]) -> None:
+    trips = None
+    if span.kind == "dynamic" and span.trips is not None:
+        trips = span.trips.evaluate(lambda tensor, index: int(memory[tensor][index]))
+    for item in span.items[:trips]:
+        if isinstance(item, Span):
+            _run(program, item, registry, memory, values)
+        elif (task := program.tasks[item]).op is not None:
+            definition = registry[task.op]
+            arguments: dict[str, Any] = {o.name: None for o in definition.operands if o.optional}
+            params = {n: values[v] if isinstance(v, str) and v in values else v for n, v in definition.params.items()}
+            arguments |= params | dict(task.attrs)
+            arguments |= {name: _view(memory[region.tensor], region) for name, region in task.operands.items()}
+            definition.run(**arguments)
+
+
+def _view(tensor: torch.Tensor, region: Region) -> torch.Tensor:
+    if region.box is None:
+        return tensor
+    index = tuple(lo if axis in region.dropped else slice(lo, hi) for axis, (lo, hi) in enumerate(region.box))
+    return tensor[index]
