@@ -170,27 +170,20 @@ def replay_under(progress: str, planned: Schedule, sizes: RingSizes, timing: Cal
 
 
 def _print_report(planned: Schedule, report: ScheduleReport, routing: str) -> None:
-    title = f"{planned.name}, scheduler {planned.strategy}, progress {report.progress}, routing {routing} (MiB)"
-    figures = ("capacity", "high-water", "%", "occupancy", "peak", "least", "robust", "safe", "blocks", "tasks", "slots")
-    out = table("ring", *(f"{name}>" for name in figures), "peak scope", title=title)
+    print(f"{planned.name}, scheduler {planned.strategy}, routing {routing}; sizes in MiB")
+    title = f"\nwhat it takes, progress {report.progress}"
+    taken = table("ring", "capacity>", "high-water>", "%>", "occupancy>", "peak>", "slots>", "peak scope", title=title)
+    needed = table("ring", "least>", "robust>", "safe>", "blocks>", "tasks>", title="\nwhat it needs")
     for ring in report.rings:
-        sizes = (ring.occupancy_bytes, ring.peak_bytes, ring.least_bytes, ring.robust_bytes, ring.safe_bytes)
         percent = f"{100 * ring.high_water_bytes / ring.capacity_bytes:.1f}"
-        out.add_row(
-            str(ring.ring),
-            _mib(ring.capacity_bytes),
-            _mib(ring.high_water_bytes),
-            percent,
-            *map(_mib, sizes),
-            f"{ring.num_blocks:,}",
-            f"{ring.num_tasks:,}",
-            f"{ring.peak_slots:,}",
-            ring.peak_scope or "",
-        )
-    console().print(out)
+        sizes = [_mib(size) for size in (ring.capacity_bytes, ring.high_water_bytes, ring.occupancy_bytes, ring.peak_bytes)]
+        taken.add_row(str(ring.ring), *sizes[:2], percent, *sizes[2:], f"{ring.peak_slots:,}", ring.peak_scope or "")
+        sizes = [_mib(size) for size in (ring.least_bytes, ring.robust_bytes, ring.safe_bytes)]
+        needed.add_row(str(ring.ring), *sizes, f"{ring.num_blocks:,}", f"{ring.num_tasks:,}")
+    console().print(taken, needed)
     if report.peak_live_bytes is not None:
-        print(f"peak live {_mib(report.peak_live_bytes)} MiB; ", end="")
-    print(f"{report.num_tasks:,} tasks; safe capacity in all {_mib(report.safe_total_bytes)} MiB")
+        print(f"\npeak live {_mib(report.peak_live_bytes)}; ", end="")
+    print(f"{report.num_tasks:,} tasks; safe capacity in all {_mib(report.safe_total_bytes)}")
     if report.makespan_us is not None and report.stall_us is not None:
         print(f"timed: makespan {report.makespan_us / 1000:,.2f} ms, submission stalled {report.stall_us / 1000:,.2f} ms of it")
     print(f"PTO2_RING_HEAP={','.join(str(ring.safe_bytes) for ring in report.rings)}")
