@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +16,11 @@ if TYPE_CHECKING:
     from runner.config import Config
     from runner.program import Program
     from runner.registry import OpRegistry
+    from runner.ring_sizes import Four, RingSizes
+    from runner.schedule import Schedule
 
 DEFAULT_CONFIG = ("tiny",)
+RING_VARIABLES = ("PTO2_RING_HEAP", "PTO2_RING_TASK_WINDOW", "PTO2_RING_DEP_POOL")
 
 
 def console() -> Console:
@@ -73,5 +77,42 @@ def program_of(graph: str, config: Config) -> Program:
     return expand(library.load(find_graph(graph)), config, registry(), library=library)
 
 
-def join(items: Iterable[object]) -> str:
-    return ", ".join(map(str, items))
+def schedule_of(program: Program, scheduler: str, *, unchecked: bool = False) -> Schedule:
+    """A strategy's schedule, verified; raises ScheduleError. `unchecked`: edges that a manual scope lacks are warnings."""
+    from runner.verify import check
+    from schedulers import get_scheduler
+
+    schedule = get_scheduler(scheduler)(program, {})
+    for finding in check(schedule, allow_missing_edges=unchecked):
+        messages().print(f"warning: {finding}", markup=False)
+    return schedule
+
+
+def ring_sizes(
+    schedules: Sequence[Schedule], heap: str | None, window: str | None, pool: str | None, *, unchecked: bool = False
+) -> RingSizes | None:
+    """The rings of the options and environment, None where neither asks for any; `safe` stands for the sizes known to be safe.
+
+    Raises ScheduleError when a schedule can deadlock in them, unless `unchecked`.
+    """
+    from runner.ring_choice import refuse_deadlock, safe_sizes
+    from runner.ring_sizes import RingSizes
+
+    if heap == "safe":
+        sizes = safe_sizes(schedules)
+        return RingSizes(sizes.heap, *_given_counts(sizes, window, pool))
+    asked = any(text is not None for text in (heap, window, pool)) or any(name in os.environ for name in RING_VARIABLES)
+    if not asked:
+        return None
+    sizes = RingSizes.resolve(heap, window, pool)
+    if not unchecked:
+        refuse_deadlock(schedules, sizes)
+    return sizes
+
+
+def _given_counts(safe: RingSizes, window: str | None, pool: str | None) -> tuple[Four, Four]:
+    """Windows and pools: as given, else as safe."""
+    from runner.ring_sizes import RingSizes
+
+    given = RingSizes.resolve(None, window, pool, {})
+    return (given.window if window else safe.window), (given.pool if pool else safe.pool)

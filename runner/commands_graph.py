@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
 
 from runner import options
-from runner.commands_common import console, print_json, registry, table
+from runner.commands_common import console, print_json, program_of, registry, resolve, table
 
 graph_app = typer.Typer(help="Shipped graphs.", no_args_is_help=True)
 ops_app = typer.Typer(help="Registered ops.", no_args_is_help=True)
@@ -14,6 +17,7 @@ ops_app = typer.Typer(help="Registered ops.", no_args_is_help=True)
 def register(app: typer.Typer) -> None:
     app.add_typer(graph_app, name="graph")
     app.add_typer(ops_app, name="ops")
+    app.command()(dot)
 
 
 @graph_app.command("list")
@@ -86,3 +90,31 @@ def _described(op) -> dict[str, object]:
         "needs": list(op.needs),
         "source": op.source,
     }
+
+
+def dot(
+    graph: options.GraphName,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write here, not to standard output.")] = None,
+    level: Annotated[str, typer.Option(help="What a node is: layer, stage or task.")] = "stage",
+    layer: Annotated[int | None, typer.Option(metavar="N", help="Draw this layer only.")] = None,
+    svg: Annotated[bool, typer.Option("--svg", help="Render with Graphviz; needs --out.")] = False,
+    config: options.Configs = [],  # noqa: B006
+    sets: options.Sets = [],  # noqa: B006
+    deploy: options.Deploy = None,
+    ep: options.Ep = None,
+    scheduler: options.Scheduler = "annotated",
+) -> None:
+    """Draw a graph as DOT: scopes are clusters, a ring has one colour, edges carry bytes."""
+    from runner.dot import render_svg, to_dot
+    from schedulers import get_scheduler
+
+    program = program_of(graph, resolve(config, sets, deploy, ep, graph))
+    text = to_dot(get_scheduler(scheduler)(program, {}), level, layer)
+    if svg and out is None:
+        raise typer.BadParameter("--svg needs --out FILE")
+    if svg and out is not None:
+        render_svg(text, out)
+    elif out is not None:
+        out.write_text(text, encoding="utf-8")
+    else:
+        print(text, end="")

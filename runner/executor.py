@@ -10,18 +10,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from time import perf_counter, perf_counter_ns
-from typing import Any, Protocol
+from time import perf_counter
+from typing import Protocol
 
 import torch
 
-from runner.binding import Binder, contiguous_strides, view_at
-from runner.errors import ExecutionError, RinggraphError
+from runner.binding import Binder
+from runner.errors import ExecutionError
 from runner.registry import OpRegistry
 from runner.ring_heap import ScopeRecord
 from runner.ring_sizes import RingSizes
-from runner.schedule import Begin, End, Read, Repeat, Schedule, Submission, Submit
-from runner.storage import Place, PlainStorage, RingStorage, Storage
+from runner.schedule import Begin, End, Read, Repeat, Schedule, Submit
+from runner.storage import PlainStorage, RingStorage, Storage
+from runner.task_run import Run, TaskTime
+from runner.workers import Workers
 
 PROGRESS_TASKS = 256
 """Tasks between two calls of `progress`."""
@@ -37,15 +39,6 @@ class RunResult:
     peak_bytes: int
     ring_peaks: tuple[int, ...] = ()
     captured: Mapping[int, torch.Tensor] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class TaskTime:
-    """One measured task: what `timed` takes instead of estimated costs."""
-
-    path: str
-    op: str
-    elapsed_ns: int
 
 
 class Engine(Protocol):
@@ -68,53 +61,6 @@ class Engine(Protocol):
     def leave_out(self, first: int, end: int) -> None:
         """Submissions `first` to `end - 1` will not come."""
         ...
-
-
-class Run:
-    """What one run of a schedule holds: bindings, storage, places, and where measurements go."""
-
-    def __init__(self, schedule: Schedule, binder: Binder, storage: Storage, profile: list[TaskTime] | None):
-        self.schedule = schedule
-        self.binder = binder
-        self.storage = storage
-        self.profile = profile
-        self.places: list[Place | None] = [None] * len(schedule.submissions)
-        self.num_tasks = 0
-        self.num_submissions = 0
-
-    def call(self, index: int) -> None:
-        """Runs a submission's op; raises ExecutionError that names node and operands."""
-        binding = self.binder.binding(index)
-        arguments = binding.arguments(self.places, self.storage)
-        start = perf_counter_ns() if self.profile is not None else 0
-        try:
-            binding.run(**arguments)
-        except Exception as error:
-            raise _failure(self.schedule.submissions[index], arguments, error) from error
-        if self.profile is not None:
-            _synchronize(arguments)
-            submission = self.schedule.submissions[index]
-            self.profile.append(TaskTime(submission.name, submission.op or "", perf_counter_ns() - start))
-
-    def element(self, tensor: int, index: tuple[int, ...]) -> int:
-        """One element of a tensor, for trip counts."""
-        return int(self.tensor(tensor)[index].item())
-
-    def tensor(self, tensor: int) -> torch.Tensor:
-        """A whole tensor, where it lies now; raises ExecutionError if the trip that creates it did not run."""
-        external = self.binder.external(tensor)
-        if external is not None:
-            return external
-        owner, start = self.binder.home(tensor)
-        place = self.places[owner]
-        program = self.schedule.program
-        assert program is not None
-        known = program.tensors[tensor]
-        if place is None:
-            raise ExecutionError(f"tensor '{known.name}' is read, but the trip that creates it did not run")
-        buffer, offset = place
-        shape = known.spec.shape
-        return view_at(self.storage, (buffer, offset + start), known.spec.dtype, 0, shape, contiguous_strides(shape))
 
 
 class InOrder:
@@ -305,13 +251,12 @@ class CompiledSchedule:
         if self._workers <= 1:
             yield InOrder(run)
             return
-        from runner.workers import Workers
-
         engine = Workers(run, self._workers)
         try:
             yield engine
         finally:
             engine.stop()
+        engine.interrupts.check()
 
 
 def execute(
@@ -331,26 +276,3 @@ def execute(
     """Runs a schedule once; see `CompiledSchedule` and its `run`."""
     compiled = CompiledSchedule(schedule, registry, externals, rings=rings, workers=workers, comm=comm, device=device)
     return compiled.run(scope_stats=scope_stats, profile=profile, progress=progress, capture=capture)
-
-
-def _failure(submission: Submission, arguments: Mapping[str, Any], error: Exception) -> ExecutionError:
-    where = f"{submission.mark}: " if submission.mark else ""
-    text = f"{where}node '{submission.name}' (op '{submission.op}') failed: {_reason(error)}"
-    tensors = {name: value for name, value in arguments.items() if isinstance(value, torch.Tensor)}
-    for name, value in tensors.items():
-        text += f"\n  {name}: {str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
-    return ExecutionError(text)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, RinggraphError):
-        return str(error)
-    return f"{type(error).__name__}: {error}"
-
-
-def _synchronize(arguments: Mapping[str, Any]) -> None:
-    """Waits for the accelerator, so that a measured time is the task's own."""
-    for value in arguments.values():
-        if isinstance(value, torch.Tensor) and value.device.type != "cpu":
-            torch.accelerator.synchronize(value.device)
-            return

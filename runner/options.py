@@ -26,7 +26,9 @@ Workers = Annotated[int, typer.Option("--workers", min=0, metavar="N", help="Wor
 Scheduler = Annotated[str, typer.Option("--scheduler", metavar="NAME", help="Placement strategy.")]
 RingHeap = Annotated[
     str | None,
-    typer.Option("--ring-heap", metavar="SIZE", help="Heap of each ring: 1GiB, or four values; 0: PTO2_RING_HEAP or 256MiB."),
+    typer.Option(
+        "--ring-heap", metavar="SIZE", help="Heap of each ring: 1GiB, or four values (0: PTO2_RING_HEAP or 256MiB), or 'safe'."
+    ),
 ]
 RingWindow = Annotated[
     str | None,
@@ -37,4 +39,7 @@ RingPool = Annotated[
     typer.Option(
         "--ring-pool", metavar="N", help="Pool entries of each ring, one value or four; 0: PTO2_RING_DEP_POOL or 16384."
     ),
+]
+Unchecked = Annotated[
+    bool, typer.Option("--unchecked", help="Run although rings may be too small or a manual scope lacks edges.")
 ]

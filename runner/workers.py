@@ -7,20 +7,46 @@ reclaimed in that order. One lock guards all bookkeeping; ops run outside of it.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable
 from heapq import heappop, heappush
-from threading import Condition, Lock, Thread
-from typing import TYPE_CHECKING
+from threading import Condition, Lock, Thread, current_thread, main_thread
 
 import torch
 
-if TYPE_CHECKING:
-    from runner.executor import Run
+from runner.task_run import Run
 
 AHEAD_PER_WORKER = 256
 """Submissions that may be in flight per worker: enough to find parallel work in, few enough to keep what is live small."""
 
+INTERRUPT_POLL_S = 0.1
+"""How often the submitting thread looks for Ctrl-C while it waits."""
+
 _WAITING, _SUBMITTED, _COMPLETED = 0, 1, 2
+
+
+class Interrupts:
+    """Ctrl-C, counted instead of raised: an exception at any place could leave the lock taken and the workers waiting.
+
+    Only where Ctrl-C would raise KeyboardInterrupt in this thread; `check` raises it, at a place that is safe.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._active = current_thread() is main_thread() and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if self._active:
+            signal.signal(signal.SIGINT, self._note)
+
+    def _note(self, *_: object) -> None:
+        self.count += 1
+
+    def check(self) -> None:
+        if self.count:
+            raise KeyboardInterrupt
+
+    def restore(self) -> None:
+        if self._active:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Workers:
@@ -39,6 +65,7 @@ class Workers:
         self._last_comm: int | None = None
         self._failures: dict[int, BaseException] = {}
         self._stopping = False
+        self.interrupts = Interrupts()
         lock = Lock()
         self._work = Condition(lock)  # workers wait here for tasks
         self._progress = Condition(lock)  # the submitting thread waits here for completions
@@ -93,12 +120,14 @@ class Workers:
             self._storage.leave_out(first, end)
 
     def stop(self) -> None:
-        """Lets running tasks end, starts no more, and joins the threads."""
+        """Starts no more tasks and waits until those that run have ended; a second Ctrl-C stops waiting for them."""
         with self._work:
             self._stopping = True
             self._work.notify_all()
         for thread in self._threads:
-            thread.join()
+            while thread.is_alive() and self.interrupts.count < 2:
+                thread.join(INTERRUPT_POLL_S)
+        self.interrupts.restore()
 
     def _waits(self, submission: int) -> set[int]:
         waits = set(self._present(self._run.schedule.submissions[submission].waits))
@@ -157,10 +186,11 @@ class Workers:
     def _await_progress(self) -> None:
         self._check()
         assert self._in_flight, "the submitting thread waits for nothing"
-        self._progress.wait()
+        self._progress.wait(INTERRUPT_POLL_S)
         self._check()
 
     def _check(self) -> None:
+        self.interrupts.check()
         if self._failures:
             raise self._failures[min(self._failures)]
 

@@ -245,15 +245,21 @@ def test_interrupt_ends_the_run_and_its_threads(workers):
     for i in range(8):
         builder.fill(f"t{i}", i)
     registry = arithmetic_ops()
+    pressed = []
 
     class Interrupting(dict):
         def __getitem__(self, name):
-            definition = registry[name]
-            return replace(definition, run=lambda **_: signal.raise_signal(signal.SIGINT))
+            def interrupt_once(**_):
+                if not pressed:
+                    pressed.append(True)
+                    signal.raise_signal(signal.SIGINT)
+
+            return replace(registry[name], run=interrupt_once)
 
     with pytest.raises(KeyboardInterrupt):
         execute(builder.lower(*range(8)), Interrupting(), {}, workers=workers)
     assert no_workers_left()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_ops_that_communicate_run_in_submission_order():

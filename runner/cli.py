@@ -1,0 +1,59 @@
+"""The command line: `ringgraph COMMAND`.
+
+Commands live in `runner.commands_*`, which import what they need when they run, so that `--help` and `lint` start quickly.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version as installed_version
+from typing import Annotated
+
+import typer
+
+from runner import commands_checkpoint, commands_config, commands_graph, commands_run
+from runner.errors import RinggraphError
+
+app = typer.Typer(
+    name="ringgraph",
+    help="Runs model pipelines written as YAML graphs, on ring heaps that cannot overflow.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ringgraph {installed_version('ringgraph')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    pass
+
+
+for module in (commands_graph, commands_config, commands_checkpoint, commands_run):
+    module.register(app)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs one command and ends the process: 0 done, 1 a problem, 2 unusable arguments, 130 interrupted."""
+    try:
+        app(args=arguments, prog_name="ringgraph")
+    except RinggraphError as error:
+        print(f"error: {error}" if not error.diagnostics else str(error), file=sys.stderr)
+    except OSError as error:
+        where = f"'{error.filename}': " if error.filename is not None else ""
+        print(f"error: {where}{(error.strerror or str(error)).lower()}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
