@@ -45,4 +45,4 @@ def _add(registry: OpRegistry, found: object) -> None:
     elif callable(found):
         found(registry)
     else:
-        raise TypeError(f"it is a {type(found).__name__}, expected an OpRegistry or a function")
+        raise TypeError(f"it is of type '{type(found).__name__}', expected an OpRegistry or a function")
