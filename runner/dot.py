@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,33 +59,39 @@ def _nodes_by_task(program: Program, level: str, only: Span | None) -> dict[int,
         node.tasks.append(task)
         by_task[task] = node
 
-    def walk(span: Span, prefix: str, stage: str | None, trips: int) -> None:
-        """`prefix` replaces `span.path` in keys: collapsed trips take the keys of their loop's first one."""
+    def walk(span: Span, rename: Callable[[str], str], stage: str | None, trips: int) -> None:
+        """`rename` maps paths inside to keys: what is in a collapsed trip takes the keys of its loop's first one."""
         if span.kind == "use" or (level == "layer" and span in top):
-            stage = prefix
+            stage = stage if level == "layer" and stage is not None else rename(span.path)
         collapse = span.kind in ("for", "dynamic") and _is_plain(span)
-        count = len(span.items) if collapse else 1
+        inside = trips * (_num_trips(span) if collapse else 1)
         for i, item in enumerate(span.items):
             if isinstance(item, int):
-                leaf = prefix + program.tasks[item].path.removeprefix(span.path)
-                add(item, stage if stage is not None and level != "task" else leaf, trips)
+                add(item, stage if stage is not None and level != "task" else rename(program.tasks[item].path), trips)
             elif collapse and i > 0:
                 first = span.items[0]
                 assert isinstance(first, Span)
-                walk(item, prefix + first.path.removeprefix(span.path), stage, trips * count)
-            elif level == "layer" and stage is not None:
-                walk(item, stage, stage, 1)
+                walk(item, _renamed(rename, item.path, first.path), stage, inside)
             else:
-                walk(item, prefix + item.path.removeprefix(span.path), stage, trips * count)
+                walk(item, rename, stage, inside)
 
-    root = only or program.body
-    walk(root, root.path, None, 1)
+    walk(only or program.body, str, None, 1)
     return by_task
 
 
+def _num_trips(loop: Span) -> int:
+    """At most how often a loop runs; the program may hold fewer trips of a dynamic one."""
+    return loop.trips.bound if loop.trips else len(loop.items)
+
+
+def _renamed(rename: Callable[[str], str], old: str, new: str) -> Callable[[str], str]:
+    return lambda path: rename(new + path.removeprefix(old))
+
+
 def _label(key: str, level: str) -> str:
+    """The last name of a path, and what it belongs to where it says little by itself."""
     parts = key.split(".")
-    return key if level == "layer" else parts[-1]
+    return key if level == "layer" else ".".join(parts[-2:]) if parts[-1].startswith("alloc") else parts[-1]
 
 
 def _scopes_of_tasks(schedule: Schedule) -> dict[int, tuple[int, ...]]:
@@ -113,28 +119,19 @@ def _common_prefix(first: tuple[int, ...], second: tuple[int, ...]) -> tuple[int
 
 
 def _edges(program: Program, by_task: dict[int, _Node]) -> dict[tuple[str, str], set[int]]:
-    """Tensors that flow between nodes; an explicit edge without data is an entry with no tensor."""
+    """Tensors that flow between nodes; an edge that only orders its tasks is an entry with no tensor."""
     edges: dict[tuple[str, str], set[int]] = {}
-    writers: dict[int, list[str]] = {}
     for task in program.tasks:
         node = by_task.get(task.id)
         if node is None:
             continue
-        for tensor in task.reads:
-            for writer in writers.get(tensor, ()):
-                if writer != node.key:
-                    edges.setdefault((writer, node.key), set()).add(tensor)
-        for before in task.after:
+        node.created.update(task.creates)
+        reads = set(task.reads)
+        for before in (*task.waits, *task.after):
             other = by_task.get(before)
             if other is not None and other is not node:
-                edges.setdefault((other.key, node.key), set())
-        for tensor in task.writes:
-            known = writers.setdefault(tensor, [])
-            if tensor in task.reads or node.key in known:
-                known[:] = [node.key] if tensor in task.reads else known
-            if node.key not in known:
-                known.append(node.key)
-        node.created.update(task.creates)
+                tensors = edges.setdefault((other.key, node.key), set())
+                tensors.update(reads.intersection(program.tasks[before].writes))
     return edges
 
 
@@ -165,7 +162,7 @@ def _node_line(node: _Node, ring: int, program: Program, level: str) -> str:
     if size:
         label += f"\n{human_bytes(size)}"
     task = program.tasks[node.tasks[0]]
-    where = f" ({task.mark})" if task.mark else ""
+    where = f" ({Path(task.mark.file).name}:{task.mark.line})" if task.mark else ""
     return (
         f"{_quote(node.key)} [label={_quote(label)}, fillcolor={_quote(RING_FILLS[ring])}, "
         f"color={_quote(RING_COLOURS[ring])}, tooltip={_quote(node.key + where)}];"
@@ -192,7 +189,7 @@ def _clusters(schedule: Schedule, nodes: list[_Node], program: Program, level: s
             yield f"{indent()}subgraph {_quote(f'cluster_{scope}')} {{"
             open_scopes = (*open_scopes, scope)
             style = "dashed" if info.mode == "manual" else "solid"
-            name = info.name.rsplit(".", 1)[-1]
+            name = ".".join(info.name.split(".")[-2:])
             yield (
                 f"{indent()}label={_quote(f'{name} (ring {info.ring})')}; tooltip={_quote(info.name)}; "
                 f"color={_quote(RING_COLOURS[info.ring])}; style={style}; penwidth=2;"
@@ -236,7 +233,7 @@ def to_dot(schedule: Schedule, level: str = "stage", layer: int | None = None) -
     lines = [
         f"digraph {_quote(program.name)} {{",
         f"  label={_quote(f'{program.name}, {schedule.strategy} placement')}; labelloc=t;",
-        f"  rankdir=TB; compound=true; newrank=true; {'nslimit=1; nslimit1=1; mclimit=0.1; splines=line;' if many else ''}",
+        f"  rankdir=TB; compound=true;{' nslimit=1; nslimit1=1; splines=line;' if many else ''}",
         '  node [shape=box, style="rounded,filled", fontname="Helvetica", fontsize=10];',
         '  edge [fontname="Helvetica", fontsize=8, color="#555555"];',
         *_clusters(schedule, nodes, program, level),
