@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ MAX_SHARD_BYTES = 2**30
 PLAN_NAME = "conversion.json"
 REPORT_NAME = "conversion_report.json"
 LOCK_NAME = "conversion.lock"
-PIECE_BYTES = 2**26
+PIECE_BYTES = 2**22
 KEPT_SUFFIXES = (".json", ".txt", ".model", ".jinja")
 """Tokenizer and the like, copied beside the converted weights."""
 
@@ -142,27 +143,20 @@ class _Work:
         self, name: str, spec: TensorSpec, scales: dict[str, list[torch.Tensor]], errors: list[TensorError]
     ) -> Iterator[torch.Tensor]:
         """A weight's stored pieces; its scales and its error are left in `scales` and `errors`."""
-        how, stored_how = encoding(name, self.to), self.checkpoint.how(name)
-        difference, norm, largest = 0.0, 0.0, 0.0
+        how, stored = encoding(name, self.to), self.checkpoint.tensors[name].spec
+        read_as = stored.dtype if self.checkpoint.how(name) == "plain" else self.checkpoint.how(name)
+        error = _Error()
         for rows in _row_ranges(spec):
             before = self.checkpoint.weight(name, rows)
-            if before.is_floating_point():
-                codes, scale = self._encode(name, rows, before, spec)
-                after = decode(codes, scale, how)
-                step = (after - before.float()).abs_()
-                difference += step.double().square().sum().item()
-                norm += before.double().square().sum().item()
-                largest = max(largest, step.max().item()) if step.isfinite().all() else float("nan")
-                if scale is not None:
-                    scales.setdefault(scale_name(name), []).append(scale)
-            else:
-                codes = before.to(TORCH_DTYPES[spec.dtype])
+            if not before.is_floating_point():
+                yield before.to(TORCH_DTYPES[spec.dtype])
+                continue
+            codes, scale = self._encode(name, rows, before, spec)
+            error.add(before, codes if codes.dtype == before.dtype else decode(codes, scale, how))
+            if scale is not None:
+                scales.setdefault(scale_name(name), []).append(scale)
             yield codes
-        relative = (difference / norm) ** 0.5 if norm else 0.0
-        read_as, written_as = ((spec.dtype if h == "plain" else h) for h in (stored_how, how))
-        if stored_how == "plain":
-            read_as = self.checkpoint.tensors[name].spec.dtype
-        errors.append(TensorError(name, read_as, written_as, relative, largest))
+        errors.append(TensorError(name, read_as, spec.dtype if how == "plain" else how, *error.result()))
 
     def _encode(
         self, name: str, rows: tuple[int, int], before: torch.Tensor, spec: TensorSpec
@@ -176,8 +170,30 @@ class _Work:
         return encode(before.float(), how)
 
 
+class _Error:
+    """Relative and largest difference of a tensor that comes in pieces."""
+
+    def __init__(self) -> None:
+        self.difference = self.norm = self.largest = 0.0
+
+    def add(self, before: torch.Tensor, after: torch.Tensor) -> None:
+        if after is before:
+            finite = bool(before.isfinite().all())
+            self.largest = self.largest if finite else float("nan")
+            return
+        before = before.float()
+        step = after.float() - before
+        largest = max(-step.min().item(), step.max().item())
+        self.difference += torch.linalg.vector_norm(step).item() ** 2
+        self.norm += torch.linalg.vector_norm(before).item() ** 2
+        self.largest = max(self.largest, largest) if isfinite(largest) and isfinite(self.largest) else float("nan")
+
+    def result(self) -> tuple[float, float]:
+        return (self.difference / self.norm) ** 0.5 if self.norm else 0.0, self.largest
+
+
 def _row_ranges(spec: TensorSpec) -> Iterator[tuple[int, int]]:
-    """Row ranges of a few MiB, at multiples of 128, so that block scales fall into one of them."""
+    """Row ranges of a few MiB (what a cache holds), at multiples of 128, so that block scales fall into one of them."""
     rows = spec.shape[0]
     row_bytes = max(1, spec.num_elements // rows * 4)
     step = max(128, PIECE_BYTES // row_bytes // 128 * 128)

@@ -339,7 +339,7 @@ def test_conversion_between_all_flavours(folders, config, tmp_path, source, to):
             assert torch.equal(again, full.bfloat16().float() if error.stored_as == "bf16" else full)
         else:
             assert torch.equal(again, decode(*encode(full, how), how))
-        assert error.relative == pytest.approx(((again - full).double().norm() / full.double().norm()).item(), abs=1e-9)
+        assert error.relative == pytest.approx(((again - full).double().norm() / full.double().norm()).item(), rel=1e-4, abs=1e-9)
         assert error.largest == (again - full).abs().max()
 
 
