@@ -306,7 +306,8 @@ def _lifetimes(schedule: Schedule, users: dict[int, list[int]], order: Order) ->
         for user in sorted({user for slot in item.slots for user in users.get(slot.tensor, ())}):
             if user == block or block in schedule.submissions[user].holds:
                 continue
-            if not any(order.before(user, holder) for holder in holders.get(block, ())):
+            later = [holder for holder in holders.get(block, ()) if order.runs_with(holder, user)]
+            if not any(order.before(user, holder) for holder in later):
                 name = schedule.submissions[user].name
                 message = f"nothing keeps the block of '{_title(item)}' until '{name}' has completed"
                 yield _finding("V6", message, schedule.submissions[user].mark, "add 'after:' its creator")

@@ -1,9 +1,8 @@
 """Whether a schedule's edges order all that its program's data needs: RAW, WAW and WAR of every region, and of shared bytes.
 
 Found from the operands' regions alone: neither the edges that expansion inferred nor anything of a scheduler is believed. Two
-accesses are ordered when a chain of waits leads from one to the other. A value that the submitting thread reads also orders:
-what is submitted later starts after the tasks that the read waited for. A chain through a loop trip counts only if that trip
-runs whenever its two ends do.
+accesses are ordered when a chain of waits leads from one to the other; a trip that does not run hands on what it waits for. A
+value that the submitting thread reads also orders: what is submitted later starts after the tasks that the read waited for.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class Order:
                     open_loops.append((at, step))
 
     def runs_with(self, inner: int, outer: int) -> bool:
-        """Whether submission `inner` runs whenever `outer` does: its trips are trips of `outer`, or come before them."""
+        """Whether submission `inner` runs whenever `outer` does: its loop trips are trips of `outer`, or come before them."""
         own, other = self.trips[inner], dict(self.trips[outer])
         return all(loop in other and trip <= other[loop] for loop, trip in own)
 
@@ -69,8 +68,7 @@ class Order:
             if node < first or node in seen:
                 continue
             seen.add(node)
-            if self.runs_with(node, second) or self.runs_with(node, first):
-                stack += self.waits[node]
+            stack += self.waits[node]
         return False
 
 
@@ -210,10 +208,10 @@ def _move_in(tenants: list[tuple[int, int, int]], low: int, high: int, tensor: i
 
 def _shared(before: int, after: int, users: dict[int, list[int]], order: Order) -> Iterator[Conflict]:
     waits = order.waits
-    followed = {w for user in users[before] for w in waits[user] if order.runs_with(user, w)}
+    followed = {wait for user in users[before] for wait in waits[user]}
     last = [user for user in users[before] if user not in followed]
     own = set(users[after])
-    first = [user for user in own if not any(w in own and order.runs_with(w, user) for w in waits[user])]
+    first = [user for user in users[after] if not any(wait in own for wait in waits[user])]
     for old in last:
         for new in first:
             if old == new or not order.before(old, new):
