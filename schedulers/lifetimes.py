@@ -52,7 +52,8 @@ class Lives:
     size     in units of 1,024 bytes
     first    time of the first touch
     end      time after the last touch: the tensor lives in `[first, end)`
-    touches  per task the locals (as indices into `locals`) that it touches; nothing for an alloc
+    touches  per task the locals (as indices into `locals`) that it touches; nothing for an alloc, unless `after:` names it
+    scope_end  like `end`, but a value read on the host counts as a touch by the next task: its scope must still be open then
     """
 
     program: Program
@@ -61,6 +62,7 @@ class Lives:
     first: Ints
     end: Ints
     touches: Rows
+    scope_end: Ints
 
     @property
     def num_times(self) -> int:
@@ -111,7 +113,8 @@ def lives_of(program: Program) -> Lives:
     local_ids = np.fromiter((t.id for t in tensors if t.is_local), np.int64)
     index = np.full(len(tensors) + 1, -1, np.int64)
     index[local_ids] = np.arange(len(local_ids))
-    touched = Rows.of([task.creates + task.uses if task.op is not None else () for task in tasks])
+    named = named_allocs(program)
+    touched = Rows.of([task.creates + task.uses if task.op is not None or task.id in named else () for task in tasks])
     touches = Rows(touched.starts, index[touched.values])
     first = np.full(len(local_ids), len(tasks), np.int64)
     last = np.full(len(local_ids), -1, np.int64)
@@ -122,16 +125,24 @@ def lives_of(program: Program) -> Lives:
         k = index[tensor]
         if last[k] < 0:
             first[k] = last[k] = time
+    scope_last = last.copy()
     for next_task, trips in host_reads(program.body):
         for tensor in trips.reads:
             k = index[tensor]
             if k >= 0:
                 last[k] = max(last[k], next_task - 1)
+                scope_last[k] = max(scope_last[k], min(next_task, len(tasks) - 1))
     for tensor in program.outputs.values():  # a result is read after the last task
         if index[tensor] >= 0:
-            last[index[tensor]] = len(tasks) - 1
+            last[index[tensor]] = scope_last[index[tensor]] = len(tasks) - 1
     size = np.fromiter((round_up(tensors[t].spec.size_bytes) // BLOCK_ALIGN for t in local_ids.tolist()), np.int64)
-    return Lives(program, local_ids, size, first, last + 1, touches)
+    return Lives(program, local_ids, size, first, last + 1, touches, scope_last + 1)
+
+
+def named_allocs(program: Program) -> frozenset[int]:
+    """Allocs that some task names in its `after:`; they keep their place in the order."""
+    tasks = program.tasks
+    return frozenset(a for task in tasks for a in task.after if tasks[a].op is None)
 
 
 def _untouched(program: Program) -> Iterator[tuple[int, int]]:
