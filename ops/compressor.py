@@ -23,7 +23,7 @@ import torch
 from ops.numerics import matmul_nt
 from ops.qkv import rms_scale
 from ops.rope import rotate
-from ops.spmd import element_cost, every, moved, product_cost
+from ops.spmd import ceil_div, element_cost, every, moved, product_cost
 from runner.registry import Call, Cost, OpRegistry
 
 ops = OpRegistry()
@@ -40,12 +40,17 @@ def paged_rows(table: torch.Tensor, index: torch.Tensor, page_rows: int) -> torc
     return pages * page_rows + index % page_rows
 
 
+def _proj_blocks(call: Call) -> int:
+    columns, is_chunk = call.dims["O"], call.dims["M"] > 16
+    return ceil_div(columns, 32 if is_chunk and columns > 256 else 64)
+
+
 @ops.op(
     "kv_score_proj",
     "x: {act}[T, D], wkv: {wd}[O, D], wgate: {wd}[O, D] -> kv: f32[M, O], score: f32[M, O]",
     core="AIC",
     cost=product_cost(("x", "wkv"), ("x", "wgate")),
-    num_blocks=every("O", 64),
+    num_blocks=_proj_blocks,
 )
 def kv_score_proj(x, wkv, wgate, *, kv, score):
     """Values and scores of every token; scratch rows beyond the tokens are zero."""
@@ -96,10 +101,18 @@ def _pool_cost(call: Call) -> Cost:
     return Cost(5 * window, row_bytes + pooled.size_bytes + min(row_bytes, state.size_bytes))
 
 
+def _pool_blocks(call: Call) -> int:
+    return call.dims["W"] * (2 if call.dims["C"] > 128 else 4)
+
+
+def _pool_step_blocks(call: Call) -> int:
+    return call.dims["T"] * (4 if call.dims["K"] >= 128 else 1)
+
+
 _POOL = f"{_MAPS}, {_RING}, block_table: i32[N], position_ids: i32[T], {_PROJECTIONS}"
 
 
-@ops.op("softmax_pool", f"{_POOL} -> pooled: f32[W, C]", core="AIV", cost=_pool_cost, num_blocks=every("W", 2))
+@ops.op("softmax_pool", f"{_POOL} -> pooled: f32[W, C]", core="AIV", cost=_pool_cost, num_blocks=_pool_blocks)
 def softmax_pool(write_dst, write_pos, state, block_table, position_ids, ape, kv, score, *, pooled):
     """One pooled row for every entry of the write map, zero for entries without a row (prefill: one request)."""
     pooled.zero_()
@@ -123,7 +136,7 @@ def softmax_pool_pad(write_dst, write_pos, state, block_table, position_ids, ape
     f"position_ids: i32[T], block_table: i32[B, N], {_RING}, {_PROJECTIONS} -> &pooled: f32[W, C]",
     core="AIV",
     cost=_pool_cost,
-    num_blocks=every("T", 1),
+    num_blocks=_pool_step_blocks,
 )
 def softmax_pool_step(position_ids, block_table, state, ape, kv, score, *, pooled):
     """A pooled row for every token that closes a window, at the token's row (decode: B requests); other rows are untouched."""
@@ -244,12 +257,18 @@ def cache_write_step(position_ids, slot_mapping, rows, *, cache, out):
     out.copy_((rows[: slot_mapping.numel()] * closes.unsqueeze(-1)).view(out.shape))
 
 
+def _update_blocks(call: Call) -> int:
+    if call.dims["T"] <= 16:
+        return 1
+    return call.dims["T"] * (1 if call.dims["O"] > 256 else 4)
+
+
 @ops.op(
     "state_update",
     f"slot_mapping: i64[T], position_ids: i32[T], {_PROJECTIONS} -> &{_RING}",
     core="AIV",
     cost=lambda call: Cost(call.operands["score"].num_elements, 2 * moved(call, "kv", "score")),
-    num_blocks=every("T", 1),
+    num_blocks=_update_blocks,
 )
 def state_update(slot_mapping, position_ids, ape, kv, score, *, state):
     """Values and biased scores of the call's newest tokens into the ring (tokens with a slot of -1 stay out)."""

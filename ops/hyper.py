@@ -44,6 +44,7 @@ def _check_hc_pre(call: Call) -> str | None:
     cost=lambda call: Cost(2 * call.operands["x"].num_elements * call.operands["base"].num_elements, call.moved_bytes),
     num_blocks=per_rows("T", 8),
     workspace=pipe_buffer(per_rows("T", 8), PIPE_ELEMENTS),
+    scratch=("mixes", "mixes_raw"),
     check=_check_hc_pre,
     source="transformers DeepseekV4HyperConnection; pypto-lib hc_pre",
 )

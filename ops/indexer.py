@@ -54,6 +54,7 @@ def idx_qr_proj(qr, wq_b, wq_b_scale, qr_scale, *, qr_proj):
     "idx_qr_proj_step",
     f"{_QUERY} -> acc: {{acc}}[M, N], qr_proj: f32[T, N]",
     core="MIX",
+    scratch=("acc",),
     cost=product_cost(("qr", "wq_b")),
     num_blocks=every("N", 512),
     workspace=pipe_buffer(every("N", 512), 32768),
