@@ -143,13 +143,15 @@ class _Expander(Expansion):
         """Expand `body` into `items`."""
         self.work += len(body) + 1
         if self.work > self.max_work:
-            mark = body[0].mark if body else context.graph.mark
-            raise self.stop("G329", f"the program is too large: more than {self.max_work:,} items", mark)
+            raise self.too_large(body[0].mark if body else context.graph.mark)
         for item in body:
             if type(item) is Op:
                 items.append(self.op(item, frame, context))
             else:
                 self.structure(item, frame, context, items)
+
+    def too_large(self, mark: Mark) -> StopExpansionError:
+        return self.stop("G329", f"the program is too large: more than {self.max_work:,} items", mark)
 
     def structure(self, item: Item, frame: Frame, context: Context, items: list[int | Span]) -> None:
         match item:
@@ -300,6 +302,8 @@ class _Expander(Expansion):
                 self.report(
                     "G310", f"expression '{item.range}': is {num}, but a loop cannot make fewer than 0 trips", item.range.mark
                 )
+            if self.work + num > self.max_work:
+                raise self.too_large(item.range.mark)
             return Span("for", path, self.iterations(item, range(num), frame, context), mark=item.mark)
         assert item.maximum is not None
         if item.carry:
@@ -311,6 +315,8 @@ class _Expander(Expansion):
         return self.dynamic_span(path, trips, self.planned(trips, expr, read, context), item, frame, context)
 
     def dynamic_span(self, path: str, trips: Trips, num: int, item: For, frame: Frame, context: Context) -> Span:
+        if self.work + num > self.max_work and not self.sample:
+            raise self.too_large(item.range.mark)
         chosen = sorted({0, 1, num - 1} & set(range(num))) if self.sample else range(num)
         with self.dynamic_loop():
             items = self.iterations(item, chosen, frame, context)

@@ -52,6 +52,7 @@ class Externals:
             other = self.expansion.tensors[known.tensor].mark
             message = f"{kind} '{source}' is {spec} here, but {known.spec} in {other}"
             self.expansion.report("G324", message, declared.spec.mark)
+            return self.expansion.tensor(name, spec, declared.mark, kind=kind, source=source)
         return known
 
     def source(self, declared: Declaration, context: Context) -> str:

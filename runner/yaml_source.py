@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
@@ -208,9 +208,18 @@ def read_source(data: bytes, file: str) -> tuple[Node | None, tuple[str, ...], l
         return None, (), [Diagnostic("G101", f"not UTF-8: byte 0x{data[error.start]:02x}", Mark(file, line, 1))]
     lines = tuple(text.splitlines())
     root, problems = _build(text, file, _FAST_LOADER)
+    problems = [_inside(problem, lines) for problem in problems]
     if root is None and not problems:
         problems = [Diagnostic("G101", "the file is empty", start)]
     return root, lines, problems
+
+
+def _inside(problem: Diagnostic, lines: tuple[str, ...]) -> Diagnostic:
+    """The problem with a place behind the last line moved to that line's end."""
+    mark = problem.mark
+    if mark is None or not lines or mark.line <= len(lines):
+        return problem
+    return replace(problem, mark=Mark(mark.file, len(lines), len(lines[-1]) + 1))
 
 
 def _build(text: str, file: str, loader: Any) -> tuple[Node | None, list[Diagnostic]]:
