@@ -65,9 +65,8 @@ def _structure(schedule: Schedule) -> Iterator[Diagnostic]:
         if isinstance(step, Begin):
             depth = schedule.scopes[step.scope].depth
             if depth != len(open_scopes) or step.scope in begun:
-                yield _finding(
-                    "V1", f"scope '{schedule.scopes[step.scope].name}' begins at depth {len(open_scopes)}, not {depth}"
-                )
+                name = schedule.scopes[step.scope].name
+                yield _finding("V1", f"scope '{name}' of depth {depth} begins at depth {len(open_scopes)}, or twice")
             begun.add(step.scope)
             open_scopes.append(step.scope)
         elif isinstance(step, End):
