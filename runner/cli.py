@@ -11,8 +11,9 @@ from typing import Annotated
 
 import typer
 
-from runner import commands_checkpoint, commands_config, commands_graph, commands_run
+from runner import commands_checkpoint, commands_config, commands_generate, commands_graph, commands_memory, commands_run
 from runner.errors import RinggraphError
+from runner.rank_reports import own_folder, write_report
 
 app = typer.Typer(
     name="ringgraph",
@@ -36,7 +37,7 @@ def _options(
     pass
 
 
-for module in (commands_graph, commands_config, commands_checkpoint, commands_run):
+for module in (commands_graph, commands_config, commands_checkpoint, commands_generate, commands_run, commands_memory):
     module.register(app)
 
 
@@ -45,14 +46,24 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(args=arguments, prog_name="ringgraph")
     except RinggraphError as error:
-        print(f"error: {error}" if not error.diagnostics else str(error), file=sys.stderr)
+        _tell(error, f"error: {error}" if not error.diagnostics else str(error))
     except OSError as error:
         where = f"'{error.filename}': " if error.filename is not None else ""
-        print(f"error: {where}{(error.strerror or str(error)).lower()}", file=sys.stderr)
+        _tell(error, f"error: {where}{(error.strerror or str(error)).lower()}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
     sys.exit(1)
+
+
+def _tell(error: Exception, text: str) -> None:
+    """Says what went wrong; a rank tells the process that started it, which speaks for all ranks."""
+    if own_folder() is not None:
+        from runner.ranks import report_of
+
+        if write_report(report_of(error)):
+            return
+    print(text, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from runner import options
-from runner.commands_common import console, print_json, program_of, registry, resolve, table
+from runner.commands_common import console, messages, print_json, program_of, registry, resolve, table
 
 graph_app = typer.Typer(help="Shipped graphs.", no_args_is_help=True)
 ops_app = typer.Typer(help="Registered ops.", no_args_is_help=True)
@@ -17,7 +17,60 @@ ops_app = typer.Typer(help="Registered ops.", no_args_is_help=True)
 def register(app: typer.Typer) -> None:
     app.add_typer(graph_app, name="graph")
     app.add_typer(ops_app, name="ops")
+    app.command()(lint)
+    app.command()(explain)
     app.command()(dot)
+
+
+def lint(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Graph files, folders, or names of shipped graphs.")],
+    config: options.Configs = [],  # noqa: B006
+    sets: options.Sets = [],  # noqa: B006
+    deploy: options.Deploy = None,
+    ep: options.Ep = None,
+    ring_heap: Annotated[
+        str | None, typer.Option("--ring-heap", metavar="SIZE", help="Check that every scope fits rings of this size.")
+    ] = None,
+    form: Annotated[str, typer.Option("--format", metavar="FORMAT", help="text, json, github or sarif.")] = "text",
+) -> None:
+    """Check graphs: 0 when clean, 1 with findings, 2 for unusable arguments."""
+    from runner.errors import ConfigError
+    from runner.lint import lint as find
+    from runner.lint_output import FORMATS, format_findings
+    from runner.ring_sizes import RingSizes
+
+    if form not in FORMATS:
+        raise typer.BadParameter(f"'{form}' is not a format; expected one of {', '.join(FORMATS)}", param_hint="--format")
+    try:
+        heap = RingSizes.resolve(ring_heap, environ={}).heap if ring_heap is not None else None
+        resolved = resolve(config, sets, deploy, ep, paths[0])
+    except ConfigError as error:
+        messages().print(str(error), markup=False)
+        raise typer.Exit(2) from None
+    findings = find(paths, resolved, registry(), ring_heap=heap)
+    if text := format_findings(findings, form):
+        print(text)
+    if findings:
+        raise typer.Exit(1)
+
+
+def explain(
+    graph: options.GraphName,
+    node: Annotated[str, typer.Argument(metavar="NODE", help="A node's dotted path, or how it ends.")],
+    config: options.Configs = [],  # noqa: B006
+    sets: options.Sets = [],  # noqa: B006
+    deploy: options.Deploy = None,
+    ep: options.Ep = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show one node: what it does, its operands, its scopes, and who reads what it makes."""
+    from runner.explain import explain as explained
+
+    found = explained(program_of(graph, resolve(config, sets, deploy, ep, graph)), registry(), node)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        print(found)
 
 
 @graph_app.command("list")

@@ -221,19 +221,21 @@ class CompiledSchedule:
         scope_stats: list[ScopeRecord] | None = None,
         profile: list[TaskTime] | None = None,
         progress: Callable[[int], None] | None = None,
+        on_task: Callable[[str], None] | None = None,
         capture: Iterable[int] = (),
     ) -> RunResult:
         """Runs it once.
 
         `scope_stats` gets one record at each scope's begin and end (with rings), `profile` one `TaskTime` a task, `progress` the
-        number of tasks submitted now and then. `capture` names tensors to copy when they are done.
+        number of tasks submitted now and then, `on_task` the path of every task just before it runs. `capture` names tensors
+        to copy when they are done.
 
         Raises ExecutionError for a failing op and DeadlockError for a submission that can never be placed.
         """
         start = perf_counter()
         storage = self._storage
         storage.restart()
-        run = Run(self.schedule, self._binder, storage, profile)
+        run = Run(self.schedule, self._binder, storage, profile, on_task)
         wanted = set(capture)
         copies = Capture(run, wanted) if wanted else None
         try:

@@ -98,6 +98,7 @@ class ModelSession:
     on_capture: Capture | None = None
     scope_stats: list[ScopeRecord] | None = None
     profile: list[TaskTime] | None = None
+    on_task: Callable[[str], None] | None = None
 
     @property
     def state_bytes(self) -> int:
@@ -127,7 +128,7 @@ class ModelSession:
         stats = self.scope_stats if stage is self.decode_stage else None
         if stats is not None:
             stats.clear()
-        result = stage.call(batch, scope_stats=stats, profile=self.profile, capture=wanted)
+        result = stage.call(batch, scope_stats=stats, profile=self.profile, on_task=self.on_task, capture=wanted)
         self.num_tasks += result.num_tasks
         self.peak_bytes = max(self.peak_bytes, result.peak_bytes)
         self.ring_peaks = tuple(map(max, zip(self.ring_peaks or result.ring_peaks, result.ring_peaks, strict=True)))

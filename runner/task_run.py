@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter_ns
 from typing import Any
@@ -27,11 +27,19 @@ class TaskTime:
 class Run:
     """What one run of a schedule holds: bindings, storage, places, and where measurements go."""
 
-    def __init__(self, schedule: Schedule, binder: Binder, storage: Storage, profile: list[TaskTime] | None):
+    def __init__(
+        self,
+        schedule: Schedule,
+        binder: Binder,
+        storage: Storage,
+        profile: list[TaskTime] | None,
+        on_task: Callable[[str], None] | None,
+    ):
         self.schedule = schedule
         self.binder = binder
         self.storage = storage
         self.profile = profile
+        self.on_task = on_task
         self.places: list[Place | None] = [None] * len(schedule.submissions)
         self.num_tasks = 0
         self.num_submissions = 0
@@ -40,6 +48,8 @@ class Run:
         """Runs a submission's op; raises ExecutionError that names node and operands."""
         binding = self.binder.binding(index)
         arguments = binding.arguments(self.places, self.storage)
+        if self.on_task is not None:
+            self.on_task(self.schedule.submissions[index].name)
         start = perf_counter_ns() if self.profile is not None else 0
         try:
             binding.run(**arguments)
