@@ -55,8 +55,8 @@ class Config:
 
     def with_(self, *, sets: Sequence[str] = (), deploy: str | None = None, ep: int | None = None, **fields: Any) -> Config:
         """This configuration with further options, another deployment, or fields set; raises ConfigError."""
-        options = _read_options(self._layers, sets, ep, fields)
-        return _resolve(self._layers, (*self._options, *options), deploy or self._asked)
+        options, problems = _read_options(self._layers, sets, ep, fields)
+        return _resolve(self._layers, (*self._options, *options), deploy or self._asked, problems)
 
     def origin(self, name: str) -> str:
         """Where a field or dim was given: `FILE:LINE`, or the option."""
@@ -76,25 +76,24 @@ def load_config(
     """
     read: list[Layer] = []
     problems: list[Diagnostic] = []
+    unreadable: list[Diagnostic] = []
     for source in (BASE, *layers):
         try:
             layer, found = read_layer(source)
         except ConfigError as error:
-            found = list(error.diagnostics)
+            unreadable += error.diagnostics
         else:
             read.append(layer)
-        problems += found
-    try:
-        options = _read_options(read, sets, ep, {})
-    except ConfigError as error:
-        problems += error.diagnostics
-        options = ()
-    if problems:
-        raise ConfigError(problems)
-    return _resolve(tuple(read), options, deploy)
+            problems += found
+    options, found = _read_options(read, sets, ep, {})
+    if unreadable:
+        raise ConfigError([*unreadable, *problems, *found])
+    return _resolve(tuple(read), options, deploy, [*problems, *found])
 
 
-def _read_options(layers: Sequence[Layer], sets: Sequence[str], ep: int | None, fields: Mapping[str, Any]) -> tuple[Layer, ...]:
+def _read_options(
+    layers: Sequence[Layer], sets: Sequence[str], ep: int | None, fields: Mapping[str, Any]
+) -> tuple[tuple[Layer, ...], list[Diagnostic]]:
     deployments = [name for layer in layers for name in layer.deployments]
     dims = [name for layer in layers for name in layer.dims]
     read = [read_option("--set", text, deployments, dims) for text in sets]
@@ -102,20 +101,20 @@ def _read_options(layers: Sequence[Layer], sets: Sequence[str], ep: int | None, 
         read.append(read_option("--ep", f"ep={ep}", deployments, dims))
     if fields:
         read.append(read_fields(fields))
-    problems = [problem for _, found in read for problem in found]
-    if problems:
-        raise ConfigError(problems)
-    return tuple(layer for layer, _ in read)
+    return tuple(layer for layer, _ in read), [problem for _, found in read for problem in found]
 
 
-def _resolve(layers: tuple[Layer, ...], options: tuple[Layer, ...], deploy: str | None) -> Config:
-    """Layers, the chosen deployment's fields, and options, lowest first, combined, evaluated and checked."""
+def _resolve(layers: tuple[Layer, ...], options: tuple[Layer, ...], deploy: str | None, problems: list[Diagnostic]) -> Config:
+    """Layers, the chosen deployment's fields, and options, lowest first, combined, evaluated and checked.
+
+    `problems` are those of reading them, told together with those found here.
+    """
     every = (*layers, *options)
     deployments = _deployments(every)
     chosen = deploy or _default_deployment(every)
     if chosen not in deployments:
         hint = closest(chosen, deployments) or f"deployments are {', '.join(deployments)}"
-        raise ConfigError(Diagnostic("C103", f"unknown deployment '{chosen}'", hint=hint))
+        raise ConfigError([*problems, Diagnostic("C103", f"unknown deployment '{chosen}'", hint=hint)])
     fields: dict[str, Given] = {}
     for layer in (*layers, Layer(chosen, deployments[chosen]), *options):
         fields |= layer.fields
@@ -124,7 +123,7 @@ def _resolve(layers: tuple[Layer, ...], options: tuple[Layer, ...], deploy: str 
     evaluation = _Evaluation(fields, dims)
     values = evaluation.values()
     dtype_names = evaluation.dtypes(dtypes)
-    problems = evaluation.problems + impossible(values, {**fields, **dims}, chosen)
+    problems = problems + evaluation.problems + impossible(values, {**fields, **dims}, chosen)
     if problems or evaluation.dim_problems:
         raise ConfigError(problems or evaluation.dim_problems)
     name = "+".join(layer.name for layer in layers if layer.name != BASE) or BASE

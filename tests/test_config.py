@@ -471,9 +471,9 @@ def test_a_step_must_fit_the_context():
 
 
 def test_all_problems_at_once():
-    text = refusal(["o_groups=3", "qk_rope_head_dim=7", "ep=5", "dtype=f16", "num_experts_per_tok=99"])
-    assert text.count("error C") == 5
-    for name in ("'o_groups'", "'qk_rope_head_dim'", "'ep'", "'dtype'", "'num_experts_per_tok'"):
+    text = refusal(["o_groups=3", "qk_rope_head_dim=7", "ep=5", "dtype=f16", "num_experts_per_tok=99", "epp=3"])
+    assert text.count("error C") == 6
+    for name in ("'epp'", "'o_groups'", "'qk_rope_head_dim'", "'ep'", "'dtype'", "'num_experts_per_tok'"):
         assert name in text
 
 
