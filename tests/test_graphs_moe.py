@@ -3,6 +3,7 @@
 import pytest
 import torch
 from graph_runs import expand_graph, run_program
+from op_calls import REGISTRY
 from transformers.models.deepseek_v4.configuration_deepseek_v4 import DeepseekV4Config
 from transformers.models.deepseek_v4.modeling_deepseek_v4 import (
     DeepseekV4HyperConnection,
@@ -12,6 +13,7 @@ from transformers.models.deepseek_v4.modeling_deepseek_v4 import (
 )
 
 from runner.config import load_config
+from runner.lint import lint
 
 FIELDS = [
     [],
@@ -167,3 +169,30 @@ def test_head(sets, deploy):
     made = run_program(expand_graph("head", c), given)["logits"]
     expected = (norm(module(x.unsqueeze(0)))[0] @ head_w.T).detach()
     torch.testing.assert_close(made, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "layers, sets, ep, expected",
+    [
+        (["flash", "seed"], [], 2, "i8[32, 1024, 4096]"),
+        (["flash", "seed"], ["recv_layout=ragged"], 2, "i8[1, 1536, 4096]"),
+        (["flash"], [], 8, "i8[1, 6144, 4096]"),
+        (["flash"], ["recv_layout=padded"], 8, "i8[32, 96, 4096]"),
+        (["flash"], ["recv_layout=padded", "recv_max=40"], 8, "i8[32, 40, 4096]"),
+        (["pro"], ["dtype=f32", "precision=full"], 64, "f32[1, 49152, 7168]"),
+    ],
+)
+def test_receive_buffers(layers, sets, ep, expected):
+    program = expand_graph("moe", load_config(layers, sets, "prefill", ep), layer=4)
+    found = {t.name: t.spec for t in program.tensors}
+    assert str(found["recv_x"]) == expected
+    assert found["recv_y"].shape == found["recv_x"].shape
+    depth, tiles = found["recv_x"].shape[1], sum(task.op == "exp_h_q" for task in program.tasks)
+    rows = depth if found["recv_x"].shape[0] > 1 else 128 * ep
+    assert tiles == load_config(layers, sets, "prefill", ep)["E"] * -(-rows // 16)
+
+
+@pytest.mark.parametrize("deploy", ["decode", "decode-mtp", "prefill"])
+@pytest.mark.parametrize("graph", ["moe", "head"])
+def test_lint_is_clean(graph, deploy):
+    assert lint([graph], load_config(["tiny"], deploy=deploy), REGISTRY) == []
