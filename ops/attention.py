@@ -30,6 +30,8 @@ from runner.registry import Call, Cost, OpRegistry
 
 ops = OpRegistry()
 
+_SOURCE = "transformers DeepseekV4Attention and eager_attention_forward; pypto-lib sparse_attn"
+
 MASKED = -1e30
 """Bias of a key that is not attended to: finite, so that a tile without any key gives no NaN."""
 
@@ -61,6 +63,7 @@ def window_keys(position_ids: torch.Tensor, seq: int, window: int, ring: int) ->
     "sparse_lens",
     "position_ids: i32[T] -> lens: i32[1, T]",
     core="AIV",
+    source=_SOURCE,
     params={"ring": "RING", "topk": "TOPK_CMP", "ratio": "compress_rate_csa"},
 )
 def sparse_lens(position_ids, *, lens, ring, topk, ratio):
@@ -69,7 +72,7 @@ def sparse_lens(position_ids, *, lens, ring, topk, ratio):
     lens.copy_(count.masked_fill(position_ids < 0, 0).view(lens.shape))
 
 
-@ops.op("pos_map", "position_ids: i32[T] -> pos_to_token: i32[1, L]", core="AIV")
+@ops.op("pos_map", "position_ids: i32[T] -> pos_to_token: i32[1, L]", core="AIV", source=_SOURCE)
 def pos_map(position_ids, *, pos_to_token):
     """The token of this call at each position of the context, -1 for none (prefill: one request)."""
     pos_to_token.fill_(-1)
@@ -81,6 +84,7 @@ def pos_map(position_ids, *, pos_to_token):
     "sparse_idx_tile",
     "position_ids: i32[T], pos_to_token: i32[1, L], topk: i32[T, J] -> indices: i32[T, K]",
     core="AIV",
+    source=_SOURCE,
     params={"window": "sliding_window", "ring": "RING"},
     num_blocks=every("T", 2),
 )
@@ -107,6 +111,7 @@ def _put_compressed(columns: torch.Tensor, rows: torch.Tensor, offset: int) -> N
     "sparse_idx_step",
     "position_ids: i32[T], topk: i32[B, S, J] -> indices: i32[T, K], valid_block_mask: i32[T, NT]",
     core="AIV",
+    source=_SOURCE,
     params={"window": "sliding_window", "ring": "RING", "seq": "S"},
 )
 def sparse_idx_step(position_ids, topk, *, indices, valid_block_mask, window, ring, seq):
@@ -121,6 +126,7 @@ def sparse_idx_step(position_ids, topk, *, indices, valid_block_mask, window, ri
     "overlay_topk",
     "position_ids: i32[T] -> indices: i32[T, K]",
     core="AIV",
+    source=_SOURCE,
     params={"window": "sliding_window", "ring": "RING", "seq": "S", "ratio": "compress_rate_hca"},
 )
 def overlay_topk(position_ids, *, indices, window, ring, seq, ratio):
@@ -135,6 +141,7 @@ def overlay_topk(position_ids, *, indices, window, ring, seq, ratio):
     "win_bias",
     "position_ids: i32[T] -> indices: i32[T, W], bias: f32[T, K]",
     core="AIV",
+    source=_SOURCE,
     params={"window": "sliding_window", "seq": "S"},
 )
 def win_bias(position_ids, *, indices, bias, window, seq):
@@ -158,7 +165,13 @@ def win_bias(position_ids, *, indices, bias, window, seq):
     bias[:, ring : ring + num_tokens].masked_fill_(fresh, 0.0)
 
 
-@ops.op("build_bias", "indices: i32[T, J], lens?: i32[..., T] -> bias: f32[T, K]", core="AIV", num_blocks=every("T", 16))
+@ops.op(
+    "build_bias",
+    "indices: i32[T, J], lens?: i32[..., T] -> bias: f32[T, K]",
+    core="AIV",
+    source=_SOURCE,
+    num_blocks=every("T", 16),
+)
 def build_bias(indices, lens, *, bias):
     """0 where a key index is a key, MASKED elsewhere and beyond `lens` columns."""
     bias.copy_(torch.where(_valid(indices[:, : bias.shape[1]], lens), 0.0, MASKED))
@@ -206,6 +219,7 @@ def _gather_cost(call: Call) -> Cost:
     f"indices: i32[T, J], lens: i32[..., T], block_table: i32[N], {_CACHE}, kv: {{act}}[T, C],"
     f" cmp_block_table: i32[M], {_COMPRESSED} -> sparse_kv: {{act}}[Q, C]",
     core="AIV",
+    source=_SOURCE,
     cost=_gather_cost,
     num_blocks=every("Q", 512),
 )
@@ -217,14 +231,14 @@ def gather_kv(indices, lens, block_table, kv_cache, kv, cmp_block_table, cmp_kv,
     sparse_kv.copy_(keys.view(sparse_kv.shape))
 
 
-@ops.op("dummy_cmp_table", "-> cmp_block_table: i32[M], cmp_kv: {act}[M, G, 1, C]", core="AIV")
+@ops.op("dummy_cmp_table", "-> cmp_block_table: i32[M], cmp_kv: {act}[M, G, 1, C]", core="AIV", source=_SOURCE)
 def dummy_cmp_table(*, cmp_block_table, cmp_kv):
     """An empty compressed cache, for layers that have none."""
     cmp_block_table.zero_()
     cmp_kv.zero_()
 
 
-@ops.op("pad_overlay", "kv: {act}[T, C] -> overlay: {act}[V, C]", core="AIV")
+@ops.op("pad_overlay", "kv: {act}[T, C] -> overlay: {act}[V, C]", core="AIV", source=_SOURCE)
 def pad_overlay(kv, *, overlay):
     """This call's rows, padded with zeros to whole tiles."""
     overlay[: kv.shape[0]] = kv
@@ -235,6 +249,7 @@ def pad_overlay(kv, *, overlay):
     "cache_writeback",
     f"slot_mapping: i64[T], kv: {{act}}[T, C] -> &{_CACHE}",
     core="AIV",
+    source=_SOURCE,
     cost=lambda call: Cost(0, 2 * moved(call, "kv")),
 )
 def cache_writeback(slot_mapping, kv, *, kv_cache):
@@ -269,6 +284,7 @@ def _attend_cost(call: Call) -> Cost:
 
 _ATTEND = {
     "core": "MIX",
+    "source": _SOURCE,
     "cost": _attend_cost,
     "num_blocks": _attend_blocks,
     "workspace": pipe_buffer(_attend_blocks, lambda call: 256 * call.dims["H"]),
@@ -361,6 +377,7 @@ def _merge_cost(call: Call) -> Cost:
     "merge_norm",
     f"{_PARTIAL}, sink: f32[H] -> rope_stage: f32[E, R], o_packed: {{act}}[Y, X]",
     core="AIV",
+    source=_SOURCE,
     cost=_merge_cost,
     num_blocks=lambda call: ceil_div(call.dims["E"], call.dims["H"]),
 )
@@ -378,6 +395,7 @@ def merge_norm(mi, li, oi, sink, *, rope_stage, o_packed):
     "rope",
     "rope_stage: f32[E, R], cos_il: f32[T, R], sin_signed: f32[T, R] -> &o_packed: {act}[Y, X]",
     core="AIV",
+    source=_SOURCE,
     params={"width": "head_dim"},
     cost=lambda call: Cost(3 * call.operands["rope_stage"].num_elements, 2 * moved(call, "rope_stage")),
     num_blocks=every("T", 4),
@@ -394,6 +412,7 @@ def rope(rope_stage, cos_il, sin_signed, *, o_packed, width):
     "merge_norm_step",
     f"{_PARTIAL}, sink: f32[H], cos_il: f32[T, R], sin_signed: f32[T, R] -> o_packed: {{act}}[Y, X]",
     core="AIV",
+    source=_SOURCE,
     cost=_merge_cost,
     num_blocks=every("H", 2),
 )

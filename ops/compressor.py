@@ -28,6 +28,8 @@ from runner.registry import Call, Cost, OpRegistry
 
 ops = OpRegistry()
 
+_SOURCE = "transformers DeepseekV4CSACompressor and DeepseekV4HCACompressor; pypto-lib compressor_ratio4 and _ratio128"
+
 _MAPS = "write_dst: i32[1, W], write_pos: i32[1, W]"
 _RING = "state: f32[P, G, 2 * O]"
 _PROJECTIONS = "ape: f32[K, O], kv: f32[M, O], score: f32[M, O]"
@@ -49,6 +51,7 @@ def _proj_blocks(call: Call) -> int:
     "kv_score_proj",
     "x: {act}[T, D], wkv: {wd}[O, D], wgate: {wd}[O, D] -> kv: f32[M, O], score: f32[M, O]",
     core="AIC",
+    source=_SOURCE,
     cost=product_cost(("x", "wkv"), ("x", "wgate")),
     num_blocks=_proj_blocks,
 )
@@ -60,7 +63,7 @@ def kv_score_proj(x, wkv, wgate, *, kv, score):
         out[num_tokens:] = 0
 
 
-@ops.op("write_map", f"slot_mapping: i64[T], position_ids: i32[T] -> {_MAPS}", core="AIV")
+@ops.op("write_map", f"slot_mapping: i64[T], position_ids: i32[T] -> {_MAPS}", core="AIV", source=_SOURCE)
 def write_map(slot_mapping, position_ids, *, write_pos, write_dst):
     """The windows that close in this call: position of the last token and row to write, densely; -1 rows beyond them."""
     write_pos.zero_()
@@ -112,14 +115,16 @@ def _pool_step_blocks(call: Call) -> int:
 _POOL = f"{_MAPS}, {_RING}, block_table: i32[N], position_ids: i32[T], {_PROJECTIONS}"
 
 
-@ops.op("softmax_pool", f"{_POOL} -> pooled: f32[W, C]", core="AIV", cost=_pool_cost, num_blocks=_pool_blocks)
+@ops.op("softmax_pool", f"{_POOL} -> pooled: f32[W, C]", core="AIV", source=_SOURCE, cost=_pool_cost, num_blocks=_pool_blocks)
 def softmax_pool(write_dst, write_pos, state, block_table, position_ids, ape, kv, score, *, pooled):
     """One pooled row for every entry of the write map, zero for entries without a row (prefill: one request)."""
     pooled.zero_()
     softmax_pool_pad(write_dst, write_pos, state, block_table, position_ids, ape, kv, score, pooled=pooled)
 
 
-@ops.op("softmax_pool_pad", f"{_POOL} -> &pooled: f32[W, C]", core="AIV", cost=_pool_cost, num_blocks=every("W", 1))
+@ops.op(
+    "softmax_pool_pad", f"{_POOL} -> &pooled: f32[W, C]", core="AIV", source=_SOURCE, cost=_pool_cost, num_blocks=every("W", 1)
+)
 def softmax_pool_pad(write_dst, write_pos, state, block_table, position_ids, ape, kv, score, *, pooled):
     """One pooled row for every entry of the write map; entries without a row are untouched (prefill: one request)."""
     closing = (write_dst[0] >= 0).nonzero().flatten()
@@ -135,6 +140,7 @@ def softmax_pool_pad(write_dst, write_pos, state, block_table, position_ids, ape
     "softmax_pool_step",
     f"position_ids: i32[T], block_table: i32[B, N], {_RING}, {_PROJECTIONS} -> &pooled: f32[W, C]",
     core="AIV",
+    source=_SOURCE,
     cost=_pool_cost,
     num_blocks=_pool_step_blocks,
 )
@@ -150,13 +156,13 @@ def softmax_pool_step(position_ids, block_table, state, ape, kv, score, *, poole
     pooled[token] = pool_windows(end, token, first, block_table[request], state, ape, kv, score, pooled.shape[1])
 
 
-@ops.op("pad_init", "-> pooled: f32[W, C]", core="AIV", num_blocks=every("C", 32))
+@ops.op("pad_init", "-> pooled: f32[W, C]", core="AIV", source=_SOURCE, num_blocks=every("C", 32))
 def pad_init(*, pooled):
     """Zeroes rows that a pool leaves untouched."""
     pooled.zero_()
 
 
-@ops.op("norm_pad_init", "-> pooled: f32[W, C], normed: f32[W, C]", core="AIV")
+@ops.op("norm_pad_init", "-> pooled: f32[W, C], normed: f32[W, C]", core="AIV", source=_SOURCE)
 def norm_pad_init(*, pooled, normed):
     """Zeroes rows that a pool and its norm leave untouched."""
     pooled.zero_()
@@ -181,6 +187,7 @@ _NORM = f"{_MAPS}, freqs_cos: {{act}}[L, R], freqs_sin: {{act}}[L, R], pooled: f
     "rmsnorm_rope",
     f"{_NORM} -> normed: f32|{{act}}[W, C]",
     core="AIV",
+    source=_SOURCE,
     params={"ratio": "compress_rate_csa", "eps": "rms_norm_eps"},
     cost=_norm_cost,
     num_blocks=every("W", 16),
@@ -195,6 +202,7 @@ def rmsnorm_rope(write_dst, write_pos, freqs_cos, freqs_sin, pooled, norm_w, *, 
     "rmsnorm_rope_pad",
     f"{_NORM} -> &normed: f32|{{act}}[W, C]",
     core="AIV",
+    source=_SOURCE,
     params={"ratio": "compress_rate_hca", "eps": "rms_norm_eps"},
     cost=_norm_cost,
     num_blocks=every("W", 16),
@@ -212,6 +220,7 @@ def rmsnorm_rope_pad(write_dst, write_pos, freqs_cos, freqs_sin, pooled, norm_w,
     "rmsnorm_rope_step",
     "cos: f32[T, R], sin: f32[T, R], pooled: f32[W, C], norm_w: {wd}[C] -> normed: f32|{act}[W, C]",
     core="AIV",
+    source=_SOURCE,
     params={"eps": "rms_norm_eps"},
     cost=element_cost("pooled", 8),
     num_blocks=every("W", 16),
@@ -235,6 +244,7 @@ def write_rows(cache: torch.Tensor, rows: torch.Tensor, slots: torch.Tensor) -> 
     "cache_write",
     "write_dst: i32[1, W], rows: f32[W, C] -> &cache: {act}[P, G, 1, C]",
     core="AIV",
+    source=_SOURCE,
     cost=lambda call: Cost(0, 2 * moved(call, "rows")),
     num_blocks=every("W", 16),
 )
@@ -247,6 +257,7 @@ def cache_write(write_dst, rows, *, cache):
     "cache_write_step",
     "position_ids: i32[T], slot_mapping: i64[T], rows: f32[W, C] -> &cache: {act}[P, G, 1, C], out: f32[B, S, C]",
     core="AIV",
+    source=_SOURCE,
     cost=lambda call: Cost(0, 2 * moved(call, "rows", "out")),
     num_blocks=every("W", 16),
 )
@@ -267,6 +278,7 @@ def _update_blocks(call: Call) -> int:
     "state_update",
     f"slot_mapping: i64[T], position_ids: i32[T], {_PROJECTIONS} -> &{_RING}",
     core="AIV",
+    source=_SOURCE,
     cost=lambda call: Cost(call.operands["score"].num_elements, 2 * moved(call, "kv", "score")),
     num_blocks=_update_blocks,
 )

@@ -26,6 +26,8 @@ from runner.registry import Call, Cost, OpRegistry
 
 ops = OpRegistry()
 
+_SOURCE = "transformers DeepseekV4Indexer; pypto-lib indexer"
+
 _QUERY = "qr: {qact}[T, Q], wq_b: {wq}[N, Q], wq_b_scale: f32[N], qr_scale: f32[T, 1]"
 _CACHES = "&cache: {qact}[P, G, 1, C], &scales: f32[P, G, 1, 1]"
 _ROWS = "idx_kv: {qact}[P, G, 1, C], idx_kv_scale: f32[P, G, 1, 1], q: {qact}[Z, C], q_scale: f32[Z, 1], weights: f32[M, H]"
@@ -38,6 +40,7 @@ _SCORE_TOKENS = 16
     "idx_qr_proj",
     f"{_QUERY} -> qr_proj: f32[T, N]",
     core="MIX",
+    source=_SOURCE,
     cost=product_cost(("qr", "wq_b")),
     num_blocks=every("N", 256),
     workspace=pipe_buffer(every("N", 256), 32768),
@@ -54,6 +57,7 @@ def idx_qr_proj(qr, wq_b, wq_b_scale, qr_scale, *, qr_proj):
     "idx_qr_proj_step",
     f"{_QUERY} -> acc: {{acc}}[M, N], qr_proj: f32[T, N]",
     core="MIX",
+    source=_SOURCE,
     scratch=("acc",),
     cost=product_cost(("qr", "wq_b")),
     num_blocks=every("N", 512),
@@ -71,6 +75,7 @@ def idx_qr_proj_step(qr, wq_b, wq_b_scale, qr_scale, *, acc, qr_proj):
     "idx_qr_rope",
     "cos: f32[T, R // 2], sin: f32[T, R // 2], qr_proj: f32[T, N] -> rope_out: {act}[Z, R]",
     core="AIV",
+    source=_SOURCE,
     cost=lambda call: Cost(3 * call.operands["rope_out"].num_elements, moved(call, "cos", "sin") + 3 * moved(call, "rope_out")),
     num_blocks=every("T", 1),
 )
@@ -94,6 +99,7 @@ def _hadamard_pipe(call: Call) -> int:
     "idx_qr_hadamard_quant",
     "qr_proj: f32[T, N], rope_out: {act}[Z, R], hadamard: {act}[C, C] -> q: {qact}[Z, C], q_scale: f32[Z, 1]",
     core="MIX",
+    source=_SOURCE,
     cost=lambda call: Cost(2 * call.dims["Z"] * call.dims["C"] ** 2, call.moved_bytes),
     num_blocks=_hadamard_blocks,
     workspace=pipe_buffer(_hadamard_blocks, _hadamard_pipe),
@@ -110,6 +116,7 @@ def idx_qr_hadamard_quant(qr_proj, rope_out, hadamard, *, q, q_scale):
     "idx_weights_proj",
     "x: {act}[T, D], w: {wd}[H, D] -> weights: f32[M, H]",
     core="MIX",
+    source=_SOURCE,
     params={"head_dim": "index_head_dim"},
     cost=product_cost(("x", "w")),
     num_blocks=every("M", 32),
@@ -127,6 +134,7 @@ def idx_weights_proj(x, w, *, weights, head_dim):
     "idx_kv_hadamard",
     "normed: {act}[W, C], hadamard: {act}[C, C] -> rotated: f32[W, C]",
     core="AIC",
+    source=_SOURCE,
     cost=lambda call: Cost(2 * call.dims["W"] * call.dims["C"] ** 2, call.moved_bytes),
     num_blocks=every("W", 16),
 )
@@ -147,6 +155,7 @@ def _write_quantised(cache: torch.Tensor, scales: torch.Tensor, rows: torch.Tens
     "idx_cache_write",
     f"write_dst: i32[1, W], rows: f32[W, C] -> {_CACHES}",
     core="AIV",
+    source=_SOURCE,
     cost=lambda call: Cost(3 * call.operands["rows"].num_elements, 2 * moved(call, "rows")),
     num_blocks=every("W", 16),
 )
@@ -159,6 +168,7 @@ def idx_cache_write(write_dst, rows, *, cache, scales):
     "idx_cache_write_step",
     f"position_ids: i32[T], slot_mapping: i64[T], rows: f32[W, C] -> {_CACHES}, out: f32[B, S, C]",
     core="AIV",
+    source=_SOURCE,
     cost=lambda call: Cost(3 * call.operands["rows"].num_elements, 2 * moved(call, "rows", "out")),
     num_blocks=every("W", 16),
 )
@@ -170,7 +180,7 @@ def idx_cache_write_step(position_ids, slot_mapping, rows, *, cache, scales, out
     out.copy_((rows[:num_tokens] * closes.unsqueeze(-1)).view(out.shape))
 
 
-@ops.op("idx_score_init", "-> score: f32[..., I]", core="AIV")
+@ops.op("idx_score_init", "-> score: f32[..., I]", core="AIV", source=_SOURCE)
 def idx_score_init(*, score):
     """Every row of the request as invisible as can be."""
     score.fill_(float("-inf"))
@@ -217,6 +227,7 @@ def _score_cost(call: Call) -> Cost:
     "idx_score",
     f"position_ids: i32[T], block_table: i32[N], {_ROWS} -> &score: f32[T, I]",
     core="MIX",
+    source=_SOURCE,
     params={"ratio": "compress_rate_csa"},
     cost=_score_cost,
     workspace=pipe_buffer(fixed(1), 8192),
@@ -236,6 +247,7 @@ def idx_score(position_ids, block_table, idx_kv, idx_kv_scale, q, q_scale, weigh
     "idx_score_step",
     f"position_ids: i32[T], block_table: i32[B, N], {_ROWS} -> &score: f32[B, S, I]",
     core="MIX",
+    source=_SOURCE,
     params={"ratio": "compress_rate_csa"},
     cost=_score_cost,
     num_blocks=every("B", 1),
@@ -247,7 +259,13 @@ def idx_score_step(position_ids, block_table, idx_kv, idx_kv_scale, q, q_scale, 
     _score_requests(position_ids, block_table, idx_kv, idx_kv_scale, q, q_scale, used, score, ratio)
 
 
-@ops.op("idx_score_out", "score: f32[T, I] -> out: f32[T, J]", core="AIV", cost=lambda call: Cost(0, 2 * moved(call, "out")))
+@ops.op(
+    "idx_score_out",
+    "score: f32[T, I] -> out: f32[T, J]",
+    core="AIV",
+    source=_SOURCE,
+    cost=lambda call: Cost(0, 2 * moved(call, "out")),
+)
 def idx_score_out(score, *, out):
     """The scores of the first rows, for whoever wants to look at them."""
     out.copy_(score[:, : out.shape[1]])
@@ -257,6 +275,7 @@ def idx_score_out(score, *, out):
     "idx_topk",
     "position_ids: i32[T], prompt_len: i32[1], score: f32[T, I] -> topk: i32[T, K]",
     core="AIV",
+    source=_SOURCE,
     params={"ratio": "compress_rate_csa"},
     cost=element_cost("score", 16),
     num_blocks=fixed(8),
@@ -276,6 +295,7 @@ def idx_topk(position_ids, prompt_len, score, *, topk, ratio):
     "idx_topk_step",
     "position_ids: i32[T], score: f32[B, S, I] -> topk: i32[B, S, K]",
     core="AIV",
+    source=_SOURCE,
     params={"ratio": "compress_rate_csa"},
     cost=element_cost("score", 16),
     num_blocks=fixed(8),

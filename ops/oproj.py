@@ -19,6 +19,8 @@ from runner.registry import Call, Cost, OpRegistry
 
 ops = OpRegistry()
 
+_SOURCE = "transformers DeepseekV4GroupedLinear; pypto-lib sparse_attn"
+
 _PART_COLUMNS = 128
 """Columns whose maximum is one part."""
 
@@ -38,6 +40,7 @@ def _proj_a_blocks(call: Call) -> int:
     "proj_a",
     "o_packed: {act}[Y, X], wo_a: {wd}[N, X] -> o_r: f32[T, N], amax_parts: f32[U, T]",
     core="MIX",
+    source=_SOURCE,
     cost=lambda call: Cost(2 * call.dims["T"] * call.dims["N"] * call.dims["X"], call.moved_bytes),
     num_blocks=_proj_a_blocks,
     workspace=pipe_buffer(_proj_a_blocks, 32768),
@@ -59,6 +62,7 @@ def proj_a(o_packed, wo_a, *, o_r, amax_parts):
     "o_quant",
     "amax_parts: f32[U, T], o_r: f32[T, N] -> o_r_i8: {qact}[T, N], scale: f32[T, 1]",
     core="AIV",
+    source=_SOURCE,
     cost=element_cost("o_r", 2),
     num_blocks=every("T", 4),
 )
@@ -81,6 +85,7 @@ def _proj_b_blocks(call: Call) -> int:
     "proj_b",
     "o_r_i8: {qact}[T, N], wo_b: {wq}[D, N], wo_b_scale: f32[D], scale: f32[T, 1] -> attn_out: {act}[T, D]",
     core="MIX",
+    source=_SOURCE,
     cost=product_cost(("o_r_i8", "wo_b")),
     num_blocks=_proj_b_blocks,
     workspace=pipe_buffer(_proj_b_blocks, 32768),
@@ -93,7 +98,7 @@ def proj_b(o_r_i8, wo_b, wo_b_scale, scale, *, attn_out):
     attn_out.copy_(dequantise(acc, scale, wo_b_scale))
 
 
-@ops.op("proj_a_mm", "x: {act}[T, X], w: {wd}[O, X] -> y: f32[M, O]", core="AIC", cost=product_cost(("x", "w")))
+@ops.op("proj_a_mm", "x: {act}[T, X], w: {wd}[O, X] -> y: f32[M, O]", core="AIC", source=_SOURCE, cost=product_cost(("x", "w")))
 def proj_a_mm(x, w, *, y):
     """One group's heads to a tile of its rank (decode); rows beyond the tokens are zero."""
     num_tokens = x.shape[0]
@@ -105,6 +110,7 @@ def proj_a_mm(x, w, *, y):
     "quant_group",
     "o_r: f32[M, O] -> scale: f32[T, 1], o_r_i8: {qact}[T, O], o_r_i8_pad: {qact}[M, O]",
     core="AIV",
+    source=_SOURCE,
     cost=element_cost("o_r", 3),
 )
 def quant_group(o_r, *, scale, o_r_i8, o_r_i8_pad):
@@ -115,7 +121,13 @@ def quant_group(o_r, *, scale, o_r_i8, o_r_i8_pad):
     o_r_i8_pad[num_tokens:] = 0
 
 
-@ops.op("proj_b_mm", "x: {qact}[M, N], w: {wq}[O, N] -> partial: {acc}[M, O]", core="AIC", cost=product_cost(("x", "w")))
+@ops.op(
+    "proj_b_mm",
+    "x: {qact}[M, N], w: {wq}[O, N] -> partial: {acc}[M, O]",
+    core="AIC",
+    source=_SOURCE,
+    cost=product_cost(("x", "w")),
+)
 def proj_b_mm(x, w, *, partial):
     """One group's part of a tile of output columns (decode)."""
     _store(x, w, partial)
@@ -125,6 +137,7 @@ def proj_b_mm(x, w, *, partial):
     "proj_b_act",
     "wo_b_scale: f32[D], partials: {acc}[M, N], act_scale: f32[T, K] -> attn_out: {act}[T, D]",
     core="AIV",
+    source=_SOURCE,
     cost=lambda call: Cost(3 * call.dims["T"] * call.dims["N"], moved(call, "wo_b_scale", "partials", "act_scale", "attn_out")),
     num_blocks=every("D", 512),
 )

@@ -17,13 +17,15 @@ from runner.registry import OpRegistry
 
 ops = OpRegistry()
 
+_SOURCE = "transformers DeepseekV4Attention; pypto-lib qkv_proj_rope"
+
 
 def rms_scale(x: torch.Tensor, eps: float) -> torch.Tensor:
     """`1 / sqrt(mean(x^2) + eps)` over the last dimension of an f32 tensor, which is kept with size 1."""
     return torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
 
 
-@ops.op("proj_seed", "-> acc: f32[M, N]", core="AIV")
+@ops.op("proj_seed", "-> acc: f32[M, N]", core="AIV", source=_SOURCE)
 def proj_seed(*, acc):
     """Zeroes an accumulator that a projection adds to."""
     acc.zero_()
@@ -33,6 +35,7 @@ def proj_seed(*, acc):
     "proj_matmul",
     "x: {act}[T, D], w: {wd}[N, D] -> &acc: f32[M, N]",
     core="AIC",
+    source=_SOURCE,
     cost=product_cost(("x", "w")),
     num_blocks=fixed(16),
 )
@@ -48,6 +51,7 @@ def proj_matmul(x, w, *, acc):
     "qr_rms_norm_quant",
     "qr_fp32: f32[M, Q], gamma: {wd}[Q] -> qr: {qact}[T, Q], qr_scale: f32[T, 1], qr_matmul: {qact}[M, Q]",
     core="AIV",
+    source=_SOURCE,
     params={"eps": "rms_norm_eps"},
     cost=element_cost("qr", 6),
     num_blocks=every("T", 8),
@@ -68,6 +72,7 @@ def qr_rms_norm_quant(qr_fp32, gamma, *, qr, qr_scale, qr_matmul, eps):
     "qproj_matmul",
     "qr_matmul: {qact}[M, Q], wq_b: {wq}[N, Q] -> acc: {acc}[M, N]",
     core="AIC",
+    source=_SOURCE,
     cost=product_cost(("qr_matmul", "wq_b")),
     num_blocks=fixed(16),
 )
@@ -80,6 +85,7 @@ def qproj_matmul(qr_matmul, wq_b, *, acc):
     "qproj_dequant",
     "acc: {acc}[M, N], wq_b_scale: f32[N], qr_scale: f32[T, 1] -> q_proj: f32[M, N]",
     core="AIV",
+    source=_SOURCE,
     cost=element_cost("q_proj", 2),
     num_blocks=fixed(16),
 )
@@ -95,6 +101,7 @@ def qproj_dequant(acc, wq_b_scale, qr_scale, *, q_proj):
     "q_head_rms_nope_rope",
     "q_proj: f32[M, H * C], rope_cos: {act}[T, R], rope_sin: {act}[T, R] -> q: {act}[T, H, C]",
     core="AIV",
+    source=_SOURCE,
     params={"eps": "rms_norm_eps"},
     cost=element_cost("q", 4),
     num_blocks=every("H", 2),
@@ -113,6 +120,7 @@ def q_head_rms_nope_rope(q_proj, rope_cos, rope_sin, *, q, eps):
     "kv_rms_norm_rope",
     "kv_fp32: f32[M, C], gamma: {wd}[C], rope_cos: {act}[T, R], rope_sin: {act}[T, R] -> kv: {act}[T, C]",
     core="AIV",
+    source=_SOURCE,
     params={"eps": "rms_norm_eps"},
     cost=element_cost("kv", 6),
     num_blocks=every("T", 8),

@@ -17,6 +17,8 @@ from runner.registry import Call, Cost, OpRegistry
 
 ops = OpRegistry()
 
+_SOURCE = "transformers DeepseekV4RotaryEmbedding and apply_rotary_pos_emb; pypto-lib rope rows"
+
 _TABLES = "position_ids: i32[T], freqs_cos: {act}[P, R], freqs_sin: {act}[P, R]"
 _ROWS = "rope_cos: {act}[T, R], rope_sin: {act}[T, R]"
 
@@ -45,7 +47,7 @@ def window_start(positions: torch.Tensor, ratio: int) -> torch.Tensor:
     return rows - rows % ratio
 
 
-@ops.op("rope_rows", f"{_TABLES} -> {_ROWS}", core="AIV", cost=_row_cost, num_blocks=every("T", 8))
+@ops.op("rope_rows", f"{_TABLES} -> {_ROWS}", core="AIV", source=_SOURCE, cost=_row_cost, num_blocks=every("T", 8))
 def rope_rows(position_ids, freqs_cos, freqs_sin, *, rope_cos, rope_sin):
     """Table rows of each token's position."""
     cos, sin = table_rows(position_ids, freqs_cos, freqs_sin)
@@ -53,7 +55,7 @@ def rope_rows(position_ids, freqs_cos, freqs_sin, *, rope_cos, rope_sin):
     rope_sin.copy_(sin)
 
 
-@ops.op("half_rope", f"{_TABLES} -> cos: f32[T, R // 2], sin: f32[T, R // 2]", core="AIV", cost=_row_cost)
+@ops.op("half_rope", f"{_TABLES} -> cos: f32[T, R // 2], sin: f32[T, R // 2]", core="AIV", source=_SOURCE, cost=_row_cost)
 def half_rope(position_ids, freqs_cos, freqs_sin, *, cos, sin):
     """The R/2 angles of each token's position, in f32: what the indexer rotates its queries by."""
     cos_rows, sin_rows = table_rows(position_ids, freqs_cos, freqs_sin)
@@ -66,6 +68,7 @@ def half_rope(position_ids, freqs_cos, freqs_sin, *, cos, sin):
     "window_rope",
     f"{_TABLES} -> cos: f32[T, R // 2], sin: f32[T, R // 2]",
     core="AIV",
+    source=_SOURCE,
     params={"ratio": "compress_rate_csa"},
     cost=_row_cost,
 )
@@ -78,6 +81,7 @@ def window_rope(position_ids, freqs_cos, freqs_sin, *, cos, sin, ratio):
     "rope_step",
     f"{_TABLES} -> {_ROWS}, step_cos: f32[T, R // 2], step_sin: f32[T, R // 2]",
     core="AIV",
+    source=_SOURCE,
     cost=_row_cost,
 )
 def rope_step(position_ids, freqs_cos, freqs_sin, *, rope_cos, rope_sin, step_cos, step_sin):
@@ -92,6 +96,7 @@ def rope_step(position_ids, freqs_cos, freqs_sin, *, rope_cos, rope_sin, step_co
     "rope_and_window",
     f"{_TABLES} -> {_ROWS}, cmp_cos: f32[T, R // 2], cmp_sin: f32[T, R // 2]",
     core="AIV",
+    source=_SOURCE,
     params={"ratio": "compress_rate_hca"},
     cost=_row_cost,
 )
@@ -101,7 +106,7 @@ def rope_and_window(position_ids, freqs_cos, freqs_sin, *, rope_cos, rope_sin, c
     window_rope(position_ids, freqs_cos, freqs_sin, cos=cmp_cos, sin=cmp_sin, ratio=ratio)
 
 
-@ops.op("rope_cs", f"{_ROWS} -> cos_il: f32[T, R], sin_signed: f32[T, R]", core="AIV", num_blocks=fixed(2))
+@ops.op("rope_cs", f"{_ROWS} -> cos_il: f32[T, R], sin_signed: f32[T, R]", core="AIV", source=_SOURCE, num_blocks=fixed(2))
 def rope_cs(rope_cos, rope_sin, *, cos_il, sin_signed):
     """Tables for rotating back: `y[j] = x[j] * cos_il[j] + x[j ^ 1] * sin_signed[j]` turns by the negative angle."""
     half = rope_cos.shape[1] // 2
