@@ -14,7 +14,7 @@ import re
 import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -27,6 +27,7 @@ from runner.checkpoint_layout import FP8_BLOCK, canonical, encoded, encoding, ex
 from runner.errors import CheckpointError, Diagnostic
 from runner.quantise import decode
 from runner.spec import DTYPE_BYTES, TensorSpec
+from runner.storage import TORCH_DTYPES
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -77,12 +78,16 @@ class Checkpoint:
     tensors: Mapping[str, Stored]
     shards: tuple[Path, ...]
     problems: tuple[Diagnostic, ...]
+    mapped: bool = True
     _files: dict[Path, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def open(cls, folder: str | Path) -> Checkpoint:
-        """Read the index and every shard's header. Raises CheckpointError where there is no checkpoint at all."""
-        return _open(Path(folder))
+    def open(cls, folder: str | Path, *, mapped: bool = True) -> Checkpoint:
+        """Read the index and every shard's header. Raises CheckpointError where there is no checkpoint at all.
+
+        Not `mapped`, tensors are read into memory of their own: whoever reads all of them once keeps no file's pages.
+        """
+        return replace(_open(Path(folder)), mapped=mapped)
 
     @cached_property
     def size_bytes(self) -> int:
@@ -158,9 +163,11 @@ class Checkpoint:
         return problems
 
     def raw(self, name: str, rows: tuple[int, int] | None = None) -> torch.Tensor:
-        """The stored tensor, or its rows `[lo, hi)`: a view of the mapped file."""
+        """The stored tensor, or its rows `[lo, hi)`: a view of the mapped file, if it is mapped."""
         stored = self.tensors[name]
         try:
+            if not self.mapped:
+                return _read_rows(stored, rows or (0, stored.spec.shape[0]))
             if stored.shard not in self._files:
                 self._files[stored.shard] = safe_open(str(stored.shard), framework="pt")
             file = self._files[stored.shard]
@@ -179,6 +186,19 @@ class Checkpoint:
         lo, hi = rows or (0, codes.shape[0])
         scale_rows = (lo // FP8_BLOCK, -(-hi // FP8_BLOCK)) if how.startswith("fp8") else (lo, hi)
         return decode(codes, self.raw(scale_name(name), scale_rows), how, lo)
+
+
+def _read_rows(stored: Stored, rows: tuple[int, int]) -> torch.Tensor:
+    """Rows of a stored tensor, in memory of their own."""
+    lo, hi = (min(row, stored.spec.shape[0]) for row in rows)
+    shape = (hi - lo, *stored.spec.shape[1:])
+    row_bytes = prod(shape[1:]) * DTYPE_BYTES[stored.spec.dtype]
+    data = torch.empty((hi - lo) * row_bytes, dtype=torch.uint8)
+    with stored.shard.open("rb") as file:
+        file.seek(stored.begin + lo * row_bytes)
+        if file.readinto(data.numpy().data) != len(data):
+            raise OSError("the shard has become shorter")
+    return data.view(TORCH_DTYPES[stored.spec.dtype]).reshape(shape)
 
 
 def _plain_misfit(name: str, got: TensorSpec, expected: TensorSpec) -> list[Diagnostic]:

@@ -19,8 +19,9 @@ from runner.checkpoint_layout import encoding, expected_tensors, plain_dtype, sc
 from runner.errors import CheckpointError
 from runner.huggingface import config_json
 from runner.quantise import encode
-from runner.safetensors_file import TORCH_DTYPES, plan_shards, shard_names, write_index, write_json, write_shard
+from runner.safetensors_file import plan_shards, shard_names, write_index, write_json, write_shard
 from runner.spec import TensorSpec
+from runner.storage import TORCH_DTYPES
 
 MAX_SHARD_BYTES = 2**30
 MIN_SHARD_BYTES = 2**16

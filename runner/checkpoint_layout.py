@@ -108,11 +108,13 @@ def stored_tensors(values: Mapping[str, Any], flavour: str, dtype: str | None = 
 
 
 def plain_dtype(flavour: str, dtype: str | None = None) -> str:
-    """The dtype of weights that a flavour does not quantise; raises CheckpointError for an unknown flavour."""
+    """The dtype of weights that a flavour does not quantise; raises CheckpointError for an unknown flavour or dtype."""
     if flavour not in FLAVOURS:
         raise CheckpointError(f"unknown flavour '{flavour}', expected one of {', '.join(FLAVOURS)}")
     if flavour in ("f32", "bf16"):
         return flavour
+    if dtype not in (None, "f32", "bf16"):
+        raise CheckpointError(f"unknown dtype '{dtype}' of plain weights, expected f32 or bf16")
     return dtype or "bf16"
 
 

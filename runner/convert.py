@@ -24,8 +24,9 @@ from runner.checkpoint_layout import encoding, is_draft, plain_dtype, scale_name
 from runner.errors import CheckpointError, Diagnostic
 from runner.huggingface import config_json
 from runner.quantise import decode, encode
-from runner.safetensors_file import TORCH_DTYPES, plan_shards, shard_names, write_index, write_json, write_shard
+from runner.safetensors_file import plan_shards, shard_names, write_index, write_json, write_shard
 from runner.spec import TensorSpec
+from runner.storage import TORCH_DTYPES
 
 MAX_SHARD_BYTES = 2**30
 PLAN_NAME = "conversion.json"
@@ -81,7 +82,7 @@ def convert(
     `dtype` is that of weights which `to` leaves plain: f32 or bf16; by default as the embedding is stored. Raises CheckpointError
     for a checkpoint that does not fit, weights that are not finite, and an `out` or `out.partial` in the way.
     """
-    checkpoint, out = Checkpoint.open(source), Path(out)
+    checkpoint, out = Checkpoint.open(source, mapped=False), Path(out)
     plain_dtype(to, dtype)
     checkpoint.require(config)
     refuse_existing(out)

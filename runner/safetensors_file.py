@@ -15,21 +15,8 @@ import torch
 
 from runner.checkpoint import INDEX_NAME, STORED_DTYPES
 from runner.spec import DTYPE_BYTES, TensorSpec
+from runner.storage import TORCH_DTYPES
 
-TORCH_DTYPES = {
-    "bool": torch.bool,
-    "i8": torch.int8,
-    "u8": torch.uint8,
-    "i16": torch.int16,
-    "i32": torch.int32,
-    "i64": torch.int64,
-    "f8e4m3": torch.float8_e4m3fn,
-    "f8e8m0": torch.float8_e8m0fnu,
-    "f16": torch.float16,
-    "bf16": torch.bfloat16,
-    "f32": torch.float32,
-    "f64": torch.float64,
-}
 _FILE_DTYPES = {ours: theirs for theirs, ours in STORED_DTYPES.items()}
 
 

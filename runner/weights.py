@@ -18,8 +18,8 @@ from runner.checkpoint_layout import expected_tensors, scale_name
 from runner.errors import CheckpointError, Diagnostic
 from runner.program import Program, Span, Tensor
 from runner.quantise import quantise_rows
-from runner.safetensors_file import TORCH_DTYPES
 from runner.spec import TensorSpec
+from runner.storage import TORCH_DTYPES
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""

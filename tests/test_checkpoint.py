@@ -452,6 +452,10 @@ def test_reading_rows_and_whole_tensors(pristine):
     whole = load_file(shard_of(pristine, GIVEN))[GIVEN]
     assert torch.equal(checkpoint.raw(GIVEN), whole)
     assert torch.equal(checkpoint.weight(GIVEN, (3, 17)), whole[3:17])
+    unmapped = Checkpoint.open(pristine, mapped=False)
+    for name in checkpoint.tensors:
+        assert torch.equal(unmapped.raw(name), checkpoint.raw(name))
+        assert torch.equal(unmapped.raw(name, (1, 3)), checkpoint.raw(name, (1, 3)))
 
 
 def test_reading_is_lazy(pristine, config, monkeypatch):
@@ -465,10 +469,14 @@ def test_reading_is_lazy(pristine, config, monkeypatch):
 
 
 def test_shard_that_breaks_after_opening(folder):
-    checkpoint = Checkpoint.open(folder)
-    shard_of(folder, GIVEN).write_bytes(b"")
-    with pytest.raises(CheckpointError, match=rf"^tensor '{GIVEN}' cannot be read from shard '.*': "):
-        checkpoint.raw(GIVEN)
+    for mapped in (True, False):
+        checkpoint = Checkpoint.open(folder, mapped=mapped)
+        path = shard_of(folder, GIVEN)
+        content = path.read_bytes()
+        path.write_bytes(b"")
+        with pytest.raises(CheckpointError, match=rf"^tensor '{GIVEN}' cannot be read from shard '.*': "):
+            checkpoint.raw(GIVEN)
+        path.write_bytes(content)
 
 
 # Inspection

@@ -456,6 +456,8 @@ def test_conversion_needs_a_checkpoint_that_fits(folders, config, tmp_path):
         convert(folders["bf16"], tmp_path / "out", config.with_(vocab_size=41))
     with pytest.raises(CheckpointError, match=r"^unknown flavour 'int4', expected one of f32, "):
         convert(folders["bf16"], tmp_path / "out", config, to="int4")
+    with pytest.raises(CheckpointError, match=r"^unknown dtype 'f16' of plain weights, expected f32 or bf16$"):
+        convert(folders["bf16"], tmp_path / "out", config, dtype="f16")
     assert list(tmp_path.iterdir()) == []
 
 
