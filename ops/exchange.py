@@ -4,6 +4,9 @@ A *route* is one choice of one token: number t * K + k. `pub_counts` [P, P * E] 
 to each expert of all ranks; every rank learns all of it before any row moves. Rows of an expert are ordered by source rank,
 then by route, which fixes every result bit for bit.
 
+Every op that exchanges anything updates `comm_window`, the number of exchanges so far. That orders these ops among
+themselves, so that all ranks run them in the same order whatever else runs at the same time.
+
 Source: pypto-lib `moe` (dispatch and combine); the ragged layout is ours.
 """
 
@@ -29,7 +32,7 @@ def _check_exchange(call: Call) -> str | None:
     "dispatch",
     "indices: i32[T, K], weights: f32[T, K], x: {qact}[T, D], x_scale: f32[T, 1]"
     " -> recv_x: {qact}[L, M, D], recv_scale: f32[L, M], recv_w: f32[L, M], recv_r_route: i32[L, M], recv_count: i32[E, 1],"
-    " &pub_counts: i32[P, P * E]",
+    " &pub_counts: i32[P, P * E], &comm_window: i32[1]",
     core="AIV",
     params={"layer": 0},
     needs=("comm",),
@@ -38,7 +41,20 @@ def _check_exchange(call: Call) -> str | None:
     source="pypto-lib moe",
 )
 def dispatch(
-    indices, weights, x, x_scale, *, recv_x, recv_scale, recv_w, recv_r_route, recv_count, pub_counts, layer, comm: Comm
+    indices,
+    weights,
+    x,
+    x_scale,
+    *,
+    recv_x,
+    recv_scale,
+    recv_w,
+    recv_r_route,
+    recv_count,
+    pub_counts,
+    comm_window,
+    layer,
+    comm: Comm,
 ):
     """Send each route's row, scale, weight and number to the rank of its expert; receive those for this rank's experts.
 
@@ -47,6 +63,7 @@ def dispatch(
 
     Raises ExecutionError, on every rank alike and before any row moves, where some expert would get more rows than a lane holds.
     """
+    comm_window += 1
     num_experts, (num_lanes, depth) = recv_count.shape[0], recv_x.shape[:2]
     chosen = indices.flatten().long()
     order = chosen.argsort(stable=True)
@@ -104,18 +121,19 @@ def _places(counts: torch.Tensor, recv_count: torch.Tensor, num_lanes: int, dept
 @ops.op(
     "combine_push",
     "recv_y: {act}[L, M, D], recv_r_route: i32[L, M], recv_count: i32[E, 1], pub_counts: i32[P, P * E]"
-    " -> routed_y: {act}[T, K, D]",
+    " -> routed_y: {act}[T, K, D], &comm_window: i32[1]",
     core="AIV",
     needs=("comm",),
     cost=lambda call: Cost(0, 2 * call.operands["routed_y"].size_bytes),
     check=_check_exchange,
     source="pypto-lib moe",
 )
-def combine_push(recv_y, recv_r_route, recv_count, pub_counts, *, routed_y, comm: Comm):
+def combine_push(recv_y, recv_r_route, recv_count, pub_counts, *, routed_y, comm_window, comm: Comm):
     """Send each expert's output row back to where its token is: row t, k of `routed_y` [T, K, D] is route t * K + k.
 
     Rows without a route are zero.
     """
+    comm_window += 1
     num_experts, (num_lanes, depth) = recv_count.shape[0], recv_y.shape[:2]
     place = _places(_counts_of(pub_counts, comm.rank, num_experts), recv_count, num_lanes, depth)
     per_rank = pub_counts.view(comm.size, comm.size, num_experts).sum(dim=2)

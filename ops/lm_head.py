@@ -16,13 +16,14 @@ ops = OpRegistry()
 
 @ops.op(
     "lm_head_gather",
-    "x: {act}[N, D] -> hidden_window: {act}[P, N, D]",
+    "x: {act}[N, D] -> hidden_window: {act}[P, N, D], &comm_window: i32[1]",
     core="AIV",
     needs=("comm",),
     source="pypto-lib lm_head",
 )
-def lm_head_gather(x, *, hidden_window, comm: Comm):
-    """The hidden rows of all P ranks, by rank."""
+def lm_head_gather(x, *, hidden_window, comm_window, comm: Comm):
+    """The hidden rows of all P ranks, by rank; `comm_window` counts exchanges."""
+    comm_window += 1
     hidden_window.copy_(comm.all_gather(x))
 
 
@@ -47,14 +48,15 @@ def _check_columns(call: Call) -> str | None:
 
 @ops.op(
     "lm_head_combine",
-    "logits_shard: f32[P, N, W] -> logits: f32[N, V]",
+    "logits_shard: f32[P, N, W] -> logits: f32[N, V], &comm_window: i32[1]",
     core="AIV",
     needs=("comm",),
     check=_check_columns,
     source="pypto-lib lm_head",
 )
-def lm_head_combine(logits_shard, *, logits, comm: Comm):
-    """This rank's tokens' logits over the whole vocabulary, from every rank's columns."""
+def lm_head_combine(logits_shard, *, logits, comm_window, comm: Comm):
+    """This rank's tokens' logits over the whole vocabulary, from every rank's columns; `comm_window` counts exchanges."""
+    comm_window += 1
     each = [1] * comm.size
     shards = comm.all_to_all(logits_shard, each, each)
     logits.copy_(shards.transpose(0, 1).flatten(1)[:, : logits.shape[1]])

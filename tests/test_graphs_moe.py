@@ -1,5 +1,7 @@
 """The graphs `moe` and `head` against transformers' modules."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from graph_runs import expand_graph, run_program
@@ -196,3 +198,12 @@ def test_receive_buffers(layers, sets, ep, expected):
 @pytest.mark.parametrize("graph", ["moe", "head"])
 def test_lint_is_clean(graph, deploy):
     assert lint([graph], load_config(["tiny"], deploy=deploy), REGISTRY) == []
+
+
+@pytest.mark.parametrize("graph", ["decode_fwd", "prefill_fwd"])
+def test_exchanges_are_in_one_order(graph):
+    """Whatever runs at the same time: each waits for the one before it, so that ranks cannot meet crosswise."""
+    program = expand_graph(graph, load_config(["tiny"], deploy=graph.removesuffix("_fwd"), ep=2))
+    collective = [task for task in program.tasks if task.op is not None and "comm" in REGISTRY[task.op].needs]
+    assert len(collective) == 2 * 6 + 2 * {"decode_fwd": 1, "prefill_fwd": 8}[graph]
+    assert all(earlier.id in later.waits for earlier, later in pairwise(collective))

@@ -232,6 +232,11 @@ def on_ranks(size, work):
     return results
 
 
+def window():
+    """The number of exchanges so far."""
+    return torch.zeros(1, dtype=torch.int32)
+
+
 def routing(kind, size, num_tokens, topk, experts, seed=0):
     """Experts [size, T, K] and weights of every rank's tokens; the last token of each rank is idle."""
     generator = torch.Generator().manual_seed(seed)
@@ -261,6 +266,7 @@ def moe_on(comm, indices, weights, x, x_scale, experts, sh, layout, depth, preci
         "recv_r_route": ("i32", buffer),
         "recv_count": ("i32", (per_rank, 1)),
         "pub_counts": rubbish(torch.int32, comm.size, comm.size * per_rank),
+        "comm_window": window(),
     }
     inputs = {"indices": indices, "weights": weights, "x": x, "x_scale": x_scale}
     got = run_op("dispatch", inputs, outputs, precision, layer=2, comm=comm)
@@ -274,7 +280,8 @@ def moe_on(comm, indices, weights, x, x_scale, experts, sh, layout, depth, preci
         "recv_count": got["recv_count"],
         "pub_counts": got["pub_counts"],
     }
-    routed = run_op("combine_push", inputs, {"routed_y": ("act", (num_tokens, topk, width))}, precision, comm=comm)["routed_y"]
+    outputs = {"routed_y": ("act", (num_tokens, topk, width)), "comm_window": got["comm_window"]}
+    routed = run_op("combine_push", inputs, outputs, precision, comm=comm)["routed_y"]
     out = run_op("combine_reduce", {"sh": sh, "routed_y": routed}, {"ffn_out": ("act", (num_tokens, width))}, precision)
     return {**got, "recv_y": recv_y, "ffn_out": out["ffn_out"]}
 
@@ -441,10 +448,12 @@ def test_head_gives_each_rank_its_own_tokens_over_the_whole_vocabulary(size, voc
     x = torch.randn(size, num_tokens, width)
 
     def work(comm):
-        window = run_op("lm_head_gather", {"x": x[comm.rank]}, {"hidden_window": ("act", (size, num_tokens, width))}, comm=comm)
-        shard_w = w[comm.rank * columns : (comm.rank + 1) * columns]
-        shard = run_op("lm_head_mm", {**window, "w": shard_w}, {"logits_shard": ("f32", (size, num_tokens, columns))})
-        return run_op("lm_head_combine", shard, {"logits": ("f32", (num_tokens, vocab))}, comm=comm)["logits"]
+        outputs = {"hidden_window": ("act", (size, num_tokens, width)), "comm_window": window()}
+        hidden = run_op("lm_head_gather", {"x": x[comm.rank]}, outputs, comm=comm)["hidden_window"]
+        inputs = {"hidden_window": hidden, "w": w[comm.rank * columns : (comm.rank + 1) * columns]}
+        shard = run_op("lm_head_mm", inputs, {"logits_shard": ("f32", (size, num_tokens, columns))})
+        outputs = {"logits": ("f32", (num_tokens, vocab)), "comm_window": window()}
+        return run_op("lm_head_combine", shard, outputs, comm=comm)["logits"]
 
     results = [work(LocalComm())] if size == 1 else on_ranks(size, work)
     for r, logits in enumerate(results):
