@@ -24,9 +24,9 @@ NOTE_S = 1.5
 
 
 class PeerError(ExecutionError):
-    """An exchange failed because of another rank; `.silent` are the ranks that left no note."""
+    """An exchange failed because of another rank; `.silent` are the ranks that let the time run out."""
 
-    def __init__(self, message: str, silent: Sequence[int], hint: str | None = None):
+    def __init__(self, message: str, silent: Sequence[int] = (), hint: str | None = None):
         super().__init__(message, hint=hint)
         self.silent = tuple(silent)
 
@@ -110,16 +110,14 @@ class TorchComm:
             notes = self.notes()
         for rank, note in sorted(notes.items()):
             if note:
-                return PeerError(f"rank {rank} failed: {note}", ())
+                return PeerError(f"rank {rank} failed: {note}")
         silent = [rank for rank in range(self.size) if rank != self.rank and rank not in notes]
-        timed_out = "timed out" in str(error).lower() or "timeout" in str(error).lower()
         if not silent:
-            return PeerError(f"the connection between ranks failed: {_first_line(error)}", ())
-        who = ranks_text(silent)
-        if timed_out:
+            return PeerError(f"the connection between ranks failed: {_first_line(error)}")
+        if "timed out" in str(error).lower() or "timeout" in str(error).lower():
             hint = "raise --timeout-s if it was only slow"
-            return PeerError(f"{who} did not answer within {self._timeout_s:g} s", silent, hint)
-        return PeerError(f"{who} closed the connection without a word", silent)
+            return PeerError(f"{ranks_text(silent)} did not answer within {self._timeout_s:g} s", silent, hint)
+        return PeerError(f"{ranks_text(silent)} closed the connection without a word")
 
 
 def _first_line(error: BaseException) -> str:

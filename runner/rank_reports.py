@@ -22,7 +22,7 @@ _PLACE_BYTES = 1024
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Why a rank failed. `secondary`: only because of another rank; `silent`: the ranks that it heard nothing from."""
+    """Why a rank failed. `secondary`: only because of another rank; `silent`: the ranks that it waited for in vain."""
 
     message: str
     secondary: bool = False

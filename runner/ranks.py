@@ -14,11 +14,11 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from runner.errors import RinggraphError
 from runner.rank_reports import FOLDER, Report, read_place, read_reports
@@ -26,8 +26,13 @@ from runner.rank_reports import FOLDER, Report, read_place, read_reports
 if TYPE_CHECKING:
     from runner.comm_torch import TorchComm
 
+T = TypeVar("T")
+
 DEFAULT_TIMEOUT_S = 120.0
 """How long a rank waits for another before it gives up."""
+
+START_S = 60.0
+"""How long ranks have to come together, where the timeout is not longer: starting takes its time on a busy machine."""
 
 SHUTDOWN_S = 2
 """Between asking a rank to end and killing it."""
@@ -101,14 +106,14 @@ def launch(command: Sequence[str], num_ranks: int, *, timeout_s: float = DEFAULT
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it logs tracebacks of what we report
-    with tempfile.TemporaryDirectory(prefix="ringgraph-ranks-") as folder, _environment(folder, num_ranks):
+    with tempfile.TemporaryDirectory(prefix="ringgraph-ranks-") as folder, _environment(folder, num_ranks), _soon_killed():
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
             nproc_per_node=num_ranks,
             rdzv_backend="c10d",
             rdzv_endpoint=f"127.0.0.1:{port}",
-            rdzv_configs={"timeout": max(1, round(timeout_s))},
+            rdzv_configs={"timeout": round(max(timeout_s, START_S))},
             run_id=Path(folder).name,
             role="rank",
             max_restarts=0,
@@ -161,14 +166,33 @@ def _environment(folder: str, num_ranks: int) -> Iterator[None]:
         os.environ.update(before)
 
 
+@contextmanager
+def _soon_killed() -> Iterator[None]:
+    """Ranks that do not end when they are asked to are killed after SHUTDOWN_S; the launcher's own way is to wait for half a
+    minute, and its setting for that does not reach the case that one rank has failed."""
+    from torch.distributed.elastic.multiprocessing import PContext
+
+    close = PContext.close
+
+    def close_soon(self: PContext, death_sig: signal.Signals | None = None, timeout: int = SHUTDOWN_S) -> None:
+        close(self, death_sig, min(timeout, SHUTDOWN_S))
+
+    PContext.close = close_soon
+    try:
+        yield
+    finally:
+        PContext.close = close
+
+
 def failure_text(folder: Path, num_ranks: int, exit_codes: Mapping[int, int]) -> str:
     """Which ranks have failed, where and why: own failures if any rank has one, else what ranks say of others."""
     from runner.comm_torch import ranks_text
 
     reports = read_reports(folder)
     causes = {rank: report.message for rank, report in reports.items() if not report.secondary}
+    silent = {rank for report in reports.values() for rank in report.silent}
     for rank, code in exit_codes.items():
-        if rank not in reports:
+        if rank not in reports and rank not in silent and code != -signal.SIGTERM:  # those were ended by the launcher
             causes[rank] = _ending(code, read_place(folder, rank))
     if not causes:
         causes = {rank: report.message + _last_seen(folder, report) for rank, report in reports.items()}
@@ -176,7 +200,7 @@ def failure_text(folder: Path, num_ranks: int, exit_codes: Mapping[int, int]) ->
     for rank, message in sorted(causes.items()):
         alike.setdefault(message, []).append(rank)
     lines = [f"[{ranks_text(ranks)}] {message}" for message, ranks in alike.items()]
-    ended = [rank for rank in range(num_ranks) if rank not in causes]
+    ended = [rank for rank in range(num_ranks) if rank not in causes and rank not in silent]
     if ended:
         lines.append(f"{ranks_text(ended)} {'was' if len(ended) == 1 else 'were'} ended with it")
     return "\n".join(lines)
@@ -202,10 +226,12 @@ def _last_seen(folder: Path, report: Report) -> str:
 
 
 @contextmanager
-def joined(world: World, *, device: str = "cpu", timeout_s: float = DEFAULT_TIMEOUT_S) -> Iterator[TorchComm]:
+def joined(
+    world: World, *, device: str = "cpu", timeout_s: float = DEFAULT_TIMEOUT_S, start_s: float = START_S
+) -> Iterator[TorchComm]:
     """This process as one rank of a world: joins on entry, tells the others if it fails, leaves on exit.
 
-    Raises RinggraphError where the ranks cannot meet within `timeout_s`.
+    Raises RinggraphError where the ranks do not come together within `start_s`, or `timeout_s` if that is longer.
     """
     from datetime import timedelta
 
@@ -217,7 +243,7 @@ def joined(world: World, *, device: str = "cpu", timeout_s: float = DEFAULT_TIME
     with suppress(ValueError):  # only the main thread may
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # the launcher speaks for all ranks; a rank just ends
     _end_with_launcher()
-    store = _meet(world, timeout_s)
+    store = _meet(world, max(start_s, timeout_s))
     backend, staged = _backend(device, world)
     try:
         dist.init_process_group(
@@ -240,31 +266,54 @@ def joined(world: World, *, device: str = "cpu", timeout_s: float = DEFAULT_TIME
     dist.destroy_process_group()
 
 
-def _meet(world: World, timeout_s: float):
+def _meet(world: World, start_s: float):
     """The store that all ranks share, when all have come to it."""
     from datetime import timedelta
 
     from torch.distributed.rendezvous import rendezvous
 
+    from runner.comm_torch import PeerError, ranks_text
+
     where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    limit = timedelta(seconds=timeout_s)
+    limit = timedelta(seconds=start_s)
+    unreachable = f"rank {world.rank} cannot reach rank 0 at {where} within {start_s:g} s"
     try:
-        store, _, _ = next(iter(rendezvous("env://", world.rank, world.size, timeout=limit)))
+        found = _within(start_s + 1, lambda: next(iter(rendezvous("env://", world.rank, world.size, timeout=limit))))
     except (RuntimeError, ValueError, OSError) as error:
         if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
             raise RinggraphError(f"port {where} is in use", hint="choose another MASTER_PORT") from error
-        raise RinggraphError(f"rank {world.rank} cannot reach rank 0 at {where} within {timeout_s:g} s") from error
+        raise RinggraphError(unreachable) from error
+    store = found[0]
     names = [f"come/{rank}" for rank in range(world.size)]
     try:
         store.set(names[world.rank], "")
         store.wait(names, limit)
     except RuntimeError as error:
         missing = _absent(store, names)
-        from runner.comm_torch import ranks_text
-
         who = ranks_text(missing) if missing else "a rank"
-        raise RinggraphError(f"rank {world.rank} waited {timeout_s:g} s for {who} to come to {where}") from error
+        raise PeerError(f"{who} did not come to {where} within {start_s:g} s", missing) from error
     return store
+
+
+def _within(limit_s: float, action: Callable[[], T]) -> T:
+    """What `action` returns or raises; TimeoutError where it takes longer. A stranger's port that accepts and never answers would
+    hold torch's rendezvous for ever, whatever timeout it is given."""
+    done: list[T | Exception] = []
+
+    def act() -> None:
+        try:
+            done.append(action())
+        except Exception as error:
+            done.append(error)
+
+    thread = threading.Thread(target=act, name="ringgraph-rendezvous", daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    if not done:
+        raise TimeoutError
+    if isinstance(done[0], Exception):
+        raise done[0]
+    return done[0]
 
 
 def _absent(store, names: Sequence[str]) -> list[int]:
