@@ -137,7 +137,7 @@ class StateStore:
                 raise StateError(
                     f"no free pages: a request of {num_tokens:,} tokens needs {count} of pool '{pool.dim}', {len(pool.free)} of"
                     f" {pool.num_pages} are free with {len(self._requests)} requests admitted",
-                    hint=f"release a request, or --set REQUESTS={self._values['REQUESTS'] + 1}",
+                    hint=f"release a request, or --set {pool.dim}={pool.num_pages + count - len(pool.free)}",
                 )
         owned = {name: self._pools[name].take(count) for name, count in wanted.items()}
         tables = {name: _padded(pages, self._pools[name].table_pages) for name, pages in owned.items()}
