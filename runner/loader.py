@@ -185,10 +185,12 @@ def _unknown_keys(node: Node, rule: Mapping[str, Any]) -> list[Diagnostic]:
     known, others = rule.get("properties", {}), rule.get("additionalProperties", {})
     problems: list[Diagnostic] = []
     for key, value in node.value:
-        if key.value in known:
+        if key.kind == "text" and key.value in known:
             problems += _unknown_keys(value, known[key.value])
+        elif key.kind != "text" or key.type == "merge":
+            continue  # told already
         elif others is False:
-            hint = did_you_mean(str(key.value), known) or f"known keys: {', '.join(known)}"
+            hint = did_you_mean(key.value, known) or f"known keys: {', '.join(known)}"
             problems.append(Diagnostic("G103", f"unknown key '{key.value}'", key.mark, hint=hint))
         else:
             problems += _unknown_keys(value, others)

@@ -231,7 +231,7 @@ def _build(text: str, file: str, loader: Any) -> tuple[Node | None, list[Diagnos
     except yaml.YAMLError as error:
         if loader is not yaml.SafeLoader:
             return _build(text, file, yaml.SafeLoader)  # its messages are the same wherever libyaml is or is not installed
-        builder.problems.append(_syntax_error(error, file))
+        builder.problems.append(_syntax_error(error, text, file))
         return None, builder.problems
     return builder.root, builder.problems
 
@@ -240,11 +240,12 @@ def _events(text: str, loader: Any) -> Iterator[yaml.Event]:
     return yaml.parse(text, Loader=loader)
 
 
-def _syntax_error(error: yaml.YAMLError, file: str) -> Diagnostic:
+def _syntax_error(error: yaml.YAMLError, text: str, file: str) -> Diagnostic:
+    if isinstance(error, yaml.reader.ReaderError):
+        line, column = text.count("\n", 0, error.position) + 1, error.position - text.rfind("\n", 0, error.position)
+        return Diagnostic("G101", f"character {text[error.position]!r} is not allowed", Mark(file, line, column))
     at = getattr(error, "problem_mark", None)
     mark = Mark(file, at.line + 1, at.column + 1) if at else Mark(file, 1, 1)
-    if isinstance(error, yaml.reader.ReaderError):
-        return Diagnostic("G101", f"character {chr(int(error.character))!r} is not allowed", mark)
     problem = str(getattr(error, "problem", None) or error)
     context = getattr(error, "context", None)
     return Diagnostic("G101", f"{problem} ({context})" if context else problem, mark)
