@@ -97,6 +97,8 @@ def read_layer(source: str | Path) -> tuple[Layer, list[Diagnostic]]:
     name, display, text, is_json = _open(source)
     problems: list[Diagnostic] = []
     given = _parse_json(text, display) if is_json else _parse_yaml(text, display, problems)
+    if is_json:
+        given = {key: item for key, item in given.items() if key not in SECTIONS}
     return _layer(name, given, problems, whole=is_json), problems
 
 
@@ -161,9 +163,15 @@ def _section(given: Mapping[str, Given], key: str, problems: list[Diagnostic]) -
     if not isinstance(item.value, dict):
         problems.append(item.problem("C102", f"'{key}' is {describe(item.value)}, expected a mapping"))
         return {}
-    bad = [entry for entry in item.value if not entry.isidentifier() and key == "dims"]
-    problems += [item.value[entry].problem("C101", f"'{entry}' is not a name that expressions can use") for entry in bad]
-    return {entry: value for entry, value in item.value.items() if entry not in bad}
+    entries = _entries(item)
+    bad = [entry for entry in entries if not entry.isidentifier() and key == "dims"]
+    problems += [entries[entry].problem("C101", f"'{entry}' is not a name that expressions can use") for entry in bad]
+    return {entry: value for entry, value in entries.items() if entry not in bad}
+
+
+def _entries(item: Given) -> dict[str, Given]:
+    """What a mapping holds; a whole mapping given as an option has one place."""
+    return {key: value if isinstance(value, Given) else replace(item, value=value) for key, value in item.value.items()}
 
 
 def _deployment(name: str, item: Given, problems: list[Diagnostic]) -> dict[str, Given]:
@@ -171,7 +179,7 @@ def _deployment(name: str, item: Given, problems: list[Diagnostic]) -> dict[str,
         problems.append(item.problem("C102", f"deployment '{name}' is {describe(item.value)}, expected a mapping"))
         return {}
     fields = {}
-    for key, value in item.value.items():
+    for key, value in _entries(item).items():
         if key in properties():
             fields[key] = value
         else:

@@ -106,8 +106,9 @@ def _whole_file(given: Mapping[str, Any], result: Normalised) -> None:
         result.problems.append(("model_type", f"'model_type' is '{model_type}', expected '{MODEL_TYPE}'"))
     for key in ("dtype", "torch_dtype"):
         result.fields.pop(key, None)
-        if given.get(key) in DTYPES:
-            result.fields["dtype"] = DTYPES[given[key]], key
+        ours = DTYPES.get(str(given.get(key)))
+        if ours is not None:
+            result.fields["dtype"] = ours, key
     quantisation = given.get("quantization_config")
     if isinstance(quantisation, dict) and quantisation.get("quant_method") == "w8a8":
         result.fields["precision"] = "w8a8", "quantization_config"

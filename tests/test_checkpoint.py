@@ -1,6 +1,7 @@
 """Checkpoints: names against transformers, what is random in them, and every way in which one can be broken."""
 
 import json
+import random
 import shutil
 import struct
 
@@ -442,6 +443,29 @@ def test_no_checkpoint(tmp_path):
 def test_shards_without_an_index(folder, config):
     (folder / INDEX_NAME).unlink()
     assert problems(folder, config) == []
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_random_damage_is_told_or_harmless(pristine, config, tmp_path, seed):
+    """Bytes of a header or of the index changed, or a file cut short: what opens without a problem can be read."""
+    rng = random.Random(seed)
+    folder = shutil.copytree(pristine, tmp_path / "model")
+    path = rng.choice([folder / INDEX_NAME, *folder.glob("*.safetensors")])
+    content = bytearray(path.read_bytes())
+    head = len(content) if path.name == INDEX_NAME else 8 + header_of(path)[0]
+    if rng.random() < 0.3:
+        content = content[: rng.randrange(len(content))]
+    else:
+        for _ in range(rng.randint(1, 4)):
+            content[rng.randrange(head)] = rng.choice([rng.randrange(256), *b'0123456789[]{}",:'])
+    path.write_bytes(content)
+    try:
+        checkpoint = Checkpoint.open(folder)
+        checkpoint.require(config)
+        for name in checkpoint.tensors:
+            checkpoint.weight(name)
+    except CheckpointError as error:
+        assert str(error)
 
 
 # Reading

@@ -1,6 +1,8 @@
 """Configurations: layers, options, deployments, Hugging Face files, and the text of every refusal."""
 
 import json
+import random
+from contextlib import suppress
 from importlib.resources import files
 
 import jsonschema
@@ -435,6 +437,8 @@ def test_config_json_refusals(tmp_path, changes, expected):
         ("dims.MIX=D / 7", "error C104: dim 'MIX' = D / 7 is 9.14286, expected an integer @"),
         ("dims.hidden_size=3", "error C101: dim 'hidden_size' has the name of a field; set the field instead @"),
         ("dims.a-b=3", "error C101: 'a-b' is not a name that expressions can use @"),
+        ("dims={X: D / 7}", "error C104: dim 'X' = D / 7 is 9.14286, expected an integer @"),
+        ("deployments={a: {x: 1}}", "error C101: deployment 'a': unknown key 'x' @"),
         ("dims=3", "error C102: 'dims' is 3 (an integer), expected a mapping @"),
         ("deployments.decode=3", "error C102: deployment 'decode' is 3 (an integer), expected a mapping @"),
         (
@@ -550,3 +554,42 @@ def test_huge_file_is_refused(tmp_path):
 def test_known_keys_are_exactly_the_schemas():
     assert {"hidden_size", "layer_types", "recv_max"} <= set(properties())
     assert not {"dims", "dtypes", "deployments", "doc"} & set(properties())
+
+
+WEIRD = [
+    None,
+    True,
+    -1,
+    10**30,
+    1.5,
+    float("nan"),
+    "",
+    "x",
+    "1e9",
+    "{",
+    "1 / 0",
+    "2 ** 9",
+    "compress_ratios",
+    "T",
+    [],
+    ["x"],
+    [None],
+]
+WEIRD += [{}, {"a": 1}, {"main": 3, "compress": {}}, {"main": {}, "compress": {"rope_type": "yarn"}}, {"rope_type": ["yarn"]}]
+WEIRD += [{"compressed_sparse_attention": None}, {"rope_type": "yarn", "factor": "x"}, [[1]]]
+TEXTS = ["", "x", "[1]", "{a: 1}", "-3", "1e400", ".nan", "T", "*a", "&a 1", "!!python/x 1", "? a", "- 1", "a: b"]
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_random_mistakes_are_refused_or_accepted_but_never_a_traceback(tmp_path, seed):
+    rng = random.Random(seed)
+    hugging = rng.random() < 0.5
+    values = config_json(load_config().values, "f32") if hugging else dict(MODEL)
+    keys = [*properties(), "model_type", "torch_dtype", "quantization_config", "deployments", "dims", "dtypes"]
+    for _ in range(rng.randint(1, 3)):
+        values[rng.choice(keys)] = rng.choice(WEIRD)
+    values.pop(rng.choice(list(values)))
+    path = layer(tmp_path, json.dumps(values) if hugging else yaml.safe_dump(values), "c.json" if hugging else "c.yaml")
+    layers = [path] if hugging else ["tiny", path]
+    with suppress(ConfigError):
+        load_config(layers, [f"{rng.choice(keys)}={rng.choice(TEXTS)}" for _ in range(rng.randint(0, 2))])
