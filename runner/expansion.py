@@ -118,6 +118,8 @@ class Expansion:
 
     def read(self, view: View, waits: set[int]) -> bool:
         """Add the last writers of what `view` shows to `waits`; False when nobody has written any of it."""
+        if 0 in view.spec.shape:
+            return True
         last = self.last[view.tensor]
         if type(last) is int:
             if last < 0:
@@ -140,6 +142,8 @@ class Expansion:
 
     def write(self, view: View, task: int, waits: set[int]) -> None:
         """Make `task` the last writer of what `view` shows, waiting for those before."""
+        if 0 in view.spec.shape:
+            return
         tensor, region = view.tensor, view.region
         last = self.last[tensor]
         if type(last) is int:
