@@ -44,7 +44,7 @@ for module in (commands_graph, commands_config, commands_checkpoint, commands_ge
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command and ends the process: 0 done, 1 a problem, 2 unusable arguments, 130 interrupted."""
     try:
-        app(args=arguments, prog_name="ringgraph")
+        app(args=arguments, prog_name="ringgraph", obj=sys.argv[1:] if arguments is None else arguments)
     except RinggraphError as error:
         _tell(error, f"error: {error}" if not error.diagnostics else str(error))
     except OSError as error:

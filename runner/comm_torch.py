@@ -75,6 +75,13 @@ class TorchComm:
             raise self._blame(error) from error
         return received.flatten().view(x.dtype).view(received_shape).to(x.device)
 
+    def barrier(self) -> None:
+        """Returns when every rank has come here. Raises PeerError."""
+        try:
+            dist.barrier()
+        except RuntimeError as error:
+            raise self._blame(error) from error
+
     def _bytes(self, x: torch.Tensor) -> torch.Tensor:
         """`x` as flat bytes, which every backend takes, where the backend finds them."""
         flat = x.contiguous().flatten().view(torch.uint8)

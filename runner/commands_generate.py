@@ -55,6 +55,7 @@ class Wanted:
 
 
 def generate_command(
+    context: typer.Context,
     checkpoint: options.Checkpoint,
     prompt_ids: Annotated[
         list[str], typer.Option("--prompt-ids", metavar="1,2,3", help="A prompt as token ids; repeatable.")
@@ -91,24 +92,24 @@ def generate_command(
         Path | None,
         typer.Option("--scope-stats", metavar="FILE", help="Write scope stats of the last decode call (needs rings)."),
     ] = None,
-    timeout: Annotated[float, typer.Option("--timeout", min=1, metavar="S", help="How long a rank waits for another.")] = 120.0,
+    timeout_s: Annotated[
+        float, typer.Option("--timeout-s", min=1, metavar="S", help="How long a rank waits for another.")
+    ] = 120.0,
     port: Annotated[int, typer.Option("--port", min=0, metavar="N", help="Where ranks meet; 0 is a free port.")] = 0,
     as_json: options.Json = False,
 ) -> None:
     """Generate greedily from prompts: prefill in chunks, decode in ragged batches."""
-    from runner.ranks import check_size, given_world, joined, launch, rank_device
+    from runner.ranks import given_world, joined, launch, rank_device
 
     folder = Path(checkpoint)
     all_prompts = _prompts(folder, prompt_ids, prompts, prompt)
     world = given_world()
-    if world is None and ep is not None and ep > 1:
-        launch([sys.executable, "-m", "runner.cli", *sys.argv[1:]], ep, timeout_s=timeout, port=port)
-        return
-    if world is not None:
-        check_size(world, ep)
     options_ = [*sets, *([f"dtype={dtype}"] if dtype else [])]
-    resolved = resolve([_config_json(folder), *config], options_, None, world.size if world is not None else ep)
+    resolved = _over_ranks(resolve([_config_json(folder), *config], options_, None, ep), world, ep)
     resolved = _fitting(resolved, all_prompts, max_new_tokens, deploy)
+    if world is None and resolved["ep"] > 1:
+        launch([sys.executable, "-m", "runner.cli", *context.obj], resolved["ep"], timeout_s=timeout_s, port=port)
+        return
     rings = (ring_heap, ring_window, ring_pool)
     wanted = Wanted(
         folder,
@@ -128,8 +129,19 @@ def generate_command(
     if world is None:
         _generate(resolved, wanted, None, None, as_json)
         return
-    with joined(world, device=wanted.device, timeout_s=timeout) as comm:
+    with joined(world, device=wanted.device, timeout_s=timeout_s) as comm:
         _generate(resolved, wanted, comm, world, as_json)
+
+
+def _over_ranks(config: Config, world: World | None, ep: int | None) -> Config:
+    """The configuration for the world that this process was started in; one that asks for no number of ranks takes them all."""
+    from runner.ranks import check_size
+
+    if world is None:
+        return config
+    if ep is not None or config["ep"] > 1:
+        check_size(world, config["ep"])
+    return config.with_(ep=world.size)
 
 
 def _config_json(folder: Path) -> str:
@@ -183,7 +195,7 @@ def _generate(config: Config, wanted: Wanted, comm: Comm | None, world: World | 
 
     comm = comm or LocalComm()
     first = comm.rank == 0
-    check_alike(comm, {"configuration": [dict(config.values), dict(config.dtypes)], "prompts": wanted.prompts})
+    check_alike(comm, _facts(config, wanted))
     start = perf_counter()
     session = _open(config, wanted, comm)
     loaded = perf_counter()
@@ -226,6 +238,16 @@ def _generate(config: Config, wanted: Wanted, comm: Comm | None, world: World | 
         _print(generations, report)
 
 
+def _facts(config: Config, wanted: Wanted) -> dict[str, Any]:
+    """What all ranks must have alike."""
+    asked = (wanted.max_new_tokens, wanted.decode, wanted.ignore_eos, wanted.logits is None, wanted.routing is None)
+    return {
+        "configuration": [dict(config.values), dict(config.dtypes)],
+        "list of prompts": wanted.prompts,
+        "set of options": asked,
+    }
+
+
 def _open(config: Config, wanted: Wanted, comm: Comm) -> ModelSession:
     from runner.progress_bar import progress_bar
     from runner.session import Placement, open_session
@@ -247,7 +269,7 @@ def _open(config: Config, wanted: Wanted, comm: Comm) -> ModelSession:
             progress=progress if comm.rank == 0 else None,
         )
     if wanted.scope_stats is not None and session.rings is None:
-        raise typer.BadParameter("--scope-stats needs rings: give --ring-heap, as in --ring-heap safe")
+        raise ConfigError("--scope-stats needs rings", hint="give --ring-heap, as in --ring-heap safe")
     return session
 
 

@@ -53,17 +53,18 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
 
 
 class RinggraphError(Exception):
-    """A problem that the user can cause and mend; `str()` is what the terminal shows."""
+    """A problem that the user can cause and mend; `str()` is what the terminal shows: `message`, and `hint` if there is one."""
 
     def __init__(self, message: str | Diagnostic | list[Diagnostic], *, hint: str | None = None):
         if isinstance(message, str):
             self.diagnostics: tuple[Diagnostic, ...] = ()
-            text = message if hint is None else f"{message}\nhint: {hint}"
+            self.message = message
         else:
             found = [message] if isinstance(message, Diagnostic) else message
             self.diagnostics = tuple(found)
-            text = "\n".join(str(d) for d in found)
-        super().__init__(text)
+            self.message = "\n".join(str(d) for d in found)
+        self.hint = hint
+        super().__init__(self.message if hint is None else f"{self.message}\nhint: {hint}")
 
 
 class GraphError(RinggraphError):

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from runner.errors import RinggraphError
-from runner.rank_reports import FOLDER, Report, read_place, read_reports
+from runner.rank_reports import FOLDER, Report, read_place, read_reports, write_report
 
 if TYPE_CHECKING:
     from runner.comm_torch import TorchComm
@@ -258,10 +258,12 @@ def joined(
     comm = TorchComm(store, timeout_s, staged)
     try:
         yield comm
-        dist.barrier()  # nobody hangs up while another still receives
+        comm.barrier()  # nobody hangs up while another still receives
     except BaseException as error:
         if not isinstance(peer_error(error), PeerError):
             comm.leave_note((str(error).strip() or type(error).__name__).splitlines()[0])
+        if isinstance(error, Exception) and not isinstance(error, RinggraphError):  # a mistake of ours, which Python shows
+            write_report(Report(f"{type(error).__name__}: {error}"))
         raise  # the connections stay open until the process ends, so that others find the note first
     dist.destroy_process_group()
 

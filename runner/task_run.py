@@ -87,12 +87,12 @@ def _failure(submission: Submission, arguments: Mapping[str, Any], error: Except
     tensors = {name: value for name, value in arguments.items() if isinstance(value, torch.Tensor)}
     for name, value in tensors.items():
         text += f"\n  {name}: {str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
-    return ExecutionError(text)
+    return ExecutionError(text, hint=error.hint if isinstance(error, RinggraphError) else None)
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, RinggraphError):
-        return str(error)
+        return error.message
     return f"{type(error).__name__}: {error}"
 
 
