@@ -58,6 +58,10 @@ class Config:
         options, problems = _read_options(self._layers, sets, ep, fields)
         return _resolve(self._layers, (*self._options, *options), deploy or self._asked, problems)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For ranks in other processes: what it was resolved from."""
+        return _resolve, (self._layers, self._options, self._asked, [])
+
     def origin(self, name: str) -> str:
         """Where a field or dim was given: `FILE:LINE`, or the option."""
         given = self._given[name]

@@ -1,6 +1,7 @@
 """Configurations: layers, options, deployments, Hugging Face files, and the text of every refusal."""
 
 import json
+import pickle
 import random
 from contextlib import suppress
 from importlib.resources import files
@@ -160,6 +161,12 @@ def test_with_derives_and_keeps_options():
     assert config["T"] == 4 and config["ep"] == 1
     assert other.with_(deploy="decode")["T"] == 4
     assert other.with_(sets=["hidden_size=64"])["hidden_size"] == 64
+
+
+def test_a_configuration_goes_to_other_processes():
+    config = load_config(["flash"], ["decode.batch=4"], ep=2)
+    other = pickle.loads(pickle.dumps(config))
+    assert other == config and other.with_(deploy="prefill") == config.with_(deploy="prefill")
 
 
 def test_values_are_typed_by_yaml_1_2():
