@@ -232,7 +232,7 @@ def _listed(paths: Sequence[str]) -> str:
 
 
 def _text(node: Explanation) -> Iterator[str]:
-    yield node.path + (f"  (and {node.others:,} more nodes with this ending)" if node.others else "")
+    yield node.path + (f"  (and {node.others:,} more node{'s' * (node.others != 1)} with this ending)" if node.others else "")
     if node.op:
         yield f"  op      {node.op} ({node.core}, {node.num_blocks:,} block{'s' * (node.num_blocks != 1)})"
     else:

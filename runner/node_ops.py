@@ -191,6 +191,8 @@ class OpCompiler:
                 self.expansion.report("G307", message, ref.text.mark)
                 return None
             ranges.append((lo, hi))
+        if tuple(kept) == shape:
+            return base
         spec = self.expansion.intern(base.spec.dtype, tuple(kept))
         if base.region.box is None:
             box, gone = tuple(ranges), tuple(dropped)
