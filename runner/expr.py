@@ -46,12 +46,12 @@ class ExprError(GraphError):
     """An expression that cannot be parsed or evaluated. `message` is the bare reason; `unknown` a name that has no value."""
 
     def __init__(self, text: str, problem: _ProblemError, mark: Mark | None):
-        self.message = problem.message
-        self.unknown = problem.unknown
-        self.offset = problem.offset
         where = Mark(mark.file, mark.line, mark.column + problem.offset) if mark else None
         shown = text if len(text) <= 60 else f"{text[:57]}..."
         super().__init__(Diagnostic(problem.code, f"expression '{shown}': {problem.message}", where))
+        self.message = problem.message
+        self.unknown = problem.unknown
+        self.offset = problem.offset
 
 
 @dataclass(frozen=True, slots=True)
