@@ -9,11 +9,11 @@ What a token attends to is a row of *key indices*:
 
 Keys are values too. Attention runs over tiles of keys; every tile leaves its maximum (`mi`), its sum of exponentials (`li`) and
 its weighted values (`oi`), one row per token, tile and head in that order, and `merge_norm` combines them with the sink.
-The output is packed by group for the output projection: row `g * T + t` holds the heads of group g of token t.
+The output is packed for the output projection: row `t * groups + g` holds the heads of group g of token t, side by side.
 
-Symbols: T tokens, B requests, H heads, C columns of a head, R its rotated columns, K keys of a token, J columns of a table of key
-indices, Z rows of partial results, V rows of the overlay, Y x X the packed output, P pages and G rows of a page, N and M
-pages of a request, L positions.
+Symbols: T tokens (U of them in a tile), B requests, H heads, C columns of a head, R its rotated columns, K keys of a token,
+J columns of a table of key indices, Q gathered keys, Z rows of partial results, V rows of the overlay, Y x X the packed output,
+P pages and G rows of a page, N and M pages of a request, L positions.
 
 Source: transformers 5.23.0 `DeepseekV4Attention` and `eager_attention_forward` (formulas); pypto-lib sparse attention (tasks).
 """
@@ -190,7 +190,7 @@ def _valid(indices: torch.Tensor, lens: torch.Tensor | None) -> torch.Tensor:
 def gather_keys(indices, valid, kv, kv_cache, table, cmp_kv, cmp_table) -> torch.Tensor:
     """Keys [T, K, C] of `indices` [T, K], zero where not `valid` [T, K].
 
-    `table` [T, N] and `cmp_table` [T, M] are the pages of each token's window ring and compressed rows ([1, ...]: of all tokens).
+    `table` [T, N] and `cmp_table` [T, M] are the pages of each token's window ring and compressed rows.
     """
     num_tokens, width = kv.shape
     ring = table.shape[1] * kv_cache.shape[1]
@@ -205,7 +205,7 @@ def gather_keys(indices, valid, kv, kv_cache, table, cmp_kv, cmp_table) -> torch
         token, column = mask.nonzero(as_tuple=True)
         if token.numel():
             row = (indices[token, column] - offset).unsqueeze(-1)
-            rows = paged_rows(pages[token] if pages.shape[0] > 1 else pages.expand(token.numel(), -1), row, cache.shape[1])
+            rows = paged_rows(pages[token], row, cache.shape[1])
             keys[token, column] = cache.view(-1, width)[rows.squeeze(-1)]
     return keys
 
@@ -216,7 +216,7 @@ def _gather_cost(call: Call) -> Cost:
 
 @ops.op(
     "gather_kv",
-    f"indices: i32[T, J], lens: i32[..., T], block_table: i32[N], {_CACHE}, kv: {{act}}[T, C],"
+    f"indices: i32[U, J], lens: i32[..., U], block_table: i32[N], {_CACHE}, kv: {{act}}[T, C],"
     f" cmp_block_table: i32[M], {_COMPRESSED} -> sparse_kv: {{act}}[Q, C]",
     core="AIV",
     source=_SOURCE,
@@ -224,11 +224,20 @@ def _gather_cost(call: Call) -> Cost:
     num_blocks=every("Q", 512),
 )
 def gather_kv(indices, lens, block_table, kv_cache, kv, cmp_block_table, cmp_kv, *, sparse_kv):
-    """The keys of every token one after another (prefill: one request), zero where there is none."""
-    columns = sparse_kv.shape[0] // kv.shape[0]
+    """The keys of every token one after another, zero where there is none (prefill: U of the T tokens of one request)."""
+    columns = sparse_kv.shape[0] // indices.shape[0]
     indices = indices[:, :columns]
-    keys = gather_keys(indices, _valid(indices, lens), kv, kv_cache, block_table[None], cmp_kv, cmp_block_table[None])
-    sparse_kv.copy_(keys.view(sparse_kv.shape))
+    valid = _valid(indices, lens)
+    width, ring = kv.shape[1], block_table.shape[0] * kv_cache.shape[1]
+    num_compressed = max(int(indices.max()) + 1 - kv.shape[0] - ring, 0)
+    sources = [kv]  # in the order that key indices count
+    for cache, table, num_rows in ((kv_cache, block_table, ring), (cmp_kv, cmp_block_table, num_compressed)):
+        rows = torch.arange(num_rows, device=kv.device)
+        sources.append(cache.view(-1, width)[paged_rows(table, rows, cache.shape[1])])
+    sources.append(kv.new_zeros((1, width)))
+    source = torch.cat(sources)
+    chosen = torch.where(valid, indices, source.shape[0] - 1)
+    torch.index_select(source, 0, chosen.flatten(), out=sparse_kv)
 
 
 @ops.op("dummy_cmp_table", "-> cmp_block_table: i32[M], cmp_kv: {act}[M, G, 1, C]", core="AIV", source=_SOURCE)
@@ -364,11 +373,6 @@ def merge(num_tokens: int, mi: torch.Tensor, li: torch.Tensor, oi: torch.Tensor,
     return (weight * oi).sum(dim=1) / total
 
 
-def _packed(o_packed: torch.Tensor, num_tokens: int, width: int) -> torch.Tensor:
-    """The packed output as [T, groups, heads of a group, C]."""
-    return o_packed.view(o_packed.shape[0] // num_tokens, num_tokens, -1, width).transpose(0, 1)
-
-
 def _merge_cost(call: Call) -> Cost:
     return Cost(2 * call.operands["oi"].num_elements, call.moved_bytes)
 
@@ -387,8 +391,7 @@ def merge_norm(mi, li, oi, sink, *, rope_stage, o_packed):
     num_tokens, width = rope_stage.shape[0] // heads, oi.shape[1]
     merged = merge(num_tokens, mi, li, oi, sink)
     rope_stage.copy_(merged[..., -rope:].reshape(rope_stage.shape))
-    packed = _packed(o_packed, num_tokens, width)[..., :-rope]
-    packed.copy_(merged[..., :-rope].reshape(packed.shape))
+    o_packed.view(num_tokens, heads, width)[..., :-rope] = merged[..., :-rope]
 
 
 @ops.op(
@@ -404,8 +407,8 @@ def rope(rope_stage, cos_il, sin_signed, *, o_packed, width):
     """The output's rotated columns, turned back by each token's own angles, into the packed output."""
     num_tokens, columns = cos_il.shape
     stage = rope_stage.view(num_tokens, -1, columns)
-    packed = _packed(o_packed, num_tokens, width)[..., -columns:]
-    packed.copy_(rotate_back(stage, cos_il[:, None], sin_signed[:, None]).reshape(packed.shape))
+    back = rotate_back(stage, cos_il[:, None], sin_signed[:, None])
+    o_packed.view(num_tokens, -1, width)[..., -columns:] = back
 
 
 @ops.op(
@@ -421,5 +424,4 @@ def merge_norm_step(mi, li, oi, sink, cos_il, sin_signed, *, o_packed):
     num_tokens, columns = cos_il.shape
     merged = merge(num_tokens, mi, li, oi, sink)
     merged[..., -columns:] = rotate_back(merged[..., -columns:], cos_il[:, None], sin_signed[:, None])
-    packed = _packed(o_packed, num_tokens, oi.shape[1])
-    packed.copy_(merged.view(packed.shape))
+    o_packed.copy_(merged.view(o_packed.shape))

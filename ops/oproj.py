@@ -3,7 +3,7 @@
 Prefill quantises a token's row over all groups at once, from maxima that the first product leaves behind; decode quantises each
 group of a token by itself and keeps one partial product per group.
 
-Symbols: T tokens, M scratch rows, D hidden, Y x X the packed attention output (row `g * T + t`), N = groups * rank columns,
+Symbols: T tokens, M scratch rows, D hidden, Y x X the packed attention output (row `t * groups + g`), N = groups * rank columns,
 O columns of a tile, U parts of the maxima.
 
 Source: pypto-lib sparse attention (tasks, quantisation); transformers 5.23.0 `DeepseekV4GroupedLinear` (formulas).
@@ -48,12 +48,13 @@ def _proj_a_blocks(call: Call) -> int:
 def proj_a(o_packed, wo_a, *, o_r, amax_parts):
     """Every group's heads to its rank; `amax_parts` has each token's largest magnitude per group and `_PART_COLUMNS` columns."""
     num_tokens = o_r.shape[0]
-    groups = o_packed.shape[0] // num_tokens
+    packed = o_packed.view(num_tokens, -1, o_packed.shape[1])
+    groups = packed.shape[1]
     rank = wo_a.shape[0] // groups
     parts = amax_parts.view(groups, -1, num_tokens)
     for group in range(groups):
         columns = slice(group * rank, (group + 1) * rank)
-        _store(o_packed[group * num_tokens : (group + 1) * num_tokens], wo_a[columns], o_r[:, columns])
+        _store(packed[:, group], wo_a[columns], o_r[:, columns])
         for i, part in enumerate(o_r[:, columns].split(_PART_COLUMNS, dim=1)):
             torch.amax(part.abs(), dim=1, out=parts[group, i])
 
@@ -98,12 +99,25 @@ def proj_b(o_r_i8, wo_b, wo_b_scale, scale, *, attn_out):
     attn_out.copy_(dequantise(acc, scale, wo_b_scale))
 
 
-@ops.op("proj_a_mm", "x: {act}[T, X], w: {wd}[O, X] -> y: f32[M, O]", core="AIC", source=_SOURCE, cost=product_cost(("x", "w")))
-def proj_a_mm(x, w, *, y):
+def _tile_cost(call: Call) -> Cost:
+    part = moved(call, "o_packed") // call.attrs["groups"]
+    rows = call.dims["Y"] // call.attrs["groups"]
+    return Cost(2 * rows * call.dims["X"] * call.dims["O"], part + moved(call, "w", "y"))
+
+
+@ops.op(
+    "proj_a_mm",
+    "o_packed: {act}[Y, X], w: {wd}[O, X] -> y: f32[M, O]",
+    core="AIC",
+    source=_SOURCE,
+    params={"group": 0, "groups": "o_groups"},
+    cost=_tile_cost,
+)
+def proj_a_mm(o_packed, w, *, y, group, groups):
     """One group's heads to a tile of its rank (decode); rows beyond the tokens are zero."""
-    num_tokens = x.shape[0]
-    _store(x, w, y[:num_tokens])
-    y[num_tokens:] = 0
+    x = o_packed[group::groups]
+    _store(x, w, y[: x.shape[0]])
+    y[x.shape[0] :] = 0
 
 
 @ops.op(

@@ -100,7 +100,7 @@ def test_output_is_turned_back(precision):
     expected = turned(stage.view(tokens, heads, rope), angles[:, None], sign=-1)
     for t in range(tokens):
         for h in range(heads):
-            row, column = h // 2 * tokens + t, h % 2 * width
+            row, column = t * groups + h // 2, h % 2 * width
             assert_close(packed[row, column + width - rope : column + width], expected[t, h], precision)
             assert torch.equal(packed[row, column : column + width - rope], before[row, column : column + width - rope])
 
@@ -559,7 +559,7 @@ def merged(made, sink, precision="f32"):
     """Output [T, H, C] by `merge_norm_step` with no rotation."""
     still = {"cos_il": torch.ones(6, 4), "sin_signed": torch.zeros(6, 4)}
     packed = run_op("merge_norm_step", {**made, "sink": sink, **still}, {"o_packed": ("act", (12, 8))}, precision)["o_packed"]
-    return packed.view(2, 6, 8).transpose(0, 1)
+    return packed.view(6, 2, 8)
 
 
 @pytest.mark.parametrize("masked", [True, False])
@@ -608,7 +608,7 @@ def test_gathered_attention(precision):
     made = run_op("qk_pv", {"sparse_kv": sparse_kv, "bias": bias, "q": q}, partial(2), precision)
     outputs = {"rope_stage": ("f32", (12, 4)), "o_packed": typed(precision, "act", torch.zeros(12, 8))}
     staged = run_op("merge_norm", {**made, "sink": sink}, outputs, precision)
-    packed = staged["o_packed"].view(2, 6, 8).transpose(0, 1)
+    packed = staged["o_packed"].view(6, 2, 8)
     for token in range(6):
         keys = [data.row(token, v) for v in data.indices[token, : lens[0, token]].tolist() if v >= 0]
         expected = softmax_with_sink(q[token], keys, sink)
@@ -653,9 +653,7 @@ def test_output_projection(precision):
         typed(precision, "wd", torch.randn(groups * rank, inner)),
     )
     wo_b, scale, value = weight(precision, hidden, groups * rank)
-    o_r = torch.cat(
-        [packed.double()[g * 3 : g * 3 + 3] @ wo_a.double()[g * rank : (g + 1) * rank].T for g in range(groups)], dim=1
-    )
+    o_r = torch.cat([packed.double()[g::groups] @ wo_a.double()[g * rank : (g + 1) * rank].T for g in range(groups)], dim=1)
 
     made = run_op(
         "proj_a", {"o_packed": packed, "wo_a": wo_a}, {"o_r": ("f32", (3, 400)), "amax_parts": ("f32", (4, 3))}, precision
@@ -676,8 +674,8 @@ def test_output_projection(precision):
     scales, seen = torch.zeros(3, groups), torch.zeros(3, groups * rank, dtype=torch.float64)
     for g in range(groups):
         columns = slice(g * rank, (g + 1) * rank)
-        x = {"x": packed[g * 3 : g * 3 + 3], "w": wo_a[columns]}
-        tile = run_op("proj_a_mm", x, {"y": ("f32", (16, rank))}, precision)["y"]
+        x = {"o_packed": packed, "w": wo_a[columns]}
+        tile = run_op("proj_a_mm", x, {"y": ("f32", (16, rank))}, precision, group=g, groups=groups)["y"]
         assert_close(tile[:3], o_r[:, columns])
         assert not tile[3:].any()
         outputs = {"scale": scales[:, g : g + 1], "o_r_i8": ("qact", (3, rank)), "o_r_i8_pad": ("qact", (16, rank))}
