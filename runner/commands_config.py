@@ -35,14 +35,13 @@ def show(
     as_json: options.Json = False,
 ) -> None:
     """Show every field, dim and dtype after all layers, and where each was given."""
-    from runner.config_layers import closest
-    from runner.errors import ConfigError
+    from runner.errors import ConfigError, did_you_mean
 
     resolved = resolve(config, sets, deploy, ep)
     everything = {**resolved.values, **{f"{{{name}}}": dtype for name, dtype in resolved.dtypes.items()}}
     for name in names or ():
         if name not in everything:
-            raise ConfigError(f"no field or dim is called '{name}'", hint=closest(name, everything))
+            raise ConfigError(f"no field or dim is called '{name}'", hint=did_you_mean(name, everything))
     chosen = {name: value for name, value in everything.items() if not names or name in names}
     if as_json:
         shown = {name: value for name, value in chosen.items() if not name.startswith("{")}

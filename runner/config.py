@@ -22,8 +22,8 @@ from jsonschema import Draft7Validator
 from jsonschema.exceptions import best_match
 
 from runner.config_checks import impossible
-from runner.config_layers import BASE, Given, Layer, closest, describe, properties, read_fields, read_layer, read_option
-from runner.errors import ConfigError, Diagnostic
+from runner.config_layers import BASE, Given, Layer, describe, properties, read_fields, read_layer, read_option
+from runner.errors import ConfigError, Diagnostic, did_you_mean
 from runner.expr import ExprError, parse
 from runner.spec import DTYPE_BYTES
 
@@ -117,7 +117,7 @@ def _resolve(layers: tuple[Layer, ...], options: tuple[Layer, ...], deploy: str 
     deployments = _deployments(every)
     chosen = deploy or _default_deployment(every)
     if chosen not in deployments:
-        hint = closest(chosen, deployments) or f"deployments are {', '.join(deployments)}"
+        hint = did_you_mean(chosen, deployments) or f"deployments are {', '.join(deployments)}"
         raise ConfigError([*problems, Diagnostic("C103", f"unknown deployment '{chosen}'", hint=hint)])
     fields: dict[str, Given] = {}
     for layer in (*layers, Layer(chosen, deployments[chosen]), *options):
@@ -240,7 +240,7 @@ class _Evaluation:
             return parse(str(given.value)).evaluate(lambda other: other if other in constants else self._lookup(other))
         except ExprError as error:
             known = (*self.fields, *self.dims, *constants)
-            hint = closest(error.unknown, known) if error.unknown else None
+            hint = did_you_mean(error.unknown, known) if error.unknown else None
             self.problems.append(given.problem("C106", f"{what}: expression '{given.value}': {error.message}", hint))
             raise _ReportedError from None
         finally:

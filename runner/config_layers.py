@@ -5,7 +5,6 @@ A layer is read into `Given` values, each with the place it came from; nothing i
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -17,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from runner.errors import ConfigError, Diagnostic, Mark
+from runner.errors import ConfigError, Diagnostic, Mark, did_you_mean
 from runner.huggingface import normalise
 
 BASE = "deepseek_v4"
@@ -83,12 +82,6 @@ def presets() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in names if path.stem != BASE))
 
 
-def closest(name: str, known: Iterable[str]) -> str | None:
-    """A hint that names the likeliest of `known`."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f"did you mean '{found[0]}'?" if found else None
-
-
 def read_layer(source: str | Path) -> tuple[Layer, list[Diagnostic]]:
     """A preset by name, a YAML layer, a Hugging Face `config.json`, or a folder that holds one.
 
@@ -151,7 +144,7 @@ def _layer(
         if key in properties():
             fields[key] = replace(item, value=value)
         elif not whole and key not in IGNORED:
-            problems.append(item.problem("C101", f"unknown key '{key}'", closest(key, (*properties(), *SECTIONS, *known))))
+            problems.append(item.problem("C101", f"unknown key '{key}'", did_you_mean(key, (*properties(), *SECTIONS, *known))))
     deployments = {key: _deployment(key, item, problems) for key, item in _section(given, "deployments", problems).items()}
     return Layer(name, fields, deployments, _section(given, "dims", problems), _section(given, "dtypes", problems))
 
@@ -183,7 +176,7 @@ def _deployment(name: str, item: Given, problems: list[Diagnostic]) -> dict[str,
         if key in properties():
             fields[key] = value
         else:
-            problems.append(value.problem("C101", f"deployment '{name}': unknown key '{key}'", closest(key, properties())))
+            problems.append(value.problem("C101", f"deployment '{name}': unknown key '{key}'", did_you_mean(key, properties())))
     return fields
 
 
@@ -210,7 +203,7 @@ def _open(source: str | Path) -> tuple[str, str, str, bool]:
     if path.is_dir() and (path / "config.json").is_file():
         path = path / "config.json"
     if not path.is_file():
-        hint = closest(str(source), presets()) or f"presets are {', '.join(presets())}"
+        hint = did_you_mean(str(source), presets()) or f"presets are {', '.join(presets())}"
         raise ConfigError(Diagnostic("C100", f"configuration '{source}': no such preset or file", hint=hint))
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
