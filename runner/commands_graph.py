@@ -104,11 +104,11 @@ def list_ops(as_json: options.Json = False) -> None:
 @ops_app.command("show")
 def show_op(name: str, as_json: options.Json = False) -> None:
     """Show an op's operands, parameters and what it computes."""
-    from runner.config_layers import closest
-    from runner.errors import RinggraphError
+    from runner.errors import RinggraphError, did_you_mean
 
     if name not in registry():
-        raise RinggraphError(f"no op is called '{name}'", hint=closest(name, registry()) or "'ringgraph ops list' lists them")
+        hint = did_you_mean(name, registry()) or "'ringgraph ops list' lists them"
+        raise RinggraphError(f"no op is called '{name}'", hint=hint)
     op = registry()[name]
     if as_json:
         print_json(_described(op))
