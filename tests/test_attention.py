@@ -128,6 +128,18 @@ def test_lower_precisions_stay_close(kind, precision, limit):
     assert layer.error(request) < limit
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_token_tiles_give_the_same_numbers(kind):
+    made = []
+    for chunked in ("false", "true"):
+        layer = Layer(kind, (f"chunked={chunked}", "ATTN_TOKENS=48"), poison=True)  # the last tile is smaller
+        request = layer.store.admit(300, 200)
+        layer.prefill(request, 200)
+        made.append(torch.cat(layer.out[request]))
+        assert layer.error(request) < 1e-5
+    assert torch.equal(*made)
+
+
 def test_an_idle_call_changes_nothing():
     layer = Layer("csa")
     request = layer.store.admit(200, 130)
