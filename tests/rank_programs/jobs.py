@@ -1,0 +1,56 @@
+"""Run once a rank: generates for every job of a file, one after another in one world, and leaves what came out for the test.
+
+A job is `{"name", "checkpoint", "prompts", "new_tokens", "sets"}`. Rank 0 writes NAME.safetensors (`N.tokens`, `N.logits` of
+every position) and NAME.routing; a job that is refused leaves NAME.R.error of every rank R, and the next one goes on.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from runner.commands_common import registry
+from runner.config import load_config
+from runner.errors import ExecutionError
+from runner.generate import generate
+from runner.rank_generate import RoutingRecorder, gathered
+from runner.ranks import given_world, joined
+from runner.routing_table import write_routing
+from runner.session import Placement, open_session
+from schedulers import get_scheduler
+
+
+def run(job, comm, folder: Path) -> None:
+    config = load_config([Path(job["checkpoint"]) / "config.json"], [*job["sets"], f"ep={comm.size}"])
+    annotated = get_scheduler("annotated")
+    session = open_session(config, job["checkpoint"], registry(), Placement(lambda p: annotated(p, {})), comm=comm)
+    stages = {stage.name: stage.program for stage in (session.prefill_stage, session.decode_stage)}
+    recorder = RoutingRecorder(session, comm, stages, config["E_ALL"], config["TOPK"], session.seq)
+    session.capture, session.on_capture = recorder.wanted, recorder.capture
+    prompts = [tuple(prompt) for prompt in job["prompts"]]
+    found, _ = generate(recorder, prompts[comm.rank :: comm.size], job["new_tokens"], keep_logits=True, comm=comm)
+    made, table = gathered(comm, found, prompts), recorder.table()
+    if made is not None and table is not None:
+        tensors = {f"{n}.tokens": torch.tensor(g.tokens) for n, g in enumerate(made)}
+        for n, g in enumerate(made):
+            tensors[f"{n}.logits"] = torch.cat([*g.prefill_logits, *(row.unsqueeze(0) for row in g.decode_logits)])
+        save_file(tensors, folder / f"{job['name']}.safetensors")
+        write_routing(folder / f"{job['name']}.routing", table)
+
+
+def main(path: Path) -> None:
+    torch.set_num_threads(1)
+    world = given_world()
+    assert world is not None
+    with joined(world, timeout_s=60) as comm:
+        for job in json.loads(path.read_text()):
+            try:
+                run(job, comm, path.parent)
+            except ExecutionError as error:
+                (path.parent / f"{job['name']}.{comm.rank}.error").write_text(str(error))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
