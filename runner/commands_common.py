@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from runner.schedule import Schedule
 
 DEFAULT_CONFIG = ("tiny",)
+NARROW_MODEL = 1024
+"""Hidden sizes below this are narrow."""
 RING_VARIABLES = ("PTO2_RING_HEAP", "PTO2_RING_TASK_WINDOW", "PTO2_RING_DEP_POOL")
 
 
@@ -86,6 +88,16 @@ def schedule_of(program: Program, scheduler: str, *, unchecked: bool = False) ->
     for finding in check(schedule, allow_missing_edges=unchecked):
         messages().print(f"warning: {finding}", markup=False)
     return schedule
+
+
+def set_threads(threads: int | None, config: Config) -> None:
+    """Torch's threads per op: as given, else one for a narrow model, whose ops are too short to be worth waking another."""
+    import torch
+
+    if threads is None and "OMP_NUM_THREADS" not in os.environ and config["hidden_size"] < NARROW_MODEL:
+        threads = 1
+    if threads is not None:
+        torch.set_num_threads(threads)
 
 
 def ring_sizes(

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from runner import options
-from runner.commands_common import console, messages, registry, resolve, ring_sizes, schedule_of, table
-from runner.errors import ConfigError
+from runner.commands_common import console, messages, registry, resolve, ring_sizes, schedule_of, set_threads, table
+from runner.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
     from runner.comm import Comm
@@ -77,6 +77,7 @@ def generate_command(
     ep: options.Ep = None,
     device: options.Device = "cpu",
     workers: options.Workers = 1,
+    threads: options.Threads = None,
     scheduler: options.Scheduler = "annotated",
     ring_heap: options.RingHeap = None,
     ring_window: options.RingWindow = None,
@@ -108,8 +109,10 @@ def generate_command(
     resolved = _over_ranks(resolve([_config_json(folder), *config], options_, None, ep), world, ep)
     resolved = _fitting(resolved, all_prompts, max_new_tokens, deploy)
     if world is None and resolved["ep"] > 1:
+        _check_files(folder)
         launch([sys.executable, "-m", "runner.cli", *context.obj], resolved["ep"], timeout_s=timeout_s, port=port)
         return
+    set_threads(threads, resolved)
     rings = (ring_heap, ring_window, ring_pool)
     wanted = Wanted(
         folder,
@@ -131,6 +134,14 @@ def generate_command(
         return
     with joined(world, device=wanted.device, timeout_s=timeout_s) as comm:
         _generate(resolved, wanted, comm, world, as_json)
+
+
+def _check_files(folder: Path) -> None:
+    """Raises CheckpointError for what is wrong with a checkpoint's files: once, and before any rank starts."""
+    from runner.checkpoint import Checkpoint
+
+    if problems := Checkpoint.open(folder).problems:
+        raise CheckpointError(list(problems))
 
 
 def _over_ranks(config: Config, world: World | None, ep: int | None) -> Config:

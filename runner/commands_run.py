@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from runner import options
-from runner.commands_common import console, program_of, registry, resolve, ring_sizes, schedule_of, table
+from runner.commands_common import console, program_of, registry, resolve, ring_sizes, schedule_of, set_threads, table
 from runner.errors import RinggraphError
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def run(
     ring_pool: options.RingPool = None,
     unchecked: options.Unchecked = False,
     workers: options.Workers = 1,
+    threads: options.Threads = None,
     device: options.Device = "cpu",
 ) -> None:
     """Run one graph once, on given or random inputs; save named tensors and compare them with golden ones."""
@@ -66,6 +67,7 @@ def run(
     if dump and out is None:
         raise typer.BadParameter("--dump needs --out FILE")
     resolved = resolve([*([checkpoint] if checkpoint else []), *config], sets, deploy, None, graph)
+    set_threads(threads, resolved)
     program = program_of(graph, resolved)
     names = tensor_names(program)
     wanted = select(names, [part.strip() for item in dump for part in item.split(",")] if dump else program.outputs)

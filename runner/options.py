@@ -43,3 +43,6 @@ RingPool = Annotated[
 Unchecked = Annotated[
     bool, typer.Option("--unchecked", help="Run although rings may be too small or a manual scope lacks edges.")
 ]
+Threads = Annotated[
+    int | None, typer.Option("--threads", min=1, metavar="N", help="Torch's threads per op; without, as suits the model's size.")
+]
