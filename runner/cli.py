@@ -11,7 +11,15 @@ from typing import Annotated
 
 import typer
 
-from runner import commands_checkpoint, commands_config, commands_generate, commands_graph, commands_memory, commands_run
+from runner import (
+    commands_checkpoint,
+    commands_config,
+    commands_generate,
+    commands_graph,
+    commands_memory,
+    commands_routing,
+    commands_run,
+)
 from runner.errors import RinggraphError
 from runner.rank_reports import own_folder, write_report
 
@@ -37,7 +45,16 @@ def _options(
     pass
 
 
-for module in (commands_graph, commands_config, commands_checkpoint, commands_generate, commands_run, commands_memory):
+COMMANDS = (
+    commands_graph,
+    commands_config,
+    commands_checkpoint,
+    commands_generate,
+    commands_run,
+    commands_memory,
+    commands_routing,
+)
+for module in COMMANDS:
     module.register(app)
 
 

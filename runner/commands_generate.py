@@ -107,7 +107,7 @@ def generate_command(
     world = given_world()
     options_ = [*sets, *([f"dtype={dtype}"] if dtype else [])]
     resolved = _over_ranks(resolve([_config_json(folder), *config], options_, None, ep), world, ep)
-    resolved = _fitting(resolved, all_prompts, max_new_tokens, deploy)
+    resolved = fitting(resolved, all_prompts, max_new_tokens, deploy)
     if world is None and resolved["ep"] > 1:
         _check_files(folder)
         launch([sys.executable, "-m", "runner.cli", *context.obj], resolved["ep"], timeout_s=timeout_s, port=port)
@@ -176,7 +176,7 @@ def _prompts(folder: Path, ids: Sequence[str], file: Path | None, texts: Sequenc
     return tuple(found)
 
 
-def _fitting(config: Config, prompts: Sequence[Prompt], max_new_tokens: int, deploy: str) -> Config:
+def fitting(config: Config, prompts: Sequence[Prompt], max_new_tokens: int, deploy: str) -> Config:
     """The configuration with room for the longest request and for as many requests as decode takes; raises RinggraphError."""
     from runner.prompts import check_prompts
 
@@ -210,7 +210,7 @@ def _generate(config: Config, wanted: Wanted, comm: Comm | None, world: World | 
     start = perf_counter()
     session = _open(config, wanted, comm)
     loaded = perf_counter()
-    recorder = _recorder(session, comm, config) if wanted.routing is not None else None
+    recorder = recorder_of(session, comm, config) if wanted.routing is not None else None
     place = Place(own_folder(), comm.rank)
     serving: Any = recorder or session
     if world is not None:
@@ -284,7 +284,7 @@ def _open(config: Config, wanted: Wanted, comm: Comm) -> ModelSession:
     return session
 
 
-def _recorder(session: ModelSession, comm: Comm, config: Config) -> RoutingRecorder:
+def recorder_of(session: ModelSession, comm: Comm, config: Config) -> RoutingRecorder:
     from runner.rank_generate import RoutingRecorder
 
     programs = {stage.name: stage.program for stage in (session.prefill_stage, session.decode_stage)}
