@@ -162,6 +162,9 @@ def open_session(
     checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
     checkpoint.require(config)
     configs = {"prefill": config.with_(deploy="prefill"), "decode": config.with_(deploy=decode)}
+    requests = max(made["REQUESTS"] for made in configs.values())  # one store serves both
+    configs = {name: made.with_(sets=[f"REQUESTS={requests}"]) for name, made in configs.items()}
+    config = config.with_(sets=[f"REQUESTS={requests}"])
     graphs = {"prefill": PREFILL_GRAPH, "decode": DECODE_GRAPH}
     programs = {name: program_for(configs[name], registry, graphs[name]) for name in configs}
     if configs["prefill"]["B"] != 1:

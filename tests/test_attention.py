@@ -108,7 +108,7 @@ def test_variations_of_the_model(name):
 
 @pytest.mark.parametrize("batch", [128, 130])
 def test_without_padding_of_this_steps_rows(batch):
-    layer = Layer("swa", (f"decode.batch={batch}",))
+    layer = Layer("swa", (f"decode.batch={batch}", "REQUESTS=2"))
     requests = [layer.store.admit(200, n) for n in (127, 3)]
     for request, num_tokens in zip(requests, (127, 3), strict=True):
         layer.prefill(request, num_tokens)

@@ -6,13 +6,18 @@ import math
 
 import pytest
 import torch
+from op_calls import REGISTRY
 from transformers.models.deepseek_v4.configuration_deepseek_v4 import DeepseekV4Config
 from transformers.models.deepseek_v4.modeling_deepseek_v4 import DeepseekV4RotaryEmbedding
 
+from runner.checkpoint_init import init_checkpoint
 from runner.config import load_config
+from runner.generate import Row
+from runner.session import Placement, open_session
 from runner.spec import TensorSpec
 from runner.state import StateError, StateStore
 from runner.tables import hadamard, rope_tables
+from schedulers.annotated import annotated
 
 INPUTS = {
     "input_ids": TensorSpec("i64", (6,)),
@@ -231,3 +236,13 @@ def test_rope_tables_are_the_oracles(fields, kind):
     expected = DeepseekV4RotaryEmbedding(config)(torch.zeros(1), torch.arange(5000)[None], kind)
     for table, half in zip(rope_tables(v, kind, 5000), expected, strict=True):
         torch.testing.assert_close(table, torch.cat((half[0], half[0]), dim=1), atol=1e-6, rtol=0)
+
+
+def test_a_session_has_pages_for_its_whole_batch(tmp_path):
+    config = load_config(["tiny"], sets=["decode.batch=10", "num_hidden_layers=3"])
+    init_checkpoint(config, tmp_path / "model", seed=0)
+    session = open_session(config, tmp_path / "model", REGISTRY, Placement(lambda program: annotated(program, {})))
+    rows = [Row(session.admit(20, 1), (i,), 0) for i in range(10)]
+    for row in rows:
+        session.prefill(row)
+    assert len(session.step([Row(row.handle, (1,), 1) for row in rows])) == 10
