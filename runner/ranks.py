@@ -199,11 +199,16 @@ def failure_text(folder: Path, num_ranks: int, exit_codes: Mapping[int, int]) ->
     alike: dict[str, list[int]] = {}
     for rank, message in sorted(causes.items()):
         alike.setdefault(message, []).append(rank)
-    lines = [f"[{ranks_text(ranks)}] {message}" for message, ranks in alike.items()]
+    lines = [f"[{ranks_text(ranks)}]{_after(message)}" for message, ranks in alike.items()]
     ended = [rank for rank in range(num_ranks) if rank not in causes and rank not in silent]
     if ended:
         lines.append(f"{ranks_text(ended)} {'was' if len(ended) == 1 else 'were'} ended with it")
     return "\n".join(lines)
+
+
+def _after(message: str) -> str:
+    """A message behind the ranks that it is from; a list of diagnostics begins on a line of its own."""
+    return f"\n{message}" if message.startswith("error ") else f" {message}"
 
 
 def _ending(exit_code: int, place: str | None) -> str:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from rank_helpers import alive, children, finish
 
 from runner.errors import RinggraphError
 from runner.rank_reports import Place, Report, own_rank, read_place, read_reports, write_report
@@ -33,44 +34,20 @@ def start(num_ranks: int, *, fault: str = "", timeout_s: float = TIMEOUT_S, star
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
 
-def children(pid: int) -> list[int]:
-    """Process ids of the live children of a process."""
-    return [int(text) for task in Path(f"/proc/{pid}/task").iterdir() for text in (task / "children").read_text().split()]
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def finish(process: subprocess.Popen) -> tuple[int, str, str]:
-    """Exit code and streams; asserts that no rank is left."""
-    ranks: list[int] = []
-    while process.poll() is None:
-        try:
-            ranks = children(process.pid) or ranks
-        except (FileNotFoundError, ProcessLookupError):
-            break
-        time.sleep(0.05)
-    out, err = process.communicate(timeout=60)
-    assert ranks and not any(map(alive, ranks))
-    return process.returncode, out, err
-
-
 def test_ranks_run_and_end():
     code, out, err = finish(start(3))
     assert (code, err) == (0, "")
     assert sorted(out.splitlines()) == ["rank 0 done", "rank 1 done", "rank 2 done"]
 
 
+@pytest.mark.slow
 def test_a_rank_that_is_killed_ends_all():
     code, _, err = finish(start(3, fault="1|step 2, node|kill"))
     assert code == 1
     assert err == ("error: [rank 1] was killed (SIGKILL) in step 2, node 'layer_2.dispatch'\nranks 0, 2 were ended with it\n")
 
 
+@pytest.mark.slow
 def test_a_rank_that_never_answers_ends_all():
     code, _, err = finish(start(3, fault="2|step 1, node|stop"))
     assert code == 1

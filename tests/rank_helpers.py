@@ -1,0 +1,33 @@
+"""Watching a launcher and its ranks from outside, through /proc."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from pathlib import Path
+
+
+def children(pid: int) -> list[int]:
+    """Process ids of the live children of a process."""
+    return [int(text) for task in Path(f"/proc/{pid}/task").iterdir() for text in (task / "children").read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def finish(process: subprocess.Popen) -> tuple[int, str, str]:
+    """Exit code and streams; asserts that no rank is left."""
+    ranks: list[int] = []
+    while process.poll() is None:
+        try:
+            ranks = children(process.pid) or ranks
+        except (FileNotFoundError, ProcessLookupError):
+            break
+        time.sleep(0.05)
+    out, err = process.communicate(timeout=60)
+    assert ranks and not any(map(alive, ranks))
+    return process.returncode, out, err
