@@ -56,7 +56,11 @@ def run(
     threads: options.Threads = None,
     device: options.Device = "cpu",
 ) -> None:
-    """Run one graph once, on given or random inputs; save named tensors and compare them with golden ones."""
+    """Run one graph once, on given or random inputs; save named tensors and compare them with golden ones.
+
+    Without --inputs, a graph of the model reads random first tokens of new requests, and other inputs are normal; without
+    --checkpoint, weights are those that 'checkpoint init' would write.
+    """
     from runner.comm import LocalComm
     from runner.executor import execute
     from runner.ring_heap import ScopeRecord
@@ -108,10 +112,12 @@ def _externals(program: Program, config, inputs: list[Path], checkpoint: str | N
     import torch
 
     from runner.checkpoint import Checkpoint
-    from runner.run import RandomExternals, external_tensors, read_tensors
+    from runner.run import RandomExternals, external_tensors, first_call, read_tensors
     from runner.weights import load_weights
 
-    given = {name: tensor for path in inputs for name, tensor in read_tensors(path).items()}
+    given = first_call(program, config, seed)
+    for path in inputs:
+        given |= read_tensors(path)
     weights = load_weights(program, Checkpoint.open(checkpoint), config, device) if checkpoint else None
     return external_tensors(program, given, weights, RandomExternals(config.values, seed), torch.device(device))
 
