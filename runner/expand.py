@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from runner.errors import Diagnostic, ExecutionError, GraphError, Mark, did_you_mean
+from runner.errors import Diagnostic, GraphError, Mark, did_you_mean
 from runner.expansion import Expansion, Settings, StopExpansionError
 from runner.expr import Expr, ExprError, parse
 from runner.externals import Externals
@@ -22,8 +22,10 @@ from runner.loader import GraphLibrary, with_source_lines
 from runner.node_ops import NodeOp, OpCompiler
 from runner.notation import parse_type
 from runner.program import Program, Region, Span, Task, Trips
+from runner.ranges import DynamicRange
 from runner.registry import OpRegistry
 from runner.spec import TensorSpec
+from runner.stamps import Stamps
 
 MAX_WORK = 20_000_000
 """Items and trips that an expansion may visit; a typing error in a range must not take the machine down."""
@@ -74,12 +76,17 @@ def expand_all(
     params: Mapping[str, int] | None = None,
     max_work: int = MAX_WORK,
     sample: bool = False,
+    stamp: bool = True,
 ) -> Expanded:
-    """Like `expand`, but never raises. With `sample`, dynamic loops make their first two trips and their last, for lint."""
+    """Like `expand`, but never raises. With `sample`, dynamic loops make their first two trips and their last, for lint.
+
+    `stamp` only changes how long it takes: used graphs that expand alike are expanded once and copied.
+    """
     library = library or GraphLibrary()
     library.add(graph)
     expander = _Expander(config, registry, library, trips, max_work)
     expander.sample = sample
+    expander.stamp = stamp and not sample and trips is None
     with _collector_off():
         program = expander.run(graph, params or {})
     lines = {used.file: used.lines for used in library.graphs()}
@@ -107,15 +114,15 @@ class _Expander(Expansion):
     """Walks the items of a graph."""
 
     def __init__(self, config: Settings, registry: OpRegistry, library: GraphLibrary, trips: TripCounts | None, max_work: int):
-        super().__init__(config)
+        super().__init__(config, max_work)
         self.library = library
         self.trips = trips
-        self.max_work = max_work
-        self.work = 0
         self.sample = False
+        self.stamp = False
         self.using: list[Graph] = []
         self.ops = OpCompiler(self, registry)
         self.externals = Externals(self, self.ops)
+        self.stamps = Stamps(self, self.externals, library)
 
     # --- the program ---
 
@@ -150,9 +157,6 @@ class _Expander(Expansion):
             else:
                 self.structure(item, frame, context, items)
 
-    def too_large(self, mark: Mark) -> StopExpansionError:
-        return self.stop("G329", f"the program is too large: more than {self.max_work:,} items", mark)
-
     def structure(self, item: Item, frame: Frame, context: Context, items: list[int | Span]) -> None:
         match item:
             case Alloc():
@@ -175,6 +179,8 @@ class _Expander(Expansion):
         call = self.ops.call(node, specs, context)
         if call.workspace:
             creates += [self.tensor(name, spec, item.mark, task).tensor for name, spec in call.workspace]
+        if node.param_attrs:
+            self.record_attrs(node, task, context)
         after = self.after(item.after, frame, context) if item.after else ()
         if context.wants(item.id):
             frame.ids[item.id] = [task]
@@ -214,7 +220,7 @@ class _Expander(Expansion):
             specs.append(view.spec if view else None)
             if view is not None:
                 operands[name] = view.region
-                if not self.read(view, waits):
+                if not self.read(view, waits, task):
                     self.note_unwritten(view, ref.text.mark, frame.prefix + node.item.id)
                 self.note(view.tensor, reads, uses)
         for name, ref, is_inout in node.targets:
@@ -223,7 +229,7 @@ class _Expander(Expansion):
             if view is not None:
                 operands[name] = view.region
                 if is_inout:
-                    if not self.read(view, waits):
+                    if not self.read(view, waits, task):
                         self.note_unwritten(view, ref.text.mark, frame.prefix + node.item.id)
                     self.note(view.tensor, reads, uses)
                 self.note(view.tensor, writes, uses)
@@ -244,6 +250,12 @@ class _Expander(Expansion):
             touched.append(tensor)
         if self.local[tensor] and tensor not in uses:
             uses.append(tensor)
+
+    def record_attrs(self, node: NodeOp, task: int, context: Context) -> None:
+        """Attrs that depend on params may differ in a copy; what the op's rules make of them could not be copied."""
+        for recorder in self.recorders:
+            recorder.attrs[task] = (context, node.param_attrs)
+            recorder.is_complete = recorder.is_complete and not node.rules_read_attrs
 
     def alloc(self, item: Alloc, frame: Frame, context: Context, items: list[int | Span]) -> None:
         creates = []
@@ -380,6 +392,7 @@ class _Expander(Expansion):
         self, expr: Expr, path: str, read: Sequence[str], bound: int, frame: Frame, context: Context, mark: Mark
     ) -> Trips:
         """How often something runs whose number of trips `expr` reads the tensors named `read`."""
+        self.begin_range()
         views = {name: view for name in read if (view := frame.find(name)) is not None}
         values = {name: context.values[name] for name in expr.names() if name in context.values}
         waits: set[int] = set()
@@ -388,25 +401,10 @@ class _Expander(Expansion):
                 self.report(
                     "G326", f"the range reads all of tensor '{name}', expected one element", expr.mark, f"write {name}[...]"
                 )
-            if not self.read(view, waits):
+            if not self.read(view, waits, None):
                 self.note_unwritten(view, expr.mark or mark, path)
-        shapes = {name: view.spec.shape for name, view in views.items()}
-
-        def evaluate(element: Callable[[int, tuple[int, ...]], int]) -> int:
-            def look(name: str) -> Any:
-                if name in values:
-                    return values[name]
-                view = views[name]
-                if not shapes[name]:
-                    return element(view.tensor, view.element(()))
-                return lambda at: element(view.tensor, view.element(at))
-
-            num = expr.integer(look)
-            if not 0 <= num <= bound:
-                raise ExecutionError(f"'{path}' makes {num} trips at run time, its max is {bound} ({mark})")
-            return num
-
-        return Trips(path, tuple(view.tensor for view in views.values()), tuple(sorted(waits)), bound, evaluate, mark)
+        count = DynamicRange(expr, path, values, views, bound, mark)
+        return Trips(path, count.reads, tuple(sorted(waits)), bound, count, mark)
 
     # --- switch and use ---
 
@@ -464,13 +462,29 @@ class _Expander(Expansion):
         path = frame.prefix[:-1] if frame.scope == item.id and len(frame.body) == 1 else f"{frame.prefix}{item.id}"
         inner, used = self.externals.bind(item, graph, frame, context, f"{path}.")
         first = len(self.tasks)
-        inside: list[int | Span] = []
         self.using.append(graph)
-        self.body(graph.body, inner, used, inside)
+        inside = self.used(graph, inner, used)
         self.using.pop()
         if context.wants(item.id):
             frame.ids.setdefault(item.id, []).extend(range(first, len(self.tasks)))
         items.append(Span("use", path, tuple(inside), mark=item.mark))
+
+    def used(self, graph: Graph, frame: Frame, context: Context) -> list[int | Span]:
+        """The items of a used graph: copied where one like it was expanded before (see `runner.stamps`)."""
+        key = self.stamps.key(frame, context) if self.stamp else None
+        stamp = self.stamps.known.get(key) if key is not None else None
+        if stamp is not None:
+            items = self.stamps.copy(stamp, frame, context)
+            if items is not None:
+                return items
+        items = []
+        if key is None:
+            self.body(graph.body, frame, context, items)
+            return items
+        stamp = self.stamps.begin(frame, context)
+        self.body(graph.body, frame, context, items)
+        self.stamps.end(key, stamp, items)
+        return items
 
 
 def _case_test(item: Switch, case: int | None) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from runner.errors import Diagnostic, GraphError, Mark, did_you_mean
-from runner.expr import ExprError, parse
+from runner.expr import Expr, ExprError, parse
 from runner.frames import Context, View
 from runner.graph import Text
 from runner.notation import TensorType
@@ -30,6 +31,34 @@ class StopExpansionError(Exception):
     """Expansion cannot go on; the reason is among the problems."""
 
 
+@dataclass(frozen=True, slots=True)
+class Access:
+    """A read or write of a tensor from outside of a recorded use, in dynamic loops `open_loops` (the innermost is `loop`)."""
+
+    view: View
+    is_write: bool
+    loop: int
+    open_loops: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Recorder:
+    """What a used graph does to tensors from outside while it is expanded, so that it can be done again for a copy.
+
+    `base` is the first tensor that is not from outside unless it is external. `ranges` are the accesses of dynamic loops and
+    choices, in order; `externals` those that were named for the first time; `attrs` the tasks' attrs that depend on params.
+    """
+
+    base: int
+    loop: int
+    open_loops: frozenset[int]
+    accesses: dict[int, list[Access]] = field(default_factory=dict)
+    ranges: list[list[Access]] = field(default_factory=list)
+    externals: list[Any] = field(default_factory=list)
+    attrs: dict[int, tuple[Context, list[tuple[str, Expr]]]] = field(default_factory=dict)
+    is_complete: bool = True
+
+
 class Expansion:
     """The tensors, tasks and problems so far.
 
@@ -37,8 +66,11 @@ class Expansion:
     loops, the writers that they follow, since such a task may turn out not to run.
     """
 
-    def __init__(self, config: Settings):
+    def __init__(self, config: Settings, max_work: int):
         self.config = config
+        self.max_work = max_work
+        self.work = 0
+        self.recorders: list[Recorder] = []
         self.with_workspace = bool(config.values.get("workspace", True))
         self.problems: dict[tuple[str, Mark | None], Diagnostic] = {}
         self.tensors: list[Tensor] = []
@@ -58,6 +90,12 @@ class Expansion:
     def report(self, code: str, message: str, mark: Mark | None, hint: str | None = None) -> None:
         """Note a finding; the same one of another layer or trip is the same finding."""
         self.problems.setdefault((code, mark), Diagnostic(code, message, mark, hint=hint))
+        for recorder in self.recorders:
+            recorder.is_complete = False
+
+    def too_large(self, mark: Mark) -> StopExpansionError:
+        """Says that the program is too large, and stops."""
+        return self.stop("G329", f"the program is too large: more than {self.max_work:,} items", mark)
 
     def report_error(self, error: GraphError, known: Sequence[str] = ()) -> None:
         hint = did_you_mean(error.unknown, known) if isinstance(error, ExprError) and error.unknown else None
@@ -116,8 +154,23 @@ class Expansion:
         view = View(index, spec, Region(index))
         return view
 
-    def read(self, view: View, waits: set[int]) -> bool:
+    def record(self, view: View, is_write: bool, task: int | None) -> None:
+        """Note an access by `task`, or by the range last begun, for those recorders that the tensor lies outside of."""
+        for recorder in self.recorders:
+            if view.tensor < recorder.base or not self.local[view.tensor]:
+                opened = tuple(self.open_loops - recorder.open_loops) if self.loop != recorder.loop else ()
+                log = recorder.ranges[-1] if task is None else recorder.accesses.setdefault(task, [])
+                log.append(Access(view, is_write, self.loop, opened))
+
+    def begin_range(self) -> None:
+        """The accesses that follow are those of the next dynamic loop or choice."""
+        for recorder in self.recorders:
+            recorder.ranges.append([])
+
+    def read(self, view: View, waits: set[int], task: int | None) -> bool:
         """Add the last writers of what `view` shows to `waits`; False when nobody has written any of it."""
+        if self.recorders:
+            self.record(view, False, task)
         if 0 in view.spec.shape:
             return True
         last = self.last[view.tensor]
@@ -142,6 +195,8 @@ class Expansion:
 
     def write(self, view: View, task: int, waits: set[int]) -> None:
         """Make `task` the last writer of what `view` shows, waiting for those before."""
+        if self.recorders:
+            self.record(view, True, task)
         if 0 in view.spec.shape:
             return
         tensor, region = view.tensor, view.region
@@ -165,14 +220,15 @@ class Expansion:
 
     def add_displaced(self, tensor: int, writer: int, waits: set[int]) -> None:
         """A writer in a dynamic loop may not run: who is outside of that loop also waits for those that it follows."""
-        pending = [writer]
+        pending, seen = [writer], {writer}
         while pending:
             task = pending.pop()
             before = self.displaced.get((task, tensor))
             if before is None or self.loop_of[task] in self.open_loops:
                 continue
-            pending += [other for other in before if other not in waits]
-            waits |= before
+            pending += before - seen
+            seen |= before
+        waits |= seen
 
     @contextmanager
     def dynamic_loop(self) -> Iterator[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -21,6 +22,21 @@ QUANTISED = "wq"
 """The dtype parameter whose weights bring a scale with them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """An external tensor as a graph names it; `tensor` is what that stands for, `at` how many tensors there were before."""
+
+    kind: str
+    name: str
+    source: str
+    spec: TensorSpec
+    declared: Declaration
+    is_scale: bool
+    context: Context
+    tensor: int = -1
+    at: int = -1
+
+
 class Externals:
     """The external tensors of one expansion: one per kind and source, whoever uses it."""
 
@@ -36,11 +52,20 @@ class Externals:
             spec = self.expansion.spec(parsed, context)
             if spec is None:
                 continue
-            source = self.source(declared, context)
-            frame.unused[name] = partial(self.external, name, kind, source, spec, declared)
+            source = self.source(declared, context, False)
+            frame.unused[name] = partial(self.resolve, Resolved(kind, name, source, spec, declared, False, context))
             if kind == "weight" and parsed.is_param and parsed.dtype == QUANTISED:
-                scale, scale_name = self.expansion.intern("f32", spec.shape[:-1]), f"{name}_scale"
-                frame.unused[scale_name] = partial(self.external, scale_name, kind, scale_source(source), scale, declared)
+                scale, name = self.expansion.intern("f32", spec.shape[:-1]), f"{name}_scale"
+                source = self.source(declared, context, True)
+                frame.unused[name] = partial(self.resolve, Resolved(kind, name, source, scale, declared, True, context))
+
+    def resolve(self, first: Resolved) -> View:
+        """The tensor that a name stands for when it is used first."""
+        at = len(self.expansion.tensors)
+        view = self.external(first.name, first.kind, first.source, first.spec, first.declared)
+        for recorder in self.expansion.recorders:
+            recorder.externals.append(replace(first, tensor=view.tensor, at=at))
+        return view
 
     def external(self, name: str, kind: str, source: str, spec: TensorSpec, declared: Declaration) -> View:
         known = self.known.get((kind, source))
@@ -55,8 +80,12 @@ class Externals:
             return self.expansion.tensor(name, spec, declared.mark, kind=kind, source=source)
         return known
 
-    def source(self, declared: Declaration, context: Context) -> str:
-        """What the tensor is called outside, with the placeholders filled in, except the one that is stacked."""
+    def source(self, declared: Declaration, context: Context, is_scale: bool) -> str:
+        """What the tensor, or its scale, is called outside: with the placeholders filled in, except the one that is stacked."""
+        name = self.filled(declared, context)
+        return scale_source(name) if is_scale else name
+
+    def filled(self, declared: Declaration, context: Context) -> str:
         text = declared.source
         if text is None:
             return declared.name
@@ -80,7 +109,7 @@ class Externals:
         values: dict[str, Any] = dict(self.expansion.config.values)
         for name in graph.params:
             values[name] = self.param(item, name, context)
-        inner, used = Frame(None, prefix, graph.body), Context(graph, values)
+        inner, used = Frame(None, prefix, graph.body), Context(graph, values, context, item)
         known = {*graph.params, *graph.inputs, *graph.weights, *graph.state, *graph.outputs}
         for name, text in item.bindings.items():
             if name not in known:

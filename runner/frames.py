@@ -114,13 +114,18 @@ def wanted_ids(body: Sequence[Item]) -> set[str]:
 
 
 class Context:
-    """One graph being expanded: `values` are the configuration's, its params and the loop variables of the moment."""
+    """One graph being expanded: `values` are the configuration's, its params and the loop variables of the moment.
 
-    __slots__ = ("_wanted", "graph", "values")
+    `item` is the `use` that it is expanded for, in the context `parent`.
+    """
 
-    def __init__(self, graph: Graph, values: dict[str, Any]):
+    __slots__ = ("_wanted", "graph", "item", "parent", "values")
+
+    def __init__(self, graph: Graph, values: dict[str, Any], parent: Context | None = None, item: Use | None = None):
         self.graph = graph
         self.values = values
+        self.parent = parent
+        self.item = item
         self._wanted = wanted_ids(graph.body)
 
     def wants(self, name: str) -> bool:

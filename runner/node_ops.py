@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 from runner.errors import did_you_mean
@@ -65,9 +66,15 @@ class NodeOp:
     targets: list[tuple[str, RegionRef, bool]] = field(default_factory=list)
     created: list[tuple[str, Declaration, TensorType]] = field(default_factory=list)
     attrs: list[tuple[str, Expr]] = field(default_factory=list)
+    param_attrs: list[tuple[str, Expr]] = field(default_factory=list)  # those that depend on the graph's params
     fixed: Mapping[str, Any] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
     calls: dict[tuple[int, ...], Fitted] = field(default_factory=dict)
+
+    @property
+    def rules_read_attrs(self) -> bool:
+        """Do the op's rules depend on the item's attrs, as far as is known?"""
+        return any(fitted.again is not None for fitted in self.calls.values())
 
 
 class OpCompiler:
@@ -105,6 +112,7 @@ class OpCompiler:
                 node.targets.append((operand, parse_region(out), modes.get(operand) == "inout"))
         node.names = [o for o, _ in node.inputs] + [o for o, _, _ in node.targets] + [o for o, _, _ in node.created]
         node.attrs = [(attr, parse(text.value, text.mark)) for attr, text in item.attrs.items()]
+        node.param_attrs = [(attr, expr) for attr, expr in node.attrs if not expr.names().isdisjoint(context.graph.params)]
         node.fixed = self.defaults(item, definition, context)
         return node
 
@@ -233,8 +241,7 @@ class OpCompiler:
         attrs = dict(node.fixed)
         for name, expr in node.attrs:
             try:
-                value = expr.evaluate(context.values.__getitem__)
-                attrs[name] = value if isinstance(value, (int, float, str, list, tuple)) else float(value)
+                attrs[name] = attr_value(expr, context)
             except ExprError as error:
                 self.expansion.report_error(error, list(context.values))
         return attrs
@@ -270,6 +277,12 @@ class OpCompiler:
             message = f"its rules failed: {type(error).__name__}: {error}"
         self.expansion.report("G323", f"op '{definition.name}': {message}", mark)
         return NodeCall(definition.core, attrs, 1, ())
+
+
+def attr_value(expr: Expr, context: Context) -> Any:
+    """What an op gets for an attr: rationals as float."""
+    value = expr.evaluate(context.values.__getitem__)
+    return float(value) if isinstance(value, Fraction) else value
 
 
 def _inside(region: Region, ranges: Sequence[tuple[int, int]], dropped: Sequence[int]) -> tuple[Box, tuple[int, ...]]:

@@ -1,0 +1,44 @@
+"""How often something runs whose number of trips reads tensors: what `Trips.evaluate` calls at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runner.errors import ExecutionError, Mark
+from runner.expr import Expr
+from runner.frames import View
+
+
+@dataclass(frozen=True, slots=True)
+class DynamicRange:
+    """A range as it stands in one trip of the loops around it: `values` of names that are numbers, `views` of tensors."""
+
+    expr: Expr
+    path: str
+    values: Mapping[str, Any]
+    views: Mapping[str, View]
+    bound: int
+    mark: Mark
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """The tensors that it reads."""
+        return tuple(view.tensor for view in self.views.values())
+
+    def __call__(self, element: Callable[[int, tuple[int, ...]], int]) -> int:
+        """The number of trips, by a function from a tensor and an index to an element; raises ExecutionError above the bound."""
+
+        def look(name: str) -> Any:
+            if name in self.values:
+                return self.values[name]
+            view = self.views[name]
+            if not view.spec.shape:
+                return element(view.tensor, view.element(()))
+            return lambda at: element(view.tensor, view.element(at))
+
+        num = self.expr.integer(look)
+        if not 0 <= num <= self.bound:
+            raise ExecutionError(f"'{self.path}' makes {num} trips at run time, its max is {self.bound} ({self.mark})")
+        return num
