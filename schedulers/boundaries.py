@@ -1,8 +1,9 @@
 """Where scopes may begin and end: the boundaries between tasks, and what dynamic loops demand of them.
 
-A scope is a run of consecutive tasks that lies inside one trip of a dynamic loop or around the whole loop. Nested scopes are cuts:
-a cut of level d at a boundary ends the scopes of depth d and deeper that come before it, and 4 stands for no cut. Every loop has a
-level m of its own: 4 when no scope begins or ends inside, else the outermost depth at which scopes lie inside its trips. Then
+A scope is a run of consecutive tasks that lies inside one trip of a dynamic loop or around the whole loop. Nested scopes are
+cuts: a cut of level d at a boundary ends the scopes of depth d and deeper that come before it, and 4 stands for no cut. Every
+loop has a level m of its own: 4 when no scope begins or ends inside, else the outermost depth at which scopes lie inside its
+trips. Then
 
     inside a trip                    level >= m
     between two trips                level == m
@@ -30,7 +31,8 @@ class Boundary:
 
 
 def boundaries(body: Span, num_tasks: int) -> tuple[list[Boundary], list[Span]]:
-    """One Boundary per task (the one before it) and one after the last; and the dynamic loops that hold tasks, outermost first."""
+    """One Boundary per task (the one before it) and one after the last; and the dynamic loops that hold tasks, outermost
+    first."""
     found = [Boundary() for _ in range(num_tasks + 1)]
     loops: list[Span] = []
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -16,8 +17,12 @@ from runner.program import Program, Span
 from runner.schedule import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask, Schedule, lower
 from runner.spec import BLOCK_ALIGN
 from schedulers.arena import Packing, Problem, pack
+from schedulers.fold import Fold, fold, kept_locals, template, unfold_offsets, unfolded
 from schedulers.lifetimes import Lives, Rows, lives_of
-from schedulers.sharing import predecessors, sharing_waits
+from schedulers.sharing import predecessors, sharing_edges
+
+FOLD_FROM = 4_000
+"""Programs with more tasks than this have their loops folded; smaller ones are solved in full."""
 
 MAX_DIRECT = 256
 """More tasks than this in one scope are put into scopes of their own, which cost no bytes and let slots retire."""
@@ -51,19 +56,27 @@ def minpeak(program: Program, options: Mapping[str, object]) -> Schedule:
 def plan(program: Program, options: Mapping[str, object]) -> Plan:
     """A placement of `program` with the least total heap, and what is proved about it."""
     lives = lives_of(program)
-    packing = pack_arena(lives)
-    schedule = lower(program, arena_placement(lives, packing), "minpeak")
+    waits = Rows.of([task.waits + task.after for task in program.tasks])
+    folded = fold(lives, waits) if len(program.tasks) > FOLD_FROM else unfolded(len(program.tasks))
+    packing = pack_arena(folded, lives)
+    schedule = lower(program, arena_placement(folded, lives, waits, packing), "minpeak")
     total = packing.height * BLOCK_ALIGN
     return Plan(schedule, Certificate(total, lives.peak_live_bytes, "peak_live", packing.optimal))
 
 
-def pack_arena(lives: Lives) -> Packing:
-    return pack(Problem.free(lives.first, lives.end, lives.size))
+def pack_arena(folded: Fold, lives: Lives) -> Packing:
+    """Offsets of all locals in one arena."""
+    one = template(folded, lives)
+    packing = pack(Problem.free(one.first, one.end, one.size))
+    offsets = unfold_offsets(folded, one.tensors, packing.offsets, len(lives.locals))
+    return Packing(
+        offsets, packing.height, packing.height * BLOCK_ALIGN == lives.peak_live_bytes or (packing.optimal and not folded.loops)
+    )
 
 
-def arena_placement(lives: Lives, packing: Packing) -> list[PlacedItem]:
+def arena_placement(folded: Fold, lives: Lives, waits: Rows, packing: Packing) -> list[PlacedItem]:
     """One arena in the root scope, every task in scopes that hold no bytes."""
-    extra = arena_waits(lives, packing)
+    extra = arena_waits(folded, lives, waits, packing)
     items = scoped_items(lives.program.body, extra, 1)
     if not len(lives.locals):
         return items
@@ -76,15 +89,18 @@ def arena_placement(lives: Lives, packing: Packing) -> list[PlacedItem]:
     return [arena, *items]
 
 
-def arena_waits(lives: Lives, packing: Packing) -> list[list[int]]:
+def arena_waits(folded: Fold, lives: Lives, waits: Rows, packing: Packing) -> list[tuple[int, ...]]:
     """Per task the tasks it must wait for because of shared bytes."""
-    tasks = lives.program.tasks
     touched = np.zeros(len(lives.locals), bool)
     touched[lives.touches.values] = True
-    before = predecessors(lives.first, np.where(touched, packing.offsets, -1), lives.size)
-    touches = [lives.touches.row(t) for t in range(len(tasks))]
-    waits = Rows.of([task.waits + task.after for task in tasks])
-    return sharing_waits(waits, Rows.of(touches), before)
+    tensors = kept_locals(folded, len(lives.locals))
+    before = predecessors(tensors[touched[tensors]], lives.first, packing.offsets, lives.size)
+    sources, targets = sharing_edges(folded, waits, lives.touches, before)
+    found: list[tuple[int, ...]] = [()] * len(waits)
+    marks = [*np.flatnonzero(np.diff(targets, prepend=-1)).tolist(), len(targets)]
+    for low, high in pairwise(marks):
+        found[int(targets[low])] = tuple(sources[low:high].tolist())
+    return found
 
 
 def scoped_items(span: Span, extra: Sequence[Sequence[int]], depth: int) -> list[PlacedItem]:

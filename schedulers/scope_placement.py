@@ -36,7 +36,8 @@ Node = int | Trips | Loop
 
 
 def flatten(program: Program, loops: Sequence[Span]) -> tuple[Node, ...]:
-    """The program's body without the spans that mean nothing to a scheduler; `loops` numbers the dynamic spans that hold tasks."""
+    """The program's body without the spans that mean nothing to a scheduler; `loops` numbers the dynamic spans that hold
+    tasks."""
     number_of = {id(span): k for k, span in enumerate(loops)}
 
     def walk(span: Span) -> list[Node]:

@@ -9,8 +9,13 @@ every touch of the old ones, whatever runs in between.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from math import prod
 
+import numpy as np
+
+from schedulers.fold import Fold, FoldedLoop, unfold_edges
 from schedulers.lifetimes import Ints, Rows
 
 WINDOW = 1 << 15
@@ -86,54 +91,121 @@ class Tenants:
         return list(dict.fromkeys(before))
 
 
-def predecessors(first: Ints, offsets: Ints, size: Ints) -> list[list[int]]:
-    """For each tensor those that lay in any of its bytes just before it, by first touch (ties by index).
-
-    Tensors with a negative offset are left out: they lie elsewhere, or nothing touches them.
-    """
+def predecessors(tensors: Ints, first: Ints, offsets: Ints, size: Ints) -> dict[int, list[int]]:
+    """For each of `tensors` whose bytes had tenants before: those that had any of them last, by first touch (ties by index)."""
     tenants = Tenants()
-    found: list[list[int]] = [[] for _ in range(len(size))]
-    for tensor in sorted(range(len(size)), key=lambda t: (first[t], t)):
-        low = int(offsets[tensor])
-        if low >= 0 and size[tensor] > 0:
-            found[tensor] = tenants.move_in(low, low + int(size[tensor]), tensor)
+    found: dict[int, list[int]] = {}
+    order = tensors[np.argsort(first[tensors], kind="stable")]
+    lows, highs = offsets[order].tolist(), (offsets + size)[order].tolist()
+    for tensor, low, high in zip(order.tolist(), lows, highs, strict=True):
+        if before := tenants.move_in(low, high, tensor):
+            found[tensor] = before
     return found
 
 
-def sharing_waits(waits: Rows, touches: Rows, before: Sequence[Sequence[int]]) -> list[list[int]]:
-    """Per task the tasks that it must wait for besides `waits`, none of them implied by other edges.
+def sharing_edges(fold: Fold, waits: Rows, touches: Rows, before: Mapping[int, Sequence[int]]) -> tuple[Ints, Ints]:
+    """Edges (sources, targets) that make the shared bytes safe and that no other edges imply, sorted by target.
 
     waits    per task the tasks that the runtime makes it wait for
     touches  per task the tensors that it touches
-    before   per tensor the tensors that lay in its bytes before, all of whose touches have smaller numbers than its own
+    before   per tensor the tensors that lay in its bytes before (nothing if none did), all of whose touches have smaller numbers
+             than its own; of folded loops only tensors of the kept trips
     """
-    order = Order()
-    firsts: dict[int, list[int]] = {}  # tensor with tenants before it -> its first touches so far
-    toucher_lists: dict[int, list[int]] = {}
-    needed_later = {old for olds in before for old in olds}
-    lasts: dict[int, list[int]] = {}
-    extra: list[list[int]] = []
-    for task in range(len(touches)):
-        natural = waits.row(task)
-        known = order.ancestors(natural)
-        wanted: set[int] = set()
-        for tensor in touches.row(task):
-            if tensor in needed_later:
-                toucher_lists.setdefault(tensor, []).append(task)
-            if not before[tensor]:
+    weaver = _Weaver(fold, waits, touches, before)
+    weaver.run()
+    sources, targets = np.array(weaver.sources, np.int64), np.array(weaver.targets, np.int64)
+    return unfold_edges(fold, sources, targets)
+
+
+class _Weaver:
+    """Walks the kept tasks in submission order and collects edges; positions among the kept tasks are called places."""
+
+    def __init__(self, fold: Fold, waits: Rows, touches: Rows, before: Mapping[int, Sequence[int]]) -> None:
+        self.fold, self.waits, self.touches, self.before = fold, waits, touches, before
+        self.order = Order()
+        self.place = np.full(len(waits), -1, np.int64)
+        self.place[fold.kept] = np.arange(len(fold.kept))
+        self.firsts: dict[int, list[int]] = {}  # tensor with tenants before it -> places of its first touches so far
+        self.touchers: dict[int, list[int]] = {t: [] for olds in before.values() for t in olds}
+        self.lasts: dict[int, list[int]] = {}
+        self.sources: list[int] = []
+        self.targets: list[int] = []
+
+    def run(self) -> None:
+        for place, task in enumerate(self.fold.kept.tolist()):
+            known = self.order.ancestors(self._natural(task))
+            wanted: set[int] = set()
+            for tensor in self.touches.row(task):
+                if tensor in self.touchers:
+                    self.touchers[tensor].append(place)
+                if tensor in self.before:
+                    self._want(tensor, place, known, wanted)
+            added = _prune(wanted, known, place, self.order)
+            self.order.append(known | self.order.ancestors(added) if added else known)
+            for source in added:
+                clones = self._clones(source, task)
+                self.sources += clones
+                self.targets += [task] * len(clones)
+
+    def _want(self, tensor: int, place: int, known: int, wanted: set[int]) -> None:
+        """If this is a first touch of the tensor, collect the last touches of all that lay in its bytes."""
+        mine = self.firsts.setdefault(tensor, [])
+        if any(known & self.order.bit(earlier, place) for earlier in mine):
+            return
+        mine.append(place)
+        for old in self.before[tensor]:
+            if old not in self.lasts:
+                self.lasts[old] = _maximal(self.touchers[old], self.order)
+            wanted.update(self.lasts[old])
+        wanted.discard(place)
+
+    def _natural(self, task: int) -> list[int]:
+        """Places that `task` waits for by itself; a place that stands for many only if `task` comes after all of them."""
+        row = self.waits.values[self.waits.starts[task] : self.waits.starts[task + 1]]
+        if not self.fold.loops or not len(row):
+            return self.place[row].tolist()
+        row = np.unique(row)
+        alike = self.fold.stands_in[row].tolist()
+        counts = Counter(alike)
+        latest = dict(zip(alike, row.tolist(), strict=True))
+        found = []
+        for kept, count in counts.items():
+            loops = self._outside(kept, task)
+            expected = prod(loop.num_trips - 1 for loop in loops)
+            is_last = latest[kept] == kept + sum(loop.num_tasks * (loop.num_trips - 2) for loop in loops)
+            if count == expected or (is_last and all(self._chained(kept, loop) for loop in loops)):
+                found.append(int(self.place[kept]))
+        return found
+
+    def _outside(self, kept: int, task: int) -> list[FoldedLoop]:
+        """Loops in whose trip 1 `kept` lies and `task` does not lie in the same trip."""
+        found, together = [], True
+        for loop in self.fold.path(kept):
+            trip = loop.trip_of(kept)
+            inside = loop.start <= task < loop.end
+            if together and inside and (loop.trip_of(task) == trip or loop.trip_of(task) == trip + 1):
+                together = loop.trip_of(task) == trip
                 continue
-            mine = firsts.setdefault(tensor, [])
-            if any(known & order.bit(earlier, task) for earlier in mine):
-                continue
-            mine.append(task)
-            for old in before[tensor]:
-                if old not in lasts:
-                    lasts[old] = _maximal(toucher_lists.pop(old, []), order)
-                wanted.update(w for w in lasts[old] if w != task)
-        added = _prune(wanted, known, task, order)
-        extra.append(added)
-        order.append(known | order.ancestors(added) if added else known)
-    return extra
+            together = False
+            if trip == 1:
+                found.append(loop)
+        return found
+
+    def _chained(self, kept: int, loop: FoldedLoop) -> bool:
+        """Whether edges order `kept` after its twin in the trip before: then its last clone comes after all others."""
+        place = int(self.place[kept])
+        bit = self.order.bit(int(self.place[kept - loop.num_tasks]), place)
+        return bool(bit and self.order.seen(place, place) & bit)
+
+    def _clones(self, source: int, task: int) -> list[int]:
+        """Tasks that the place `source` stands for in the eyes of `task`; of those in a chain only the last."""
+        kept = int(self.fold.kept[source])
+        found = [kept]
+        for loop in self._outside(kept, task):
+            num_more = loop.num_trips - 2
+            trips = (num_more,) if self._chained(kept, loop) else range(num_more + 1)
+            found = [t + loop.num_tasks * k for t in found for k in trips]
+        return found
 
 
 def _maximal(touchers: list[int], order: Order) -> list[int]:

@@ -154,6 +154,78 @@ def random_program(seed: int, max_tasks: int = 12, max_cells: int = 6, loops: bo
     return Program(f"random{seed}", tuple(build.tensors), tuple(build.tasks), Span("root", "root", tuple(items)))
 
 
+def loop_program(seed: int) -> Program:
+    """A random program whose loops, static and dynamic and nested, have trips that are alike."""
+    rng = random.Random(seed)
+    build = Builder()
+    source, result = build.tensor(1, "input"), build.tensor(1, "output")
+    visible: list[int] = []
+
+    def straight(count: int) -> list[int]:
+        ids = []
+        for _ in range(count):
+            made = build.tensor(rng.randint(1, 4))
+            reads = [build.whole(t) for t in rng.sample(visible, min(len(visible), 2))] or [build.whole(source)]
+            ids.append(build.task(reads, [build.whole(made)], (made,)))
+            visible.append(made)
+        return ids
+
+    def loop(depth: int, key: int) -> list[int | Span]:
+        """A task and a loop; the loop's recipe is drawn once: per task what it reads (outer tensors, own ones of the trip) and
+        writes."""
+        num_trips = rng.randint(3, 4)
+        outer = rng.sample(visible, min(len(visible), 3))
+        shared = build.tensor(num_trips * 2)  # trips write parts of their own, or all the same part
+        visible.append(shared)
+        init = build.task([build.whole(source)], [build.whole(shared)], (shared,))
+        recipe = [
+            (rng.random(), rng.choice(("own", "shared", "result", "same")), rng.randint(1, 3), rng.random())
+            for _ in range(rng.randint(1, 3))
+        ]
+        nested = depth < 1 and rng.random() < 0.5
+        inner_seed = rng.random()
+        dynamic = rng.random() < 0.6 and bool(outer)
+        trips = []
+        for trip in range(num_trips):
+            items: list[int | Span] = []
+            own: list[int] = []
+            for k, (draw, kind, cells, other) in enumerate(recipe):
+                reads = [build.whole(own[int(draw * len(own))])] if own and draw < 0.8 else []
+                if outer and other < 0.6:
+                    reads.append(build.whole(outer[int(other * len(outer))]))
+                if kind == "own":
+                    made = build.tensor(cells)
+                    items.append(build.task(reads or [build.whole(source)], [build.whole(made)], (made,)))
+                    own.append(made)
+                elif kind == "result":
+                    items.append(build.task([*reads, build.whole(result)], [build.whole(result)]))
+                else:
+                    low = 2 * trip if kind == "shared" else 0
+                    items.append(build.task(reads or [build.whole(source)], [(shared, low, low + 1 + k % 2)]))
+                if nested and k == 0:
+                    state = rng.getstate()
+                    rng.seed(inner_seed)
+                    before = list(visible)
+                    items += loop(depth + 1, key)
+                    visible[:] = before
+                    rng.setstate(state)
+            trips.append(Span("iteration", f"{key}.{trip}", tuple(items)))
+        if not dynamic:
+            return [init, Span("for", f"for{key}", tuple(trips))]
+        names.append(f"dynamic{len(names)}")
+        read = Trips(names[-1], (outer[0],), build.writers(outer[0]), num_trips, lambda value: 0)
+        return [init, Span("dynamic", names[-1], tuple(trips), trips=read)]
+
+    names: list[str] = []
+    items: list[int | Span] = [*straight(2)]
+    for key in range(rng.randint(1, 3)):
+        items += loop(0, key)
+        items += straight(rng.randint(0, 3))
+    build.task([build.whole(t) for t in visible if build.writers(t)][:3], [build.whole(result)])
+    items.append(len(build.tasks) - 1)
+    return Program(f"loops{seed}", tuple(build.tensors), tuple(build.tasks), Span("root", "root", tuple(items)))
+
+
 # --- running --------------------------------------------------------------------------------------------------------
 
 
@@ -262,14 +334,14 @@ class Shuffled:
 
     def resolve(self, waits: tuple[int, ...]) -> set[int]:
         """Waits on skipped submissions become waits on what those wait for."""
-        found, stack = set(), list(waits)
+        seen, stack = set(waits), list(waits)
         while stack:
             wait = stack.pop()
             if wait in self.skipped:
-                stack += self.schedule.submissions[wait].waits
-            else:
-                found.add(wait)
-        return found
+                further = set(self.schedule.submissions[wait].waits) - seen
+                seen |= further
+                stack += further
+        return seen - self.skipped
 
     def ready(self) -> list[int]:
         done = self.heap.completed

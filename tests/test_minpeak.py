@@ -6,10 +6,12 @@ import random
 from dataclasses import replace
 
 import pytest
-from random_programs import random_program, random_trips, run_in_order, run_shuffled
+from random_programs import loop_program, random_program, random_trips, run_in_order, run_shuffled
 
 from runner.capacity import program_peak_live, ring_loads, safe_heap
 from runner.ring_sizes import RingSizes
+from schedulers import fold, minpeak
+from schedulers.lifetimes import Rows, lives_of
 from schedulers.minpeak import plan
 
 
@@ -47,6 +49,26 @@ def test_without_the_sharing_edges_results_change() -> None:
             got = run_shuffled(program, replace(schedule, submissions=bare), safe_sizes(schedule), {}, run)
             changed += got != run_in_order(program, {})
     assert changed > 20
+
+
+def test_folded_loops_are_as_good_and_as_safe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fold, "MIN_SAVED", 1)
+    num_folded = 0
+    for seed in range(120):
+        program = loop_program(seed)
+        monkeypatch.setattr(minpeak, "FOLD_FROM", len(program.tasks))
+        in_full = plan(program, {}).certificate
+        monkeypatch.setattr(minpeak, "FOLD_FROM", 0)
+        found = plan(program, {})
+        assert found.certificate.total_bytes == in_full.total_bytes
+        lives = lives_of(program)
+        num_folded += len(fold.fold(lives, Rows.of([task.waits + task.after for task in program.tasks])).loops)
+        rng = random.Random(seed)
+        for run in range(2):
+            trips = random_trips(program, rng)
+            got = run_shuffled(program, found.schedule, safe_sizes(found.schedule), trips, run)
+            assert got == run_in_order(program, trips), f"seed {seed}, run {run}, {trips}"
+    assert num_folded > 50
 
 
 def test_certificate_bounds_hold() -> None:

@@ -65,7 +65,8 @@ def test_equal_to_exhaustive_search(goal: Goal) -> None:
 
 
 def random_placement(program: Program, rng: random.Random) -> list[PlacedItem]:
-    """Random nested scopes; tensors are allocated by their task, or hoisted alone or in batches, in any scope that may hold them."""
+    """Random nested scopes; tensors are allocated by their task, or hoisted alone or in batches, in any scope that may hold
+    them."""
     lives = prepared(program)
     cuts = [1, *(rng.choice((1, 2, 3, 4, 4, 4, 5)) for _ in range(lives.num_tasks - 1))]
     allocs: dict[tuple[int, int], list[int]] = {}  # (task before which, depth) -> tensors
