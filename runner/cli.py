@@ -5,6 +5,7 @@ Commands live in `runner.commands_*`, which import what they need when they run,
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib.metadata import version as installed_version
 from typing import Annotated
@@ -60,6 +61,7 @@ for module in COMMANDS:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command and ends the process: 0 done, 1 a problem, 2 unusable arguments, 130 interrupted."""
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # before torch: products whose bits do not depend on threads or other rows
     try:
         app(args=arguments, prog_name="ringgraph", obj=sys.argv[1:] if arguments is None else arguments)
     except RinggraphError as error:

@@ -83,11 +83,11 @@ def load(folder: Path, scratch: Path):
 
 def _experts(self, hidden_states: torch.Tensor, top_k_index: torch.Tensor, top_k_weights: torch.Tensor) -> torch.Tensor:
     x, total = rounded(hidden_states), torch.zeros_like(hidden_states)
-    for token, k in torch.cartesian_prod(torch.arange(x.shape[0]), torch.arange(top_k_index.shape[1])).tolist():
-        expert = top_k_index[token, k]
-        gate, up = nnf.linear(x[token], self.gate_up_proj[expert]).chunk(2)
+    for expert in top_k_index.unique().tolist():
+        token, k = torch.where(top_k_index == expert)
+        gate, up = nnf.linear(x[token], self.gate_up_proj[expert]).chunk(2, dim=-1)
         hidden = nnf.silu(gate.clamp(max=self.limit)) * up.clamp(-self.limit, self.limit)
-        total[token] += nnf.linear(rounded(hidden), self.down_proj[expert]) * top_k_weights[token, k]
+        total.index_add_(0, token, nnf.linear(rounded(hidden), self.down_proj[expert]) * top_k_weights[token, k, None])
     return total
 
 
