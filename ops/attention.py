@@ -20,12 +20,15 @@ Source: transformers 5.23.0 `DeepseekV4Attention` and `eager_attention_forward` 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 
 from ops.compressor import paged_rows, write_rows
 from ops.indexer import visible_rows
+from ops.qkv import ROPE_COLUMNS
 from ops.rope import rotate_back
-from ops.spmd import ceil_div, every, moved, pipe_buffer
+from ops.spmd import Rule, ceil_div, every, moved, pipe_buffer, requires
 from runner.registry import Call, Cost, OpRegistry
 
 ops = OpRegistry()
@@ -41,6 +44,19 @@ _TOKENS = 16
 _PARTIAL = "mi: f32[Z, 1], li: f32[Z, 1], oi: f32[Z, C]"
 _CACHE = "kv_cache: {act}[P, G, 1, C]"
 _COMPRESSED = "cmp_kv: {act}[P2, G2, 1, C]"
+
+
+_RING_COLUMNS: Rule = ("{K} columns of key indices do not hold a ring of {ring} rows", lambda d: d["K"] >= d["ring"])
+_EVEN: Rule = ("{T} tokens are not {seq} for each of some requests", lambda d: d["T"] % d["seq"] == 0)
+_REQUESTS: Rule = ("{T} tokens are not the same number for each of {B} requests", lambda d: d["T"] % d["B"] == 0)
+
+
+def _whole_tiles(d: Mapping[str, int]) -> bool:
+    tiles, rest = divmod(d["Z"], d["T"] * d["H"])
+    return not rest and tiles > 0 and d["K"] % tiles == 0
+
+
+_PARTIAL_ROWS: Rule = ("{Z} partial rows are not {T} tokens x {H} heads x tiles of {K} keys", _whole_tiles)
 
 
 # --- what a token attends to ---
@@ -87,6 +103,7 @@ def pos_map(position_ids, *, pos_to_token):
     source=_SOURCE,
     params={"window": "sliding_window", "ring": "RING"},
     num_blocks=every("T", 2),
+    check=requires(_RING_COLUMNS),
 )
 def sparse_idx_tile(position_ids, pos_to_token, topk, *, indices, window, ring):
     """Key indices of every token: its window, then the compressed rows that the indexer chose."""
@@ -113,6 +130,12 @@ def _put_compressed(columns: torch.Tensor, rows: torch.Tensor, offset: int) -> N
     core="AIV",
     source=_SOURCE,
     params={"window": "sliding_window", "ring": "RING", "seq": "S"},
+    check=requires(
+        _RING_COLUMNS,
+        _EVEN,
+        ("{K} columns are not {NT} tiles", lambda d: d["K"] % d["NT"] == 0),
+        ("{T} tokens are not {S} of each of {B} requests", lambda d: d["T"] == d["B"] * d["S"]),
+    ),
 )
 def sparse_idx_step(position_ids, topk, *, indices, valid_block_mask, window, ring, seq):
     """Key indices of every token (decode), and which of their tiles hold any key."""
@@ -128,6 +151,7 @@ def sparse_idx_step(position_ids, topk, *, indices, valid_block_mask, window, ri
     core="AIV",
     source=_SOURCE,
     params={"window": "sliding_window", "ring": "RING", "seq": "S", "ratio": "compress_rate_hca"},
+    check=requires(_RING_COLUMNS, _EVEN),
 )
 def overlay_topk(position_ids, *, indices, window, ring, seq, ratio):
     """Key indices of every token (decode): its window, then every visible compressed row."""
@@ -143,6 +167,7 @@ def overlay_topk(position_ids, *, indices, window, ring, seq, ratio):
     core="AIV",
     source=_SOURCE,
     params={"window": "sliding_window", "seq": "S"},
+    check=requires(_EVEN, ("{K} columns do not hold a ring of {W} rows and {T} tokens", lambda d: d["K"] >= d["W"] + d["T"])),
 )
 def win_bias(position_ids, *, indices, bias, window, seq):
     """What a token sees of its request's ring and of this call's rows (decode, window only).
@@ -171,6 +196,7 @@ def win_bias(position_ids, *, indices, bias, window, seq):
     core="AIV",
     source=_SOURCE,
     num_blocks=every("T", 16),
+    check=requires(("{K} columns of {J}", lambda d: d["K"] <= d["J"])),
 )
 def build_bias(indices, lens, *, bias):
     """0 where a key index is a key, MASKED elsewhere and beyond `lens` columns."""
@@ -222,6 +248,9 @@ def _gather_cost(call: Call) -> Cost:
     source=_SOURCE,
     cost=_gather_cost,
     num_blocks=every("Q", 512),
+    check=requires(
+        ("{Q} keys for {U} tokens, each with {J} key indices", lambda d: d["Q"] % d["U"] == 0 and d["Q"] // d["U"] <= d["J"])
+    ),
 )
 def gather_kv(indices, lens, block_table, kv_cache, kv, cmp_block_table, cmp_kv, *, sparse_kv):
     """The keys of every token one after another, zero where there is none (prefill: U of the T tokens of one request)."""
@@ -247,7 +276,13 @@ def dummy_cmp_table(*, cmp_block_table, cmp_kv):
     cmp_kv.zero_()
 
 
-@ops.op("pad_overlay", "kv: {act}[T, C] -> overlay: {act}[V, C]", core="AIV", source=_SOURCE)
+@ops.op(
+    "pad_overlay",
+    "kv: {act}[T, C] -> overlay: {act}[V, C]",
+    core="AIV",
+    source=_SOURCE,
+    check=requires(("an overlay of {V} rows for {T} tokens", lambda d: d["V"] >= d["T"])),
+)
 def pad_overlay(kv, *, overlay):
     """This call's rows, padded with zeros to whole tiles."""
     overlay[: kv.shape[0]] = kv
@@ -306,7 +341,12 @@ def _tiles(q: torch.Tensor, *partial: torch.Tensor) -> list[torch.Tensor]:
     return [x.view(num_tokens, -1, heads, x.shape[-1]) for x in partial]
 
 
-@ops.op("qk_pv", f"sparse_kv: {{act}}[Q, C], bias: f32[T, K], q: {{act}}[T, H, C] -> {_PARTIAL}", **_ATTEND)
+@ops.op(
+    "qk_pv",
+    f"sparse_kv: {{act}}[Q, C], bias: f32[T, K], q: {{act}}[T, H, C] -> {_PARTIAL}",
+    **_ATTEND,
+    check=requires(_PARTIAL_ROWS, ("{Q} keys for {T} tokens of {K} keys each", lambda d: d["Q"] == d["T"] * d["K"])),
+)
 def qk_pv(sparse_kv, bias, q, *, mi, li, oi):
     """Attention of every token over its gathered keys, tile by tile."""
     mi, li, oi = _tiles(q, mi, li, oi)
@@ -322,6 +362,11 @@ def qk_pv(sparse_kv, bias, q, *, mi, li, oi):
     f"indices: i32[T, W], block_table: i32[B, N], {_CACHE}, overlay: {{act}}[V, C], bias: f32[T, K], q: {{act}}[T, H, C]"
     f" -> {_PARTIAL}",
     **_ATTEND,
+    check=requires(
+        _PARTIAL_ROWS,
+        _REQUESTS,
+        ("{K} keys do not hold a ring of {W} rows and an overlay of {V}", lambda d: d["K"] >= d["W"] + d["V"]),
+    ),
 )
 def qk_pv_window(indices, block_table, kv_cache, overlay, bias, q, *, mi, li, oi):
     """Attention of every token (decode) over its request's ring and this call's rows."""
@@ -341,6 +386,7 @@ def qk_pv_window(indices, block_table, kv_cache, overlay, bias, q, *, mi, li, oi
     f"block_table: i32[B, N], bias: f32[T, K], indices: i32[T, K], valid_block_mask?: i32[T, NT], {_CACHE}, kv: {{act}}[T, C],"
     f" cmp_block_table: i32[B, M], {_COMPRESSED}, q: {{act}}[T, H, C] -> {_PARTIAL}",
     **_ATTEND,
+    check=requires(_PARTIAL_ROWS, _REQUESTS),
 )
 def qk_pv_paged(block_table, bias, indices, valid_block_mask, kv_cache, kv, cmp_block_table, cmp_kv, q, *, mi, li, oi):
     """Attention of every token (decode) over the keys of its key indices; tiles without a key for any token are skipped."""
@@ -384,6 +430,11 @@ def _merge_cost(call: Call) -> Cost:
     source=_SOURCE,
     cost=_merge_cost,
     num_blocks=lambda call: ceil_div(call.dims["E"], call.dims["H"]),
+    check=requires(
+        ("{Z} partial rows for {E} rows of tokens and {H} heads", lambda d: d["Z"] % d["E"] == 0 and d["E"] % d["H"] == 0),
+        ("{Y} x {X} packed, expected {E} rows of {C}", lambda d: d["Y"] * d["X"] == d["E"] * d["C"]),
+        ROPE_COLUMNS,
+    ),
 )
 def merge_norm(mi, li, oi, sink, *, rope_stage, o_packed):
     """Attention's output, packed by group; its rotated columns go to `rope_stage` (a row per token and head) instead."""
@@ -402,6 +453,10 @@ def merge_norm(mi, li, oi, sink, *, rope_stage, o_packed):
     params={"width": "head_dim"},
     cost=lambda call: Cost(3 * call.operands["rope_stage"].num_elements, 2 * moved(call, "rope_stage")),
     num_blocks=every("T", 4),
+    check=requires(
+        ("{E} rows for {T} tokens", lambda d: d["E"] % d["T"] == 0),
+        ("{Y} x {X} packed, expected {E} rows of {width}", lambda d: d["Y"] * d["X"] == d["E"] * d["width"]),
+    ),
 )
 def rope(rope_stage, cos_il, sin_signed, *, o_packed, width):
     """The output's rotated columns, turned back by each token's own angles, into the packed output."""
@@ -418,6 +473,11 @@ def rope(rope_stage, cos_il, sin_signed, *, o_packed, width):
     source=_SOURCE,
     cost=_merge_cost,
     num_blocks=every("H", 2),
+    check=requires(
+        ("{Z} partial rows for {T} tokens and {H} heads", lambda d: d["Z"] % (d["T"] * d["H"]) == 0),
+        ("{Y} x {X} packed, expected {T} x {H} heads of {C}", lambda d: d["Y"] * d["X"] == d["T"] * d["H"] * d["C"]),
+        ROPE_COLUMNS,
+    ),
 )
 def merge_norm_step(mi, li, oi, sink, cos_il, sin_signed, *, o_packed):
     """Attention's output, packed by group, its rotated columns turned back."""

@@ -23,7 +23,7 @@ import torch
 from ops.numerics import matmul_nt
 from ops.qkv import rms_scale
 from ops.rope import rotate
-from ops.spmd import ceil_div, element_cost, every, moved, product_cost
+from ops.spmd import SCRATCH_ROWS, Rule, ceil_div, element_cost, every, moved, product_cost, requires
 from runner.registry import Call, Cost, OpRegistry
 
 ops = OpRegistry()
@@ -54,6 +54,7 @@ def _proj_blocks(call: Call) -> int:
     source=_SOURCE,
     cost=product_cost(("x", "wkv"), ("x", "wgate")),
     num_blocks=_proj_blocks,
+    check=requires(SCRATCH_ROWS),
 )
 def kv_score_proj(x, wkv, wgate, *, kv, score):
     """Values and scores of every token; scratch rows beyond the tokens are zero."""
@@ -112,10 +113,31 @@ def _pool_step_blocks(call: Call) -> int:
     return call.dims["T"] * (4 if call.dims["K"] >= 128 else 1)
 
 
+_SERIES: Rule = ("projections have {O} columns, expected {C} or twice that", lambda d: d["O"] in (d["C"], 2 * d["C"]))
+_RING_ROWS: Rule = (
+    "a ring of {N} pages of {G} rows is shorter than the windows it serves",
+    lambda d: d["N"] * d["G"] >= d["K"] * d["O"] // d["C"],
+)
+_POOL_RULES = requires(SCRATCH_ROWS, _SERIES, _RING_ROWS)
+_STEP_RULES = requires(
+    SCRATCH_ROWS,
+    _SERIES,
+    _RING_ROWS,
+    ("{T} tokens are not the same number for each of {B} requests", lambda d: d["T"] % d["B"] == 0),
+    ("pooled has {W} rows, expected at least the {T} of the tokens", lambda d: d["W"] >= d["T"]),
+)
 _POOL = f"{_MAPS}, {_RING}, block_table: i32[N], position_ids: i32[T], {_PROJECTIONS}"
 
 
-@ops.op("softmax_pool", f"{_POOL} -> pooled: f32[W, C]", core="AIV", source=_SOURCE, cost=_pool_cost, num_blocks=_pool_blocks)
+@ops.op(
+    "softmax_pool",
+    f"{_POOL} -> pooled: f32[W, C]",
+    core="AIV",
+    source=_SOURCE,
+    cost=_pool_cost,
+    num_blocks=_pool_blocks,
+    check=_POOL_RULES,
+)
 def softmax_pool(write_dst, write_pos, state, block_table, position_ids, ape, kv, score, *, pooled):
     """One pooled row for every entry of the write map, zero for entries without a row (prefill: one request)."""
     pooled.zero_()
@@ -123,7 +145,13 @@ def softmax_pool(write_dst, write_pos, state, block_table, position_ids, ape, kv
 
 
 @ops.op(
-    "softmax_pool_pad", f"{_POOL} -> &pooled: f32[W, C]", core="AIV", source=_SOURCE, cost=_pool_cost, num_blocks=every("W", 1)
+    "softmax_pool_pad",
+    f"{_POOL} -> &pooled: f32[W, C]",
+    core="AIV",
+    source=_SOURCE,
+    cost=_pool_cost,
+    num_blocks=every("W", 1),
+    check=_POOL_RULES,
 )
 def softmax_pool_pad(write_dst, write_pos, state, block_table, position_ids, ape, kv, score, *, pooled):
     """One pooled row for every entry of the write map; entries without a row are untouched (prefill: one request)."""
@@ -143,6 +171,7 @@ def softmax_pool_pad(write_dst, write_pos, state, block_table, position_ids, ape
     source=_SOURCE,
     cost=_pool_cost,
     num_blocks=_pool_step_blocks,
+    check=_STEP_RULES,
 )
 def softmax_pool_step(position_ids, block_table, state, ape, kv, score, *, pooled):
     """A pooled row for every token that closes a window, at the token's row (decode: B requests); other rows are untouched."""
@@ -224,6 +253,7 @@ def rmsnorm_rope_pad(write_dst, write_pos, freqs_cos, freqs_sin, pooled, norm_w,
     params={"eps": "rms_norm_eps"},
     cost=element_cost("pooled", 8),
     num_blocks=every("W", 16),
+    check=requires(("scratch has {W} rows, expected at least the {T} of the tokens", lambda d: d["W"] >= d["T"])),
 )
 def rmsnorm_rope_step(cos, sin, pooled, norm_w, *, normed, eps):
     """Normalised rows, rotated to the first position of their token's window; rows beyond the tokens are zero."""
@@ -260,6 +290,7 @@ def cache_write(write_dst, rows, *, cache):
     source=_SOURCE,
     cost=lambda call: Cost(0, 2 * moved(call, "rows", "out")),
     num_blocks=every("W", 16),
+    check=requires(("{W} rows for {T} tokens of {B} requests, {S} each", lambda d: d["W"] >= d["T"] == d["B"] * d["S"])),
 )
 def cache_write_step(position_ids, slot_mapping, rows, *, cache, out):
     """Rows of the tokens that close a window into the paged cache; `out` is each token's row, zero where none closes."""
@@ -281,6 +312,7 @@ def _update_blocks(call: Call) -> int:
     source=_SOURCE,
     cost=lambda call: Cost(call.operands["score"].num_elements, 2 * moved(call, "kv", "score")),
     num_blocks=_update_blocks,
+    check=requires(SCRATCH_ROWS),
 )
 def state_update(slot_mapping, position_ids, ape, kv, score, *, state):
     """Values and biased scores of the call's newest tokens into the ring (tokens with a slot of -1 stay out)."""

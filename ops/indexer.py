@@ -21,7 +21,7 @@ import torch
 from ops.compressor import paged_rows, write_rows
 from ops.numerics import dequantise, matmul_nt, quantise_rows
 from ops.rope import rotate
-from ops.spmd import ceil_div, element_cost, every, fixed, moved, pipe_buffer, product_cost
+from ops.spmd import SCRATCH_ROWS, Rule, ceil_div, element_cost, every, fixed, moved, pipe_buffer, product_cost, requires
 from runner.registry import Call, Cost, OpRegistry
 
 ops = OpRegistry()
@@ -31,6 +31,12 @@ _SOURCE = "transformers DeepseekV4Indexer; pypto-lib indexer"
 _QUERY = "qr: {qact}[T, Q], wq_b: {wq}[N, Q], wq_b_scale: f32[N], qr_scale: f32[T, 1]"
 _CACHES = "&cache: {qact}[P, G, 1, C], &scales: f32[P, G, 1, 1]"
 _ROWS = "idx_kv: {qact}[P, G, 1, C], idx_kv_scale: f32[P, G, 1, 1], q: {qact}[Z, C], q_scale: f32[Z, 1], weights: f32[M, H]"
+
+_HEADS: Rule = (
+    "{N} columns of {T} tokens are not {Z} queries of one width",
+    lambda d: d["Z"] % d["T"] == 0 and d["N"] % (d["Z"] // d["T"]) == 0,
+)
+_QUERIES: Rule = ("{Z} queries for {T} tokens of {H} heads", lambda d: d["Z"] == d["T"] * d["H"] and d["M"] >= d["T"])
 
 _SCORE_TOKENS = 16
 """Tokens scored at a time: bounds the [tokens, heads, rows] intermediate."""
@@ -62,6 +68,7 @@ def idx_qr_proj(qr, wq_b, wq_b_scale, qr_scale, *, qr_proj):
     cost=product_cost(("qr", "wq_b")),
     num_blocks=every("N", 512),
     workspace=pipe_buffer(every("N", 512), 32768),
+    check=requires(SCRATCH_ROWS),
 )
 def idx_qr_proj_step(qr, wq_b, wq_b_scale, qr_scale, *, acc, qr_proj):
     """Index queries of every token; `acc` has the accumulators, with rows up to the matmul's tile."""
@@ -78,6 +85,7 @@ def idx_qr_proj_step(qr, wq_b, wq_b_scale, qr_scale, *, acc, qr_proj):
     source=_SOURCE,
     cost=lambda call: Cost(3 * call.operands["rope_out"].num_elements, moved(call, "cos", "sin") + 3 * moved(call, "rope_out")),
     num_blocks=every("T", 1),
+    check=requires(_HEADS),
 )
 def idx_qr_rope(cos, sin, qr_proj, *, rope_out):
     """The rotated trailing columns of every index query."""
@@ -103,6 +111,9 @@ def _hadamard_pipe(call: Call) -> int:
     cost=lambda call: Cost(2 * call.dims["Z"] * call.dims["C"] ** 2, call.moved_bytes),
     num_blocks=_hadamard_blocks,
     workspace=pipe_buffer(_hadamard_blocks, _hadamard_pipe),
+    check=requires(
+        _HEADS, ("{T} tokens of {N} columns are not {Z} queries of {C}", lambda d: d["T"] * d["N"] == d["Z"] * d["C"])
+    ),
 )
 def idx_qr_hadamard_quant(qr_proj, rope_out, hadamard, *, q, q_scale):
     """Index queries as one quantised row per token and head."""
@@ -121,6 +132,7 @@ def idx_qr_hadamard_quant(qr_proj, rope_out, hadamard, *, q, q_scale):
     cost=product_cost(("x", "w")),
     num_blocks=every("M", 32),
     workspace=pipe_buffer(every("M", 32), lambda call: 512 * max(16, min(call.dims["M"], 32))),
+    check=requires(SCRATCH_ROWS),
 )
 def idx_weights_proj(x, w, *, weights, head_dim):
     """Weight of every head's scores, with `1 / sqrt(heads * head_dim)` in it; rows beyond the tokens are zero."""
@@ -171,6 +183,7 @@ def idx_cache_write(write_dst, rows, *, cache, scales):
     source=_SOURCE,
     cost=lambda call: Cost(3 * call.operands["rows"].num_elements, 2 * moved(call, "rows", "out")),
     num_blocks=every("W", 16),
+    check=requires(("{W} rows for {T} tokens of {B} requests, {S} each", lambda d: d["W"] >= d["T"] == d["B"] * d["S"])),
 )
 def idx_cache_write_step(position_ids, slot_mapping, rows, *, cache, scales, out):
     """Index rows of the tokens that close a window, quantised, into the paged cache; `out` is each token's row, else zero."""
@@ -231,6 +244,7 @@ def _score_cost(call: Call) -> Cost:
     params={"ratio": "compress_rate_csa"},
     cost=_score_cost,
     workspace=pipe_buffer(fixed(1), 8192),
+    check=requires(_QUERIES),
 )
 def idx_score(position_ids, block_table, idx_kv, idx_kv_scale, q, q_scale, weights, *, score, ratio):
     """Scores of every token's visible index rows (prefill: one request)."""
@@ -252,6 +266,7 @@ def idx_score(position_ids, block_table, idx_kv, idx_kv_scale, q, q_scale, weigh
     cost=_score_cost,
     num_blocks=every("B", 1),
     workspace=pipe_buffer(every("B", 1), 8192),
+    check=requires(_QUERIES, ("{T} tokens are not {S} of each of {B} requests", lambda d: d["T"] == d["B"] * d["S"])),
 )
 def idx_score_step(position_ids, block_table, idx_kv, idx_kv_scale, q, q_scale, weights, *, score, ratio):
     """Scores of every token's visible index rows (decode: B requests)."""
@@ -265,6 +280,7 @@ def idx_score_step(position_ids, block_table, idx_kv, idx_kv_scale, q, q_scale, 
     core="AIV",
     source=_SOURCE,
     cost=lambda call: Cost(0, 2 * moved(call, "out")),
+    check=requires(("{J} columns of scores, of which there are {I}", lambda d: d["J"] <= d["I"])),
 )
 def idx_score_out(score, *, out):
     """The scores of the first rows, for whoever wants to look at them."""
@@ -299,6 +315,7 @@ def idx_topk(position_ids, prompt_len, score, *, topk, ratio):
     params={"ratio": "compress_rate_csa"},
     cost=element_cost("score", 16),
     num_blocks=fixed(8),
+    check=requires(("{T} tokens are not {S} of each of {B} requests", lambda d: d["T"] == d["B"] * d["S"])),
 )
 def idx_topk_step(position_ids, score, *, topk, ratio):
     """Indices of each token's best rows, best first; -1 beyond the visible ones (decode: B requests).

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 
 from ops.numerics import AMAX_FLOOR, INT8_MAX, dequantise, matmul_nt, quantise_rows
-from ops.spmd import ceil_div, element_cost, every, moved, pipe_buffer, product_cost
+from ops.spmd import SCRATCH_ROWS, ceil_div, element_cost, every, moved, pipe_buffer, product_cost, requires
 from runner.registry import Call, Cost, OpRegistry
 
 ops = OpRegistry()
@@ -44,6 +44,13 @@ def _proj_a_blocks(call: Call) -> int:
     cost=lambda call: Cost(2 * call.dims["T"] * call.dims["N"] * call.dims["X"], call.moved_bytes),
     num_blocks=_proj_a_blocks,
     workspace=pipe_buffer(_proj_a_blocks, 32768),
+    check=requires(
+        ("{Y} packed rows for {T} tokens", lambda d: d["Y"] % d["T"] == 0),
+        (
+            "{N} columns and {U} maxima for {Y} packed rows of {T} tokens",
+            lambda d: d["N"] % (d["Y"] // d["T"]) == 0 and d["U"] % (d["Y"] // d["T"]) == 0,
+        ),
+    ),
 )
 def proj_a(o_packed, wo_a, *, o_r, amax_parts):
     """Every group's heads to its rank; `amax_parts` has each token's largest magnitude per group and `_PART_COLUMNS` columns."""
@@ -112,6 +119,13 @@ def _tile_cost(call: Call) -> Cost:
     source=_SOURCE,
     params={"group": 0, "groups": "o_groups"},
     cost=_tile_cost,
+    check=requires(
+        (
+            "{Y} packed rows of {groups} groups for {M} rows of scratch",
+            lambda d: d["Y"] % d["groups"] == 0 and d["Y"] // d["groups"] <= d["M"],
+        ),
+        ("group {group} of {groups}", lambda d: 0 <= d["group"] < d["groups"]),
+    ),
 )
 def proj_a_mm(o_packed, w, *, y, group, groups):
     """One group's heads to a tile of its rank (decode); rows beyond the tokens are zero."""
@@ -126,6 +140,7 @@ def proj_a_mm(o_packed, w, *, y, group, groups):
     core="AIV",
     source=_SOURCE,
     cost=element_cost("o_r", 3),
+    check=requires(SCRATCH_ROWS),
 )
 def quant_group(o_r, *, scale, o_r_i8, o_r_i8_pad):
     """One group of every token quantised by itself (decode); `o_r_i8_pad` has rows up to the matmul's tile."""
@@ -154,6 +169,9 @@ def proj_b_mm(x, w, *, partial):
     source=_SOURCE,
     cost=lambda call: Cost(3 * call.dims["T"] * call.dims["N"], moved(call, "wo_b_scale", "partials", "act_scale", "attn_out")),
     num_blocks=every("D", 512),
+    check=requires(
+        SCRATCH_ROWS, ("{N} columns of partial products, expected {K} groups of {D}", lambda d: d["N"] == d["K"] * d["D"])
+    ),
 )
 def proj_b_act(wo_b_scale, partials, act_scale, *, attn_out):
     """Sum over groups of the partial products, each times its token's scale for that group, then the channel scales (decode)."""

@@ -12,12 +12,18 @@ import torch
 
 from ops.numerics import matmul_nt, quantise_rows
 from ops.rope import rotate
-from ops.spmd import element_cost, every, fixed, product_cost
+from ops.spmd import SCRATCH_ROWS, Rule, element_cost, every, fixed, product_cost, requires
 from runner.registry import OpRegistry
 
 ops = OpRegistry()
 
 _SOURCE = "transformers DeepseekV4Attention; pypto-lib qkv_proj_rope"
+
+
+ROPE_COLUMNS: Rule = (
+    "{R} columns are rotated of a row of {C}, expected an even number up to that",
+    lambda d: d["R"] <= d["C"] and d["R"] % 2 == 0,
+)
 
 
 def rms_scale(x: torch.Tensor, eps: float) -> torch.Tensor:
@@ -38,6 +44,7 @@ def proj_seed(*, acc):
     source=_SOURCE,
     cost=product_cost(("x", "w")),
     num_blocks=fixed(16),
+    check=requires(SCRATCH_ROWS),
 )
 def proj_matmul(x, w, *, acc):
     """`acc[:T] += x @ w.T`."""
@@ -55,6 +62,7 @@ def proj_matmul(x, w, *, acc):
     params={"eps": "rms_norm_eps"},
     cost=element_cost("qr", 6),
     num_blocks=every("T", 8),
+    check=requires(SCRATCH_ROWS),
 )
 def qr_rms_norm_quant(qr_fp32, gamma, *, qr, qr_scale, qr_matmul, eps):
     """The low-rank query: RMS norm, then one quantised row per token with its scale.
@@ -88,6 +96,7 @@ def qproj_matmul(qr_matmul, wq_b, *, acc):
     source=_SOURCE,
     cost=element_cost("q_proj", 2),
     num_blocks=fixed(16),
+    check=requires(SCRATCH_ROWS),
 )
 def qproj_dequant(acc, wq_b_scale, qr_scale, *, q_proj):
     """Rows of the accumulator times token and channel scales; rows beyond the tokens are zero."""
@@ -105,6 +114,7 @@ def qproj_dequant(acc, wq_b_scale, qr_scale, *, q_proj):
     params={"eps": "rms_norm_eps"},
     cost=element_cost("q", 4),
     num_blocks=every("H", 2),
+    check=requires(SCRATCH_ROWS, ROPE_COLUMNS),
 )
 def q_head_rms_nope_rope(q_proj, rope_cos, rope_sin, *, q, eps):
     """Every query head: RMS norm without a weight, then rotation of the trailing columns."""
@@ -124,6 +134,7 @@ def q_head_rms_nope_rope(q_proj, rope_cos, rope_sin, *, q, eps):
     params={"eps": "rms_norm_eps"},
     cost=element_cost("kv", 6),
     num_blocks=every("T", 8),
+    check=requires(SCRATCH_ROWS, ROPE_COLUMNS),
 )
 def kv_rms_norm_rope(kv_fp32, gamma, rope_cos, rope_sin, *, kv, eps):
     """The shared key-value head: RMS norm, then rotation of the trailing columns."""

@@ -46,6 +46,26 @@ def element_cost(operand: str, operations: int) -> Callable[[Call], Cost]:
     return lambda call: Cost(operations * call.operands[operand].num_elements, call.moved_bytes)
 
 
+Rule = tuple[str, Callable[[Mapping[str, int]], bool]]
+"""What is wrong, with symbols of the signature and parameters in braces, and whether those of a call are as they should be."""
+
+
+def requires(*rules: Rule) -> Callable[[Call], str | None]:
+    """A check that all rules hold; the message is of the first that does not."""
+
+    def check(call: Call) -> str | None:
+        known = {**call.dims, **call.attrs}
+        for message, holds in rules:
+            if not holds(known):
+                return message.format(**known)
+        return None
+
+    return check
+
+
+SCRATCH_ROWS: Rule = ("scratch has {M} rows, expected at least the {T} of the tokens", lambda d: d["M"] >= d["T"])
+
+
 def pipe_buffer(num_blocks: Count, elements: int | Count) -> Callable[[Call], Mapping[str, TensorSpec]]:
     """Scratch through which the cube and vector cores of a mixed task hand over tiles: f32 `elements` for every block."""
 

@@ -714,3 +714,69 @@ def test_costs_count_products_and_what_is_moved():
         sparse_kv=("bf16", (1024, 64)),
     )
     assert (gather.flops, gather.bytes) == (0, 2 * 1024 * 64 * 2 + 8 * 128 * 4)  # rows read and written, not the pools
+
+
+# Rules that signatures cannot say
+
+
+MISFITS = {
+    "scratch": (
+        "proj_matmul",
+        {"x": (8, 4), "w": (6, 4), "acc": (4, 6)},
+        {},
+        "scratch has 4 rows, expected at least the 8 of the tokens",
+    ),
+    "rope": (
+        "kv_rms_norm_rope",
+        {"kv_fp32": (4, 6), "gamma": (6,), "rope_cos": (4, 8), "rope_sin": (4, 8), "kv": (4, 6)},
+        {},
+        "8 columns are rotated of a row of 6, expected an even number up to that",
+    ),
+    "keys": (
+        "qk_pv",
+        {"sparse_kv": (10, 4), "bias": (2, 4), "q": (2, 1, 4), "mi": (2, 1), "li": (2, 1), "oi": (2, 4)},
+        {},
+        "10 keys for 2 tokens of 4 keys each",
+    ),
+    "tiles": (
+        "qk_pv",
+        {"sparse_kv": (8, 4), "bias": (2, 4), "q": (2, 1, 4), "mi": (3, 1), "li": (3, 1), "oi": (3, 4)},
+        {},
+        "3 partial rows are not 2 tokens x 1 heads x tiles of 4 keys",
+    ),
+    "ring": (
+        "overlay_topk",
+        {"position_ids": (4,), "indices": (4, 6)},
+        {"ring": 8, "seq": 1},
+        "6 columns of key indices do not hold a ring of 8 rows",
+    ),
+    "requests": (
+        "overlay_topk",
+        {"position_ids": (3,), "indices": (3, 9)},
+        {"ring": 8, "seq": 2},
+        "3 tokens are not 2 for each of some requests",
+    ),
+    "packed": (
+        "rope",
+        {"rope_stage": (6, 2), "cos_il": (3, 2), "sin_signed": (3, 2), "o_packed": (3, 9)},
+        {"width": 5},
+        "3 x 9 packed, expected 6 rows of 5",
+    ),
+    "groups": (
+        "proj_b_act",
+        {"wo_b_scale": (4,), "partials": (2, 9), "act_scale": (2, 2), "attn_out": (2, 4)},
+        {},
+        "9 columns of partial products, expected 2 groups of 4",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", MISFITS)
+def test_rules_beyond_the_signature(case):
+    op, shapes, attrs, message = MISFITS[case]
+    definition = REGISTRY[op]
+    dtypes = {o.name: DTYPES["f32"].get(o.dtype.strip("{}"), o.dtype) for o in definition.operands}
+    specs = {name: TensorSpec(dtypes[name], shape) for name, shape in shapes.items()}
+    match = Signature(definition, DTYPES["f32"]).match(specs)
+    assert not match.problems
+    assert definition.check(Call(specs, match.dims, attrs)) == message
