@@ -6,11 +6,14 @@ import json
 import os
 from collections.abc import Sequence
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
+
+from runner.errors import ConfigError
 
 if TYPE_CHECKING:
     from runner.config import Config
@@ -88,6 +91,20 @@ def schedule_of(program: Program, scheduler: str, *, unchecked: bool = False) ->
     for finding in check(schedule, allow_missing_edges=unchecked):
         messages().print(f"warning: {finding}", markup=False)
     return schedule
+
+
+def usable_device(name: str) -> str:
+    """`name` if torch can use that device here; raises ConfigError."""
+    import torch
+
+    try:
+        if name.partition(":")[0] == "npu":
+            import_module("torch_npu")
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(f"device '{name}' cannot be used here: {reason}") from error
+    return name
 
 
 def set_threads(threads: int | None, config: Config) -> None:

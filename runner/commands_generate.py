@@ -15,7 +15,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from runner import options
-from runner.commands_common import console, messages, registry, resolve, ring_sizes, schedule_of, set_threads, table
+from runner.commands_common import (
+    console,
+    messages,
+    registry,
+    resolve,
+    ring_sizes,
+    schedule_of,
+    set_threads,
+    table,
+    usable_device,
+)
 from runner.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -127,7 +137,7 @@ def generate_command(
         rings,
         unchecked,
         workers,
-        device if world is None else rank_device(device, world),
+        usable_device(device if world is None else rank_device(device, world)),
     )
     if world is None:
         _generate(resolved, wanted, None, None, as_json)

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from runner import options
-from runner.commands_common import console, program_of, registry, resolve, ring_sizes, schedule_of, set_threads, table
+from runner.commands_common import (
+    console,
+    program_of,
+    registry,
+    resolve,
+    ring_sizes,
+    schedule_of,
+    set_threads,
+    table,
+    usable_device,
+)
 from runner.errors import RinggraphError
 
 if TYPE_CHECKING:
@@ -72,6 +82,7 @@ def run(
         raise typer.BadParameter("--dump needs --out FILE")
     resolved = resolve([*([checkpoint] if checkpoint else []), *config], sets, deploy, None, graph)
     set_threads(threads, resolved)
+    usable_device(device)
     program = program_of(graph, resolved)
     names = tensor_names(program)
     wanted = select(names, [part.strip() for item in dump for part in item.split(",")] if dump else program.outputs)

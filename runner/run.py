@@ -181,9 +181,12 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Writes a safetensors file, parents included."""
+    """Writes a safetensors file, parents included; raises RinggraphError or OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path)
+    try:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path)
+    except SafetensorError as error:
+        raise RinggraphError(f"'{path}' cannot be written: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
