@@ -1,6 +1,7 @@
 """The seed's strategies and autoscope: which scopes, which blocks, and that what they make is sound and runs."""
 
 import random
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -185,6 +186,18 @@ def test_other_packages_add_strategies_by_entry_point(monkeypatch):
         get_scheduler("broken")
     with pytest.raises(RinggraphError, match=r"scheduler 'number' \(plugin:number\) is not callable"):
         get_scheduler("number")
+
+
+def test_the_example_of_the_docs_is_sound():
+    text = (Path(__file__).parent.parent / "docs" / "schedulers.md").read_text()
+    names = {}
+    exec(text.partition("```python\n")[2].partition("```")[0], names)
+    for program in (_program(), *map(random_program, range(20))):
+        schedule = names["per_trip"](program, {})
+        assert verify(schedule) == []
+    assert _outline(names["per_trip"](_program(), {})) == [
+        "auto", "t0", ["auto", "t1", ["auto", "t2", "t3", ["auto", "t4"], ["auto", "t5"]], "t6"]
+    ]  # fmt: skip
 
 
 def test_strategies_are_deterministic():
