@@ -1,19 +1,13 @@
 """Sparse attention: each token attends to its window, to this call's own rows and to compressed rows, with a sink per head.
 
-What a token attends to is a row of *key indices*:
-
-    v < 0                  nothing
-    0 <= v < T             row v of this call's keys (`kv`)
-    T <= v < T + ring      row v - T of the request's window ring: position p is kept in row `p % ring`
-    T + ring <= v          compressed row v - T - ring of the request
-
-Keys are values too. Attention runs over tiles of keys; every tile leaves its maximum (`mi`), its sum of exponentials (`li`) and
-its weighted values (`oi`), one row per token, tile and head in that order, and `merge_norm` combines them with the sink.
-The output is packed for the output projection: row `t * groups + g` holds the heads of group g of token t, side by side.
+What a token attends to is a row of key indices (`ops/key_indices.py`). Keys are values too. Attention runs over tiles of keys;
+every tile leaves its maximum (`mi`), its sum of exponentials (`li`) and its weighted values (`oi`), one row per token, tile and
+head in that order, and `merge_norm` combines them with the sink. The output is packed for the output projection: row
+`t * groups + g` holds the heads of group g of token t, side by side.
 
 Symbols: T tokens (U of them in a tile), B requests, H heads, C columns of a head, R its rotated columns, K keys of a token,
 J columns of a table of key indices, Q gathered keys, Z rows of partial results, V rows of the overlay, Y x X the packed output,
-P pages and G rows of a page, N and M pages of a request, L positions.
+P pages and G rows of a page, N and M pages of a request.
 
 Source: transformers 5.23.0 `DeepseekV4Attention` and `eager_attention_forward` (formulas); pypto-lib sparse attention (tasks).
 """
@@ -25,7 +19,7 @@ from collections.abc import Mapping
 import torch
 
 from ops.compressor import paged_rows, write_rows
-from ops.indexer import visible_rows
+from ops.key_indices import MASKED, valid_keys
 from ops.qkv import ROPE_COLUMNS
 from ops.rope import rotate_back
 from ops.spmd import Rule, ceil_div, every, moved, pipe_buffer, requires
@@ -35,9 +29,6 @@ ops = OpRegistry()
 
 _SOURCE = "transformers DeepseekV4Attention and eager_attention_forward; pypto-lib sparse_attn"
 
-MASKED = -1e30
-"""Bias of a key that is not attended to: finite, so that a tile without any key gives no NaN."""
-
 _TOKENS = 16
 """Tokens attended at a time: bounds the [tokens, heads, keys] intermediate."""
 
@@ -45,9 +36,6 @@ _PARTIAL = "mi: f32[Z, 1], li: f32[Z, 1], oi: f32[Z, C]"
 _CACHE = "kv_cache: {act}[P, G, 1, C]"
 _COMPRESSED = "cmp_kv: {act}[P2, G2, 1, C]"
 
-
-_RING_COLUMNS: Rule = ("{K} columns of key indices do not hold a ring of {ring} rows", lambda d: d["K"] >= d["ring"])
-_EVEN: Rule = ("{T} tokens are not {seq} for each of some requests", lambda d: d["T"] % d["seq"] == 0)
 _REQUESTS: Rule = ("{T} tokens are not the same number for each of {B} requests", lambda d: d["T"] % d["B"] == 0)
 
 
@@ -57,157 +45,6 @@ def _whole_tiles(d: Mapping[str, int]) -> bool:
 
 
 _PARTIAL_ROWS: Rule = ("{Z} partial rows are not {T} tokens x {H} heads x tiles of {K} keys", _whole_tiles)
-
-
-# --- what a token attends to ---
-
-
-def window_keys(position_ids: torch.Tensor, seq: int, window: int, ring: int) -> torch.Tensor:
-    """Key indices [T, ring] of the last `window` positions of every token, for requests of `seq` consecutive tokens each."""
-    position = position_ids.view(-1, seq)
-    first = position[:, :1, None]
-    back = torch.arange(ring - 1, -1, -1, device=position_ids.device)
-    key = position.unsqueeze(-1) - back
-    request = torch.arange(position.shape[0], device=position_ids.device).view(-1, 1, 1)
-    fresh = request * seq + key - first
-    index = torch.where(key >= first, fresh, position_ids.numel() + key.clamp(min=0) % ring)
-    hidden = (key < 0) | (back >= window)
-    return index.masked_fill(hidden, -1).view(-1, ring).int()
-
-
-@ops.op(
-    "sparse_lens",
-    "position_ids: i32[T] -> lens: i32[1, T]",
-    core="AIV",
-    source=_SOURCE,
-    params={"ring": "RING", "topk": "TOPK_CMP", "ratio": "compress_rate_csa"},
-)
-def sparse_lens(position_ids, *, lens, ring, topk, ratio):
-    """Columns of each token's key indices that may hold a key, the window's and the compressed rows'; 0 for an idle token."""
-    count = ring + visible_rows(position_ids, ratio).clamp(max=topk)
-    lens.copy_(count.masked_fill(position_ids < 0, 0).view(lens.shape))
-
-
-@ops.op("pos_map", "position_ids: i32[T] -> pos_to_token: i32[1, L]", core="AIV", source=_SOURCE)
-def pos_map(position_ids, *, pos_to_token):
-    """The token of this call at each position of the context, -1 for none (prefill: one request)."""
-    pos_to_token.fill_(-1)
-    active = (position_ids >= 0).nonzero().flatten()
-    pos_to_token[0, position_ids[active].long()] = active.int()
-
-
-@ops.op(
-    "sparse_idx_tile",
-    "position_ids: i32[T], pos_to_token: i32[1, L], topk: i32[T, J] -> indices: i32[T, K]",
-    core="AIV",
-    source=_SOURCE,
-    params={"window": "sliding_window", "ring": "RING"},
-    num_blocks=every("T", 2),
-    check=requires(_RING_COLUMNS),
-)
-def sparse_idx_tile(position_ids, pos_to_token, topk, *, indices, window, ring):
-    """Key indices of every token: its window, then the compressed rows that the indexer chose."""
-    num_tokens = position_ids.numel()
-    back = torch.arange(ring - 1, -1, -1, device=position_ids.device)
-    key = position_ids.unsqueeze(-1) - back
-    known = key.clamp(min=0)
-    token = pos_to_token[0, known]
-    rows = torch.where(token >= 0, token, num_tokens + known % ring)
-    indices[:, :ring] = rows.masked_fill((key < 0) | (back >= window), -1)
-    _put_compressed(indices[:, ring:], topk, num_tokens + ring)
-
-
-def _put_compressed(columns: torch.Tensor, rows: torch.Tensor, offset: int) -> None:
-    """Compressed rows (-1 for none) as key indices, as many as there are columns."""
-    width = min(columns.shape[1], rows.shape[1])
-    columns[:, :width] = torch.where(rows[:, :width] >= 0, rows[:, :width] + offset, -1)
-    columns[:, width:] = -1
-
-
-@ops.op(
-    "sparse_idx_step",
-    "position_ids: i32[T], topk: i32[B, S, J] -> indices: i32[T, K], valid_block_mask: i32[T, NT]",
-    core="AIV",
-    source=_SOURCE,
-    params={"window": "sliding_window", "ring": "RING", "seq": "S"},
-    check=requires(
-        _RING_COLUMNS,
-        _EVEN,
-        ("{K} columns are not {NT} tiles", lambda d: d["K"] % d["NT"] == 0),
-        ("{T} tokens are not {S} of each of {B} requests", lambda d: d["T"] == d["B"] * d["S"]),
-    ),
-)
-def sparse_idx_step(position_ids, topk, *, indices, valid_block_mask, window, ring, seq):
-    """Key indices of every token (decode), and which of their tiles hold any key."""
-    indices[:, :ring] = window_keys(position_ids, seq, window, ring)
-    _put_compressed(indices[:, ring:], topk.view(position_ids.numel(), -1), position_ids.numel() + ring)
-    tiles = indices.view(*valid_block_mask.shape, -1)
-    valid_block_mask.copy_((tiles >= 0).any(dim=-1))
-
-
-@ops.op(
-    "overlay_topk",
-    "position_ids: i32[T] -> indices: i32[T, K]",
-    core="AIV",
-    source=_SOURCE,
-    params={"window": "sliding_window", "ring": "RING", "seq": "S", "ratio": "compress_rate_hca"},
-    check=requires(_RING_COLUMNS, _EVEN),
-)
-def overlay_topk(position_ids, *, indices, window, ring, seq, ratio):
-    """Key indices of every token (decode): its window, then every visible compressed row."""
-    indices[:, :ring] = window_keys(position_ids, seq, window, ring)
-    row = torch.arange(indices.shape[1] - ring, device=position_ids.device)
-    visible = row < visible_rows(position_ids, ratio).unsqueeze(-1)
-    indices[:, ring:] = torch.where(visible, row + (position_ids.numel() + ring), -1)
-
-
-@ops.op(
-    "win_bias",
-    "position_ids: i32[T] -> indices: i32[T, W], bias: f32[T, K]",
-    core="AIV",
-    source=_SOURCE,
-    params={"window": "sliding_window", "seq": "S"},
-    check=requires(_EVEN, ("{K} columns do not hold a ring of {W} rows and {T} tokens", lambda d: d["K"] >= d["W"] + d["T"])),
-)
-def win_bias(position_ids, *, indices, bias, window, seq):
-    """What a token sees of its request's ring and of this call's rows (decode, window only).
-
-    `indices` [T, W] are the key indices of the ring's rows in ring order; `bias` [T, K] is 0 where a key is attended to, for the
-    ring's W rows and then this call's rows, which may be padded.
-    """
-    num_tokens, ring = indices.shape
-    position = position_ids.view(-1, seq)
-    row = torch.arange(ring, device=position_ids.device)
-    newest = position[:, :1] - 1
-    held = (newest - (newest - row) % ring).unsqueeze(1)
-    seen = ((held >= 0) & (held > position.unsqueeze(-1) - window) & (position.unsqueeze(-1) >= 0)).view(num_tokens, ring)
-    indices.copy_(torch.where(seen, row + num_tokens, -1))
-    request = torch.arange(num_tokens, device=position_ids.device) // seq
-    own, at = request[:, None] == request, position_ids[:, None]
-    fresh = own & (position_ids <= at) & (position_ids > at - window) & (position_ids >= 0)
-    bias.fill_(MASKED)
-    bias[:, :ring].masked_fill_(seen, 0.0)
-    bias[:, ring : ring + num_tokens].masked_fill_(fresh, 0.0)
-
-
-@ops.op(
-    "build_bias",
-    "indices: i32[T, J], lens?: i32[..., T] -> bias: f32[T, K]",
-    core="AIV",
-    source=_SOURCE,
-    num_blocks=every("T", 16),
-    check=requires(("{K} columns of {J}", lambda d: d["K"] <= d["J"])),
-)
-def build_bias(indices, lens, *, bias):
-    """0 where a key index is a key, MASKED elsewhere and beyond `lens` columns."""
-    bias.copy_(torch.where(_valid(indices[:, : bias.shape[1]], lens), 0.0, MASKED))
-
-
-def _valid(indices: torch.Tensor, lens: torch.Tensor | None) -> torch.Tensor:
-    valid = indices >= 0
-    if lens is not None:
-        valid &= torch.arange(indices.shape[1], device=indices.device) < lens.view(-1, 1)
-    return valid
 
 
 # --- keys ---
@@ -256,7 +93,7 @@ def gather_kv(indices, lens, block_table, kv_cache, kv, cmp_block_table, cmp_kv,
     """The keys of every token one after another, zero where there is none (prefill: U of the T tokens of one request)."""
     columns = sparse_kv.shape[0] // indices.shape[0]
     indices = indices[:, :columns]
-    valid = _valid(indices, lens)
+    valid = valid_keys(indices, lens)
     width, ring = kv.shape[1], block_table.shape[0] * kv_cache.shape[1]
     num_compressed = max(int(indices.max()) + 1 - kv.shape[0] - ring, 0)
     sources = [kv]  # in the order that key indices count
