@@ -55,17 +55,21 @@ def lint(
 
 
 def explain(
-    graph: options.GraphName,
-    node: Annotated[str, typer.Argument(metavar="NODE", help="A node's dotted path, or how it ends.")],
+    graph: Annotated[str, typer.Argument(metavar="GRAPH|CODE", help="A graph file, a shipped graph, or a lint code.")],
+    node: Annotated[str | None, typer.Argument(metavar="NODE", help="A node's dotted path, or how it ends.")] = None,
     config: options.Configs = [],  # noqa: B006
     sets: options.Sets = [],  # noqa: B006
     deploy: options.Deploy = None,
     ep: options.Ep = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show one node: what it does, its operands, its scopes, and who reads what it makes."""
+    """Show one node: what it does, its operands, its scopes, and who reads what it makes. Or what a lint code means."""
     from runner.explain import explain as explained
+    from runner.rules import explain_rule
 
+    if node is None:
+        print(explain_rule(graph))
+        return
     found = explained(program_of(graph, resolve(config, sets, deploy, ep, graph)), registry(), node)
     if as_json:
         print_json(found.to_dict())

@@ -7,19 +7,19 @@ worked out once per combination of operand shapes, and last writers are found by
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from runner.errors import Diagnostic, GraphError, Mark, did_you_mean
-from runner.expansion import Expansion, Settings, StopExpansionError
+from runner.expansion import LARGE, Expansion, Settings, StopExpansionError, collector_off
 from runner.expr import Expr, ExprError, parse
 from runner.externals import Externals
 from runner.frames import Context, Frame, View
 from runner.graph import Alloc, For, Graph, Item, Op, Scope, Switch, Text, Use
 from runner.loader import GraphLibrary, with_source_lines
-from runner.node_ops import NodeOp, OpCompiler
+from runner.node_ops import NodeOp, OpCompiler, closed_in
 from runner.notation import parse_type
 from runner.program import Program, Region, Span, Task, Trips
 from runner.ranges import DynamicRange
@@ -87,8 +87,10 @@ def expand_all(
     expander = _Expander(config, registry, library, trips, max_work)
     expander.sample = sample
     expander.stamp = stamp and not sample and trips is None
-    with _collector_off():
+    with collector_off():
         program = expander.run(graph, params or {})
+        if len(program.tasks) > LARGE:
+            gc.freeze()
     lines = {used.file: used.lines for used in library.graphs()}
     problems = with_source_lines(sorted(expander.problems.values(), key=_order), lines)
     return Expanded(program, problems, expander.unwritten)
@@ -96,18 +98,6 @@ def expand_all(
 
 def _order(problem: Diagnostic) -> tuple[Mark, str]:
     return problem.mark or Mark("", 0, 0), problem.code
-
-
-@contextmanager
-def _collector_off() -> Iterator[None]:
-    """Millions of objects are made here and none are cyclic garbage; scanning them again and again would take half the time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 class _Expander(Expansion):
@@ -364,7 +354,9 @@ class _Expander(Expansion):
         for name, text in item.carry.items():
             before, view = inner.find(name), inner.find(text.value)
             if view is None:
-                self.report("G325", f"carry: no tensor '{text}' at the end of the body of 'for {item.variable}'", text.mark)
+                closed = closed_in(item.body, text.value)
+                hint = f"alloc it before {closed[0]} '{closed[1]}', where it is a name of that alone" if closed else None
+                self.report("G325", f"carry: no tensor '{text}' at the end of the body of 'for {item.variable}'", text.mark, hint)
             elif before is None:
                 self.report("G325", f"carry: no tensor '{name}' before 'for {item.variable}'", text.mark)
             elif before.spec is not view.spec:

@@ -161,7 +161,10 @@ def explain_rule(code: str) -> str:
     """What a code means, in text; raises RinggraphError for an unknown one."""
     rule = RULES.get(code.upper())
     if rule is None:
-        raise RinggraphError(f"no lint rule is called '{code}'", hint=did_you_mean(code.upper(), RULES))
+        raise RinggraphError(
+            f"no lint rule is called '{code}'",
+            hint=did_you_mean(code.upper(), RULES) or "for a node: ringgraph explain GRAPH NODE",
+        )
     stage = {1: "YAML", 2: "schema", 3: "meaning"}[rule.stage]
     head = f"{rule.code}: {rule.title} ({rule.severity}, stage {rule.stage}: {stage})"
     return f"{head}\n\n{rule.why}\n\nTo accept one: # ringgraph: ignore[{rule.code}]"

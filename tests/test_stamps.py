@@ -121,9 +121,8 @@ def nested_graphs(draw) -> tuple[str, str, str]:
                 lines.extend([f"{indent}- {head[0]}", *(indent + line for line in head[1:])])
                 body(indent + "    ", depth + 1)
             elif kind == "use":
-                lines.append(
-                    f"{indent}- {{use: deeper, with: {{k: {draw(st.sampled_from(['k', '1', 'k + 1']))}, a: a, y: {draw(st.sampled_from('yzs'))}}}}}"
-                )
+                k, y = draw(st.sampled_from(["k", "1", "k + 1"])), draw(st.sampled_from("yzs"))
+                lines.append(f"{indent}- {{use: deeper, with: {{k: {k}, a: a, y: {y}}}}}")
             elif kind == "new":
                 lines.append(f'{indent}- {{op: touch, id: t{i}, in: {{x: "{x}"}}, out: {{y: "c: f32[8]"}}}}')
             else:
@@ -146,8 +145,8 @@ def nested_graphs(draw) -> tuple[str, str, str]:
         a, b, y, z = (draw(st.sampled_from("pqr")) for _ in range(4))
         outer.append(f"      - {{use: inner, with: {{k: k, a: {a}, b: {b}, y: {y}, z: {z}}}}}")
     deeper = (
-        'graph: deeper\nparams: {k: "0"}\ninputs: {a: "f32[8]"}\nweights: {u: {type: "{wq}[3]", from: "u.{k}"}}\noutputs: {y: "f32[8]"}\n'
-        "body: [{op: touch, in: {x: u}, out: {y: y}}, {op: touch, in: {x: a}, out: {y: y}}]\n"
+        'graph: deeper\nparams: {k: "0"}\ninputs: {a: "f32[8]"}\nweights: {u: {type: "{wq}[3]", from: "u.{k}"}}\n'
+        'outputs: {y: "f32[8]"}\nbody: [{op: touch, in: {x: u}, out: {y: y}}, {op: touch, in: {x: a}, out: {y: y}}]\n'
     )
     return "\n".join(outer) + "\n", INNER.replace("FROM", source) + "\n".join(lines) + "\n", deeper
 
@@ -176,7 +175,8 @@ class Lenient(OpRegistry):
 
 def test_rules_that_read_attrs_of_params_are_asked_every_time(tmp_path, copies):
     (tmp_path / "inner.yaml").write_text(
-        'graph: inner\nparams: {k: "0"}\ninputs: {a: "f32[8]"}\nbody: [{op: blocks, in: {x: a}, out: {y: "f32[8]"}, attrs: {k: k}}]\n'
+        'graph: inner\nparams: {k: "0"}\ninputs: {a: "f32[8]"}\n'
+        'body: [{op: blocks, in: {x: a}, out: {y: "f32[8]"}, attrs: {k: k}}]\n'
     )
     (tmp_path / "top.yaml").write_text('graph: top\ninputs: {a: "f32[8]"}\nbody:\n  - {for: k, range: 3, body: [{use: inner}]}\n')
     program = assert_same(load_graph(tmp_path / "top.yaml"), CONFIG, OPS)
