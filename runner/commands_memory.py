@@ -90,16 +90,23 @@ def schedule(
     as_json: options.Json = False,
 ) -> None:
     """Plan a graph on the four rings: what it takes, what it needs at least, and whether it can deadlock."""
+    from runner.capacity import ring_loads, safe_heap
     from runner.report import deadlock_error, make_report, report_json
     from runner.ring_sizes import RingSizes
     from runner.scope_stats import write_scope_stats
     from runner.verify import check
 
-    sizes = RingSizes.resolve(ring_heap, ring_window, ring_pool)
+    safe = ring_heap == "safe"
+    sizes = RingSizes.resolve(None if safe else ring_heap, ring_window, ring_pool)
     timing_options = TimedOptions(submit_us, task_us, cores, profile)
     with _collector_off():
         planned, timing = plan(graph, config, sets, deploy, ep, scheduler, batch_allocs, routing, timing_options)
+        if safe:
+            sizes = sizes.with_heap([safe_heap(load) for load in ring_loads(planned)])
         replay = replay_under(progress, planned, sizes, timing)
+        if replay.deadlock is None and _pool_may_overflow(planned, sizes):
+            lagged = replay_under("lagging", planned, sizes, timing)
+            replay = replay if lagged.deadlock is None else lagged
         for missing in check(planned, sizes if replay.deadlock is None else None, allow_missing_edges=allow_missing_edges):
             messages().print(f"warning: {missing.message}", markup=False)
         timed_replay = None
@@ -116,6 +123,13 @@ def schedule(
     if report.deadlock is not None:
         raise deadlock_error(planned, sizes, report)
     _print_report(planned, report, routing)
+
+
+def _pool_may_overflow(planned: Schedule, sizes: RingSizes) -> bool:
+    """Whether edges to lagging producers can fill a pool: the one deadlock that an eager replay does not see."""
+    from runner.capacity import ring_loads
+
+    return any(load.pool_bound > pool for load, pool in zip(ring_loads(planned), sizes.pool, strict=True))
 
 
 @contextmanager

@@ -61,7 +61,7 @@ class _Workers:
     def room(self, core: str) -> float:
         if core == "AIC":
             return self.aic
-        return self.aiv if core == "AIV" else min(self.aic, self.aiv // AIV_PER_MIX)
+        return self.aiv if core == "AIV" else min(self.aic, self.aiv / AIV_PER_MIX)
 
     def take(self, core: str, blocks: int) -> None:
         if core != "AIV":

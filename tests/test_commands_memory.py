@@ -79,6 +79,21 @@ def test_a_refusal_as_json_is_one_object(call):
     assert ":" in deadlock["mark"] and deadlock["remedies"][0].startswith("PTO2_RING_HEAP=")
 
 
+def test_safe_sizes_can_be_asked_for(call):
+    _, out, _ = call("schedule", *MOE, "--ring-heap", "safe", "--json")
+    found = json.loads(out)
+    assert found["deadlock"] is None
+    assert all(ring["capacity_bytes"] == ring["safe_bytes"] for ring in found["rings"])
+
+
+def test_a_pool_that_lagging_execution_fills_is_refused_under_any_model(call):
+    for model in ("eager", "lagging"):
+        code, _, err = call("schedule", *MOE, "--ring-pool", "64", "--progress", model)
+        assert code == 1
+        assert err.startswith("error: DEP_POOL_OVERFLOW: ring 0 has no pool entries for the edges of '")
+        assert "PTO2_RING_DEP_POOL=" in err
+
+
 def test_a_window_that_is_too_small_names_its_remedy(call):
     code, _, err = call("schedule", *MOE, "--ring-window", "16")
     assert code == 1
@@ -205,8 +220,9 @@ def test_replay_as_text_and_under_other_models(call):
     _, out, _ = call("ring-heap", "replay", CONFORMANCE / "13_scope_deadlock_window.json")
     assert out.startswith("SCOPE_DEADLOCK: ring 1 has no slot for 'a': 15 of 15 usable slots are pinned")
     for model in ("lagging", "timed"):
-        code, out, _ = call("ring-heap", "replay", CONFORMANCE / "05_loop_inner_scope.json", "--progress", model)
-        assert code == 0 and out.startswith("ok\n")
+        for name in ("01_flat_alignment", "05_loop_inner_scope"):
+            code, out, _ = call("ring-heap", "replay", CONFORMANCE / f"{name}.json", "--progress", model)
+            assert code == 0 and out.startswith("ok\n")
     code, _, err = call("ring-heap", "replay", CONFORMANCE / "missing.json")
     assert code == 1 and "cannot read" in err
 
