@@ -90,7 +90,7 @@ def test_a_pool_that_lagging_execution_fills_is_refused_under_any_model(call):
     for model in ("eager", "lagging"):
         code, _, err = call("schedule", *MOE, "--ring-pool", "128", "--progress", model)
         assert code == 1
-        assert err.startswith("error: DEP_POOL_OVERFLOW: ring 0 has no pool entries for the edges of '")
+        assert err.startswith("error: DEP_POOL_OVERFLOW: ring 1 has no pool entries for the edges of '")
         assert "PTO2_RING_DEP_POOL=" in err
 
 
