@@ -107,10 +107,12 @@ MORE_MODELS = {
 }
 
 
-def in_order(config, folder: Path, *, decode: str = "decode", workers: int = 1, rings: bool = False) -> ModelSession:
-    annotated = get_scheduler("annotated")
+def in_order(
+    config, folder: Path, *, decode: str = "decode", workers: int = 1, rings: bool = False, scheduler: str = "annotated"
+) -> ModelSession:
+    strategy = get_scheduler(scheduler)
     placement = Placement(
-        lambda program: annotated(program, {}), (lambda schedules: safe_sizes(schedules)) if rings else (lambda _: None), workers
+        lambda program: strategy(program, {}), (lambda schedules: safe_sizes(schedules)) if rings else (lambda _: None), workers
     )
     return open_session(config, folder, registry(), placement, decode=decode)
 
@@ -243,6 +245,24 @@ def test_rings_and_workers_change_no_bit(tiny, workers, rings):
     )
     for a, b in zip(plain, other, strict=True):
         assert a.tokens == b.tokens
+        assert torch.equal(torch.cat(a.prefill_logits), torch.cat(b.prefill_logits))
+        assert torch.equal(torch.stack(a.decode_logits), torch.stack(b.decode_logits))
+
+
+@pytest.fixture(scope="module")
+def short(tmp_path_factory) -> Path:
+    """A checkpoint with one layer of each kind."""
+    config = load_config(["tiny"], ["num_hidden_layers=3", "compress_ratios=[0, 4, 128]"])
+    return init_checkpoint(config, tmp_path_factory.mktemp("short") / "checkpoint", seed=0)
+
+
+@pytest.mark.parametrize("scheduler", ["unscoped", "auto", "autoscope", "minpeak"])
+def test_placement_changes_no_bit(scheduler, short):
+    """Three layers, one of each kind, on safe rings with three workers: where strategies share memory, edges must hold."""
+    given, config = prompts((3, 129), 512), own(short)
+    ways = ({}, {"workers": 3, "rings": True, "scheduler": scheduler})
+    (plain, _), (other, _) = (generate(in_order(config, short, **way), given, 4, keep_logits=True) for way in ways)
+    for a, b in zip(plain, other, strict=True):
         assert torch.equal(torch.cat(a.prefill_logits), torch.cat(b.prefill_logits))
         assert torch.equal(torch.stack(a.decode_logits), torch.stack(b.decode_logits))
 
