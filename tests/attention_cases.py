@@ -8,6 +8,7 @@ from functools import cache
 
 import pytest
 import torch
+from helpers import run_program
 
 from ops import register_all
 from runner.config import Config, load_config
@@ -18,7 +19,6 @@ from runner.registry import OpRegistry
 from runner.spec import TensorSpec
 from runner.state import StateStore
 from runner.storage import TORCH_DTYPES
-from tests.helpers import run_program
 
 modeling = pytest.importorskip("transformers.models.deepseek_v4.modeling_deepseek_v4", reason="transformers is the oracle")
 REGISTRY = OpRegistry()

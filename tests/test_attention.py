@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-
-from tests.attention_cases import Layer
+from attention_cases import Layer
 
 KINDS = ("swa", "csa", "hca")
 MANY_INDEX_HEADS = "index_n_heads=16"
