@@ -106,7 +106,12 @@ def launch(command: Sequence[str], num_ranks: int, *, timeout_s: float = DEFAULT
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it logs tracebacks of what we report
-    with tempfile.TemporaryDirectory(prefix="ringgraph-ranks-") as folder, _environment(folder, num_ranks), _soon_killed():
+    with (
+        tempfile.TemporaryDirectory(prefix="ringgraph-ranks-") as folder,
+        _environment(folder, num_ranks),
+        _soon_killed(),
+        _signals_given_back(),
+    ):
         config = LaunchConfig(
             min_nodes=1,
             max_nodes=1,
@@ -164,6 +169,17 @@ def _environment(folder: str, num_ranks: int) -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(before)
+
+
+@contextmanager
+def _signals_given_back() -> Iterator[None]:
+    """The launcher takes signals for itself and keeps them; afterwards Ctrl-C means what it meant before."""
+    before = {sig: signal.getsignal(sig) for sig in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)}
+    try:
+        yield
+    finally:
+        for sig, handler in before.items():
+            signal.signal(sig, handler)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from rank_helpers import alive, children, finish
 
 from runner.errors import RinggraphError
 from runner.rank_reports import Place, Report, own_rank, read_place, read_reports, write_report
-from runner.ranks import World, check_port, check_size, failure_text, given_world
+from runner.ranks import World, _signals_given_back, check_port, check_size, failure_text, given_world
 
 PROGRAMS = Path(__file__).parent / "rank_programs"
 TIMEOUT_S = 8
@@ -71,7 +71,7 @@ def test_a_rank_that_never_comes_ends_all():
 def test_ranks_end_when_their_launcher_is_killed():
     process = start(2, fault="1|step 1, node|stop", timeout_s=60)
     ranks: list[int] = []
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while len(ranks) < 2 and time.monotonic() < deadline:
         ranks = children(process.pid)
         time.sleep(0.05)
@@ -174,3 +174,10 @@ def test_what_follows_from_another_rank_is_not_the_cause(tmp_path):
     write_report(Report("rank 1 is gone", True, (1,)), {"RINGGRAPH_RANKS": str(tmp_path), "RANK": "0"})
     write_report(Report("bad shard"), {"RINGGRAPH_RANKS": str(tmp_path), "RANK": "1"})
     assert failure_text(tmp_path, 2, {0: 1, 1: 1}) == "[rank 1] bad shard\nrank 0 was ended with it"
+
+
+def test_signals_mean_afterwards_what_they_meant_before():
+    before = signal.getsignal(signal.SIGINT)
+    with _signals_given_back():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    assert signal.getsignal(signal.SIGINT) is before
