@@ -1,0 +1,88 @@
+"""Common ring sizes: what is called safe runs, what can deadlock is refused."""
+
+import numpy as np
+import pytest
+from programs import Builder, arithmetic_ops, externals, random_program, scope
+
+from runner.capacity import ring_loads, robust_heap
+from runner.errors import ScheduleError
+from runner.executor import execute
+from runner.ring_choice import holds, refuse_deadlock, safe_sizes
+from runner.ring_sizes import RingSizes
+
+SEEDS = range(30)
+
+
+def runs(seed: int, sizes: RingSizes, workers: int) -> None:
+    """Runs a random program, whose trip counts are mostly below their bounds, and checks what it computes."""
+    schedule, inputs, expected = random_program(seed)
+    given = externals(schedule, inputs)
+    execute(schedule, arithmetic_ops(), given, rings=sizes, workers=workers)
+    for name, tensor in schedule.program.outputs.items():
+        np.testing.assert_array_equal(given[tensor].numpy(), expected[name])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_safe_sizes_run_whatever_the_trip_counts(seed):
+    schedule, _, _ = random_program(seed)
+    for workers in (1, 3):
+        runs(seed, safe_sizes([schedule]), workers)
+
+
+def test_sizes_that_are_not_refused_run():
+    verdicts = []
+    for seed in SEEDS:
+        schedule, _, _ = random_program(seed)
+        safe = safe_sizes([schedule])
+        for change in (-2048, -1024, 1024, 3072, 7168):
+            sizes = RingSizes().with_heap([max(1024, heap + change) for heap in safe.heap])
+            try:
+                refuse_deadlock([schedule], sizes)
+            except ScheduleError:
+                verdicts.append(False)
+                continue
+            verdicts.append(True)
+            runs(seed, sizes, 1)
+    assert 30 < sum(verdicts) < len(verdicts) - 20
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_sizes_common_to_two_schedules_hold_for_both(seed):
+    schedules = [random_program(seed)[0], random_program(seed + 100)[0]]
+    common = safe_sizes(schedules)
+    for schedule in schedules:
+        assert all(holds(load, size) for load, size in zip(ring_loads(schedule), common.heap, strict=True))
+        refuse_deadlock([schedule], common)
+
+
+def test_a_refusal_names_ring_block_and_sizes_that_work():
+    builder = Builder()
+    a = builder.fill("a", 1)
+    builder.combine(a, a)
+    schedule = builder.lower(scope("s", 0, 1))
+    with pytest.raises(ScheduleError) as caught:
+        refuse_deadlock([schedule], RingSizes().with_heap([1024] * 4))
+    assert str(caught.value) == (
+        "schedule 'made' can deadlock: ring 1 cannot hold 't1' (1,024 bytes): 1,024 of 1,024 are pinned by the open scope 's'"
+        " (oldest block: 'a')\nhint: sizes that work: --ring-heap 1024,2048,1024,1024"
+    )
+
+
+def test_a_ring_that_fails_for_some_trip_counts_only_is_refused():
+    schedule, _, _ = random_program(next(seed for seed in range(1000) if _needs_robust(seed)))
+    ring = next(ring for ring, load in enumerate(ring_loads(schedule)) if _fits_bound_only(load))
+    heap = [max(1024, robust_heap(load)) for load in ring_loads(schedule)]
+    heap[ring] -= 1024
+    with pytest.raises(ScheduleError, match="but not every number of them"):
+        refuse_deadlock([schedule], RingSizes().with_heap(heap))
+
+
+def _fits_bound_only(load) -> bool:
+    from runner.capacity import fits
+
+    size = robust_heap(load) - 1024
+    return load.dynamic and size >= 1024 and fits(load, size)
+
+
+def _needs_robust(seed: int) -> bool:
+    return any(_fits_bound_only(load) for load in ring_loads(random_program(seed)[0]))
