@@ -9,10 +9,10 @@ from typing import Any
 from runner.errors import GraphError
 from runner.expr import Expr, parse
 from runner.frames import Context
-from runner.graph import Alloc, Declaration, For, Graph, Item, Op, Switch, Text, Use
+from runner.graph import Alloc, Declaration, For, Graph, Item, Op, Switch, Use
 from runner.graph_walk import all_items
 from runner.loader import GraphLibrary
-from runner.notation import parse_region, parse_type
+from runner.notation import RegionRef, parse_binding, parse_region, parse_type
 
 Key = tuple[Any, ...]
 
@@ -52,6 +52,7 @@ class ControlKeys:
             return None
         known = known_names(graph, values, params)
         shaping, attrs, uses = self._texts(graph)
+        shaping = [*shaping, *(expr for item in uses for expr in self._bound_regions(item, graph))]
         key: list[Any] = []
         for expr in (*shaping, *attrs):
             own = expr.names() & params
@@ -66,6 +67,14 @@ class ControlKeys:
                 return None
             key.append(inner)
         return tuple(key)
+
+    def _bound_regions(self, item: Use, graph: Graph) -> Iterator[Expr]:
+        """The indices by which a use gives slices of tensors."""
+        params = self.library(item.graph, graph.file).params
+        for name, text in item.bindings.items():
+            if name not in params:
+                given = parse_binding(text)
+                yield from _indices(given) if isinstance(given, RegionRef) else ()
 
     def _used(self, item: Use, graph: Graph, values: Mapping[str, Any], known: set[str], using: tuple[str, ...]) -> Key | None:
         used = self.library(item.graph, graph.file)
@@ -95,7 +104,7 @@ def _shaping(item: Item) -> Iterator[Expr]:
     match item:
         case Op():
             for value in (*item.inputs.values(), *item.outputs.values()):
-                yield from parse_type(value.spec).dims if isinstance(value, Declaration) else _indices(value)
+                yield from parse_type(value.spec).dims if isinstance(value, Declaration) else _indices(parse_region(value))
         case Alloc():
             for declared in item.tensors:
                 yield from parse_type(declared.spec).dims
@@ -105,14 +114,9 @@ def _shaping(item: Item) -> Iterator[Expr]:
                     yield parse(text.value, text.mark)
         case Switch():
             yield parse(item.value.value, item.value.mark)
-        case Use():
-            for text in item.bindings.values():
-                if text.value.strip()[-1:] in ("]", "}"):
-                    yield from _indices(text)
 
 
-def _indices(text: Text) -> Iterator[Expr]:
-    region = parse_region(text)
+def _indices(region: RegionRef) -> Iterator[Expr]:
     yield from region.part or ()
     for index in region.indices:
         for end in index if isinstance(index, tuple) else (index,):

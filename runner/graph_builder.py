@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from runner.errors import Diagnostic, GraphError, Mark
 from runner.expr import parse
 from runner.graph import Alloc, Declaration, For, Graph, Item, Op, Scope, Switch, Text, Use
-from runner.notation import parse_region, parse_type, split_output
+from runner.notation import parse_binding, parse_region, parse_type, split_output
 from runner.yaml_source import Node
 
 KEYWORDS = ("op", "alloc", "scope", "for", "if", "switch", "use")
@@ -205,4 +205,6 @@ class GraphBuilder:
 
     def _use(self, node: Node, head: Node, ids: _Ids) -> Use:
         bindings = _texts(node.get("with"))
+        for text in bindings.values():
+            self.attempt(parse_binding, text)
         return Use(text_of(head), self.id(node, head.value, ids), node.mark, bindings, _doc(node))

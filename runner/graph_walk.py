@@ -9,7 +9,7 @@ from runner.errors import GraphError
 from runner.expr import parse
 from runner.graph import Alloc, Declaration, For, Graph, Item, Op, Scope, Switch, Text, Use
 from runner.loader import GraphLibrary
-from runner.notation import parse_region, parse_type
+from runner.notation import RegionRef, parse_binding, parse_region, parse_type
 
 
 def all_items(body: Sequence[Item]) -> Iterator[Item]:
@@ -47,8 +47,7 @@ def _declared(declared: Declaration) -> set[str]:
     return found
 
 
-def _region(text: Text) -> set[str]:
-    region = parse_region(text)
+def _region(region: RegionRef) -> set[str]:
     exprs = [*(region.part or ())]
     for index in region.indices:
         exprs += [end for end in (index if isinstance(index, tuple) else (index,)) if end is not None]
@@ -60,7 +59,7 @@ def _names(item: Item, graph: Graph, library: GraphLibrary) -> set[str]:
         case Op():
             found = _expressions(item.attrs.values())
             for value in (*item.inputs.values(), *item.outputs.values()):
-                found |= _region(value) if isinstance(value, Text) else _declared(value)
+                found |= _region(parse_region(value)) if isinstance(value, Text) else _declared(value)
             return found
         case Alloc():
             return set().union(*map(_declared, item.tensors))
@@ -77,7 +76,8 @@ def _names(item: Item, graph: Graph, library: GraphLibrary) -> set[str]:
 def _used(item: Use, graph: Graph, library: GraphLibrary) -> set[str]:
     found: set[str] = set()
     for text in item.bindings.values():
-        found |= _region(text) if text.value.strip()[-1:] in "]}" else _expressions([text])
+        given = parse_binding(text)
+        found |= _region(given) if isinstance(given, RegionRef) else given.names()
     with suppress(GraphError):
         used = library(item.graph, graph.file)
         found |= {*used.params, *used.inputs, *used.outputs} - set(item.bindings)

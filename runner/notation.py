@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 
 from runner.errors import Diagnostic, GraphError, Mark
-from runner.expr import Expr, parse_indices
+from runner.expr import Expr, parse, parse_indices
 from runner.graph import Text
 from runner.spec import DTYPE_BYTES
 
@@ -82,6 +83,18 @@ def parse_region(text: Text) -> RegionRef:
     if not all(isinstance(index, Expr) for index in indices):
         raise _error(REGION_CODE, f"'{text}': the key of a part is a list of numbers, not a range", text.mark)
     return RegionRef(match[0], (), tuple(index for index in indices if isinstance(index, Expr)), text)
+
+
+def parse_binding(text: Text) -> RegionRef | Expr:
+    """What a `with:` gives: a tensor or a part of one, or for a param an expression; raises GraphError when it can be neither."""
+    try:
+        return parse_region(text)
+    except GraphError:
+        if text.value.strip()[-1:] in ("]", "}"):
+            with suppress(GraphError):
+                return parse(text.value, text.mark)
+            raise
+    return parse(text.value, text.mark)
 
 
 def split_output(operand: str, text: Text) -> tuple[str, Text] | None:
