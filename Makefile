@@ -16,10 +16,10 @@ demo: $(READY)
 	$(BIN)/python -m runner.demo
 
 test: $(READY) lint
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadscope
 
 test-slow: $(READY)
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow -s
 
 bench: $(READY)
 	$(BIN)/pytest -m bench -s tests/bench
