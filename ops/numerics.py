@@ -16,8 +16,8 @@ AMAX_FLOOR = 1e-4
 _EXACT_K = 1024
 """int8 products summed over this many elements stay within the 24 bits that f32 holds exactly (128 * 128 * 1024 == 2**24)."""
 
-_PANEL_N = 2048
-"""Columns whose weights are widened to f32 at a time, so that a bf16 product never needs a second copy of a large weight."""
+_PANEL_N = 256
+"""Columns whose weights are widened to f32 at a time, few enough to stay in a core's cache."""
 
 
 def quantise_rows(x: torch.Tensor, out: torch.Tensor, scale_out: torch.Tensor) -> None:
