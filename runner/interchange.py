@@ -22,6 +22,9 @@ from runner.spec import round_up
 EXTERNAL = "ext"
 """The one tensor that a recorded program does not create."""
 
+MAX_STEPS = 10_000_000
+"""Steps that a recorded program may have; a typing error in a loop must not take the machine down."""
+
 
 @dataclass
 class Builder:
@@ -62,18 +65,27 @@ class _Recorded:
     creator: dict[str, tuple[int, int]] = field(default_factory=dict)  # name -> (submission, tensor)
     writer: dict[str, int] = field(default_factory=dict)
     num_tensors: int = 0
+    num_visited: int = 0
 
     def items(self, items: Any, where: str) -> None:
+        self.num_visited += 1
+        if self.num_visited + len(self.build.steps) > MAX_STEPS:
+            raise ScheduleError(f"{self.file}: {where}: more than {MAX_STEPS:,} steps")
         for index, item in enumerate(_expect(items, list, self.file, where)):
             self.item(_expect(item, dict, self.file, f"{where}[{index}]"), f"{where}[{index}]")
 
     def item(self, item: Mapping[str, Any], where: str) -> None:
         if "scope" in item:
-            self.build.begin(f"{where}.scope", item.get("mode", "auto"))
+            mode = item.get("mode", "auto")
+            if mode not in ("auto", "manual"):
+                raise ScheduleError(f"{self.file}: {where}.mode: got {mode!r}, expected 'auto' or 'manual'")
+            self.build.begin(f"{where}.scope", mode)
             self.items(item["scope"], f"{where}.scope")
             self.build.end()
         elif "loop" in item:
             trips = _expect(item["loop"], int, self.file, f"{where}.loop")
+            if trips < 0:
+                raise ScheduleError(f"{self.file}: {where}.loop: got {trips}, expected 0 or more")
             for _ in range(trips):
                 self.items(item.get("body"), f"{where}.body")
         elif "alloc" in item:
@@ -102,9 +114,11 @@ class _Recorded:
             end += round_up(size)
         return tuple(slots), end
 
+    def names(self, names: Any, where: str) -> list[str]:
+        return [_expect(name, str, self.file, where) for name in _expect(names, list, self.file, where)]
+
     def task(self, item: Mapping[str, Any], where: str) -> None:
-        inputs = _expect(item.get("inputs", []), list, self.file, f"{where}.inputs")
-        inouts = _expect(item.get("inouts", []), list, self.file, f"{where}.inouts")
+        inputs, inouts = (self.names(item.get(key, []), f"{where}.{key}") for key in ("inputs", "inouts"))
         holds, waits = set(), set()
         for name in (*inputs, *inouts):
             if name != EXTERNAL and name not in self.creator:
@@ -129,7 +143,10 @@ def schedule_from_recorded(data: Any, file: str = "program") -> tuple[Schedule, 
     program = _expect(data.get("program"), dict, file, "program")
     recorded = _Recorded(file)
     recorded.build.begin("root")
-    recorded.items(program.get("items"), "program.items")
+    try:
+        recorded.items(program.get("items"), "program.items")
+    except RecursionError:
+        raise ScheduleError(f"{file}: scopes and loops are nested too deeply") from None
     recorded.build.end()
     capacities = _expect(data.get("capacities", {}), dict, file, "capacities")
     keys = ("ring_heap", "ring_task_window", "ring_dep_pool")
@@ -261,7 +278,7 @@ def load_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise ScheduleError(f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError) as error:
         raise ScheduleError(f"cannot read {path}: {error}") from None
 
 

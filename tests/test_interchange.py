@@ -68,6 +68,9 @@ def test_loops_repeat_and_capacities_fall_back_to_defaults():
         (_recorded({"alloc": "a", "bytes": -1}), "case.json: program.items[0].alloc[0].bytes: got -1, expected 0 or more"),
         (_recorded({"loop": "x", "body": []}), "case.json: program.items[0].loop: got 'x', expected an integer"),
         (_recorded({"task": "t", "inputs": ["a"]}), "case.json: program.items[0]: tensor 'a' was never created"),
+        (_recorded({"loop": -1, "body": []}), "case.json: program.items[0].loop: got -1, expected 0 or more"),
+        (_recorded({"scope": [], "mode": "x"}), "case.json: program.items[0].mode: got 'x', expected 'auto' or 'manual'"),
+        (_recorded({"task": "t", "inouts": [[]]}), "case.json: program.items[0].inouts: got [], expected a string"),
         (_recorded({"task": "t", "inputs": "a"}), "case.json: program.items[0].inputs: got 'a', expected a list"),
     ],
 )
@@ -75,6 +78,26 @@ def test_broken_programs_are_located(data, message):
     with pytest.raises(ScheduleError) as error:
         schedule_from_recorded(data, "case.json")
     assert str(error.value) == message
+
+
+def test_endless_loops_are_refused(monkeypatch):
+    monkeypatch.setattr("runner.interchange.MAX_STEPS", 1000)
+    with pytest.raises(ScheduleError, match=r"program\.items\[0\]\.body: more than 1,000 steps"):
+        schedule_from_recorded(_recorded({"loop": 10**12, "body": []}))
+    with pytest.raises(ScheduleError, match="more than 1,000 steps"):
+        schedule_from_recorded(_recorded({"loop": 10**12, "body": [{"alloc": "a", "bytes": 1}]}))
+
+
+def test_deep_nesting_is_refused(tmp_path):
+    item = {"alloc": "a", "bytes": 1}
+    for _ in range(2000):
+        item = {"scope": [item]}
+    with pytest.raises(ScheduleError, match="nested too deeply"):
+        schedule_from_recorded(_recorded(item))
+    path = tmp_path / "deep.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(ScheduleError, match="cannot read"):
+        load_json(path)
 
 
 def test_bad_capacities_are_refused():
