@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
@@ -25,12 +26,14 @@ if TYPE_CHECKING:
 DEFAULT_CONFIG = ("tiny",)
 NARROW_MODEL = 1024
 """Hidden sizes below this are narrow."""
+FILE_COLUMNS = 160
 RING_VARIABLES = ("PTO2_RING_HEAP", "PTO2_RING_TASK_WINDOW", "PTO2_RING_DEP_POOL")
 
 
 def console() -> Console:
-    """Where results go: standard output, as wide as the terminal."""
-    return Console(highlight=False, soft_wrap=True)
+    """Where results go: standard output, as wide as the terminal; in a file or pipe wide enough not to fold names."""
+    folds = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(highlight=False, soft_wrap=True, width=None if folds else FILE_COLUMNS)
 
 
 def messages() -> Console:
