@@ -209,6 +209,7 @@ def fitting(config: Config, prompts: Sequence[Prompt], max_new_tokens: int, depl
 def _generate(config: Config, wanted: Wanted, comm: Comm | None, world: World | None, as_json: bool) -> None:
     from runner.comm import LocalComm
     from runner.generate import generate
+    from runner.prompts import decode_tokens
     from runner.rank_generate import PlacedSession, check_alike, gathered, total_figures
     from runner.rank_reports import Place, own_folder
     from runner.routing_table import write_routing
@@ -253,10 +254,11 @@ def _generate(config: Config, wanted: Wanted, comm: Comm | None, world: World | 
         schedule = session.decode_stage.compiled.schedule
         write_scope_stats(wanted.scope_stats, schedule, session.rings, session.scope_stats, False)
     report = _report(figures, session, loaded - start, perf_counter() - loaded, comm.size)
+    texts = decode_tokens([g.tokens for g in generations], wanted.checkpoint)
     if as_json:
-        print(json.dumps({"tokens": [g.tokens for g in generations], **report}))
+        print(json.dumps({"tokens": [g.tokens for g in generations], "texts": texts, **report}))
     else:
-        _print(generations, report)
+        _print(generations, texts, report)
 
 
 def _facts(config: Config, wanted: Wanted) -> dict[str, Any]:
@@ -359,13 +361,15 @@ def _peak_process_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _print(generations: Sequence[Generation], report: dict[str, Any]) -> None:
+def _print(generations: Sequence[Generation], texts: Sequence[str] | None, report: dict[str, Any]) -> None:
     from runner.dot import human_bytes
 
     for n, generation in enumerate(generations):
         shown = " ".join(map(str, generation.tokens[:SHOWN_TOKENS]))
         more = f" ... ({len(generation.tokens)} tokens)" if len(generation.tokens) > SHOWN_TOKENS else ""
         print(f"prompt {n} ({len(generation.prompt)} tokens): {shown}{more}")
+        if texts is not None:
+            print(f"  {texts[n]!r}")
     out = table("figure", "value>", "")
     prefill_s, decode_s = report["prefill_s"], report["decode_s"]
     out.add_row("prompt tokens", f"{report['prompt_tokens']:,}", _rate(report["prompt_tokens"], prefill_s))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,14 @@ def tokenizer(checkpoint: Path) -> Any:
         return Tokenizer.from_file(str(path))
     except Exception as error:  # tokenizers raises bare Exception
         raise RinggraphError(f"{path}: not a tokenizer: {error}") from error
+
+
+def decode_tokens(sequences: Sequence[Sequence[int]], checkpoint: Path) -> list[str] | None:
+    """Token ids as texts; None where the checkpoint has no tokenizer, or the `tokenizers` package is missing."""
+    if not (checkpoint / "tokenizer.json").is_file() or find_spec("tokenizers") is None:
+        return None
+    decoder = tokenizer(checkpoint)
+    return [decoder.decode(list(tokens)) for tokens in sequences]
 
 
 def encode_texts(texts: Sequence[str], checkpoint: Path) -> list[Prompt]:

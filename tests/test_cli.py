@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -246,6 +247,20 @@ def test_context_grows_to_what_prompts_need(tmp_path, model, ringgraph):
         "--json",
     )
     assert code == 0 and len(json.loads(out)["tokens"][0]) == 2
+
+
+def test_texts_in_and_out_with_the_checkpoints_tokenizer(tmp_path, model, ringgraph):
+    tokenizers = pytest.importorskip("tokenizers")
+    shutil.copytree(model, tmp_path / "model")
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel({f"w{i}": i for i in range(512)}, unk_token="w0"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.save(str(tmp_path / "model" / "tokenizer.json"))
+    common = ("generate", "--checkpoint", tmp_path / "model", "--max-new-tokens", "3", "--ignore-eos")
+    _, out, _ = ringgraph(*common, "--prompt", "w7 w300", "--json")
+    texts, tokens = json.loads(out)["texts"], json.loads(out)["tokens"]
+    assert texts == [" ".join(f"w{token}" for token in tokens[0])]
+    _, out, _ = ringgraph(*common, "--prompt-ids", "7,300")
+    assert repr(texts[0]) in out
 
 
 def test_more_requests_than_the_default_batch(model, ringgraph):
