@@ -21,8 +21,8 @@ from runner.schedule import Begin, End, Schedule, Submit
 class Replay:
     """What a replay saw. Per ring: peaks of held bytes (head - tail) and live slots, and the submission that set the first.
 
-    `offsets` are per submission, -1 where a deadlock came first. `stall_us`, `makespan_us` and `elapsed_us` (per submission, when
-    it was submitted) are of the timed model only.
+    `offsets` are per submission, -1 where a deadlock came first. `stall_us` (how long the submitting thread stood still) and
+    `makespan_us` are of the timed model only.
     """
 
     schedule: Schedule

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from runner.capacity import RingLoad, fits, least_heap, least_window, program_peak_live, ring_loads, robust_heap, safe_heap
@@ -11,7 +11,7 @@ from runner.errors import DeadlockError, Mark
 from runner.progress import Replay
 from runner.ring_heap import Deadlock
 from runner.ring_sizes import RingSizes
-from runner.schedule import Schedule
+from runner.schedule import Begin, End, Schedule, Submit
 from runner.scope_stats import ring_stats
 
 
@@ -78,7 +78,7 @@ def make_report(replay: Replay, timing: Replay | None) -> ScheduleReport:
     )
 
 
-def _ring_reports(replay: Replay, loads: Sequence[RingLoad]):
+def _ring_reports(replay: Replay, loads: Sequence[RingLoad]) -> Iterator[RingReport]:
     scopes = replay.schedule.scopes
     num_tasks = _tasks_per_ring(replay.schedule)
     for stats, load in zip(ring_stats(replay), loads, strict=True):
@@ -112,10 +112,8 @@ def _tasks_per_ring(schedule: Schedule) -> list[int]:
     return counts
 
 
-def submission_rings(schedule: Schedule):
+def submission_rings(schedule: Schedule) -> Iterator[tuple[int, int]]:
     """(submission, ring) of every submission, in order."""
-    from runner.schedule import Begin, End, Submit
-
     open_rings: list[int] = []
     for step in schedule.steps:
         if isinstance(step, Begin):
@@ -162,7 +160,7 @@ def _places(deadlock: Deadlock) -> list[tuple[str, Mark | None]]:
     ]
 
 
-def _four(values) -> str:
+def _four(values: Iterable[int]) -> str:
     return ",".join(map(str, values))
 
 
@@ -184,8 +182,7 @@ def report_json(report: ScheduleReport) -> dict[str, Any]:
 
 
 def _ring_json(ring: RingReport) -> dict[str, Any]:
-    names = list(RingReport.__dataclass_fields__)
-    return {name: getattr(ring, name) for name in names} | {"proved": ring.proved}
+    return asdict(ring) | {"proved": ring.proved}
 
 
 def _deadlock_json(report: ScheduleReport, deadlock: Deadlock) -> dict[str, Any]:

@@ -52,6 +52,17 @@ class ScopeRecord(NamedTuple):
     pool_head: int
 
 
+class PoolNeed(NamedTuple):
+    """Pool entries of one submission: what must be free, what of it is taken, and what its edges beyond 64 spill."""
+
+    free: int
+    taken: int
+    spilled: int
+
+
+NO_POOL_NEED = PoolNeed(0, 0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class Deadlock:
     """A submission that can never be placed.
@@ -206,6 +217,7 @@ class RingHeap:
         num = len(schedule.submissions)
         self._size = [s.size_bytes for s in schedule.submissions]
         self._holds = [s.holds for s in schedule.submissions]
+        self._waits = [s.waits for s in schedule.submissions]
         self._is_task = [s.core is not None for s in schedule.submissions]
         self._ring_of = bytearray(num)
         self._pins = [0] * num  # the open scope, own completion, and submitted users that have not completed
@@ -299,32 +311,27 @@ class RingHeap:
 
     def _wire(self, submission: int, ring: Ring) -> bool:
         """Take pool entries for the edges to producers that are not consumed; False when they do not fit yet."""
-        entries, spilled = self._entries(submission)
-        if not ring.spill_fits(spilled) or not ring.pool_fits(entries[0]):
+        need = self._pool_need(submission)
+        if not ring.spill_fits(need.spilled) or not ring.pool_fits(need.free):
             return False
-        ring.spill_head += spilled
+        ring.spill_head += need.spilled
         ring.spill_marks.append(ring.spill_head)
-        ring.pool_head += entries[1]
+        ring.pool_head += need.taken
         ring.pool_marks.append(ring.pool_head)
         return True
 
-    def _entries(self, submission: int) -> tuple[tuple[int, int], int]:
-        """((pool entries to ask for, to take), entries to spill)."""
-        waits = self.schedule.submissions[submission].waits
+    def _pool_need(self, submission: int) -> PoolNeed:
+        waits = self._waits[submission]
         completed = self.completed
         pending = 0
         for wait in waits:
             if not completed[wait]:
                 pending += 1
         if not pending and len(waits) <= INLINE_EDGES:
-            return (0, 0), 0
+            return NO_POOL_NEED
         consumed = self._consumed
         edges = sum(1 for wait in waits if not consumed[wait])
-        return (edges if pending else 0, pending), max(0, edges - INLINE_EDGES)
-
-    def leave_out(self, first: int, end: int) -> None:
-        """Submissions `first` to `end - 1` will not come (trips that do not run): nobody waits for them."""
-        self.completed[first:end] = self._consumed[first:end] = b"\1" * (end - first)
+        return PoolNeed(edges if pending else 0, pending, max(0, edges - INLINE_EDGES))
 
     def complete(self, submission: int) -> None:
         """Note that a submitted task has completed: blocks that nothing needs any more are reclaimed, oldest first."""
@@ -370,8 +377,8 @@ class RingHeap:
         if head is not None and head != oldest:
             return None
         if self._unwired is not None:
-            spilled = self._entries(submission)[1]
-            return self._facts(submission, 4, "no progress" if not ring.spill_fits(spilled) else "open scope", oldest)
+            spills = ring.spill_fits(self._pool_need(submission).spilled)
+            return self._facts(submission, 4, "open scope" if spills else "no progress", oldest)
         if head is None:
             return self._facts(submission, 2, "no progress", None)
         return self._facts(submission, 3 if ring.live >= ring.window - 1 else 2, "open scope", oldest)

@@ -8,7 +8,7 @@ first served. A MIX block takes one AIC and two AIV workers: one cluster of an a
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
 
@@ -181,17 +181,3 @@ def timed(schedule: Schedule, sizes: RingSizes, timing: Timing) -> Replay:
 def uniform_timing(submit_us: float, task_us: float, cores: tuple[int | None, int | None] = (None, None)) -> Timing:
     """Every block of every task takes `task_us`."""
     return Timing(submit_us, lambda submission: task_us, *cores)
-
-
-def profile_timing(
-    schedule: Schedule, submit_us: float, task_us: Sequence[float], cores: tuple[int | None, int | None] = (None, None)
-) -> Timing:
-    """Durations measured per program task, of the whole task with its blocks side by side."""
-    of = schedule.submissions
-
-    def block_us(submission: int) -> float:
-        task = of[submission].task
-        assert task is not None
-        return task_us[task]
-
-    return Timing(submit_us, block_us, *cores)
