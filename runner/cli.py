@@ -20,6 +20,7 @@ from runner import (
     commands_memory,
     commands_routing,
     commands_run,
+    commands_size,
 )
 from runner.errors import RinggraphError
 from runner.rank_reports import own_folder, write_report
@@ -54,6 +55,7 @@ COMMANDS = (
     commands_run,
     commands_memory,
     commands_routing,
+    commands_size,
 )
 for module in COMMANDS:
     module.register(app)
