@@ -21,10 +21,8 @@ NUM_MUTATIONS = 2000
 NUM_GROUPS = 8
 REGISTRY = OpRegistry()
 register_all(REGISTRY)
-CONFIGS = {
-    deploy: load_config(["tiny"], sets=["num_hidden_layers=3", "compress_ratios=[0,4,128]", "n_routed_experts=4"], deploy=deploy)
-    for deploy in ("decode", "prefill")
-}
+SMALL = ["num_hidden_layers=3", "compress_ratios=[0,4,128]", "n_routed_experts=4", "decode.batch=2", "prefill.seq=16"]
+CONFIGS = {deploy: load_config(["tiny"], sets=SMALL, deploy=deploy) for deploy in ("decode", "prefill")}
 TEXTS = {name: path.read_text() for name, path in shipped_graphs().items()}
 WORD = re.compile(r"[A-Za-z_]\w*")
 NUMBER = re.compile(r"\b\d+\b")

@@ -151,7 +151,7 @@ def nested_graphs(draw) -> tuple[str, str, str]:
     return "\n".join(outer) + "\n", INNER.replace("FROM", source) + "\n".join(lines) + "\n", deeper
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(nested_graphs())
 def test_random_programs(tmp_path_factory, texts):
     folder = tmp_path_factory.mktemp("graphs")
