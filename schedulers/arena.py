@@ -11,11 +11,11 @@ Source: first-fit decreasing and "squeaky wheel" orders are folklore; the canoni
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from schedulers.lifetimes import Ints, live_units
+from schedulers.lifetimes import Floats, Ints, live_units
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,19 @@ class Packing:
 
 @dataclass(frozen=True)
 class Problem:
-    """Tensors with half-open lives `[first, end)`; those with `fixed >= 0` stay at that offset."""
+    """Tensors with half-open lives `[first, end)`; those with `fixed >= 0` stay at that offset.
+
+    begin, finish  when given, tensors whose times `[begin, finish)` overlap may not share bytes either
+    wall           when given, no tensor may straddle a multiple of it
+    """
 
     first: Ints
     end: Ints
     size: Ints
     fixed: Ints
+    begin: Floats | None = None
+    finish: Floats | None = None
+    wall: int = 0
 
     @classmethod
     def free(cls, first: Ints, end: Ints, size: Ints) -> Problem:
@@ -58,10 +65,16 @@ def first_fit(problem: Problem, order: Ints) -> Ints:
     starts, ends, lows, highs = (np.zeros(len(size), np.int64) for _ in range(4))
     starts[:num], ends[:num] = first[placed], end[placed]
     lows[:num], highs[:num] = problem.fixed[placed], problem.fixed[placed] + size[placed]
+    placed = np.concatenate([placed, np.zeros(len(size) - num, np.int64)])
     offsets = problem.fixed.copy()
     for tensor in order.tolist():
-        hit = np.flatnonzero((starts[:num] < end[tensor]) & (ends[:num] > first[tensor]))
-        low = _lowest_gap(lows[hit], highs[hit], int(size[tensor]))
+        meets = (starts[:num] < end[tensor]) & (ends[:num] > first[tensor])
+        if problem.begin is not None and problem.finish is not None:
+            others = placed[:num]
+            meets |= (problem.begin[others] < problem.finish[tensor]) & (problem.finish[others] > problem.begin[tensor])
+            placed[num] = tensor
+        hit = np.flatnonzero(meets)
+        low = _lowest_gap(lows[hit], highs[hit], int(size[tensor]), problem.wall)
         offsets[tensor] = low
         starts[num], ends[num] = first[tensor], end[tensor]
         lows[num], highs[num] = low, low + size[tensor]
@@ -69,8 +82,8 @@ def first_fit(problem: Problem, order: Ints) -> Ints:
     return offsets
 
 
-def _lowest_gap(lows: Ints, highs: Ints, size: int) -> int:
-    """The lowest offset where `size` fits between the intervals `[low, high)`."""
+def _lowest_gap(lows: Ints, highs: Ints, size: int, wall: int) -> int:
+    """The lowest offset where `size` fits between the intervals `[low, high)` without straddling a multiple of `wall`."""
     if not len(lows):
         return 0
     by_low = np.argsort(lows, kind="stable")
@@ -78,6 +91,8 @@ def _lowest_gap(lows: Ints, highs: Ints, size: int) -> int:
     floors = np.empty(len(lows) + 1, np.int64)
     floors[0] = 0
     np.maximum.accumulate(highs, out=floors[1:])
+    if wall:
+        floors = np.where(floors % wall + size > wall, -(-floors // wall) * wall, floors)
     gaps = np.flatnonzero(lows - floors[:-1] >= size)
     return int(floors[gaps[0]] if len(gaps) else floors[-1])
 
@@ -98,7 +113,7 @@ def pack(
     height = _height(problem, best)
     if height <= goal:
         return Packing(best, height, height == bound)
-    if len(free) <= 40:
+    if len(free) <= 40 and problem.begin is None:
         found, complete = _search(problem, free, best, height, goal, nodes)
         height = _height(problem, found)
         return Packing(found, height, complete or height == bound)
@@ -166,7 +181,8 @@ def _search(problem: Problem, free: Ints, best: Ints, height: int, goal: int, no
     Every packing can be pushed down until each tensor lies on the floor, on a fixed tensor or on another one that lives at the
     same time. Adding tensors in the order of their offsets then gives each the highest top below it, or a gap above a fixed one.
     """
-    state = _Canonical(problem, free.tolist(), height, goal, nodes)
+    limit = min(height, goal + 1) if problem.wall else height
+    state = _Canonical(problem, free.tolist(), limit, goal, nodes)
     state.descend()
     if state.best is None:
         return best, not state.exhausted
@@ -204,7 +220,7 @@ class _Canonical:
             sorted((int(problem.fixed[t]), int(problem.fixed[t]) + size[t]) for t in fixed if first[t] <= time < end[t])
             for time in times
         ]
-        self.limit, self.goal, self.nodes = limit, goal, nodes
+        self.limit, self.goal, self.nodes, self.wall = limit, goal, nodes, problem.wall
         self.offsets = [-1] * len(self.free)
         self.floor = [0] * num
         self.best: list[int] | None = None
@@ -272,13 +288,29 @@ class _Canonical:
         return floor + self.load[section] + above
 
     def _landings(self, k: int, floor: int) -> list[int]:
-        """Where tensor k can lie at or above `floor`: there, or on a fixed tensor."""
-        walls = self.walls[k]
-        if not walls:
-            return [floor]
-        size = self.size[k]
-        return [
-            low
-            for low in sorted({floor, *(high for _, high in walls if high > floor)})
-            if all(low + size <= a or low >= b for a, b in walls)
-        ]
+        """Where tensor k can lie at or above `floor`: there, on a fixed tensor, or on a wall."""
+        fixed, size = self.walls[k], self.size[k]
+        lows = {floor, *(high for _, high in fixed if high > floor)}
+        if self.wall:
+            lows = {low if low % self.wall + size <= self.wall else -(-low // self.wall) * self.wall for low in lows}
+            lows |= set(range(-(-floor // self.wall) * self.wall, self.limit, self.wall))
+        if not fixed:
+            return sorted(lows)
+        return [low for low in sorted(lows) if all(low + size <= a or low >= b for a, b in fixed)]
+
+
+def pack_bins(problem: Problem, num_bins: int, *, rounds: int = 20, nodes: int = 20_000) -> tuple[Packing, int]:
+    """A packing into `num_bins` arenas of one height: bin k is `[k * height, (k + 1) * height)`; also returns that height.
+
+    Heights are tried from the lower bound up, in steps of a thousandth; `optimal` when none was passed over without a proof.
+    """
+    largest = int(problem.size.max(initial=1))
+    height = max(1, largest, -(-problem.lower_bound() // num_bins))
+    proved = True
+    while True:
+        found = pack(replace(problem, wall=height), target=num_bins * height, rounds=rounds, nodes=nodes)
+        if found.height <= num_bins * height:
+            return Packing(found.offsets, found.height, proved), height
+        step = max(1, height // 1000)
+        proved = proved and found.optimal and step == 1
+        height += step

@@ -84,9 +84,13 @@ class Fold:
         return found
 
 
-def fold(lives: Lives, waits: Rows) -> Fold:
-    """Fold every loop of the program that folds; `waits` are the edges of each task."""
-    folder = _Folder(lives, waits)
+def fold(lives: Lives, waits: Rows, group: int = 1) -> Fold:
+    """Fold every loop of the program that folds; `waits` are the edges of each task.
+
+    With `group`, that many trips (or the most up to it that divide the innermost loop's trips) are taken as one: they get bytes
+    of their own where the packing keeps them apart, and so need not wait for each other.
+    """
+    folder = _Folder(lives, waits, group)
     if not folder.numbered_in_order:
         return unfolded(len(waits))
     loops = tuple(folder.loops_in(lives.program.body))
@@ -110,10 +114,19 @@ def _stand_in(loops: Sequence[FoldedLoop], stands_in: Ints, clones: Ints) -> Non
         table[KEPT_TRIPS:] = table[1]
 
 
+def innermost(fold: Fold) -> Iterator[FoldedLoop]:
+    """Folded loops of the template without folded loops inside, in order."""
+    level = list(fold.loops)
+    while level:
+        yield from (loop for loop in level if not loop.inner[0])
+        level = [inner for loop in level for inner in loop.inner[0]]
+
+
 @dataclass
 class _Folder:
     lives: Lives
     waits: Rows
+    group: int
     created: Ints = field(init=False)  # per task the number of locals created before it
     numbered_in_order: bool = field(init=False)
 
@@ -156,7 +169,11 @@ class _Folder:
             return None
         base = int(self.created[start])
         num_locals = (int(self.created[end]) - base) // len(trips)
-        return FoldedLoop(start, size, len(trips), base, num_locals, tuple(inner[:KEPT_TRIPS]))
+        if any(inner):
+            return FoldedLoop(start, size, len(trips), base, num_locals, tuple(inner[:KEPT_TRIPS]))
+        most = len(trips) // (KEPT_TRIPS + 1)
+        group = next(g for g in range(max(1, min(self.group, most)), 0, -1) if len(trips) % g == 0)
+        return FoldedLoop(start, group * size, len(trips) // group, base, group * num_locals, ((),) * KEPT_TRIPS)
 
     def _alike(self, start: int, size: int, num_trips: int) -> bool:
         """Whether all trips create and touch alike, and those from trip 1 on wait alike."""

@@ -18,6 +18,7 @@ from runner.program import Program, Span, Trips
 from runner.spec import BLOCK_ALIGN, round_up
 
 Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -1,51 +1,135 @@
-"""The minpeak strategy: the placement that needs the least heap.
+"""The minpeak strategy: the placement that needs the least heap, or the shortest run within a budget of bytes.
 
-With sharing, all tensors lie in one arena of the root scope, whose offsets are planned (`schedulers.arena`) and whose reuse is
-made safe by edges (`schedulers.sharing`). See docs/minpeak.md for why no placement over four rings needs fewer bytes than the
-best arena.
+With sharing, all tensors lie in arenas with planned offsets (`schedulers.arena`), whose reuse is made safe by edges
+(`schedulers.sharing`); without, in scopes (`schedulers.scoping`). docs/minpeak.md has the bounds and their proofs.
+
+Options (all optional):
+
+    objective      "total" (default), "worst" or "makespan"
+    budget_bytes   the shortest makespan whose safe total is at most this; implies objective "makespan"
+    share          False: no two tensors share bytes
+    reorder        True: also change the order of tasks within their dependencies
+    time_limit_s   when to stop looking for something better; the best so far is returned
+    timing         Schedule -> runner.timed.Timing, what makespan means; one duration for all tasks if missing
+    progress       called with a line of text and the best value whenever there is a better one
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import numpy as np
 
-from runner.program import Program, Span
-from runner.schedule import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask, Schedule, lower
+from runner.capacity import ring_loads, safe_heap
+from runner.errors import ConfigError
+from runner.program import Program
+from runner.ring_sizes import MIN_HEAP_BYTES, RingSizes
+from runner.schedule import NUM_RINGS, PlacedItem, Schedule, lower
 from runner.spec import BLOCK_ALIGN
-from schedulers.arena import Packing, Problem, pack
-from schedulers.fold import Fold, fold, kept_locals, template, unfold_offsets, unfolded
-from schedulers.lifetimes import Lives, Rows, lives_of
-from schedulers.sharing import predecessors, sharing_edges
+from runner.timed import Timing, timed, uniform_timing
+from schedulers.annotated import annotated
+from schedulers.arena_placement import level_arenas, one_arena, place_arenas, split_arena, without_manual
+from schedulers.auto import auto
+from schedulers.autoscope import autoscope
+from schedulers.boundaries import boundaries
+from schedulers.fold import Fold, fold, innermost, template, unfolded
+from schedulers.interval_cuts import cut_intervals
+from schedulers.lifetimes import Floats, Rows, lives_of
+from schedulers.manual import manual
+from schedulers.reorder import reordered
+from schedulers.scope_placement import place_scopes
+from schedulers.scoping import TOTAL, WIDTHS, WORST, Goal, Lifetimes, solve
+from schedulers.timeline import timeline
+from schedulers.unscoped import unscoped
 
 FOLD_FROM = 4_000
 """Programs with more tasks than this have their loops folded; smaller ones are solved in full."""
 
-MAX_DIRECT = 256
-"""More tasks than this in one scope are put into scopes of their own, which cost no bytes and let slots retire."""
+EXACT_UP_TO = 12
+"""Programs with at most this many tasks get the search for scopes that ends with a proof, if labels do not run out."""
+
+SEARCH_UP_TO = 40
+"""Programs with at most this many tasks get the same search with fewer labels; larger ones the one over intervals."""
+
+GROUPS = (1, 2, 4, 8, 16, 32, 64)
+"""How many trips of a loop get bytes of their own, where bytes are to be had."""
+
+SLACKS = (0.0, 0.25, 1.0)
+"""Shares of the makespan by which a tensor's time may be cut short when looking for bytes to reuse without waiting."""
+
+OBJECTIVES = ("total", "worst", "makespan")
+
+
+@dataclass(frozen=True)
+class Options:
+    """See the module docstring."""
+
+    objective: str = "total"
+    budget_bytes: int | None = None
+    share: bool = True
+    reorder: bool = False
+    time_limit_s: float = 30.0
+    timing: Callable[[Schedule], Timing] = lambda schedule: uniform_timing(0.5, 20.0)
+    progress: Callable[[str, float], None] = lambda text, value: None
+
+    @classmethod
+    def of(cls, given: Mapping[str, object]) -> Options:
+        """Options from a mapping that may hold other strategies' too; raises ConfigError."""
+        known = {name: value for name, value in given.items() if name in cls.__dataclass_fields__ and value is not None}
+        if known.get("budget_bytes") is not None:
+            known.setdefault("objective", "makespan")
+        found = cls(**cast(dict[str, Any], known))
+        if found.objective not in OBJECTIVES:
+            raise ConfigError(f"objective '{found.objective}': expected one of {', '.join(OBJECTIVES)}")
+        return found
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """`lower_bound_bytes` holds for every placement of this order; `proved_optimal` when no valid one has a smaller total."""
+    """What is proved about a plan. Sizes in bytes, of the safe capacities; makespans in microseconds.
 
-    total_bytes: int
-    lower_bound_bytes: int
+    `lower_bound` holds for every placement of this order under the objective (without sharing, if the plan is without); `bound`
+    says which bound it is: `peak_live`, or `search` for an exhaustive one. `proved_optimal`: the value is the bound, but for
+    the 1,024 bytes that each ring without blocks has.
+    """
+
+    objective: str
+    value: float
+    lower_bound: float
     bound: str
     proved_optimal: bool
+    total_bytes: int
+    peak_live_bytes: int
 
     @property
-    def gap_bytes(self) -> int:
-        return self.total_bytes - self.lower_bound_bytes
+    def gap(self) -> float:
+        return self.value - self.lower_bound
 
 
 @dataclass(frozen=True)
 class Plan:
+    """A schedule, its rings' safe capacities and its certificate; `found_by` names the way it was found."""
+
     schedule: Schedule
+    heap_bytes: tuple[int, ...]
     certificate: Certificate
+    found_by: str
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    name: str
+    schedule: Schedule
+    heap: tuple[int, ...]
+    bound: int = 0
+    """Bytes that the objective was proved to need, 0 if there is no such proof."""
+
+    @classmethod
+    def of(cls, name: str, schedule: Schedule, bound: int = 0) -> _Candidate:
+        return cls(name, schedule, tuple(safe_heap(load) for load in ring_loads(schedule)), bound * BLOCK_ALIGN)
 
 
 def minpeak(program: Program, options: Mapping[str, object]) -> Schedule:
@@ -54,81 +138,183 @@ def minpeak(program: Program, options: Mapping[str, object]) -> Schedule:
 
 
 def plan(program: Program, options: Mapping[str, object]) -> Plan:
-    """A placement of `program` with the least total heap, and what is proved about it."""
-    lives = lives_of(program)
-    waits = Rows.of([task.waits + task.after for task in program.tasks])
-    folded = fold(lives, waits) if len(program.tasks) > FOLD_FROM else unfolded(len(program.tasks))
-    packing = pack_arena(folded, lives)
-    schedule = lower(program, arena_placement(folded, lives, waits, packing), "minpeak")
-    total = packing.height * BLOCK_ALIGN
-    return Plan(schedule, Certificate(total, lives.peak_live_bytes, "peak_live", packing.optimal))
+    """The best placement found for `program`, and what is proved about it; raises ConfigError."""
+    return _Planner(reordered(program) if options.get("reorder") else program, Options.of(options)).plan()
 
 
-def pack_arena(folded: Fold, lives: Lives) -> Packing:
-    """Offsets of all locals in one arena."""
-    one = template(folded, lives)
-    packing = pack(Problem.free(one.first, one.end, one.size))
-    offsets = unfold_offsets(folded, one.tensors, packing.offsets, len(lives.locals))
-    return Packing(
-        offsets, packing.height, packing.height * BLOCK_ALIGN == lives.peak_live_bytes or (packing.optimal and not folded.loops)
-    )
+class _Planner:
+    def __init__(self, program: Program, options: Options) -> None:
+        self.program, self.options = program, options
+        self.deadline = time.monotonic() + options.time_limit_s
+        self.lives = lives_of(program)
+        self.waits = Rows.of([task.waits + task.after for task in program.tasks])
+        self.fold = self.folded(1)
 
+    def stop(self) -> bool:
+        return time.monotonic() > self.deadline
 
-def arena_placement(folded: Fold, lives: Lives, waits: Rows, packing: Packing) -> list[PlacedItem]:
-    """One arena in the root scope, every task in scopes that hold no bytes."""
-    extra = arena_waits(folded, lives, waits, packing)
-    items = scoped_items(lives.program.body, extra, 1)
-    if not len(lives.locals):
-        return items
-    arena = PlacedAlloc(
-        tuple(lives.locals.tolist()),
-        tuple((packing.offsets * BLOCK_ALIGN).tolist()),
-        packing.height * BLOCK_ALIGN,
-        "arena",
-    )
-    return [arena, *items]
+    def folded(self, group: int) -> Fold:
+        if len(self.program.tasks) <= FOLD_FROM:
+            return unfolded(len(self.program.tasks))
+        return fold(self.lives, self.waits, group)
 
+    def plan(self) -> Plan:
+        if self.options.objective == "makespan":
+            return self._shortest()
+        goal = TOTAL if self.options.objective == "total" else WORST
+        best: _Candidate | None = None
+        bound, bound_name = self._bound(goal), "peak_live"
+        for candidate in self._smallest(goal):
+            if candidate.bound > bound:
+                bound, bound_name = candidate.bound, "search"
+            if best is None or self._value(candidate, goal) < self._value(best, goal):
+                best = candidate
+                self.options.progress(best.name, self._value(best, goal))
+            if self._value(best, goal) <= bound + self._idle(best, goal):
+                break
+        assert best is not None
+        return self._finished(best, self._value(best, goal), bound, bound_name, self._idle(best, goal))
 
-def arena_waits(folded: Fold, lives: Lives, waits: Rows, packing: Packing) -> list[tuple[int, ...]]:
-    """Per task the tasks it must wait for because of shared bytes."""
-    touched = np.zeros(len(lives.locals), bool)
-    touched[lives.touches.values] = True
-    tensors = kept_locals(folded, len(lives.locals))
-    before = predecessors(tensors[touched[tensors]], lives.first, packing.offsets, lives.size)
-    sources, targets = sharing_edges(folded, waits, lives.touches, before)
-    found: list[tuple[int, ...]] = [()] * len(waits)
-    marks = [*np.flatnonzero(np.diff(targets, prepend=-1)).tolist(), len(targets)]
-    for low, high in pairwise(marks):
-        found[int(targets[low])] = tuple(sources[low:high].tolist())
-    return found
+    @staticmethod
+    def _idle(candidate: _Candidate, goal: Goal) -> int:
+        """Bytes of rings without blocks, which nothing can use less of."""
+        idle = sum(not load.num_blocks for load in ring_loads(candidate.schedule))
+        return idle * MIN_HEAP_BYTES if goal is TOTAL else 0
 
+    def _finished(self, best: _Candidate, value: float, bound: float, name: str, idle: int = 0) -> Plan:
+        peak = self.lives.peak_live_bytes
+        certificate = Certificate(self.options.objective, value, bound, name, value <= bound + idle, sum(best.heap), peak)
+        return Plan(replace(best.schedule, strategy="minpeak"), best.heap, certificate, best.name)
 
-def scoped_items(span: Span, extra: Sequence[Sequence[int]], depth: int) -> list[PlacedItem]:
-    """The items of a span; children with several tasks get a scope while rings are left, and so do long runs of tasks."""
-    items: list[PlacedItem] = []
-    for item in span.items:
-        if isinstance(item, int):
-            items.append(PlacedTask(item, tuple(extra[item])))
-        elif item.kind == "read":
-            assert item.trips is not None
-            items.append(PlacedRead(item.trips))
-        elif item.kind == "dynamic":
-            assert item.trips is not None
-            bodies = tuple(tuple(_wrap(trip, extra, depth)) for trip in item.items if isinstance(trip, Span))
-            items.append(PlacedLoop(item.trips, bodies))
+    @staticmethod
+    def _value(candidate: _Candidate, goal: Goal) -> int:
+        a, b, c, d = (size // BLOCK_ALIGN for size in candidate.heap)
+        return goal.value((a, b, c, d)) * BLOCK_ALIGN
+
+    def _bound(self, goal: Goal) -> int:
+        return goal.floor(self.lives.peak_live_bytes // BLOCK_ALIGN) * BLOCK_ALIGN
+
+    # --- fewest bytes -------------------------------------------------------------------------------------------------
+
+    def _smallest(self, goal: Goal) -> Iterator[_Candidate]:
+        """Candidates for an objective of bytes, the most promising first."""
+        if not self.options.share:
+            yield self._scoped(goal)
+        elif goal is WORST:
+            arenas = level_arenas(self.fold, self.lives)
+            items = place_arenas(self.fold, self.lives, self.waits, arenas)
+            yield _Candidate.of("arenas of one height", self._lower(items), arenas.bound)
         else:
-            items += _wrap(item, extra, depth)
-    return _chunk(items, span.path, depth)
+            yield self._smallest_arena()
+        yield from self._others()
 
+    def _smallest_arena(self) -> _Candidate:
+        """The lowest arena, with as many trips of loops side by side as fit without more bytes."""
+        best_fold, best = self.fold, one_arena(self.fold, self.lives)
+        if self.fold.loops:
+            times = self._times(self._lower(place_arenas(best_fold, self.lives, self.waits, best)))
+            for group in GROUPS:
+                grouped = self.folded(group)
+                arenas = one_arena(grouped, self.lives, self._loop_times(grouped, times))
+                if arenas.height > best.height:
+                    break
+                best_fold, best = grouped, arenas
+        elif self.lives.num_times <= SEARCH_UP_TO:
+            best = split_arena(best_fold, self.lives, best)
+        items = place_arenas(best_fold, self.lives, self.waits, best)
+        return _Candidate.of("arena", self._lower(items), best.bound)
 
-def _wrap(span: Span, extra: Sequence[Sequence[int]], depth: int) -> list[PlacedItem]:
-    inner = scoped_items(span, extra, depth + 1)
-    if len(inner) <= 1 or depth > 3:
-        return inner
-    return [PlacedScope(span.path, tuple(inner), mark=span.mark)]
+    def _scoped(self, goal: Goal) -> _Candidate:
+        lives = self.lives
+        marks, loops = boundaries(self.program.body, lives.num_times)
+        whole = Lifetimes(lives.first, np.maximum(lives.end, lives.scope_end), lives.size, lives.num_times)
+        if lives.num_times <= SEARCH_UP_TO:
+            width = WIDTHS[-1] if lives.num_times <= EXACT_UP_TO else WIDTHS[1]
+            found = solve(whole, marks, goal, bound=self._bound(goal) // BLOCK_ALIGN, max_width=width, stop=self.stop)
+        else:
+            found = cut_intervals(self.fold, template(self.fold, lives), lives, goal, self.stop)
+        return _Candidate.of("scopes", self._lower(place_scopes(lives, loops, found)), goal.value(found.need) * found.complete)
 
+    def _others(self) -> Iterator[_Candidate]:
+        """The other strategies, with and without batching: minpeak is never worse than any of them."""
+        program = without_manual(self.program)
+        for strategy in (annotated, unscoped, manual, auto, autoscope):
+            for batch in (False, True):
+                yield _Candidate.of(f"{strategy.__name__}", strategy(program, {"batch_allocs": batch}))
 
-def _chunk(items: list[PlacedItem], path: str, depth: int) -> list[PlacedItem]:
-    if len(items) <= MAX_DIRECT or depth > 3:
-        return items
-    return [PlacedScope(f"{path}.{k}", tuple(items[k : k + MAX_DIRECT])) for k in range(0, len(items), MAX_DIRECT)]
+    def _lower(self, items: list[PlacedItem]) -> Schedule:
+        return lower(self.program, items, "minpeak")
+
+    # --- shortest run -------------------------------------------------------------------------------------------------
+
+    def _shortest(self) -> Plan:
+        """Of all candidates within the budget, the one with the shortest timed run."""
+        budget = self.options.budget_bytes
+        best: tuple[float, _Candidate] | None = None
+        least: _Candidate | None = None
+        for candidate in self._fast():
+            if least is None or sum(candidate.heap) < sum(least.heap):
+                least = candidate
+            if budget is not None and sum(candidate.heap) > budget:
+                continue
+            makespan = self._makespan(candidate)
+            if best is None or makespan < best[0]:
+                best = (makespan, candidate)
+                self.options.progress(candidate.name, makespan)
+            if self.stop():
+                break
+        assert least is not None
+        if best is None:
+            raise ConfigError(
+                f"no placement was found within {budget:,} bytes: the smallest one takes {sum(least.heap):,}",
+                hint=f"peak live is {self.lives.peak_live_bytes:,} bytes; allow at least what the smallest one takes",
+            )
+        ideal = float(self.timeline.finish.max(initial=0.0))
+        return self._finished(best[1], best[0], min(ideal, best[0]), "earliest finish with memory for everything")
+
+    def _fast(self) -> Iterator[_Candidate]:
+        """Candidates for a short run: the smallest first, then those that give bytes away for less waiting."""
+        smallest = next(self._smallest(TOTAL))
+        self.timeline, times = self._timeline(smallest.schedule)
+        yield smallest
+        if self.options.share:
+            span = float(self.timeline.finish.max(initial=0.0))
+            for slack in SLACKS:
+                for group in reversed(GROUPS if self.fold.loops else (1,)):
+                    folded = self.folded(group)
+                    cut = (times[0], times[1] - slack * span)
+                    arenas = one_arena(folded, self.lives, cut)
+                    budget = self.options.budget_bytes
+                    if budget is not None and (arenas.height + NUM_RINGS - 1) * BLOCK_ALIGN > budget:
+                        continue
+                    items = place_arenas(folded, self.lives, self.waits, arenas)
+                    yield _Candidate.of(f"arena, {group} trips apart, slack {slack:g}", self._lower(items))
+                    break
+        yield from self._others()
+
+    def _makespan(self, candidate: _Candidate) -> float:
+        sizes = RingSizes().with_heap(candidate.heap)
+        replay = timed(candidate.schedule, sizes, self.options.timing(candidate.schedule))
+        return float("inf") if replay.makespan_us is None or replay.deadlock is not None else replay.makespan_us
+
+    def _times(self, schedule: Schedule) -> tuple[Floats, Floats]:
+        return self._timeline(schedule)[1]
+
+    def _timeline(self, schedule: Schedule):
+        """The unhindered timeline, and per local when it would begin and finish."""
+        timing = self.options.timing(schedule)
+        task_us = [0.0] * len(self.program.tasks)
+        for k, submission in enumerate(schedule.submissions):
+            if submission.task is not None and submission.core is not None:
+                task_us[submission.task] = timing.block_us(k)
+        found = timeline(self.lives, self.waits, task_us, timing.submit_us)
+        return found, found.spans(self.lives)
+
+    def _loop_times(self, folded: Fold, times: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
+        """`times` for the tensors of innermost loops, and for all others nothing that keeps them apart."""
+        begin = np.full(len(self.lives.locals), np.inf)
+        finish = np.full(len(self.lives.locals), -np.inf)
+        for loop in innermost(folded):
+            mine = slice(loop.base, loop.base + loop.num_locals)
+            begin[mine], finish[mine] = times[0][mine], times[1][mine]
+        return begin, finish

@@ -80,7 +80,7 @@ class Lifetimes:
     num_tasks: int
 
 
-WIDTHS = (16, 256, 4_096, 100_000)
+WIDTHS = (16, 128, 2_048, 30_000)
 """Labels that may be kept at a boundary, in rounds: each round starts from the best scoping of the one before."""
 
 

@@ -1,0 +1,206 @@
+"""Placements in which tensors share bytes: arenas with planned offsets, edges for their reuse, scopes that only let slots
+retire."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+
+from runner.program import Program, Span
+from runner.ring_heap import MAX_BLOCK_BYTES
+from runner.schedule import NUM_RINGS, PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask
+from runner.spec import BLOCK_ALIGN
+from schedulers.arena import Packing, Problem, pack, pack_bins
+from schedulers.fold import Fold, Template, kept_locals, template, unfold_offsets
+from schedulers.lifetimes import Floats, Lives, Rows
+from schedulers.sharing import predecessors, sharing_edges
+
+MAX_DIRECT = 256
+"""More items than this in one scope are put into scopes of their own, which cost no bytes and let slots retire."""
+
+MAX_OPEN = 4_000
+"""Programs with more tasks never run inside one open scope of the last ring, whose slots could not retire."""
+
+
+@dataclass(frozen=True)
+class Arenas:
+    """Offsets of all locals over one arena per ring: ring r's is `[edges[r], edges[r + 1])`, in units.
+
+    `bound` is what all arenas together need at least, as far as it was proved by search; 0 if it was not.
+    """
+
+    offsets: np.ndarray
+    edges: tuple[int, ...]
+    bound: int = 0
+
+    @property
+    def height(self) -> int:
+        return self.edges[-1]
+
+
+def one_arena(fold: Fold, lives: Lives, times: tuple[Floats, Floats] | None = None) -> Arenas:
+    """All locals in one arena; with `times` (begin and finish of each) only those share bytes that would not run at once
+    anyway."""
+    one = template(fold, lives)
+    problem = Problem.free(one.first, one.end, one.size)
+    if times is not None:
+        problem = replace(problem, begin=times[0][one.tensors], finish=times[1][one.tensors])
+    packing = pack(problem, rounds=60 if times is None else 2)
+    # Folding stretches some lives, so the height of a folded packing proves nothing.
+    bound = packing.height if packing.optimal and not fold.loops and times is None else 0
+    return Arenas(_unfold(fold, one, packing, lives), (0, packing.height), bound)
+
+
+def split_arena(fold: Fold, lives: Lives, arena: Arenas) -> Arenas:
+    """The same height over more rings, if it can be: every ring has 1,024 bytes anyway, which an arena there makes use of.
+
+    A ring of its own goes to a tensor, with others that live at other times, whenever the rest packs that much lower.
+    """
+    one = template(fold, lives)
+    rest, offsets, edges, top = np.arange(len(one.size)), np.zeros(len(one.size), np.int64), [arena.height], arena.height
+    while len(edges) < NUM_RINGS and (peeled := _peel(one, rest, top)) is not None:
+        mine, top = peeled
+        offsets[mine] = top
+        rest = np.setdiff1d(rest, mine)
+        edges.append(top)
+    packing = pack(Problem.free(one.first[rest], one.end[rest], one.size[rest]))
+    if packing.height > top:
+        return arena
+    offsets[rest] = packing.offsets
+    full = unfold_offsets(fold, one.tensors, offsets, len(lives.locals))
+    return replace(arena, offsets=full, edges=(0, *reversed(edges)))
+
+
+def _peel(one: Template, rest: np.ndarray, top: int) -> tuple[np.ndarray, int] | None:
+    """Tensors that share one place of a ring of their own, and the height that the others then need."""
+    for seed in rest[np.argsort(one.size[rest], kind="stable")].tolist():
+        size, mine = int(one.size[seed]), [seed]
+        for other in rest[np.argsort(-one.size[rest], kind="stable")].tolist():
+            if one.size[other] <= size and all(one.end[other] <= one.first[m] or one.end[m] <= one.first[other] for m in mine):
+                mine.append(other)
+        others = np.setdiff1d(rest, mine)
+        if not len(others):
+            continue
+        if pack(Problem.free(one.first[others], one.end[others], one.size[others]), target=top - size).height <= top - size:
+            return np.array(mine), top - size
+    return None
+
+
+def level_arenas(fold: Fold, lives: Lives) -> Arenas:
+    """All locals over arenas of the same height on as many rings as can stay open throughout."""
+    num_bins = NUM_RINGS if lives.num_times <= MAX_OPEN else NUM_RINGS - 1
+    one = template(fold, lives)
+    packing, height = pack_bins(Problem.free(one.first, one.end, one.size), num_bins)
+    bound = height if packing.optimal and not fold.loops and num_bins == NUM_RINGS else 0
+    return Arenas(_unfold(fold, one, packing, lives), tuple(height * k for k in range(num_bins + 1)), bound)
+
+
+def _unfold(fold: Fold, one: Template, packing: Packing, lives: Lives) -> np.ndarray:
+    return unfold_offsets(fold, one.tensors, packing.offsets, len(lives.locals))
+
+
+def place_arenas(fold: Fold, lives: Lives, waits: Rows, arenas: Arenas) -> list[PlacedItem]:
+    """The arenas in scopes nested one in the other, every task inside all of them."""
+    extra = arena_waits(fold, lives, waits, arenas.offsets)
+    ring_of = np.searchsorted(arenas.edges, arenas.offsets, side="right") - 1
+    rings = [np.flatnonzero(ring_of == ring) for ring in range(len(arenas.edges) - 1)]
+    while len(rings) > 1 and not len(rings[-1]):
+        rings.pop()
+    items = scoped_items(lives.program.body, extra, len(rings))
+    for ring in reversed(range(len(rings))):
+        mine = rings[ring]
+        if len(mine):
+            items = [*_allocs(lives, mine, arenas.offsets[mine] - arenas.edges[ring], f"arena{ring}"), *items]
+        if ring:
+            items = list[PlacedItem]([PlacedScope(f"ring{ring}", tuple(items))])
+    return items
+
+
+def _allocs(lives: Lives, mine: np.ndarray, offsets: np.ndarray, name: str) -> list[PlacedItem]:
+    """An alloc of the tensors `mine` at these offsets; several, cut where no tensor lies across, if a block may not be that
+    large."""
+    ends = offsets + lives.size[mine]
+    most = MAX_BLOCK_BYTES // BLOCK_ALIGN
+    found: list[PlacedItem] = []
+    low = 0
+    by_offset = np.argsort(offsets, kind="stable")
+    while len(by_offset):
+        reach = by_offset[ends[by_offset] <= low + most]
+        high = int(ends[reach].max())
+        if len(reach) < len(by_offset):
+            high = _clean_cut(offsets[by_offset], ends[by_offset], low, most)
+            reach = by_offset[ends[by_offset] <= high]
+        tensors = tuple(lives.locals[mine[reach]].tolist())
+        places = tuple(((offsets[reach] - low) * BLOCK_ALIGN).tolist())
+        found.append(PlacedAlloc(tensors, places, (high - low) * BLOCK_ALIGN, name))
+        by_offset = by_offset[ends[by_offset] > high]
+        low = int(offsets[by_offset].min()) if len(by_offset) else high
+    return found
+
+
+def _clean_cut(offsets: np.ndarray, ends: np.ndarray, low: int, most: int) -> int:
+    """The highest offset up to `low + most` that no tensor lies across; if there is none, a block has to be larger than
+    allowed."""
+    for high in sorted(set(ends[(ends > low) & (ends <= low + most)].tolist()), reverse=True):
+        if not ((offsets < high) & (ends > high)).any():
+            return high
+    return int(ends.max())
+
+
+def arena_waits(fold: Fold, lives: Lives, waits: Rows, offsets: np.ndarray) -> list[tuple[int, ...]]:
+    """Per task the tasks it must wait for because of shared bytes."""
+    touched = np.zeros(len(lives.locals), bool)
+    touched[lives.touches.values] = True
+    tensors = kept_locals(fold, len(lives.locals))
+    before = predecessors(tensors[touched[tensors]], lives.first, offsets, lives.size)
+    sources, targets = sharing_edges(fold, waits, lives.touches, before)
+    found: list[tuple[int, ...]] = [()] * len(waits)
+    marks = [*np.flatnonzero(np.diff(targets, prepend=-1)).tolist(), len(targets)]
+    for low, high in pairwise(marks):
+        found[int(targets[low])] = tuple(sources[low:high].tolist())
+    return found
+
+
+def scoped_items(span: Span, extra: Sequence[Sequence[int]], depth: int) -> list[PlacedItem]:
+    """The items of a span; children with several tasks get a scope while rings are left, and so do long runs of tasks."""
+    items: list[PlacedItem] = []
+    for item in span.items:
+        if isinstance(item, int):
+            items.append(PlacedTask(item, tuple(extra[item])))
+        elif item.kind == "read":
+            assert item.trips is not None
+            items.append(PlacedRead(item.trips))
+        elif item.kind == "dynamic":
+            assert item.trips is not None
+            bodies = tuple(tuple(_wrap(trip, extra, depth)) for trip in item.items if isinstance(trip, Span))
+            items.append(PlacedLoop(item.trips, bodies))
+        else:
+            items += _wrap(item, extra, depth)
+    return _chunk(items, span.path, depth)
+
+
+def _wrap(span: Span, extra: Sequence[Sequence[int]], depth: int) -> list[PlacedItem]:
+    if depth >= NUM_RINGS:
+        return scoped_items(span, extra, depth)
+    inner = scoped_items(span, extra, depth + 1)
+    return inner if len(inner) <= 1 else [PlacedScope(span.path, tuple(inner), mark=span.mark)]
+
+
+def _chunk(items: list[PlacedItem], path: str, depth: int) -> list[PlacedItem]:
+    if len(items) <= MAX_DIRECT or depth >= NUM_RINGS:
+        return items
+    runs = [items[k : k + MAX_DIRECT] for k in range(0, len(items), MAX_DIRECT)]
+    return [PlacedScope(f"{path}.{k}", tuple(run)) for k, run in enumerate(runs)]
+
+
+def without_manual(program: Program) -> Program:
+    """The program with every written scope automatic: the same bytes, and all edges."""
+
+    def walk(span: Span) -> Span:
+        items = tuple(walk(item) if isinstance(item, Span) else item for item in span.items)
+        return replace(span, items=items, mode="auto")
+
+    return replace(program, body=walk(program.body))
