@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +13,7 @@ import typer
 
 from runner import options
 from runner.commands_common import console, messages, print_json, registry, resolve, table
+from runner.commands_schedule_diff import print_difference
 from runner.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from runner.report import ScheduleReport
     from runner.ring_sizes import RingSizes
     from runner.schedule import Schedule
-    from runner.scope_stats import StatsFile
+    from runner.scope_stats import Parting, StatsFile
     from runner.timed import Timing
 
 MIB = 2**20
@@ -69,7 +70,13 @@ class TimedOptions:
 
 
 def schedule(
-    graph: options.GraphName,
+    graph: Annotated[
+        str, typer.Argument(metavar="GRAPH|diff", help="A graph file, or the name of a shipped graph (prefill_fwd); or 'diff'.")
+    ],
+    compared: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[A B]", help="After 'diff': two schedules, each GRAPH, GRAPH:STRATEGY or a file of --json."),
+    ] = None,
     config: options.Configs = [],  # noqa: B006
     sets: options.Sets = [],  # noqa: B006
     deploy: options.Deploy = None,
@@ -89,16 +96,31 @@ def schedule(
     scope_stats: Annotated[Path | None, typer.Option("--scope-stats", metavar="FILE", help="Write scope_stats.jsonl.")] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Plan a graph on the four rings: what it takes, what it needs at least, and whether it can deadlock."""
+    """Plan a graph on the four rings: what it takes, what it needs at least, and whether it can deadlock.
+
+    'schedule diff A B' compares two schedules ring by ring and scope by scope.
+    """
     from runner.capacity import ring_loads, safe_heap
     from runner.report import deadlock_error, make_report, report_json
     from runner.ring_sizes import RingSizes
+    from runner.schedule_diff import scope_rows
     from runner.scope_stats import write_scope_stats
     from runner.verify import check
 
     safe = ring_heap == "safe"
     sizes = RingSizes.resolve(None if safe else ring_heap, ring_window, ring_pool)
     timing_options = TimedOptions(submit_us, task_us, cores, profile)
+    if graph == "diff":
+        if compared is None or len(compared) != 2:
+            raise typer.BadParameter(f"'schedule diff' compares two schedules, got {len(compared or ())}")
+
+        def planned_of(named: str, strategy: str | None) -> Schedule:
+            return plan(named, config, sets, deploy, ep, strategy or scheduler, batch_allocs, routing, timing_options)[0]
+
+        print_difference(*compared, planned_of, as_json)
+        return
+    if compared:
+        raise typer.BadParameter(f"one graph is planned, got also '{compared[0]}'")
     with _collector_off():
         planned, timing = plan(graph, config, sets, deploy, ep, scheduler, batch_allocs, routing, timing_options)
         if safe:
@@ -116,7 +138,9 @@ def schedule(
     if scope_stats is not None:
         write_scope_stats(scope_stats, planned, sizes, replay.records, fatal=replay.deadlock is not None)
     if as_json:
-        print_json({"graph": planned.name, "scheduler": planned.strategy, "routing": routing} | report_json(report))
+        scopes = [asdict(row) for row in scope_rows(planned)]
+        head = {"graph": planned.name, "scheduler": planned.strategy, "routing": routing}
+        print_json(head | report_json(report) | {"scopes": scopes})
         if report.deadlock is not None:
             raise typer.Exit(1)
         return
@@ -343,34 +367,33 @@ def diff(
         planned, timing = plan(graph, config, sets, deploy, ep, scheduler, batch_allocs, routing, timing_options)
         sizes = RingSizes.from_lists(left.heap_max, left.window_max)
         right = stats_of_replay(replay_under(progress, planned, sizes, timing))
+        _print_diff(left, right, ("recorded", "predicted"), as_json)
     else:
         assert other is not None
-        right = read_scope_stats(other)
-    _print_diff(left, right, as_json)
+        _print_diff(left, read_scope_stats(other), ("left", "right"), as_json)
 
 
-def _print_diff(left: StatsFile, right: StatsFile, as_json: bool) -> None:
+def _print_diff(left: StatsFile, right: StatsFile, sides: tuple[str, str], as_json: bool) -> None:
     from runner.schedule import NUM_RINGS
     from runner.scope_stats import partings
 
     parted = partings(left, right)
     rings = [_ring_diff(ring, left, right) for ring in range(NUM_RINGS) if left.on_ring(ring) or right.on_ring(ring)]
     if as_json:
-        places = [
-            {"ring": p.ring, "scope": p.number, "left": p.left and p.left.site, "right": p.right and p.right.site} for p in parted
-        ]
-        scopes = {"left_scopes": _site_rows(left), "right_scopes": _site_rows(right)}
-        print_json({"left": left.name, "right": right.name, "rings": rings, "partings": places} | scopes)
+        names = {sides[0]: left.name, sides[1]: right.name}
+        places = [{"ring": p.ring, "scope": p.number} | dict(zip(sides, _sites(p), strict=True)) for p in parted]
+        scopes = {f"{sides[0]}_scopes": _site_rows(left), f"{sides[1]}_scopes": _site_rows(right)}
+        print_json(names | {"rings": rings, "partings": places} | scopes)
         return
-    print(f"left:  {left.name}\nright: {right.name}")
-    out = table("ring", "figure", "left>", "right>", "difference>")
+    print(f"{sides[0]}: {left.name}\n{sides[1]}: {right.name}")
+    out = table("ring", "figure", f"{sides[0]}>", f"{sides[1]}>", "difference>")
     for ring in rings:
         for figure in ("scopes", "high_water_bytes", "occupancy_bytes", "alloc_bytes"):
             a, b = ring[figure]
             shown = [f"{v:,}" if figure == "scopes" else f"{v / MIB:,.2f} MiB" for v in (a, b, b - a)]
             out.add_row(str(ring["ring"]), figure.removesuffix("_bytes"), *shown)
     console().print(out)
-    _print_scope_diff(left, right)
+    _print_scope_diff(left, right, sides)
     for p in parted:
         print(f"ring {p.ring} parts at scope {p.number}: {_closed_text(p.left)} against {_closed_text(p.right)}")
     if not parted:
@@ -384,7 +407,11 @@ def _ring_diff(ring: int, left: StatsFile, right: StatsFile) -> dict[str, Any]:
     return {"ring": ring, "scopes": [len(side) for side in sides]} | worst
 
 
-def _print_scope_diff(left: StatsFile, right: StatsFile) -> None:
+def _sites(parting: Parting) -> list[str | None]:
+    return [scope and scope.site for scope in (parting.left, parting.right)]
+
+
+def _print_scope_diff(left: StatsFile, right: StatsFile, sides: tuple[str, str]) -> None:
     """Per scope: those of the same ring that close in the same order stand beside each other, with their worst figures."""
     from itertools import zip_longest
 
@@ -397,7 +424,8 @@ def _print_scope_diff(left: StatsFile, right: StatsFile) -> None:
                 worst[0] + 1,
                 *(max(old, new or 0) for old, new in zip(worst[1:], sizes, strict=True)),
             ]
-    out = table("ring", "left scope", "right scope", "closed>", "high-water MiB>", "and>", "alloc MiB>", "and>")
+    titles = [f"{side} scope" for side in sides]
+    out = table("ring", *titles, "closed>", "high-water MiB>", "and>", "alloc MiB>", "and>")
     for (ring, a, b), (count, *sizes) in pairs.items():
         out.add_row(str(ring), a, b, f"{count:,}", *map(_mib, sizes))
     console().print(out)
