@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import random
+import re
+import shlex
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
+from runner.checkpoint_init import init_checkpoint
+from runner.cli import main
 from runner.config import load_config
 from runner.errors import RinggraphError
 from runner.recv_depth import check_fits, formula_depth, layer_depths, phase_depth, plot
@@ -77,3 +83,47 @@ def test_the_plot_is_a_picture(tmp_path):
     assert (tmp_path / "depth.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(RinggraphError, match="xyz"):
         plot([phase], tmp_path / "depth.xyz")
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def ringgraph(*arguments: object) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    assert ended.value.code in (0, None)
+
+
+def test_the_example_of_the_docs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    text = (DOCS / "expert-parallel.md").read_text()
+    (example,) = re.findall(r"^```console\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    (prompts,) = re.findall(r"^```json\n(\[\[.*?)^```", text, re.MULTILINE | re.DOTALL)
+    Path("prompts.json").write_text(prompts)
+    for command in example.split("$ ringgraph ")[1:]:
+        line, _, expected = command.partition("\n")
+        ringgraph(*shlex.split(line))
+        assert [found.rstrip() for found in capsys.readouterr().out.rstrip().splitlines()] == expected.splitlines()
+
+
+def test_recorded_routing_gives_the_same_depths_as_the_prompts(tmp_path, capsys):
+    folder = init_checkpoint(load_config(["tiny"]), tmp_path / "model", seed=1)
+    (tmp_path / "prompts.json").write_text(json.dumps([[5] * 40, [5] * 40, [7, 8, 9], [1, 2]]))
+    given = ("--checkpoint", folder, "--prompts", tmp_path / "prompts.json", "--max-new-tokens", 3)
+    ringgraph("generate", *given, "--record-routing", tmp_path / "routing.jsonl")
+    capsys.readouterr()
+    for ep in (1, 2):
+        ringgraph("recv-depth", *given, "--ep", ep, "--json")
+        from_prompts = json.loads(capsys.readouterr().out)
+        ringgraph("recv-depth", "--routing", tmp_path / "routing.jsonl", "--config", folder / "config.json", "--ep", ep, "--json")
+        assert json.loads(capsys.readouterr().out) == from_prompts
+        prefill, decode = from_prompts["phases"]
+        assert (prefill["phase"], prefill["ranks"], prefill["tokens"]) == ("prefill", ep, 128)
+        assert (decode["phase"], decode["ranks"], decode["tokens"]) == ("decode", ep, 8)
+        assert [max(layer["rows"]) for layer in prefill["layers"][:2]] == [40 * ep] * 2  # one token over and over: hashed alike
+        row_bytes = 64 * 4 * 2 + 12  # x and y in f32, and three notes
+        assert prefill["bytes"]["ragged"] == 128 * ep * 3 * row_bytes
+        assert prefill["bytes"]["padded"] == 16 // ep * prefill["least_depth"] * row_bytes
