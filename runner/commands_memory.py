@@ -117,7 +117,7 @@ def schedule(
         def planned_of(named: str, strategy: str | None) -> Schedule:
             return plan(named, config, sets, deploy, ep, strategy or scheduler, batch_allocs, routing, timing_options)[0]
 
-        print_difference(*compared, planned_of, as_json)
+        print_difference(compared[0], compared[1], planned_of, as_json)
         return
     if compared:
         raise typer.BadParameter(f"one graph is planned, got also '{compared[0]}'")
