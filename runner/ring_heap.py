@@ -333,6 +333,10 @@ class RingHeap:
         edges = sum(1 for wait in waits if not consumed[wait])
         return PoolNeed(edges if pending else 0, pending, max(0, edges - INLINE_EDGES))
 
+    def leave_out(self, first: int, end: int) -> None:
+        """Submissions `first` to `end - 1` will not come (trips that do not run): nobody waits for them."""
+        self.completed[first:end] = self._consumed[first:end] = b"\1" * (end - first)
+
     def complete(self, submission: int) -> None:
         """Note that a submitted task has completed: blocks that nothing needs any more are reclaimed, oldest first."""
         if self.completed[submission]:

@@ -127,6 +127,20 @@ def test_completing_twice_changes_nothing():
     assert heap.rings[0].live == 0
 
 
+def test_submissions_that_are_left_out_hold_nothing_and_take_no_pool_entries():
+    heap = RingHeap(_schedule(("task", 1, ()), ("task", 1, (0,)), ("task", 1, (1,))), _sizes(16, pool=4))
+    heap.begin(0)
+    heap.try_submit(0)
+    heap.leave_out(1, 2)
+    assert list(heap.completed) == [0, 1, 0]
+    heap.try_submit(2)
+    assert heap.rings[0].pool_head == 0
+    heap.complete(0)
+    heap.complete(2)
+    heap.end(0)
+    assert heap.rings[0].live == 0
+
+
 # --- deadlock, rule 7 -------------------------------------------------------------------------------------------------
 
 
