@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from runner.errors import Diagnostic, GraphError, Mark, did_you_mean
@@ -20,7 +20,7 @@ from runner.frames import Context, Frame, View
 from runner.graph import Alloc, For, Graph, Item, Op, Scope, Switch, Text, Use
 from runner.loader import GraphLibrary, with_source_lines
 from runner.node_ops import NodeOp, OpCompiler, closed_in
-from runner.notation import parse_type
+from runner.notation import RegionRef, parse_type
 from runner.program import Program, Region, Span, Task, Trips
 from runner.ranges import DynamicRange
 from runner.registry import OpRegistry
@@ -100,6 +100,27 @@ def _order(problem: Diagnostic) -> tuple[Mark, str]:
     return problem.mark or Mark("", 0, 0), problem.code
 
 
+@dataclass(slots=True)
+class _Making:
+    """A task under construction. `specs` are those of all operands in the order of `NodeOp.names`, None for unusable ones."""
+
+    index: int
+    regions: dict[str, Region] = field(default_factory=dict)
+    specs: list[TensorSpec | None] = field(default_factory=list)
+    reads: list[int] = field(default_factory=list)
+    writes: list[int] = field(default_factory=list)
+    creates: list[int] = field(default_factory=list)
+    uses: list[int] = field(default_factory=list)
+    waits: set[int] = field(default_factory=set)
+
+    def note(self, tensor: int, touched: list[int], is_local: bool) -> None:
+        """The task reads or writes a tensor that it did not create."""
+        if tensor not in touched:
+            touched.append(tensor)
+        if is_local and tensor not in self.uses:
+            self.uses.append(tensor)
+
+
 class _Expander(Expansion):
     """Walks the items of a graph."""
 
@@ -163,31 +184,31 @@ class _Expander(Expansion):
     def op(self, item: Op, frame: Frame, context: Context) -> int:
         """One task."""
         node = self.ops.compiled(item, context)
-        task = len(self.tasks)
-        waits: set[int] = set()
-        operands, reads, writes, creates, uses, specs = self.operands(node, frame, context, task, waits)
-        call = self.ops.call(node, specs, context)
+        index = len(self.tasks)
+        made = _Making(index)
+        self.operands(made, node, frame, context)
+        call = self.ops.call(node, made.specs, context)
         if call.workspace:
-            creates += [self.tensor(name, spec, item.mark, task).tensor for name, spec in call.workspace]
+            made.creates += [self.tensor(name, spec, item.mark, index).tensor for name, spec in call.workspace]
         if node.param_attrs:
-            self.record_attrs(node, task, context)
+            self.record_attrs(node, index, context)
         after = self.after(item.after, frame, context) if item.after else ()
         if context.wants(item.id):
-            frame.ids[item.id] = [task]
-        waits.discard(task)
+            frame.ids[item.id] = [index]
+        made.waits.discard(index)
         self.tasks.append(
             Task(
-                task,
+                index,
                 frame.prefix + item.id,
                 item.op.value,
                 call.core,
-                operands,
+                made.regions,
                 call.attrs,
-                tuple(creates),
-                tuple(uses),
-                tuple(reads),
-                tuple(writes),
-                tuple(sorted(waits)),
+                tuple(made.creates),
+                tuple(made.uses),
+                tuple(made.reads),
+                tuple(made.writes),
+                tuple(sorted(made.waits)),
                 after,
                 call.num_blocks,
                 item.mark,
@@ -195,51 +216,38 @@ class _Expander(Expansion):
                 item.device,
             )
         )
-        return task
+        return index
 
-    def operands(self, node: NodeOp, frame: Frame, context: Context, task: int, waits: set[int]):
-        """Regions of all operands, tensors read, written, created and used, and the operands' specs; fills `waits`."""
-        operands: dict[str, Region] = {}
-        specs: list[TensorSpec | None] = []
-        reads: list[int] = []
-        writes: list[int] = []
-        creates: list[int] = []
-        uses: list[int] = []
+    def operands(self, made: _Making, node: NodeOp, frame: Frame, context: Context) -> None:
+        """Fills in what a task reads, writes and creates, and whom it follows for that."""
         for name, ref in node.inputs:
             view = self.ops.view(ref, frame, context)
-            specs.append(view.spec if view else None)
+            made.specs.append(view.spec if view else None)
             if view is not None:
-                operands[name] = view.region
-                if not self.read(view, waits, task):
-                    self.note_unwritten(view, ref.text.mark, frame.prefix + node.item.id)
-                self.note(view.tensor, reads, uses)
+                made.regions[name] = view.region
+                self.read_operand(made, view, ref, node, frame)
         for name, ref, is_inout in node.targets:
             view = self.ops.view(ref, frame, context)
-            specs.append(view.spec if view else None)
+            made.specs.append(view.spec if view else None)
             if view is not None:
-                operands[name] = view.region
+                made.regions[name] = view.region
                 if is_inout:
-                    if not self.read(view, waits, task):
-                        self.note_unwritten(view, ref.text.mark, frame.prefix + node.item.id)
-                    self.note(view.tensor, reads, uses)
-                self.note(view.tensor, writes, uses)
-                self.write(view, task, waits)
-        for name, made, kind in node.created:
+                    self.read_operand(made, view, ref, node, frame)
+                made.note(view.tensor, made.writes, self.local[view.tensor])
+                self.write(view, made.index, made.waits)
+        for name, declared, kind in node.created:
             spec = self.spec(kind, context)
-            specs.append(spec)
+            made.specs.append(spec)
             if spec is not None:
-                view = self.tensor(made.name, spec, made.mark, task)
-                frame.names[made.name] = view
-                operands[name] = view.region
-                creates.append(view.tensor)
-                writes.append(view.tensor)
-        return operands, reads, writes, creates, uses, specs
+                view = frame.names[declared.name] = self.tensor(declared.name, spec, declared.mark, made.index)
+                made.regions[name] = view.region
+                made.creates.append(view.tensor)
+                made.writes.append(view.tensor)
 
-    def note(self, tensor: int, touched: list[int], uses: list[int]) -> None:
-        if tensor not in touched:
-            touched.append(tensor)
-        if self.local[tensor] and tensor not in uses:
-            uses.append(tensor)
+    def read_operand(self, made: _Making, view: View, ref: RegionRef, node: NodeOp, frame: Frame) -> None:
+        if not self.read(view, made.waits, made.index):
+            self.note_unwritten(view, ref.text.mark, frame.prefix + node.item.id)
+        made.note(view.tensor, made.reads, self.local[view.tensor])
 
     def record_attrs(self, node: NodeOp, task: int, context: Context) -> None:
         """Attrs that depend on params may differ in a copy; what the op's rules make of them could not be copied."""

@@ -584,6 +584,11 @@ body:
     assert [item.after for item in program.tasks] == [(), (0,), (), (2,), (2, 3), (), (5,), (5, 6), ()]
 
 
+def test_after_itself_means_the_trip_before(tmp_path):
+    text = 'body:\n  - for: k\n    range: 3\n    body: [{op: make, id: a, out: {y: "f32[1]"}, after: [a]}]\n'
+    assert [item.after for item in program_of(text, tmp_path).tasks] == [(), (0,), (1,)]
+
+
 # --- what is refused ---
 
 
