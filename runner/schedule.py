@@ -1,8 +1,8 @@
 """What a scheduler decides: the order of submissions, the scopes around them, and what lies in which block.
 
 A strategy returns a *placement*, a tree of `PlacedScope`, `PlacedAlloc`, `PlacedTask`, `PlacedRead` and `PlacedLoop`
-items over the tasks of a `Program`; `lower` turns it into a flat `Schedule` with every edge resolved. All that replays, verifies or
-executes works on a `Schedule` and needs no `Program`: recorded and traced programs are made into one directly.
+items over the tasks of a `Program`; `lower` turns it into a flat `Schedule` with every edge resolved. All that replays,
+verifies or executes works on a `Schedule` and needs no `Program`: recorded and traced programs are made into one directly.
 """
 
 from __future__ import annotations

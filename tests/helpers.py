@@ -1,4 +1,4 @@
-"""Runs an expanded program task by task, in submission order, on memory of its own: for tests that need no schedule and no executor."""
+"""Runs an expanded program task by task, in submission order, on memory of its own, without schedule or executor."""
 
 from __future__ import annotations
 
