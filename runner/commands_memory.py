@@ -14,9 +14,11 @@ import typer
 from runner import options
 from runner.commands_common import console, messages, print_json, registry, resolve, table
 from runner.commands_schedule_diff import print_difference
+from runner.commands_write import write_scopes
 from runner.errors import ConfigError
 
 if TYPE_CHECKING:
+    from runner.loader import GraphLibrary
     from runner.progress import Replay
     from runner.report import ScheduleReport
     from runner.ring_sizes import RingSizes
@@ -94,6 +96,7 @@ def schedule(
     profile: Profile = None,
     allow_missing_edges: AllowMissing = False,
     scope_stats: Annotated[Path | None, typer.Option("--scope-stats", metavar="FILE", help="Write scope_stats.jsonl.")] = None,
+    write: Annotated[bool, typer.Option("--write", help="Put the strategy's scopes into the graph's files.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """Plan a graph on the four rings: what it takes, what it needs at least, and whether it can deadlock.
@@ -135,6 +138,12 @@ def schedule(
         if replay.deadlock is None:
             timed_replay = replay if progress == "timed" else replay_under("timed", planned, sizes, timing)
         report = make_report(replay, timed_replay)
+    if write:
+
+        def annotated(library: GraphLibrary) -> Schedule:
+            return plan(graph, config, sets, deploy, ep, "annotated", False, routing, timing_options, library)[0]
+
+        write_scopes(planned, annotated)
     if scope_stats is not None:
         write_scope_stats(scope_stats, planned, sizes, replay.records, fatal=replay.deadlock is not None)
     if as_json:
@@ -178,6 +187,7 @@ def plan(
     batch_allocs: bool,
     routing: str,
     timing: TimedOptions,
+    library: GraphLibrary | None = None,
 ) -> tuple[Schedule, Callable[[], Timing]]:
     """The schedule of a graph, and the timing to replay it with (made when it is needed)."""
     from runner.expand import expand
@@ -187,7 +197,7 @@ def plan(
 
     strategy = get_scheduler(scheduler)
     resolved = resolve(config, sets, deploy, ep, graph)
-    library = GraphLibrary()
+    library = library or GraphLibrary()
     trips = routing_source(routing, resolved.values, resolved.deploy)
     program = expand(library.load(find_graph(graph)), resolved, registry(), library=library, trips=trips)
     planned = strategy(program, {"batch_allocs": batch_allocs})

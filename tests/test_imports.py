@@ -76,4 +76,4 @@ def test_the_verifier_is_independent():
 
 def test_few_modules_read_yaml():
     users = {m for m in SOURCES if any(n.split(".")[0] in ("yaml", "ruamel") for n in _imports(SOURCES[m]))}
-    assert users <= {"runner.yaml_source", "runner.config_layers", "runner.writeback"}
+    assert users <= {"runner.yaml_source", "runner.config_layers", "runner.writeback_text"}

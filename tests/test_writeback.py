@@ -1,0 +1,146 @@
+"""`ringgraph schedule --write`: the files say what the strategy placed, and nothing else in them changes."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from runner.cli import main
+from runner.loader import shipped_graphs
+
+SMALL = ("--config", "tiny", "--set", "num_hidden_layers=3")
+FIGURES = ("safe_bytes", "robust_bytes", "least_bytes", "num_blocks", "num_tasks", "high_water_bytes", "peak_slots")
+
+NESTED = """\
+# a file of somebody else
+graph: nested
+inputs: {x: "f32[4, 256]"}
+weights: {w: "f32[256]"}
+outputs: {z: "f32[4, 256]"}
+body:
+  - alloc: {y: "f32[4, 256]"}     # stays
+  - scope: outer   # why it is there
+    body:
+      # about the inner one
+      - scope: inner   # of the first row
+        mode: auto
+        body:
+          - op: rms_norm
+            in: {x: x, w: w}
+            out: {y: "a: f32[4, 256]"}
+
+          # and into y
+          - op: rms_norm
+            in: {x: a, w: w}
+            out: {y: y}
+      - op: rms_norm
+        in: {x: y, w: w}
+        out: {y: z}
+"""
+
+
+@pytest.fixture
+def call(capsys):
+    def run(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return ended.value.code or 0, out, err
+
+    return run
+
+
+@pytest.fixture
+def shipped(tmp_path):
+    for path in shipped_graphs().values():
+        shutil.copy(path, tmp_path)
+    return tmp_path
+
+
+def texts(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def rings(call, path: Path, scheduler: str, *options):
+    code, out, err = call("schedule", path, *SMALL, "--scheduler", scheduler, "--json", *options)
+    assert code == 0, err
+    return [[ring[name] for name in FIGURES] for ring in json.loads(out)["rings"]]
+
+
+@pytest.mark.parametrize(
+    ("graph", "scheduler"), [("moe", "autoscope"), ("o_proj_decode", "autoscope"), ("decode_fwd", "unscoped")]
+)
+def test_a_reloaded_graph_has_the_strategys_figures_and_writing_again_changes_nothing(call, shipped, graph, scheduler):
+    path = shipped / f"{graph}.yaml"
+    before = texts(shipped)
+    wanted = rings(call, path, scheduler, "--write")
+    after = texts(shipped)
+    assert after != before
+    assert rings(call, path, "annotated") == wanted
+    rings(call, path, scheduler, "--write")
+    assert texts(shipped) == after
+    code, _, err = call("lint", path, *SMALL)
+    assert code == 0, err
+
+
+def test_nothing_but_scopes_and_indentation_is_added(call, shipped):
+    path = shipped / "moe.yaml"
+    old = path.read_text()
+    rings(call, path, "autoscope", "--write")
+    left = [line.strip() for line in old.splitlines()]
+    added = []
+    for line in path.read_text().splitlines():
+        if left and line.strip() == left[0]:
+            left.pop(0)
+        else:
+            added.append(line.strip())
+    assert not left
+    assert added and all(line == "body:" or line.startswith("- scope: ") for line in added)
+    assert sum(line == "body:" for line in added) == len(added) // 2
+
+
+def test_a_scope_is_taken_out_with_its_comments_kept(call, tmp_path):
+    path = tmp_path / "nested.yaml"
+    path.write_text(NESTED)
+    wanted = rings(call, path, "unscoped", "--write")
+    expected = NESTED.replace(
+        "      - scope: inner   # of the first row\n        mode: auto\n        body:\n", "      # of the first row\n"
+    )
+    head, first, inner = expected.partition("          - op: rms_norm\n")
+    inner, last, tail = inner.partition("      - op: rms_norm\n        in: {x: y")
+    dedented = "".join(line[4:] if line.strip() else line for line in (first + inner).splitlines(keepends=True))
+    assert path.read_text() == head + dedented + last + tail
+    assert rings(call, path, "annotated") == wanted
+
+
+def test_a_changed_mode_is_one_line(call, tmp_path):
+    path = tmp_path / "nested.yaml"
+    manual = NESTED.replace("mode: auto", "mode: manual").replace(
+        "            in: {x: a", "            after: [rms_norm]\n            in: {x: a"
+    )
+    path.write_text(manual)
+    wanted = rings(call, path, "auto", "--write")
+    assert path.read_text() == manual.replace("        mode: manual\n", "")
+    assert rings(call, path, "annotated") == wanted
+
+
+def test_line_ends_and_permissions_are_kept(call, tmp_path):
+    path = tmp_path / "nested.yaml"
+    path.write_bytes(NESTED.replace("\n", "\r\n").encode())
+    path.chmod(0o640)
+    rings(call, path, "unscoped", "--write")
+    data = path.read_bytes()
+    assert b"inner one" in data and b"scope: inner" not in data
+    assert data.count(b"\n") == data.count(b"\r\n")
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert [p.name for p in tmp_path.iterdir()] == ["nested.yaml"]
+
+
+@pytest.mark.parametrize("scheduler", ["minpeak", "autoscope"])
+def test_what_files_cannot_say_is_refused_and_no_file_changes(call, shipped, scheduler):
+    before = texts(shipped)
+    code, _, err = call("schedule", shipped / "decode_fwd.yaml", *SMALL, "--scheduler", scheduler, "--write")
+    assert code == 1 and "cannot be written as scopes" in err and "tensor '" in err and ".yaml:" in err
+    assert texts(shipped) == before
