@@ -15,7 +15,7 @@ from runner.schedule import NUM_RINGS, PlacedAlloc, PlacedItem, PlacedLoop, Plac
 from runner.spec import BLOCK_ALIGN
 from schedulers.arena import Packing, Problem, pack, pack_bins
 from schedulers.fold import Fold, Template, kept_locals, template, unfold_offsets
-from schedulers.lifetimes import Floats, Lives, Rows
+from schedulers.lifetimes import Floats, Lives, Rows, last_task
 from schedulers.sharing import predecessors, sharing_edges
 
 MAX_DIRECT = 256
@@ -165,35 +165,92 @@ def arena_waits(fold: Fold, lives: Lives, waits: Rows, offsets: np.ndarray) -> l
 
 
 def scoped_items(span: Span, extra: Sequence[Sequence[int]], depth: int) -> list[PlacedItem]:
-    """The items of a span; children with several tasks get a scope while rings are left, and so do long runs of tasks."""
-    items: list[PlacedItem] = []
+    """The items of a span inside a scope of `depth - 1`; trips of long loops get scopes, while rings are left, and so do long
+    runs.
+
+    Such scopes hold no bytes: they let slots and pool entries retire. Inner loops, which have the most trips, go first where
+    there are not enough rings for all.
+    """
+    wrapped: set[int] = set()
+    _choose(span, depth, wrapped)
+    return _Scoped(extra, wrapped).items(span, depth)
+
+
+def _choose(span: Span, depth: int, wrapped: set[int]) -> int:
+    """Note which trips get a scope (by `id`); returns how many levels of such scopes lie inside the span."""
+    most = 0
     for item in span.items:
-        if isinstance(item, int):
-            items.append(PlacedTask(item, tuple(extra[item])))
-        elif item.kind == "read":
-            assert item.trips is not None
-            items.append(PlacedRead(item.trips))
-        elif item.kind == "dynamic":
-            assert item.trips is not None
-            bodies = tuple(tuple(_wrap(trip, extra, depth)) for trip in item.items if isinstance(trip, Span))
-            items.append(PlacedLoop(item.trips, bodies))
-        else:
-            items += _wrap(item, extra, depth)
-    return _chunk(items, span.path, depth)
+        if isinstance(item, int) or item.kind == "read":
+            continue
+        long = item.kind in ("for", "dynamic") and _num_tasks(item) > MAX_DIRECT
+        inside = _choose(item, depth + long, wrapped)
+        if long and inside + depth < NUM_RINGS:
+            wrapped |= {id(trip) for trip in item.items if isinstance(trip, Span)}
+            inside += 1
+        most = max(most, inside)
+    return most
 
 
-def _wrap(span: Span, extra: Sequence[Sequence[int]], depth: int) -> list[PlacedItem]:
-    if depth >= NUM_RINGS:
-        return scoped_items(span, extra, depth)
-    inner = scoped_items(span, extra, depth + 1)
-    return inner if len(inner) <= 1 else [PlacedScope(span.path, tuple(inner), mark=span.mark)]
+def _num_tasks(span: Span) -> int:
+    first = next(span.tasks(), None)
+    return 0 if first is None else last_task(span) + 1 - first
+
+
+@dataclass(frozen=True)
+class _Scoped:
+    extra: Sequence[Sequence[int]]
+    wrapped: set[int]
+
+    def items(self, span: Span, depth: int) -> list[PlacedItem]:
+        items: list[PlacedItem] = []
+        self._fill(span, depth, items)
+        return _chunk(items, span.path, depth)
+
+    def _fill(self, span: Span, depth: int, items: list[PlacedItem]) -> None:
+        extra = self.extra
+        for item in span.items:
+            if isinstance(item, int):
+                items.append(PlacedTask(item, tuple(extra[item])))
+            elif item.kind == "read":
+                assert item.trips is not None
+                items.append(PlacedRead(item.trips))
+            elif item.kind == "dynamic":
+                assert item.trips is not None
+                bodies = tuple(tuple(self._trip(trip, depth)) for trip in item.items if isinstance(trip, Span))
+                items.append(PlacedLoop(item.trips, bodies))
+            elif id(item) in self.wrapped:
+                items += self._trip(item, depth)
+            else:
+                self._fill(item, depth, items)
+
+    def _trip(self, trip: Span, depth: int) -> list[PlacedItem]:
+        if id(trip) in self.wrapped:
+            return [PlacedScope(trip.path, tuple(self.items(trip, depth + 1)), mark=trip.mark)]
+        items: list[PlacedItem] = []
+        self._fill(trip, depth, items)
+        return items
 
 
 def _chunk(items: list[PlacedItem], path: str, depth: int) -> list[PlacedItem]:
-    if len(items) <= MAX_DIRECT or depth >= NUM_RINGS:
+    """Scopes around runs of bare tasks, where there are many."""
+    if sum(isinstance(item, PlacedTask) for item in items) <= MAX_DIRECT or depth >= NUM_RINGS:
         return items
-    runs = [items[k : k + MAX_DIRECT] for k in range(0, len(items), MAX_DIRECT)]
-    return [PlacedScope(f"{path}.{k}", tuple(run)) for k, run in enumerate(runs)]
+    found: list[PlacedItem] = []
+    run: list[PlacedItem] = []
+
+    def close() -> None:
+        if run:
+            found.append(PlacedScope(f"{path}.{len(found)}", tuple(run)))
+            run.clear()
+
+    for item in items:
+        if isinstance(item, PlacedTask | PlacedRead) and len(run) < MAX_DIRECT:
+            run.append(item)
+            continue
+        close()
+        (run if isinstance(item, PlacedTask | PlacedRead) else found).append(item)
+    close()
+    return found
 
 
 def without_manual(program: Program) -> Program:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -27,7 +27,8 @@ MIN_SAVED = 16
 class FoldedLoop:
     """A loop of `num_trips` trips with `num_tasks` tasks and `num_locals` local tensors each.
 
-    `start` is its first task, `base` its first local; `inner` lists the folded loops of each kept trip.
+    `start` is its first task, `base` its first local; `inner` lists the folded loops of each kept trip. `num_grouped` trips of
+    the program make one trip here (see `regroup`).
     """
 
     start: int
@@ -36,6 +37,7 @@ class FoldedLoop:
     base: int
     num_locals: int
     inner: tuple[tuple[FoldedLoop, ...], ...]
+    num_grouped: int = 1
 
     @property
     def end(self) -> int:
@@ -84,19 +86,40 @@ class Fold:
         return found
 
 
-def fold(lives: Lives, waits: Rows, group: int = 1) -> Fold:
-    """Fold every loop of the program that folds; `waits` are the edges of each task.
-
-    With `group`, that many trips (or the most up to it that divide the innermost loop's trips) are taken as one: they get bytes
-    of their own where the packing keeps them apart, and so need not wait for each other.
-    """
-    folder = _Folder(lives, waits, group)
+def fold(lives: Lives, waits: Rows) -> Fold:
+    """Fold every loop of the program that folds; `waits` are the edges of each task."""
+    folder = _Folder(lives, waits)
     if not folder.numbered_in_order:
         return unfolded(len(waits))
-    loops = tuple(folder.loops_in(lives.program.body))
-    stands_in, clones = np.arange(len(waits)), np.ones(len(waits), np.int64)
+    return _folded(tuple(folder.loops_in(lives.program.body)), len(waits))
+
+
+def _folded(loops: tuple[FoldedLoop, ...], num_tasks: int) -> Fold:
+    stands_in, clones = np.arange(num_tasks), np.ones(num_tasks, np.int64)
     _stand_in(loops, stands_in, clones)
     return Fold(loops, np.unique(stands_in), stands_in, clones)
+
+
+def regroup(fold: Fold, group: int) -> Fold:
+    """The fold in which `group` trips of each innermost loop count as one (or the most up to it that divide the loop's trips).
+
+    Trips of one group may get bytes of their own, and then need not wait for each other.
+    """
+
+    def grouped(loop: FoldedLoop) -> FoldedLoop:
+        if any(loop.inner):
+            return replace(loop, inner=tuple(tuple(map(grouped, inner)) for inner in loop.inner))
+        most = max(1, min(group, loop.num_trips // (KEPT_TRIPS + 1)))
+        by = next(g for g in range(most, 0, -1) if loop.num_trips % g == 0)
+        return replace(
+            loop,
+            num_tasks=by * loop.num_tasks,
+            num_trips=loop.num_trips // by,
+            num_locals=by * loop.num_locals,
+            num_grouped=by,
+        )
+
+    return _folded(tuple(map(grouped, fold.loops)), len(fold.stands_in))
 
 
 def unfolded(num_tasks: int) -> Fold:
@@ -126,7 +149,6 @@ def innermost(fold: Fold) -> Iterator[FoldedLoop]:
 class _Folder:
     lives: Lives
     waits: Rows
-    group: int
     created: Ints = field(init=False)  # per task the number of locals created before it
     numbered_in_order: bool = field(init=False)
 
@@ -169,11 +191,7 @@ class _Folder:
             return None
         base = int(self.created[start])
         num_locals = (int(self.created[end]) - base) // len(trips)
-        if any(inner):
-            return FoldedLoop(start, size, len(trips), base, num_locals, tuple(inner[:KEPT_TRIPS]))
-        most = len(trips) // (KEPT_TRIPS + 1)
-        group = next(g for g in range(max(1, min(self.group, most)), 0, -1) if len(trips) % g == 0)
-        return FoldedLoop(start, group * size, len(trips) // group, base, group * num_locals, ((),) * KEPT_TRIPS)
+        return FoldedLoop(start, size, len(trips), base, num_locals, tuple(inner[:KEPT_TRIPS]))
 
     def _alike(self, start: int, size: int, num_trips: int) -> bool:
         """Whether all trips create and touch alike, and those from trip 1 on wait alike."""

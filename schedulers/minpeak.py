@@ -35,7 +35,7 @@ from schedulers.arena_placement import level_arenas, one_arena, place_arenas, sp
 from schedulers.auto import auto
 from schedulers.autoscope import autoscope
 from schedulers.boundaries import boundaries
-from schedulers.fold import Fold, fold, innermost, template, unfolded
+from schedulers.fold import Fold, fold, innermost, regroup, template, unfolded
 from schedulers.interval_cuts import cut_intervals
 from schedulers.lifetimes import Floats, Rows, lives_of
 from schedulers.manual import manual
@@ -59,6 +59,9 @@ GROUPS = (1, 2, 4, 8, 16, 32, 64)
 
 SLACKS = (0.0, 0.25, 1.0)
 """Shares of the makespan by which a tensor's time may be cut short when looking for bytes to reuse without waiting."""
+
+_FAR = 1 << 32
+"""Keeps the times of different loops apart."""
 
 OBJECTIVES = ("total", "worst", "makespan")
 
@@ -148,15 +151,14 @@ class _Planner:
         self.deadline = time.monotonic() + options.time_limit_s
         self.lives = lives_of(program)
         self.waits = Rows.of([task.waits + task.after for task in program.tasks])
-        self.fold = self.folded(1)
+        small = len(program.tasks) <= FOLD_FROM
+        self.fold = unfolded(len(program.tasks)) if small else fold(self.lives, self.waits)
 
     def stop(self) -> bool:
         return time.monotonic() > self.deadline
 
     def folded(self, group: int) -> Fold:
-        if len(self.program.tasks) <= FOLD_FROM:
-            return unfolded(len(self.program.tasks))
-        return fold(self.lives, self.waits, group)
+        return regroup(self.fold, group) if group > 1 else self.fold
 
     def plan(self) -> Plan:
         if self.options.objective == "makespan":
@@ -212,10 +214,9 @@ class _Planner:
         """The lowest arena, with as many trips of loops side by side as fit without more bytes."""
         best_fold, best = self.fold, one_arena(self.fold, self.lives)
         if self.fold.loops:
-            times = self._times(self._lower(place_arenas(best_fold, self.lives, self.waits, best)))
-            for group in GROUPS:
+            for group in GROUPS[1:]:
                 grouped = self.folded(group)
-                arenas = one_arena(grouped, self.lives, self._loop_times(grouped, times))
+                arenas = one_arena(grouped, self.lives, self._in_step(grouped))
                 if arenas.height > best.height:
                     break
                 best_fold, best = grouped, arenas
@@ -297,9 +298,6 @@ class _Planner:
         replay = timed(candidate.schedule, sizes, self.options.timing(candidate.schedule))
         return float("inf") if replay.makespan_us is None or replay.deadlock is not None else replay.makespan_us
 
-    def _times(self, schedule: Schedule) -> tuple[Floats, Floats]:
-        return self._timeline(schedule)[1]
-
     def _timeline(self, schedule: Schedule):
         """The unhindered timeline, and per local when it would begin and finish."""
         timing = self.options.timing(schedule)
@@ -310,11 +308,14 @@ class _Planner:
         found = timeline(self.lives, self.waits, task_us, timing.submit_us)
         return found, found.spans(self.lives)
 
-    def _loop_times(self, folded: Fold, times: tuple[Floats, Floats]) -> tuple[Floats, Floats]:
-        """`times` for the tensors of innermost loops, and for all others nothing that keeps them apart."""
+    def _in_step(self, folded: Fold) -> tuple[Floats, Floats]:
+        """Times that keep apart what grouped trips need at once if they run in step, and nothing else."""
         begin = np.full(len(self.lives.locals), np.inf)
         finish = np.full(len(self.lives.locals), -np.inf)
-        for loop in innermost(folded):
+        for number, loop in enumerate(innermost(folded)):
             mine = slice(loop.base, loop.base + loop.num_locals)
-            begin[mine], finish[mine] = times[0][mine], times[1][mine]
+            num_tasks = loop.num_tasks // loop.num_grouped
+            trip = (self.lives.first[mine] - loop.start) // num_tasks
+            origin = loop.start + trip * num_tasks - number * _FAR
+            begin[mine], finish[mine] = self.lives.first[mine] - origin, self.lives.end[mine] - origin
         return begin, finish
