@@ -71,9 +71,10 @@ def main(arguments: list[str] | None = None) -> None:
     except OSError as error:
         where = f"'{error.filename}': " if error.filename is not None else ""
         _tell(error, f"error: {where}{(error.strerror or str(error)).lower()}")
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as ended:
+        if ended.code == 130:  # how typer ends a command that Ctrl-C interrupted, without a word
+            print("interrupted", file=sys.stderr)
+        raise
     sys.exit(1)
 
 

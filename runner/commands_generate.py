@@ -106,11 +106,11 @@ def generate_command(
     timeout_s: Annotated[
         float, typer.Option("--timeout-s", min=1, metavar="S", help="How long a rank waits for another.")
     ] = 120.0,
-    port: Annotated[int, typer.Option("--port", min=0, metavar="N", help="Where ranks meet; 0 is a free port.")] = 0,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, metavar="N", help="Where ranks meet; 0 is a free port.")] = 0,
     as_json: options.Json = False,
 ) -> None:
     """Generate greedily from prompts: prefill in chunks, decode in ragged batches."""
-    from runner.ranks import given_world, joined, launch, rank_device
+    from runner.ranks import given_world, joined, launch, own_command, rank_device
 
     folder = Path(checkpoint)
     all_prompts = _prompts(folder, prompt_ids, prompts, prompt)
@@ -120,7 +120,7 @@ def generate_command(
     resolved = fitting(resolved, all_prompts, max_new_tokens, deploy)
     if world is None and resolved["ep"] > 1:
         _check_files(folder)
-        launch([sys.executable, "-m", "runner.cli", *context.obj], resolved["ep"], timeout_s=timeout_s, port=port)
+        launch(own_command(context.obj), resolved["ep"], timeout_s=timeout_s, port=port)
         return
     set_threads(threads, resolved)
     rings = (ring_heap, ring_window, ring_pool)

@@ -105,8 +105,8 @@ def launch(command: Sequence[str], num_ranks: int, *, timeout_s: float = DEFAULT
     from torch.distributed.elastic.rendezvous.api import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # it logs tracebacks of what we report
     with (
+        _quiet(),
         tempfile.TemporaryDirectory(prefix="ringgraph-ranks-") as folder,
         _environment(folder, num_ranks),
         _soon_killed(),
@@ -138,6 +138,18 @@ def launch(command: Sequence[str], num_ranks: int, *, timeout_s: float = DEFAULT
             sys.exit(128 + error.sigval)
         except RendezvousError as error:
             raise RankError(f"cannot start the ranks: {error}") from error
+
+
+def own_command(arguments: Sequence[str]) -> list[str]:
+    """The command line of this package with `arguments`, as a process of its own, from whatever folder."""
+    root = str(Path(__file__).parent.parent)
+    return [
+        sys.executable,
+        "-P",
+        "-c",
+        f"import sys; sys.path.insert(0, {root!r}); from runner.cli import main; main()",
+        *arguments,
+    ]
 
 
 def check_port(port: int) -> None:
@@ -180,6 +192,17 @@ def _signals_given_back() -> Iterator[None]:
     finally:
         for sig, handler in before.items():
             signal.signal(sig, handler)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No logging: the launcher logs tracebacks and signals, of which we report what users need."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 @contextmanager

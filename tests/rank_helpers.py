@@ -31,3 +31,15 @@ def finish(process: subprocess.Popen) -> tuple[int, str, str]:
     out, err = process.communicate(timeout=60)
     assert ranks and not any(map(alive, ranks))
     return process.returncode, out, err
+
+
+def wait_for_stopped(launcher: int, limit_s: float = 60) -> list[int]:
+    """The ranks of a launcher, the stopped one last, when one of them has been stopped."""
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        ranks = children(launcher)
+        stopped = [rank for rank in ranks if Path(f"/proc/{rank}/stat").read_text().rpartition(")")[2].split()[0] == "T"]
+        if stopped:
+            return [rank for rank in ranks if rank not in stopped] + stopped
+        time.sleep(0.05)
+    raise AssertionError(f"no rank was stopped within {limit_s:g} s")

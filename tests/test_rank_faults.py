@@ -6,13 +6,14 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from rank_helpers import finish
+from rank_helpers import alive, finish, wait_for_stopped
 
 from runner.checkpoint_init import init_checkpoint
 from runner.config import load_config
@@ -143,3 +144,12 @@ def test_ranks_that_are_told_different_things(tiny):
     ranks = [generate(tiny, *more[rank], RANK=str(rank), **world) for rank in range(2)]
     expected = "error: rank 1 has another set of options than rank 0\nhint: start every rank with the same command\n"
     assert [rank.communicate(timeout=100)[1] for rank in ranks] == [expected, expected]
+
+
+def test_ctrl_c_ends_all_ranks(tiny):
+    process = generate(tiny, "--ep", "2", fault="1|decode call 0, node '.*dispatch'|stop")
+    ranks = wait_for_stopped(process.pid)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "interrupted\n")
+    assert len(ranks) == 2 and not any(map(alive, ranks))

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from rank_helpers import alive, children, finish
+from rank_helpers import alive, finish, wait_for_stopped
 
 from runner.errors import RinggraphError
 from runner.rank_reports import Place, Report, own_rank, read_place, read_reports, write_report
@@ -70,17 +70,11 @@ def test_a_rank_that_never_comes_ends_all():
 
 def test_ranks_end_when_their_launcher_is_killed():
     process = start(2, fault="1|step 1, node|stop", timeout_s=60)
-    ranks: list[int] = []
-    deadline = time.monotonic() + 120
-    while len(ranks) < 2 and time.monotonic() < deadline:
-        ranks = children(process.pid)
-        time.sleep(0.05)
-    waiting, stopped = ranks
+    waiting, stopped = wait_for_stopped(process.pid)
     try:
-        while Path(f"/proc/{stopped}/stat").read_text().rpartition(")")[2].split()[0] != "T" and time.monotonic() < deadline:
-            time.sleep(0.05)
         process.kill()
         process.wait()
+        deadline = time.monotonic() + 30
         while alive(waiting) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not alive(waiting)
