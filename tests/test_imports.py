@@ -1,6 +1,7 @@
 """The arrows of docs/design.md: modules import one way, and some never import each other."""
 
 import ast
+import re
 from pathlib import Path
 
 import networkx as nx
@@ -77,3 +78,12 @@ def test_the_verifier_is_independent():
 def test_few_modules_read_yaml():
     users = {m for m in SOURCES if any(n.split(".")[0] in ("yaml", "ruamel") for n in _imports(SOURCES[m]))}
     assert users <= {"runner.yaml_source", "runner.config_layers", "runner.writeback_text"}
+
+
+def test_the_page_on_design_names_every_module():
+    """Each module of `runner/` stands once in the table; `commands_*` stands for all commands."""
+    page = (ROOT / "docs" / "design.md").read_text()
+    table = page[page.index("| modules of `runner/`") : page.index("| folder |")]
+    named = [name for row in table.splitlines() if row.startswith("| `") for name in re.findall(r"`(\w+\*?)`", row.split("|")[1])]
+    modules = {m.removeprefix("runner.") for m in SOURCES if m.startswith("runner.") and not m.startswith("runner.commands_")}
+    assert sorted(named) == sorted(modules | {"commands_*"})
