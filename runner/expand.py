@@ -7,7 +7,7 @@ worked out once per combination of operand shapes, and last writers are found by
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,13 +22,17 @@ from runner.loader import GraphLibrary, with_source_lines
 from runner.node_ops import NodeOp, OpCompiler, closed_in
 from runner.notation import RegionRef, parse_type
 from runner.program import Program, Region, Span, Task, Trips
-from runner.ranges import DynamicRange
+from runner.ranges import DynamicRange, case_test
+from runner.records import builder
 from runner.registry import OpRegistry
 from runner.spec import TensorSpec
 from runner.stamps import Stamps
+from runner.trips import FEWEST_TRIPS, TripCopier, trip_copier
 
 MAX_WORK = 20_000_000
 """Items and trips that an expansion may visit; a typing error in a range must not take the machine down."""
+
+_new_span, _new_task = builder(Span), builder(Task)
 
 TripCounts = Callable[[str, tuple[str, ...], tuple[tuple[int, ...] | None, ...], int], int | None]
 """How many trips a dynamic loop makes when planning: its path, names of the tensors that its range reads, the element read of
@@ -80,12 +84,13 @@ def expand_all(
 ) -> Expanded:
     """Like `expand`, but never raises. With `sample`, dynamic loops make their first two trips and their last, for lint.
 
-    `stamp` only changes how long it takes: used graphs that expand alike are expanded once and copied.
+    `stamp` only changes how long it takes: used graphs and trips that expand alike are expanded once and copied.
     """
     library = library or GraphLibrary()
     library.add(graph)
     expander = _Expander(config, registry, library, trips, max_work)
     expander.sample = sample
+    expander.copies = stamp
     expander.stamp = stamp and not sample and trips is None
     with collector_off():
         program = expander.run(graph, params or {})
@@ -130,6 +135,7 @@ class _Expander(Expansion):
         self.trips = trips
         self.sample = False
         self.stamp = False
+        self.copies = True
         self.using: list[Graph] = []
         self.ops = OpCompiler(self, registry)
         self.externals = Externals(self, self.ops)
@@ -197,7 +203,7 @@ class _Expander(Expansion):
             frame.ids[item.id] = [index]
         made.waits.discard(index)
         self.tasks.append(
-            Task(
+            _new_task(
                 index,
                 frame.prefix + item.id,
                 item.op.value,
@@ -332,20 +338,26 @@ class _Expander(Expansion):
             items = self.iterations(item, chosen, frame, context)
         return Span("dynamic", path, items, trips=trips, mark=item.mark)
 
-    def iterations(self, item: For, trips: Iterable[int], frame: Frame, context: Context) -> tuple[Span, ...]:
+    def iterations(self, item: For, trips: Sequence[int], frame: Frame, context: Context) -> tuple[Span, ...]:
         spans = []
         variable, had = item.variable, context.values.get(item.variable)
         joint = "" if len(variable) == 1 else "_"
         previous: Frame | None = None
         carried: dict[str, View] = {}
+        copier: TripCopier | None = None
         for trip in trips:
             context.values[variable] = trip
             inner = Frame(frame, f"{frame.prefix}{variable}{joint}{trip}.", item.body, previous=previous, loop=variable)
             inner.names.update(carried)
-            items: list[int | Span] = []
-            first = len(self.tasks)
-            self.body(item.body, inner, context, items)
-            spans.append(Span("iteration", inner.prefix[:-1], tuple(items), mark=item.mark))
+            first, work = len(self.tasks), self.work
+            items = copier.copy(inner) if copier is not None else None
+            if items is None:
+                expanded: list[int | Span] = []
+                self.body(item.body, inner, context, expanded)
+                items = tuple(expanded)
+            if not spans and self.copies and len(trips) >= FEWEST_TRIPS:
+                copier = trip_copier(self, item, frame, context, inner.prefix, first, items, self.work - work)
+            spans.append(_new_span("iteration", inner.prefix[:-1], items, "auto", None, item.mark))
             self.remember(variable, inner, frame, context, first)
             if item.carry:
                 self.carry(item, inner, carried)
@@ -437,7 +449,7 @@ class _Expander(Expansion):
         for case, body in item.cases.items():
             if not body:
                 continue
-            test = parse(_case_test(item, case), expr.mark)
+            test = parse(case_test(item, case), expr.mark)
             trips = self.dynamic(test, path, read, 1, frame, context, item.mark)
             inner = Frame(frame, frame.prefix, body)
             items: list[int | Span] = []
@@ -485,13 +497,3 @@ class _Expander(Expansion):
         self.body(graph.body, frame, context, items)
         self.stamps.end(key, stamp, items)
         return items
-
-
-def _case_test(item: Switch, case: int | None) -> str:
-    """An expression that is 1 when `case` is the one that runs."""
-    if item.keyword == "if":
-        return f"1 if ({item.value}) else 0" if case else f"0 if ({item.value}) else 1"
-    if case is not None:
-        return f"1 if ({item.value}) == {case} else 0"
-    others = " or ".join(f"({item.value}) == {other}" for other in item.cases if other is not None)
-    return f"0 if {others} else 1" if others else "1"

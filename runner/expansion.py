@@ -14,11 +14,15 @@ from runner.frames import Context, View
 from runner.graph import Text
 from runner.notation import TensorType
 from runner.program import Region, Task, Tensor
+from runner.records import builder
 from runner.spec import DTYPE_BYTES, TensorSpec
 from runner.writers import NOBODY, Writers
 
 LARGE = 100_000
 """Tasks above which a program is put out of the garbage collector's sight: one scan of it would take longer than a second."""
+
+
+_new_region, _new_tensor, _new_view = builder(Region), builder(Tensor), builder(View)
 
 
 class Settings(Protocol):
@@ -163,12 +167,15 @@ class Expansion:
     def tensor(self, name: str, spec: TensorSpec, mark: Mark | None, writer: int = NOBODY, **outside: Any) -> View:
         """A new tensor, last written by `writer`; `outside` says what an external is."""
         index = len(self.tensors)
-        made = Tensor(index, name, spec, mark=mark, **outside)
+        made = (
+            Tensor(index, name, spec, mark=mark, **outside)
+            if outside
+            else _new_tensor(index, name, spec, "local", "", mark, None, None)
+        )
         self.tensors.append(made)
         self.local.append(made.kind == "local")
         self.last.append(writer)
-        view = View(index, spec, Region(index))
-        return view
+        return _new_view(index, spec, _new_region(index, None, (), None))
 
     def record(self, view: View, is_write: bool, task: int | None) -> None:
         """Note an access by `task`, or by the range last begun, for those recorders that the tensor lies outside of."""
@@ -187,6 +194,10 @@ class Expansion:
         """Add the last writers of what `view` shows to `waits`; False when nobody has written any of it."""
         if self.recorders:
             self.record(view, False, task)
+        return self.follow(view, waits)
+
+    def follow(self, view: View, waits: set[int]) -> bool:
+        """What `read` does beside recording."""
         if 0 in view.spec.shape:
             return True
         last = self.last[view.tensor]

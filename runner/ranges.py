@@ -9,6 +9,7 @@ from typing import Any
 from runner.errors import ExecutionError, Mark
 from runner.expr import Expr
 from runner.frames import View
+from runner.graph import Switch
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +43,13 @@ class DynamicRange:
         if not 0 <= num <= self.bound:
             raise ExecutionError(f"'{self.path}' makes {num} trips at run time, its max is {self.bound} ({self.mark})")
         return num
+
+
+def case_test(item: Switch, case: int | None) -> str:
+    """An expression that is 1 when `case` is the one that runs."""
+    if item.keyword == "if":
+        return f"1 if ({item.value}) else 0" if case else f"0 if ({item.value}) else 1"
+    if case is not None:
+        return f"1 if ({item.value}) == {case} else 0"
+    others = " or ".join(f"({item.value}) == {other}" for other in item.cases if other is not None)
+    return f"0 if {others} else 1" if others else "1"

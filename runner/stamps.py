@@ -19,7 +19,10 @@ from runner.loader import GraphLibrary
 from runner.node_ops import attr_value
 from runner.program import Region, Span, Task, Trips
 from runner.ranges import DynamicRange
+from runner.records import builder
 from runner.writers import NOBODY
+
+_new_region, _new_span, _new_task = builder(Region), builder(Span), builder(Task)
 
 
 @dataclass(slots=True)
@@ -61,9 +64,9 @@ class _Copy:
         if old.box is None and old.part is None:
             region = self.regions.get(new)
             if region is None:
-                region = self.regions[new] = Region(new)
+                region = self.regions[new] = _new_region(new, None, (), None)
             return region
-        return Region(new, old.box, old.dropped, old.part)
+        return _new_region(new, old.box, old.dropped, old.part)
 
     def view(self, old: View) -> View:
         return View(self.tensors[old.tensor], old.spec, self.region(old.region))
@@ -184,7 +187,7 @@ class Stamps:
             return item + copy.task_shift
         trips = self.copy_trips(copy, item.trips, next(ranges)) if item.trips else None
         items = tuple([self.copy_item(copy, inner, ranges) for inner in item.items])
-        return Span(item.kind, copy.path(item.path), items, item.mode, trips, item.mark)
+        return _new_span(item.kind, copy.path(item.path), items, item.mode, trips, item.mark)
 
     def copy_trips(self, copy: _Copy, old: Trips, accesses: list[Access]) -> Trips:
         e, count = self.expansion, old.evaluate
@@ -205,7 +208,7 @@ class Stamps:
         if accesses:
             self.repeat(copy, accesses, index, waits)
         e.tasks.append(
-            Task(
+            _new_task(
                 index,
                 copy.path(old.path),
                 old.op,
