@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -422,6 +423,7 @@ def _end_with_launcher() -> None:
     def watch() -> None:
         while os.getppid() == int(launcher):
             time.sleep(0.25)
+        shutil.rmtree(os.environ.get(FOLDER, ""), ignore_errors=True)  # which the launcher would have removed
         os._exit(1)
 
     threading.Thread(target=watch, name="ringgraph-launcher-watch", daemon=True).start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -266,6 +267,24 @@ def test_every_number_of_ranks_makes_the_same_tokens(tmp_path):
         assert made["all"].tokens == one.tokens
         for tokens, rows in zip(made["same"].tokens, made["same"].logits, strict=True):
             assert tokens == same.tokens[0] and torch.equal(rows, same.logits[0])
+
+
+WIDE = ("hidden_size=2048", "moe_intermediate_size=1024", "q_lora_rank=512", "compress_ratios=[0,4,128]", "num_hidden_layers=3")
+"""Wide enough for products to be split over threads, and otherwise over other numbers of rows."""
+
+
+@pytest.mark.slow
+def test_threads_and_batches_change_no_bit(tmp_path):
+    """Of a wide model, through the command line, which sees to it: two threads on one rank, one on each of two and of four."""
+    folder = init_checkpoint(load_config(["tiny"], WIDE), tmp_path / "wide", seed=0)
+    (tmp_path / "prompts.json").write_text(json.dumps(prompts((130, 3, 8, 5), 512, seed=1)))
+    made = []
+    for how in (["--threads", "2"], ["--ep", "2"], ["--ep", "4"]):
+        command = [sys.executable, "-m", "runner.cli", "generate", "--checkpoint", str(folder), "--max-new-tokens", "4", *how]
+        out = tmp_path / "logits.safetensors"
+        subprocess.run([*command, "--prompts", str(tmp_path / "prompts.json"), "--logits", str(out)], check=True)
+        made.append(load_file(out))
+    assert all(torch.equal(made[0][name], other[name]) for other in made[1:] for name in made[0])
 
 
 # --- W8A8 -----------------------------------------------------------------------------------------------------------
