@@ -36,6 +36,7 @@ class Replay:
     deadlock: Deadlock | None
     stall_us: float | None = None
     makespan_us: float | None = None
+    finish_us: Sequence[float] | None = None
 
 
 class Driver:

@@ -79,6 +79,7 @@ class _Timed(Driver):
         self._timing = timing
         self._now = 0.0  # of the submitting thread
         self._stall = 0.0
+        self._finish_us = [0.0] * len(submissions)
         self._last = 0.0  # when the last block finished
         self._events: list[tuple[float, int, int]] = []  # (time, submission, blocks that finish)
         self._waits = [s.waits for s in submissions]
@@ -121,7 +122,7 @@ class _Timed(Driver):
         if deadlock is None:
             self._run_until(float("inf"))
         makespan = max(self._now, self._last)
-        return replace(super().result(deadlock), stall_us=self._stall, makespan_us=makespan)
+        return replace(super().result(deadlock), stall_us=self._stall, makespan_us=makespan, finish_us=self._finish_us)
 
     def _stall_until(self, time: float) -> None:
         if time > self._now:
@@ -145,6 +146,7 @@ class _Timed(Driver):
 
     def _finish(self, submission: int, now: float) -> None:
         self.heap.complete(submission)
+        self._finish_us[submission] = now
         for user in self._users[submission]:
             self._pending[user] -= 1
             core = self._core[user]

@@ -31,7 +31,8 @@ class Packing:
 class Problem:
     """Tensors with half-open lives `[first, end)`; those with `fixed >= 0` stay at that offset.
 
-    begin, finish  when given, tensors whose times `[begin, finish)` overlap may not share bytes either
+    begin, finish  when given, tensors whose times `[begin, finish)` overlap should not share bytes either, as long as that keeps
+                   them below `soft_limit`
     wall           when given, no tensor may straddle a multiple of it
     """
 
@@ -41,6 +42,7 @@ class Problem:
     fixed: Ints
     begin: Floats | None = None
     finish: Floats | None = None
+    soft_limit: int = 0
     wall: int = 0
 
     @classmethod
@@ -69,12 +71,16 @@ def first_fit(problem: Problem, order: Ints) -> Ints:
     offsets = problem.fixed.copy()
     for tensor in order.tolist():
         meets = (starts[:num] < end[tensor]) & (ends[:num] > first[tensor])
+        low = -1
         if problem.begin is not None and problem.finish is not None:
             others = placed[:num]
-            meets |= (problem.begin[others] < problem.finish[tensor]) & (problem.finish[others] > problem.begin[tensor])
+            at_once = (problem.begin[others] < problem.finish[tensor]) & (problem.finish[others] > problem.begin[tensor])
             placed[num] = tensor
-        hit = np.flatnonzero(meets)
-        low = _lowest_gap(lows[hit], highs[hit], int(size[tensor]), problem.wall)
+            hit = np.flatnonzero(meets | at_once)
+            low = _lowest_gap(lows[hit], highs[hit], int(size[tensor]), problem.wall)
+        if low < 0 or low + size[tensor] > problem.soft_limit > 0:
+            hit = np.flatnonzero(meets)
+            low = _lowest_gap(lows[hit], highs[hit], int(size[tensor]), problem.wall)
         offsets[tensor] = low
         starts[num], ends[num] = first[tensor], end[tensor]
         lows[num], highs[num] = low, low + size[tensor]

@@ -41,13 +41,16 @@ class Arenas:
         return self.edges[-1]
 
 
-def one_arena(fold: Fold, lives: Lives, times: tuple[Floats, Floats] | None = None) -> Arenas:
-    """All locals in one arena; with `times` (begin and finish of each) only those share bytes that would not run at once
-    anyway."""
+def one_arena(fold: Fold, lives: Lives, times: tuple[Floats, Floats] | None = None, limit: int = 0) -> Arenas:
+    """All locals in one arena.
+
+    With `times` (begin and finish of each), those that are in use at once share bytes only where the arena would exceed `limit`
+    units otherwise.
+    """
     one = template(fold, lives)
     problem = Problem.free(one.first, one.end, one.size)
     if times is not None:
-        problem = replace(problem, begin=times[0][one.tensors], finish=times[1][one.tensors])
+        problem = replace(problem, begin=times[0][one.tensors], finish=times[1][one.tensors], soft_limit=limit)
     packing = pack(problem, rounds=60 if times is None else 2)
     # Folding stretches some lives, so the height of a folded packing proves nothing.
     bound = packing.height if packing.optimal and not fold.loops and times is None else 0

@@ -37,7 +37,6 @@ class FoldedLoop:
     base: int
     num_locals: int
     inner: tuple[tuple[FoldedLoop, ...], ...]
-    num_grouped: int = 1
 
     @property
     def end(self) -> int:
@@ -116,7 +115,6 @@ def regroup(fold: Fold, group: int) -> Fold:
             num_tasks=by * loop.num_tasks,
             num_trips=loop.num_trips // by,
             num_locals=by * loop.num_locals,
-            num_grouped=by,
         )
 
     return _folded(tuple(map(grouped, fold.loops)), len(fold.stands_in))
@@ -135,14 +133,6 @@ def _stand_in(loops: Sequence[FoldedLoop], stands_in: Ints, clones: Ints) -> Non
         clones[second] *= loop.num_trips - 1
         table = stands_in[loop.start : loop.end].reshape(loop.num_trips, -1)
         table[KEPT_TRIPS:] = table[1]
-
-
-def innermost(fold: Fold) -> Iterator[FoldedLoop]:
-    """Folded loops of the template without folded loops inside, in order."""
-    level = list(fold.loops)
-    while level:
-        yield from (loop for loop in level if not loop.inner[0])
-        level = [inner for loop in level for inner in loop.inner[0]]
 
 
 @dataclass

@@ -11,6 +11,7 @@ Options (all optional):
     reorder        True: also change the order of tasks within their dependencies
     time_limit_s   when to stop looking for something better; the best so far is returned
     timing         Schedule -> runner.timed.Timing, what makespan means; one duration for all tasks if missing
+    report         called with the Plan when it is made
     progress       called with a line of text and the best value whenever there is a better one
 """
 
@@ -31,18 +32,18 @@ from runner.schedule import NUM_RINGS, PlacedItem, Schedule, lower
 from runner.spec import BLOCK_ALIGN
 from runner.timed import Timing, timed, uniform_timing
 from schedulers.annotated import annotated
-from schedulers.arena_placement import level_arenas, one_arena, place_arenas, split_arena, without_manual
+from schedulers.arena_placement import Arenas, level_arenas, one_arena, place_arenas, split_arena, without_manual
 from schedulers.auto import auto
 from schedulers.autoscope import autoscope
 from schedulers.boundaries import boundaries
-from schedulers.fold import Fold, fold, innermost, regroup, template, unfolded
+from schedulers.fold import Fold, fold, regroup, template, unfolded
 from schedulers.interval_cuts import cut_intervals
 from schedulers.lifetimes import Floats, Rows, lives_of
 from schedulers.manual import manual
 from schedulers.reorder import reordered
 from schedulers.scope_placement import place_scopes
 from schedulers.scoping import TOTAL, WIDTHS, WORST, Goal, Lifetimes, solve
-from schedulers.timeline import timeline
+from schedulers.timeline import earliest_finish, in_task_lengths, replayed
 from schedulers.unscoped import unscoped
 
 FOLD_FROM = 4_000
@@ -57,11 +58,9 @@ SEARCH_UP_TO = 40
 GROUPS = (1, 2, 4, 8, 16, 32, 64)
 """How many trips of a loop get bytes of their own, where bytes are to be had."""
 
-SLACKS = (0.0, 0.25, 1.0)
-"""Shares of the makespan by which a tensor's time may be cut short when looking for bytes to reuse without waiting."""
-
-_FAR = 1 << 32
-"""Keeps the times of different loops apart."""
+STRETCHES = (None, 0.02, 0.0, 0.1, 0.005, -0.01, 0.3)
+"""Shares of the run's length by which the time of a tensor is stretched: while there is room, only what begins later reuses its
+bytes."""
 
 OBJECTIVES = ("total", "worst", "makespan")
 
@@ -76,6 +75,7 @@ class Options:
     reorder: bool = False
     time_limit_s: float = 30.0
     timing: Callable[[Schedule], Timing] = lambda schedule: uniform_timing(0.5, 20.0)
+    report: Callable[[Plan], None] = lambda plan: None
     progress: Callable[[str, float], None] = lambda text, value: None
 
     @classmethod
@@ -130,14 +130,21 @@ class _Candidate:
     bound: int = 0
     """Bytes that the objective was proved to need, 0 if there is no such proof."""
 
+    num_idle: int = 0
+    """Rings without blocks."""
+
     @classmethod
     def of(cls, name: str, schedule: Schedule, bound: int = 0) -> _Candidate:
-        return cls(name, schedule, tuple(safe_heap(load) for load in ring_loads(schedule)), bound * BLOCK_ALIGN)
+        loads = ring_loads(schedule)
+        idle = sum(not load.num_blocks for load in loads)
+        return cls(name, schedule, tuple(map(safe_heap, loads)), bound * BLOCK_ALIGN, idle)
 
 
 def minpeak(program: Program, options: Mapping[str, object]) -> Schedule:
-    """The schedule of `plan`."""
-    return plan(program, options).schedule
+    """The schedule of `plan`; `report` gets the whole plan."""
+    found = plan(program, options)
+    Options.of(options).report(found)
+    return found.schedule
 
 
 def plan(program: Program, options: Mapping[str, object]) -> Plan:
@@ -148,6 +155,7 @@ def plan(program: Program, options: Mapping[str, object]) -> Plan:
 class _Planner:
     def __init__(self, program: Program, options: Options) -> None:
         self.program, self.options = program, options
+        self.run_us = 0.0
         self.deadline = time.monotonic() + options.time_limit_s
         self.lives = lives_of(program)
         self.waits = Rows.of([task.waits + task.after for task in program.tasks])
@@ -180,8 +188,7 @@ class _Planner:
     @staticmethod
     def _idle(candidate: _Candidate, goal: Goal) -> int:
         """Bytes of rings without blocks, which nothing can use less of."""
-        idle = sum(not load.num_blocks for load in ring_loads(candidate.schedule))
-        return idle * MIN_HEAP_BYTES if goal is TOTAL else 0
+        return candidate.num_idle * MIN_HEAP_BYTES if goal is TOTAL else 0
 
     def _finished(self, best: _Candidate, value: float, bound: float, name: str, idle: int = 0) -> Plan:
         peak = self.lives.peak_live_bytes
@@ -213,17 +220,22 @@ class _Planner:
     def _smallest_arena(self) -> _Candidate:
         """The lowest arena, with as many trips of loops side by side as fit without more bytes."""
         best_fold, best = self.fold, one_arena(self.fold, self.lives)
-        if self.fold.loops:
-            for group in GROUPS[1:]:
-                grouped = self.folded(group)
-                arenas = one_arena(grouped, self.lives, self._in_step(grouped))
-                if arenas.height > best.height:
-                    break
-                best_fold, best = grouped, arenas
-        elif self.lives.num_times <= SEARCH_UP_TO:
+        better = self._free_overlap(best.height)
+        if better is not None:
+            best_fold, best = better[0], replace(better[1], bound=best.bound)
+        if self.lives.num_times <= SEARCH_UP_TO:
             best = split_arena(best_fold, self.lives, best)
         items = place_arenas(best_fold, self.lives, self.waits, best)
         return _Candidate.of("arena", self._lower(items), best.bound)
+
+    def _free_overlap(self, height: int) -> tuple[Fold, Arenas] | None:
+        """An arena no higher than `height` in which what can run side by side shares as little as possible."""
+        for group in (GROUPS[-1], 8, 1) if self.fold.loops else (1,):
+            folded = self.folded(group)
+            arenas = one_arena(folded, self.lives, in_task_lengths(folded, self.lives, self.waits), height)
+            if arenas.height <= height:
+                return folded, arenas
+        return None
 
     def _scoped(self, goal: Goal) -> _Candidate:
         lives = self.lives
@@ -270,52 +282,49 @@ class _Planner:
                 f"no placement was found within {budget:,} bytes: the smallest one takes {sum(least.heap):,}",
                 hint=f"peak live is {self.lives.peak_live_bytes:,} bytes; allow at least what the smallest one takes",
             )
-        ideal = float(self.timeline.finish.max(initial=0.0))
-        return self._finished(best[1], best[0], min(ideal, best[0]), "earliest finish with memory for everything")
+        return self._finished(best[1], best[0], self._earliest(best[1]), "critical path")
+
+    def _earliest(self, found: _Candidate) -> float:
+        """When the last task finishes at best: every submission at its cost, every task after what it waits for, workers
+        abound."""
+        timing = self.options.timing(found.schedule)
+        task_us = [0.0] * len(self.program.tasks)
+        for k, submission in enumerate(found.schedule.submissions):
+            if submission.task is not None and submission.core is not None:
+                task_us[submission.task] = timing.block_us(k)
+        return earliest_finish(self.lives, self.waits, task_us, timing.submit_us)
 
     def _fast(self) -> Iterator[_Candidate]:
         """Candidates for a short run: the smallest first, then those that give bytes away for less waiting."""
         smallest = next(self._smallest(TOTAL))
-        self.timeline, times = self._timeline(smallest.schedule)
         yield smallest
+        arena = smallest if self.options.share else self._smallest_arena()
+        begin, finish, self.run_us = replayed(self.lives, arena.schedule, self.options.timing(arena.schedule))
         if self.options.share:
-            span = float(self.timeline.finish.max(initial=0.0))
-            for slack in SLACKS:
-                for group in reversed(GROUPS if self.fold.loops else (1,)):
-                    folded = self.folded(group)
-                    cut = (times[0], times[1] - slack * span)
-                    arenas = one_arena(folded, self.lives, cut)
-                    budget = self.options.budget_bytes
-                    if budget is not None and (arenas.height + NUM_RINGS - 1) * BLOCK_ALIGN > budget:
-                        continue
-                    items = place_arenas(folded, self.lives, self.waits, arenas)
-                    yield _Candidate.of(f"arena, {group} trips apart, slack {slack:g}", self._lower(items))
-                    break
+            yield from self._apart((begin, finish))
         yield from self._others()
+
+    def _apart(self, times: tuple[Floats, Floats]) -> Iterator[_Candidate]:
+        """Arenas in which bytes are reused only after some time, the longest that fit into the budget."""
+        budget = self.options.budget_bytes
+        most = 0 if budget is None else budget // BLOCK_ALIGN - (NUM_RINGS - 1)
+        for stretch in STRETCHES:
+            for group in GROUPS[::-3] if self.fold.loops else (1,):
+                if self.stop():
+                    return
+                folded = self.folded(group)
+                if stretch is None:
+                    apart = in_task_lengths(folded, self.lives, self.waits)
+                else:
+                    apart = (times[0], times[1] + stretch * self.run_us)
+                arenas = one_arena(folded, self.lives, apart, most)
+                if most and arenas.height > most:
+                    continue
+                items = place_arenas(folded, self.lives, self.waits, arenas)
+                yield _Candidate.of(f"arena, {group} trips apart, stretch {stretch}", self._lower(items))
+                break
 
     def _makespan(self, candidate: _Candidate) -> float:
         sizes = RingSizes().with_heap(candidate.heap)
         replay = timed(candidate.schedule, sizes, self.options.timing(candidate.schedule))
         return float("inf") if replay.makespan_us is None or replay.deadlock is not None else replay.makespan_us
-
-    def _timeline(self, schedule: Schedule):
-        """The unhindered timeline, and per local when it would begin and finish."""
-        timing = self.options.timing(schedule)
-        task_us = [0.0] * len(self.program.tasks)
-        for k, submission in enumerate(schedule.submissions):
-            if submission.task is not None and submission.core is not None:
-                task_us[submission.task] = timing.block_us(k)
-        found = timeline(self.lives, self.waits, task_us, timing.submit_us)
-        return found, found.spans(self.lives)
-
-    def _in_step(self, folded: Fold) -> tuple[Floats, Floats]:
-        """Times that keep apart what grouped trips need at once if they run in step, and nothing else."""
-        begin = np.full(len(self.lives.locals), np.inf)
-        finish = np.full(len(self.lives.locals), -np.inf)
-        for number, loop in enumerate(innermost(folded)):
-            mine = slice(loop.base, loop.base + loop.num_locals)
-            num_tasks = loop.num_tasks // loop.num_grouped
-            trip = (self.lives.first[mine] - loop.start) // num_tasks
-            origin = loop.start + trip * num_tasks - number * _FAR
-            begin[mine], finish[mine] = self.lives.first[mine] - origin, self.lives.end[mine] - origin
-        return begin, finish

@@ -1,49 +1,103 @@
-"""When tasks would run with memory for everything and a worker for every block: what sharing is to disturb as little as
-possible."""
+"""When tensors are in use if memory holds nothing up: what sharing is to disturb as little as possible.
+
+But for `earliest_finish` these are estimates, by which packings are ranked; nothing that is proved rests on them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
-from schedulers.lifetimes import Floats, Lives, Rows, host_reads
+from runner.capacity import ring_loads, robust_heap
+from runner.ring_sizes import RingSizes
+from runner.schedule import Schedule
+from runner.timed import Timing, timed
+from schedulers.fold import Fold
+from schedulers.lifetimes import Floats, Ints, Lives, Rows, host_reads
+
+SUBMIT = 0.025
+"""Cost of a submission in task lengths, where nothing better is known: 0.5 against 20 microseconds."""
 
 
-@dataclass(frozen=True)
-class Timeline:
-    """Start and finish of every task, in microseconds."""
+def in_task_lengths(fold: Fold, lives: Lives, waits: Rows) -> tuple[Floats, Floats]:
+    """Per local of the kept tasks the begin and finish of its use if every task took one unit of time and workers abound."""
+    tasks = lives.program.tasks
+    reads: dict[int, list[int]] = {}
+    for next_task, trips in host_reads(lives.program.body):
+        reads.setdefault(next_task, []).extend(trips.waits)
+    finish = [0.0] * len(waits)
+    stands_in, starts = fold.stands_in, waits.starts
+    start_of, clock = np.zeros(len(waits)), 0.0
+    for task in fold.kept.tolist():
+        if task in reads:
+            clock = max(clock, max((finish[int(stands_in[w])] for w in reads[task]), default=0.0))
+        clock += SUBMIT
+        row = stands_in[waits.values[starts[task] : starts[task + 1]]]
+        begin = max(clock, max((finish[w] for w in set(row.tolist())), default=0.0))
+        start_of[task] = begin
+        finish[task] = begin + (tasks[task].op is not None)
+    return _spans(lives, start_of, np.array(finish), np.isin(lives.touches.owners(), fold.kept))
 
-    start: Floats
-    finish: Floats
 
-    def spans(self, lives: Lives) -> tuple[Floats, Floats]:
-        """Per local the start of its first and the finish of its last touch."""
-        at = lives.touches.owners()
-        begin = np.full(len(lives.locals), np.inf)
-        finish = np.full(len(lives.locals), -np.inf)
-        np.minimum.at(begin, lives.touches.values, self.start[at])
-        np.maximum.at(finish, lives.touches.values, self.finish[at])
-        return begin, finish
-
-
-def timeline(lives: Lives, waits: Rows, task_us: Sequence[float], submit_us: float) -> Timeline:
-    """The earliest times under the program's own edges, one submission after the other, host reads blocking."""
+def earliest_finish(lives: Lives, waits: Rows, task_us: Sequence[float], submit_us: float) -> float:
+    """When the last task finishes at best, in microseconds: host reads block, allocs cost nothing, memory and workers abound."""
     reads: dict[int, list[int]] = {}
     for next_task, trips in host_reads(lives.program.body):
         reads.setdefault(next_task, []).extend(trips.waits)
     starts, values = waits.starts.tolist(), waits.values.tolist()
-    start, finish = [0.0] * len(waits), [0.0] * len(waits)
+    finish = [0.0] * len(waits)
     clock = 0.0
-    for task in range(len(waits)):
+    for task, item in enumerate(lives.program.tasks):
         if task in reads:
             clock = max(clock, max((finish[w] for w in reads[task]), default=0.0))
-        clock += submit_us
-        begin = clock
-        for wait in values[starts[task] : starts[task + 1]]:
-            if finish[wait] > begin:
-                begin = finish[wait]
-        start[task] = begin
-        finish[task] = begin + task_us[task]
-    return Timeline(np.array(start), np.array(finish))
+        if item.op is not None:
+            clock += submit_us
+        begin = max((finish[w] for w in values[starts[task] : starts[task + 1]]), default=0.0)
+        finish[task] = max(clock, begin) + task_us[task]
+    return max(finish, default=0.0)
+
+
+def replayed(lives: Lives, shared: Schedule, timing: Timing) -> tuple[Floats, Floats, float]:
+    """Per local the begin and finish of its use in a timed run of `shared` without its sharing edges; and how long that run
+    takes.
+
+    `shared` is the placement of one arena, so that what is left waits for data, workers and the submitting thread alone.
+    """
+    of_task = {s.task: k for k, s in enumerate(shared.submissions) if s.task is not None}
+    bare = _without_sharing(shared, of_task)
+    most = 1 << 30
+    sizes = RingSizes(window=(most, most, most, most), pool=(most, most, most, most))
+    replay = timed(bare, sizes.with_heap([robust_heap(load) for load in ring_loads(bare)]), timing)
+    assert replay.finish_us is not None and replay.makespan_us is not None
+    finish = np.zeros(lives.num_times)
+    start = np.zeros(lives.num_times)
+    for task, submission in of_task.items():
+        if shared.submissions[submission].core is not None:
+            finish[task] = replay.finish_us[submission]
+            start[task] = finish[task] - timing.block_us(submission)
+    everything = np.ones(len(lives.touches.values), bool)
+    return *_spans(lives, start, finish, everything), replay.makespan_us
+
+
+def _without_sharing(shared: Schedule, of_task: dict[int, int]) -> Schedule:
+    program = shared.program
+    assert program is not None
+    submissions = list(shared.submissions)
+    for task, submission in of_task.items():
+        own = {of_task[w] for w in (*program.tasks[task].waits, *program.tasks[task].after) if w in of_task}
+        kept = tuple(w for w in submissions[submission].waits if w in own or submissions[w].core is None)
+        submissions[submission] = replace(submissions[submission], waits=kept)
+    return replace(shared, submissions=tuple(submissions))
+
+
+def _spans(lives: Lives, start: Floats, finish: Floats, counted: np.ndarray) -> tuple[Floats, Floats]:
+    """Per local the start of its first and the finish of its last touch, of those `counted`."""
+    at: Ints = lives.touches.owners()[counted]
+    tensors = lives.touches.values[counted]
+    begin = np.full(len(lives.locals), np.inf)
+    last = np.full(len(lives.locals), -np.inf)
+    np.minimum.at(begin, tensors, start[at])
+    np.maximum.at(last, tensors, finish[at])
+    return begin, last
