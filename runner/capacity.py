@@ -215,7 +215,7 @@ def _uses(program: Program) -> Iterable[Iterable[int]]:
             if isinstance(item, int):
                 task = program.tasks[item]
                 if task.op is not None:
-                    yield (*task.reads, *task.writes)
+                    yield (*task.creates, *task.reads, *task.writes)  # scratch is created, and neither read nor written
             else:
                 yield from walk(item)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from runner import options
+from runner import commands_minpeak, options
 from runner.commands_common import console, messages, print_json, registry, resolve, table
 from runner.commands_schedule_diff import print_difference
 from runner.commands_write import write_scopes
@@ -96,6 +97,11 @@ def schedule(
     profile: Profile = None,
     allow_missing_edges: AllowMissing = False,
     scope_stats: Annotated[Path | None, typer.Option("--scope-stats", metavar="FILE", help="Write scope_stats.jsonl.")] = None,
+    objective: commands_minpeak.Objective = None,
+    budget: commands_minpeak.Budget = None,
+    no_share: commands_minpeak.NoShare = False,
+    reorder: commands_minpeak.Reorder = False,
+    time_limit: commands_minpeak.TimeLimit = None,
     write: Annotated[bool, typer.Option("--write", help="Put the strategy's scopes into the graph's files.")] = False,
     as_json: options.Json = False,
 ) -> None:
@@ -113,19 +119,22 @@ def schedule(
     safe = ring_heap == "safe"
     sizes = RingSizes.resolve(None if safe else ring_heap, ring_window, ring_pool)
     timing_options = TimedOptions(submit_us, task_us, cores, profile)
+    wanted = commands_minpeak.MinpeakOptions(objective, budget, no_share, reorder, time_limit, sys.stderr.isatty())
     if graph == "diff":
         if compared is None or len(compared) != 2:
             raise typer.BadParameter(f"'schedule diff' compares two schedules, got {len(compared or ())}")
 
         def planned_of(named: str, strategy: str | None) -> Schedule:
-            return plan(named, config, sets, deploy, ep, strategy or scheduler, batch_allocs, routing, timing_options)[0]
+            return plan(
+                named, config, sets, deploy, ep, strategy or scheduler, batch_allocs, routing, timing_options, wanted=wanted
+            )[0]
 
         print_difference(compared[0], compared[1], planned_of, as_json)
         return
     if compared:
         raise typer.BadParameter(f"one graph is planned, got also '{compared[0]}'")
     with _collector_off():
-        planned, timing = plan(graph, config, sets, deploy, ep, scheduler, batch_allocs, routing, timing_options)
+        planned, timing = plan(graph, config, sets, deploy, ep, scheduler, batch_allocs, routing, timing_options, wanted=wanted)
         if safe:
             sizes = sizes.with_heap([safe_heap(load) for load in ring_loads(planned)])
         replay = replay_under(progress, planned, sizes, timing)
@@ -149,6 +158,8 @@ def schedule(
     if as_json:
         scopes = [asdict(row) for row in scope_rows(planned)]
         head = {"graph": planned.name, "scheduler": planned.strategy, "routing": routing}
+        certificate = wanted.certificate()
+        head |= {} if certificate is None else {"certificate": certificate}
         print_json(head | report_json(report) | {"scopes": scopes})
         if report.deadlock is not None:
             raise typer.Exit(1)
@@ -156,6 +167,7 @@ def schedule(
     if report.deadlock is not None:
         raise deadlock_error(planned, sizes, report)
     _print_report(planned, report, routing)
+    wanted.print_certificate()
 
 
 def _pool_may_overflow(planned: Schedule, sizes: RingSizes) -> bool:
@@ -188,6 +200,7 @@ def plan(
     routing: str,
     timing: TimedOptions,
     library: GraphLibrary | None = None,
+    wanted: commands_minpeak.MinpeakOptions | None = None,
 ) -> tuple[Schedule, Callable[[], Timing]]:
     """The schedule of a graph, and the timing to replay it with (made when it is needed)."""
     from runner.expand import expand
@@ -200,7 +213,10 @@ def plan(
     library = library or GraphLibrary()
     trips = routing_source(routing, resolved.values, resolved.deploy)
     program = expand(library.load(find_graph(graph)), resolved, registry(), library=library, trips=trips)
-    planned = strategy(program, {"batch_allocs": batch_allocs})
+    given: dict[str, object] = {"batch_allocs": batch_allocs}
+    if wanted is not None:
+        given |= wanted.mapping() | {"timing": lambda schedule: _timing(schedule, resolved.dtypes, timing)}
+    planned = strategy(program, given)
     return planned, lambda: _timing(planned, resolved.dtypes, timing)
 
 
