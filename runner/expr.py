@@ -318,9 +318,13 @@ class _Compiler:
         )
 
         def run(look: Lookup) -> Any:
-            a, b = _number(left(look), at_left), _number(right(look), at_right)
+            a = left(look)
+            a = a if type(a) is int else _number(a, at_left)
+            b = right(look)
+            b = b if type(b) is int else _number(b, at_right)
             try:
-                return _checked(apply(a, b), offset)
+                value = apply(a, b)
+                return value if type(value) is int and -MAX_NUMBER < value < MAX_NUMBER else _checked(value, offset)
             except ZeroDivisionError:
                 raise _ProblemError("division by zero", at_right) from None
             except OverflowError:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from runner.errors import Mark
 from runner.program import Program, Trips
+from runner.records import builder
 from runner.spec import round_up
 
 NUM_RINGS = 4
@@ -171,6 +172,9 @@ class Scheduler(Protocol):
     def __call__(self, program: Program, options: Mapping[str, object]) -> Schedule: ...
 
 
+_new_slot, _new_submission, _new_step = builder(Slot), builder(Submission), builder(Submit)
+
+
 @dataclass
 class _Lowering:
     """State of one `lower` call."""
@@ -182,6 +186,7 @@ class _Lowering:
     of_task: dict[int, int] = field(default_factory=dict)  # task -> submission
     owner: dict[int, int] = field(default_factory=dict)  # tensor -> submission whose block holds it
     unseen: set[int] = field(default_factory=set)  # tasks in manual scopes
+    sizes: dict[int, int] = field(default_factory=dict)  # id of a spec -> aligned bytes
 
     def place(self, items: Sequence[PlacedItem], depth: int, mode: str) -> None:
         for item in items:
@@ -213,7 +218,7 @@ class _Lowering:
     def submit(self, submission: Submission) -> int:
         index = len(self.submissions)
         self.submissions.append(submission)
-        self.steps.append(Submit(index))
+        self.steps.append(_new_step(index))
         for slot in submission.slots:
             assert slot.tensor not in self.owner, f"tensor {slot.name!r} is placed twice"
             self.owner[slot.tensor] = index
@@ -232,26 +237,30 @@ class _Lowering:
 
     def task(self, item: PlacedTask, mode: str) -> None:
         task = self.program.tasks[item.task]
+        of_task, owner, tensors = self.of_task, self.owner, self.program.tensors
         slots, end = [], 0
-        holds = {self.owner[t] for t in task.uses}
+        holds = {owner[t] for t in task.uses}
         for tensor in task.creates:
-            if tensor in self.owner:
-                holds.add(self.owner[tensor])
+            if tensor in owner:
+                holds.add(owner[tensor])
                 continue
-            size = round_up(self.program.tensors[tensor].spec.size_bytes)
-            slots.append(Slot(tensor, end, size, self.program.tensors[tensor].name))
+            spec = tensors[tensor].spec
+            size = self.sizes.get(id(spec))
+            if size is None:
+                size = self.sizes[id(spec)] = round_up(spec.size_bytes)
+            slots.append(_new_slot(tensor, end, size, tensors[tensor].name))
             end += size
-        waits = {self.of_task[t] for t in (*task.after, *item.extra_waits)}
+        waits = {of_task[t] for t in (*task.after, *item.extra_waits)}
         if mode == "manual":  # rule 8: nothing is inferred, so only an explicit edge to a creator keeps its block alive
             holds &= waits
             self.unseen.add(task.id)
         else:  # ... and what such a task writes is not noted, so nobody waits for it
-            waits |= {self.of_task[t] for t in task.waits if t not in self.unseen} | holds
+            waits.update([of_task[t] for t in task.waits if t not in self.unseen], holds)
         if task.op is None and not slots and task.creates:
-            self.of_task[task.id] = self.owner[task.creates[0]]  # an alloc whose tensors all went elsewhere
+            of_task[task.id] = owner[task.creates[0]]  # an alloc whose tensors all went elsewhere
             return
-        self.of_task[task.id] = self.submit(
-            Submission(
+        of_task[task.id] = self.submit(
+            _new_submission(
                 task.path,
                 end,
                 tuple(slots),

@@ -1,0 +1,111 @@
+"""Tasks expanded and placed per second, at 10^3 to 10^6 tasks: `make bench`.
+
+The rows of a table differ in size alone, so that the last column shows how near to linear the growth is.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from time import process_time
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+import pytest
+
+from ops import register_all
+from runner.config import Config, load_config
+from runner.expand import expand
+from runner.expansion import Settings
+from runner.graph import Graph
+from runner.loader import GraphLibrary, load_graph, shipped_graphs
+from runner.program import Program
+from runner.registry import OpRegistry
+from schedulers.annotated import annotated
+
+pytestmark = pytest.mark.bench
+
+Result = TypeVar("Result")
+
+CHAIN = """\
+graph: chain
+inputs: {x: "f32[64, 32]", n: "i32[1]"}
+outputs: {y: "f32[64, 32]"}
+body:
+  - for: layer
+    range: num_layers
+    carry: {x: z}
+    body:
+      - alloc: {z: "f32[64, 32]"}
+      - for: i
+        range: n[0]
+        max: 4
+        body:
+          - for: j
+            range: 2
+            body:
+              - op: half
+                in: {x: "x[16 * i + 8 * j : 16 * i + 8 * j + 8]"}
+                out: {y: "z[16 * i + 8 * j : 16 * i + 8 * j + 8]"}
+      - {op: half, id: whole, in: {x: z}, out: {y: "w: f32[64, 32]"}}
+"""
+"""Boxes that are written and read back in short loops: the ordinary path, of which next to nothing is copied."""
+
+
+def seconds(work: Callable[[], Result]) -> tuple[float, Result]:
+    """CPU seconds, which others on the machine disturb less than wall time, and what the work gave."""
+    gc.collect()
+    start = process_time()
+    result = work()
+    return process_time() - start, result
+
+
+def table(title: str, sizes: Sequence[Settings], expanded: Callable[[Settings], Program]) -> None:
+    names = f"{'tasks':>10} {'expand s':>9} {'tasks/s':>9} {'place s':>9} {'tasks/s':>9}"
+    print(f"\n{title}\n{names} {'us a task, against the first row':>34}")
+    first = None
+    for config in sizes:
+        expanding, program = seconds(lambda config=config: expanded(config))
+        placing, schedule = seconds(lambda program=program: annotated(program, {}))
+        num = len(program.tasks)
+        assert len(schedule.submissions) == num
+        each = (expanding + placing) / num * 1e6
+        first = first or each
+        rates = f"{expanding:9.2f} {num / expanding:9,.0f} {placing:9.2f} {num / placing:9,.0f}"
+        print(f"{num:10,} {rates} {each:25.1f} {each / first:7.2f}x", flush=True)
+        del program, schedule
+
+
+def registry() -> OpRegistry:
+    ops = OpRegistry()
+    register_all(ops)
+    ops.op("half", "x: f32[N, M] -> y: f32[N, M]", core="AIV")(lambda **_: None)
+    return ops
+
+
+def with_layers(num: int, sets: list[str], ep: int | None = None) -> Config:
+    ratios = ([0, 0, *[4, 128] * num])[:num]
+    return load_config(["flash"], [f"num_hidden_layers={num}", f"compress_ratios={ratios}", *sets], "prefill", ep)
+
+
+def loaded(path: Path) -> tuple[Graph, GraphLibrary]:
+    """A graph, and all others parsed already."""
+    library = GraphLibrary()
+    for shipped in shipped_graphs().values():
+        library.load(shipped)
+    return load_graph(path), library
+
+
+def test_prefill_with_every_row_tile():
+    ops, (graph, library) = registry(), loaded(shipped_graphs()["prefill_fwd"])
+    padded = [with_layers(num, [f"recv_max={rows}", "recv_layout=padded"], 8) for num, rows in ((1, 16), (3, 64), (11, 128))]
+    sizes = [*padded, *[with_layers(num, [], 8) for num in (11, 43, 70)]]
+    table("flash prefill at ep8", sizes, lambda config: expand(graph, config, ops, library=library))
+
+
+def test_chain_of_boxes(tmp_path):
+    (tmp_path / "chain.yaml").write_text(CHAIN)
+    ops, (graph, library) = registry(), loaded(tmp_path / "chain.yaml")
+    sizes: list[Any] = [SimpleNamespace(values={"num_layers": num}, dtypes={}) for num in (100, 1_000, 10_000, 100_000)]
+    table("chain of boxes in short loops", sizes, lambda config: expand(graph, config, ops, library=library))
