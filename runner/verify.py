@@ -241,9 +241,8 @@ def _closed_reads(schedule: Schedule) -> Iterator[Diagnostic]:
             block_of.update(dict.fromkeys((slot.tensor for slot in item.slots), step.submission))
             tensors = program.tasks[item.task].uses if program is not None and item.task is not None else ()
             held = {*item.holds, *(block_of[t] for t in tensors if t in block_of)}
-            for block in sorted(held):
-                if owner_scope[block] not in open_scopes:
-                    yield _closed(schedule, f"'{item.name}' uses", block, owner_scope[block], item.mark)
+            for block in sorted([block for block in held if owner_scope[block] not in open_scopes]):
+                yield _closed(schedule, f"'{item.name}' uses", block, owner_scope[block], item.mark)
         elif isinstance(step, Repeat) and step.trips is not None:
             for tensor in step.trips.reads:
                 block = block_of.get(tensor)

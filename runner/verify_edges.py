@@ -8,7 +8,7 @@ value that the submitting thread reads also orders: what is submitted later star
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from runner.program import Box, Program, Region
@@ -93,27 +93,30 @@ class _Access:
 
 
 class _History:
-    """Accesses to one tensor that a later one can conflict with."""
+    """Accesses to one tensor that a later one can conflict with; `read` and `write` give the kinds of conflict and with whom."""
+
+    __slots__ = ("boxes", "parts")
 
     def __init__(self) -> None:
         self.boxes: list[_Access] = [_Access(None, None)]
         self.parts: dict[tuple[int, ...], _Access] = {}
 
-    def read(self, region: Region, by: int) -> Iterator[tuple[str, int]]:
+    def read(self, region: Region, by: int) -> list[tuple[str, int]]:
+        found = []
         for access in self._touched(region):
             if access.writer is not None:
-                yield "RAW", access.writer
+                found.append(("RAW", access.writer))
             access.readers.append((region.box, by))
         if region.part is not None:
             self.parts.setdefault(region.part, _Access(None, None)).readers.append((None, by))
+        return found
 
-    def write(self, region: Region, by: int) -> Iterator[tuple[str, int]]:
+    def write(self, region: Region, by: int) -> list[tuple[str, int]]:
+        found = []
         for access in self._touched(region):
             if access.writer is not None:
-                yield "WAW", access.writer
-            for box, reader in access.readers:
-                if _overlap(box, region.box):
-                    yield "WAR", reader
+                found.append(("WAW", access.writer))
+            found += [("WAR", reader) for box, reader in access.readers if _overlap(box, region.box)]
         if region.part is not None:
             self.parts[region.part] = _Access(None, by)
         elif region.box is None:
@@ -121,9 +124,13 @@ class _History:
         else:
             self.boxes = [a for a in self.boxes if a.box is None or not _covers(region.box, a.box)]
             self.boxes.append(_Access(region.box, by))
+        return found
 
     def _touched(self, region: Region) -> list[_Access]:
-        found = [access for access in self.boxes if _overlap(access.box, region.box)]
+        if len(self.boxes) == 1 and self.boxes[0].box is None and region.box is None:
+            found = self.boxes[:]
+        else:
+            found = [access for access in self.boxes if _overlap(access.box, region.box)]
         if region.part is None:
             found += self.parts.values()
         elif region.part in self.parts:
@@ -151,22 +158,13 @@ def region_conflicts(schedule: Schedule, program: Program, order: Order) -> Iter
             continue
         task = program.tasks[item.task]
         regions = [region for region in task.operands.values() if region.tensor in written]
-        for touch, tensors in ((_History.read, set(task.reads)), (_History.write, set(task.writes))):
+        for touch, tensors in ((_History.read, task.reads), (_History.write, task.writes)):
             for region in regions:
-                if region.tensor in tensors:
-                    yield from _unordered(touch, histories[region.tensor], region, submission, order)
-
-
-def _unordered(
-    touch: Callable[[_History, Region, int], Iterator[tuple[str, int]]],
-    history: _History,
-    region: Region,
-    by: int,
-    order: Order,
-) -> Iterator[Conflict]:
-    for kind, other in touch(history, region, by):
-        if other != by and not order.before(other, by):
-            yield Conflict(kind, other, by, region.tensor)
+                if region.tensor not in tensors:
+                    continue
+                for kind, other in touch(histories[region.tensor], region, submission):
+                    if other != submission and not order.before(other, submission):
+                        yield Conflict(kind, other, submission, region.tensor)
 
 
 def sharing_conflicts(schedule: Schedule, users: dict[int, list[int]], order: Order) -> Iterator[Conflict]:
