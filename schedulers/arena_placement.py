@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from runner.program import Program, Span
+from runner.program import Span
 from runner.ring_heap import MAX_BLOCK_BYTES
 from runner.schedule import NUM_RINGS, PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask
 from runner.spec import BLOCK_ALIGN
@@ -256,11 +256,14 @@ def _chunk(items: list[PlacedItem], path: str, depth: int) -> list[PlacedItem]:
     return found
 
 
-def without_manual(program: Program) -> Program:
-    """The program with every written scope automatic: the same bytes, and all edges."""
+def automatic(items: Sequence[PlacedItem]) -> list[PlacedItem]:
+    """The same placement with every scope automatic: the same bytes, and all the edges that the data needs."""
 
-    def walk(span: Span) -> Span:
-        items = tuple(walk(item) if isinstance(item, Span) else item for item in span.items)
-        return replace(span, items=items, mode="auto")
+    def one(item: PlacedItem) -> PlacedItem:
+        if isinstance(item, PlacedScope):
+            return replace(item, items=tuple(map(one, item.items)), mode="auto")
+        if isinstance(item, PlacedLoop):
+            return replace(item, bodies=tuple(tuple(map(one, body)) for body in item.bodies))
+        return item
 
-    return replace(program, body=walk(program.body))
+    return list(map(one, items))

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from runner.program import Span
 from schedulers.boundaries import NO_CUT
 from schedulers.fold import Fold, FoldedLoop, Template
-from schedulers.lifetimes import Ints, Lives, live_units
+from schedulers.lifetimes import Ints, Lives, last_task, live_units
 from schedulers.scoping import Four, Goal, Lifetimes, Scoping, needs
 
 MAX_BOUNDARIES = 400
@@ -232,8 +233,10 @@ def _walk(loops: Sequence[FoldedLoop]) -> Iterator[FoldedLoop]:
         yield from _walk(loop.inner[0])
 
 
-def cut_intervals(fold: Fold, one: Template, lives: Lives, goal: Goal, stop: Callable[[], bool]) -> Scoping:
-    """A scoping of the whole program, never proved to be the best."""
+def cut_intervals(
+    fold: Fold, one: Template, lives: Lives, loops: Sequence[Span], goal: Goal, stop: Callable[[], bool]
+) -> Scoping:
+    """A scoping of the whole program, never proved to be the best; `loops` are its dynamic loops, outer ones first."""
     axis = _Axis(fold, lives.num_times)
     search = IntervalCuts(axis, one, lives)
     levels = search.search(goal, stop)
@@ -242,7 +245,7 @@ def cut_intervals(fold: Fold, one: Template, lives: Lives, goal: Goal, stop: Cal
         for i, j in levels[depth - 1]:
             on_axis[search.at[i]] = min(int(on_axis[search.at[i]]), depth)
             on_axis[search.at[j]] = min(int(on_axis[search.at[j]]), depth)
-    return _unfold(axis, on_axis, lives)
+    return _unfold(axis, on_axis, lives, loops)
 
 
 def template_mask(fold: Fold, num_tasks: int) -> np.ndarray:
@@ -253,7 +256,7 @@ def template_mask(fold: Fold, num_tasks: int) -> np.ndarray:
     return mask
 
 
-def _unfold(axis: _Axis, on_axis: Ints, lives: Lives) -> Scoping:
+def _unfold(axis: _Axis, on_axis: Ints, lives: Lives, loops: Sequence[Span]) -> Scoping:
     """Cuts and depths of the whole program from the cuts on the axis."""
     tasks = np.flatnonzero(axis.in_template)
     places = axis.place[tasks]
@@ -265,11 +268,24 @@ def _unfold(axis: _Axis, on_axis: Ints, lives: Lives) -> Scoping:
         table = cuts[loop.start : loop.end].reshape(loop.num_trips, -1)
         table[1:] = table[0]
         table[1:, 0] = int(on_axis[entry.start : entry.end + 1].min())
+    for loop in reversed(loops):
+        _honour(loop, cuts)
     ends = np.maximum(lives.end, lives.scope_end)
     depth = _deepest(cuts, lives.first, ends)
     all_cuts = (*cuts.tolist(), 1)
     need = needs(Lifetimes(lives.first, ends, lives.size, lives.num_times), all_cuts, depth)
     return Scoping(all_cuts, tuple(depth.tolist()), need, False)
+
+
+def _honour(loop: Span, cuts: Ints) -> None:
+    """If scopes begin or end inside a dynamic loop, let them do so at its start, its end and between all of its trips."""
+    starts = [next(trip.tasks(), -1) for trip in loop.items if isinstance(trip, Span)]
+    starts = [task for task in starts if task >= 0]
+    end = last_task(loop) + 1
+    level = int(cuts[starts[0] + 1 : end].min(initial=NO_CUT))
+    if level < NO_CUT:
+        at = np.array([*starts, end] if end < len(cuts) else starts)
+        cuts[at] = np.minimum(cuts[at], level)
 
 
 def _deepest(cuts: Ints, first: Ints, end: Ints) -> Ints:

@@ -15,8 +15,12 @@ from schedulers.batching import Layout, place
 
 def manual(program: Program, options: Mapping[str, object]) -> Schedule:
     """Outermost scopes as auto scopes, those just inside as manual ones with their own tensors hoisted, deeper ones dropped."""
-    layout = Layout(_inner_manual, bool(options.get("batch_allocs")), hoist=True)
-    return lower(program, place(program, layout), "manual")
+    return lower(program, place(program, manual_layout(bool(options.get("batch_allocs")))), "manual")
+
+
+def manual_layout(batch: bool) -> Layout:
+    """The layout of `manual`, for who wants its scopes without their mode."""
+    return Layout(_inner_manual, batch, hoist=True)
 
 
 def _inner_manual(span: Span, depth: int, in_manual: bool) -> str | None:

@@ -26,20 +26,21 @@ import numpy as np
 
 from runner.capacity import ring_loads, safe_heap
 from runner.errors import ConfigError
-from runner.program import Program
+from runner.program import Program, Span
 from runner.ring_sizes import MIN_HEAP_BYTES, RingSizes
 from runner.schedule import NUM_RINGS, PlacedItem, Schedule, lower
 from runner.spec import BLOCK_ALIGN
 from runner.timed import Timing, timed, uniform_timing
 from schedulers.annotated import annotated
-from schedulers.arena_placement import Arenas, level_arenas, one_arena, place_arenas, split_arena, without_manual
+from schedulers.arena_placement import Arenas, automatic, level_arenas, one_arena, place_arenas, split_arena
 from schedulers.auto import auto
 from schedulers.autoscope import autoscope
+from schedulers.batching import place
 from schedulers.boundaries import boundaries
 from schedulers.fold import Fold, fold, regroup, template, unfolded
 from schedulers.interval_cuts import cut_intervals
 from schedulers.lifetimes import Floats, Rows, lives_of
-from schedulers.manual import manual
+from schedulers.manual import manual_layout
 from schedulers.reorder import reordered
 from schedulers.scope_placement import place_scopes
 from schedulers.scoping import TOTAL, WIDTHS, WORST, Goal, Lifetimes, solve
@@ -245,15 +246,18 @@ class _Planner:
             width = WIDTHS[-1] if lives.num_times <= EXACT_UP_TO else WIDTHS[1]
             found = solve(whole, marks, goal, bound=self._bound(goal) // BLOCK_ALIGN, max_width=width, stop=self.stop)
         else:
-            found = cut_intervals(self.fold, template(self.fold, lives), lives, goal, self.stop)
+            found = cut_intervals(self.fold, template(self.fold, lives), lives, loops, goal, self.stop)
         return _Candidate.of("scopes", self._lower(place_scopes(lives, loops, found)), goal.value(found.need) * found.complete)
 
     def _others(self) -> Iterator[_Candidate]:
         """The other strategies, with and without batching: minpeak is never worse than any of them."""
-        program = without_manual(self.program)
-        for strategy in (annotated, unscoped, manual, auto, autoscope):
-            for batch in (False, True):
-                yield _Candidate.of(f"{strategy.__name__}", strategy(program, {"batch_allocs": batch}))
+        program = replace(self.program, body=_automatic(self.program.body))
+        for batch in (False, True):
+            for strategy in (annotated, unscoped, auto, autoscope):
+                yield _Candidate.of(strategy.__name__, strategy(program, {"batch_allocs": batch}))
+            # A manual scope orders nothing by itself; as an automatic one it takes the same bytes.
+            items = automatic(place(self.program, manual_layout(batch)))
+            yield _Candidate.of("manual, as automatic scopes", self._lower(items))
 
     def _lower(self, items: list[PlacedItem]) -> Schedule:
         return lower(self.program, items, "minpeak")
@@ -328,3 +332,9 @@ class _Planner:
         sizes = RingSizes().with_heap(candidate.heap)
         replay = timed(candidate.schedule, sizes, self.options.timing(candidate.schedule))
         return float("inf") if replay.makespan_us is None or replay.deadlock is not None else replay.makespan_us
+
+
+def _automatic(span: Span) -> Span:
+    """The span with every written scope automatic."""
+    items = tuple(_automatic(item) if isinstance(item, Span) else item for item in span.items)
+    return replace(span, items=items, mode="auto")

@@ -45,6 +45,7 @@ def test_never_worse_than_the_other_strategies(objective: str, share: bool) -> N
             get_scheduler(name)(program, {"batch_allocs": batch})
             for name in ("annotated", "unscoped", "manual", "auto", "autoscope")
             for batch in (False, True)
+            if name != "manual" or objective != "makespan"  # it runs ahead of its data: no edges at all
         ]
         options = {"objective": objective, "share": share}
         if objective == "makespan":
