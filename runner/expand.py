@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.errors import Diagnostic, GraphError, Mark, did_you_mean
-from runner.expansion import LARGE, Expansion, Settings, StopExpansionError, collector_off
+from runner.expansion import Expansion, Settings, StopExpansionError
 from runner.expr import Expr, ExprError, parse
 from runner.externals import Externals
 from runner.frames import Context, Frame, View
@@ -23,7 +23,7 @@ from runner.node_ops import NodeOp, OpCompiler, closed_in
 from runner.notation import RegionRef, parse_type
 from runner.program import Program, Region, Span, Task, Trips
 from runner.ranges import DynamicRange, case_test
-from runner.records import builder
+from runner.records import LARGE, builder, collector_off
 from runner.registry import OpRegistry
 from runner.spec import TensorSpec
 from runner.stamps import Stamps

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,10 +17,6 @@ from runner.records import builder
 from runner.spec import DTYPE_BYTES, TensorSpec
 from runner.writers import NOBODY, Writers
 
-LARGE = 100_000
-"""Tasks above which a program is put out of the garbage collector's sight: one scan of it would take longer than a second."""
-
-
 _new_region, _new_tensor, _new_view = builder(Region), builder(Tensor), builder(View)
 
 
@@ -33,18 +28,6 @@ class Settings(Protocol):
 
     @property
     def dtypes(self) -> Mapping[str, str]: ...
-
-
-@contextmanager
-def collector_off() -> Iterator[None]:
-    """Millions of objects are made here and none are cyclic garbage; scanning them again and again would take half the time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 class StopExpansionError(Exception):

@@ -7,13 +7,14 @@ verifies or executes works on a `Schedule` and needs no `Program`: recorded and 
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from runner.errors import Mark
 from runner.program import Program, Trips
-from runner.records import builder
+from runner.records import LARGE, builder, collector_off
 from runner.spec import round_up
 
 NUM_RINGS = 4
@@ -280,6 +281,9 @@ def lower(program: Program, items: Sequence[PlacedItem], strategy: str = "") -> 
     state = _Lowering(program)
     state.scopes.append(ScopeInfo(program.name, 0, "auto", program.body.mark))
     state.steps.append(Begin(0))
-    state.place(items, 0, "auto")
+    with collector_off():
+        state.place(items, 0, "auto")
+        if len(state.submissions) > LARGE:
+            gc.freeze()
     state.steps.append(End(0))
     return Schedule(program.name, tuple(state.submissions), tuple(state.scopes), tuple(state.steps), strategy, program)

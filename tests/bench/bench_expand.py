@@ -24,7 +24,7 @@ from runner.program import Program
 from runner.registry import OpRegistry
 from schedulers.annotated import annotated
 
-pytestmark = pytest.mark.bench
+pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 
 Result = TypeVar("Result")
 
