@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 Record = TypeVar("Record")
 
 LARGE = 20_000
-"""Tasks above which what is made of them is put out of the garbage collector's sight: its scans would take as long as the work."""
+"""Tasks above which what is made of them is put out of the collector's sight: one scan of it would take as long as the work."""
 
 
 def builder(cls: type[Record]) -> Callable[..., Record]:
