@@ -97,7 +97,8 @@ def level_arenas(fold: Fold, lives: Lives) -> Arenas:
     num_bins = NUM_RINGS if lives.num_times <= MAX_OPEN else NUM_RINGS - 1
     one = template(fold, lives)
     packing, height = pack_bins(Problem.free(one.first, one.end, one.size), num_bins)
-    bound = height if packing.optimal and not fold.loops and num_bins == NUM_RINGS else 0
+    proved = packing.optimal and not fold.loops and num_bins == NUM_RINGS
+    bound = height if proved or height == int(one.size.max(initial=0)) else 0  # no ring is smaller than its largest block
     return Arenas(_unfold(fold, one, packing, lives), tuple(height * k for k in range(num_bins + 1)), bound)
 
 

@@ -88,8 +88,6 @@ class Fold:
 def fold(lives: Lives, waits: Rows) -> Fold:
     """Fold every loop of the program that folds; `waits` are the edges of each task."""
     folder = _Folder(lives, waits)
-    if not folder.numbered_in_order:
-        return unfolded(len(waits))
     return _folded(tuple(folder.loops_in(lives.program.body)), len(waits))
 
 
@@ -140,7 +138,7 @@ class _Folder:
     lives: Lives
     waits: Rows
     created: Ints = field(init=False)  # per task the number of locals created before it
-    numbered_in_order: bool = field(init=False)
+    made: Ints = field(init=False)  # locals in the order in which tasks create them
 
     def __post_init__(self) -> None:
         program = self.lives.program
@@ -148,7 +146,7 @@ class _Folder:
         creates = Rows.of([task.creates for task in program.tasks])
         mine = np.fromiter((index.get(t, -1) for t in creates.values.tolist()), np.int64, len(creates.values))
         self.created = creates.starts
-        self.numbered_in_order = bool(len(mine) == len(self.lives.locals) and (mine == np.arange(len(mine))).all())
+        self.made = mine
 
     def loops_in(self, span: Span) -> Iterator[FoldedLoop]:
         """Folded loops inside a span, in order, those inside folded ones left to them."""
@@ -179,8 +177,9 @@ class _Folder:
         reads = {tuple(self._reads(trip, start, k, size)) for k, trip in enumerate(trips)}
         if len(shapes) > 1 or len(reads) > 1:
             return None
-        base = int(self.created[start])
-        num_locals = (int(self.created[end]) - base) // len(trips)
+        first, last = int(self.created[start]), int(self.created[end])
+        base = int(self.made[first]) if last > first else 0
+        num_locals = (last - first) // len(trips)
         return FoldedLoop(start, size, len(trips), base, num_locals, tuple(inner[:KEPT_TRIPS]))
 
     def _alike(self, start: int, size: int, num_trips: int) -> bool:
@@ -190,7 +189,10 @@ class _Folder:
         num_made = int(made[-1] - made[0])
         if num_made % num_trips or not _equal_rows(np.diff(made), num_trips):
             return False
-        base, per_trip = int(made[0]), num_made // num_trips
+        own_locals = self.made[int(made[0]) : int(made[-1])]
+        if (np.diff(own_locals) != 1).any():
+            return False
+        base, per_trip = int(own_locals[0]) if num_made else len(self.lives.size), num_made // num_trips
         if per_trip and not _equal_rows(self.lives.size[base : base + num_made], num_trips):
             return False
         touched = _table(self.lives.touches, tasks, num_trips)
@@ -207,7 +209,7 @@ class _Folder:
 
     def _reads(self, trip: Span, start: int, number: int, size: int) -> Iterator[tuple[int, ...]]:
         """Tensors read on the host inside a trip: numbers of its own ones from its first, of others as they are."""
-        locals_, begin = self.lives.locals, start + number * size
+        locals_, begin = self.lives.locals[self.made], start + number * size
         low, high = int(self.created[begin]), int(self.created[begin + size])
         own = range(int(locals_[low]), int(locals_[high - 1]) + 1) if high > low else range(0)
 

@@ -246,11 +246,11 @@ def random_trips(program: Program, rng: random.Random) -> dict[str, int]:
 
 
 def _values(program: Program, task: Task, load) -> int:
-    """What a task writes: a hash of its own number and every cell it reads."""
+    """What a task writes: a hash of its own name and every cell it reads."""
     read = [
         load(region, cell) for name, region in task.operands.items() if name.startswith("in") for cell in range(*region.box[0])
     ]
-    return hash((task.id, *read))
+    return hash((task.path, *read))
 
 
 def run_in_order(program: Program, trips: Mapping[str, int]) -> dict[tuple[int, int], int]:
