@@ -15,17 +15,12 @@ from __future__ import annotations
 import torch
 
 from ops.cost import elementwise, per_rows
-from ops.experts import first_rows
+from ops.experts import first_rows, lanes_problem
 from runner.comm import Comm
 from runner.errors import ExecutionError
 from runner.registry import Call, Cost, OpRegistry
 
 ops = OpRegistry()
-
-
-def _check_exchange(call: Call) -> str | None:
-    lanes, experts = call.dims["L"], call.dims["E"]
-    return None if lanes in (1, experts) else f"the receive buffers have {lanes} lanes, expected 1 or {experts}"
 
 
 @ops.op(
@@ -37,7 +32,7 @@ def _check_exchange(call: Call) -> str | None:
     params={"layer": 0},
     needs=("comm",),
     cost=lambda call: Cost(0, 2 * call.operands["indices"].num_elements * (call.dims["D"] + 12)),
-    check=_check_exchange,
+    check=lambda call: lanes_problem("the receive buffer", call.dims["L"], call.dims["E"]),
     source="pypto-lib moe",
 )
 def dispatch(
@@ -83,7 +78,7 @@ def dispatch(
 
     mine = _counts_of(pub_counts, comm.rank, num_experts)
     recv_count.copy_(mine.sum(dim=0).unsqueeze(1))
-    place = _places(mine, recv_count, num_lanes, depth)
+    place = _places(mine, first_rows(recv_count, num_lanes, depth))
     recv_x.flatten(0, 1)[place] = rows
     recv_scale.flatten()[place] = notes[:, 0]
     recv_w.flatten()[place] = notes[:, 1]
@@ -108,39 +103,69 @@ def _check_depth(totals: torch.Tensor, depth: int, num_experts: int, layer: int)
     )
 
 
-def _places(counts: torch.Tensor, recv_count: torch.Tensor, num_lanes: int, depth: int) -> torch.Tensor:
-    """Buffer rows, as [L * M], of the received rows, which come by source rank, expert and route; `counts` is [P, E]."""
+def _places(counts: torch.Tensor, begins: torch.Tensor) -> torch.Tensor:
+    """Buffer rows of the rows that come by source rank, expert and route, `counts` [P, C] of them.
+
+    `begins` [C] says where each expert's rows begin in the buffer, all lanes seen as one.
+    """
     before = counts.cumsum(dim=0) - counts
-    begins = (first_rows(recv_count, num_lanes, depth) + before).flatten()
+    starts = (begins + before).flatten()
     lengths = counts.flatten().long()
     ends = lengths.cumsum(dim=0)
     inside = torch.arange(int(lengths.sum()), device=counts.device) - torch.repeat_interleave(ends - lengths, lengths)
-    return torch.repeat_interleave(begins, lengths) + inside
+    return torch.repeat_interleave(starts, lengths) + inside
+
+
+def _experts_of_a_rank(call: Call) -> int:
+    num_ranks, num_experts = call.operands["pub_counts"].shape
+    return num_experts // num_ranks
+
+
+def _check_push(call: Call) -> str | None:
+    experts = _experts_of_a_rank(call)
+    if call.dims["C"] > experts:
+        return f"'recv_count' is of {call.dims['C']} experts, but a rank has {experts}"
+    problem = lanes_problem("the receive buffer", call.dims["L"], experts)
+    return problem or lanes_problem("'recv_y'", call.dims["G"], call.dims["C"])
+
+
+def _push_cost(call: Call) -> Cost:
+    """The held experts' share of all rows, read and written."""
+    return Cost(0, 2 * call.operands["routed_y"].size_bytes * call.dims["C"] // _experts_of_a_rank(call))
 
 
 @ops.op(
     "combine_push",
-    "recv_y: {act}[L, M, D], recv_r_route: i32[L, M], recv_count: i32[E, 1], pub_counts: i32[P, P * E]"
-    " -> routed_y: {act}[T, K, D], &comm_window: i32[1]",
+    "recv_y: {act}[G, N, D], recv_r_route: i32[L, M], recv_count: i32[C, 1], pub_counts: i32[P, P * E]"
+    " -> &routed_y: {act}[T, K, D], &comm_window: i32[1]",
     core="AIV",
+    params={"first": 0},
     needs=("comm",),
-    cost=lambda call: Cost(0, 2 * call.operands["routed_y"].size_bytes),
-    check=_check_exchange,
-    source="pypto-lib moe",
+    cost=_push_cost,
+    check=_check_push,
+    source="pypto-lib moe; some experts at a time is ours",
 )
-def combine_push(recv_y, recv_r_route, recv_count, pub_counts, *, routed_y, comm_window, comm: Comm):
-    """Send each expert's output row back to where its token is: row t, k of `routed_y` [T, K, D] is route t * K + k.
+def combine_push(recv_y, recv_r_route, recv_count, pub_counts, *, routed_y, comm_window, first, comm: Comm):
+    """Send the experts' output rows back to where their tokens are: row t, k of `routed_y` [T, K, D] is route t * K + k.
 
-    Rows without a route are zero.
+    `recv_y` [G, N, D] holds the rows of the C experts of this rank from `first` on, one lane an expert or packed in one lane;
+    `recv_count` [C, 1] counts them. `recv_r_route` [L, M] is of all experts. All ranks send the rows of the same experts at
+    the same time. A push from expert 0 on clears `routed_y` first, so that rows without a route are zero; others leave the rest.
     """
     comm_window += 1
-    num_experts, (num_lanes, depth) = recv_count.shape[0], recv_y.shape[:2]
-    place = _places(_counts_of(pub_counts, comm.rank, num_experts), recv_count, num_lanes, depth)
-    per_rank = pub_counts.view(comm.size, comm.size, num_experts).sum(dim=2)
-    send, receive = per_rank[:, comm.rank].tolist(), per_rank[comm.rank].tolist()
-    rows = comm.all_to_all(recv_y.flatten(0, 1)[place], send, receive)
-    routes = comm.all_to_all(recv_r_route.flatten()[place], send, receive)
-    routed_y.zero_()
+    num_ranks, held = comm.size, slice(first, first + recv_count.shape[0])
+    per_rank = pub_counts.view(num_ranks, num_ranks, -1)  # [source, owner, expert of the owner]
+    num_experts = per_rank.shape[2]
+    mine = per_rank[:, comm.rank]
+    totals = mine.sum(dim=0, dtype=torch.int32).unsqueeze(1)
+    row = _places(mine[:, held], first_rows(recv_count, *recv_y.shape[:2]))
+    note = _places(mine[:, held], first_rows(totals, *recv_r_route.shape)[held])
+    moved = per_rank[:, :, held].sum(dim=2)
+    send, receive = moved[:, comm.rank].tolist(), moved[comm.rank].tolist()
+    rows = comm.all_to_all(recv_y.flatten(0, 1)[row], send, receive)
+    routes = comm.all_to_all(recv_r_route.flatten()[note], send, receive)
+    if first == 0:
+        routed_y.zero_()
     routed_y.flatten(0, 1)[routes.long()] = rows
 
 

@@ -32,9 +32,10 @@ def first_rows(count: torch.Tensor, num_lanes: int, depth: int) -> torch.Tensor:
     return counts.cumsum(0) - counts
 
 
-def tile_rows(count: torch.Tensor, buffer: torch.Tensor, expert: int, tile: int, size: int) -> slice:
-    """The tile's rows of `buffer` [L, M, ...] seen as [L * M, ...]: up to `size`, possibly none."""
-    begin = int(first_rows(count, buffer.shape[0], buffer.shape[1])[expert])
+def tile_rows(count: torch.Tensor, buffer: torch.Tensor, expert: int, tile: int, size: int, first: int = 0) -> slice:
+    """The tile's rows of `buffer` [L, M, ...] seen as [L * M, ...]: up to `size`, possibly none; it begins with expert `first`."""
+    begins = first_rows(count, buffer.shape[0], buffer.shape[1])
+    begin = int(begins[expert] - begins[first])
     end = begin + int(count[expert, 0])
     return slice(min(begin + tile * size, end), min(begin + (tile + 1) * size, end))
 
@@ -49,15 +50,20 @@ def _tile(buffer: torch.Tensor, count: torch.Tensor, expert: int, tile: int, siz
     return padded
 
 
+def lanes_problem(what: str, lanes: int, experts: int) -> str | None:
+    """What is wrong with the number of lanes of a buffer for the rows of so many experts."""
+    return None if lanes in (1, experts) else f"{what} has {lanes} lanes, expected 1 or {experts}"
+
+
 def _check_lanes(call: Call) -> str | None:
-    lanes, experts = call.dims["L"], call.dims["E"]
-    return None if lanes in (1, experts) else f"the receive buffers have {lanes} lanes, expected 1 or {experts}"
+    problem = lanes_problem("the receive buffer", call.dims["L"], call.dims["E"])
+    return problem or lanes_problem("'recv_y'", call.dims.get("G", 1), call.dims["E"])
 
 
 def _tile_bytes(call: Call, name: str) -> int:
-    """What a tile of R rows moves of a receive buffer."""
+    """What a tile of R rows moves of a buffer [lanes, depth, ...]."""
     spec = call.operands[name]
-    return spec.size_bytes // (call.dims["L"] * call.dims["M"]) * call.dims["R"]
+    return spec.size_bytes // (spec.shape[0] * spec.shape[1]) * call.dims["R"]
 
 
 def _matmul_cost(call: Call) -> Cost:
@@ -130,16 +136,20 @@ def exp_w2_mm(h_i8, w, *, acc):
 
 @ops.op(
     "exp_w2_act",
-    "acc: {acc}[R, D], h_scale: f32[R, 1], recv_w: f32[L, M], count: i32[E, 1], w2_scale: f32[D] -> recv_y: {act}[L, M, D]",
+    "acc: {acc}[R, D], h_scale: f32[R, 1], recv_w: f32[L, M], count: i32[E, 1], w2_scale: f32[D] -> recv_y: {act}[G, N, D]",
     core="AIV",
-    params=TILE,
+    params={**TILE, "first": 0},
     cost=lambda call: Cost(3 * call.operands["acc"].num_elements, moved(call, "acc", "w2_scale") + _tile_bytes(call, "recv_y")),
     check=_check_lanes,
     source="transformers DeepseekV4Experts; pypto-lib expert_routed",
 )
-def exp_w2_act(acc, h_scale, recv_w, count, w2_scale, *, recv_y, expert, tile):
-    """The tile's output rows, times their routing weights, into its rows of `recv_y`; no other row is touched."""
-    rows = tile_rows(count, recv_y, expert, tile, acc.shape[0])
-    num_rows = rows.stop - rows.start
+def exp_w2_act(acc, h_scale, recv_w, count, w2_scale, *, recv_y, expert, tile, first):
+    """The tile's output rows, times their routing weights, into its rows of `recv_y`; no other row is touched.
+
+    `recv_y` [G, N, D] is like the receive buffers, or one lane with the rows of the experts from `first` on, packed.
+    """
+    place = tile_rows(count, recv_y, expert, tile, acc.shape[0], first)
+    num_rows = place.stop - place.start
     y = dequantise(acc[:num_rows], h_scale[:num_rows], w2_scale)
-    recv_y.flatten(0, 1)[rows] = (y * recv_w.flatten()[rows].unsqueeze(1)).to(recv_y.dtype)
+    weights = recv_w.flatten()[tile_rows(count, recv_w, expert, tile, acc.shape[0])]
+    recv_y.flatten(0, 1)[place] = (y * weights.unsqueeze(1)).to(recv_y.dtype)
