@@ -50,7 +50,7 @@ class Need:
     others: Mapping[int, int] | None = None
 
     def conflict(self, first: int) -> Conflict:
-        return Conflict(self.kind, first, self.second, self.tensor, self.others and self.others[first])
+        return Conflict(self.kind, first, self.second, self.tensor, self.others[first] if self.others else None)
 
 
 def _batches(needs: Iterable[Need]) -> Iterator[list[Need]]:
