@@ -66,6 +66,7 @@ class MinpeakOptions:
             "lower_bound": found.lower_bound,
             "gap": found.gap,
             "bound": found.bound,
+            "idle_bytes": found.idle_bytes,
             "proved_optimal": found.proved_optimal,
             "found_by": plan.found_by,
         }
@@ -76,6 +77,8 @@ class MinpeakOptions:
             return
         unit, scale = ("ms", 1000) if found["objective"] == "makespan" else ("MiB", MIB)
         optimal = "proved optimal" if found["proved_optimal"] else f"gap {found['gap'] / scale:,.3f} {unit}"
+        if not found["proved_optimal"] and found["gap"] <= found["idle_bytes"]:
+            optimal = f"proved optimal but for the 1,024 bytes of each unused ring ({found['gap']:,} bytes)"
         print(
             f"certificate: {found['objective']} {found['value'] / scale:,.3f} {unit} by {found['found_by']}; "
             f"lower bound ({found['bound']}) {found['lower_bound'] / scale:,.3f} {unit}: {optimal}"

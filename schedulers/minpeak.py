@@ -96,21 +96,26 @@ class Certificate:
     """What is proved about a plan. Sizes in bytes, of the safe capacities; makespans in microseconds.
 
     `lower_bound` holds for every placement of this order under the objective (without sharing, if the plan is without); `bound`
-    says which bound it is: `peak_live`, or `search` for an exhaustive one. `proved_optimal`: the value is the bound, but for
-    the 1,024 bytes that each ring without blocks has.
+    says which bound it is: `peak_live`, or `search` for an exhaustive one. `idle_bytes` are those of rings without blocks, which
+    have 1,024 bytes each and are counted in a total: a gap of no more than that is all that one arena can leave.
     """
 
     objective: str
     value: float
     lower_bound: float
     bound: str
-    proved_optimal: bool
+    idle_bytes: int
     total_bytes: int
     peak_live_bytes: int
 
     @property
     def gap(self) -> float:
         return self.value - self.lower_bound
+
+    @property
+    def proved_optimal(self) -> bool:
+        """Whether no placement of this order is better under the objective."""
+        return self.value <= self.lower_bound
 
 
 @dataclass(frozen=True)
@@ -181,7 +186,7 @@ class _Planner:
             if best is None or self._value(candidate, goal) < self._value(best, goal):
                 best = candidate
                 self.options.progress(best.name, self._value(best, goal))
-            if self._value(best, goal) <= bound + self._idle(best, goal):
+            if self._value(best, goal) <= bound + (self._idle(best, goal) if self.fold.loops else 0):
                 break
         assert best is not None
         return self._finished(best, self._value(best, goal), bound, bound_name, self._idle(best, goal))
@@ -193,7 +198,7 @@ class _Planner:
 
     def _finished(self, best: _Candidate, value: float, bound: float, name: str, idle: int = 0) -> Plan:
         peak = self.lives.peak_live_bytes
-        certificate = Certificate(self.options.objective, value, bound, name, value <= bound + idle, sum(best.heap), peak)
+        certificate = Certificate(self.options.objective, value, bound, name, idle, sum(best.heap), peak)
         return Plan(replace(best.schedule, strategy="minpeak"), best.heap, certificate, best.name)
 
     @staticmethod
