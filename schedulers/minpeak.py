@@ -37,6 +37,7 @@ from schedulers.auto import auto
 from schedulers.autoscope import autoscope
 from schedulers.batching import place
 from schedulers.boundaries import boundaries
+from schedulers.bounds import chain_bound
 from schedulers.fold import Fold, fold, regroup, template, unfolded
 from schedulers.interval_cuts import cut_intervals
 from schedulers.lifetimes import Floats, Rows, lives_of
@@ -96,8 +97,8 @@ class Certificate:
     """What is proved about a plan. Sizes in bytes, of the safe capacities; makespans in microseconds.
 
     `lower_bound` holds for every placement of this order under the objective (without sharing, if the plan is without); `bound`
-    says which bound it is: `peak_live`, or `search` for an exhaustive one. `idle_bytes` are those of rings without blocks, which
-    have 1,024 bytes each and are counted in a total: a gap of no more than that is all that one arena can leave.
+    says which bound it is: `peak_live`, `chain` (schedulers.bounds), or `search` for an exhaustive one. `idle_bytes` are those of
+    rings without blocks, which have 1,024 bytes each and count in a total: one arena leaves a gap of no more than that.
     """
 
     objective: str
@@ -179,7 +180,7 @@ class _Planner:
             return self._shortest()
         goal = TOTAL if self.options.objective == "total" else WORST
         best: _Candidate | None = None
-        bound, bound_name = self._bound(goal), "peak_live"
+        bound, bound_name = self._bound(goal)
         for candidate in self._smallest(goal):
             if candidate.bound > bound:
                 bound, bound_name = candidate.bound, "search"
@@ -206,8 +207,11 @@ class _Planner:
         a, b, c, d = (size // BLOCK_ALIGN for size in candidate.heap)
         return goal.value((a, b, c, d)) * BLOCK_ALIGN
 
-    def _bound(self, goal: Goal) -> int:
-        return goal.floor(self.lives.peak_live_bytes // BLOCK_ALIGN) * BLOCK_ALIGN
+    def _bound(self, goal: Goal) -> tuple[int, str]:
+        """Bytes that no placement under the objective can do without, and which bound says so."""
+        peak = self.lives.peak_live_bytes // BLOCK_ALIGN
+        chain = peak if self.options.share else chain_bound(self.lives)
+        return goal.floor(chain) * BLOCK_ALIGN, "chain" if chain > peak else "peak_live"
 
     # --- fewest bytes -------------------------------------------------------------------------------------------------
 
@@ -249,7 +253,7 @@ class _Planner:
         whole = Lifetimes(lives.first, np.maximum(lives.end, lives.scope_end), lives.size, lives.num_times)
         if lives.num_times <= SEARCH_UP_TO:
             width = WIDTHS[-1] if lives.num_times <= EXACT_UP_TO else WIDTHS[1]
-            found = solve(whole, marks, goal, bound=self._bound(goal) // BLOCK_ALIGN, max_width=width, stop=self.stop)
+            found = solve(whole, marks, goal, bound=self._bound(goal)[0] // BLOCK_ALIGN, max_width=width, stop=self.stop)
         else:
             found = cut_intervals(self.fold, template(self.fold, lives), lives, loops, goal, self.stop)
         return _Candidate.of("scopes", self._lower(place_scopes(lives, loops, found)), goal.value(found.need) * found.complete)

@@ -5,12 +5,15 @@ The models are written from the rules alone and share nothing with the search. A
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 from ortools.sat.python import cp_model
-from random_programs import random_program
+from random_programs import Builder, random_program
 
 from runner.program import Program
+from schedulers.bounds import chain_bound
 from schedulers.lifetimes import Lives, lives_of
 from schedulers.minpeak import plan
 
@@ -117,6 +120,43 @@ def check(program: Program, share: bool, objective: str) -> None:
     expected = (arenas_minimum if share else scopes_minimum)(lives, objective)
     assert found.certificate.value == expected * UNIT, f"{program.name}: {found.certificate}, expected {expected * UNIT}"
     assert found.certificate.lower_bound <= expected * UNIT
+
+
+def chain_program(rng: random.Random, num_tasks: int) -> Program:
+    """Tasks that hand a tensor on, now and then with scratch of their own."""
+    build = Builder()
+    before = build.tensor(1, "input")
+    for _ in range(num_tasks):
+        after = build.tensor(rng.choice((1, 1, 2)))
+        scratch = (build.tensor(rng.randint(1, 4)),) if rng.random() < 0.5 else ()
+        build.task([build.whole(before)], [build.whole(t) for t in (after, *scratch)], (after, *scratch))
+        before = after
+    return build.program()
+
+
+def test_the_chain_bound_holds() -> None:
+    rng = random.Random(0)
+    stronger = 0
+    for num_tasks in (3, 5, 8, 10, 12, 14, 16, 20) * 2:
+        lives = lives_of(chain_program(rng, num_tasks))
+        bound = chain_bound(lives)
+        assert bound <= scopes_minimum(lives, "total")
+        stronger += bound * UNIT > lives.peak_live_bytes
+    for program in small_programs(10):
+        assert chain_bound(lives_of(program)) <= scopes_minimum(lives_of(program), "total")
+    assert stronger >= 2
+
+
+@pytest.mark.parametrize("num_tasks", [2, 4, 9, 16, 17, 24])
+def test_the_chain_bound_is_reached_by_a_bare_chain(num_tasks: int) -> None:
+    build = Builder()
+    before = build.tensor(1, "input")
+    for _ in range(num_tasks):
+        after = build.tensor(1)
+        build.task([build.whole(before)], [build.whole(after)], (after,))
+        before = after
+    lives = lives_of(build.program())
+    assert max(4, chain_bound(lives)) == scopes_minimum(lives, "total")
 
 
 CASES = [(share, objective) for share in (True, False) for objective in ("total", "worst")]
