@@ -2,7 +2,7 @@
 
 A *chain* is a row of tensors in which each lives together with the next, such as the streams that layers hand on. Two tensors
 that live at once cannot lie in scopes side by side, so wherever scopes end inside a chain, a tensor that crosses the place lies
-further out; four rings then need more of the chain than what is alive of it. docs/minpeak.md has the proof.
+further out; four rings then need more of the chain than what is alive of it. docs/memory-model.md has the proof.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import product
 
 import numpy as np
 
@@ -23,8 +25,14 @@ from schedulers.scoping import Four, Goal, Lifetimes, Scoping, needs
 MAX_BOUNDARIES = 400
 _NEGLIGIBLE = 200
 """Loops whose trips together hold less than this part of the peak are not cut."""
+_STEPS = (0.5, 0.75, 0.9, 0.97, 1.03, 1.1, 1.3, 2.0)
+"""By which the best capacities are then changed, one at a time, for as long as that helps."""
+
 _SHARES = (1 / 16, 1 / 4, 1 / 32, 1 / 2, 1 / 8, 1.0)
 """Capacities that are tried first, as shares of the peak of live bytes."""
+
+
+Three = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -162,23 +170,31 @@ class IntervalCuts:
     def search(self, goal: Goal, stop: Callable[[], bool]) -> list[list[tuple[int, int]]]:
         """Intervals of the scopes of depth 1, 2 and 3, as pairs of boundaries."""
         shares = list(dict.fromkeys(int(self.peak * share) for share in _SHARES))
-        best_value, best = None, None
-        for c3 in shares:
-            cover3 = self.cover(self.valid & (self.held(None) <= c3))
-            held2 = self.held(cover3[0])
-            for c2 in shares:
-                if best is not None and (stop() or c2 + c3 > 2 * self.peak):
-                    break
-                cover2 = self.cover(self.valid & (held2 <= c2))
-                held1 = self.held(cover2[0])
-                for c1 in shares:
-                    tops = self._top(self.valid & (held1 <= c1))
-                    levels = self._levels(tops, cover2[1], cover3[1])
-                    value = goal.value(self._need(levels))
-                    if best_value is None or value < best_value:
-                        best_value, best = value, levels
-        assert best is not None
-        return best
+        tried: dict[Three, tuple[int, list[list[tuple[int, int]]]]] = {}
+        cover3 = cache(lambda c3: self.cover(self.valid & (self.held(None) <= c3)))
+        cover2 = cache(lambda c2, c3: self.cover(self.valid & (self.held(cover3(c3)[0]) <= c2)))
+
+        def value(caps: Three) -> int:
+            if caps not in tried:
+                c1, c2, c3 = caps
+                tops = self._top(self.valid & (self.held(cover2(c2, c3)[0]) <= c1))
+                levels = self._levels(tops, cover2(c2, c3)[1], cover3(c3)[1])
+                tried[caps] = (goal.value(self._need(levels)), levels)
+            return tried[caps][0]
+
+        best = (shares[0], shares[0], shares[0])
+        for c3, c2 in product(shares, shares):
+            if not (stop() or c2 + c3 > 2 * self.peak):
+                best = min(best, *((c1, c2, c3) for c1 in shares), key=value)
+        better = True
+        while better:
+            better = False
+            for k, factor in product(range(3), _STEPS):
+                c1, c2, c3 = (int(c * factor) if i == k else c for i, c in enumerate(best))
+                caps = (c1, c2, c3)
+                if not stop() and value(caps) < value(best):
+                    best, better = caps, True
+        return tried[best][1]
 
     def _top(self, feasible: np.ndarray) -> list[tuple[int, int]]:
         """Scopes of depth 1 that cover the most of the whole program."""

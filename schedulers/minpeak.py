@@ -1,7 +1,7 @@
 """The minpeak strategy: the placement that needs the least heap, or the shortest run within a budget of bytes.
 
 With sharing, all tensors lie in arenas with planned offsets (`schedulers.arena`), whose reuse is made safe by edges
-(`schedulers.sharing`); without, in scopes (`schedulers.scoping`). docs/minpeak.md has the bounds and their proofs.
+(`schedulers.sharing`); without, in scopes (`schedulers.scoping`). docs/memory-model.md has the bounds and their proofs.
 
 Options (all optional):
 
