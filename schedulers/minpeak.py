@@ -316,6 +316,8 @@ class _Planner:
         if self.options.share:
             yield from self._apart((begin, finish))
         yield from self._others()
+        if self.options.share and not self.stop():
+            yield self._scoped(TOTAL)
 
     def _apart(self, times: tuple[Floats, Floats]) -> Iterator[_Candidate]:
         """Arenas in which bytes are reused only after some time, the longest that fit into the budget."""
