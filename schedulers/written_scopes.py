@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, count
 
 from runner.annotations import Annotations, WrittenScope
 from runner.capacity import ring_loads, safe_heap
@@ -162,7 +163,7 @@ class Placing:
         self.program, self.written, self.choices = program, written, choices
         self.scopes: dict[tuple[Body, Run], WrittenScope] = {}
         self.dropped: dict[tuple[Body, int], object] = {}
-        self.taken: dict[Body, set[str]] = {}
+        self.taken: dict[str, set[str]] = {}  # per file
 
     def items(self) -> list[PlacedItem]:
         return self._body(self.program.body)
@@ -238,12 +239,15 @@ class Placing:
         return [placed for part in item.items if isinstance(part, Span) for placed in self._body(part)]
 
     def _name(self, body: Body, run: Run) -> str:
-        """A name for a new scope, by what it holds, that no other item of the body has."""
-        taken = self.taken.setdefault(body, set(body.names))
-        name = base = _plain_name(body, run)
-        number = 2
-        while name in taken:
-            name, number = f"{base}_{number}", number + 1
+        """A name for a new scope, by what it holds, that nothing else of the file has: `after:` may name that."""
+        mark = body.marks[0]
+        assert mark is not None
+        if mark.file not in self.taken:
+            texts = [text for text in self.written.bodies if (first := text.marks[0]) is not None and first.file == mark.file]
+            self.taken[mark.file] = {name for text in texts for name in text.names}
+        taken, base = self.taken[mark.file], _plain_name(body, run)
+        named = base if base.endswith("_scope") or base not in taken else f"{base}_scope"
+        name = next(name for name in chain((named,), (f"{named}_{k}" for k in count(2))) if name not in taken)
         taken.add(name)
         return name
 
