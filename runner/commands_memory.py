@@ -15,7 +15,7 @@ import typer
 from runner import commands_minpeak, options
 from runner.commands_common import console, messages, print_json, registry, resolve, table
 from runner.commands_schedule_diff import print_difference
-from runner.commands_write import write_scopes
+from runner.commands_write import Texts, new_texts, settled_texts, write_texts
 from runner.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -134,7 +134,19 @@ def schedule(
     if compared:
         raise typer.BadParameter(f"one graph is planned, got also '{compared[0]}'")
     with _collector_off():
-        planned, timing = plan(graph, config, sets, deploy, ep, scheduler, batch_allocs, routing, timing_options, wanted=wanted)
+
+        def planned_from(library: GraphLibrary | None, strategy: str) -> tuple[Schedule, Callable[[], Timing]]:
+            batch = batch_allocs and strategy == scheduler
+            return plan(graph, config, sets, deploy, ep, strategy, batch, routing, timing_options, library, wanted)
+
+        texts: Texts = {}
+        if write and scheduler == "minpeak":
+            wanted.written = True
+            planned, timing, texts = _settled(lambda library: planned_from(library, scheduler), wanted)
+        else:
+            planned, timing = planned_from(None, scheduler)
+            if write:
+                texts = new_texts(planned, lambda library: planned_from(library, "annotated")[0])
         if safe:
             sizes = sizes.with_heap([safe_heap(load) for load in ring_loads(planned)])
         replay = replay_under(progress, planned, sizes, timing)
@@ -148,11 +160,7 @@ def schedule(
             timed_replay = replay if progress == "timed" else replay_under("timed", planned, sizes, timing)
         report = make_report(replay, timed_replay)
     if write:
-
-        def annotated(library: GraphLibrary) -> Schedule:
-            return plan(graph, config, sets, deploy, ep, "annotated", False, routing, timing_options, library)[0]
-
-        write_scopes(planned, annotated)
+        write_texts(texts)
     if scope_stats is not None:
         write_scope_stats(scope_stats, planned, sizes, replay.records, fatal=replay.deadlock is not None)
     if as_json:
@@ -168,6 +176,21 @@ def schedule(
         raise deadlock_error(planned, sizes, report)
     _print_report(planned, report, routing)
     wanted.print_certificate()
+
+
+def _settled(
+    planned_from: Callable[[GraphLibrary], tuple[Schedule, Callable[[], Timing]]], wanted: commands_minpeak.MinpeakOptions
+) -> tuple[Schedule, Callable[[], Timing], Texts]:
+    """The plan of what files can say with its timing, and the files' new texts."""
+    timings: list[Callable[[], Timing]] = []
+
+    def planned(library: GraphLibrary) -> Schedule:
+        schedule, timing = planned_from(library)
+        timings.append(timing)
+        return schedule
+
+    found, texts = settled_texts(planned, lambda: wanted.plans[-1].annotations)
+    return found, timings[-1], texts
 
 
 def _pool_may_overflow(planned: Schedule, sizes: RingSizes) -> bool:

@@ -8,6 +8,7 @@ Options (all optional):
     objective      "total" (default), "worst" or "makespan"
     budget_bytes   the shortest makespan whose safe total is at most this; implies objective "makespan"
     share          False: no two tensors share bytes
+    written        True: only what graph files can say (`schedulers.written_scopes`)
     reorder        True: also change the order of tasks within their dependencies
     time_limit_s   when to stop looking for something better; the best so far is returned
     timing         Schedule -> runner.timed.Timing, what makespan means; one duration for all tasks if missing
@@ -19,11 +20,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
 
+from runner.annotations import Annotations
 from runner.capacity import ring_loads, safe_heap
 from runner.errors import ConfigError
 from runner.program import Program, Span
@@ -47,6 +49,7 @@ from schedulers.scope_placement import place_scopes
 from schedulers.scoping import TOTAL, WIDTHS, WORST, Goal, Lifetimes, solve
 from schedulers.timeline import earliest_finish, in_task_lengths, replayed
 from schedulers.unscoped import unscoped
+from schedulers.written_scopes import written_scopes
 
 FOLD_FROM = 4_000
 """Programs with more tasks than this have their loops folded; smaller ones are solved in full."""
@@ -75,6 +78,7 @@ class Options:
     budget_bytes: int | None = None
     share: bool = True
     reorder: bool = False
+    written: bool = False
     time_limit_s: float = 30.0
     timing: Callable[[Schedule], Timing] = lambda schedule: uniform_timing(0.5, 20.0)
     report: Callable[[Plan], None] = lambda plan: None
@@ -89,6 +93,10 @@ class Options:
         found = cls(**cast(dict[str, Any], known))
         if found.objective not in OBJECTIVES:
             raise ConfigError(f"objective '{found.objective}': expected one of {', '.join(OBJECTIVES)}")
+        if found.written and (found.objective == "makespan" or found.reorder):
+            raise ConfigError(
+                "graph files say where scopes are, for an objective of bytes: total or worst, in the order as written"
+            )
         return found
 
 
@@ -121,12 +129,17 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Plan:
-    """A schedule, its rings' safe capacities and its certificate; `found_by` names the way it was found."""
+    """A schedule, its rings' safe capacities and its certificate; `found_by` names the way it was found.
+
+    `annotations` are what to write for a plan of what files can say, `shared_bytes` what an arena would take, if it was asked.
+    """
 
     schedule: Schedule
     heap_bytes: tuple[int, ...]
     certificate: Certificate
     found_by: str
+    annotations: Annotations = field(default_factory=Annotations)
+    shared_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -179,6 +192,8 @@ class _Planner:
         if self.options.objective == "makespan":
             return self._shortest()
         goal = TOTAL if self.options.objective == "total" else WORST
+        if self.options.written:
+            return self._written(goal)
         best: _Candidate | None = None
         bound, bound_name = self._bound(goal)
         for candidate in self._smallest(goal):
@@ -207,10 +222,19 @@ class _Planner:
         a, b, c, d = (size // BLOCK_ALIGN for size in candidate.heap)
         return goal.value((a, b, c, d)) * BLOCK_ALIGN
 
+    def _written(self, goal: Goal) -> Plan:
+        """What graph files can say; of a program that is not folded, also what an arena would take."""
+        found = written_scopes(self.program, goal, self.stop)
+        best = _Candidate.of("scopes that files can say", found.schedule)
+        plan = self._finished(best, self._value(best, goal), *self._bound(goal), self._idle(best, goal))
+        small = len(self.program.tasks) <= FOLD_FROM
+        return replace(plan, annotations=found.annotations, shared_bytes=sum(self._smallest_arena().heap) if small else None)
+
     def _bound(self, goal: Goal) -> tuple[int, str]:
         """Bytes that no placement under the objective can do without, and which bound says so."""
         peak = self.lives.peak_live_bytes // BLOCK_ALIGN
-        chain = peak if self.options.share else chain_bound(self.lives)
+        shares = self.options.share and not self.options.written
+        chain = peak if shares else chain_bound(self.lives)
         return goal.floor(chain) * BLOCK_ALIGN, "chain" if chain > peak else "peak_live"
 
     # --- fewest bytes -------------------------------------------------------------------------------------------------
