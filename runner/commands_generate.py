@@ -26,7 +26,7 @@ from runner.commands_common import (
     table,
     usable_device,
 )
-from runner.errors import CheckpointError, ConfigError
+from runner.errors import ConfigError
 
 if TYPE_CHECKING:
     from runner.comm import Comm
@@ -110,6 +110,7 @@ def generate_command(
     as_json: options.Json = False,
 ) -> None:
     """Generate greedily from prompts: prefill in chunks, decode in ragged batches."""
+    from runner.checkpoint import Checkpoint
     from runner.ranks import given_world, joined, launch, own_command, rank_device
 
     folder = Path(checkpoint)
@@ -119,7 +120,7 @@ def generate_command(
     resolved = _over_ranks(resolve([_config_json(folder), *config], options_, None, ep), world, ep)
     resolved = fitting(resolved, all_prompts, max_new_tokens, deploy)
     if world is None and resolved["ep"] > 1:
-        _check_files(folder)
+        Checkpoint.open(folder).require(resolved)  # what is wrong with it is said once, and before any rank starts
         launch(own_command(context.obj), resolved["ep"], timeout_s=timeout_s, port=port)
         return
     set_threads(threads, resolved)
@@ -144,14 +145,6 @@ def generate_command(
         return
     with joined(world, device=wanted.device, timeout_s=timeout_s) as comm:
         _generate(resolved, wanted, comm, world, as_json)
-
-
-def _check_files(folder: Path) -> None:
-    """Raises CheckpointError for what is wrong with a checkpoint's files: once, and before any rank starts."""
-    from runner.checkpoint import Checkpoint
-
-    if problems := Checkpoint.open(folder).problems:
-        raise CheckpointError(list(problems))
 
 
 def _over_ranks(config: Config, world: World | None, ep: int | None) -> Config:

@@ -411,7 +411,7 @@ def report_of(error: BaseException) -> Report:
     peer = peer_error(error)
     if isinstance(peer, PeerError):
         return Report(str(error), True, peer.silent)
-    return Report(str(error))
+    return Report(error.shown if isinstance(error, RinggraphError) else str(error))
 
 
 def _end_with_launcher() -> None:
