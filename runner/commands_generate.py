@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import resource
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -119,6 +122,7 @@ def generate_command(
     options_ = [*sets, *([f"dtype={dtype}"] if dtype else [])]
     resolved = _over_ranks(resolve([_config_json(folder), *config], options_, None, ep), world, ep)
     resolved = fitting(resolved, all_prompts, max_new_tokens, deploy)
+    _check_writable(logits, record_routing, scope_stats)
     if world is None and resolved["ep"] > 1:
         Checkpoint.open(folder).require(resolved)  # what is wrong with it is said once, and before any rank starts
         launch(own_command(context.obj), resolved["ep"], timeout_s=timeout_s, port=port)
@@ -145,6 +149,18 @@ def generate_command(
         return
     with joined(world, device=wanted.device, timeout_s=timeout_s) as comm:
         _generate(resolved, wanted, comm, world, as_json)
+
+
+def _check_writable(*files: Path | None) -> None:
+    """Raises OSError for a file that could not be written when all is done; makes the folders that it is to lie in."""
+    for file in files:
+        if file is None:
+            continue
+        if file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
 
 
 def _over_ranks(config: Config, world: World | None, ep: int | None) -> Config:

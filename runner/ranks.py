@@ -77,7 +77,7 @@ def given_world(env: Mapping[str, str] = os.environ) -> World | None:
 
 
 def _number(env: Mapping[str, str], name: str) -> int:
-    if not env[name].isdigit():
+    if not (env[name].isascii() and env[name].isdigit()):
         raise RinggraphError(f"environment variable {name} is '{env[name]}', expected a number")
     return int(env[name])
 
