@@ -32,6 +32,8 @@ from runner.storage import TORCH_DTYPES
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
+UNFINISHED_NAME = "conversion.json"
+"""Lies in the folder of a conversion that has not come to its end."""
 MAX_HEADER_BYTES = 100_000_000
 MAX_SIZE = 2**63 - 1
 STORED_DTYPES = {
@@ -227,6 +229,9 @@ class _CorruptEntryError(Exception):
 def _open(folder: Path) -> Checkpoint:
     if not folder.is_dir():
         raise CheckpointError(f"checkpoint '{folder}': no such folder")
+    if (folder / UNFINISHED_NAME).is_file():
+        hint = "the same 'checkpoint convert' goes on with it"
+        raise CheckpointError(f"checkpoint '{folder}' is an unfinished conversion", hint=hint)
     problems: list[Diagnostic] = []
     index = _read_index(folder, problems)
     names = sorted(set(index.values())) if index is not None else _shards_without_index(folder)

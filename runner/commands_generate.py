@@ -227,11 +227,12 @@ def _generate(config: Config, wanted: Wanted, comm: Comm | None, world: World | 
     comm = comm or LocalComm()
     first = comm.rank == 0
     check_alike(comm, _facts(config, wanted))
+    place = Place(own_folder(), comm.rank)
+    place.phase("loading weights")
     start = perf_counter()
     session = _open(config, wanted, comm)
     loaded = perf_counter()
     recorder = recorder_of(session, comm, config) if wanted.routing is not None else None
-    place = Place(own_folder(), comm.rank)
     serving: Any = recorder or session
     if world is not None:
         session.on_task = place.node

@@ -96,8 +96,8 @@ def phase_depth(table: RoutingTable, phase: str, config: Settings, layout_bytes:
     fullest = max((call for call in table.calls if call.phase == phase), key=lambda call: len(call.tokens))
     if len(fullest.tokens) > values["T"]:
         raise RinggraphError(
-            f"call {fullest.call} of rank {fullest.rank} has {len(fullest.tokens)} tokens, but a {phase} call of this configuration "
-            f"takes {values['T']}",
+            f"call {fullest.call} of rank {fullest.rank} has {len(fullest.tokens)} tokens, "
+            f"but a {phase} call of this configuration takes {values['T']}",
             hint="give the configuration that it was recorded with, as in --set prefill.seq=256 or --set decode.batch=16",
         )
     layers = layer_depths(table, phase, values["ROW_TILE"])

@@ -424,6 +424,8 @@ def test_a_shard_half_written_is_written_again(folders, config, tmp_path, monkey
         patched.setattr(conversion, "encode", stop)
         convert(folders["bf16"], tmp_path / "out", config)
     assert list((tmp_path / "out.partial").glob("*.safetensors.partial"))
+    with pytest.raises(CheckpointError, match=r"out.partial' is an unfinished conversion\nhint: "):
+        Checkpoint.open(tmp_path / "out.partial")
     made = convert(folders["bf16"], tmp_path / "out", config)
     assert made.shards_kept == 0 and inspect_checkpoint(tmp_path / "out").fits
     assert not list((tmp_path / "out").glob("*.partial"))

@@ -26,7 +26,8 @@ RINGGRAPH = [sys.executable, "-m", "runner.cli"]
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> Path:
-    return init_checkpoint(load_config(["tiny"]), tmp_path_factory.mktemp("faults") / "tiny", seed=0)
+    config = load_config(["tiny"], ("compress_ratios=[0,4]", "num_hidden_layers=2", "num_hash_layers=1"))
+    return init_checkpoint(config, tmp_path_factory.mktemp("faults") / "tiny", seed=0)
 
 
 def generate(checkpoint: Path, *arguments: str, fault: str = "", **env: str) -> subprocess.Popen:
@@ -34,7 +35,7 @@ def generate(checkpoint: Path, *arguments: str, fault: str = "", **env: str) -> 
     prompts = checkpoint.parent / "prompts.json"
     prompts.write_text(json.dumps(PROMPTS))
     command = [*RINGGRAPH, "generate", "--checkpoint", str(checkpoint), "--prompts", str(prompts), "--max-new-tokens", "3"]
-    env = {**os.environ, "RINGGRAPH_FAULT": fault, "PYTHONPATH": str(FAULTS), **env}
+    env = {**os.environ, "RINGGRAPH_FAULT": fault, "PYTHONPATH": f"{FAULTS}{os.pathsep}{FAULTS.parents[2]}", **env}
     return subprocess.Popen(
         [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True
     )
@@ -43,8 +44,9 @@ def generate(checkpoint: Path, *arguments: str, fault: str = "", **env: str) -> 
 @pytest.mark.parametrize(
     ("fault", "place"),
     [
+        ("1|loading weights|kill", "loading weights"),
         ("1|prefill call 1, node '.*qk_pv'|kill", r"prefill call 1, node 'layer_0\.attention\S*qk_pv'"),
-        ("0|prefill call 0, node 'layer_3.*dispatch'|kill", r"prefill call 0, node 'layer_3\.moe\.dispatch'"),
+        ("0|prefill call 0, node 'layer_1.*dispatch'|kill", r"prefill call 0, node 'layer_1\.moe\.dispatch'"),
         ("1|decode call 1, node '.*combine_push'|kill", r"decode call 1, node 'layer_0\.moe\.experts\.combine_push'"),
     ],
 )
@@ -58,38 +60,39 @@ def test_a_rank_that_is_killed(tiny, fault, place):
 
 
 def test_a_rank_that_never_answers(tiny):
-    fault = "1|decode call 0, node 'layer_2.*dispatch'|stop"
+    fault = "1|decode call 0, node 'layer_1.*dispatch'|stop"
     code, out, err = finish(generate(tiny, "--ep", "2", "--timeout-s", "6", fault=fault))
     assert (code, out) == (1, "")
     assert re.search(
-        r"error: \[rank 0\] \S+moe.yaml:\d+:\d+: node 'layer_2.moe.dispatch' \(op 'dispatch'\) failed: rank 1 did not answer", err
+        r"error: \[rank 0\] \S+moe.yaml:\d+:\d+: node 'layer_1.moe.dispatch' \(op 'dispatch'\) failed: rank 1 did not answer", err
     )
     assert "within 6 s" in err and "hint: raise --timeout-s if it was only slow" in err
-    assert err.endswith("rank 1 was last in decode call 0, node 'layer_2.moe.dispatch'\n")
+    assert err.endswith("rank 1 was last in decode call 0, node 'layer_1.moe.dispatch'\n")
 
 
 def broken(tiny: Path, tmp_path: Path, how: str) -> Path:
     folder = Path(shutil.copytree(tiny, tmp_path / how))
-    shard = sorted(folder.glob("*.safetensors"))[1]
+    name = "layers.1.ffn.experts.3.w1.weight"
+    shard = folder / json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"][name]
     data = shard.read_bytes()
-    at = data.index(b"ffn.experts.3.w1")
+    at = data.index(b"layers.1.ffn.experts.3.w1")
     shape = data.index(b"shape", at)
     changed = {
         "truncated": data[:-1000],
         "corrupt": data[:10] + b"\xff" * 20 + data[30:],
         "misshapen": data[:shape] + data[shape:].replace(b"[32,64]", b"[64,32]", 1),
-        "mislabelled": data[:at] + b"ffn.experts.3.w9" + data[at + 16 :],
+        "mislabelled": data[:at] + b"layers.1.ffn.experts.3.w9" + data[at + 25 :],
     }
     shard.write_bytes(changed[how])
     return folder
 
 
 MESSAGES = {
-    "truncated": r"error K105: tensor '\S+' is truncated: it ends at byte \S+ of shard 'model-00002-of-00005.safetensors'",
-    "corrupt": r"error K106: shard '\S+model-00002-of-00005.safetensors' has a corrupt header: it is not JSON\n"
-    r"(error K105: .*\n){19}and 101 more; 'ringgraph checkpoint inspect' lists all\n$",
+    "truncated": r"error K105: tensor '\S+' is truncated: it ends at byte \S+ of shard 'model-\d+-of-\d+.safetensors'",
+    "corrupt": r"error K106: shard '\S+model-\d+-of-\d+.safetensors' has a corrupt header: it is not JSON\n"
+    r"(error K105: .*\n){19}and \d+ more; 'ringgraph checkpoint inspect' lists all\n$",
     "misshapen": r"error K103: tensor 'layers.1.ffn.experts.3.w1.weight' is f32\[64, 32\], expected f32\[32, 64\]\n$",
-    "mislabelled": r"error K107: tensor 'layers.1.ffn.experts.3.w9.weight' lies in shard 'model-00002-of-00005.safetensors', but",
+    "mislabelled": r"error K107: tensor 'layers.1.ffn.experts.3.w9.weight' lies in shard 'model-\d+-of-\d+.safetensors', but",
 }
 
 
