@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -85,12 +85,17 @@ def program_of(graph: str, config: Config) -> Program:
     return expand(library.load(find_graph(graph)), config, registry(), library=library)
 
 
-def schedule_of(program: Program, scheduler: str, *, unchecked: bool = False) -> Schedule:
-    """A strategy's schedule, verified; raises ScheduleError. `unchecked`: edges that a manual scope lacks are warnings."""
+def schedule_of(
+    program: Program, scheduler: str, *, given: Mapping[str, object] | None = None, unchecked: bool = False
+) -> Schedule:
+    """A strategy's schedule, verified; raises ScheduleError.
+
+    `given` are the strategy's options. `unchecked`: edges that a manual scope lacks are warnings.
+    """
     from runner.verify import check
     from schedulers import get_scheduler
 
-    schedule = get_scheduler(scheduler)(program, {})
+    schedule = get_scheduler(scheduler)(program, given or {})
     for finding in check(schedule, allow_missing_edges=unchecked):
         messages().print(f"warning: {finding}", markup=False)
     return schedule

@@ -114,6 +114,7 @@ def schedule(
     from runner.ring_sizes import RingSizes
     from runner.schedule_diff import scope_rows
     from runner.scope_stats import write_scope_stats
+    from runner.unlimited import run_unlimited
     from runner.verify import check
 
     safe = ring_heap == "safe"
@@ -143,10 +144,11 @@ def schedule(
             replay = replay if lagged.deadlock is None else lagged
         for missing in check(planned, sizes if replay.deadlock is None else None, allow_missing_edges=allow_missing_edges):
             messages().print(f"warning: {missing.message}", markup=False)
-        timed_replay = None
+        timed_replay = unlimited = None
         if replay.deadlock is None:
             timed_replay = replay if progress == "timed" else replay_under("timed", planned, sizes, timing)
-        report = make_report(replay, timed_replay)
+            unlimited = run_unlimited(planned, timing())
+        report = make_report(replay, timed_replay, unlimited)
     if write:
 
         def annotated(library: GraphLibrary) -> Schedule:
@@ -263,8 +265,9 @@ def _print_report(planned: Schedule, report: ScheduleReport, routing: str) -> No
     if report.peak_live_bytes is not None:
         print(f"\npeak live {_mib(report.peak_live_bytes)}; ", end="")
     print(f"{report.num_tasks:,} tasks; safe capacity in all {_mib(report.safe_total_bytes)}")
-    if report.makespan_us is not None and report.stall_us is not None:
-        print(f"timed: makespan {report.makespan_us / 1000:,.2f} ms, submission stalled {report.stall_us / 1000:,.2f} ms of it")
+    if report.makespan_us is not None:
+        print(f"timed: makespan {_ms(report.makespan_us)}, submission stalled {_ms(report.stall_us)} of it; ", end="")
+        print(f"with unlimited rings {_ms(report.unlimited_makespan_us)} and {_ms(report.unlimited_stall_us)}")
     print(f"PTO2_RING_HEAP={','.join(str(ring.safe_bytes) for ring in report.rings)}")
     _print_caveats(report)
 
@@ -280,6 +283,10 @@ def _print_caveats(report: ScheduleReport) -> None:
             messages().print(
                 f"note: ring {ring.ring} may need {ring.pool_bound:,} pool entries if execution lags, it has {ring.pool:,}"
             )
+
+
+def _ms(time_us: float | None) -> str:
+    return "-" if time_us is None else f"{time_us / 1000:,.2f} ms"
 
 
 def _mib(size_bytes: int) -> str:

@@ -96,3 +96,18 @@ def test_which_graph_gets_which_deployment():
 def test_an_unknown_graph_is_an_error(call):
     code, _, err = call("size", "decode_fwdd")
     assert code == 1 and "decode_fwdd" in err and "did you mean 'decode_fwd'?" in err
+
+
+def test_minpeak_without_sharing_takes_more(call):
+    """`size` hands the strategy's options on; either way both graphs run in what it prints."""
+    totals = []
+    for given in ((), ("--no-share",)):
+        code, out, err = call("size", "decode_fwd", "prefill_fwd", *SMALL, "--scheduler", "minpeak", *given, "--json")
+        assert code == 0, err
+        found = json.loads(out)
+        totals.append(found["total_bytes"])
+        heap = ",".join(map(str, found["ring_heap"]))
+        for graph in ("decode_fwd", "prefill_fwd"):
+            code, _, err = call("schedule", graph, *SMALL, "--scheduler", "minpeak", *given, "--ring-heap", heap, "--json")
+            assert code == 0, err
+    assert totals[0] < totals[1]
