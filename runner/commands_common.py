@@ -18,6 +18,7 @@ from runner.errors import ConfigError
 
 if TYPE_CHECKING:
     from runner.config import Config
+    from runner.loader import GraphLibrary
     from runner.program import Program
     from runner.registry import OpRegistry
     from runner.ring_sizes import Four, RingSizes
@@ -76,13 +77,15 @@ def resolve(
     return load_config(tuple(configs) or DEFAULT_CONFIG, tuple(sets), deploy, ep)
 
 
-def program_of(graph: str, config: Config) -> Program:
-    """A graph, by path or shipped name, expanded under a configuration."""
+def program_of(graph: str, config: Config, *, routing: str = "bound", library: GraphLibrary | None = None) -> Program:
+    """A graph, by path or shipped name, expanded under a configuration; `routing` says how many trips dynamic loops make."""
     from runner.expand import expand
     from runner.loader import GraphLibrary, find_graph
+    from runner.routing import routing_source
 
-    library = GraphLibrary()
-    return expand(library.load(find_graph(graph)), config, registry(), library=library)
+    library = library or GraphLibrary()
+    trips = routing_source(routing, config.values, config.deploy)
+    return expand(library.load(find_graph(graph)), config, registry(), library=library, trips=trips)
 
 
 def schedule_of(

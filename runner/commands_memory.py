@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from runner import commands_minpeak, options
-from runner.commands_common import console, messages, print_json, registry, resolve, table
+from runner.commands_common import console, messages, print_json, program_of, registry, resolve, table
 from runner.commands_schedule_diff import print_difference
 from runner.commands_write import write_scopes
 from runner.errors import ConfigError
@@ -205,16 +205,11 @@ def plan(
     wanted: commands_minpeak.MinpeakOptions | None = None,
 ) -> tuple[Schedule, Callable[[], Timing]]:
     """The schedule of a graph, and the timing to replay it with (made when it is needed)."""
-    from runner.expand import expand
-    from runner.loader import GraphLibrary, find_graph
-    from runner.routing import routing_source
     from schedulers import get_scheduler
 
     strategy = get_scheduler(scheduler)
     resolved = resolve(config, sets, deploy, ep, graph)
-    library = library or GraphLibrary()
-    trips = routing_source(routing, resolved.values, resolved.deploy)
-    program = expand(library.load(find_graph(graph)), resolved, registry(), library=library, trips=trips)
+    program = program_of(graph, resolved, routing=routing, library=library)
     given: dict[str, object] = {"batch_allocs": batch_allocs}
     if wanted is not None:
         given |= wanted.mapping() | {"timing": lambda schedule: _timing(schedule, resolved.dtypes, timing)}

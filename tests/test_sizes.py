@@ -99,15 +99,11 @@ def test_an_unknown_graph_is_an_error(call):
 
 
 def test_minpeak_without_sharing_takes_more(call):
-    """`size` hands the strategy's options on; either way both graphs run in what it prints."""
+    """`size` hands the strategy's options on, and no arena is smaller than what lives at once."""
     totals = []
     for given in ((), ("--no-share",)):
         code, out, err = call("size", "decode_fwd", "prefill_fwd", *SMALL, "--scheduler", "minpeak", *given, "--json")
         assert code == 0, err
-        found = json.loads(out)
-        totals.append(found["total_bytes"])
-        heap = ",".join(map(str, found["ring_heap"]))
-        for graph in ("decode_fwd", "prefill_fwd"):
-            code, _, err = call("schedule", graph, *SMALL, "--scheduler", "minpeak", *given, "--ring-heap", heap, "--json")
-            assert code == 0, err
-    assert totals[0] < totals[1]
+        totals.append(json.loads(out)["total_bytes"])
+    _, out, _ = call("schedule", "prefill_fwd", *SMALL, "--json")
+    assert json.loads(out)["peak_live_bytes"] <= totals[0] < totals[1]
