@@ -113,7 +113,7 @@ def _placed(label: str, schedule: Schedule, timing: Callable[[Schedule], Timing]
 
     heap = [safe_heap(load) for load in ring_loads(schedule)]
     most = 2**24  # slots and pool entries abound: bytes are what is compared
-    sizes = RingSizes(window=(most,) * 4, pool=(most,) * 4).with_heap(heap)
+    sizes = RingSizes.from_lists(heap, [most] * len(heap), [most] * len(heap))
     makespan = timed(schedule, sizes, timing(schedule)).makespan_us
     assert makespan is not None, "a schedule runs in its safe capacities"
     return Point(label, sum(heap), makespan)

@@ -86,7 +86,7 @@ def _planned(name: str, program: Program, strategies: dict[str, tuple[str, dict[
 
 
 def _row(name: str, schedule: Schedule, safe: tuple[int, ...], least: int) -> Row:
-    sizes = RingSizes((GIB,) * 4, (AMPLE,) * 4, (AMPLE,) * 4)
+    sizes = RingSizes.from_lists([GIB] * 4, [AMPLE] * 4, [AMPLE] * 4)
     run, lag = timed(schedule, sizes, uniform_timing(0.5, 20)), lagging(schedule, sizes)
     return Row(name, safe, least, _worst_percent(run), _worst_percent(lag), None if run.deadlock else run.makespan_us)
 
