@@ -49,7 +49,7 @@ def frontier(
         check_format(out)
     timing = uniform_timing(submit_us, task_us, parse_cores(cores))
     program = program_of(graph, resolve(config, sets, deploy, ep, graph), routing=routing)
-    found = trace_frontier(program, lambda schedule: timing, f"{program.name}, routing {routing}", num_points, _say)
+    found = trace_frontier(program, lambda schedule: timing, f"{program.name}, routing {routing}", num_points, say)
     if out is not None:
         draw_frontier(found, out)
     if as_json:
@@ -119,5 +119,6 @@ def _placed(label: str, schedule: Schedule, timing: Callable[[Schedule], Timing]
     return Point(label, sum(heap), makespan)
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Progress, on standard error."""
     print(f"planning: {text}", file=sys.stderr, flush=True)

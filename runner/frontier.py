@@ -91,7 +91,7 @@ def draw_frontier(frontier: Frontier, out: Path) -> None:
         axis.plot([x], [y], markers[k % len(markers)], color=f"C{k + 1}", markersize=8, label=point.label)
     peak, path = frontier.peak_live_bytes / MIB, frontier.critical_path_us / 1000
     axis.axvline(
-        peak, color="0.4", linestyle="--", linewidth=1, label=f"peak live, {peak:,.1f} MiB: no order-keeping plan takes less"
+        peak, color="0.4", linestyle="--", linewidth=1, label=f"peak live, {peak:,.1f} MiB: no plan in this order takes less"
     )
     axis.axhline(path, color="0.4", linestyle=":", linewidth=1.2, label=f"critical path, {path:,.1f} ms: no run is shorter")
     every = (*frontier.points, *frontier.others)
