@@ -15,6 +15,7 @@ import typer
 from runner import (
     commands_checkpoint,
     commands_config,
+    commands_frontier,
     commands_generate,
     commands_graph,
     commands_memory,
@@ -56,6 +57,7 @@ COMMANDS = (
     commands_memory,
     commands_routing,
     commands_size,
+    commands_frontier,
 )
 for module in COMMANDS:
     module.register(app)
