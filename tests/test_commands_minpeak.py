@@ -16,7 +16,8 @@ from schedulers.minpeak import plan
 
 
 def run(*options: str) -> tuple[int, str]:
-    command = ["schedule", "decode_fwd", "--config", "tiny", "--scheduler", "minpeak", "--ring-heap", "safe", *options]
+    command = ["schedule", "decode_fwd", "--config", "tiny", "--set", "num_hidden_layers=2", "--set", "compress_ratios=[0,4,0]"]
+    command += ["--scheduler", "minpeak", "--ring-heap", "safe", *options]
     result = CliRunner().invoke(app, command)
     return result.exit_code, result.output + str(result.exception or "")
 
