@@ -54,7 +54,7 @@ def one_arena(fold: Fold, lives: Lives, times: tuple[Floats, Floats] | None = No
     problem = Problem.free(one.first, one.end, one.size)
     if times is not None:
         problem = replace(problem, begin=times[0][one.tensors], finish=times[1][one.tensors], soft_limit=limit)
-    packing = pack(problem, rounds=60 if times is None else 2)
+    packing = pack(problem, rounds=0 if times is None else 2)
     # Folding stretches some lives, so the height of a folded packing proves nothing.
     bound = packing.height if packing.optimal and not fold.loops and times is None else 0
     return Arenas(_unfold(fold, one, packing, lives), (0, packing.height), bound)
