@@ -115,9 +115,9 @@ def fits(load: RingLoad, capacity: int) -> bool:
     return _next_candidate(load.epochs, capacity) is None
 
 
-def least_heap(load: RingLoad) -> int:
-    """The smallest multiple of 1,024 bytes in which the ring's epochs run, at least 1,024."""
-    capacity = max(load.span, MIN_HEAP_BYTES)
+def least_heap(load: RingLoad, at_least: int = MIN_HEAP_BYTES) -> int:
+    """The smallest multiple of 1,024 bytes from `at_least` up in which the ring's epochs run."""
+    capacity = max(load.span, at_least)
     while (larger := _next_candidate(load.epochs, capacity)) is not None:
         capacity = larger
     return capacity

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 import struct
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -18,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -31,7 +32,10 @@ from runner.storage import TORCH_DTYPES
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
+UNFINISHED_NAME = "conversion.json"
+"""Lies in the folder of a conversion that has not come to its end."""
 MAX_HEADER_BYTES = 100_000_000
+MAX_SIZE = 2**63 - 1
 STORED_DTYPES = {
     "BOOL": "bool",
     "I8": "i8",
@@ -218,9 +222,16 @@ class _UnusableShardError(Exception):
     """A shard whose header says nothing."""
 
 
+class _CorruptEntryError(Exception):
+    """A tensor's entry in a header that says nothing, or two things."""
+
+
 def _open(folder: Path) -> Checkpoint:
     if not folder.is_dir():
         raise CheckpointError(f"checkpoint '{folder}': no such folder")
+    if (folder / UNFINISHED_NAME).is_file():
+        hint = "the same 'checkpoint convert' goes on with it"
+        raise CheckpointError(f"checkpoint '{folder}' is an unfinished conversion", hint=hint)
     problems: list[Diagnostic] = []
     index = _read_index(folder, problems)
     names = sorted(set(index.values())) if index is not None else _shards_without_index(folder)
@@ -243,12 +254,16 @@ def _read_index(folder: Path, problems: list[Diagnostic]) -> dict[str, str] | No
     if not path.is_file():
         return None
     try:
-        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        pairs = list(weight_map.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(Diagnostic("K107", f"index '{path}' cannot be read: {error or type(error).__name__}")) from error
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(Diagnostic("K107", f"index '{path}' cannot be read: {error.strerror}")) from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(Diagnostic("K107", f"index '{path}' cannot be read: it is not JSON")) from error
+    weight_map = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(Diagnostic("K107", f"index '{path}' cannot be read: it has no object 'weight_map'"))
     usable = {}
-    for name, shard in pairs:
+    for name, shard in weight_map.items():
         if isinstance(shard, str) and shard not in ("", ".", "..") and Path(shard).name == shard:
             usable[name] = shard
         else:
@@ -275,15 +290,17 @@ def _read_shard(path: Path, listed: Iterable[str], problems: list[Diagnostic]) -
         ]
         return []
     entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
-    stored = {name: _stored(name, entry, path, header_end) for name, entry in entries.items()}
-    for name in (name for name, item in stored.items() if item is None):
-        message = f"tensor '{canonical(name)}' has a corrupt entry in the header of shard '{path.name}'"
-        problems.append(Diagnostic("K106", message))
-    usable = [item for item in stored.values() if item is not None]
+    usable = []
+    for name, entry in entries.items():
+        try:
+            usable.append(_stored(name, entry, path, header_end))
+        except _CorruptEntryError as error:
+            message = f"tensor '{canonical(name)}' has a corrupt entry in the header of shard '{path.name}': {error}"
+            problems.append(Diagnostic("K106", message))
     for item in (item for item in usable if item.end > size):
         message = f"tensor '{item.name}' is truncated: it ends at byte {item.end:,} of shard '{path.name}', which has {size:,}"
         problems.append(Diagnostic("K105", message))
-    if len(usable) == len(stored):
+    if len(usable) == len(entries):
         problems += _uneven(usable, path, header_end, size)
     return [item for item in usable if item.end <= size]
 
@@ -304,7 +321,10 @@ def _uneven(stored: list[Stored], path: Path, header_end: int, size: int) -> lis
 def _read_header(path: Path) -> tuple[int, int, dict[str, Any]]:
     """File size, first byte behind the header, and the header."""
     try:
-        size = path.stat().st_size
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
+            raise _UnusableShardError("is not a file")
+        size = found.st_size
         with path.open("rb") as file:
             start = file.read(8)
             if len(start) < 8:
@@ -324,17 +344,23 @@ def _read_header(path: Path) -> tuple[int, int, dict[str, Any]]:
     return size, 8 + length, header
 
 
-def _stored(name: str, entry: Any, path: Path, header_end: int) -> Stored | None:
-    """One header entry; None where it contradicts itself."""
-    try:
-        dtype = STORED_DTYPES[entry["dtype"]]
-        shape = tuple(int(size) for size in entry["shape"])
-        begin, end = (header_end + int(offset) for offset in entry["data_offsets"])
-    except (KeyError, TypeError, ValueError):
-        return None
-    if min(shape, default=0) < 0 or begin < header_end or end - begin != prod(shape) * DTYPE_BYTES[dtype]:
-        return None
-    return Stored(canonical(name), name, path, TensorSpec(dtype, shape), begin, end)
+def _stored(name: str, entry: Any, path: Path, header_end: int) -> Stored:
+    """One header entry; raises _CorruptEntryError where it says nothing or contradicts itself."""
+    fields = entry if isinstance(entry, dict) else {}
+    dtype = STORED_DTYPES.get(str(fields.get("dtype")))
+    if dtype is None:
+        raise _CorruptEntryError(f"dtype {fields.get('dtype')!r}, which is not known")
+    shape, offsets = fields.get("shape"), fields.get("data_offsets")
+    if not _sizes(shape) or not _sizes(offsets) or len(offsets) != 2:
+        raise _CorruptEntryError("expected 'shape' and two 'data_offsets' as numbers from 0")
+    spec, (begin, end) = TensorSpec(dtype, tuple(shape)), offsets
+    if end - begin != prod(shape) * DTYPE_BYTES[dtype]:
+        raise _CorruptEntryError(f"{spec} takes {prod(shape) * DTYPE_BYTES[dtype]:,} bytes, but its offsets hold {end - begin:,}")
+    return Stored(canonical(name), name, path, spec, header_end + begin, header_end + end)
+
+
+def _sizes(value: Any) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(size) is int and 0 <= size <= MAX_SIZE for size in value)
 
 
 def _place(stored: Stored, found: dict[str, Stored], index: Mapping[str, str] | None, problems: list[Diagnostic]) -> None:

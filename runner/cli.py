@@ -15,6 +15,7 @@ import typer
 from runner import (
     commands_checkpoint,
     commands_config,
+    commands_frontier,
     commands_generate,
     commands_graph,
     commands_memory,
@@ -56,6 +57,7 @@ COMMANDS = (
     commands_memory,
     commands_routing,
     commands_size,
+    commands_frontier,
 )
 for module in COMMANDS:
     module.register(app)
@@ -67,7 +69,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         app(args=arguments, prog_name="ringgraph", obj=sys.argv[1:] if arguments is None else arguments)
     except RinggraphError as error:
-        _tell(error, f"error: {error}" if not error.diagnostics else str(error))
+        _tell(error, f"error: {error}" if not error.diagnostics else error.shown)
     except OSError as error:
         where = f"'{error.filename}': " if error.filename is not None else ""
         _tell(error, f"error: {where}{(error.strerror or str(error)).lower()}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -18,6 +18,7 @@ from runner.errors import ConfigError
 
 if TYPE_CHECKING:
     from runner.config import Config
+    from runner.loader import GraphLibrary
     from runner.program import Program
     from runner.registry import OpRegistry
     from runner.ring_sizes import Four, RingSizes
@@ -76,21 +77,28 @@ def resolve(
     return load_config(tuple(configs) or DEFAULT_CONFIG, tuple(sets), deploy, ep)
 
 
-def program_of(graph: str, config: Config) -> Program:
-    """A graph, by path or shipped name, expanded under a configuration."""
+def program_of(graph: str, config: Config, *, routing: str = "bound", library: GraphLibrary | None = None) -> Program:
+    """A graph, by path or shipped name, expanded under a configuration; `routing` says how many trips dynamic loops make."""
     from runner.expand import expand
     from runner.loader import GraphLibrary, find_graph
+    from runner.routing import routing_source
 
-    library = GraphLibrary()
-    return expand(library.load(find_graph(graph)), config, registry(), library=library)
+    library = library or GraphLibrary()
+    trips = routing_source(routing, config.values, config.deploy)
+    return expand(library.load(find_graph(graph)), config, registry(), library=library, trips=trips)
 
 
-def schedule_of(program: Program, scheduler: str, *, unchecked: bool = False) -> Schedule:
-    """A strategy's schedule, verified; raises ScheduleError. `unchecked`: edges that a manual scope lacks are warnings."""
+def schedule_of(
+    program: Program, scheduler: str, *, given: Mapping[str, object] | None = None, unchecked: bool = False
+) -> Schedule:
+    """A strategy's schedule, verified; raises ScheduleError.
+
+    `given` are the strategy's options. `unchecked`: edges that a manual scope lacks are warnings.
+    """
     from runner.verify import check
     from schedulers import get_scheduler
 
-    schedule = get_scheduler(scheduler)(program, {})
+    schedule = get_scheduler(scheduler)(program, given or {})
     for finding in check(schedule, allow_missing_edges=unchecked):
         messages().print(f"warning: {finding}", markup=False)
     return schedule

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import resource
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -26,7 +29,7 @@ from runner.commands_common import (
     table,
     usable_device,
 )
-from runner.errors import CheckpointError, ConfigError
+from runner.errors import ConfigError
 
 if TYPE_CHECKING:
     from runner.comm import Comm
@@ -110,6 +113,7 @@ def generate_command(
     as_json: options.Json = False,
 ) -> None:
     """Generate greedily from prompts: prefill in chunks, decode in ragged batches."""
+    from runner.checkpoint import Checkpoint
     from runner.ranks import given_world, joined, launch, own_command, rank_device
 
     folder = Path(checkpoint)
@@ -118,8 +122,9 @@ def generate_command(
     options_ = [*sets, *([f"dtype={dtype}"] if dtype else [])]
     resolved = _over_ranks(resolve([_config_json(folder), *config], options_, None, ep), world, ep)
     resolved = fitting(resolved, all_prompts, max_new_tokens, deploy)
+    _check_writable(logits, record_routing, scope_stats)
     if world is None and resolved["ep"] > 1:
-        _check_files(folder)
+        Checkpoint.open(folder).require(resolved)  # what is wrong with it is said once, and before any rank starts
         launch(own_command(context.obj), resolved["ep"], timeout_s=timeout_s, port=port)
         return
     set_threads(threads, resolved)
@@ -146,12 +151,16 @@ def generate_command(
         _generate(resolved, wanted, comm, world, as_json)
 
 
-def _check_files(folder: Path) -> None:
-    """Raises CheckpointError for what is wrong with a checkpoint's files: once, and before any rank starts."""
-    from runner.checkpoint import Checkpoint
-
-    if problems := Checkpoint.open(folder).problems:
-        raise CheckpointError(list(problems))
+def _check_writable(*files: Path | None) -> None:
+    """Raises OSError for a file that could not be written when all is done; makes the folders that it is to lie in."""
+    for file in files:
+        if file is None:
+            continue
+        if file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=file.parent):
+            pass
 
 
 def _over_ranks(config: Config, world: World | None, ep: int | None) -> Config:
@@ -218,11 +227,12 @@ def _generate(config: Config, wanted: Wanted, comm: Comm | None, world: World | 
     comm = comm or LocalComm()
     first = comm.rank == 0
     check_alike(comm, _facts(config, wanted))
+    place = Place(own_folder(), comm.rank)
+    place.phase("loading weights")
     start = perf_counter()
     session = _open(config, wanted, comm)
     loaded = perf_counter()
     recorder = recorder_of(session, comm, config) if wanted.routing is not None else None
-    place = Place(own_folder(), comm.rank)
     serving: Any = recorder or session
     if world is not None:
         session.on_task = place.node

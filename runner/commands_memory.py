@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from runner import commands_minpeak, options
-from runner.commands_common import console, messages, print_json, registry, resolve, table
+from runner.commands_common import console, messages, print_json, program_of, registry, resolve, table
 from runner.commands_schedule_diff import print_difference
-from runner.commands_write import write_scopes
+from runner.commands_write import Texts, new_texts, settled_texts, write_texts
 from runner.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -114,6 +114,7 @@ def schedule(
     from runner.ring_sizes import RingSizes
     from runner.schedule_diff import scope_rows
     from runner.scope_stats import write_scope_stats
+    from runner.unlimited import run_unlimited
     from runner.verify import check
 
     safe = ring_heap == "safe"
@@ -134,7 +135,19 @@ def schedule(
     if compared:
         raise typer.BadParameter(f"one graph is planned, got also '{compared[0]}'")
     with _collector_off():
-        planned, timing = plan(graph, config, sets, deploy, ep, scheduler, batch_allocs, routing, timing_options, wanted=wanted)
+
+        def planned_from(library: GraphLibrary | None, strategy: str) -> tuple[Schedule, Callable[[], Timing]]:
+            batch = batch_allocs and strategy == scheduler
+            return plan(graph, config, sets, deploy, ep, strategy, batch, routing, timing_options, library, wanted)
+
+        texts: Texts = {}
+        if write and scheduler == "minpeak":
+            wanted.written = True
+            planned, timing, texts = _settled(lambda library: planned_from(library, scheduler), wanted)
+        else:
+            planned, timing = planned_from(None, scheduler)
+            if write:
+                texts = new_texts(planned, lambda library: planned_from(library, "annotated")[0])
         if safe:
             sizes = sizes.with_heap([safe_heap(load) for load in ring_loads(planned)])
         replay = replay_under(progress, planned, sizes, timing)
@@ -143,16 +156,13 @@ def schedule(
             replay = replay if lagged.deadlock is None else lagged
         for missing in check(planned, sizes if replay.deadlock is None else None, allow_missing_edges=allow_missing_edges):
             messages().print(f"warning: {missing.message}", markup=False)
-        timed_replay = None
+        timed_replay = unlimited = None
         if replay.deadlock is None:
             timed_replay = replay if progress == "timed" else replay_under("timed", planned, sizes, timing)
-        report = make_report(replay, timed_replay)
+            unlimited = run_unlimited(planned, timing())
+        report = make_report(replay, timed_replay, unlimited)
     if write:
-
-        def annotated(library: GraphLibrary) -> Schedule:
-            return plan(graph, config, sets, deploy, ep, "annotated", False, routing, timing_options, library)[0]
-
-        write_scopes(planned, annotated)
+        write_texts(texts)
     if scope_stats is not None:
         write_scope_stats(scope_stats, planned, sizes, replay.records, fatal=replay.deadlock is not None)
     if as_json:
@@ -168,6 +178,21 @@ def schedule(
         raise deadlock_error(planned, sizes, report)
     _print_report(planned, report, routing)
     wanted.print_certificate()
+
+
+def _settled(
+    planned_from: Callable[[GraphLibrary], tuple[Schedule, Callable[[], Timing]]], wanted: commands_minpeak.MinpeakOptions
+) -> tuple[Schedule, Callable[[], Timing], Texts]:
+    """The plan of what files can say with its timing, and the files' new texts."""
+    timings: list[Callable[[], Timing]] = []
+
+    def planned(library: GraphLibrary) -> Schedule:
+        schedule, timing = planned_from(library)
+        timings.append(timing)
+        return schedule
+
+    found, texts = settled_texts(planned, lambda: wanted.plans[-1].annotations)
+    return found, timings[-1], texts
 
 
 def _pool_may_overflow(planned: Schedule, sizes: RingSizes) -> bool:
@@ -203,16 +228,11 @@ def plan(
     wanted: commands_minpeak.MinpeakOptions | None = None,
 ) -> tuple[Schedule, Callable[[], Timing]]:
     """The schedule of a graph, and the timing to replay it with (made when it is needed)."""
-    from runner.expand import expand
-    from runner.loader import GraphLibrary, find_graph
-    from runner.routing import routing_source
     from schedulers import get_scheduler
 
     strategy = get_scheduler(scheduler)
     resolved = resolve(config, sets, deploy, ep, graph)
-    library = library or GraphLibrary()
-    trips = routing_source(routing, resolved.values, resolved.deploy)
-    program = expand(library.load(find_graph(graph)), resolved, registry(), library=library, trips=trips)
+    program = program_of(graph, resolved, routing=routing, library=library)
     given: dict[str, object] = {"batch_allocs": batch_allocs}
     if wanted is not None:
         given |= wanted.mapping() | {"timing": lambda schedule: _timing(schedule, resolved.dtypes, timing)}
@@ -263,8 +283,9 @@ def _print_report(planned: Schedule, report: ScheduleReport, routing: str) -> No
     if report.peak_live_bytes is not None:
         print(f"\npeak live {_mib(report.peak_live_bytes)}; ", end="")
     print(f"{report.num_tasks:,} tasks; safe capacity in all {_mib(report.safe_total_bytes)}")
-    if report.makespan_us is not None and report.stall_us is not None:
-        print(f"timed: makespan {report.makespan_us / 1000:,.2f} ms, submission stalled {report.stall_us / 1000:,.2f} ms of it")
+    if report.makespan_us is not None:
+        print(f"timed: makespan {_ms(report.makespan_us)}, submission stalled {_ms(report.stall_us)} of it; ", end="")
+        print(f"with unlimited rings {_ms(report.unlimited_makespan_us)} and {_ms(report.unlimited_stall_us)}")
     print(f"PTO2_RING_HEAP={','.join(str(ring.safe_bytes) for ring in report.rings)}")
     _print_caveats(report)
 
@@ -280,6 +301,10 @@ def _print_caveats(report: ScheduleReport) -> None:
             messages().print(
                 f"note: ring {ring.ring} may need {ring.pool_bound:,} pool entries if execution lags, it has {ring.pool:,}"
             )
+
+
+def _ms(time_us: float | None) -> str:
+    return "-" if time_us is None else f"{time_us / 1000:,.2f} ms"
 
 
 def _mib(size_bytes: int) -> str:

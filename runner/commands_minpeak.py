@@ -39,6 +39,7 @@ class MinpeakOptions:
     no_share: bool = False
     reorder: bool = False
     time_limit: float | None = None
+    written: bool = False
     show_progress: bool = False
     plans: list[Plan] = field(default_factory=list)
 
@@ -49,6 +50,7 @@ class MinpeakOptions:
             "budget_bytes": None if self.budget is None else _size(self.budget),
             "share": not self.no_share,
             "reorder": self.reorder,
+            "written": self.written,
             "time_limit_s": self.time_limit,
             "report": self.plans.append,
             "progress": _print_progress if self.show_progress else None,
@@ -66,9 +68,10 @@ class MinpeakOptions:
             "lower_bound": found.lower_bound,
             "gap": found.gap,
             "bound": found.bound,
+            "idle_bytes": found.idle_bytes,
             "proved_optimal": found.proved_optimal,
             "found_by": plan.found_by,
-        }
+        } | ({} if plan.shared_bytes is None else {"shared_bytes": plan.shared_bytes})
 
     def print_certificate(self) -> None:
         found = self.certificate()
@@ -76,10 +79,15 @@ class MinpeakOptions:
             return
         unit, scale = ("ms", 1000) if found["objective"] == "makespan" else ("MiB", MIB)
         optimal = "proved optimal" if found["proved_optimal"] else f"gap {found['gap'] / scale:,.3f} {unit}"
+        if not found["proved_optimal"] and found["gap"] <= found["idle_bytes"]:
+            optimal = f"proved optimal but for the 1,024 bytes of each unused ring ({found['gap']:,} bytes)"
         print(
             f"certificate: {found['objective']} {found['value'] / scale:,.3f} {unit} by {found['found_by']}; "
             f"lower bound ({found['bound']}) {found['lower_bound'] / scale:,.3f} {unit}: {optimal}"
         )
+        shared = self.plans[-1].shared_bytes
+        if shared is not None:
+            print(f"with sharing, which files cannot say: {shared / MIB:,.3f} MiB")
 
 
 def _size(text: str) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from runner import options
+from runner import commands_minpeak, options
 from runner.commands_common import console, print_json, program_of, resolve, schedule_of, table
 
 MIB = 2**20
@@ -29,15 +30,18 @@ def size(
     deploy: options.Deploy = None,
     ep: options.Ep = None,
     scheduler: options.Scheduler = "annotated",
+    objective: commands_minpeak.Objective = None,
+    no_share: commands_minpeak.NoShare = False,
     as_json: options.Json = False,
 ) -> None:
     """The smallest ring sizes known to be safe for all the graphs together, ready to paste."""
     from runner.sizes import device_sizes
 
+    wanted = commands_minpeak.MinpeakOptions(objective, no_share=no_share, show_progress=sys.stderr.isatty())
     schedules, names = [], []
     for graph, chosen in deployments(graphs, deploy):
         resolved = resolve(config, sets, chosen, ep, graph)
-        schedules.append(schedule_of(program_of(graph, resolved), scheduler))
+        schedules.append(schedule_of(program_of(graph, resolved), scheduler, given=wanted.mapping()))
         names.append(f"{Path(graph).stem}@{resolved.deploy}")
     found = device_sizes(schedules, names)
     if as_json:

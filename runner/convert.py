@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from runner.checkpoint import INDEX_NAME, Checkpoint, Fields
+from runner.checkpoint import INDEX_NAME, UNFINISHED_NAME, Checkpoint, Fields
 from runner.checkpoint_init import quantisation_config, refuse_existing, weights_with_scales
 from runner.checkpoint_layout import encoding, is_draft, plain_dtype, scale_name, stored_tensors
 from runner.errors import CheckpointError, Diagnostic
@@ -29,7 +29,6 @@ from runner.spec import TensorSpec
 from runner.storage import TORCH_DTYPES
 
 MAX_SHARD_BYTES = 2**30
-PLAN_NAME = "conversion.json"
 REPORT_NAME = "conversion_report.json"
 LOCK_NAME = "conversion.lock"
 PIECE_BYTES = 2**22
@@ -234,7 +233,7 @@ def _alone(partial: Path) -> Iterator[None]:
 
 def _start(partial: Path, identity: dict[str, Any]) -> None:
     """Begin a conversion, or go on with the one that was begun here, if it is the same."""
-    plan = partial / PLAN_NAME
+    plan = partial / UNFINISHED_NAME
     if not plan.is_file():
         write_json(plan, identity)
     try:
@@ -265,5 +264,5 @@ def _finish(work: _Work, partial: Path, config: Fields, errors: list[TensorError
     for path in sorted(source.iterdir()):
         if path.is_file() and path.suffix in KEPT_SUFFIXES and not (partial / path.name).exists() and path.name != INDEX_NAME:
             shutil.copyfile(path, partial / path.name)
-    for name in (*(f"{shard}.errors.json" for shard in work.shards), PLAN_NAME, LOCK_NAME):
+    for name in (*(f"{shard}.errors.json" for shard in work.shards), UNFINISHED_NAME, LOCK_NAME):
         (partial / name).unlink()

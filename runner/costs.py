@@ -7,8 +7,8 @@ blocks of the task. It ranks schedules; it is no promise about a device, for whi
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,15 @@ def estimated_us(schedule: Schedule, ops: Mapping[str, OpDef], dtypes: Mapping[s
     """Duration of one block of a submission's task, in microseconds, from the cost that its op declares."""
     program = schedule.program
     assert program is not None
+    tensors = program.tensors
     signatures: dict[str, Signature] = {}
-    known: dict[object, float] = {}
+    known: dict[object, _Known] = {}
+
+    def cost_of(task: Task, definition: OpDef, attrs: Mapping[str, object]) -> float:
+        specs = {name: _spec(program, region) for name, region in task.operands.items()}
+        if definition.name not in signatures:
+            signatures[definition.name] = Signature(definition, dtypes)
+        return _roofline(definition, Call(specs, signatures[definition.name].match(specs).dims, attrs), task, rates)
 
     def block_us(submission: int) -> float:
         index = schedule.submissions[submission].task
@@ -43,16 +50,51 @@ def estimated_us(schedule: Schedule, ops: Mapping[str, OpDef], dtypes: Mapping[s
         task = program.tasks[index]
         if task.op is None or task.op not in ops:
             return rates.task_us
-        specs = {name: _spec(program, region) for name, region in task.operands.items()}
-        key = (task.op, *specs.values(), repr(task.attrs))
-        if key not in known:
-            if task.op not in signatures:
-                signatures[task.op] = Signature(ops[task.op], dtypes)
-            dims = signatures[task.op].match(specs).dims
-            known[key] = _roofline(ops[task.op], Call(specs, dims, task.attrs), task, rates)
-        return known[key]
+        shapes = [
+            (id(tensors[r.tensor].spec), r.dropped, r.box and tuple([hi - lo for lo, hi in r.box]))
+            for r in task.operands.values()
+        ]
+        key = (task.op, task.num_blocks, *task.operands, *shapes)
+        found = known.setdefault(key, _Known())
+        values = repr([task.attrs.get(name) for name in found.attrs])
+        if values not in found.cost_us:
+            noted = _Noted(task.attrs)
+            cost_us = cost_of(task, ops[task.op], noted)
+            if noted.names - found.attrs.keys():
+                found = known[key] = _Known(dict.fromkeys(sorted({*found.attrs, *noted.names})))
+                values = repr([task.attrs.get(name) for name in found.attrs])
+            found.cost_us[values] = cost_us
+        return found.cost_us[values]
 
     return block_us
+
+
+@dataclass(slots=True)
+class _Known:
+    """Costs of calls with the same op and shapes, by the values of the attributes that the op's cost has looked at (a tile's
+    number, say, matters to few)."""
+
+    attrs: dict[str, None] = field(default_factory=dict)
+    cost_us: dict[str, float] = field(default_factory=dict)
+
+
+class _Noted(Mapping[str, object]):
+    """Attributes that note which of them were looked at."""
+
+    def __init__(self, attrs: Mapping[str, object]) -> None:
+        self._attrs = attrs
+        self.names: set[str] = set()
+
+    def __getitem__(self, name: str) -> object:
+        self.names.add(name)
+        return self._attrs[name]
+
+    def __iter__(self) -> Iterator[str]:
+        self.names.update(self._attrs)
+        return iter(self._attrs)
+
+    def __len__(self) -> int:
+        return len(self._attrs)
 
 
 def _roofline(definition: OpDef, call: Call, task: Task, rates: Rates) -> float:

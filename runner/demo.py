@@ -5,9 +5,11 @@ Everything is done by commands that are printed before they run, and lands in th
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import torch
@@ -29,6 +31,32 @@ def command(*arguments: object) -> None:
     print(f"\n$ ringgraph {' '.join(texts)}", flush=True)
     if app(args=texts, prog_name="ringgraph", standalone_mode=False, obj=texts):
         raise RinggraphError(f"'ringgraph {texts[0]}' failed")
+
+
+def result(*arguments: object) -> str:
+    """Like `command`, but what it prints on standard output is returned."""
+    caught = io.StringIO()
+    texts = [str(argument) for argument in arguments]
+    print(f"\n$ ringgraph {' '.join(texts)}", flush=True)
+    with redirect_stdout(caught):
+        failed = app(args=texts, prog_name="ringgraph", standalone_mode=False, obj=texts)
+    if failed:
+        raise RinggraphError(f"'ringgraph {texts[0]}' failed")
+    return caught.getvalue()
+
+
+def compare_rings(run: tuple[object, ...], config: Path) -> None:
+    """The same prompts on each strategy's safe rings: tokens must not change; then what the decode step's rings cost in time."""
+    found = {
+        name: json.loads(result(*run, "--ring-heap", "safe", "--scheduler", name, "--json")) for name in ("annotated", "minpeak")
+    }
+    if found["annotated"]["tokens"] != found["minpeak"]["tokens"]:
+        raise RinggraphError("tokens depend on the scheduler")
+    sizes = " and ".join(f"{sum(one['ring_heap_bytes']) / 2**20:.1f} MiB ({name})" for name, one in found.items())
+    print(f"the same {found['minpeak']['new_tokens']} tokens on rings of {sizes}")
+    for name in found:
+        report = result("schedule", "decode_fwd", "--config", config, "--ring-heap", "safe", "--scheduler", name)
+        print(next(line for line in report.splitlines() if line.startswith("timed: ")))
 
 
 def write_prompts(path: Path) -> None:
@@ -61,6 +89,7 @@ def main() -> None:
     print(f"\n{prompts}: {len(LENGTHS)} prompts of {', '.join(map(str, LENGTHS))} tokens")
     run = ("generate", "--checkpoint", checkpoint, "--prompts", prompts, "--max-new-tokens", NEW_TOKENS, "--ignore-eos")
     command(*run, "--ring-heap", "safe", "--scope-stats", FOLDER / "scope_stats.jsonl")
+    compare_rings(run, checkpoint / "config.json")
     command("dot", "decode_fwd", "--config", checkpoint / "config.json", "--level", "stage", "-o", FOLDER / "decode_fwd.dot")
     draw(checkpoint, FOLDER / "rings.svg")
 

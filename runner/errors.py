@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -52,8 +53,15 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
     return f"did you mean '{found[0]}'?" if found else None
 
 
+MOST_SHOWN = 20
+"""Findings of one error that the terminal shows: the first is not to scroll away behind what follows from it."""
+
+
 class RinggraphError(Exception):
-    """A problem that the user can cause and mend; `str()` is what the terminal shows: `message`, and `hint` if there is one."""
+    """A problem that the user can cause and mend; `str()` is all of it: `message`, and `hint` if there is one."""
+
+    all_told_by: ClassVar[str | None] = None
+    """The command that lists every finding."""
 
     def __init__(self, message: str | Diagnostic | list[Diagnostic], *, hint: str | None = None):
         if isinstance(message, str):
@@ -66,9 +74,20 @@ class RinggraphError(Exception):
         self.hint = hint
         super().__init__(self.message if hint is None else f"{self.message}\nhint: {hint}")
 
+    @property
+    def shown(self) -> str:
+        """What the terminal shows: of many findings the first, and how many there are besides."""
+        left = len(self.diagnostics) - MOST_SHOWN
+        if left <= 0:
+            return str(self)
+        told_by = f"; '{self.all_told_by}' lists all" if self.all_told_by else ""
+        return "\n".join([*map(str, self.diagnostics[:MOST_SHOWN]), f"and {left:,} more{told_by}"])
+
 
 class GraphError(RinggraphError):
     """A graph file that cannot be loaded, checked or expanded."""
+
+    all_told_by = "ringgraph lint"
 
 
 class ConfigError(RinggraphError):
@@ -77,6 +96,8 @@ class ConfigError(RinggraphError):
 
 class CheckpointError(RinggraphError):
     """A checkpoint that is missing, truncated, mislabelled or does not fit the configuration."""
+
+    all_told_by = "ringgraph checkpoint inspect"
 
 
 class ScheduleError(RinggraphError):

@@ -1,209 +1,63 @@
-"""`make figures`: the seed's table from our own graphs, beside the traced program, and block by block against it.
+"""`make figures`: what docs/memory-model.md and docs/minpeak.md show, worked out again.
 
-Prints what `docs/memory-model.md` explains. The traces lie in `tests/data/seed-program/` of a checkout; without them the
-comparison is skipped, aloud.
+    python -m runner.figures [seed|strategies|targets|frontier ...]     all of them without arguments
+
+seed        the seed's table from our own graphs, beside the traced program
+strategies  all strategies on prefill and decode of flash
+targets     what minpeak was to reach
+frontier    bytes against time, drawn to docs/images/frontier.svg
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import groupby, zip_longest
+import gc
+import sys
 from pathlib import Path
 
-from runner.capacity import least_heap, program_peak_live, ring_loads, safe_heap
-from runner.commands_common import console, registry, table
-from runner.config import load_config
-from runner.expand import expand
-from runner.interchange import read_trace
-from runner.loader import GraphLibrary, find_graph
-from runner.program import Program
-from runner.ring_sizes import RingSizes
-from runner.routing import routing_source
-from runner.schedule import Begin, End, Schedule, Submit
-from runner.scope_stats import ring_stats
-from runner.timed import timed, uniform_timing
-from schedulers import get_scheduler
+from runner.commands_frontier import print_frontier, say, trace_frontier
+from runner.errors import RinggraphError
+from runner.figures_cases import RANDOM, Case
+from runner.figures_seed import print_seed
+from runner.figures_strategies import print_strategies
+from runner.figures_targets import print_targets
+from runner.frontier import draw_frontier
+from runner.timed import uniform_timing
 
-GIB, MIB = 2**30, 2**20
-TRACES = Path(__file__).parent.parent / "tests" / "data" / "seed-program"
-SEED_CONFIG = ("flash", "seed")
+EIGHT_LAYERS = ("num_hidden_layers=8", "compress_ratios=[0, 0, 4, 128, 4, 128, 4, 128, 0]")
+"""Layers of every kind, a fifth of the tasks: each point of the frontier is a plan of its own."""
+FRONTIER_TITLE = f"flash prefill, 8 of 43 layers, 8 ranks, 128 tokens, routing {RANDOM}, 20 µs a task"
+FRONTIER = Path(__file__).parent.parent / "docs" / "images" / "frontier.svg"
 
 
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """One variant of the seed's program: our strategy, its trace, and the high-water that the seed reported."""
-
-    strategy: str
-    trace: str
-    reported_percent: float
-
-
-VARIANTS = (Variant("unscoped", "a", 126.0), Variant("manual", "b", 90.6), Variant("auto", "c", 71.2))
+def frontier() -> None:
+    """Prefill of flash cut to eight layers, on eight ranks, timed as in the other parts."""
+    case, timing = Case(("flash",), "prefill_fwd", 8, EIGHT_LAYERS), uniform_timing(0.5, 20)
+    found = trace_frontier(case.program(RANDOM), lambda schedule: timing, FRONTIER_TITLE, 3, say)
+    draw_frontier(found, FRONTIER)
+    print_frontier(found)
+    print(f"drawn to {FRONTIER.name}")
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """Worst ring by scope_high_water under `timed` in 1 GiB rings, and the least capacities, in bytes."""
-
-    high_water_percent: float
-    ring: int
-    least_bytes: tuple[int, ...]
-
-
-def figures_of(schedule: Schedule) -> Figures:
-    """0.5 us a submission, 20 us a task, workers without limit."""
-    replay = timed(schedule, RingSizes().with_heap([GIB] * 4), uniform_timing(0.5, 20))
-    worst = max(ring_stats(replay), key=lambda stats: stats.high_water_bytes)
-    least = tuple(least_heap(load) if load.epochs else 0 for load in ring_loads(schedule))
-    return Figures(100 * worst.high_water_bytes / GIB, worst.ring, least)
-
-
-def seed_program(routing: str = "random:0") -> Program:
-    """The seed's prefill: flash with the reference's constants, two ranks, one prompt of 128 tokens."""
-    return _program(SEED_CONFIG, (), 2, routing)
-
-
-def _program(configs: tuple[str, ...], sets: tuple[str, ...], ep: int, routing: str) -> Program:
-    config = load_config(configs, sets, "prefill", ep)
-    library = GraphLibrary()
-    trips = routing_source(routing, config.values, config.deploy)
-    return expand(library.load(find_graph("prefill_fwd")), config, registry(), library=library, trips=trips)
-
-
-# --- blocks -----------------------------------------------------------------------------------------------------------
-
-
-def stages(schedule: Schedule) -> Iterator[tuple[int | None, str]]:
-    """Per scope just below the root its index, and per block of the root None, each with the blocks' bytes in order.
-
-    `3x32,768` stands for three equal blocks in a row, braces for an inner scope.
-    """
-    depth, sizes, scope = 0, [], 0
-    for step in schedule.steps:
-        if isinstance(step, Begin):
-            depth += 1
-            if depth == 2:
-                sizes, scope = [], step.scope
-            elif depth > 2:
-                sizes.append("{")
-        elif isinstance(step, End):
-            depth -= 1
-            if depth == 1:
-                yield scope, _runs(sizes)
-            elif depth > 1:
-                sizes.append("}")
-        elif isinstance(step, Submit) and (size := schedule.submissions[step.submission].size_bytes):
-            if depth == 1:
-                yield None, f"{size:,}"
-            else:
-                sizes.append(f"{size:,}")
-
-
-def _runs(sizes: list[str]) -> str:
-    counted = ((size, len(list(group))) for size, group in groupby(sizes))
-    return " ".join(size if count == 1 else f"{count}x{size}" for size, count in counted)
-
-
-@dataclass(frozen=True, slots=True)
-class StageDifference:
-    """A kind of stage whose blocks differ between our schedule and the trace; `count` stages do so in this way."""
-
-    stage: str
-    count: int
-    ours: str
-    traced: str
-
-
-def compare_stages(ours: Schedule, traced: Schedule) -> tuple[int, list[StageDifference]]:
-    """How many stages have the same blocks, and those that do not; row tiles, which routing decides, are not counted."""
-    same, differences = 0, {}
-    nothing = ("", "nothing")
-    for (name, mine), (_, theirs) in zip_longest(_scoped(ours), _scoped(traced), fillvalue=nothing):
-        if mine == theirs:
-            same += 1
-        else:
-            key = (name.rpartition(".")[2], mine, theirs)
-            differences[key] = differences.get(key, 0) + 1
-    return same, [StageDifference(name, count, mine, theirs) for (name, mine, theirs), count in differences.items()]
-
-
-def _scoped(schedule: Schedule) -> Iterator[tuple[str, str]]:
-    tile = _tile_bytes(schedule)
-    for scope, blocks in stages(schedule):
-        if scope is not None:
-            words = [word.rpartition("x")[2] if word.rpartition("x")[2] == tile else word for word in blocks.split()]
-            yield schedule.scopes[scope].name, " ".join(words)
-
-
-def _tile_bytes(schedule: Schedule) -> str:
-    """The block that occurs most often: a row tile of an expert."""
-    counts: dict[int, int] = {}
-    for submission in schedule.submissions:
-        if submission.size_bytes:
-            counts[submission.size_bytes] = counts.get(submission.size_bytes, 0) + 1
-    return f"{max(counts, key=lambda size: counts[size]):,}"
-
-
-# --- printing ---------------------------------------------------------------------------------------------------------
+PARTS = {"seed": print_seed, "strategies": print_strategies, "targets": print_targets, "frontier": frontier}
 
 
 def main() -> None:
-    """Print the table, the comparison of blocks, and what our own strategy needs."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--routing", default="random:0", help="as for 'ringgraph schedule'")
-    parser.add_argument("--traces", type=Path, default=TRACES, help="folder of program_{a,b,c}.jsonl.xz")
-    given = parser.parse_args()
-    program = seed_program(given.routing)
-    ours = {v.strategy: get_scheduler(v.strategy)(program, {"batch_allocs": True}) for v in VARIANTS}
-    traces = {v.strategy: given.traces / f"program_{v.trace}.jsonl.xz" for v in VARIANTS}
-    traced = {name: read_trace(path) for name, path in traces.items() if path.is_file()}
-    print(f"prefill of flash with the seed's constants, 2 ranks, routing {given.routing}, 1 GiB rings, progress timed")
-    print("worst: the largest scope_high_water of any ring; least: the smallest capacity of each ring that runs (MiB)")
-    _print_table(ours, traced)
-    if len(traced) < len(VARIANTS):
-        print(f"\nskipped: no traces in {given.traces}, so nothing is compared with the traced program")
-    else:
-        _print_blocks(ours, traced)
-    _print_needs(program)
-
-
-def _print_table(ours: dict[str, Schedule], traced: dict[str, Schedule]) -> None:
-    out = table("variant", "from", "ring>", "worst %>", "least 0>", "least 1>", "least 2>", "total MiB>")
-    for variant in VARIANTS:
-        out.add_row(variant.strategy, "report", "", f"{variant.reported_percent:.1f}", "", "", "", "")
-        for source, schedules in (("trace", traced), ("ours", ours)):
-            if variant.strategy in schedules:
-                found = figures_of(schedules[variant.strategy])
-                sizes = [f"{size / MIB:,.2f}" for size in (*found.least_bytes[:3], sum(found.least_bytes))]
-                out.add_row("", source, str(found.ring), f"{found.high_water_percent:.2f}", *sizes)
-    console().print(out)
-
-
-def _print_blocks(ours: dict[str, Schedule], traced: dict[str, Schedule]) -> None:
-    print("\nblocks of each attention, MoE stage and head, in order, against the trace (row tiles left out)")
-    known: set[StageDifference] = set()
-    for variant in VARIANTS:
-        same, differences = compare_stages(ours[variant.strategy], traced[variant.strategy])
-        print(f"{variant.strategy}: {same} stages have the same blocks, {sum(d.count for d in differences)} differ")
-        for found in differences:
-            if found not in known:
-                print(f"  {found.count} x {found.stage}\n    ours   {found.ours}\n    traced {found.traced}")
-        known.update(differences)
-
-
-def _print_needs(program: Program) -> None:
-    print("\nwhat the same work needs (safe capacities in MiB, rings 0 to 3)")
-    out = table("layout", "scheduler", "safe>", "total>", "peak live>")
-    ragged = _program(SEED_CONFIG, ("recv_layout=ragged",), 2, "bound")
-    for layout, made in (("padded", program), ("ragged", ragged)):
-        for name in ("auto", "minpeak"):
-            safe = [safe_heap(load) for load in ring_loads(get_scheduler(name)(made, {}))]
-            shown = " + ".join(f"{size / MIB:,.1f}" for size in safe)
-            out.add_row(layout, name, shown, f"{sum(safe) / MIB:,.1f}", f"{program_peak_live(made) / MIB:,.1f}")
-    console().print(out)
+    """Print the parts asked for, each under its name."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)}")
+    given = parser.parse_args().parts
+    if unknown := [name for name in given if name not in PARTS]:
+        parser.error(f"unknown part '{unknown[0]}': expected any of {', '.join(PARTS)}")
+    gc.disable()  # a large plan is millions of objects, hardly any in cycles; parts collect where they drop one
+    for name in given or PARTS:
+        print(f"\n== {name} ==", flush=True)
+        print(f"{name}:", file=sys.stderr)
+        PARTS[name]()
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except RinggraphError as problem:
+        sys.exit(f"error: {problem}")

@@ -13,7 +13,8 @@ from typing import Protocol
 
 import torch
 
-from runner.comm import Comm
+from runner.comm import Comm, LocalComm
+from runner.errors import ExecutionError
 from runner.prompts import Prompt
 
 _STOP, _DECODE, _PREFILL = 0, 1, 2
@@ -95,8 +96,17 @@ class _Request:
 class _Generator:
     """State of one `generate` call on one rank."""
 
-    def __init__(self, session: Session, prompts: Sequence[Prompt], max_new_tokens: int, eos: Collection[int], keep_logits: bool):
+    def __init__(
+        self,
+        session: Session,
+        prompts: Sequence[Prompt],
+        max_new_tokens: int,
+        eos: Collection[int],
+        keep_logits: bool,
+        comm: Comm,
+    ):
         self.session = session
+        self.comm = comm
         self.generations = [Generation(tuple(prompt)) for prompt in prompts]
         self.waiting = list(reversed(self.generations))
         self.max_new_tokens = max_new_tokens
@@ -124,6 +134,7 @@ class _Generator:
         prompt, start = request.generation.prompt, request.prefilled
         chunk = prompt[start : start + self.session.prefill_tokens]
         logits = self.session.prefill(Row(request.handle, chunk, start))
+        self.check(request, logits, start)
         request.prefilled += len(chunk)
         if self.keep_logits:
             request.generation.prefill_logits.append(logits)
@@ -138,10 +149,22 @@ class _Generator:
             Row(r.handle, (r.generation.tokens[-1],), len(r.generation.prompt) + len(r.generation.tokens) - 1)
             for r in self.active
         ]
-        for request, logits in zip(list(self.active), self.session.step(rows), strict=True):
+        for request, row, logits in zip(list(self.active), rows, self.session.step(rows), strict=True):
+            self.check(request, logits, row.start)
             if self.keep_logits:
                 request.generation.decode_logits.append(logits[-1])
             self.choose(request, logits[-1])
+
+    def check(self, request: _Request, logits: torch.Tensor, start: int) -> None:
+        """Raises ExecutionError unless all logits, of positions from `start` on, are finite: of others no token can be chosen."""
+        finite = logits.isfinite().all(dim=-1)
+        if not finite.all():
+            mine = next(n for n, generation in enumerate(self.generations) if generation is request.generation)
+            raise ExecutionError(
+                f"prompt {self.comm.rank + self.comm.size * mine}: the logits at position {start + int(finite.int().argmin())} "
+                "are not finite",
+                hint="a weight that holds such values is named by 'ringgraph checkpoint convert'",
+            )
 
     def choose(self, request: _Request, logits: torch.Tensor) -> None:
         """Takes the likeliest token, unless the request has all it may; a request that is done gives back its state."""
@@ -165,9 +188,10 @@ def generate(
 ) -> tuple[list[Generation], Figures]:
     """Greedy tokens for every prompt of this rank, in order, each ended by `max_new_tokens` or a token of `eos`.
 
-    `progress` is told the prompt tokens read and the tokens made so far.
+    `progress` is told the prompt tokens read and the tokens made so far. Raises ExecutionError where logits are not finite.
     """
-    generator = _Generator(session, prompts, max_new_tokens, eos, keep_logits)
+    comm = comm or LocalComm()
+    generator = _Generator(session, prompts, max_new_tokens, eos, keep_logits, comm)
     seconds, calls = [0.0, 0.0, 0.0], [0, 0, 0]
     tasks_before = session.num_tasks
     while (phase := _agreed(comm, generator.wanted())) != _STOP:
@@ -186,9 +210,9 @@ def generate(
     return generator.generations, figures
 
 
-def _agreed(comm: Comm | None, wanted: int) -> int:
+def _agreed(comm: Comm, wanted: int) -> int:
     """The phase that all ranks go through next: prefill if any needs it, else decode if any does."""
-    if comm is None or comm.size == 1:
+    if comm.size == 1:
         return wanted
     return int(comm.all_gather(torch.tensor([wanted])).max())
 

@@ -21,11 +21,11 @@ MIN_SCALE = 2.0**-126
 def quantise_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Symmetric INT8 per output channel: i8 [..., rows, columns] and f32 scale [..., rows], amax / 127, ties to even.
 
-    A row of zeros has scale 1.
+    A row of zeros has scale 1; one with a value that is not finite has a scale that is not, so that it does not pass for numbers.
     """
     weight = weight.float()
     amax = weight.abs().amax(-1)
-    scale = torch.where(amax > 0, amax / MAX_I8, torch.ones_like(amax))
+    scale = torch.where(amax == 0, torch.ones_like(amax), amax / MAX_I8)
     codes = torch.round(weight / scale.unsqueeze(-1)).clamp_(-MAX_I8, MAX_I8)
     return codes.to(torch.int8), scale
 

@@ -32,7 +32,7 @@ class Report:
 def own_rank(env: Mapping[str, str] = os.environ) -> int | None:
     """This process's rank, or None outside of a world of ranks."""
     text = env.get("RANK", "")
-    return int(text) if text.isdigit() else None
+    return int(text) if text.isascii() and text.isdigit() else None
 
 
 def own_folder(env: Mapping[str, str] = os.environ) -> Path | None:

@@ -77,7 +77,7 @@ def given_world(env: Mapping[str, str] = os.environ) -> World | None:
 
 
 def _number(env: Mapping[str, str], name: str) -> int:
-    if not env[name].isdigit():
+    if not (env[name].isascii() and env[name].isdigit()):
         raise RinggraphError(f"environment variable {name} is '{env[name]}', expected a number")
     return int(env[name])
 
@@ -411,7 +411,7 @@ def report_of(error: BaseException) -> Report:
     peer = peer_error(error)
     if isinstance(peer, PeerError):
         return Report(str(error), True, peer.silent)
-    return Report(str(error))
+    return Report(error.shown if isinstance(error, RinggraphError) else str(error))
 
 
 def _end_with_launcher() -> None:

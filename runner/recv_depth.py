@@ -88,8 +88,18 @@ def layer_depths(table: RoutingTable, phase: str, tile: int) -> tuple[LayerDepth
 
 
 def phase_depth(table: RoutingTable, phase: str, config: Settings, layout_bytes: Mapping[str, int]) -> PhaseDepth:
-    """The figures of one phase under `config`, which has the phase's tokens a call and the table's number of ranks."""
+    """The figures of one phase under `config`, which has the phase's tokens a call and the table's number of ranks.
+
+    Raises RinggraphError where a recorded call has more tokens than that.
+    """
     values = config.values
+    fullest = max((call for call in table.calls if call.phase == phase), key=lambda call: len(call.tokens))
+    if len(fullest.tokens) > values["T"]:
+        raise RinggraphError(
+            f"call {fullest.call} of rank {fullest.rank} has {len(fullest.tokens)} tokens, "
+            f"but a {phase} call of this configuration takes {values['T']}",
+            hint="give the configuration that it was recorded with, as in --set prefill.seq=256 or --set decode.batch=16",
+        )
     layers = layer_depths(table, phase, values["ROW_TILE"])
     return PhaseDepth(
         phase,

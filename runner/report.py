@@ -47,7 +47,11 @@ class RingReport:
 
 @dataclass(frozen=True, slots=True)
 class ScheduleReport:
-    """`stall_us` and `makespan_us` are of the timed model, whatever model the rings' figures are of; None after a deadlock."""
+    """`stall_us` and `makespan_us` are of the timed model, whatever model the rings' figures are of; None after a deadlock.
+
+    `unlimited_stall_us` and `unlimited_makespan_us` are of a run that memory holds up nowhere (`runner.unlimited`): what is left
+    of the stall there are values that the submitting thread reads.
+    """
 
     rings: tuple[RingReport, ...]
     progress: str
@@ -56,14 +60,16 @@ class ScheduleReport:
     deadlock: Deadlock | None
     stall_us: float | None
     makespan_us: float | None
+    unlimited_stall_us: float | None
+    unlimited_makespan_us: float | None
 
     @property
     def safe_total_bytes(self) -> int:
         return sum(ring.safe_bytes for ring in self.rings)
 
 
-def make_report(replay: Replay, timing: Replay | None) -> ScheduleReport:
-    """The report of a replay; `timing` is a timed replay of the same schedule."""
+def make_report(replay: Replay, timing: Replay | None, unlimited: Replay | None = None) -> ScheduleReport:
+    """The report of a replay; `timing` is a timed replay of the same schedule, `unlimited` one that memory does not hold up."""
     schedule = replay.schedule
     loads = ring_loads(schedule)
     program = schedule.program
@@ -75,6 +81,8 @@ def make_report(replay: Replay, timing: Replay | None) -> ScheduleReport:
         replay.deadlock,
         timing and timing.stall_us,
         timing and timing.makespan_us,
+        unlimited and unlimited.stall_us,
+        unlimited and unlimited.makespan_us,
     )
 
 
@@ -177,6 +185,8 @@ def report_json(report: ScheduleReport) -> dict[str, Any]:
         "safe_total_bytes": report.safe_total_bytes,
         "stall_us": report.stall_us,
         "makespan_us": report.makespan_us,
+        "unlimited_stall_us": report.unlimited_stall_us,
+        "unlimited_makespan_us": report.unlimited_makespan_us,
         "deadlock": None if report.deadlock is None else _deadlock_json(report, report.deadlock),
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from runner.capacity import RingLoad, fits, least_window, ring_loads, robust_heap, safe_heap
+from runner.capacity import RingLoad, fits, least_heap, least_window, ring_loads, robust_heap, safe_heap
 from runner.errors import ScheduleError
 from runner.progress import eager
 from runner.ring_sizes import RingSizes
@@ -16,8 +16,8 @@ MIN_POOL = 4
 def safe_sizes(schedules: Sequence[Schedule]) -> RingSizes:
     """The smallest sizes known to be safe for every one of `schedules`, whatever the trip counts of their dynamic loops.
 
-    A ring's size is the largest of the schedules' safe capacities if that runs them all, else the largest of their robust ones:
-    a schedule that runs in its least capacity may deadlock in a larger one, but not above its robust one.
+    A ring's size is not simply the largest of the schedules' safe capacities: one that runs in its least capacity may deadlock
+    in a larger one, though not from its robust one up.
     """
     loads = [ring_loads(schedule) for schedule in schedules]
     per_ring = [[load[ring] for load in loads] for ring in range(NUM_RINGS)]
@@ -28,8 +28,13 @@ def safe_sizes(schedules: Sequence[Schedule]) -> RingSizes:
 
 
 def _common_heap(loads: Sequence[RingLoad]) -> int:
-    safe = max(safe_heap(load) for load in loads)
-    return safe if all(holds(load, safe) for load in loads) else max(robust_heap(load) for load in loads)
+    """The smallest capacity that holds for all loads: while one does not run, none below the next in which it does can do."""
+    capacity = 0
+    larger = max(safe_heap(load) for load in loads)
+    while larger > capacity:
+        capacity = larger
+        larger = max(capacity if load.dynamic else least_heap(load, capacity) for load in loads)
+    return capacity
 
 
 def holds(load: RingLoad, size_bytes: int) -> bool:

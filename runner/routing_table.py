@@ -2,11 +2,12 @@
 
 The file is JSON Lines: a header, then one line for each call of a graph on each rank.
 
-    {"format": "ringgraph-routing", "version": 1, "n_routed_experts": 16, "num_experts_per_tok": 3, "ranks": 2}
+    {"format": "ringgraph-routing", "version": 1, "n_routed_experts": 16, "num_experts_per_tok": 3, "ranks": 2, "lines": 8}
     {"call": 0, "phase": "prefill", "rank": 0, "tokens": [[0, 0], [0, 1]], "experts": {"0": [[3, 9, 1], [0, 5, 2]], "1": ...}}
 
 `tokens` are pairs of a prompt's number and the position in it; `experts` has, for each layer, one list of expert ids per token in
-the same order. Idle tokens are not routed and not recorded; a rank without any is left out.
+the same order, and the same layers in every line. Idle tokens are not routed and not recorded; a rank without any is left out.
+`lines` is how many follow the header, by which a file that was cut is told.
 """
 
 from __future__ import annotations
@@ -110,13 +111,16 @@ def _made(number: int, phase: str, rank: int, chunk: Sequence[_RoutedToken]) -> 
 
 
 def write_routing(path: Path, table: RoutingTable) -> None:
-    """Writes a table; raises OSError."""
-    with path.open("w", encoding="utf-8") as file:
-        header = {"format": FORMAT, "version": VERSION, "n_routed_experts": table.num_experts}
-        file.write(json.dumps({**header, "num_experts_per_tok": table.topk, "ranks": table.num_ranks}) + "\n")
+    """Writes a table, whole or not at all; raises OSError."""
+    header = {"format": FORMAT, "version": VERSION, "n_routed_experts": table.num_experts, "num_experts_per_tok": table.topk}
+    header |= {"ranks": table.num_ranks, "lines": len(table.calls)}
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(header) + "\n")
         for call in table.calls:
             line = {"call": call.call, "phase": call.phase, "rank": call.rank, "tokens": call.tokens, "experts": call.experts}
             file.write(json.dumps(line, separators=(",", ":")) + "\n")
+    partial.replace(path)
 
 
 def read_routing(path: Path) -> RoutingTable:
@@ -132,9 +136,37 @@ def read_routing(path: Path) -> RoutingTable:
         if not _whole(header.get(name)) or header[name] < 1:
             raise RinggraphError(f"{path}:{number}: '{name}' is {json.dumps(header.get(name))}, expected a number above 0")
     table = RoutingTable(header["n_routed_experts"], header["num_experts_per_tok"], header["ranks"])
-    calls = [_call(f"{path}:{at}", value, table) for at, value in _objects(path, lines[1:], 2)]
+    found = {at: _call(f"{path}:{at}", value, table) for at, value in _objects(path, lines[1:], 2)}
+    _check_together(path, found)
+    if header.get("lines", len(found)) != len(found):
+        raise RinggraphError(
+            f"{path}: has {len(found)} lines behind its header, which says {json.dumps(header['lines'])}: was it cut?"
+        )
+    calls = list(found.values())
     calls.sort(key=lambda call: (call.call, call.rank))
     return RoutingTable(table.num_experts, table.topk, table.num_ranks, tuple(calls))
+
+
+def _check_together(path: Path, found: Mapping[int, RoutedCall]) -> None:
+    """Raises RinggraphError for lines, by their number, that contradict earlier ones."""
+    seen: dict[tuple[int, int], int] = {}
+    phases: dict[int, str] = {}
+    first = next(iter(found.values()), None)
+    for at, call in found.items():
+        assert first is not None
+        before = seen.setdefault((call.call, call.rank), at)
+        if before != at:
+            raise RinggraphError(f"{path}:{at}: call {call.call} of rank {call.rank} is in line {before} already")
+        if phases.setdefault(call.call, call.phase) != call.phase:
+            raise RinggraphError(
+                f"{path}:{at}: call {call.call} is '{call.phase}' here and '{phases[call.call]}' on another rank"
+            )
+        if call.experts.keys() != first.experts.keys():
+            raise RinggraphError(f"{path}:{at}: layers {_listed(call)}, expected those of the first call, {_listed(first)}")
+
+
+def _listed(call: RoutedCall) -> str:
+    return ", ".join(map(str, call.experts)) or "none"
 
 
 def _objects(path: Path, lines: Iterable[str], first: int = 1) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -158,9 +190,9 @@ def _call(where: str, value: Mapping[str, Any], table: RoutingTable) -> RoutedCa
     if rank >= table.num_ranks:
         raise RinggraphError(f"{where}: rank {rank}, expected less than {table.num_ranks}, the ranks of the header")
     tokens, experts = value.get("tokens"), value.get("experts")
-    if not isinstance(tokens, list) or not all(_numbers(token) and len(token) == 2 for token in tokens):
-        raise RinggraphError(f"{where}: expected 'tokens' as a list of [prompt, position]")
-    if not isinstance(experts, dict) or not all(layer.isdigit() for layer in experts):
+    if not isinstance(tokens, list) or not tokens or not all(_numbers(token) and len(token) == 2 for token in tokens):
+        raise RinggraphError(f"{where}: expected 'tokens' as a list of [prompt, position], with one at least")
+    if not isinstance(experts, dict) or not experts or not all(layer.isascii() and layer.isdigit() for layer in experts):
         raise RinggraphError(f"{where}: expected 'experts' as lists by layer number")
     for layer, routes in experts.items():
         _check_routes(f"{where}: layer {layer}", routes, len(tokens), table)

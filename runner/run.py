@@ -181,10 +181,12 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Writes a safetensors file, parents included; raises RinggraphError or OSError."""
+    """Writes a safetensors file, whole or not at all, parents included; raises RinggraphError or OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
     try:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, path)
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
+        partial.replace(path)
     except SafetensorError as error:
         raise RinggraphError(f"'{path}' cannot be written: {error}") from error
 

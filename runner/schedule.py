@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from runner.errors import Mark
-from runner.program import Program, Trips
+from runner.program import Program, Task, Trips
 from runner.records import LARGE, builder, collector_off
-from runner.spec import round_up
+from runner.spec import TensorSpec, round_up
 
 NUM_RINGS = 4
 
@@ -173,7 +173,8 @@ class Scheduler(Protocol):
     def __call__(self, program: Program, options: Mapping[str, object]) -> Schedule: ...
 
 
-_new_slot, _new_submission, _new_step = builder(Slot), builder(Submission), builder(Submit)
+_new_slot, _new_submission, _new_scope = builder(Slot), builder(Submission), builder(ScopeInfo)
+_new_begin, _new_end, _new_step = builder(Begin), builder(End), builder(Submit)
 
 
 @dataclass
@@ -198,10 +199,10 @@ class _Lowering:
                     self.alloc(item)
                 case PlacedScope():
                     scope = len(self.scopes)
-                    self.scopes.append(ScopeInfo(item.name, depth + 1, item.mode, item.mark))
-                    self.steps.append(Begin(scope))
+                    self.scopes.append(_new_scope(item.name, depth + 1, item.mode, item.mark, None))
+                    self.steps.append(_new_begin(scope))
                     self.place(item.items, depth + 1, item.mode)
-                    self.steps.append(End(scope))
+                    self.steps.append(_new_end(scope))
                 case PlacedRead():
                     self.steps.append(Read(self.writers(item.trips)))
                 case PlacedLoop():
@@ -229,42 +230,37 @@ class _Lowering:
         tensors = self.program.tensors
         slots, end = [], 0
         for i, tensor in enumerate(item.tensors):
-            size = round_up(tensors[tensor].spec.size_bytes)
+            size = self.size_bytes(tensors[tensor].spec)
             offset = end if item.offsets is None else item.offsets[i]
-            slots.append(Slot(tensor, offset, size, tensors[tensor].name))
+            slots.append(_new_slot(tensor, offset, size, tensors[tensor].name))
             end = max(end, offset + size)
         mark = item.mark or tensors[item.tensors[0]].mark
         self.submit(Submission(item.name or "alloc", max(end, item.size_bytes), tuple(slots), mark=mark))
 
     def task(self, item: PlacedTask, mode: str) -> None:
         task = self.program.tasks[item.task]
-        of_task, owner, tensors = self.of_task, self.owner, self.program.tensors
-        slots, end = [], 0
-        holds = {owner[t] for t in task.uses}
-        for tensor in task.creates:
-            if tensor in owner:
-                holds.add(owner[tensor])
-                continue
-            spec = tensors[tensor].spec
-            size = self.sizes.get(id(spec))
-            if size is None:
-                size = self.sizes[id(spec)] = round_up(spec.size_bytes)
-            slots.append(_new_slot(tensor, end, size, tensors[tensor].name))
-            end += size
-        waits = {of_task[t] for t in (*task.after, *item.extra_waits)}
+        of_task, owner = self.of_task, self.owner
+        holds = set(map(owner.__getitem__, task.uses))
+        slots: tuple[Slot, ...] = ()
+        size_bytes = 0
+        if task.creates:
+            slots, size_bytes = self.slots(task, holds)
+            if task.op is None and not slots:
+                of_task[task.id] = owner[task.creates[0]]  # an alloc whose tensors all went elsewhere
+                return
+        waits = set(map(of_task.__getitem__, (*item.extra_waits, *task.after)))
         if mode == "manual":  # rule 8: nothing is inferred, so only an explicit edge to a creator keeps its block alive
             holds &= waits
             self.unseen.add(task.id)
-        else:  # ... and what such a task writes is not noted, so nobody waits for it
+        elif self.unseen:  # ... and what such a task writes is not noted, so nobody waits for it
             waits.update([of_task[t] for t in task.waits if t not in self.unseen], holds)
-        if task.op is None and not slots and task.creates:
-            of_task[task.id] = owner[task.creates[0]]  # an alloc whose tensors all went elsewhere
-            return
+        else:
+            waits.update(map(of_task.__getitem__, task.waits), holds)
         of_task[task.id] = self.submit(
             _new_submission(
                 task.path,
-                end,
-                tuple(slots),
+                size_bytes,
+                slots,
                 tuple(sorted(waits)),
                 tuple(sorted(holds)),
                 task.core,
@@ -274,6 +270,27 @@ class _Lowering:
                 task.mark,
             )
         )
+
+    def slots(self, task: Task, holds: set[int]) -> tuple[tuple[Slot, ...], int]:
+        """Places in its own block of what the task creates, and the block's bytes; blocks that others lie in join `holds`."""
+        owner, tensors = self.owner, self.program.tensors
+        slots, end = [], 0
+        for tensor in task.creates:
+            block = owner.get(tensor)
+            if block is not None:
+                holds.add(block)
+                continue
+            size = self.size_bytes(tensors[tensor].spec)
+            slots.append(_new_slot(tensor, end, size, tensors[tensor].name))
+            end += size
+        return tuple(slots), end
+
+    def size_bytes(self, spec: TensorSpec) -> int:
+        """Bytes of a tensor in a block."""
+        size = self.sizes.get(id(spec))
+        if size is None:
+            size = self.sizes[id(spec)] = round_up(spec.size_bytes)
+        return size
 
 
 def lower(program: Program, items: Sequence[PlacedItem], strategy: str = "") -> Schedule:

@@ -19,7 +19,7 @@ from runner.program import Program
 from runner.ring_sizes import RingSizes
 from runner.schedule import Begin, End, Repeat, Schedule, Submission, Submit
 from runner.spec import BLOCK_ALIGN
-from runner.verify_edges import Conflict, Order, region_conflicts, sharing_conflicts
+from runner.verify_edges import Conflict, Order, region_needs, sharing_needs
 
 MAX_BLOCK_BYTES = 2**31 - 1
 MAX_FINDINGS = 20
@@ -270,8 +270,8 @@ def _edges(schedule: Schedule, program: Program) -> Iterator[Diagnostic]:
                 users.setdefault(tensor, []).append(index)
     yield from _explicit(schedule, program, order)
     yield from _capped(_lifetimes(schedule, users, order), "blocks may be reclaimed too early")
-    conflicts = [*region_conflicts(schedule, program, order), *sharing_conflicts(schedule, users, order)]
-    pairs = {(c.kind, c.first, c.second): c for c in conflicts}
+    conflicts = [*order.unordered(region_needs(schedule, program)), *order.unordered(sharing_needs(schedule, users))]
+    pairs = {(c.kind, c.first, c.second): c for c in sorted(conflicts, key=lambda c: (c.kind == "sharing", c.second, c.first))}
     yield from _capped((_missing_edge(schedule, program, c) for c in pairs.values()), "pairs of tasks lack an edge")
 
 

@@ -8,14 +8,66 @@ value that the submitting thread reads also orders: what is submitted later star
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby, islice
 
 from runner.program import Box, Program, Region
 from runner.schedule import Read, Repeat, Schedule, Submit
 
 Trip = tuple[tuple[int, int], ...]
 """The dynamic loops around a submission, outermost first: (step of the loop, trip)."""
+
+NEEDS = 1 << 18
+"""Needs that are looked up together."""
+
+SOURCES = 1 << 13
+"""Submissions whose followers are traced together, a bit each; more where one need has more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Two submissions that touch the same bytes, at least one writing, in no order: `kind` is RAW, WAW, WAR or sharing."""
+
+    kind: str
+    first: int
+    second: int
+    tensor: int
+    other: int | None = None  # sharing: the tensor that lay there before
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """`second` has to come after every one of `firsts` (ascending, at least one); else each of them conflicts with it.
+
+    For sharing, `others` gives the tensor that each of `firsts` touched.
+    """
+
+    kind: str
+    firsts: tuple[int, ...]
+    second: int
+    tensor: int
+    others: Mapping[int, int] | None = None
+
+    def conflict(self, first: int) -> Conflict:
+        return Conflict(self.kind, first, self.second, self.tensor, self.others[first] if self.others else None)
+
+
+def _batches(needs: Iterable[Need]) -> Iterator[list[Need]]:
+    """Runs of needs with about `SOURCES` different firsts in all."""
+    batch: list[Need] = []
+    sources: set[int] = set()
+    known: set[int] = set()  # tuples whose firsts are in `sources`, by identity
+    for need in needs:
+        if len(sources) >= SOURCES:
+            yield batch
+            batch, sources, known = [], set(), set()
+        batch.append(need)
+        if id(need.firsts) not in known:
+            known.add(id(need.firsts))
+            sources.update(need.firsts)
+    if batch:
+        yield batch
 
 
 class Order:
@@ -71,16 +123,50 @@ class Order:
             stack += self.waits[node]
         return False
 
+    def unordered(self, needs: Iterable[Need]) -> Iterator[Conflict]:
+        """The pairs of submissions for which a need is not met."""
+        remaining = iter(needs)
+        while chunk := list(islice(remaining, NEEDS)):
+            # Submissions that lie equally far apart are traced together: a few distant ones would make every trace long.
+            chunk.sort(key=lambda need: ((need.second - need.firsts[0]).bit_length(), need.firsts[0]))
+            for _, alike in groupby(chunk, key=lambda need: (need.second - need.firsts[0]).bit_length()):
+                for batch in _batches(alike):
+                    yield from self._unmet(batch)
 
-@dataclass(frozen=True, slots=True)
-class Conflict:
-    """Two submissions that touch the same bytes, at least one writing, in no order: `kind` is RAW, WAW, WAR or sharing."""
+    def _unmet(self, needs: Sequence[Need]) -> Iterator[Conflict]:
+        """As `unordered`, for needs that are traced together."""
+        sources = sorted({first for need in needs for first in need.firsts})
+        bits = {source: 1 << k for k, source in enumerate(sources)}
+        masks: dict[int, int] = {}
+        asked: dict[int, list[Need]] = {}
+        for need in needs:
+            asked.setdefault(need.second, []).append(need)
+            if id(need.firsts) not in masks:
+                masks[id(need.firsts)] = sum(bits[first] for first in need.firsts)
+        for second, reached in self._trace(min(sources[0], *asked), bits, asked):
+            for need in asked[second]:
+                if masks[id(need.firsts)] & ~reached:
+                    yield from (need.conflict(first) for first in need.firsts if not reached & bits[first])
 
-    kind: str
-    first: int
-    second: int
-    tensor: int
-    other: int | None = None  # sharing: the tensor that lay there before
+    def _trace(self, low: int, bits: dict[int, int], asked: Iterable[int]) -> Iterator[tuple[int, int]]:
+        """For each submission of `asked` the union of the `bits` of those that come before it; all have numbers from `low` on."""
+        wanted = set(asked)
+        waits, reads, read = self.waits, self.reads, bisect_right(self.reads, low, key=lambda r: r[1])
+        reached: list[int] = []  # per submission from `low` on its own bit and those that come before it
+        gate = 0  # what the submitting thread has waited for
+        for submission in range(low, max(wanted) + 1):
+            while read < len(reads) and reads[read][1] <= submission:
+                for wait in reads[read][0]:
+                    if wait >= low:
+                        gate |= reached[wait - low]
+                read += 1
+            found = gate
+            for wait in waits[submission]:
+                if wait >= low:
+                    found |= reached[wait - low]
+            if submission in wanted:
+                yield submission, found
+            reached.append(found | bits.get(submission, 0))
 
 
 @dataclass(slots=True)
@@ -149,8 +235,8 @@ def _covers(outer: Box, inner: Box) -> bool:
     return all(lo <= low and high <= hi for (lo, hi), (low, high) in zip(outer, inner, strict=True))
 
 
-def region_conflicts(schedule: Schedule, program: Program, order: Order) -> Iterator[Conflict]:
-    """Accesses to overlapping regions of a tensor that no chain of waits orders."""
+def region_needs(schedule: Schedule, program: Program) -> Iterator[Need]:
+    """Accesses to overlapping regions of a tensor that have to be ordered, but for those that an edge orders."""
     written = {tensor for task in program.tasks for tensor in task.writes}
     histories = {tensor: _History() for tensor in written}
     for submission, item in enumerate(schedule.submissions):
@@ -163,25 +249,34 @@ def region_conflicts(schedule: Schedule, program: Program, order: Order) -> Iter
                 if region.tensor not in tensors:
                     continue
                 for kind, other in touch(histories[region.tensor], region, submission):
-                    if other != submission and not order.before(other, submission):
-                        yield Conflict(kind, other, submission, region.tensor)
+                    if other != submission and other not in item.waits:
+                        yield Need(kind, (other,), submission, region.tensor)
 
 
-def sharing_conflicts(schedule: Schedule, users: dict[int, list[int]], order: Order) -> Iterator[Conflict]:
-    """Tensors that share bytes of a block, where not every use of the earlier one comes before every use of the later one.
+def sharing_needs(schedule: Schedule, users: dict[int, list[int]]) -> Iterator[Need]:
+    """Uses of tensors that share bytes of a block, which have to be ordered: every use of the earlier one comes first.
 
     `users` lists the submissions that touch each tensor, in order. It is enough to compare the last uses of the one with the
     first uses of the other, and each tensor with those that lay just before it in its bytes.
     """
+    waits = [submission.waits for submission in schedule.submissions]
     for submission in schedule.submissions:
         slots = [slot for slot in submission.slots if users.get(slot.tensor) and slot.size_bytes]
         if not _overlapping((slot.offset, slot.offset + slot.size_bytes) for slot in slots):
             continue
         tenants: list[tuple[int, int, int]] = []  # disjoint [low, high) and the tensor that lies there
+        last: dict[int, tuple[int, ...]] = {}
         for slot in sorted(slots, key=lambda slot: users[slot.tensor][0]):
             low, high = slot.offset, slot.offset + slot.size_bytes
+            others: dict[int, int] = {}
             for tensor in _move_in(tenants, low, high, slot.tensor):
-                yield from _shared(tensor, slot.tensor, users, order)
+                if tensor not in last:
+                    followed = {wait for user in users[tensor] for wait in waits[user]}
+                    last[tensor] = tuple(user for user in users[tensor] if user not in followed)
+                others |= dict.fromkeys(last[tensor], tensor)
+            if others:
+                own, firsts = set(users[slot.tensor]), tuple(sorted(others))
+                yield from (Need("sharing", firsts, user, slot.tensor, others) for user in own if own.isdisjoint(waits[user]))
 
 
 def _overlapping(ranges: Iterable[tuple[int, int]]) -> bool:
@@ -202,15 +297,3 @@ def _move_in(tenants: list[tuple[int, int, int]], low: int, high: int, tensor: i
     right = [(high, gone[-1][1], gone[-1][2])] if gone and gone[-1][1] > high else []
     tenants[first:last] = [*left, (low, high, tensor), *right]
     return list(dict.fromkeys(t[2] for t in gone))
-
-
-def _shared(before: int, after: int, users: dict[int, list[int]], order: Order) -> Iterator[Conflict]:
-    waits = order.waits
-    followed = {wait for user in users[before] for wait in waits[user]}
-    last = [user for user in users[before] if user not in followed]
-    own = set(users[after])
-    first = [user for user in users[after] if not any(wait in own for wait in waits[user])]
-    for old in last:
-        for new in first:
-            if old == new or not order.before(old, new):
-                yield Conflict("sharing", old, new, after, before)

@@ -11,7 +11,9 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
+from runner.annotations import Annotations
 from runner.errors import Mark, ScheduleError
 from runner.program import Program, Span
 from runner.schedule import Schedule
@@ -55,6 +57,12 @@ def scope_edits(schedule: Schedule) -> list[Edit]:
         if (scope.name, scope.mark) not in matched:
             raise _refusal(f"scope '{scope.name}' stands around no one item, branch or body that is written", scope.mark)
     return list(edits)
+
+
+def annotation_edits(annotations: Annotations) -> list[Edit]:
+    """What to change so that the files say what a strategy asks for."""
+    wraps = [Edit("wrap", scope.first, scope.last, scope.name, scope.hoisted) for scope in annotations.scopes]
+    return wraps + [Edit("remove", mark, mark) for mark in annotations.dropped]
 
 
 def _edit(place: Place, mode: str | None) -> Edit | None:
@@ -131,12 +139,12 @@ def _refusal(message: str, mark: Mark | None) -> ScheduleError:
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def edited_files(edits: Sequence[Edit]) -> dict[Path, bytes]:
-    """The new contents of every file that the edits change; raises ScheduleError."""
+def edited_files(edits: Sequence[Edit], texts: Mapping[Path, bytes] = MappingProxyType({})) -> dict[Path, bytes]:
+    """The new contents of every file that the edits change, in `texts` where they hold it; raises ScheduleError."""
     per_file: dict[Path, list[Edit]] = {}
     for edit in edits:
         per_file.setdefault(Path(edit.first.file), []).append(edit)
-    return {path: edited(path.read_bytes(), mine) for path, mine in per_file.items()}
+    return {path: edited(texts[path] if path in texts else path.read_bytes(), mine) for path, mine in per_file.items()}
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:

@@ -2,27 +2,42 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import yaml
 
 from runner.errors import Mark, ScheduleError
+from runner.graph import Text
+from runner.notation import split_output
 
 INDENT = 4
 """Columns that the items of a scope stand further right than the scope."""
+
+WIDTH = 120
+"""An alloc that would end further right gets a line for each tensor."""
+
+AMBIGUOUS = ("on", "off", "yes", "no", "true", "false", "null")
+"""Names that YAML takes for something else unless they are quoted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Edit:
     """`wrap` puts the items from `first` to `last` into a scope `name`; `remove` takes the scope at `first` away; `mode auto` and
-    `mode manual` change it. Marks are those of items, of one file.
+    `mode manual` change it. Marks are those of items, of one file. `hoisted` are the marks of outputs that create a tensor: an
+    alloc before the scope does so instead.
     """
 
     what: str
     first: Mark
     last: Mark
     name: str = ""
+    hoisted: tuple[Mark, ...] = ()
+
+
+Splice = tuple[int, int, int, str, int]
+"""Line, column and order of a text that is put in, and how many characters go out behind it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +53,23 @@ class _Span:
     in_list: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Output:
+    """An output that creates a tensor: its name and type, and where its text stands."""
+
+    name: str
+    spec: str
+    node: yaml.ScalarNode
+
+
 def edited(data: bytes, edits: Sequence[Edit]) -> bytes:
     """The text with the edits made; raises ScheduleError for a spelling that cannot be edited line by line."""
     text = data.decode("utf-8")
-    items = _items(yaml.compose(text.removeprefix("\ufeff"), Loader=yaml.SafeLoader))
+    items, outputs = _items(yaml.compose(text.removeprefix("\ufeff"), Loader=yaml.SafeLoader))
     lines = text.splitlines(keepends=True)
     shift = [0] * len(lines)
     dropped: set[int] = set()
-    inserts: list[tuple[int, int, int, str]] = []  # line, column, order, text
+    splices: list[Splice] = []
     headers: dict[int, list[str]] = {}
     newline = "\r\n" if "\r\n" in text else "\n"
     placed = [
@@ -56,15 +80,17 @@ def edited(data: bytes, edits: Sequence[Edit]) -> bytes:
         if edit.what != "wrap":
             _change_scope(first, edit, lines, shift, dropped, headers, newline)
         elif first.in_flow or not first.in_list:
-            _wrap_inline(first, last, edit, inserts, depth, len(edits))
+            _wrap_inline(first, last, edit, splices, depth, len(edits), outputs)
         else:
             start = _with_comments(first, lines)
             pad = " " * (first.column - 2 + shift[first.line])
-            headers.setdefault(start, []).append(f"{pad}- scope: {edit.name}{newline}{pad}  body:{newline}")
+            head = [*_alloc(edit, outputs, pad), f"{pad}- scope: {edit.name}", f"{pad}  body:"]
+            headers.setdefault(start, []).append("".join(f"{line}{newline}" for line in head))
             for line in range(start, last.end_line + 1):
                 shift[line] += INDENT
-    for line, column, _, inserted in sorted(inserts, key=lambda i: i[:3], reverse=True):
-        lines[line] = lines[line][:column] + inserted + lines[line][column:]
+        splices += [_reference(outputs, mark) for mark in edit.hoisted]
+    for line, column, _, inserted, gone in sorted(set(splices), key=lambda splice: splice[:3], reverse=True):
+        lines[line] = lines[line][:column] + inserted + lines[line][column + gone :]
     made = []
     for number, line in enumerate(lines):
         made += headers.get(number, [])
@@ -93,13 +119,48 @@ def _with_comments(item: _Span, lines: Sequence[str]) -> int:
     return line
 
 
-def _wrap_inline(first: _Span, last: _Span, edit: Edit, inserts: list[tuple[int, int, int, str]], depth: int, most: int) -> None:
-    if not first.node.flow_style or not last.node.flow_style:
+def _output(outputs: dict[tuple[int, int], _Output], mark: Mark) -> _Output:
+    found = outputs.get((mark.line - 1, mark.column - 1))
+    if found is None or found.node.start_mark.line != found.node.end_mark.line or found.node.style in ("|", ">"):
+        raise ScheduleError(
+            f"{mark}: the tensor is written in a way that cannot be moved to an alloc", hint="write its name and type on one line"
+        )
+    return found
+
+
+def _reference(outputs: dict[tuple[int, int], _Output], mark: Mark) -> Splice:
+    """Turns `NAME: TYPE`, or a type alone, into the name of a tensor that is there already."""
+    found = _output(outputs, mark)
+    start, end = found.node.start_mark, found.node.end_mark
+    name = f'"{found.name}"' if found.name.lower() in AMBIGUOUS else found.name
+    return start.line, start.column, 0, name, end.column - start.column
+
+
+def _alloc(edit: Edit, outputs: dict[tuple[int, int], _Output], pad: str, width: int = WIDTH) -> list[str]:
+    """Lines of the alloc before a scope, none if nothing is hoisted."""
+    if not edit.hoisted:
+        return []
+    made = [f'{found.name}: "{found.spec}"' for found in (_output(outputs, mark) for mark in edit.hoisted)]
+    line = f"{pad}- alloc: {{{', '.join(made)}}}"
+    return [line] if len(line) <= width else [f"{pad}- alloc:", *(f"{pad}    {one}" for one in made)]
+
+
+def _wrap_inline(
+    first: _Span,
+    last: _Span,
+    edit: Edit,
+    splices: list[Splice],
+    depth: int,
+    most: int,
+    outputs: dict[tuple[int, int], _Output],
+) -> None:
+    if not first.node.flow_style or not last.node.flow_style or (edit.hoisted and not first.in_list):
         raise ScheduleError(
             f"{edit.first}: the item stands where no scope can be put around it", hint="write the branch as a list"
         )
-    inserts.append((first.line, first.column, depth, f"{{scope: {edit.name}, body: ["))
-    inserts.append((last.end_line, last.end_column, 2 * most - depth, "]}"))
+    alloc = "".join(f"{{{line.removeprefix('- ')}}}, " for line in _alloc(edit, outputs, "", sys.maxsize))
+    splices.append((first.line, first.column, depth - most, f"{alloc}{{scope: {edit.name}, body: [", 0))
+    splices.append((last.end_line, last.end_column, 2 * most - depth, "]}", 0))
 
 
 def _change_scope(
@@ -138,24 +199,34 @@ def _comment(line: str) -> str:
     return f"#{text.rstrip()}" if hash_mark else line.strip() if line.lstrip().startswith("#") else ""
 
 
-def _items(root: yaml.Node | None) -> dict[tuple[int, int], _Span]:
-    """Every mapping of the file by the place where it begins."""
+def _items(root: yaml.Node | None) -> tuple[dict[tuple[int, int], _Span], dict[tuple[int, int], _Output]]:
+    """Every mapping of the file, and every output that creates a tensor, by the place where it begins."""
     found: dict[tuple[int, int], _Span] = {}
+    outputs: dict[tuple[int, int], _Output] = {}
 
     def walk(node: yaml.Node, in_flow: bool, in_list: bool) -> None:
         flow = in_flow or bool(getattr(node, "flow_style", False))
         if isinstance(node, yaml.MappingNode):
             start = node.start_mark
             found[start.line, start.column] = _Span(start.line, start.column, *_end(node), node, in_flow, in_list)
-            for _, value in node.value:
+            for key, value in node.value:
                 walk(value, flow, False)
+                if isinstance(value, yaml.ScalarNode):
+                    note(key.value, value)
         elif isinstance(node, yaml.SequenceNode):
             for item in node.value:
                 walk(item, flow, True)
 
+    def note(operand: str, node: yaml.ScalarNode) -> None:
+        start = node.start_mark
+        created = split_output(operand, Text(node.value, Mark("", start.line + 1, start.column + 1)))
+        if created is not None:
+            inside_quotes = start.column + (node.style is not None)  # where the text's mark is
+            outputs[start.line, inside_quotes] = _Output(created[0], created[1].value, node)
+
     if root is not None:
         walk(root, False, False)
-    return found
+    return found, outputs
 
 
 def _end(node: yaml.Node) -> tuple[int, int]:

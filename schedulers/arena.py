@@ -1,8 +1,9 @@
 """Offsets of tensors in one arena: tensors that live at the same time may not overlap, and the arena is to be as low as can be.
 
-This is dynamic storage allocation, NP-hard. Cheap first-fit orders come first, then an order that learns from what stuck out
-(every tensor that ends above the target moves forward), and for few tensors an exact search over canonical packings, in which
-every tensor lies on the floor or on top of another one that lives at the same time. All sizes and offsets share one unit.
+This is dynamic storage allocation, NP-hard. Cheap first-fit orders come first, then orders that learn from what stuck out (every
+tensor that ends above the target moves forward, by chance more or less), and for few tensors an exact search over canonical
+packings, in which every tensor lies on the floor or on top of another one that lives at the same time. All sizes and offsets
+share one unit.
 
 Source: first-fit decreasing and "squeaky wheel" orders are folklore; the canonical form is the one that exact planners
 (MiniMalloc) search; both are written from the definition.
@@ -16,6 +17,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from schedulers.lifetimes import Floats, Ints, live_units
+
+SEARCH_UP_TO = 40
+"""Problems with at most this many tensors get the exact search."""
+
+ROUNDS, EFFORT = 500, 60_000
+"""Orders that are tried at most, and tensors that are placed in all of them together."""
+
+STARTS: tuple[Callable[[Problem], tuple[Ints, Ints]], ...] = (
+    lambda p: (-p.size, p.first - p.end),
+    lambda p: (p.first - p.end, -p.size),
+    lambda p: (p.size * (p.first - p.end), -p.size),
+    lambda p: (p.first, -p.size),
+    lambda p: (-p.end, -p.size),
+)
+"""First-fit orders as pairs of keys, the major one first: the largest, the longest, both, by first and by last use."""
 
 
 @dataclass(frozen=True)
@@ -103,79 +119,58 @@ def _lowest_gap(lows: Ints, highs: Ints, size: int, wall: int) -> int:
     return int(floors[gaps[0]] if len(gaps) else floors[-1])
 
 
-def pack(
-    problem: Problem, *, target: int = 0, rounds: int = 60, nodes: int = 20_000, stop: Callable[[], bool] = lambda: False
-) -> Packing:
-    """A packing as low as `max(target, lower bound)` if one is found; `rounds` and `nodes` limit the effort.
-
-    Deterministic unless `stop` (asked between attempts) depends on a clock.
-    """
+def pack(problem: Problem, *, target: int = 0, rounds: int = 0, nodes: int = 20_000) -> Packing:
+    """A packing as low as `max(target, lower bound)` if one is found; `rounds` and `nodes` limit the effort. Deterministic."""
     bound = problem.lower_bound()
     free = np.flatnonzero(problem.fixed < 0)
     if not len(free):
         return Packing(problem.fixed.copy(), bound, True)
     goal = max(target, bound)
-    best = _greedy(problem, free, goal, rounds, stop)
+    searched = len(free) <= SEARCH_UP_TO and problem.begin is None
+    rounds = rounds or min(60 if searched else ROUNDS, EFFORT // len(free))
+    best = _greedy(problem, free, goal, rounds)
     height = _height(problem, best)
-    if height <= goal:
-        return Packing(best, height, height == bound)
-    if len(free) <= 40 and problem.begin is None:
-        found, complete = _search(problem, free, best, height, goal, nodes)
-        height = _height(problem, found)
-        return Packing(found, height, complete or height == bound)
-    return Packing(best, height, False)
+    if height > goal and searched:
+        best, complete = _search(problem, free, best, height, goal, nodes)
+        height = _height(problem, best)
+        if complete or height <= goal:
+            return Packing(best, height, complete or height == bound)
+        longer = _greedy(problem, free, goal, ROUNDS)
+        best = min(best, longer, key=lambda offsets: _height(problem, offsets))
+        height = _height(problem, best)
+    return Packing(best, height, height == bound)
 
 
 def _height(problem: Problem, offsets: Ints) -> int:
     return int((offsets + problem.size).max(initial=0))
 
 
-def _greedy(problem: Problem, free: Ints, goal: int, rounds: int, stop: Callable[[], bool]) -> Ints:
-    """The best of several first-fit orders, then of orders in which what stuck out moves forward."""
-    length = problem.end - problem.first
-    size = problem.size
-    keys = (
-        (-size, -length),
-        (-length, -size),
-        (-size * length, -size),
-        (problem.first, -size),
-        (-problem.end, -size),
-    )
-    best, best_height, best_order = None, 0, free
-    for major, minor in keys:
-        order = free[np.lexsort((free, minor[free], major[free]))]
-        offsets = first_fit(problem, order)
+def _greedy(problem: Problem, free: Ints, goal: int, rounds: int) -> Ints:
+    """The best of several first-fit orders, and of orders that grow out of them: what ends too high moves forward."""
+    best: Ints | None = None
+    lowest = 0
+    ranks = [_ranked(np.lexsort((free, minor[free], major[free]))) for major, minor in (keys(problem) for keys in STARTS)]
+    rng = np.random.default_rng(0)
+    for at in range(max(rounds, len(ranks))):
+        # Every start once, then each for its share of the rounds that are left.
+        start = at if at < len(ranks) else (at - len(ranks)) * len(ranks) // max(1, rounds - len(ranks))
+        offsets = first_fit(problem, free[np.argsort(ranks[start], kind="stable")])
         height = _height(problem, offsets)
-        if best is None or height < best_height:
-            best, best_height, best_order = offsets, height, order
-        if best_height <= goal:
-            return best
+        if best is None or height < lowest:
+            best, lowest = offsets, height
+        if lowest <= goal:
+            break
+        high = (offsets + problem.size)[free] > min(lowest - 1, (goal + lowest) // 2)
+        ranks[start] = _ranked(np.argsort(ranks[start] - high * rng.random(len(free)) * len(free) / 8, kind="stable"))
     assert best is not None
-    return _squeeze(problem, best_order, best, best_height, goal, rounds, stop)
-
-
-def _squeeze(
-    problem: Problem, order: Ints, best: Ints, best_height: int, goal: int, rounds: int, stop: Callable[[], bool]
-) -> Ints:
-    """Repeat first fit; each time the tensors that end above the goal get blamed and move forward in the order."""
-    blame = np.zeros(len(problem), np.float64)
-    rank = np.zeros(len(problem), np.float64)
-    rank[order] = np.arange(len(order))
-    offsets = best
-    step = max(1.0, len(order) / 8)
-    for _ in range(rounds):
-        if stop():
-            break
-        high = offsets + problem.size > goal
-        blame[high] += step
-        order = order[np.lexsort((order, (rank - blame)[order]))]
-        offsets = first_fit(problem, order)
-        height = _height(problem, offsets)
-        if height < best_height:
-            best, best_height = offsets, height
-        if best_height <= goal:
-            break
     return best
+
+
+def _ranked(order: Ints) -> Ints:
+    """The place of each entry in an order."""
+    ranks = np.empty(len(order), np.int64)
+    ranks[order] = np.arange(len(order))
+    return ranks
 
 
 # --- exact search ---------------------------------------------------------------------------------------------------

@@ -15,11 +15,14 @@ from runner.schedule import NUM_RINGS, PlacedAlloc, PlacedItem, PlacedLoop, Plac
 from runner.spec import BLOCK_ALIGN
 from schedulers.arena import Packing, Problem, pack, pack_bins
 from schedulers.fold import Fold, Template, kept_locals, template, unfold_offsets
-from schedulers.lifetimes import Floats, Lives, Rows, last_task
+from schedulers.lifetimes import Floats, Lives, Rows, last_task, live_units
 from schedulers.sharing import predecessors, sharing_edges
 
 MAX_DIRECT = 256
 """More items than this in one scope are put into scopes of their own, which cost no bytes and let slots retire."""
+
+MAX_DEALS = 20_000
+"""Steps of the search that deals tensors to rings."""
 
 MAX_OPEN = 4_000
 """Programs with more tasks never run inside one open scope of the last ring, whose slots could not retire."""
@@ -51,45 +54,86 @@ def one_arena(fold: Fold, lives: Lives, times: tuple[Floats, Floats] | None = No
     problem = Problem.free(one.first, one.end, one.size)
     if times is not None:
         problem = replace(problem, begin=times[0][one.tensors], finish=times[1][one.tensors], soft_limit=limit)
-    packing = pack(problem, rounds=60 if times is None else 2)
+    packing = pack(problem, rounds=0 if times is None else 2)
     # Folding stretches some lives, so the height of a folded packing proves nothing.
     bound = packing.height if packing.optimal and not fold.loops and times is None else 0
     return Arenas(_unfold(fold, one, packing, lives), (0, packing.height), bound)
 
 
 def split_arena(fold: Fold, lives: Lives, arena: Arenas) -> Arenas:
-    """The same height over more rings, if it can be: every ring has 1,024 bytes anyway, which an arena there makes use of.
+    """Arenas over all rings with the least total, if it is less than that of one: a ring without blocks has 1,024 bytes anyway.
 
-    A ring of its own goes to a tensor, with others that live at other times, whenever the rest packs that much lower.
+    Tensors are dealt to the rings one by one, those that live together at the peak first; `bound` is set if the search ended.
     """
     one = template(fold, lives)
-    rest, offsets, edges, top = np.arange(len(one.size)), np.zeros(len(one.size), np.int64), [arena.height], arena.height
-    while len(edges) < NUM_RINGS and (peeled := _peel(one, rest, top)) is not None:
-        mine, top = peeled
-        offsets[mine] = top
-        rest = np.setdiff1d(rest, mine)
-        edges.append(top)
-    packing = pack(Problem.free(one.first[rest], one.end[rest], one.size[rest]))
-    if packing.height > top:
-        return arena
-    offsets[rest] = packing.offsets
-    full = unfold_offsets(fold, one.tensors, offsets, len(lives.locals))
-    return replace(arena, offsets=full, edges=(0, *reversed(edges)))
+    search = _Deal(Problem.free(one.first, one.end, one.size), arena.height + NUM_RINGS - 1)
+    search.run()
+    proved = not search.exhausted and not fold.loops
+    bound = search.limit if proved else arena.bound
+    if search.best is None:
+        return replace(arena, bound=bound)
+    offsets, edges = np.zeros(len(one.size), np.int64), [0]
+    for tensors, packing in search.best:
+        offsets[tensors] = packing.offsets + edges[-1]
+        edges.append(edges[-1] + packing.height)
+    return Arenas(unfold_offsets(fold, one.tensors, offsets, len(lives.locals)), tuple(edges), bound)
 
 
-def _peel(one: Template, rest: np.ndarray, top: int) -> tuple[np.ndarray, int] | None:
-    """Tensors that share one place of a ring of their own, and the height that the others then need."""
-    for seed in rest[np.argsort(one.size[rest], kind="stable")].tolist():
-        size, mine = int(one.size[seed]), [seed]
-        for other in rest[np.argsort(-one.size[rest], kind="stable")].tolist():
-            if one.size[other] <= size and all(one.end[other] <= one.first[m] or one.end[m] <= one.first[other] for m in mine):
-                mine.append(other)
-        others = np.setdiff1d(rest, mine)
-        if not len(others):
-            continue
-        if pack(Problem.free(one.first[others], one.end[others], one.size[others]), target=top - size).height <= top - size:
-            return np.array(mine), top - size
-    return None
+class _Deal:
+    """Branch and bound over the ways to deal tensors to rings; `limit` is the total to beat, in units."""
+
+    def __init__(self, problem: Problem, limit: int) -> None:
+        self.problem, self.limit = problem, limit
+        self.floor = max(NUM_RINGS, problem.lower_bound())
+        self.nodes = MAX_DEALS
+        self.exhausted = False
+        self.best: list[tuple[np.ndarray, Packing]] | None = None
+        live = live_units(problem.first, problem.end, problem.size, int(problem.end.max(initial=0)))
+        at_peak = int(np.argmax(live)) if len(live) else 0
+        spans = (problem.first <= at_peak) & (problem.end > at_peak)
+        self.order = np.lexsort((-problem.size, ~spans)).tolist()
+        self.lives = list(zip(problem.first.tolist(), problem.end.tolist(), problem.size.tolist(), strict=True))
+        self.levels = [[0] * len(live) for _ in range(NUM_RINGS)]
+        self.peaks = [0] * NUM_RINGS
+        self.dealt: list[list[int]] = [[] for _ in range(NUM_RINGS)]
+
+    def run(self, at: int = 0) -> None:
+        if self.limit <= self.floor or self.exhausted:
+            return
+        self.nodes -= 1
+        if self.nodes < 0:
+            self.exhausted = True
+        elif at == len(self.order):
+            self._pack()
+        else:
+            tensor = self.order[at]
+            first, end, size = self.lives[tensor]
+            for ring in range(NUM_RINGS):
+                level, peak = self.levels[ring], self.peaks[ring]
+                old = level[first:end]
+                level[first:end] = [units + size for units in old]
+                self.peaks[ring] = max(peak, max(old) + size)
+                self.dealt[ring].append(tensor)
+                if sum(self.peaks) + self.peaks.count(0) < self.limit:
+                    self.run(at + 1)
+                level[first:end] = old
+                self.peaks[ring] = peak
+                self.dealt[ring].pop()
+                if not self.dealt[ring]:
+                    break  # the rings after it are empty too
+
+    def _pack(self) -> None:
+        """Offsets for a deal whose peaks promise a lower total."""
+        found = []
+        total = NUM_RINGS - sum(map(bool, self.dealt))
+        for ring in filter(None, self.dealt):
+            mine, problem = np.array(ring), self.problem
+            packing = pack(Problem.free(problem.first[mine], problem.end[mine], problem.size[mine]))
+            self.exhausted = self.exhausted or not packing.optimal
+            total += packing.height
+            found.append((mine, packing))
+        if total < self.limit:
+            self.limit, self.best = total, found
 
 
 def level_arenas(fold: Fold, lives: Lives) -> Arenas:

@@ -209,9 +209,9 @@ class _Folder:
 
     def _reads(self, trip: Span, start: int, number: int, size: int) -> Iterator[tuple[int, ...]]:
         """Tensors read on the host inside a trip: numbers of its own ones from its first, of others as they are."""
-        locals_, begin = self.lives.locals[self.made], start + number * size
-        low, high = int(self.created[begin]), int(self.created[begin + size])
-        own = range(int(locals_[low]), int(locals_[high - 1]) + 1) if high > low else range(0)
+        begin = start + number * size
+        made = self.made[self.created[begin] : self.created[begin + size]]
+        own = range(int(self.lives.locals[made[0]]), int(self.lives.locals[made[-1]]) + 1) if len(made) else range(0)
 
         def walk(span: Span) -> Iterator[tuple[int, ...]]:
             for item in span.items:

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import product
 
 import numpy as np
 
@@ -21,10 +23,18 @@ from schedulers.lifetimes import Ints, Lives, last_task, live_units
 from schedulers.scoping import Four, Goal, Lifetimes, Scoping, needs
 
 MAX_BOUNDARIES = 400
+_NONE = -(1 << 60)
 _NEGLIGIBLE = 200
 """Loops whose trips together hold less than this part of the peak are not cut."""
+_STEPS = (0.5, 0.75, 0.9, 0.97, 1.03, 1.1, 1.3, 2.0)
+"""By which the best capacities are then changed, one at a time, for as long as that helps."""
+_STARTS = 6
+
 _SHARES = (1 / 16, 1 / 4, 1 / 32, 1 / 2, 1 / 8, 1.0)
 """Capacities that are tried first, as shares of the peak of live bytes."""
+
+
+Three = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -142,18 +152,20 @@ class IntervalCuts:
     def cover(self, feasible: np.ndarray) -> tuple[Ints, Ints]:
         """Per interval the most weight that feasible intervals cover, and where the last of them begins (or -1: not covered)."""
         num = len(self.at)
-        best = np.zeros((num, num), np.int64)
+        best = np.full((num, num), _NONE, np.int64)  # lines are ends, columns are beginnings
+        best[0, 0] = 0
         begin = np.full((num, num), -1, np.int64)
         for j in range(1, num):
-            column = best[:, j - 1].copy()
-            mine = np.full(num, -1, np.int64)
-            for k in np.flatnonzero(feasible[:j, j]).tolist():
-                got = best[: k + 1, k] + self.weights[k, j]
-                better = got > column[: k + 1]
-                column[: k + 1][better] = got[better]
-                mine[: k + 1][better] = k
-            best[:, j], begin[:, j] = column, mine
-        return best, begin
+            best[j, :j], best[j, j] = best[j - 1, :j], 0
+            starts = np.flatnonzero(feasible[:j, j])
+            if len(starts):
+                got = best[starts, :j] + self.weights[starts, j][:, None]
+                last = np.argmax(got, axis=0)
+                most = got[last, np.arange(j)]
+                better = most > best[j, :j]
+                best[j, :j][better] = most[better]
+                begin[:j, j][better] = starts[last[better]]
+        return np.maximum(best.T, 0), begin
 
     def held(self, best: Ints | None) -> Ints:
         """Per interval what a scope over it holds itself, given what deeper scopes cover."""
@@ -162,36 +174,44 @@ class IntervalCuts:
     def search(self, goal: Goal, stop: Callable[[], bool]) -> list[list[tuple[int, int]]]:
         """Intervals of the scopes of depth 1, 2 and 3, as pairs of boundaries."""
         shares = list(dict.fromkeys(int(self.peak * share) for share in _SHARES))
-        best_value, best = None, None
-        for c3 in shares:
-            cover3 = self.cover(self.valid & (self.held(None) <= c3))
-            held2 = self.held(cover3[0])
-            for c2 in shares:
-                if best is not None and (stop() or c2 + c3 > 2 * self.peak):
-                    break
-                cover2 = self.cover(self.valid & (held2 <= c2))
-                held1 = self.held(cover2[0])
-                for c1 in shares:
-                    tops = self._top(self.valid & (held1 <= c1))
-                    levels = self._levels(tops, cover2[1], cover3[1])
-                    value = goal.value(self._need(levels))
-                    if best_value is None or value < best_value:
-                        best_value, best = value, levels
-        assert best is not None
-        return best
+        tried: dict[Three, tuple[int, list[list[tuple[int, int]]]]] = {}
+        cover3 = cache(lambda c3: self.cover(self.valid & (self.held(None) <= c3)))
+        cover2 = cache(lambda c2, c3: self.cover(self.valid & (self.held(cover3(c3)[0]) <= c2)))
+
+        def value(caps: Three) -> int:
+            if caps not in tried:
+                c1, c2, c3 = caps
+                tops = self._top(self.valid & (self.held(cover2(c2, c3)[0]) <= c1))
+                levels = self._levels(tops, cover2(c2, c3)[1], cover3(c3)[1])
+                tried[caps] = (goal.value(self._need(levels)), levels)
+            return tried[caps][0]
+
+        for c3, c2, c1 in product(shares, repeat=3):
+            if not tried or not (stop() or c2 + c3 > 2 * self.peak):
+                value((c1, c2, c3))
+        for caps in sorted(tried, key=value)[:_STARTS]:
+            better = True
+            while better:
+                better = False
+                for k, factor in product(range(3), _STEPS):
+                    c1, c2, c3 = (int(c * factor) if i == k else c for i, c in enumerate(caps))
+                    if not stop() and value((c1, c2, c3)) < value(caps):
+                        caps, better = (c1, c2, c3), True
+        best = min(tried, key=value)
+        return tried[best][1]
 
     def _top(self, feasible: np.ndarray) -> list[tuple[int, int]]:
         """Scopes of depth 1 that cover the most of the whole program."""
         num = len(self.at)
-        best, begin = [0] * num, [-1] * num
+        best, begin = np.zeros(num, np.int64), [-1] * num
         for j in range(1, num):
             best[j] = best[j - 1]
             starts = np.flatnonzero(feasible[:j, j])
             if len(starts):
-                got = np.array([best[k] for k in starts.tolist()]) + self.weights[starts, j]
-                k = int(np.argmax(got))
+                got = best[starts] + self.weights[starts, j]
+                k = int(got.argmax())
                 if got[k] > best[j]:
-                    best[j], begin[j] = int(got[k]), int(starts[k])
+                    best[j], begin[j] = got[k], int(starts[k])
         return _walk_back(lambda j: begin[j], 0, num - 1)
 
     def _levels(self, tops: list[tuple[int, int]], begin2: Ints, begin3: Ints) -> list[list[tuple[int, int]]]:

@@ -1,13 +1,14 @@
 """The minpeak strategy: the placement that needs the least heap, or the shortest run within a budget of bytes.
 
 With sharing, all tensors lie in arenas with planned offsets (`schedulers.arena`), whose reuse is made safe by edges
-(`schedulers.sharing`); without, in scopes (`schedulers.scoping`). docs/minpeak.md has the bounds and their proofs.
+(`schedulers.sharing`); without, in scopes (`schedulers.scoping`). docs/memory-model.md has the bounds and their proofs.
 
 Options (all optional):
 
     objective      "total" (default), "worst" or "makespan"
     budget_bytes   the shortest makespan whose safe total is at most this; implies objective "makespan"
     share          False: no two tensors share bytes
+    written        True: only what graph files can say (`schedulers.written_scopes`)
     reorder        True: also change the order of tasks within their dependencies
     time_limit_s   when to stop looking for something better; the best so far is returned
     timing         Schedule -> runner.timed.Timing, what makespan means; one duration for all tasks if missing
@@ -19,11 +20,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
 
+from runner.annotations import Annotations
 from runner.capacity import ring_loads, safe_heap
 from runner.errors import ConfigError
 from runner.program import Program, Span
@@ -37,6 +39,7 @@ from schedulers.auto import auto
 from schedulers.autoscope import autoscope
 from schedulers.batching import place
 from schedulers.boundaries import boundaries
+from schedulers.bounds import chain_bound
 from schedulers.fold import Fold, fold, regroup, template, unfolded
 from schedulers.interval_cuts import cut_intervals
 from schedulers.lifetimes import Floats, Rows, lives_of
@@ -46,6 +49,7 @@ from schedulers.scope_placement import place_scopes
 from schedulers.scoping import TOTAL, WIDTHS, WORST, Goal, Lifetimes, solve
 from schedulers.timeline import earliest_finish, in_task_lengths, replayed
 from schedulers.unscoped import unscoped
+from schedulers.written_scopes import written_scopes
 
 FOLD_FROM = 4_000
 """Programs with more tasks than this have their loops folded; smaller ones are solved in full."""
@@ -74,6 +78,7 @@ class Options:
     budget_bytes: int | None = None
     share: bool = True
     reorder: bool = False
+    written: bool = False
     time_limit_s: float = 30.0
     timing: Callable[[Schedule], Timing] = lambda schedule: uniform_timing(0.5, 20.0)
     report: Callable[[Plan], None] = lambda plan: None
@@ -88,6 +93,10 @@ class Options:
         found = cls(**cast(dict[str, Any], known))
         if found.objective not in OBJECTIVES:
             raise ConfigError(f"objective '{found.objective}': expected one of {', '.join(OBJECTIVES)}")
+        if found.written and (found.objective == "makespan" or found.reorder):
+            raise ConfigError(
+                "graph files say where scopes are, for an objective of bytes: total or worst, in the order as written"
+            )
         return found
 
 
@@ -96,15 +105,15 @@ class Certificate:
     """What is proved about a plan. Sizes in bytes, of the safe capacities; makespans in microseconds.
 
     `lower_bound` holds for every placement of this order under the objective (without sharing, if the plan is without); `bound`
-    says which bound it is: `peak_live`, or `search` for an exhaustive one. `proved_optimal`: the value is the bound, but for
-    the 1,024 bytes that each ring without blocks has.
+    says which bound it is: `peak_live`, `chain` (schedulers.bounds), or `search` for an exhaustive one. `idle_bytes` are those of
+    rings without blocks, which have 1,024 bytes each and count in a total: one arena leaves a gap of no more than that.
     """
 
     objective: str
     value: float
     lower_bound: float
     bound: str
-    proved_optimal: bool
+    idle_bytes: int
     total_bytes: int
     peak_live_bytes: int
 
@@ -112,15 +121,25 @@ class Certificate:
     def gap(self) -> float:
         return self.value - self.lower_bound
 
+    @property
+    def proved_optimal(self) -> bool:
+        """Whether no placement of this order is better under the objective."""
+        return self.value <= self.lower_bound
+
 
 @dataclass(frozen=True)
 class Plan:
-    """A schedule, its rings' safe capacities and its certificate; `found_by` names the way it was found."""
+    """A schedule, its rings' safe capacities and its certificate; `found_by` names the way it was found.
+
+    `annotations` are what to write for a plan of what files can say, `shared_bytes` what an arena would take, if it was asked.
+    """
 
     schedule: Schedule
     heap_bytes: tuple[int, ...]
     certificate: Certificate
     found_by: str
+    annotations: Annotations = field(default_factory=Annotations)
+    shared_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -173,15 +192,17 @@ class _Planner:
         if self.options.objective == "makespan":
             return self._shortest()
         goal = TOTAL if self.options.objective == "total" else WORST
+        if self.options.written:
+            return self._written(goal)
         best: _Candidate | None = None
-        bound, bound_name = self._bound(goal), "peak_live"
+        bound, bound_name = self._bound(goal)
         for candidate in self._smallest(goal):
             if candidate.bound > bound:
                 bound, bound_name = candidate.bound, "search"
             if best is None or self._value(candidate, goal) < self._value(best, goal):
                 best = candidate
                 self.options.progress(best.name, self._value(best, goal))
-            if self._value(best, goal) <= bound + self._idle(best, goal):
+            if self._value(best, goal) <= bound + (self._idle(best, goal) if self.fold.loops else 0):
                 break
         assert best is not None
         return self._finished(best, self._value(best, goal), bound, bound_name, self._idle(best, goal))
@@ -193,7 +214,7 @@ class _Planner:
 
     def _finished(self, best: _Candidate, value: float, bound: float, name: str, idle: int = 0) -> Plan:
         peak = self.lives.peak_live_bytes
-        certificate = Certificate(self.options.objective, value, bound, name, value <= bound + idle, sum(best.heap), peak)
+        certificate = Certificate(self.options.objective, value, bound, name, idle, sum(best.heap), peak)
         return Plan(replace(best.schedule, strategy="minpeak"), best.heap, certificate, best.name)
 
     @staticmethod
@@ -201,8 +222,20 @@ class _Planner:
         a, b, c, d = (size // BLOCK_ALIGN for size in candidate.heap)
         return goal.value((a, b, c, d)) * BLOCK_ALIGN
 
-    def _bound(self, goal: Goal) -> int:
-        return goal.floor(self.lives.peak_live_bytes // BLOCK_ALIGN) * BLOCK_ALIGN
+    def _written(self, goal: Goal) -> Plan:
+        """What graph files can say; of a program that is not folded, also what an arena would take."""
+        found = written_scopes(self.program, goal, self.stop)
+        best = _Candidate.of("scopes that files can say", found.schedule)
+        plan = self._finished(best, self._value(best, goal), *self._bound(goal), self._idle(best, goal))
+        small = len(self.program.tasks) <= FOLD_FROM
+        return replace(plan, annotations=found.annotations, shared_bytes=sum(self._smallest_arena().heap) if small else None)
+
+    def _bound(self, goal: Goal) -> tuple[int, str]:
+        """Bytes that no placement under the objective can do without, and which bound says so."""
+        peak = self.lives.peak_live_bytes // BLOCK_ALIGN
+        shares = self.options.share and not self.options.written
+        chain = peak if shares else chain_bound(self.lives)
+        return goal.floor(chain) * BLOCK_ALIGN, "chain" if chain > peak else "peak_live"
 
     # --- fewest bytes -------------------------------------------------------------------------------------------------
 
@@ -244,7 +277,7 @@ class _Planner:
         whole = Lifetimes(lives.first, np.maximum(lives.end, lives.scope_end), lives.size, lives.num_times)
         if lives.num_times <= SEARCH_UP_TO:
             width = WIDTHS[-1] if lives.num_times <= EXACT_UP_TO else WIDTHS[1]
-            found = solve(whole, marks, goal, bound=self._bound(goal) // BLOCK_ALIGN, max_width=width, stop=self.stop)
+            found = solve(whole, marks, goal, bound=self._bound(goal)[0] // BLOCK_ALIGN, max_width=width, stop=self.stop)
         else:
             found = cut_intervals(self.fold, template(self.fold, lives), lives, loops, goal, self.stop)
         return _Candidate.of("scopes", self._lower(place_scopes(lives, loops, found)), goal.value(found.need) * found.complete)
@@ -307,6 +340,8 @@ class _Planner:
         if self.options.share:
             yield from self._apart((begin, finish))
         yield from self._others()
+        if self.options.share and not self.stop():
+            yield self._scoped(TOTAL)
 
     def _apart(self, times: tuple[Floats, Floats]) -> Iterator[_Candidate]:
         """Arenas in which bytes are reused only after some time, the longest that fit into the budget."""

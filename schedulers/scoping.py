@@ -2,8 +2,8 @@
 
 A scope's tensors go into one block at its beginning. Then the ring of a depth is empty whenever a scope of that depth opens, so
 it needs exactly the largest sum of bytes that one scope of that depth holds directly, for any trip counts; and no placement
-needs less, because at a scope's end all that it holds directly is alive (docs/minpeak.md has the proofs, and why scopes deeper
-than 3 gain nothing). What is left is a search over cuts (`schedulers.boundaries`) and depths: a tensor may lie at any depth
+needs less, because at a scope's end all that it holds directly is alive. docs/memory-model.md has the proofs, and why scopes
+deeper than 3 gain nothing. What is left is a search over cuts (`schedulers.boundaries`) and depths: a tensor may lie at any depth
 below the lowest level of the cuts inside its life.
 
 `solve` walks the boundaries once and keeps, of all ways to come this far, those that no other beats in every respect.

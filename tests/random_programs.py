@@ -93,6 +93,10 @@ class Builder:
             high += 1
         return (tensor, low, high)
 
+    def program(self, name: str = "built") -> Program:
+        """All tasks in the order in which they were made."""
+        return Program(name, tuple(self.tensors), tuple(self.tasks), Span("root", name, tuple(range(len(self.tasks)))))
+
     def writers(self, tensor: int) -> tuple[int, ...]:
         return tuple(sorted({a[0] for a in self.accesses if a[1] == tensor and a[4]}))
 

@@ -14,12 +14,13 @@ from runner.progress import eager, lagging
 from runner.ring_sizes import RingSizes
 
 DATA = Path(__file__).parent / "data"
-AMPLE = RingSizes((2**20,) * 4)
+AMPLE_HEAP = (2**30,) * 4
+AMPLE = RingSizes(AMPLE_HEAP)
 SIZES = (0, 1, 1024, 2048, 3000, 5000, 7000)
 
 
 def _runs(schedule, ring, capacity):
-    heap = [2**20] * 4
+    heap = list(AMPLE_HEAP)
     heap[ring] = capacity
     return eager(schedule, AMPLE.with_heap(heap)).deadlock is None
 

@@ -1,6 +1,8 @@
 """Checkpoints: names against transformers, what is random in them, and every way in which one can be broken."""
 
 import json
+import math
+import os
 import random
 import shutil
 import struct
@@ -343,17 +345,25 @@ def rewrite_header(path, edit):
     path.write_bytes(struct.pack("<Q", len(text)) + text + data)
 
 
-CORRUPT = "error K106: tensor '{name}' has a corrupt entry in the header of shard '{shard}'"
+CORRUPT = "error K106: tensor '{name}' has a corrupt entry in the header of shard '{shard}': "
+NUMBERS = CORRUPT + "expected 'shape' and two 'data_offsets' as numbers from 0"
 
 
 @pytest.mark.parametrize(
     ("edit", "expected"),
     [
-        (lambda h: h[GIVEN].update(dtype="F12"), CORRUPT),
-        (lambda h: h[GIVEN].update(shape=[1]), CORRUPT),
-        (lambda h: h[GIVEN].update(shape="x"), CORRUPT),
-        (lambda h: h.update({GIVEN: 3}), CORRUPT),
-        (lambda h: h[GIVEN].pop("data_offsets"), CORRUPT),
+        (lambda h: h[GIVEN].update(dtype="F12"), CORRUPT + "dtype 'F12', which is not known"),
+        (lambda h: h[GIVEN].update(dtype=["F32"]), CORRUPT + "dtype ['F32'], which is not known"),
+        (lambda h: h.update({GIVEN: 3}), CORRUPT + "dtype None, which is not known"),
+        (lambda h: h[GIVEN].update(shape=[1]), CORRUPT + "f32[1] takes 4 bytes, but its offsets hold 16,384"),
+        (lambda h: h[GIVEN].update(dtype="BF16"), CORRUPT + "bf16[128, 32] takes 8,192 bytes, but its offsets hold 16,384"),
+        (lambda h: h[GIVEN].update(shape="12"), NUMBERS),
+        (lambda h: h[GIVEN].update(shape=[math.inf, 1]), NUMBERS),
+        (lambda h: h[GIVEN].update(shape=[-128, -32]), NUMBERS),
+        (lambda h: h[GIVEN].update(shape=[2**70, 0]), NUMBERS),
+        (lambda h: h[GIVEN].update(data_offsets=[0, math.nan]), NUMBERS),
+        (lambda h: h[GIVEN].update(data_offsets=[0, 1, 2]), NUMBERS),
+        (lambda h: h[GIVEN].pop("data_offsets"), NUMBERS),
         (
             lambda h: h[GIVEN].update(shape=[64, 64], dtype="F32"),
             "error K103: tensor '{name}' is f32[64, 64], expected f32[128, 32]",
@@ -414,10 +424,26 @@ def test_index_that_disagrees_with_its_shards(folder, config):
     ]
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"weight_map": 3}'])
-def test_unreadable_index(folder, text):
-    (folder / INDEX_NAME).write_text(text)
-    with pytest.raises(CheckpointError, match=r"^error K107: index '.*' cannot be read: "):
+def test_a_shard_that_is_a_pipe_is_not_waited_for(folder, config):
+    path = shard_of(folder, GIVEN)
+    path.unlink()
+    os.mkfifo(path)
+    assert problems(folder, config)[0] == f"error K106: shard '{path}' is not a file"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("{", "it is not JSON"),
+        ("\xff", "it is not JSON"),
+        ("[]", "it has no object 'weight_map'"),
+        ("{}", "it has no object 'weight_map'"),
+        ('{"weight_map": 3}', "it has no object 'weight_map'"),
+    ],
+)
+def test_unreadable_index(folder, text, message):
+    (folder / INDEX_NAME).write_text(text, encoding="latin-1")
+    with pytest.raises(CheckpointError, match=rf"^error K107: index '.*' cannot be read: {message}$"):
         Checkpoint.open(folder)
 
 

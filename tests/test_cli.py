@@ -164,6 +164,7 @@ def problems(tmp_path: Path, model: str) -> list[tuple[tuple[object, ...], str]]
         ((*ids, "--scope-stats", tmp_path / "s"), "--scope-stats needs rings"),
         ((*ids, "--ring-heap", "64KiB"), "can deadlock"),
         ((*ids, "--logits", "/proc/none/x", "--max-new-tokens", "1"), "no such file or directory"),
+        ((*ids, "--record-routing", "/"), "is a directory"),
         (("recv-depth", "--routing", tmp_path / "prompts.json"), "prompts.json"),
     ]
 

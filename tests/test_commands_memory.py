@@ -254,3 +254,23 @@ def test_scope_stats_of_a_deadlock_are_marked_fatal(call, tmp_path):
     assert code == 1
     assert json.loads(path.read_text().splitlines()[0])["fatal"] is True
     assert "ended by a fatal error" in call("scope-stats", "show", path)[1]
+
+
+# --- what memory costs in time ----------------------------------------------------------------------------------------
+
+
+def test_the_report_sets_the_stall_beside_that_with_unlimited_rings(call):
+    """`unscoped` shares nothing: on rings that hold everything it makes exactly the run that the report calls unlimited."""
+    timing = ("--task-us", "20")
+    _, out, _ = call("schedule", *MOE, "--scheduler", "unscoped", "--ring-heap", "1GiB", "--progress", "timed", *timing, "--json")
+    ample = json.loads(out)
+    assert ample["unlimited_makespan_us"] == ample["makespan_us"]
+    assert ample["unlimited_stall_us"] == ample["stall_us"]
+    _, out, _ = call("schedule", *MOE, "--scheduler", "minpeak", "--ring-heap", "safe", *timing, "--json")
+    small = json.loads(out)
+    assert small["unlimited_makespan_us"] <= small["makespan_us"]
+    _, out, _ = call("schedule", *MOE, "--scheduler", "minpeak", "--ring-heap", "safe", *timing)
+    line = next(line for line in out.splitlines() if line.startswith("timed: "))
+    shown = [small[name] / 1000 for name in ("makespan_us", "stall_us", "unlimited_makespan_us", "unlimited_stall_us")]
+    a, b, c, d = (f"{value:,.2f} ms" for value in shown)
+    assert line == f"timed: makespan {a}, submission stalled {b} of it; with unlimited rings {c} and {d}"

@@ -16,7 +16,7 @@ from schedulers.minpeak import plan
 
 
 def run(*options: str) -> tuple[int, str]:
-    command = ["schedule", "decode_fwd", "--config", "tiny", "--scheduler", "minpeak", "--ring-heap", "safe", *options]
+    command = ["schedule", "moe", "--config", "tiny", "--scheduler", "minpeak", "--ring-heap", "safe", *options]
     result = CliRunner().invoke(app, command)
     return result.exit_code, result.output + str(result.exception or "")
 
@@ -30,8 +30,8 @@ def certificate(*options: str) -> dict:
 def test_the_arena_needs_no_more_than_is_alive() -> None:
     found = certificate()
     assert found["objective"] == "total"
-    assert found["proved_optimal"]
-    assert found["gap"] == 3 * 1024  # the rings without blocks
+    assert not found["proved_optimal"]
+    assert found["gap"] == found["idle_bytes"] == 3 * 1024  # the rings without blocks
 
 
 def test_without_sharing_more_bytes() -> None:
@@ -68,7 +68,7 @@ def test_refusals(options: tuple[str, ...], text: str) -> None:
     "given", [{}, {"share": False}, {"objective": "worst"}, {"objective": "makespan"}, {"reorder": True}], ids=str
 )
 def test_schedules_pass_the_verifier(given: dict[str, object]) -> None:
-    for seed in range(40):
+    for seed in range(20):
         program = loop_program(seed) if seed % 2 else random_program(seed, max_tasks=10)
         schedule = plan(program, given).schedule
         heap = [safe_heap(load) for load in ring_loads(schedule)]

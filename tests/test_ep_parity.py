@@ -132,7 +132,8 @@ def biased(folder: Path, bias) -> Path:
 
 
 ONE_EXPERT = [1000.0 * (expert == 5) for expert in range(16)]
-ZIPF = [-3.0 * torch.tensor(float(1 + expert)).log().item() for expert in range(16)]
+ZIPF = [-0.3 * torch.tensor(float(1 + expert)).log().item() for expert in range(16)]
+"""Scores lie about 0.3 apart, so that experts are chosen nearly as often as 1 / (1 + expert) says."""
 
 
 @dataclass(frozen=True)
@@ -236,6 +237,14 @@ def test_padded_buffers_that_are_too_small_are_refused_with_the_right_numbers(pa
     assert refused.errors[0].endswith(
         f"hint: --set recv_max={-(-rows // 16) * 16}, or --set recv_layout=ragged, which cannot overflow"
     )
+
+
+def test_the_law_is_zipfs(singles):
+    """Routes of an expert, of all prefill tokens and layers: falling, with a head and a tail."""
+    rows = [
+        sum(call[layer][expert] for call in singles["zipf"].routing.rows("prefill") for layer in call) for expert in range(16)
+    ]
+    assert rows[0] > 2 * rows[3] > 4 * rows[10] > 0
 
 
 def test_every_token_went_to_one_expert(pairs):

@@ -5,7 +5,7 @@ Source: the seed document (126 %, 90.6 %, 71.2 %) and the traced program of the 
 
 import pytest
 
-from runner.figures import TRACES, VARIANTS, compare_stages, figures_of, seed_program, stages
+from runner.figures_seed import TRACES, VARIANTS, compare_stages, figures_of, seed_program, stages
 from runner.interchange import Builder, read_trace
 from runner.schedule import Slot, Submission
 from schedulers import get_scheduler

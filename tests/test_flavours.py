@@ -130,6 +130,12 @@ def test_rows_are_scaled_to_127_and_rounded_to_even():
     assert codes.tolist() == [[127, 0, 2, 2, 0, -2], [0] * 6, [-127, 2, 2, 0, 0, 0]]
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_rows_that_are_not_finite_stay_so(value):
+    codes, scale = quantise_rows(torch.tensor([[1.0, value], [1.0, 2.0]]))
+    assert dequantise_rows(codes, scale).isfinite().all(dim=1).tolist() == [False, True]
+
+
 def nearest(value, values):
     """Index of the nearest value; of two, the one with an even index."""
     return min(range(len(values)), key=lambda index: (abs(values[index] - value), index % 2))
@@ -418,6 +424,8 @@ def test_a_shard_half_written_is_written_again(folders, config, tmp_path, monkey
         patched.setattr(conversion, "encode", stop)
         convert(folders["bf16"], tmp_path / "out", config)
     assert list((tmp_path / "out.partial").glob("*.safetensors.partial"))
+    with pytest.raises(CheckpointError, match=r"out.partial' is an unfinished conversion\nhint: "):
+        Checkpoint.open(tmp_path / "out.partial")
     made = convert(folders["bf16"], tmp_path / "out", config)
     assert made.shards_kept == 0 and inspect_checkpoint(tmp_path / "out").fits
     assert not list((tmp_path / "out").glob("*.partial"))

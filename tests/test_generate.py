@@ -6,7 +6,8 @@ import re
 import pytest
 import torch
 
-from runner.errors import RinggraphError
+from runner.comm import LocalComm
+from runner.errors import ExecutionError, RinggraphError
 from runner.generate import Row, generate
 from runner.prompts import check_prompts, parse_ids, read_prompts
 
@@ -116,6 +117,28 @@ class Pretended:
 
     def all_gather(self, x):
         return torch.stack([x, torch.tensor([self.other.pop(0) if self.other else 0])])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("call, position", [(1, 6), (3, 9)])
+def test_logits_that_are_not_finite_are_no_choice(value, call, position):
+    """In the second chunk of prompt 1, the first of rank 1, and in the second decode call behind it."""
+
+    class Broken(Toy):
+        def _feed(self, row, most):
+            logits = super()._feed(row, most)
+            if self.num_tasks > call:
+                logits[min(2, len(logits) - 1), 7] = value
+            return logits
+
+    class Second(LocalComm):
+        rank, size = 1, 2
+
+        def all_gather(self, x):
+            return x.expand(2, *x.shape)
+
+    with pytest.raises(ExecutionError, match=rf"^prompt 1: the logits at position {position} are not finite\nhint: "):
+        generate(Broken(2), [PROMPTS[4]], 5, comm=Second())
 
 
 def test_a_rank_without_work_takes_part_until_all_are_done():

@@ -29,7 +29,7 @@ def _imports(path: Path, *, top_level_only: bool = False) -> set[str]:
 
 
 SOURCES = {_module(p): p for package in PACKAGES for p in sorted((ROOT / package).glob("*.py"))}
-ROOTS = {"runner.cli", "runner.demo", "runner.figures"} | {m for m in SOURCES if m.startswith("runner.commands_")}
+ROOTS = {"runner.cli", "runner.demo"} | {m for m in SOURCES if m.startswith(("runner.commands_", "runner.figures"))}
 """Composition roots: the only modules that know concrete ops and schedulers."""
 
 

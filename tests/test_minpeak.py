@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from random_programs import loop_program, random_program, random_trips, run_in_order, run_shuffled
 
 from runner.capacity import program_peak_live, ring_loads, safe_heap
+from runner.commands_common import registry, resolve
+from runner.expand import expand
+from runner.loader import GraphLibrary, find_graph
+from runner.program import Program
 from runner.ring_sizes import RingSizes
+from runner.routing import routing_source
 from runner.schedule import Schedule
 from runner.timed import timed, uniform_timing
 from schedulers import fold, get_scheduler, minpeak
@@ -38,22 +44,45 @@ def test_shared_bytes_survive_random_interleavings(block: int) -> None:
 @pytest.mark.parametrize("objective", ["total", "worst", "makespan"])
 @pytest.mark.parametrize("share", [True, False], ids=["share", "no-share"])
 def test_never_worse_than_the_other_strategies(objective: str, share: bool) -> None:
+    for seed in range(10):
+        assert_never_worse(random_program(seed, max_tasks=12), objective, share)
+    assert_never_worse(shipped_program("moe"), objective, share)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("objective", ["total", "worst", "makespan"])
+@pytest.mark.parametrize("share", [True, False], ids=["share", "no-share"])
+def test_never_worse_on_a_thousand_programs_and_all_shipped_graphs(objective: str, share: bool) -> None:
+    for seed in range(1000):
+        assert_never_worse(random_program(seed, max_tasks=random.Random(seed).choice((6, 12, 24, 48))), objective, share)
+    for path in sorted(Path(find_graph("moe")).parent.glob("*.yaml")):
+        assert_never_worse(shipped_program(path.stem), objective, share)
+
+
+def shipped_program(graph: str) -> Program:
+    """A shipped graph under the smallest configuration, random routing."""
+    config = resolve(["tiny"], ["num_hidden_layers=3", "compress_ratios=[0,4,128,0]"], None, None, graph)
+    library = GraphLibrary()
+    trips = routing_source("random:0", config.values, config.deploy)
+    return expand(library.load(find_graph(graph)), config, registry(), library=library, trips=trips)
+
+
+def assert_never_worse(program: Program, objective: str, share: bool) -> None:
     """Bytes of the rings, or the makespan on rings of their safe capacity within the bytes of the best of the others."""
-    for seed in range(20):
-        program = random_program(seed, max_tasks=12)
-        others = [
-            get_scheduler(name)(program, {"batch_allocs": batch})
-            for name in ("annotated", "unscoped", "manual", "auto", "autoscope")
-            for batch in (False, True)
-            if name != "manual" or objective != "makespan"  # it runs ahead of its data: no edges at all
-        ]
-        options = {"objective": objective, "share": share}
-        if objective == "makespan":
-            others.sort(key=makespan)
-            options["budget_bytes"] = sum(safe_sizes(others[0]).heap)
-        found = plan(program, options).schedule
-        assert all(value(found, objective) <= value(other, objective) for other in others), f"seed {seed}"
-        assert sum(safe_sizes(found).heap) <= options.get("budget_bytes", float("inf"))
+    others = [
+        get_scheduler(name)(program, {"batch_allocs": batch})
+        for name in ("annotated", "unscoped", "manual", "auto", "autoscope")
+        for batch in (False, True)
+        if name != "manual" or objective != "makespan"  # it runs ahead of its data: no edges at all
+    ]
+    options = {"objective": objective, "share": share, "time_limit_s": 1e9}
+    if objective == "makespan":
+        others.sort(key=makespan)
+        options["budget_bytes"] = sum(safe_sizes(others[0]).heap)
+    found = plan(program, options).schedule
+    assert all(value(found, objective) <= value(other, objective) for other in others), program.name
+    assert sum(safe_sizes(found).heap) <= options.get("budget_bytes", float("inf"))
 
 
 def value(schedule: Schedule, objective: str) -> float:

@@ -16,6 +16,7 @@ import pytest
 from rank_helpers import alive, finish, wait_for_stopped
 
 from runner.checkpoint_init import init_checkpoint
+from runner.cli import main
 from runner.config import load_config
 
 FAULTS = Path(__file__).parent / "rank_programs" / "faults"
@@ -25,7 +26,8 @@ RINGGRAPH = [sys.executable, "-m", "runner.cli"]
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory) -> Path:
-    return init_checkpoint(load_config(["tiny"]), tmp_path_factory.mktemp("faults") / "tiny", seed=0)
+    config = load_config(["tiny"], ("compress_ratios=[0,4]", "num_hidden_layers=2", "num_hash_layers=1"))
+    return init_checkpoint(config, tmp_path_factory.mktemp("faults") / "tiny", seed=0)
 
 
 def generate(checkpoint: Path, *arguments: str, fault: str = "", **env: str) -> subprocess.Popen:
@@ -33,7 +35,7 @@ def generate(checkpoint: Path, *arguments: str, fault: str = "", **env: str) -> 
     prompts = checkpoint.parent / "prompts.json"
     prompts.write_text(json.dumps(PROMPTS))
     command = [*RINGGRAPH, "generate", "--checkpoint", str(checkpoint), "--prompts", str(prompts), "--max-new-tokens", "3"]
-    env = {**os.environ, "RINGGRAPH_FAULT": fault, "PYTHONPATH": str(FAULTS), **env}
+    env = {**os.environ, "RINGGRAPH_FAULT": fault, "PYTHONPATH": f"{FAULTS}{os.pathsep}{FAULTS.parents[2]}", **env}
     return subprocess.Popen(
         [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True
     )
@@ -42,8 +44,9 @@ def generate(checkpoint: Path, *arguments: str, fault: str = "", **env: str) -> 
 @pytest.mark.parametrize(
     ("fault", "place"),
     [
+        ("1|loading weights|kill", "loading weights"),
         ("1|prefill call 1, node '.*qk_pv'|kill", r"prefill call 1, node 'layer_0\.attention\S*qk_pv'"),
-        ("0|prefill call 0, node 'layer_3.*dispatch'|kill", r"prefill call 0, node 'layer_3\.moe\.dispatch'"),
+        ("0|prefill call 0, node 'layer_1.*dispatch'|kill", r"prefill call 0, node 'layer_1\.moe\.dispatch'"),
         ("1|decode call 1, node '.*combine_push'|kill", r"decode call 1, node 'layer_0\.moe\.experts\.combine_push'"),
     ],
 )
@@ -57,42 +60,46 @@ def test_a_rank_that_is_killed(tiny, fault, place):
 
 
 def test_a_rank_that_never_answers(tiny):
-    fault = "1|decode call 0, node 'layer_2.*dispatch'|stop"
+    fault = "1|decode call 0, node 'layer_1.*dispatch'|stop"
     code, out, err = finish(generate(tiny, "--ep", "2", "--timeout-s", "6", fault=fault))
     assert (code, out) == (1, "")
     assert re.search(
-        r"error: \[rank 0\] \S+moe.yaml:\d+:\d+: node 'layer_2.moe.dispatch' \(op 'dispatch'\) failed: rank 1 did not answer", err
+        r"error: \[rank 0\] \S+moe.yaml:\d+:\d+: node 'layer_1.moe.dispatch' \(op 'dispatch'\) failed: rank 1 did not answer", err
     )
     assert "within 6 s" in err and "hint: raise --timeout-s if it was only slow" in err
-    assert err.endswith("rank 1 was last in decode call 0, node 'layer_2.moe.dispatch'\n")
+    assert err.endswith("rank 1 was last in decode call 0, node 'layer_1.moe.dispatch'\n")
 
 
 def broken(tiny: Path, tmp_path: Path, how: str) -> Path:
     folder = Path(shutil.copytree(tiny, tmp_path / how))
-    shard = sorted(folder.glob("*.safetensors"))[1]
+    name = "layers.1.ffn.experts.3.w1.weight"
+    shard = folder / json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"][name]
     data = shard.read_bytes()
-    at = data.index(b"ffn.experts.3.w1")
+    at = data.index(b"layers.1.ffn.experts.3.w1")
+    shape = data.index(b"shape", at)
     changed = {
         "truncated": data[:-1000],
         "corrupt": data[:10] + b"\xff" * 20 + data[30:],
-        "mislabelled": data[:at] + b"ffn.experts.3.w9" + data[at + 16 :],
+        "misshapen": data[:shape] + data[shape:].replace(b"[32,64]", b"[64,32]", 1),
+        "mislabelled": data[:at] + b"layers.1.ffn.experts.3.w9" + data[at + 25 :],
     }
     shard.write_bytes(changed[how])
     return folder
 
 
 MESSAGES = {
-    "truncated": r"error K105: tensor '\S+' is truncated: it ends at byte \S+ of shard 'model-00002-of-00005.safetensors'",
-    "corrupt": r"error K106: shard '\S+model-00002-of-00005.safetensors' has a corrupt header",
-    "mislabelled": r"error K107: tensor 'layers.1.ffn.experts.3.w9.weight' lies in shard 'model-00002-of-00005.safetensors', but",
+    "truncated": r"error K105: tensor '\S+' is truncated: it ends at byte \S+ of shard 'model-\d+-of-\d+.safetensors'",
+    "corrupt": r"error K106: shard '\S+model-\d+-of-\d+.safetensors' has a corrupt header: it is not JSON\n"
+    r"(error K105: .*\n){19}and \d+ more; 'ringgraph checkpoint inspect' lists all\n$",
+    "misshapen": r"error K103: tensor 'layers.1.ffn.experts.3.w1.weight' is f32\[64, 32\], expected f32\[32, 64\]\n$",
+    "mislabelled": r"error K107: tensor 'layers.1.ffn.experts.3.w9.weight' lies in shard 'model-\d+-of-\d+.safetensors', but",
 }
 
 
 @pytest.mark.parametrize("how", MESSAGES)
-def test_a_bad_shard_is_named_before_ranks_start(tiny, tmp_path, how):
-    process = generate(broken(tiny, tmp_path, how), "--ep", "2")
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (1, "") and re.match(MESSAGES[how], err), err
+def test_a_bad_shard_is_named_before_ranks_start(tiny, tmp_path, how, capfd):
+    err = refused(capfd, broken(tiny, tmp_path, how), "--ep", "2")
+    assert re.match(MESSAGES[how], err), err
 
 
 def test_a_bad_shard_is_named_by_ranks_under_torchrun(tiny, tmp_path):
@@ -112,26 +119,30 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def refused(process: subprocess.Popen) -> str:
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (1, "")
+def refused(capfd, checkpoint: Path, *arguments: str) -> str:
+    """What the command says, in this process, which never comes to start ranks."""
+    with pytest.raises(SystemExit) as ended:
+        main(["generate", "--checkpoint", str(checkpoint), "--prompt-ids", "1,2", *arguments])
+    out, err = capfd.readouterr()
+    assert (ended.value.code, out) == (1, "")
     return err
 
 
-def test_numbers_of_ranks_that_cannot_be(tiny):
-    assert "'n_routed_experts' (16) is not divisible by 'ep' (3)" in refused(generate(tiny, "--ep", "3"))
-    world = {"RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
-    assert refused(generate(tiny, "--ep", "8", **world)) == (
+def test_numbers_of_ranks_that_cannot_be(tiny, capfd, monkeypatch):
+    assert "'n_routed_experts' (16) is not divisible by 'ep' (3)" in refused(capfd, tiny, "--ep", "3")
+    for name, value in {"RANK": "0", "WORLD_SIZE": "4", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert refused(capfd, tiny, "--ep", "8") == (
         "error: the world has 4 ranks (WORLD_SIZE), but --ep is 8\nhint: start 8 ranks, or give --ep 4\n"
     )
 
 
-def test_a_port_in_use(tiny):
+def test_a_port_in_use(tiny, capfd):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        err = refused(generate(tiny, "--ep", "2", "--port", str(port)))
+        err = refused(capfd, tiny, "--ep", "2", "--port", str(port))
     assert err == (
         f"error: port {port} cannot be used for the ranks to meet: address already in use\n"
         "hint: choose another with --port, or leave it out for a free one\n"

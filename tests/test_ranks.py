@@ -30,7 +30,7 @@ def start(num_ranks: int, *, fault: str = "", timeout_s: float = TIMEOUT_S, star
         f"try: launch(command, {num_ranks}, timeout_s={timeout_s})\n"
         "except RinggraphError as error: sys.exit(f'error: {error}')\n"
     )
-    env = {**os.environ, "RINGGRAPH_FAULT": fault, "PYTHONPATH": str(PROGRAMS / "faults")}
+    env = {**os.environ, "RINGGRAPH_FAULT": fault, "PYTHONPATH": f"{PROGRAMS / 'faults'}{os.pathsep}{PROGRAMS.parents[1]}"}
     return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
 

@@ -76,6 +76,13 @@ def test_a_table_of_another_model_is_refused():
         check_fits(RoutingTable(16, 3, 1), load_config(["tiny"]).values, "f")
 
 
+def test_calls_of_more_tokens_than_the_configuration_takes_are_refused():
+    config = load_config(["tiny"], ["prefill.seq=32"], deploy="prefill", ep=2)
+    expected = r"^call 0 of rank 0 has 40 tokens, but a prefill call of this configuration takes 32\nhint: "
+    with pytest.raises(RinggraphError, match=expected):
+        phase_depth(skewed_table(2, 3, 40), "prefill", config, {})
+
+
 def test_the_plot_is_a_picture(tmp_path):
     config = load_config(["tiny"], deploy="prefill", ep=2)
     phase = phase_depth(skewed_table(2, 3, 40), "prefill", config, {})

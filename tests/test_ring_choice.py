@@ -1,5 +1,7 @@
 """Common ring sizes: what is called safe runs, what can deadlock is refused."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from programs import Builder, arithmetic_ops, externals, random_program, scope
@@ -7,9 +9,14 @@ from programs import Builder, arithmetic_ops, externals, random_program, scope
 from runner.capacity import ring_loads, robust_heap
 from runner.errors import ScheduleError
 from runner.executor import execute
+from runner.interchange import Builder as Recorded
+from runner.interchange import load_json, schedule_from_recorded
+from runner.progress import eager
 from runner.ring_choice import holds, refuse_deadlock, safe_sizes
 from runner.ring_sizes import RingSizes
+from runner.schedule import Slot, Submission
 
+CONFORMANCE = Path(__file__).parent / "data" / "conformance"
 SEEDS = range(30)
 
 
@@ -86,3 +93,36 @@ def _fits_bound_only(load) -> bool:
 
 def _needs_robust(seed: int) -> bool:
     return any(_fits_bound_only(load) for load in ring_loads(random_program(seed)[0]))
+
+
+def test_a_size_common_to_two_is_not_the_larger_of_their_safe_ones():
+    """A recorded program runs in 10 KiB, as recorded, and not in the 11 KiB that another one needs."""
+    recorded, _ = schedule_from_recorded(load_json(CONFORMANCE / "32_nonmonotone_heap10K_ok.json"))
+    other = Recorded()
+    other.begin("root")
+    other.begin("scope")
+    other.submit(Submission("block", 11 * 1024, (Slot(0, 0, 11 * 1024, "block"),)))
+    other.end()
+    other.end()
+    schedules = [recorded, other.schedule("other", "hand")]
+    assert [safe_sizes([schedule]).heap[1] // 1024 for schedule in schedules] == [10, 11]
+    both = safe_sizes(schedules)
+    for kib in range(11, both.heap[1] // 1024 + 1):
+        sizes = both.with_heap([both.heap[0], kib * 1024, *both.heap[2:]])
+        runs_both = all(eager(schedule, sizes).deadlock is None for schedule in schedules)
+        assert runs_both == (kib == both.heap[1] // 1024)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_common_size_is_the_smallest_that_holds_for_both(seed):
+    """Against every capacity below it, replayed by the ring heap itself; where trip counts matter `robust` is needed anyway."""
+    schedules = [random_program(seed)[0], random_program(seed + 100)[0]]
+    common = safe_sizes(schedules)
+    loads = [ring_loads(schedule) for schedule in schedules]
+    for ring in range(4):
+        if any(load[ring].dynamic for load in loads):
+            continue
+        for smaller in range(1024, common.heap[ring], 1024):
+            heap = [smaller if k == ring else size for k, size in enumerate(common.heap)]
+            sizes = RingSizes(window=common.window, pool=common.pool).with_heap(heap)
+            assert any(eager(schedule, sizes).deadlock is not None for schedule in schedules)

@@ -27,6 +27,16 @@ def test_a_table_is_read_as_written(tmp_path):
     write_routing(tmp_path / "routing.jsonl", table)
     assert read_routing(tmp_path / "routing.jsonl") == table
     assert table.layers == (0, 5)
+    assert [path.name for path in tmp_path.iterdir()] == ["routing.jsonl"]
+
+
+def test_a_table_that_was_cut_is_refused_wherever_it_was(tmp_path):
+    write_routing(tmp_path / "routing.jsonl", table_of(2, 4))
+    data = (tmp_path / "routing.jsonl").read_bytes()
+    for at in range(len(data) - 1):
+        (tmp_path / "cut").write_bytes(data[:at])
+        with pytest.raises(RinggraphError):
+            read_routing(tmp_path / "cut")
 
 
 def test_rows_count_the_routes_of_all_ranks():
@@ -71,6 +81,19 @@ CALL = {"call": 0, "phase": "prefill", "rank": 0, "tokens": [[0, 0]], "experts":
         ([HEADER, CALL | {"phase": "fill"}], ":2: expected 'call' and 'rank' as numbers and 'phase' as one of prefill, decode"),
         ([HEADER, CALL, CALL | {"rank": 1}], ":3: rank 1, expected less than 1, the ranks of the header"),
         ([HEADER, CALL | {"tokens": [[0]]}], ":2: expected 'tokens' as a list of [prompt, position]"),
+        (
+            [HEADER, CALL | {"tokens": [], "experts": {"0": []}}],
+            ":2: expected 'tokens' as a list of [prompt, position], with one",
+        ),
+        ([HEADER, CALL | {"experts": {"\u00b2": [[1, 2]]}}], ":2: expected 'experts' as lists by layer number"),
+        ([HEADER, CALL | {"experts": {}}], ":2: expected 'experts' as lists by layer number"),
+        ([HEADER, CALL, CALL], ":3: call 0 of rank 0 is in line 2 already"),
+        (
+            [HEADER | {"ranks": 2}, CALL, CALL | {"rank": 1, "phase": "decode"}],
+            ":3: call 0 is 'decode' here and 'prefill' on another rank",
+        ),
+        ([HEADER, CALL, CALL | {"call": 1, "experts": {"3": [[1, 2]]}}], ":3: layers 3, expected those of the first call, 0"),
+        ([HEADER | {"lines": 2}, CALL], ": has 1 lines behind its header, which says 2: was it cut?"),
         ([HEADER, CALL | {"experts": {"0": []}}], ":2: layer 0: expected one list of expert ids for each of the 1 tokens"),
         ([HEADER, CALL | {"experts": {"0": [[1, 1]]}}], ":2: layer 0: token 0 has [1, 1], expected 2 different expert ids"),
         ([HEADER, CALL | {"experts": {"0": [[1, 4]]}}], ":2: layer 0: token 0 chose expert 4, expected less than 4"),

@@ -96,3 +96,14 @@ def test_which_graph_gets_which_deployment():
 def test_an_unknown_graph_is_an_error(call):
     code, _, err = call("size", "decode_fwdd")
     assert code == 1 and "decode_fwdd" in err and "did you mean 'decode_fwd'?" in err
+
+
+def test_minpeak_without_sharing_takes_more(call):
+    """`size` hands the strategy's options on, and no arena is smaller than what lives at once."""
+    totals = []
+    for given in ((), ("--no-share",)):
+        code, out, err = call("size", "decode_fwd", "prefill_fwd", *SMALL, "--scheduler", "minpeak", *given, "--json")
+        assert code == 0, err
+        totals.append(json.loads(out)["total_bytes"])
+    _, out, _ = call("schedule", "prefill_fwd", *SMALL, "--json")
+    assert json.loads(out)["peak_live_bytes"] <= totals[0] < totals[1]

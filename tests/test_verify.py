@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 from hypothesis import example, given, settings
@@ -10,6 +11,7 @@ from random_programs import Builder as ProgramBuilder
 from random_programs import random_program, random_trips, run_in_order, run_shuffled
 from random_schedules import build, programs, small_sizes
 
+from runner import verify_edges
 from runner.capacity import ring_loads, robust_heap
 from runner.errors import Mark, ScheduleError
 from runner.interchange import Builder
@@ -100,9 +102,14 @@ def _without_an_edge(schedule, rng):
 
 @pytest.mark.parametrize("strategy", ["annotated", "autoscope", "minpeak"])
 @settings(max_examples=80, deadline=None)
-@given(seed=st.integers(0, 10**6), mutate=st.booleans())
-@example(seed=6, mutate=False)
-def test_order_verdict_equals_brute_force(strategy, seed, mutate):
+@given(seed=st.integers(0, 10**6), mutate=st.booleans(), together=st.sampled_from([1, 3, 1 << 13]))
+@example(seed=6, mutate=False, together=1)
+def test_order_verdict_equals_brute_force(strategy, seed, mutate, together):
+    with patch.multiple(verify_edges, NEEDS=together, SOURCES=together):
+        _compare_with_brute_force(strategy, seed, mutate)
+
+
+def _compare_with_brute_force(strategy, seed, mutate):
     program = random_program(seed)
     schedule = get_scheduler(strategy)(program, {})
     if mutate:

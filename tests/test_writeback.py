@@ -138,9 +138,90 @@ def test_line_ends_and_permissions_are_kept(call, tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["nested.yaml"]
 
 
-@pytest.mark.parametrize("scheduler", ["minpeak", "autoscope"])
-def test_what_files_cannot_say_is_refused_and_no_file_changes(call, shipped, scheduler):
+def test_what_files_cannot_say_is_refused_and_no_file_changes(call, shipped):
     before = texts(shipped)
-    code, _, err = call("schedule", shipped / "decode_fwd.yaml", *SMALL, "--scheduler", scheduler, "--write")
+    code, _, err = call("schedule", shipped / "decode_fwd.yaml", *SMALL, "--scheduler", "autoscope", "--write")
     assert code == 1 and "cannot be written as scopes" in err and "tensor '" in err and ".yaml:" in err
     assert texts(shipped) == before
+
+
+@pytest.mark.parametrize("options", [("--budget", "1MiB"), ("--objective", "makespan"), ("--reorder",)])
+def test_minpeak_writes_for_bytes_in_the_written_order_only(call, shipped, options):
+    before = texts(shipped)
+    code, _, err = call("schedule", shipped / "moe.yaml", *SMALL, "--scheduler", "minpeak", "--write", *options)
+    assert code == 1 and "total or worst" in err
+    assert texts(shipped) == before
+
+
+@pytest.mark.parametrize("graph", ["moe", "sparse_attn_prefill", "o_proj_decode", "head", "qkv_proj_rope"])
+def test_minpeak_writes_what_it_plans_once(call, shipped, graph):
+    path = shipped / f"{graph}.yaml"
+    as_written = rings(call, path, "annotated")
+    code, out, err = call("schedule", path, *SMALL, "--scheduler", "minpeak", "--write")
+    assert code == 0 and "with sharing, which files cannot say:" in out
+    wanted = rings(call, path, "annotated")
+    assert sum(ring[0] for ring in wanted) <= sum(ring[0] for ring in as_written)
+    after = texts(shipped)
+    code, _, err = call("schedule", path, *SMALL, "--scheduler", "minpeak", "--write")
+    assert code == 0 and "nothing to write" in err
+    assert texts(shipped) == after
+    code, _, err = call("lint", path, *SMALL)
+    assert code == 0, err
+
+
+HOISTED = """\
+graph: hoisted
+inputs: {x: "f32[64, 256]"}
+weights: {w: "f32[256]"}
+outputs: {z: "f32[64, 256]"}
+body:
+  - op: rms_norm   # the first
+    in: {x: x, w: w}
+    out: {y: "a: f32[64, 256]"}   # gone soon
+  # about b
+  - op: rms_norm
+    in: {x: a, w: w}
+    out:
+      y: 'f32[64, 256]'      # stays
+  - {op: rms_norm, in: {x: y, w: w}, out: {y: "c: f32[64, 256]"}}
+  - {op: rms_norm, in: {x: c, w: w}, out: {y: z}}
+"""
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"], ids=["lf", "crlf"])
+def test_a_tensor_that_outlives_a_new_scope_is_allocated_before_it(call, tmp_path, newline):
+    path = tmp_path / "hoisted.yaml"
+    path.write_bytes(HOISTED.replace("\n", newline).encode())
+    code, _, err = call("schedule", path, *SMALL, "--scheduler", "minpeak", "--write")
+    assert code == 0, err
+    expected = """\
+  - alloc: {y: "f32[64, 256]"}
+  - scope: rms_norm_scope
+    body:
+      - op: rms_norm   # the first
+        in: {x: x, w: w}
+        out: {y: "a: f32[64, 256]"}   # gone soon
+      # about b
+      - op: rms_norm
+        in: {x: a, w: w}
+        out:
+          y: y      # stays
+"""
+    head, _, rest = HOISTED.partition("  - op: rms_norm   # the first")
+    tail = "  - scope: rms_norm_scope_2\n    body:\n"
+    tail += rest[rest.index("  - {op: rms_norm, in: {x: y") :].replace("  - {", "      - {")
+    data = path.read_bytes()
+    assert data.count(b"\n") == data.count(newline.encode())
+    assert data.decode().replace("\r\n", "\n") == head + expected + tail
+
+
+def test_a_written_graph_runs_on_its_smaller_rings_with_the_same_result(call, shipped):
+    path, results = shipped / "moe.yaml", []
+    for name in ("before", "after"):
+        out = shipped / f"{name}.safetensors"
+        code, _, err = call("run", path, *SMALL, "--seed", 3, "--ring-heap", "safe", "--dump", "x_next", "--out", out)
+        assert code == 0, err
+        results.append(out.read_bytes())
+        code, _, err = call("schedule", path, *SMALL, "--scheduler", "minpeak", "--write")
+        assert code == 0 and ("wrote" if name == "before" else "nothing to write") in err
+    assert results[0] == results[1]

@@ -1,24 +1,21 @@
-"""minpeak against general-purpose planners on the same tensors and lives, and its time from 10^3 to 10^6 tasks.
+"""minpeak against general-purpose planners, side by side in one run, and its time from 10^3 to 10^6 tasks (`make bench`).
 
-    .venv/bin/python tests/bench/bench_minpeak.py [planners|growth]
+Planners get the tensors and lives of one trip of every loop, as minpeak's own packer does; all of them plan one free arena. What
+the ring rules cost over it is the safe total of minpeak's schedule, less the lowest arena that any planner finds.
 
-Planners get one trip of every loop that minpeak solves once; all of them plan one free arena. What the ring rules cost over it is
-the
-difference between the safe total of minpeak's schedule and the best free arena.
+Hard instances are rectangles (time x bytes) cut at random into boxes, so that the lowest arena is known to be the rectangle's
+height: the kind of MiniMalloc's challenging sets.
 """
 
-from __future__ import annotations
-
 import gc
-import sys
-import time
+import random
+from collections.abc import Callable
+from time import perf_counter
 
 import numpy as np
+import pytest
 
-from runner.commands_common import registry, resolve
-from runner.expand import expand
-from runner.loader import GraphLibrary, find_graph
-from runner.program import Program
+from runner.commands_common import console, program_of, resolve, table
 from runner.spec import BLOCK_ALIGN
 from schedulers.arena import Problem, first_fit, pack
 from schedulers.fold import fold, template
@@ -27,19 +24,30 @@ from schedulers.minpeak import plan
 
 MIB = 2**20
 CP_SAT_SECONDS = 20.0
+CAPACITY, STEPS = 1024, 256
+"""Height and length of a hard instance."""
 
 
-def program_of(graph: str, deploy: str, ep: int, *sets: str, config: tuple[str, ...] = ("flash", "seed")) -> Program:
-    resolved = resolve(list(config), list(sets), deploy, ep, graph)
-    library = GraphLibrary()
-    return expand(library.load(find_graph(graph)), resolved, registry(), library=library)
+def _program(graph, ep, *sets):
+    return program_of(graph, resolve(("flash", "seed"), sets, None, ep, graph))
+
+
+CASES = {
+    "prefill ep2 padded, 2 layers": ("prefill_fwd", 2, "recv_layout=padded", "num_hidden_layers=2"),
+    "prefill ep8 ragged, 4 layers": ("prefill_fwd", 8, "recv_layout=ragged", "num_hidden_layers=4"),
+    "decode ep8 padded, 4 layers": ("decode_fwd", 8, "recv_layout=padded", "num_hidden_layers=4"),
+}
+
+
+def in_order(problem: Problem) -> int:
+    """Height when tensors go to the lowest place that is free, in the order in which they are made."""
+    return int((first_fit(problem, np.argsort(problem.first, kind="stable")) + problem.size).max())
 
 
 def best_fit_by_size(problem: Problem) -> int:
-    """Height of the arena when tensors, the largest first, go to the smallest gap that holds them."""
-    order = np.argsort(-problem.size, kind="stable").tolist()
+    """Height when tensors, the largest first, go to the smallest gap that holds them."""
     placed: list[tuple[int, int, int, int]] = []  # offset, end offset, first, end
-    for t in order:
+    for t in np.argsort(-problem.size, kind="stable").tolist():
         first, end, size = int(problem.first[t]), int(problem.end[t]), int(problem.size[t])
         floor, best = 0, None
         for low, high, a, b in sorted(placed):
@@ -49,11 +57,11 @@ def best_fit_by_size(problem: Problem) -> int:
                 floor = max(floor, high)
         low = floor if best is None else best[1]
         placed.append((low, low + size, first, end))
-    return max((high for _, high, _, _ in placed), default=0)
+    return max(high for _, high, _, _ in placed)
 
 
-def cp_sat(problem: Problem) -> tuple[int, str]:
-    """Height found by OR-tools' CP-SAT with one worker, and its status."""
+def cp_sat(problem: Problem) -> int:
+    """Height found by OR-tools' CP-SAT with one worker in CP_SAT_SECONDS, 0 if it finds none."""
     from ortools.sat.python import cp_model
 
     model = cp_model.CpModel()
@@ -61,10 +69,9 @@ def cp_sat(problem: Problem) -> tuple[int, str]:
     height = model.new_int_var(problem.lower_bound(), most, "height")
     times, spaces = [], []
     for t in range(len(problem)):
-        size = int(problem.size[t])
+        size, first = int(problem.size[t]), int(problem.first[t])
         offset = model.new_int_var(0, most - size, f"offset{t}")
-        first, length = int(problem.first[t]), int(problem.end[t] - problem.first[t])
-        times.append(model.new_fixed_size_interval_var(first, length, f"time{t}"))
+        times.append(model.new_fixed_size_interval_var(first, int(problem.end[t]) - first, f"time{t}"))
         spaces.append(model.new_fixed_size_interval_var(offset, size, f"space{t}"))
         model.add(offset + size <= height)
     model.add_no_overlap_2d(times, spaces)
@@ -73,55 +80,107 @@ def cp_sat(problem: Problem) -> tuple[int, str]:
     solver.parameters.max_time_in_seconds = CP_SAT_SECONDS
     solver.parameters.num_workers = 1
     status = solver.solve(model)
-    found = int(solver.value(height)) if status in (cp_model.OPTIMAL, cp_model.FEASIBLE) else 0
-    return found, solver.status_name(status)
+    return int(solver.value(height)) if status in (cp_model.OPTIMAL, cp_model.FEASIBLE) else 0
 
 
-def timed_call(call):
-    start = time.perf_counter()
+PLANNERS: dict[str, Callable[[Problem], int]] = {
+    "first fit": in_order,
+    "best fit by size": best_fit_by_size,
+    "CP-SAT": cp_sat,
+    "minpeak's packer": lambda problem: pack(problem).height,
+}
+
+
+def _timed(call):
+    start = perf_counter()
     found = call()
-    return found, time.perf_counter() - start
+    return found, perf_counter() - start
 
 
-def planners() -> None:
-    cases = [
-        ("prefill ep2 padded, 2 layers", program_of("prefill_fwd", "prefill", 2, "recv_layout=padded", "num_hidden_layers=2")),
-        ("prefill ep8 ragged, 4 layers", program_of("prefill_fwd", "prefill", 8, "num_hidden_layers=4")),
-        ("decode ep8 padded, 4 layers", program_of("decode_fwd", "decode", 8, "recv_layout=padded", "num_hidden_layers=4")),
-    ]
-    print(
-        "MiB (seconds)                   tensors  bound  first fit  best fit by size  CP-SAT             minpeak arena  its rings"
-    )
-    for name, program in cases:
+@pytest.mark.bench
+@pytest.mark.timeout(1800)
+def test_general_planners_on_the_same_lives(capsys):
+    out = table("MiB (seconds)", "tensors>", "bound>", *(f"{name}>" for name in PLANNERS), "its rings>", "rings cost>")
+    for name, (graph, ep, *sets) in CASES.items():
+        program = _program(graph, ep, *sets)
         lives = lives_of(program)
-        one = template(fold(lives, Rows.of([t.waits + t.after for t in program.tasks])), lives)
+        one = template(fold(lives, Rows.of([task.waits + task.after for task in program.tasks])), lives)
         problem = Problem.free(one.first, one.end, one.size)
-        in_order, a = timed_call(lambda p=problem: int((first_fit(p, np.argsort(p.first, kind="stable")) + p.size).max()))
-        by_size, b = timed_call(lambda p=problem: best_fit_by_size(p))
-        (solved, status), c = timed_call(lambda p=problem: cp_sat(p))
-        ours, d = timed_call(lambda p=problem: pack(p))
-        total = sum(plan(program, {}).heap_bytes)
-        heights = [
-            f"{h * BLOCK_ALIGN / MIB:.2f} ({s:.2f})" for h, s in ((in_order, a), (by_size, b), (solved, c), (ours.height, d))
-        ]
-        print(
-            f"{name:32}{len(problem):7}{problem.lower_bound() * BLOCK_ALIGN / MIB:8.2f}  {heights[0]}  {heights[1]}  "
-            f"{heights[2]} {status}  {heights[3]}  {total / MIB:.2f}"
-        )
+        cells, heights = [], []
+        for planner, call in PLANNERS.items():
+            _say(capsys, f"{name}: {planner}")
+            height, seconds = _timed(lambda call=call, problem=problem: call(problem))
+            cells.append(f"{height * BLOCK_ALIGN / MIB:.2f} ({seconds:.2f})" if height else f"none ({seconds:.2f})")
+            heights += [height * BLOCK_ALIGN] if height else []
+        (found, seconds) = _timed(lambda program=program: plan(program, {}))
+        total = sum(found.heap_bytes)
+        bound = problem.lower_bound() * BLOCK_ALIGN
+        assert min(heights) >= bound and total >= found.certificate.peak_live_bytes
+        cost = f"{(total - min(heights)) / 1024:,.0f} KiB"
+        out.add_row(name, str(len(problem)), f"{bound / MIB:.2f}", *cells, f"{total / MIB:.2f} ({seconds:.2f})", cost)
+    with capsys.disabled():
+        console().print(out)
 
 
-def growth() -> None:
-    print("layers  tasks      expand s  plan s  tasks/s of plan")
+def cut(seed: int, num_boxes: int) -> Problem:
+    """A rectangle of CAPACITY x STEPS cut into boxes, the largest first, at a random place across a random side."""
+    draw = random.Random(seed)
+    boxes = [(0, STEPS, 0, CAPACITY)]  # first, end, low, high
+    while len(boxes) < num_boxes:
+        boxes.sort(key=lambda b: (b[1] - b[0]) * (b[3] - b[2]) * draw.uniform(0.2, 1.0))
+        first, end, low, high = boxes.pop()
+        along = end - first > 1 and (high - low < 2 or draw.random() < 0.5)
+        if along:
+            at = draw.randrange(first + 1, end)
+            boxes += [(first, at, low, high), (at, end, low, high)]
+        elif high - low > 1:
+            at = draw.randrange(low + 1, high)
+            boxes += [(first, end, low, at), (first, end, at, high)]
+        else:
+            boxes.insert(0, (first, end, low, high))
+    draw.shuffle(boxes)
+    first, end, low, high = (np.array(column, np.int64) for column in zip(*boxes, strict=True))
+    return Problem.free(first, end, high - low)
+
+
+@pytest.mark.bench
+@pytest.mark.timeout(1800)
+def test_hard_instances_whose_optimum_is_known(capsys):
+    out = table("height over the optimum (seconds)", "tensors>", *(f"{name}>" for name in PLANNERS))
+    for num_boxes in (50, 150, 300):
+        for seed in (0, 1):
+            problem = cut(seed, num_boxes)
+            assert problem.lower_bound() == CAPACITY
+            cells = []
+            for planner, call in PLANNERS.items():
+                _say(capsys, f"{num_boxes} boxes, seed {seed}: {planner}")
+                height, seconds = _timed(lambda call=call, problem=problem: call(problem))
+                assert not height or height >= CAPACITY
+                cells.append(f"{height / CAPACITY:.3f} ({seconds:.2f})" if height else f"none ({seconds:.2f})")
+            out.add_row(f"seed {seed}", str(num_boxes), *cells)
+    with capsys.disabled():
+        console().print(out)
+
+
+@pytest.mark.bench
+@pytest.mark.timeout(3600)
+def test_growth(capsys):
+    with capsys.disabled():
+        print("\nlayers      tasks   expand s  minpeak s    tasks/s of minpeak")
     gc.disable()
-    for layers in (1, 2, 4, 8, 16, 32, 43, 64):
-        ratios = [0, 0, *([4, 128] * layers)][:layers]
-        sets = (f"num_hidden_layers={layers}", f"compress_ratios={[*ratios, 0]}")
-        program, expanding = timed_call(lambda sets=sets: program_of("prefill_fwd", "prefill", 8, *sets))
-        _, planning = timed_call(lambda program=program: plan(program, {}))
-        num = len(program.tasks)
-        print(f"{layers:6}  {num:9,}  {expanding:8.2f}  {planning:6.2f}  {num / planning:,.0f}", flush=True)
+    try:
+        for layers in (1, 2, 4, 8, 16, 32, 43, 64):
+            ratios = [0, 0, *([4, 128] * layers)][:layers]
+            sets = (f"num_hidden_layers={layers}", f"compress_ratios={[*ratios, 0]}", "recv_layout=ragged")
+            program, expanding = _timed(lambda sets=sets: _program("prefill_fwd", 8, *sets))
+            _, planning = _timed(lambda program=program: plan(program, {}))
+            num = len(program.tasks)
+            with capsys.disabled():
+                print(f"{layers:6}  {num:9,}  {expanding:9.2f}  {planning:9.2f}  {num / planning:20,.0f}", flush=True)
+    finally:
+        gc.enable()
 
 
-if __name__ == "__main__":
-    for wanted in sys.argv[1:] or ("planners", "growth"):
-        {"planners": planners, "growth": growth}[wanted]()
+def _say(capsys, text):
+    with capsys.disabled():
+        print(f"  {text}", flush=True)

@@ -1,0 +1,51 @@
+"""What the parts of `make figures` share: the programs that they plan, progress on standard error, and how sizes are written."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from runner.commands_common import program_of, resolve
+from runner.program import Program
+
+MIB = 2**20
+RANDOM, BOUND = "random:0", "bound"
+"""Routings: what a replay is shown with, and what a size has to hold for."""
+
+
+def program_for(configs: Sequence[str], graph: str, ep: int, sets: Sequence[str], routing: str) -> Program:
+    """A shipped graph under presets, `--set`s and a routing, in its own deployment."""
+    return program_of(graph, resolve(configs, sets, None, ep, graph), routing=routing)
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A graph, its ranks, and the options that tell it from others."""
+
+    configs: tuple[str, ...]
+    graph: str
+    ep: int
+    sets: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return " ".join([*self.configs, self.graph.removesuffix("_fwd"), f"ep{self.ep}", *self.sets])
+
+    def program(self, routing: str) -> Program:
+        return program_for(self.configs, self.graph, self.ep, self.sets, routing)
+
+
+@contextmanager
+def step(text: str) -> Iterator[None]:
+    """Say on standard error what is being done, and then how long it took."""
+    print(f"  {text} ...", end="", file=sys.stderr, flush=True)
+    start = time.perf_counter()
+    yield
+    print(f" {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
+
+
+def mib(size_bytes: float, digits: int = 1) -> str:
+    return f"{size_bytes / MIB:,.{digits}f}"

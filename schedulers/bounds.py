@@ -1,0 +1,108 @@
+"""Lower bounds for scopes without sharing, beyond the most bytes alive at once.
+
+A *chain* is a row of tensors in which each lives together with the next, such as the streams that layers hand on. Two tensors
+that live at once cannot lie in scopes side by side, so wherever scopes end inside a chain, a tensor that crosses the place lies
+further out; four rings then need more of the chain than what is alive of it. docs/memory-model.md has the proof.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from heapq import heappop, heappush
+
+import numpy as np
+
+from schedulers.lifetimes import Ints, Lives, live_units
+
+MAX_SIZES = 16
+"""Sizes from which chains are looked for, the largest first."""
+
+MAX_TENSORS = 200_000
+"""Tensors of one chain search at most."""
+
+
+def chain_bound(lives: Lives) -> int:
+    """Bytes, in units, that all rings need together if no two tensors share any; at least the most that is alive at once."""
+    live = live_units(lives.first, lives.end, lives.size, lives.num_times)
+    best = int(live.max(initial=0))
+    for least in np.unique(lives.size)[::-1][:MAX_SIZES].tolist():
+        large = np.flatnonzero(lives.size >= max(1, least))
+        if len(large) > MAX_TENSORS:
+            break
+        for chain in _chains(lives.first[large], lives.end[large]):
+            best = max(best, _bound(lives, large[chain], live))
+    return best
+
+
+def _chains(first: Ints, end: Ints) -> Iterator[Ints]:
+    """Of each run of tensors that hang together two chains: the one with the fewest tensors, and the one with the most."""
+    order = np.lexsort((end, first)).tolist()
+    starts, ends = first.tolist(), end.tolist()
+    run: list[int] = []
+    reach = -1
+    for tensor in order:
+        if starts[tensor] >= reach and run:
+            yield from (_fewest_links(run, starts, ends), _most_links(run, starts, ends))
+            run = []
+        run.append(tensor)
+        reach = max(reach, ends[tensor])
+    if run:
+        yield from (_fewest_links(run, starts, ends), _most_links(run, starts, ends))
+
+
+def _fewest_links(run: Sequence[int], starts: Sequence[int], ends: Sequence[int]) -> Ints:
+    """Of all that begin before the last one ends, always the one that ends last."""
+    chain = [run[0]]
+    furthest = run[0]
+    for tensor in run:
+        if starts[tensor] >= ends[chain[-1]]:
+            chain.append(furthest)
+        if ends[tensor] > ends[furthest]:
+            furthest = tensor
+    if furthest != chain[-1]:
+        chain.append(furthest)
+    return np.array(chain)
+
+
+def _most_links(run: Sequence[int], starts: Sequence[int], ends: Sequence[int]) -> Ints:
+    """The longest row in which each begins while the one before it lives."""
+    before: dict[int, int] = {}
+    length: dict[int, int] = {}
+    alive: list[tuple[int, int]] = []  # (length so far, negated; tensor), the longest first
+    for tensor in run:
+        while alive and ends[alive[0][1]] <= starts[tensor]:
+            heappop(alive)
+        length[tensor] = 1
+        if alive:
+            before[tensor] = alive[0][1]
+            length[tensor] -= alive[0][0]
+        heappush(alive, (-length[tensor], tensor))
+    chain = [max(run, key=lambda tensor: length[tensor])]
+    while chain[-1] in before:
+        chain.append(before[chain[-1]])
+    return np.array(chain[::-1])
+
+
+def _bound(lives: Lives, chain: Ints, live: Ints) -> int:
+    """For any number of the chain's tensors: the bytes beside the chain at a moment of each, and what the chain costs there."""
+    first, end, size = lives.first[chain], lives.end[chain], lives.size[chain]
+    beside = live - live_units(first, end, size, lives.num_times)
+    most_beside = sorted(
+        (int(beside[low:high].max()) for low, high in zip(first.tolist(), end.tolist(), strict=True)), reverse=True
+    )
+    least = int(size.min())
+    return max(level + least * _fewest(count) for count, level in enumerate(most_beside, 1))
+
+
+def _fewest(num_tensors: int) -> int:
+    """The least sum of four counts c for which the product of all c + 1 exceeds `num_tensors`."""
+    count = 0
+    while _product(count) <= num_tensors:
+        count += 1
+    return count
+
+
+def _product(count: int) -> int:
+    """The largest product of four factors c + 1 whose c sum to `count`."""
+    low, more = divmod(count, 4)
+    return (low + 2) ** more * (low + 1) ** (4 - more)
