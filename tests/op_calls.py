@@ -49,7 +49,8 @@ def run_op(
     match = Signature(definition, dtypes).match(specs)
     assert not match.problems, match.problems
     assert {o.name for o in definition.outputs} == made.keys()
-    definition.run(**inputs, **made, **params)
+    literals = {key: value for key, value in definition.params.items() if not isinstance(value, str)}
+    definition.run(**inputs, **made, **(literals | params))
     return made
 
 

@@ -165,6 +165,10 @@ def singles(cases) -> dict[str, Made]:
     return {case.name: alone(case.folder, case.given, NEW) for case in cases}
 
 
+CHUNKED = {"one-by-one": ("chunked=true",), "in-groups": ("chunked=true", "EXPERT_CHUNK=3")}
+"""Experts whose outputs are held at a time: one, and three of the eight of a rank."""
+
+
 def depth(table: RoutingTable, phase: str) -> int:
     return max(layer.least_depth for layer in layer_depths(table, phase, 16))
 
@@ -184,6 +188,19 @@ def pairs(cases, singles, tmp_path_factory) -> dict[str, Made]:
             "96": ("recv_layout=padded", "recv_max=96"),
         }.items():
             jobs.append(job(f"{case.name}-{name}", case.folder, case.given, NEW, *sets))
+        if case.name == "zipf":
+            jobs += [job(f"zipf-{name}", case.folder, case.given, NEW, *sets) for name, sets in CHUNKED.items()]
+            jobs.append(
+                job(
+                    "zipf-padded-in-groups",
+                    case.folder,
+                    case.given,
+                    NEW,
+                    *CHUNKED["in-groups"],
+                    "recv_layout=padded",
+                    f"recv_max={advised}",
+                )
+            )
     return run_jobs(tmp_path_factory.mktemp("pairs") / "out", 2, jobs)
 
 
@@ -245,6 +262,11 @@ def test_the_law_is_zipfs(singles):
         sum(call[layer][expert] for call in singles["zipf"].routing.rows("prefill") for layer in call) for expert in range(16)
     ]
     assert rows[0] > 2 * rows[3] > 4 * rows[10] > 0
+
+
+@pytest.mark.parametrize("name", ["one-by-one", "in-groups", "padded-in-groups"])
+def test_experts_a_few_at_a_time_change_no_bit(pairs, name):
+    assert pairs[f"zipf-{name}"].errors == [] and equal(pairs[f"zipf-{name}"], pairs["zipf-ragged"])
 
 
 def test_every_token_went_to_one_expert(pairs):
