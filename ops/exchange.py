@@ -155,7 +155,6 @@ def combine_push(recv_y, recv_r_route, recv_count, pub_counts, *, routed_y, comm
     comm_window += 1
     num_ranks, held = comm.size, slice(first, first + recv_count.shape[0])
     per_rank = pub_counts.view(num_ranks, num_ranks, -1)  # [source, owner, expert of the owner]
-    num_experts = per_rank.shape[2]
     mine = per_rank[:, comm.rank]
     totals = mine.sum(dim=0, dtype=torch.int32).unsqueeze(1)
     row = _places(mine[:, held], first_rows(recv_count, *recv_y.shape[:2]))

@@ -33,7 +33,7 @@ def first_rows(count: torch.Tensor, num_lanes: int, depth: int) -> torch.Tensor:
 
 
 def tile_rows(count: torch.Tensor, buffer: torch.Tensor, expert: int, tile: int, size: int, first: int = 0) -> slice:
-    """The tile's rows of `buffer` [L, M, ...] seen as [L * M, ...]: up to `size`, possibly none; it begins with expert `first`."""
+    """The tile's rows of `buffer` [L, M, ...], which begins with expert `first`, seen as [L * M, ...]: up to `size`, or none."""
     begins = first_rows(count, buffer.shape[0], buffer.shape[1])
     begin = int(begins[expert] - begins[first])
     end = begin + int(count[expert, 0])

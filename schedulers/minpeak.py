@@ -196,6 +196,7 @@ class _Planner:
             return self._written(goal)
         best: _Candidate | None = None
         bound, bound_name = self._bound(goal)
+        enough = 0  # what the candidates after the first, which share nothing, cannot beat
         for candidate in self._smallest(goal):
             if candidate.bound > bound:
                 bound, bound_name = candidate.bound, "search"
@@ -203,6 +204,9 @@ class _Planner:
                 best = candidate
                 self.options.progress(best.name, self._value(best, goal))
             if self._value(best, goal) <= bound + (self._idle(best, goal) if self.fold.loops else 0):
+                break
+            enough = enough or goal.floor(chain_bound(self.lives)) * BLOCK_ALIGN
+            if self._value(best, goal) <= enough:
                 break
         assert best is not None
         return self._finished(best, self._value(best, goal), bound, bound_name, self._idle(best, goal))
