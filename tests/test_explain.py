@@ -128,7 +128,7 @@ def test_scratch_and_parts_of_a_shipped_graph():
     program = expand(load_graph("moe"), load_config(["tiny"], sets=["precision=w8a8"], deploy="prefill"), REGISTRY)
     act = explain(program, REGISTRY, "experts.e1.t0.exp_w2_act")
     assert "  out     recv_y: recv_y{1, 0}," in str(act)
-    assert act.attrs == {"expert": 1, "tile": 0}
+    assert act.attrs == {"expert": 1, "tile": 0, "first": 0}
     assert any(use.mode == "scratch" and use.tensor.startswith("gm_pipe") for use in explain(program, REGISTRY, "gate").operands)
 
 
