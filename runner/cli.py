@@ -77,17 +77,24 @@ def main(arguments: list[str] | None = None) -> None:
         if ended.code == 130:  # how typer ends a command that Ctrl-C interrupted, without a word
             print("interrupted", file=sys.stderr)
         raise
+    except Exception as error:  # nobody foresaw it: Python shows all of it, unless the process that started this rank does
+        if not _reported(error):
+            raise
     sys.exit(1)
 
 
 def _tell(error: Exception, text: str) -> None:
-    """Says what went wrong; a rank tells the process that started it, which speaks for all ranks."""
-    if own_folder() is not None:
-        from runner.ranks import report_of
+    if not _reported(error):
+        print(text, file=sys.stderr)
 
-        if write_report(report_of(error)):
-            return
-    print(text, file=sys.stderr)
+
+def _reported(error: Exception) -> bool:
+    """Whether the process that started this one has been told, as it speaks for all of its ranks."""
+    if own_folder() is None:
+        return False
+    from runner.ranks import report_of
+
+    return write_report(report_of(error))
 
 
 if __name__ == "__main__":

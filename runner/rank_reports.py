@@ -22,11 +22,15 @@ _PLACE_BYTES = 1024
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Why a rank failed. `secondary`: only because of another rank; `silent`: the ranks that it waited for in vain."""
+    """Why a rank failed. `secondary`: only because of another rank; `silent`: the ranks that it waited for in vain.
+
+    `traceback` is Python's own account of an error that nobody foresaw, for whoever mends it.
+    """
 
     message: str
     secondary: bool = False
     silent: tuple[int, ...] = ()
+    traceback: str = ""
 
 
 def own_rank(env: Mapping[str, str] = os.environ) -> int | None:
@@ -56,7 +60,7 @@ def read_reports(folder: Path) -> dict[int, Report]:
     found = {}
     for path in folder.glob("*.report"):
         fields = json.loads(path.read_text(encoding="utf-8"))
-        found[int(path.stem)] = Report(fields["message"], fields["secondary"], tuple(fields["silent"]))
+        found[int(path.stem)] = Report(fields["message"], fields["secondary"], tuple(fields["silent"]), fields["traceback"])
     return dict(sorted(found.items()))
 
 

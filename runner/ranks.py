@@ -19,10 +19,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from traceback import format_exception, format_exception_only
 from typing import TYPE_CHECKING, TypeVar
 
 from runner.errors import RinggraphError
-from runner.rank_reports import FOLDER, Report, read_place, read_reports, write_report
+from runner.rank_reports import FOLDER, Report, own_folder, own_rank, read_place, read_reports, write_report
 
 if TYPE_CHECKING:
     from runner.comm_torch import TorchComm
@@ -132,7 +133,8 @@ def launch(command: Sequence[str], num_ranks: int, *, timeout_s: float = DEFAULT
             elastic_launch(config, command[0])(*command[1:])
         except ChildFailedError as error:
             exit_codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-            raise RankError(failure_text(Path(folder), num_ranks, exit_codes)) from None
+            hint = _kept_tracebacks(read_reports(Path(folder)))
+            raise RankError(failure_text(Path(folder), num_ranks, exit_codes), hint=hint) from None
         except SignalException as error:
             if error.sigval == signal.SIGINT:
                 raise KeyboardInterrupt from None
@@ -246,6 +248,16 @@ def failure_text(folder: Path, num_ranks: int, exit_codes: Mapping[int, int]) ->
     return "\n".join(lines)
 
 
+def _kept_tracebacks(reports: Mapping[int, Report]) -> str | None:
+    """A hint to report what nobody foresaw, with the file that the ranks' tracebacks are kept in; None without any."""
+    found = [f"[rank {rank}] {report.message}\n{report.traceback}" for rank, report in reports.items() if report.traceback]
+    if not found:
+        return None
+    with tempfile.NamedTemporaryFile("w", encoding="utf-8", prefix="ringgraph-", suffix=".txt", delete=False) as file:
+        file.write("\n".join(found))
+    return f"this is a mistake in ringgraph: please report it, with {file.name}"
+
+
 def _after(message: str) -> str:
     """A message behind the ranks that it is from; a list of diagnostics begins on a line of its own."""
     return f"\n{message}" if message.startswith("error ") else f" {message}"
@@ -307,8 +319,8 @@ def joined(
     except BaseException as error:
         if not isinstance(peer_error(error), PeerError):
             comm.leave_note((str(error).strip() or type(error).__name__).splitlines()[0])
-        if isinstance(error, Exception) and not isinstance(error, RinggraphError):  # a mistake of ours, which Python shows
-            write_report(Report(f"{type(error).__name__}: {error}"))
+        if isinstance(error, Exception):
+            write_report(report_of(error))
         raise  # the connections stay open until the process ends, so that others find the note first
     dist.destroy_process_group()
 
@@ -411,7 +423,14 @@ def report_of(error: BaseException) -> Report:
     peer = peer_error(error)
     if isinstance(peer, PeerError):
         return Report(str(error), True, peer.silent)
-    return Report(error.shown if isinstance(error, RinggraphError) else str(error))
+    if isinstance(error, RinggraphError):
+        return Report(error.shown)
+    if isinstance(error, OSError):
+        return Report(str(error))
+    folder, rank = own_folder(), own_rank()
+    place = read_place(folder, rank) if folder is not None and rank is not None else None
+    what = format_exception_only(error)[-1].splitlines()[0]
+    return Report(f"failed{f' in {place}' if place else ''}: {what}", traceback="".join(format_exception(error)))
 
 
 def _end_with_launcher() -> None:

@@ -59,6 +59,23 @@ def test_a_rank_that_is_killed(tiny, fault, place):
     )
 
 
+def test_what_nobody_foresaw_is_one_line_and_a_file(tiny):
+    code, out, err = finish(generate(tiny, "--ep", "2", fault="1|decode call 1, node '.*combine_push'|raise"))
+    assert (code, out) == (1, "")
+    found = re.fullmatch(
+        r"error: \[rank 1\] failed in decode call 1, node 'layer_0.moe.experts.combine_push': "
+        r"RuntimeError: the test made this up\n"
+        r"rank 0 was ended with it\n"
+        r"hint: this is a mistake in ringgraph: please report it, with (\S+)\n",
+        err,
+    )
+    assert found is not None, err
+    file = Path(found[1])
+    text = file.read_text()
+    file.unlink()
+    assert text.count("Traceback (most recent call last)") == 1 and "sitecustomize.py" in text
+
+
 def test_a_rank_that_never_answers(tiny):
     fault = "1|decode call 0, node 'layer_1.*dispatch'|stop"
     code, out, err = finish(generate(tiny, "--ep", "2", "--timeout-s", "6", fault=fault))

@@ -58,7 +58,17 @@ def test_a_rank_that_never_answers_ends_all():
 def test_a_rank_that_raises_names_its_cause_and_ends_all():
     code, _, err = finish(start(3, fault="0|step 3, node|raise"))
     assert code == 1
-    assert err == "error: [rank 0] the test made this up\nranks 1, 2 were ended with it\n"
+    shown, _, kept = err.partition(", with ")
+    assert shown == (
+        "error: [rank 0] failed in step 3, node 'layer_3.dispatch': RuntimeError: the test made this up\n"
+        "ranks 1, 2 were ended with it\n"
+        "hint: this is a mistake in ringgraph: please report it"
+    )
+    file = Path(kept.rstrip("\n"))
+    text = file.read_text()
+    file.unlink()
+    assert text.startswith("[rank 0] failed in step 3") and "Traceback (most recent call last)" in text
+    assert "[rank 1]" not in text and text.endswith("RuntimeError: the test made this up\n")
 
 
 @pytest.mark.slow

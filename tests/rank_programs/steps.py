@@ -20,7 +20,7 @@ def main(timeout_s: float, start_s: float) -> int:
                 place.phase(f"step {step}")
                 place.node(f"layer_{step}.dispatch")
                 comm.all_gather(torch.tensor([step]))
-        print(f"rank {world.rank} done")
+        sys.stdout.write(f"rank {world.rank} done\n")  # at once, as the others do
         return 0
     except (RinggraphError, RuntimeError) as error:
         if not write_report(report_of(error)):
