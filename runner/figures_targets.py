@@ -1,6 +1,7 @@
 """`make figures`, part `targets`: what minpeak was to reach, what it reaches, and the bound that nothing can pass.
 
-Sizes are of routing `bound`, every loop at its most trips, and so hold for any routing; `annotated` stands beside them.
+Sizes are of routing `bound`, every loop at its most trips, and so hold for any routing; `annotated` stands beside them. The worst
+ring of 1 GiB is in the part `strategies`.
 """
 
 from __future__ import annotations
@@ -9,14 +10,11 @@ import gc
 from dataclasses import dataclass
 
 from runner.capacity import program_peak_live
-from runner.figures_cases import BOUND, MIB, RANDOM, SEED, Case, mib, safe_bytes, step
-from runner.figures_strategies import GIB, Row, compare
+from runner.figures_cases import BOUND, MIB, SEED, Case, mib, safe_bytes, step
 from runner.program import Program
 from schedulers import get_scheduler
 
-WORST_TARGET_PERCENT = 52.0
 RAGGED, CHUNKED = "recv_layout=ragged", "chunked=true"
-PADDED = Case(SEED, "prefill_fwd", 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +27,7 @@ class Target:
 
 
 TARGETS = (
-    Target("seed's program, padded, prefill, ep2", PADDED, 413),
+    Target("seed's program, padded, prefill, ep2", Case(SEED, "prefill_fwd", 2), 413),
     Target("the same, ragged, ep8", Case(SEED, "prefill_fwd", 8, (RAGGED,)), 128),
     Target("the same, ragged, chunked, ep8", Case(SEED, "prefill_fwd", 8, (RAGGED, CHUNKED)), 96),
     Target("the same, ragged, chunked, ep2", Case(SEED, "prefill_fwd", 2, (RAGGED, CHUNKED)), 64),
@@ -58,8 +56,8 @@ def find(program: Program) -> Found:
     return Found(minpeak, annotated, program_peak_live(program))
 
 
-def print_targets(targets: tuple[Target, ...] = TARGETS, padded: Case = PADDED) -> None:
-    """A line a target, each printed as soon as it is known; then the worst ring of `padded`."""
+def print_targets(targets: tuple[Target, ...] = TARGETS) -> None:
+    """A line a target, each printed as soon as it is known."""
     print(f"safe capacity of all four rings, MiB, for any routing ({BOUND})")
     _line("target", "at most", "minpeak", "bound", "met", "annotated")
     for target in targets:
@@ -72,23 +70,6 @@ def print_targets(targets: tuple[Target, ...] = TARGETS, padded: Case = PADDED) 
         sizes = [mib(size, 3) for size in (found.minpeak_bytes, found.lower_bound_bytes)]
         at_most = "" if target.most_mib is None else f"{target.most_mib}"
         _line(target.name, at_most, *sizes, found.met(target.most_mib), mib(found.annotated_bytes))
-    _print_worst(padded)
-
-
-def _print_worst(case: Case) -> None:
-    program = case.program(RANDOM)
-    largest = max(tensor.spec.size_bytes for tensor in program.tensors if tensor.is_local)
-    print(f"\n{case.name}: worst ring of 1 GiB under timed, %, routing {RANDOM}")
-    _line("minpeak, objective", "at most", "found", "bound", "met")
-    for row in compare(program, {name: ("minpeak", {"objective": name}) for name in ("total", "worst")}):
-        found = float("inf") if row.timed_percent is None else row.timed_percent
-        met = "yes" if found <= WORST_TARGET_PERCENT else "no"
-        _line(row.strategy, f"{WORST_TARGET_PERCENT:.0f}", f"{found:.1f}", f"{floor_percent(row, largest):.1f}", met)
-
-
-def floor_percent(row: Row, largest_bytes: int) -> float:
-    """What the worst ring shows at least: one ring holds a fourth of what is live at once, and one the largest block."""
-    return 100 * max(largest_bytes, row.lower_bound_bytes / len(row.safe_bytes)) / GIB
 
 
 def _line(name: str, *columns: str) -> None:
