@@ -94,7 +94,7 @@ def test_strategies_side_by_side(capsys):
         assert row.total_bytes == said["safe_total_bytes"] >= row.lower_bound_bytes
         assert f"{row.total_bytes / 2**20:,.1f}" in next(line for line in printed.splitlines() if line.startswith(f"{name}  "))
     assert rows["minpeak"].total_bytes == min(row.total_bytes for row in rows.values())
-    assert all(row.timed_percent <= row.lagging_percent for row in rows.values())
+    assert all(row.timed_percent and row.lagging_percent and row.timed_percent <= row.lagging_percent for row in rows.values())
 
 
 def test_targets_hold_for_any_routing(capsys):
