@@ -8,10 +8,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from runner.capacity import ring_loads, safe_heap
 from runner.commands_common import program_of, resolve
 from runner.program import Program
+from runner.schedule import Schedule
 
 MIB = 2**20
+SEED = ("flash", "seed")
+"""Presets: flash with the constants of the reference."""
 RANDOM, BOUND = "random:0", "bound"
 """Routings: what a replay is shown with, and what a size has to hold for."""
 
@@ -40,11 +44,16 @@ class Case:
 
 @contextmanager
 def step(text: str) -> Iterator[None]:
-    """Say on standard error what is being done, and then how long it took."""
+    """Say on standard error what is being done, and then how long it took, by the clock and of the CPU."""
     print(f"  {text} ...", end="", file=sys.stderr, flush=True)
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     yield
-    print(f" {time.perf_counter() - start:.1f} s", file=sys.stderr, flush=True)
+    print(f" {time.perf_counter() - start:.1f} s, {time.process_time() - cpu:.1f} s of CPU", file=sys.stderr, flush=True)
+
+
+def safe_bytes(schedule: Schedule) -> tuple[int, ...]:
+    """The safe capacity of each ring."""
+    return tuple(safe_heap(load) for load in ring_loads(schedule))
 
 
 def mib(size_bytes: float, digits: int = 1) -> str:

@@ -1,11 +1,18 @@
 """The seed's table from our own graphs, and their blocks against the traced program; both from public sources.
 
-Source: the seed document (126 %, 90.6 %, 71.2 %) and the traced program of the reference in `data/seed-program`.
+Source: the seed document (126 %, 90.6 %, 71.2 %) and the traced program of the reference in `data/seed-program`. The tables of
+strategies and targets are compared, on a small case, with what the commands say about it.
 """
+
+import json
 
 import pytest
 
+from runner.cli import main
+from runner.figures_cases import Case
 from runner.figures_seed import TRACES, VARIANTS, compare_stages, figures_of, seed_program, stages
+from runner.figures_strategies import STRATEGIES, cases, compare, print_rows
+from runner.figures_targets import TARGETS, Target, find, print_targets
 from runner.interchange import Builder, read_trace
 from runner.schedule import Slot, Submission
 from schedulers import get_scheduler
@@ -60,3 +67,46 @@ def test_stages_are_written_shortly():
     for _ in range(3):
         build.end()
     assert list(stages(build.schedule("s", "hand"))) == [(None, "1,024"), (1, "2x2,048 { 4,096 }")]
+
+
+# --- strategies and targets -------------------------------------------------------------------------------------------
+
+TINY = Case(("tiny",), "decode_fwd", 2, ("num_hidden_layers=1", "compress_ratios=[0, 0]"))
+
+
+def _schedule_command(capsys, scheduler, *options):
+    """What `ringgraph schedule` says about TINY in rings of 1 GiB."""
+    sets = [word for text in TINY.sets for word in ("--set", text)]
+    with pytest.raises(SystemExit) as ended:
+        main(["schedule", "decode_fwd", "--config", "tiny", "--ep", "2", *sets, "--scheduler", scheduler, "--json", *options])
+    out, err = capsys.readouterr()
+    assert not ended.value.code, err
+    return json.loads(out)
+
+
+def test_strategies_side_by_side(capsys):
+    rows = {row.strategy: row for row in compare(TINY.program("random:0"))}
+    assert list(rows) == list(STRATEGIES)
+    print_rows("tiny", list(rows.values()))
+    printed = capsys.readouterr().out
+    for name, options in {"annotated": (), "minpeak": (), "minpeak, no sharing": ("--no-share",)}.items():
+        row, said = rows[name], _schedule_command(capsys, name.partition(",")[0], "--routing", "random:0", *options)
+        assert row.total_bytes == said["safe_total_bytes"] >= row.lower_bound_bytes
+        assert f"{row.total_bytes / 2**20:,.1f}" in next(line for line in printed.splitlines() if line.startswith(f"{name}  "))
+    assert rows["minpeak"].total_bytes == min(row.total_bytes for row in rows.values())
+    assert all(row.timed_percent and row.lagging_percent and row.timed_percent <= row.lagging_percent for row in rows.values())
+
+
+def test_targets_hold_for_any_routing(capsys):
+    found = find(TINY.program("bound"))
+    assert found.minpeak_bytes == _schedule_command(capsys, "minpeak")["safe_total_bytes"]
+    assert found.annotated_bytes == _schedule_command(capsys, "annotated")["safe_total_bytes"]
+    assert found.lower_bound_bytes <= found.minpeak_bytes <= found.annotated_bytes
+    print_targets((Target("met", TINY, 2**10), Target("not met", TINY, 0), Target("none", TINY)))
+    lines = {line.partition("  ")[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+    assert "yes" in lines["met"] and "no" in lines["not met"] and not {"yes", "no"} & {*lines["none"]}
+
+
+def test_cases_are_told_apart():
+    for some in (cases(), [target.case for target in TARGETS]):
+        assert len({case.name for case in some}) == len(some)
