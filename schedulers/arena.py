@@ -151,7 +151,7 @@ def _greedy(problem: Problem, free: Ints, goal: int, rounds: int) -> Ints:
     lowest = 0
     ranks = [_ranked(np.lexsort((free, minor[free], major[free]))) for major, minor in (keys(problem) for keys in STARTS)]
     rng = np.random.default_rng(0)
-    for at in range(max(rounds, len(ranks))):
+    for at in range(max(1, rounds)):
         # Every start once, then each for its share of the rounds that are left.
         start = at if at < len(ranks) else (at - len(ranks)) * len(ranks) // max(1, rounds - len(ranks))
         offsets = first_fit(problem, free[np.argsort(ranks[start], kind="stable")])

@@ -13,7 +13,7 @@ from runner.program import Span
 from runner.ring_heap import MAX_BLOCK_BYTES
 from runner.schedule import NUM_RINGS, PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask
 from runner.spec import BLOCK_ALIGN
-from schedulers.arena import Packing, Problem, pack, pack_bins
+from schedulers.arena import EFFORT, STARTS, Packing, Problem, pack, pack_bins
 from schedulers.fold import Fold, Template, kept_locals, template, unfold_offsets
 from schedulers.lifetimes import Floats, Lives, Rows, last_task, live_units
 from schedulers.sharing import predecessors, sharing_edges
@@ -54,7 +54,7 @@ def one_arena(fold: Fold, lives: Lives, times: tuple[Floats, Floats] | None = No
     problem = Problem.free(one.first, one.end, one.size)
     if times is not None:
         problem = replace(problem, begin=times[0][one.tensors], finish=times[1][one.tensors], soft_limit=limit)
-    packing = pack(problem, rounds=0 if times is None else 2)
+    packing = pack(problem, rounds=0 if times is None else max(1, min(len(STARTS), EFFORT // max(1, len(problem)))))
     # Folding stretches some lives, so the height of a folded packing proves nothing.
     bound = packing.height if packing.optimal and not fold.loops and times is None else 0
     return Arenas(_unfold(fold, one, packing, lives), (0, packing.height), bound)
