@@ -269,10 +269,10 @@ def _edges(schedule: Schedule, program: Program) -> Iterator[Diagnostic]:
             for tensor in touched:
                 users.setdefault(tensor, []).append(index)
     yield from _explicit(schedule, program, order)
-    yield from _capped(_lifetimes(schedule, users, order), "blocks may be reclaimed too early")
     conflicts = [*order.unordered(region_needs(schedule, program)), *order.unordered(sharing_needs(schedule, users))]
     pairs = {(c.kind, c.first, c.second): c for c in sorted(conflicts, key=lambda c: (c.kind == "sharing", c.second, c.first))}
     yield from _capped((_missing_edge(schedule, program, c) for c in pairs.values()), "pairs of tasks lack an edge")
+    yield from _capped(_lifetimes(schedule, users, order), "blocks may be reclaimed too early")
 
 
 def _capped(findings: Iterable[Diagnostic], what: str) -> Iterator[Diagnostic]:
