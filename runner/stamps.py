@@ -44,6 +44,18 @@ class Stamp:
 
 
 @dataclass(slots=True)
+class _Contexts:
+    """Contexts of one copy by those of its stamp that they stand for (by `id`): `own` is the stamp's own.
+
+    `constants` holds the names that keep one value throughout a context of the stamp, for those that were looked at.
+    """
+
+    own: int
+    of: dict[int, Context]
+    constants: dict[int, set[str]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
 class _Copy:
     """One copy under way: where ids of the stamp go."""
 
@@ -52,7 +64,7 @@ class _Copy:
     task_shift: int
     loop_shift: int
     tensors: dict[int, int]
-    contexts: dict[int, Context]
+    contexts: _Contexts
     open_loops: set[int]
     regions: dict[int, Region] = field(default_factory=dict)
 
@@ -118,7 +130,7 @@ class Stamps:
     def copy(self, stamp: Stamp, frame: Frame, context: Context) -> list[int | Span] | None:
         """The items of a use like `stamp`; None, with nothing done, when its externals are not as distinct as the stamp's."""
         e = self.expansion
-        contexts = {id(stamp.context): context}
+        contexts = _Contexts(id(stamp.context), {id(stamp.context): context})
         outside = {view.tensor: frame.names[name].tensor for name, view in stamp.bound.items()}
         resolved = [self.resolved(old, contexts) for old in stamp.recorder.externals]
         if not self.are_as_distinct(stamp, outside, resolved):
@@ -133,28 +145,31 @@ class Stamps:
         ranges = iter(stamp.recorder.ranges)
         return [self.copy_item(copy, item, ranges) for item in stamp.items]
 
-    def resolved(self, old: Resolved, contexts: dict[int, Context]) -> Resolved:
+    def resolved(self, old: Resolved, contexts: _Contexts) -> Resolved:
         context = self.context_of(old.context, contexts)
         return replace(old, context=context, source=self.externals.source(old.declared, context, old.is_scale))
 
-    def context_of(self, old: Context, contexts: dict[int, Context]) -> Context:
+    def context_of(self, old: Context, contexts: _Contexts) -> Context:
         """The context that stands for `old` in the copy: the same graph with the params that follow from the copy's own."""
-        known = contexts.get(id(old))
+        known = contexts.of.get(id(old))
         if known is None:
             assert old.parent is not None and old.item is not None, "the stamp's own context is known"
             parent = self.context_of(old.parent, contexts)
             values = dict(old.values)
             for name, expr in given_params(old.item, old.graph, self.constants(old.parent, contexts)).items():
                 values[name] = expr.evaluate(parent.values.__getitem__)
-            known = contexts[id(old)] = Context(old.graph, values, parent, old.item)
+            known = contexts.of[id(old)] = Context(old.graph, values, parent, old.item)
         return known
 
-    def constants(self, old: Context, contexts: dict[int, Context]) -> set[str]:
+    def constants(self, old: Context, contexts: _Contexts) -> set[str]:
         """Names that keep one value throughout a context of the stamp and follow from the stamp's own params."""
-        params = set(old.graph.params)
-        if id(old) != next(iter(contexts)) and old.parent is not None and old.item is not None:  # the first is the stamp's own
-            params = set(given_params(old.item, old.graph, self.constants(old.parent, contexts)))
-        return known_names(old.graph, old.values, params)
+        known = contexts.constants.get(id(old))
+        if known is None:
+            params = set(old.graph.params)
+            if id(old) != contexts.own and old.parent is not None and old.item is not None:
+                params = set(given_params(old.item, old.graph, self.constants(old.parent, contexts)))
+            known = contexts.constants[id(old)] = known_names(old.graph, old.values, params)
+        return known
 
     def are_as_distinct(self, stamp: Stamp, outside: dict[int, int], resolved: list[Resolved]) -> bool:
         """Would the copy's outside tensors be one for one the stamp's?"""
