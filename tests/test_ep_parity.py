@@ -269,6 +269,18 @@ def test_experts_a_few_at_a_time_change_no_bit(pairs, name):
     assert pairs[f"zipf-{name}"].errors == [] and equal(pairs[f"zipf-{name}"], pairs["zipf-ragged"])
 
 
+@pytest.mark.parametrize("precision", ["full", "w8a8"])
+def test_experts_a_few_at_a_time_on_one_rank(tmp_path, precision):
+    """Prefill of two calls and decode; a last group is smaller."""
+    flavour = "f32" if precision == "full" else "w8a8"
+    sets = ("num_hidden_layers=3", "compress_ratios=[0,4,128]")
+    folder = init_checkpoint(load_config(["tiny"], sets), tmp_path / "tiny", seed=0, flavour=flavour)
+    given = prompts((130, 5), 512, seed=3)
+    whole = alone(folder, given, NEW)
+    for chunked in CHUNKED.values():
+        assert equal(alone(folder, given, NEW, *chunked), whole)
+
+
 def test_every_token_went_to_one_expert(pairs):
     """And 96 rows were too few for that: both ranks' first chunks, of 128 and 100 tokens, meet in expert 5."""
     made = pairs["one-expert-96"]
