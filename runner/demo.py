@@ -11,6 +11,7 @@ import shutil
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import TextIO
 
 import torch
 
@@ -25,23 +26,21 @@ VOCAB = 512
 """Of the preset `tiny`."""
 
 
-def command(*arguments: object) -> None:
-    """Prints and runs one `ringgraph` command; raises RinggraphError where it fails."""
+def command(*arguments: object, out: TextIO | None = None) -> None:
+    """Prints and runs one `ringgraph` command, whose standard output goes to `out` if given; raises RinggraphError where it
+    fails."""
     texts = [str(argument) for argument in arguments]
     print(f"\n$ ringgraph {' '.join(texts)}", flush=True)
-    if app(args=texts, prog_name="ringgraph", standalone_mode=False, obj=texts):
+    with redirect_stdout(out or sys.stdout):
+        failed = app(args=texts, prog_name="ringgraph", standalone_mode=False, obj=texts)
+    if failed:
         raise RinggraphError(f"'ringgraph {texts[0]}' failed")
 
 
 def result(*arguments: object) -> str:
     """Like `command`, but what it prints on standard output is returned."""
     caught = io.StringIO()
-    texts = [str(argument) for argument in arguments]
-    print(f"\n$ ringgraph {' '.join(texts)}", flush=True)
-    with redirect_stdout(caught):
-        failed = app(args=texts, prog_name="ringgraph", standalone_mode=False, obj=texts)
-    if failed:
-        raise RinggraphError(f"'ringgraph {texts[0]}' failed")
+    command(*arguments, out=caught)
     return caught.getvalue()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -18,11 +18,6 @@ SEED = ("flash", "seed")
 """Presets: flash with the constants of the reference."""
 RANDOM, BOUND = "random:0", "bound"
 """Routings: what a replay is shown with, and what a size has to hold for."""
-
-
-def program_for(configs: Sequence[str], graph: str, ep: int, sets: Sequence[str], routing: str) -> Program:
-    """A shipped graph under presets, `--set`s and a routing, in its own deployment."""
-    return program_of(graph, resolve(configs, sets, None, ep, graph), routing=routing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +34,8 @@ class Case:
         return " ".join([*self.configs, self.graph.removesuffix("_fwd"), f"ep{self.ep}", *self.sets])
 
     def program(self, routing: str) -> Program:
-        return program_for(self.configs, self.graph, self.ep, self.sets, routing)
+        """The graph under its presets and sets and a routing, in its own deployment."""
+        return program_of(self.graph, resolve(self.configs, self.sets, None, self.ep, self.graph), routing=routing)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from runner.capacity import least_heap, ring_loads
 from runner.commands_common import console, table
-from runner.figures_cases import SEED, program_for
+from runner.figures_cases import SEED, Case
 from runner.interchange import read_trace
 from runner.program import Program
 from runner.ring_sizes import RingSizes
@@ -57,7 +57,7 @@ def figures_of(schedule: Schedule) -> Figures:
 
 def seed_program(routing: str = "random:0") -> Program:
     """The seed's prefill: flash with the reference's constants, two ranks, one prompt of 128 tokens."""
-    return program_for(SEED, "prefill_fwd", 2, (), routing)
+    return Case(SEED, "prefill_fwd", 2).program(routing)
 
 
 # --- blocks -----------------------------------------------------------------------------------------------------------

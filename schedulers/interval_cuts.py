@@ -24,11 +24,13 @@ from schedulers.scoping import Four, Goal, Lifetimes, Scoping, needs
 
 MAX_BOUNDARIES = 400
 _NONE = -(1 << 60)
+"""Weight of what is no cover."""
 _NEGLIGIBLE = 200
 """Loops whose trips together hold less than this part of the peak are not cut."""
 _STEPS = (0.5, 0.75, 0.9, 0.97, 1.03, 1.1, 1.3, 2.0)
 """By which the best capacities are then changed, one at a time, for as long as that helps."""
 _STARTS = 6
+"""Capacities from which that begins, the best of all that were tried first."""
 
 _SHARES = (1 / 16, 1 / 4, 1 / 32, 1 / 2, 1 / 8, 1.0)
 """Capacities that are tried first, as shares of the peak of live bytes."""

@@ -6,14 +6,12 @@ But for `earliest_finish` these are estimates, by which packings are ranked; not
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
-from runner.capacity import ring_loads, robust_heap
-from runner.ring_sizes import RingSizes
 from runner.schedule import Schedule
-from runner.timed import Timing, timed
+from runner.timed import Timing
+from runner.unlimited import run_unlimited
 from schedulers.fold import Fold
 from schedulers.lifetimes import Floats, Ints, Lives, Rows, host_reads
 
@@ -65,31 +63,16 @@ def replayed(lives: Lives, shared: Schedule, timing: Timing) -> tuple[Floats, Fl
 
     `shared` is the placement of one arena, so that what is left waits for data, workers and the submitting thread alone.
     """
-    of_task = {s.task: k for k, s in enumerate(shared.submissions) if s.task is not None}
-    bare = _without_sharing(shared, of_task)
-    most = 1 << 30
-    sizes = RingSizes(window=(most, most, most, most), pool=(most, most, most, most))
-    replay = timed(bare, sizes.with_heap([robust_heap(load) for load in ring_loads(bare)]), timing)
+    replay = run_unlimited(shared, timing)
     assert replay.finish_us is not None and replay.makespan_us is not None
     finish = np.zeros(lives.num_times)
     start = np.zeros(lives.num_times)
-    for task, submission in of_task.items():
-        if shared.submissions[submission].core is not None:
-            finish[task] = replay.finish_us[submission]
-            start[task] = finish[task] - timing.block_us(submission)
+    for k, submission in enumerate(shared.submissions):
+        if submission.task is not None and submission.core is not None:
+            finish[submission.task] = replay.finish_us[k]
+            start[submission.task] = finish[submission.task] - timing.block_us(k)
     everything = np.ones(len(lives.touches.values), bool)
     return *_spans(lives, start, finish, everything), replay.makespan_us
-
-
-def _without_sharing(shared: Schedule, of_task: dict[int, int]) -> Schedule:
-    program = shared.program
-    assert program is not None
-    submissions = list(shared.submissions)
-    for task, submission in of_task.items():
-        own = {of_task[w] for w in (*program.tasks[task].waits, *program.tasks[task].after) if w in of_task}
-        kept = tuple(w for w in submissions[submission].waits if w in own or submissions[w].core is None)
-        submissions[submission] = replace(submissions[submission], waits=kept)
-    return replace(shared, submissions=tuple(submissions))
 
 
 def _spans(lives: Lives, start: Floats, finish: Floats, counted: np.ndarray) -> tuple[Floats, Floats]:

@@ -6,9 +6,26 @@ Ctrl-C means what it means on a terminal, also where tests run in the background
 import os
 import signal
 
+import pytest
+
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import torch
 
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture
+def call(capsys):
+    """Runs a command line in this process; returns its exit status and what it printed on standard output and error."""
+    from runner.cli import main
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as ended:
+            main([str(a) for a in arguments])
+        out, err = capsys.readouterr()
+        assert "Traceback" not in err
+        return ended.value.code or 0, out, err
+
+    return run

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from runner.cli import main
-
 CONFORMANCE = Path(__file__).parent / "data" / "conformance"
 MOE = ("moe", "--config", "tiny", "--deploy", "prefill", "--ep", "2")
 RING_KEYS = {
@@ -19,18 +17,6 @@ RING_KEYS = {
 def _no_ring_sizes_in_the_environment(monkeypatch):
     for name in ("PTO2_RING_HEAP", "PTO2_RING_TASK_WINDOW", "PTO2_RING_DEP_POOL"):
         monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def call(capsys):
-    def run(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return ended.value.code or 0, out, err
-
-    return run
 
 
 # --- schedule ---------------------------------------------------------------------------------------------------------

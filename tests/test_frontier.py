@@ -3,25 +3,10 @@
 import json
 import sys
 
-import pytest
-
-from runner.cli import main
 from runner.frontier import Frontier, Point, budgets, draw_frontier, merged, undominated
 
 SMALL = ("frontier", "moe", "--config", "tiny", "--deploy", "prefill", "--points", "2")
 MIB = 2**20
-
-
-@pytest.fixture
-def call(capsys):
-    def run(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return ended.value.code or 0, out, err
-
-    return run
 
 
 def test_only_points_that_nothing_beats_are_kept():

@@ -5,23 +5,10 @@ import json
 import pytest
 from programs import random_program
 
-from runner.cli import main
 from runner.schedule import Begin, End, Submit
 from runner.schedule_diff import any_trip, scope_differences, scope_rows, side_of
 
 SMALL = ("--config", "tiny", "--set", "num_hidden_layers=3")
-
-
-@pytest.fixture
-def call(capsys):
-    def run(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return ended.value.code or 0, out, err
-
-    return run
 
 
 def written(call, folder, scheduler):

@@ -7,7 +7,6 @@ import pytest
 from programs import random_program
 
 from runner.capacity import fits, ring_loads, robust_heap
-from runner.cli import main
 from runner.commands_size import deployments
 from runner.progress import lagging
 from runner.ring_sizes import RingSizes
@@ -15,18 +14,6 @@ from runner.sizes import device_sizes
 
 SMALL = ("--config", "tiny", "--set", "num_hidden_layers=3")
 GIB = 2**30
-
-
-@pytest.fixture
-def call(capsys):
-    def run(*arguments):
-        with pytest.raises(SystemExit) as ended:
-            main([str(a) for a in arguments])
-        out, err = capsys.readouterr()
-        assert "Traceback" not in err
-        return ended.value.code or 0, out, err
-
-    return run
 
 
 @pytest.mark.parametrize("seed", range(0, 40, 2))
