@@ -8,14 +8,16 @@ verifies or executes works on a `Schedule` and needs no `Program`: recorded and 
 from __future__ import annotations
 
 import gc
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from operator import add
 from typing import Protocol
 
 from runner.errors import Mark
-from runner.program import Program, Task, Trips
+from runner.program import Program, Trips
 from runner.records import LARGE, builder, collector_off
-from runner.spec import TensorSpec, round_up
+from runner.spec import block_bytes
 
 NUM_RINGS = 4
 
@@ -164,6 +166,8 @@ class PlacedScope:
     mark: Mark | None = None
 
 
+placed_task: Callable[[int, tuple[int, ...]], PlacedTask] = builder(PlacedTask)
+
 PlacedItem = PlacedTask | PlacedAlloc | PlacedRead | PlacedLoop | PlacedScope
 
 
@@ -177,18 +181,21 @@ _new_slot, _new_submission, _new_scope = builder(Slot), builder(Submission), bui
 _new_begin, _new_end, _new_step = builder(Begin), builder(End), builder(Submit)
 
 
-@dataclass
+_NOWHERE = -1
+
+
 class _Lowering:
     """State of one `lower` call."""
 
-    program: Program
-    submissions: list[Submission] = field(default_factory=list)
-    scopes: list[ScopeInfo] = field(default_factory=list)
-    steps: list[Step] = field(default_factory=list)
-    of_task: dict[int, int] = field(default_factory=dict)  # task -> submission
-    owner: dict[int, int] = field(default_factory=dict)  # tensor -> submission whose block holds it
-    unseen: set[int] = field(default_factory=set)  # tasks in manual scopes
-    sizes: dict[int, int] = field(default_factory=dict)  # id of a spec -> aligned bytes
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.submissions: list[Submission] = []
+        self.scopes: list[ScopeInfo] = []
+        self.steps: list[Step] = []
+        self.of_task = [_NOWHERE] * len(program.tasks)  # the task's submission
+        self.owner = [_NOWHERE] * len(program.tensors)  # the submission in whose block the tensor lies
+        self.unseen: set[int] = set()  # tasks in manual scopes
+        self.sizes = block_bytes([tensor.spec for tensor in program.tensors])
 
     def place(self, items: Sequence[PlacedItem], depth: int, mode: str) -> None:
         for item in items:
@@ -217,46 +224,57 @@ class _Lowering:
     def writers(self, trips: Trips) -> tuple[int, ...]:
         return tuple(sorted({self.of_task[t] for t in trips.waits}))
 
-    def submit(self, submission: Submission) -> int:
-        index = len(self.submissions)
+    def submit(self, submission: Submission) -> None:
+        self.steps.append(_new_step(len(self.submissions)))
         self.submissions.append(submission)
-        self.steps.append(_new_step(index))
-        for slot in submission.slots:
-            assert slot.tensor not in self.owner, f"tensor {slot.name!r} is placed twice"
-            self.owner[slot.tensor] = index
-        return index
 
     def alloc(self, item: PlacedAlloc) -> None:
-        tensors = self.program.tensors
-        slots, end = [], 0
-        for i, tensor in enumerate(item.tensors):
-            size = self.size_bytes(tensors[tensor].spec)
-            offset = end if item.offsets is None else item.offsets[i]
-            slots.append(_new_slot(tensor, offset, size, tensors[tensor].name))
-            end = max(end, offset + size)
-        mark = item.mark or tensors[item.tensors[0]].mark
-        self.submit(Submission(item.name or "alloc", max(end, item.size_bytes), tuple(slots), mark=mark))
+        sizes = [self.sizes[tensor] for tensor in item.tensors]
+        offsets = item.offsets or (0, *accumulate(sizes))
+        slots = self.slots(item.tensors, offsets, sizes)
+        end = max(map(add, offsets, sizes), default=0)
+        mark = item.mark or self.program.tensors[item.tensors[0]].mark
+        self.submit(Submission(item.name or "alloc", max(end, item.size_bytes), slots, mark=mark))
+
+    def slots(self, tensors: Sequence[int], offsets: Sequence[int], sizes: Sequence[int]) -> tuple[Slot, ...]:
+        """Places in the block of the next submission."""
+        owner, known, index = self.owner, self.program.tensors, len(self.submissions)
+        names = []
+        for tensor in tensors:
+            name = known[tensor].name
+            assert owner[tensor] == _NOWHERE, f"tensor {name!r} is placed twice"
+            owner[tensor] = index
+            names.append(name)
+        return tuple(map(_new_slot, tensors, offsets, sizes, names))
 
     def task(self, item: PlacedTask, mode: str) -> None:
         task = self.program.tasks[item.task]
         of_task, owner = self.of_task, self.owner
-        holds = set(map(owner.__getitem__, task.uses))
+        holds = {owner[tensor] for tensor in task.uses}
         slots: tuple[Slot, ...] = ()
         size_bytes = 0
         if task.creates:
-            slots, size_bytes = self.slots(task, holds)
-            if task.op is None and not slots:
+            own = [tensor for tensor in task.creates if owner[tensor] == _NOWHERE]
+            if len(own) < len(task.creates):
+                holds.update([owner[tensor] for tensor in task.creates if owner[tensor] != _NOWHERE])
+            if own:
+                sizes = [self.sizes[tensor] for tensor in own]
+                slots = self.slots(own, (0, *accumulate(sizes)), sizes)
+                size_bytes = sum(sizes)
+            elif task.op is None:
                 of_task[task.id] = owner[task.creates[0]]  # an alloc whose tensors all went elsewhere
                 return
-        waits = set(map(of_task.__getitem__, (*item.extra_waits, *task.after)))
+        waits = {of_task[t] for t in item.extra_waits}
+        waits.update([of_task[t] for t in task.after])
         if mode == "manual":  # rule 8: nothing is inferred, so only an explicit edge to a creator keeps its block alive
             holds &= waits
             self.unseen.add(task.id)
         elif self.unseen:  # ... and what such a task writes is not noted, so nobody waits for it
             waits.update([of_task[t] for t in task.waits if t not in self.unseen], holds)
         else:
-            waits.update(map(of_task.__getitem__, task.waits), holds)
-        of_task[task.id] = self.submit(
+            waits.update([of_task[t] for t in task.waits], holds)
+        of_task[task.id] = len(self.submissions)
+        self.submit(
             _new_submission(
                 task.path,
                 size_bytes,
@@ -270,27 +288,6 @@ class _Lowering:
                 task.mark,
             )
         )
-
-    def slots(self, task: Task, holds: set[int]) -> tuple[tuple[Slot, ...], int]:
-        """Places in its own block of what the task creates, and the block's bytes; blocks that others lie in join `holds`."""
-        owner, tensors = self.owner, self.program.tensors
-        slots, end = [], 0
-        for tensor in task.creates:
-            block = owner.get(tensor)
-            if block is not None:
-                holds.add(block)
-                continue
-            size = self.size_bytes(tensors[tensor].spec)
-            slots.append(_new_slot(tensor, end, size, tensors[tensor].name))
-            end += size
-        return tuple(slots), end
-
-    def size_bytes(self, spec: TensorSpec) -> int:
-        """Bytes of a tensor in a block."""
-        size = self.sizes.get(id(spec))
-        if size is None:
-            size = self.sizes[id(spec)] = round_up(spec.size_bytes)
-        return size
 
 
 def lower(program: Program, items: Sequence[PlacedItem], strategy: str = "") -> Schedule:

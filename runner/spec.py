@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
 
@@ -46,3 +47,15 @@ class TensorSpec:
 
     def __str__(self) -> str:
         return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+def block_bytes(specs: Iterable[TensorSpec]) -> list[int]:
+    """Bytes of each tensor in a block. Many tensors share a spec, which is measured once."""
+    sizes: dict[int, int] = {}
+    found = []
+    for spec in specs:
+        size = sizes.get(id(spec))
+        if size is None:
+            size = sizes[id(spec)] = round_up(spec.size_bytes)
+        found.append(size)
+    return found

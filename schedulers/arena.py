@@ -24,6 +24,9 @@ SEARCH_UP_TO = 40
 ROUNDS, EFFORT = 500, 60_000
 """Orders that are tried at most, and tensors that are placed in all of them together."""
 
+MAX_PAIRS = 8_000_000
+"""With more pairs of tensors alive at once than this, they are found anew for every order."""
+
 STARTS: tuple[Callable[[Problem], tuple[Ints, Ints]], ...] = (
     lambda p: (-p.size, p.first - p.end),
     lambda p: (p.first - p.end, -p.size),
@@ -75,47 +78,72 @@ class Problem:
         return max(top, int(live_units(self.first, self.end, self.size, int(self.end.max())).max(initial=0)))
 
 
-def first_fit(problem: Problem, order: Ints) -> Ints:
-    """Offsets when tensors are placed in this order, each at the lowest place that is free during its life."""
-    first, end, size = problem.first, problem.end, problem.size
-    placed = np.flatnonzero(problem.fixed >= 0)
-    num = len(placed)
-    starts, ends, lows, highs = (np.zeros(len(size), np.int64) for _ in range(4))
-    starts[:num], ends[:num] = first[placed], end[placed]
-    lows[:num], highs[:num] = problem.fixed[placed], problem.fixed[placed] + size[placed]
-    placed = np.concatenate([placed, np.zeros(len(size) - num, np.int64)])
-    offsets = problem.fixed.copy()
-    for tensor in order.tolist():
-        meets = (starts[:num] < end[tensor]) & (ends[:num] > first[tensor])
-        low = -1
+class _Neighbours:
+    """Which tensors live at the same time as another one, listed once for all orders if there are not too many pairs."""
+
+    def __init__(self, begin: Ints | Floats, end: Ints | Floats) -> None:
+        self.begin, self.end = begin, end
+        self.rows: list[Ints] | None = None
+        by_begin = np.argsort(begin, kind="stable")
+        # Of two that overlap, one begins while the other is alive: those after it in this order, up to its end.
+        place = np.arange(len(begin))
+        later = np.maximum(np.searchsorted(begin[by_begin], end[by_begin]) - place - 1, 0)
+        num_pairs = int(later.sum())
+        if num_pairs <= MAX_PAIRS:
+            one = np.repeat(place, later)
+            other = one + 1 + np.arange(num_pairs) - np.repeat(np.cumsum(later) - later, later)
+            one, other = by_begin[one], by_begin[other]
+            both = end[other] > begin[one]
+            one, other = one[both], other[both]
+            owners, values = np.concatenate([one, other]), np.concatenate([other, one])
+            cuts = np.cumsum(np.bincount(owners, minlength=len(begin)))[:-1]
+            self.rows = np.split(values[np.argsort(owners, kind="stable")], cuts)
+
+    def of(self, tensor: int) -> Ints:
+        if self.rows is not None:
+            return self.rows[tensor]
+        return ((self.begin < self.end[tensor]) & (self.end > self.begin[tensor])).nonzero()[0]
+
+
+class FirstFit:
+    """Places tensors in any order, each at the lowest place that is free during its life."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        self.in_order = _Neighbours(problem.first, problem.end)
+        self.in_time: _Neighbours | None = None
         if problem.begin is not None and problem.finish is not None:
-            others = placed[:num]
-            at_once = (problem.begin[others] < problem.finish[tensor]) & (problem.finish[others] > problem.begin[tensor])
-            placed[num] = tensor
-            hit = np.flatnonzero(meets | at_once)
-            low = _lowest_gap(lows[hit], highs[hit], int(size[tensor]), problem.wall)
-        if low < 0 or low + size[tensor] > problem.soft_limit > 0:
-            hit = np.flatnonzero(meets)
-            low = _lowest_gap(lows[hit], highs[hit], int(size[tensor]), problem.wall)
-        offsets[tensor] = low
-        starts[num], ends[num] = first[tensor], end[tensor]
-        lows[num], highs[num] = low, low + size[tensor]
-        num += 1
-    return offsets
+            self.in_time = _Neighbours(problem.begin, problem.finish)
+
+    def offsets(self, order: Ints) -> Ints:
+        """Offsets of all tensors when the free ones come in this order."""
+        problem, wall = self.problem, self.problem.wall
+        lows, highs = problem.fixed.copy(), problem.fixed + problem.size
+        sizes, most = problem.size.tolist(), problem.soft_limit
+        for tensor in order.tolist():
+            meets, size, low = self.in_order.of(tensor), sizes[tensor], -1
+            if self.in_time is not None:
+                low = _lowest_gap(lows, highs, np.concatenate([meets, self.in_time.of(tensor)]), size, wall)
+            if low < 0 or low + size > most > 0:
+                low = _lowest_gap(lows, highs, meets, size, wall)
+            lows[tensor], highs[tensor] = low, low + size
+        return lows
 
 
-def _lowest_gap(lows: Ints, highs: Ints, size: int, wall: int) -> int:
-    """The lowest offset where `size` fits between the intervals `[low, high)` without straddling a multiple of `wall`."""
-    if not len(lows):
+def _lowest_gap(all_lows: Ints, all_highs: Ints, others: Ints, size: int, wall: int) -> int:
+    """The lowest offset where `size` fits between the intervals `[low, high)` of `others` without straddling a multiple of
+    `wall`; those with a negative low have no place yet."""
+    lows, highs = all_lows[others], all_highs[others]
+    by_low = lows.argsort()[np.count_nonzero(lows < 0) :]
+    if not len(by_low):
         return 0
-    by_low = np.argsort(lows, kind="stable")
-    lows, highs = lows[by_low], highs[by_low]
+    lows = lows[by_low]
     floors = np.empty(len(lows) + 1, np.int64)
     floors[0] = 0
-    np.maximum.accumulate(highs, out=floors[1:])
+    np.maximum.accumulate(highs[by_low], out=floors[1:])
     if wall:
         floors = np.where(floors % wall + size > wall, -(-floors // wall) * wall, floors)
-    gaps = np.flatnonzero(lows - floors[:-1] >= size)
+    gaps = (lows - floors[:-1] >= size).nonzero()[0]
     return int(floors[gaps[0]] if len(gaps) else floors[-1])
 
 
@@ -151,10 +179,11 @@ def _greedy(problem: Problem, free: Ints, goal: int, rounds: int) -> Ints:
     lowest = 0
     ranks = [_ranked(np.lexsort((free, minor[free], major[free]))) for major, minor in (keys(problem) for keys in STARTS)]
     rng = np.random.default_rng(0)
+    first_fit = FirstFit(problem)
     for at in range(max(1, rounds)):
         # Every start once, then each for its share of the rounds that are left.
         start = at if at < len(ranks) else (at - len(ranks)) * len(ranks) // max(1, rounds - len(ranks))
-        offsets = first_fit(problem, free[np.argsort(ranks[start], kind="stable")])
+        offsets = first_fit.offsets(free[np.argsort(ranks[start], kind="stable")])
         height = _height(problem, offsets)
         if best is None or height < lowest:
             best, lowest = offsets, height

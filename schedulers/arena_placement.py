@@ -11,7 +11,7 @@ import numpy as np
 
 from runner.program import Span
 from runner.ring_heap import MAX_BLOCK_BYTES
-from runner.schedule import NUM_RINGS, PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask
+from runner.schedule import NUM_RINGS, PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask, placed_task
 from runner.spec import BLOCK_ALIGN
 from schedulers.arena import EFFORT, STARTS, Packing, Problem, pack, pack_bins
 from schedulers.fold import Fold, Template, kept_locals, template, unfold_offsets
@@ -212,7 +212,7 @@ def arena_waits(fold: Fold, lives: Lives, waits: Rows, offsets: np.ndarray) -> l
     return found
 
 
-def scoped_items(span: Span, extra: Sequence[Sequence[int]], depth: int) -> list[PlacedItem]:
+def scoped_items(span: Span, extra: Sequence[tuple[int, ...]], depth: int) -> list[PlacedItem]:
     """The items of a span inside a scope of `depth - 1`; trips of long loops get scopes, while rings are left, and so do long
     runs.
 
@@ -246,7 +246,7 @@ def _num_tasks(span: Span) -> int:
 
 @dataclass(frozen=True)
 class _Scoped:
-    extra: Sequence[Sequence[int]]
+    extra: Sequence[tuple[int, ...]]
     wrapped: set[int]
 
     def items(self, span: Span, depth: int) -> list[PlacedItem]:
@@ -258,7 +258,7 @@ class _Scoped:
         extra = self.extra
         for item in span.items:
             if isinstance(item, int):
-                items.append(PlacedTask(item, tuple(extra[item])))
+                items.append(placed_task(item, extra[item]))
             elif item.kind == "read":
                 assert item.trips is not None
                 items.append(PlacedRead(item.trips))

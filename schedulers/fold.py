@@ -141,12 +141,8 @@ class _Folder:
     made: Ints = field(init=False)  # locals in the order in which tasks create them
 
     def __post_init__(self) -> None:
-        program = self.lives.program
-        index = {tensor: k for k, tensor in enumerate(self.lives.locals.tolist())}
-        creates = Rows.of([task.creates for task in program.tasks])
-        mine = np.fromiter((index.get(t, -1) for t in creates.values.tolist()), np.int64, len(creates.values))
-        self.created = creates.starts
-        self.made = mine
+        creates = Rows.of([task.creates for task in self.lives.program.tasks])
+        self.created, self.made = creates.starts, np.searchsorted(self.lives.locals, creates.values)
 
     def loops_in(self, span: Span) -> Iterator[FoldedLoop]:
         """Folded loops inside a span, in order, those inside folded ones left to them."""
@@ -172,11 +168,13 @@ class _Folder:
             return None
         if not self._alike(start, size, len(trips)):
             return None
-        inner = [tuple(self.loops_in(trip)) for trip in trips]
-        shapes = {tuple(loop.shape(start + k * size) for loop in loops) for k, loops in enumerate(inner)}
-        reads = {tuple(self._reads(trip, start, k, size)) for k, trip in enumerate(trips)}
-        if len(shapes) > 1 or len(reads) > 1:
-            return None
+        inner: list[tuple[FoldedLoop, ...]] = [()] * KEPT_TRIPS
+        if any(isinstance(item, Span) for trip in trips for item in trip.items):
+            inner = [tuple(self.loops_in(trip)) for trip in trips]
+            shapes = {tuple(loop.shape(start + k * size) for loop in loops) for k, loops in enumerate(inner)}
+            reads = {tuple(self._reads(trip, start, k, size)) for k, trip in enumerate(trips)}
+            if len(shapes) > 1 or len(reads) > 1:
+                return None
         first, last = int(self.created[start]), int(self.created[end])
         base = int(self.made[first]) if last > first else 0
         num_locals = (last - first) // len(trips)

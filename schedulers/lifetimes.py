@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.program import Program, Span, Trips
-from runner.spec import BLOCK_ALIGN, round_up
+from runner.spec import BLOCK_ALIGN, block_bytes
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -87,16 +87,23 @@ def live_units(first: Ints, end: Ints, size: Ints, num_times: int) -> Ints:
     return np.cumsum(change[:-1])
 
 
-def host_reads(span: Span, next_task: int = 0) -> Iterator[tuple[int, Trips]]:
+def host_reads(span: Span) -> list[tuple[int, Trips]]:
     """Every `Trips` that the submitting thread evaluates, with the id of the task submitted next."""
-    if span.trips is not None:
-        yield next_task, span.trips
-    for item in span.items:
-        if isinstance(item, int):
-            next_task = item + 1
-        else:
-            yield from host_reads(item, next_task)
-            next_task = max(next_task, last_task(item) + 1)
+    found: list[tuple[int, Trips]] = []
+    next_task = 0
+
+    def visit(span: Span) -> None:
+        nonlocal next_task
+        if span.trips is not None:
+            found.append((next_task, span.trips))
+        for item in span.items:
+            if isinstance(item, int):
+                next_task = item + 1
+            else:
+                visit(item)
+
+    visit(span)
+    return found
 
 
 def last_task(span: Span) -> int:
@@ -111,7 +118,8 @@ def last_task(span: Span) -> int:
 def lives_of(program: Program) -> Lives:
     """Lives of all local tensors of a program; tensors that nothing touches live for the time of their alloc alone."""
     tasks, tensors = program.tasks, program.tensors
-    local_ids = np.fromiter((t.id for t in tensors if t.is_local), np.int64)
+    own = [tensor for tensor in tensors if tensor.is_local]
+    local_ids = np.array([tensor.id for tensor in own], np.int64)
     index = np.full(len(tensors) + 1, -1, np.int64)
     index[local_ids] = np.arange(len(local_ids))
     named = named_allocs(program)
@@ -136,7 +144,7 @@ def lives_of(program: Program) -> Lives:
     for tensor in program.outputs.values():  # a result is read after the last task
         if index[tensor] >= 0:
             last[index[tensor]] = scope_last[index[tensor]] = len(tasks) - 1
-    size = np.fromiter((round_up(tensors[t].spec.size_bytes) // BLOCK_ALIGN for t in local_ids.tolist()), np.int64)
+    size = np.array(block_bytes([tensor.spec for tensor in own]), np.int64) // BLOCK_ALIGN
     return Lives(program, local_ids, size, first, last + 1, touches, scope_last + 1)
 
 

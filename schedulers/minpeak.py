@@ -60,8 +60,8 @@ EXACT_UP_TO = 12
 SEARCH_UP_TO = 40
 """Programs with at most this many tasks get the same search with fewer labels; larger ones the one over intervals."""
 
-GROUPS = (1, 2, 4, 8, 16, 32, 64)
-"""How many trips of a loop get bytes of their own, where bytes are to be had."""
+GROUPS = (64, 8, 1)
+"""How many trips of a loop get bytes of their own, where bytes are to be had; tried in this order."""
 
 STRETCHES = (None, 0.02, 0.0, 0.1, 0.005, -0.01, 0.3)
 """Shares of the run's length by which the time of a tensor is stretched: while there is room, only what begins later reuses its
@@ -185,8 +185,14 @@ class _Planner:
     def stop(self) -> bool:
         return time.monotonic() > self.deadline
 
-    def folded(self, group: int) -> Fold:
-        return regroup(self.fold, group) if group > 1 else self.fold
+    def grouped(self) -> Iterator[tuple[int, Fold]]:
+        """The folds with many trips in a group, some, and one; each fold once."""
+        before: Fold | None = None
+        for group in GROUPS if self.fold.loops else (1,):
+            folded = regroup(self.fold, group) if group > 1 else self.fold
+            if before is None or folded.loops != before.loops:
+                yield group, folded
+            before = folded
 
     def plan(self) -> Plan:
         if self.options.objective == "makespan":
@@ -268,8 +274,7 @@ class _Planner:
 
     def _free_overlap(self, height: int) -> tuple[Fold, Arenas] | None:
         """An arena no higher than `height` in which what can run side by side shares as little as possible."""
-        for group in (GROUPS[-1], 8, 1) if self.fold.loops else (1,):
-            folded = self.folded(group)
+        for _, folded in self.grouped():
             arenas = one_arena(folded, self.lives, in_task_lengths(folded, self.lives, self.waits), height)
             if arenas.height <= height:
                 return folded, arenas
@@ -352,10 +357,9 @@ class _Planner:
         budget = self.options.budget_bytes
         most = 0 if budget is None else budget // BLOCK_ALIGN - (NUM_RINGS - 1)
         for stretch in STRETCHES:
-            for group in GROUPS[::-3] if self.fold.loops else (1,):
+            for group, folded in self.grouped():
                 if self.stop():
                     return
-                folded = self.folded(group)
                 if stretch is None:
                     apart = in_task_lengths(folded, self.lives, self.waits)
                 else:

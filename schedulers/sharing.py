@@ -9,7 +9,6 @@ every touch of the old ones, whatever runs in between.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from math import prod
 
@@ -123,8 +122,8 @@ class _Weaver:
     def __init__(self, fold: Fold, waits: Rows, touches: Rows, before: Mapping[int, Sequence[int]]) -> None:
         self.fold, self.waits, self.touches, self.before = fold, waits, touches, before
         self.order = Order()
-        self.place = np.full(len(waits), -1, np.int64)
-        self.place[fold.kept] = np.arange(len(fold.kept))
+        self.stands_in, self.clones = fold.stands_in.tolist(), fold.clones.tolist()
+        self.place = dict(zip(fold.kept.tolist(), range(len(fold.kept)), strict=True))
         self.firsts: dict[int, list[int]] = {}  # tensor with tenants before it -> places of its first touches so far
         self.touchers: dict[int, list[int]] = {t: [] for olds in before.values() for t in olds}
         self.lasts: dict[int, list[int]] = {}
@@ -161,20 +160,16 @@ class _Weaver:
 
     def _natural(self, task: int) -> list[int]:
         """Places that `task` waits for by itself; a place that stands for many only if `task` comes after all of them."""
-        row = self.waits.values[self.waits.starts[task] : self.waits.starts[task + 1]]
-        if not self.fold.loops or not len(row):
-            return self.place[row].tolist()
-        row = np.unique(row)
-        alike = self.fold.stands_in[row].tolist()
-        counts = Counter(alike)
-        latest = dict(zip(alike, row.tolist(), strict=True))
+        alike: dict[int, list[int]] = {}
+        for wait in set(self.waits.row(task)):
+            alike.setdefault(self.stands_in[wait], []).append(wait)
         found = []
-        for kept, count in counts.items():
-            loops = self._outside(kept, task)
+        for kept, waits in alike.items():
+            loops = self._outside(kept, task) if self.clones[kept] > 1 else []
             expected = prod(loop.num_trips - 1 for loop in loops)
-            is_last = latest[kept] == kept + sum(loop.num_tasks * (loop.num_trips - 2) for loop in loops)
-            if count == expected or (is_last and all(self._chained(kept, loop) for loop in loops)):
-                found.append(int(self.place[kept]))
+            is_last = max(waits) == kept + sum(loop.num_tasks * (loop.num_trips - 2) for loop in loops)
+            if len(waits) == expected or (is_last and all(self._chained(kept, loop) for loop in loops)):
+                found.append(self.place[kept])
         return found
 
     def _outside(self, kept: int, task: int) -> list[FoldedLoop]:
@@ -193,8 +188,8 @@ class _Weaver:
 
     def _chained(self, kept: int, loop: FoldedLoop) -> bool:
         """Whether edges order `kept` after its twin in the trip before: then its last clone comes after all others."""
-        place = int(self.place[kept])
-        bit = self.order.bit(int(self.place[kept - loop.num_tasks]), place)
+        place = self.place[kept]
+        bit = self.order.bit(self.place[kept - loop.num_tasks], place)
         return bool(bit and self.order.seen(place, place) & bit)
 
     def _clones(self, source: int, task: int) -> list[int]:

@@ -17,7 +17,7 @@ import pytest
 
 from runner.commands_common import console, program_of, resolve, table
 from runner.spec import BLOCK_ALIGN
-from schedulers.arena import Problem, first_fit, pack
+from schedulers.arena import FirstFit, Problem, pack
 from schedulers.fold import fold, template
 from schedulers.lifetimes import Rows, lives_of
 from schedulers.minpeak import plan
@@ -41,7 +41,7 @@ CASES = {
 
 def in_order(problem: Problem) -> int:
     """Height when tensors go to the lowest place that is free, in the order in which they are made."""
-    return int((first_fit(problem, np.argsort(problem.first, kind="stable")) + problem.size).max())
+    return int((FirstFit(problem).offsets(np.argsort(problem.first, kind="stable")) + problem.size).max())
 
 
 def best_fit_by_size(problem: Problem) -> int:
