@@ -169,7 +169,7 @@ def test_growth(capsys):
         print("\nlayers      tasks   expand s  minpeak s    tasks/s of minpeak")
     gc.disable()
     try:
-        for layers in (1, 2, 4, 8, 16, 32, 43, 64):
+        for layers in (1, 2, 4, 8, 16, 32, 43, 70):
             ratios = [0, 0, *([4, 128] * layers)][:layers]
             sets = (f"num_hidden_layers={layers}", f"compress_ratios={[*ratios, 0]}", "recv_layout=ragged")
             program, expanding = _timed(lambda sets=sets: _program("prefill_fwd", 8, *sets))
