@@ -53,7 +53,7 @@ class Lives:
     size     in units of 1,024 bytes
     first    time of the first touch
     end      time after the last touch: the tensor lives in `[first, end)`
-    touches  per task the locals (as indices into `locals`) that it touches; nothing for an alloc, unless `after:` names it
+    touches  per task the locals (as indices into `locals`) that it touches; nothing for most allocs (see `lives_of`)
     scope_end  like `end`, but a value read on the host counts as a touch by the next task: its scope must still be open then
     """
 
@@ -115,14 +115,18 @@ def last_task(span: Span) -> int:
     return -1
 
 
-def lives_of(program: Program) -> Lives:
-    """Lives of all local tensors of a program; tensors that nothing touches live for the time of their alloc alone."""
+def lives_of(program: Program, *, allocs_touch: bool = True) -> Lives:
+    """Lives of all local tensors of a program; tensors that nothing touches live for the time of their alloc alone.
+
+    An alloc that `after:` names touches what it creates, whose block must be there when the alloc's turn comes, unless
+    `allocs_touch` is False: an arena's block always is, and an alloc without a block of its own runs nothing that could wait.
+    """
     tasks, tensors = program.tasks, program.tensors
     own = [tensor for tensor in tensors if tensor.is_local]
     local_ids = np.array([tensor.id for tensor in own], np.int64)
     index = np.full(len(tensors) + 1, -1, np.int64)
     index[local_ids] = np.arange(len(local_ids))
-    named = named_allocs(program)
+    named = named_allocs(program) if allocs_touch else frozenset()
     touched = Rows.of([task.creates + task.uses if task.op is not None or task.id in named else () for task in tasks])
     touches = Rows(touched.starts, index[touched.values])
     first = np.full(len(local_ids), len(tasks), np.int64)

@@ -42,7 +42,7 @@ from schedulers.boundaries import boundaries
 from schedulers.bounds import chain_bound
 from schedulers.fold import Fold, fold, regroup, template, unfolded
 from schedulers.interval_cuts import cut_intervals
-from schedulers.lifetimes import Floats, Rows, lives_of
+from schedulers.lifetimes import Floats, Rows, lives_of, named_allocs
 from schedulers.manual import manual_layout
 from schedulers.reorder import reordered
 from schedulers.scope_placement import place_scopes
@@ -177,7 +177,8 @@ class _Planner:
         self.program, self.options = program, options
         self.run_us = 0.0
         self.deadline = time.monotonic() + options.time_limit_s
-        self.lives = lives_of(program)
+        self.lives = lives_of(program, allocs_touch=False)  # for arenas
+        self.block_lives = lives_of(program) if named_allocs(program) else self.lives  # for blocks in scopes
         self.waits = Rows.of([task.waits + task.after for task in program.tasks])
         small = len(program.tasks) <= FOLD_FROM
         self.fold = unfolded(len(program.tasks)) if small else fold(self.lives, self.waits)
@@ -211,7 +212,7 @@ class _Planner:
                 self.options.progress(best.name, self._value(best, goal))
             if self._value(best, goal) <= bound + (self._idle(best, goal) if self.fold.loops else 0):
                 break
-            enough = enough or goal.floor(chain_bound(self.lives)) * BLOCK_ALIGN
+            enough = enough or goal.floor(chain_bound(self.block_lives)) * BLOCK_ALIGN
             if self._value(best, goal) <= enough:
                 break
         assert best is not None
@@ -242,9 +243,9 @@ class _Planner:
 
     def _bound(self, goal: Goal) -> tuple[int, str]:
         """Bytes that no placement under the objective can do without, and which bound says so."""
-        peak = self.lives.peak_live_bytes // BLOCK_ALIGN
         shares = self.options.share and not self.options.written
-        chain = peak if shares else chain_bound(self.lives)
+        peak = (self.lives if shares else self.block_lives).peak_live_bytes // BLOCK_ALIGN
+        chain = peak if shares else chain_bound(self.block_lives)
         return goal.floor(chain) * BLOCK_ALIGN, "chain" if chain > peak else "peak_live"
 
     # --- fewest bytes -------------------------------------------------------------------------------------------------
@@ -281,7 +282,7 @@ class _Planner:
         return None
 
     def _scoped(self, goal: Goal) -> _Candidate:
-        lives = self.lives
+        lives = self.block_lives
         marks, loops = boundaries(self.program.body, lives.num_times)
         whole = Lifetimes(lives.first, np.maximum(lives.end, lives.scope_end), lives.size, lives.num_times)
         if lives.num_times <= SEARCH_UP_TO:

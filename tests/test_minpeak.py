@@ -18,6 +18,7 @@ from runner.ring_sizes import RingSizes
 from runner.routing import routing_source
 from runner.schedule import Schedule
 from runner.timed import timed, uniform_timing
+from runner.verify import verify
 from schedulers import fold, get_scheduler, minpeak
 from schedulers.lifetimes import Rows, lives_of
 from schedulers.minpeak import plan
@@ -159,3 +160,28 @@ def test_reordering_lowers_the_peak_and_keeps_the_results() -> None:
         got = run_shuffled(new_order, found.schedule, safe_sizes(found.schedule), trips, seed)
         assert got == run_in_order(program, trips), f"seed {seed}"
     assert lower > 5
+
+
+def naming_allocs(program: Program, rng: random.Random) -> Program:
+    """Some tasks name in `after:` the alloc of a tensor that they use."""
+    alloc_of = {tensor: task.id for task in program.tasks if task.op is None for tensor in task.creates}
+    tasks = []
+    for task in program.tasks:
+        allocs = {alloc_of[tensor] for tensor in task.uses if tensor in alloc_of and rng.random() < 0.5}
+        tasks.append(replace(task, after=tuple(sorted({*task.after, *allocs}))) if task.op is not None else task)
+    return replace(program, tasks=tuple(tasks))
+
+
+@pytest.mark.parametrize("share", [True, False], ids=["share", "no-share"])
+def test_waiting_for_an_alloc_stands_for_no_other_edge(share: bool) -> None:
+    """An alloc runs nothing: whoever comes after it has still to wait for the former tenants of its bytes."""
+    num_named = 0
+    for seed in range(150):
+        rng = random.Random(seed)
+        program = naming_allocs(random_program(seed), rng)
+        num_named += any(program.tasks[a].op is None for task in program.tasks for a in task.after)
+        schedule = plan(program, {"share": share}).schedule
+        assert not verify(schedule), f"seed {seed}"
+        trips = random_trips(program, rng)
+        assert run_shuffled(program, schedule, safe_sizes(schedule), trips, seed) == run_in_order(program, trips), f"seed {seed}"
+    assert num_named > 30
