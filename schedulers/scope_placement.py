@@ -23,7 +23,7 @@ NO_WAITS: tuple[int, ...] = ()
 
 @dataclass(frozen=True, slots=True)
 class Loop:
-    """A dynamic loop in a flat body: its number, its first task, and the flat body of each trip."""
+    """A dynamic loop in a flat body: its number, its first task (both -1 if it holds none), and the flat body of each trip."""
 
     number: int
     first: int
@@ -105,7 +105,7 @@ class ScopePlacement:
             at = _first_task(node)
             if run and at is not None and self.cuts[at] <= depth + 1:
                 close()
-            if isinstance(node, Loop) and (node.number < 0 or self.loop_level[node.number] <= depth + 1):
+            if isinstance(node, Loop) and node.number >= 0 and self.loop_level[node.number] <= depth + 1:
                 close()
                 items.append(PlacedLoop(node.trips, tuple(tuple(self._split(body, depth)) for body in node.bodies)))
             else:

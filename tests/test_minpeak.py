@@ -13,7 +13,7 @@ from runner.capacity import program_peak_live, ring_loads, safe_heap
 from runner.commands_common import registry, resolve
 from runner.expand import expand
 from runner.loader import GraphLibrary, find_graph
-from runner.program import Program
+from runner.program import Program, Span, Trips
 from runner.ring_sizes import RingSizes
 from runner.routing import routing_source
 from runner.schedule import Schedule
@@ -185,3 +185,24 @@ def test_waiting_for_an_alloc_stands_for_no_other_edge(share: bool) -> None:
         trips = random_trips(program, rng)
         assert run_shuffled(program, schedule, safe_sizes(schedule), trips, seed) == run_in_order(program, trips), f"seed {seed}"
     assert num_named > 30
+
+
+def with_empty_loops(program: Program, rng: random.Random) -> Program:
+    """The program with loops that run no trip, as routing leaves them, between its items."""
+    items: list[int | Span] = []
+    for item in program.body.items:
+        if rng.random() < 0.3:
+            items.append(Span("dynamic", f"empty{len(items)}", trips=Trips(f"empty{len(items)}", (), (), 0, lambda value: 0)))
+        items.append(item)
+    return replace(program, body=replace(program.body, items=tuple(items)))
+
+
+@pytest.mark.parametrize("share", [True, False], ids=["share", "no-share"])
+def test_loops_without_trips_end_no_scope(share: bool) -> None:
+    for seed in range(30):
+        rng = random.Random(seed)
+        program = with_empty_loops(random_program(seed, max_tasks=rng.choice((12, 60))), rng)
+        schedule = plan(program, {"share": share, "time_limit_s": 1e9}).schedule
+        assert not verify(schedule), f"seed {seed}"
+        trips = random_trips(program, rng)
+        assert run_shuffled(program, schedule, safe_sizes(schedule), trips, seed) == run_in_order(program, trips), f"seed {seed}"
