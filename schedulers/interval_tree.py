@@ -57,7 +57,7 @@ class _Trip:
 
 @dataclass(frozen=True)
 class _Item:
-    """A task, or (`trips`) a loop that is not cut between trips, from its place up to that of the next item."""
+    """From its place up to that of the next item: a task, one trip of a loop that may be parted, or a loop that may not."""
 
     start: int
     trips: tuple[Span, ...] = ()
@@ -94,13 +94,13 @@ class _Builder:
         for item, end in zip(items, ends, strict=True):
             inner = list(self._trips(item, end))
             if inner and self._weight(item.start, end) * NEGLIGIBLE >= self.peak * copies:
-                loops.setdefault(item.start, []).extend(inner)
+                loops[item.start] = inner
                 must |= {item.start, end}
         at = self._boundaries([item.start for item in items], must)
         steps: list[list[tuple[Body, int]]] = [[] for _ in at[1:]]
-        for start in sorted(loops):
+        for start, trips in loops.items():
             step = int(np.searchsorted(at, start, side="right")) - 1
-            steps[step] += [(self.body(inner, copies * inner.num_trips), inner.num_trips) for inner in loops[start]]
+            steps[step] += [(self.body(inner, copies * inner.num_trips), inner.num_trips) for inner in trips]
         kind = Kind(self._weights(at) // copies, tuple(tuple((body.kind, trips) for body, trips in step) for step in steps))
         return Body(at, tuple(tuple(body for body, _ in step) for step in steps), self._number(kind))
 
