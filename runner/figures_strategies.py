@@ -19,6 +19,7 @@ from runner.ring_sizes import RingSizes
 from runner.schedule import Schedule
 from runner.scope_stats import ring_stats
 from runner.timed import timed, uniform_timing
+from runner.verify import check
 from schedulers import get_scheduler
 
 GIB = 2**30
@@ -75,6 +76,7 @@ def compare(program: Program, strategies: Strategies = STRATEGIES) -> list[Row]:
 
 
 def _row(name: str, schedule: Schedule, least: int) -> Row:
+    check(schedule, allow_missing_edges=schedule.strategy == "manual")
     sizes = RingSizes.from_lists([GIB] * 4, [AMPLE] * 4, [AMPLE] * 4)
     run, lag = timed(schedule, sizes, uniform_timing(0.5, 20)), lagging(schedule, sizes)
     makespan = None if run.deadlock else run.makespan_us

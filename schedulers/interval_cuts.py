@@ -36,10 +36,19 @@ _STARTS = 6
 _NEAR = 0.05
 """Kinds whose weights differ by at most this part of the whole are taken for one while capacities are looked for."""
 
+_KEPT = 4
+"""Capacities whose scopes are worked out in full, the best first."""
+
 _SHARES = (1 / 16, 1 / 4, 1 / 32, 1 / 2, 1 / 8, 1.0)
 """Capacities that are tried first, as shares of the peak of live bytes."""
 
+_ROUGH = 0.7
+"""Share of the time in which kinds that are nearly alike are taken for one."""
+
 Three = tuple[int, int, int]
+
+Over = Callable[[float], bool]
+"""Whether this share of the time is over."""
 
 
 @dataclass(frozen=True)
@@ -74,22 +83,27 @@ def cover(kind: Kind, cap: int, deeper: Cover | None, steps: Sequence[int], whol
     num = len(kind.weights)
     width = 1 if whole else num
     held = kind.weights if deeper is None else kind.weights - deeper.best
-    fits = held <= cap
+    fits = np.triu(held <= cap, 1)
+    lowest, counts = fits.argmax(axis=0).tolist(), np.count_nonzero(fits, axis=0).tolist()
+    up_to = kind.weights.T.copy()
     best = np.full((num, width), _NONE, np.int64)  # lines are ends, columns are beginnings
     best[0, 0] = 0
     begin = np.full((width, num), -1, np.int64)
+    columns = np.arange(width)
     for j in range(1, num):
         i = min(j, width)
-        best[j, :i] = best[j - 1, :i] + steps[j - 1]
+        line = best[j, :i]
+        line[:] = best[j - 1, :i] + steps[j - 1]
         best[j, j : j + 1] = 0
-        starts = np.flatnonzero(fits[:j, j])
-        if len(starts):
-            got = best[starts, :i] + kind.weights[starts, j][:, None]
-            last = np.argmax(got, axis=0)
-            most = got[last, np.arange(i)]
-            better = most > best[j, :i]
-            best[j, :i][better] = most[better]
-            begin[:i, j][better] = starts[last[better]]
+        if counts[j]:
+            low = lowest[j]
+            starts = slice(low, j) if counts[j] == j - low else low + fits[low:j, j].nonzero()[0]
+            got = best[starts, :i] + up_to[j, starts, None]
+            last = got.argmax(axis=0)
+            most = got[last, columns[:i]]
+            better = most > line
+            line[better] = most[better]
+            begin[:i, j][better] = last[better] + low if isinstance(starts, slice) else starts[last[better]]
     return Cover(np.maximum(best.T, 0), begin)
 
 
@@ -216,25 +230,26 @@ def _alike(kinds: Sequence[Kind]) -> list[int]:
     return found
 
 
-def find_cuts(root: Body, kinds: Sequence[Kind], peak: int, goal: Goal, stop: Callable[[], bool]) -> list[tuple[int, int, int]]:
-    """Scopes as depth and two places of the axis; `peak` are the most units alive at once."""
-    rough = _Search(root, kinds, _alike(kinds), goal, stop)
+def find_cuts(root: Body, kinds: Sequence[Kind], peak: int, goal: Goal, over: Over) -> list[list[tuple[int, int, int]]]:
+    """The best ways found to set scopes, each as depth and two places of the axis; `peak` are the most units alive at once."""
+    rough = _Search(root, kinds, _alike(kinds), goal, lambda: over(_ROUGH))
     for c3, c2, c1 in product(dict.fromkeys(int(peak * share) for share in _SHARES), repeat=3):
         rough.value((c1, c2, c3))
     for caps in rough.best(_STARTS):
         rough.descend(caps)
-    exact = _Search(root, kinds, range(len(kinds)), goal, stop)
-    for caps in rough.best(_STARTS):
-        exact.value(caps)
+    exact = _Search(root, kinds, range(len(kinds)), goal, lambda: over(1.0))
+    for c1, c2, c3 in rough.best(_STARTS):
+        for more in (1 + _NEAR, 1):  # what was taken for alike may not fit by so much
+            exact.value((int(c1 * more), int(c2 * more), int(c3 * more)))
     exact.descend(exact.best(1)[0])
-    return exact.places(exact.best(1)[0])
+    return [exact.places(caps) for caps in exact.best(_KEPT)]
 
 
-def cut_intervals(
-    fold: Fold, one: Template, lives: Lives, loops: Sequence[Span], goal: Goal, stop: Callable[[], bool]
-) -> Scoping:
+def cut_intervals(fold: Fold, one: Template, lives: Lives, loops: Sequence[Span], goal: Goal, over: Over) -> Scoping:
     """A scoping of the whole program, never proved to be the best; `loops` are its dynamic loops, outer ones first."""
     axis = Axis(fold, lives.num_times)
     root, kinds = body_tree(axis, one, lives)
     peak = int(live_units(one.first, one.end, one.size, int(one.end.max(initial=0))).max(initial=0))
-    return unfold(axis, find_cuts(root, kinds, peak, goal, stop), one, lives, loops, fold)
+    # What dynamic loops demand of scopes changes what they need a little, so the best few are compared as they come out.
+    found = [unfold(axis, places, one, lives, loops, fold) for places in find_cuts(root, kinds, peak, goal, over)]
+    return min(found, key=lambda scoping: goal.value(scoping.need))

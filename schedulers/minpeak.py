@@ -176,15 +176,19 @@ class _Planner:
     def __init__(self, program: Program, options: Options) -> None:
         self.program, self.options = program, options
         self.run_us = 0.0
-        self.deadline = time.monotonic() + options.time_limit_s
+        self.began = time.monotonic()
         self.lives = lives_of(program, allocs_touch=False)  # for arenas
         self.block_lives = lives_of(program) if named_allocs(program) else self.lives  # for blocks in scopes
         self.waits = Rows.of([task.waits + task.after for task in program.tasks])
         small = len(program.tasks) <= FOLD_FROM
         self.fold = unfolded(len(program.tasks)) if small else fold(self.lives, self.waits)
 
+    def over(self, share: float) -> bool:
+        """Whether this share of the time is over."""
+        return time.monotonic() > self.began + share * self.options.time_limit_s
+
     def stop(self) -> bool:
-        return time.monotonic() > self.deadline
+        return self.over(1.0)
 
     def grouped(self) -> Iterator[tuple[int, Fold]]:
         """The folds with many trips in a group, some, and one; each fold once."""
@@ -289,7 +293,7 @@ class _Planner:
             width = WIDTHS[-1] if lives.num_times <= EXACT_UP_TO else WIDTHS[1]
             found = solve(whole, marks, goal, bound=self._bound(goal)[0] // BLOCK_ALIGN, max_width=width, stop=self.stop)
         else:
-            found = cut_intervals(self.fold, template(self.fold, lives), lives, loops, goal, self.stop)
+            found = cut_intervals(self.fold, template(self.fold, lives), lives, loops, goal, self.over)
         return _Candidate.of("scopes", self._lower(place_scopes(lives, loops, found)), goal.value(found.need) * found.complete)
 
     def _others(self) -> Iterator[_Candidate]:

@@ -25,7 +25,7 @@ from schedulers.scoping import TOTAL, WORST, Goal, Lifetimes, Scoping, solve
 
 def cut(program: Program, lives: Lives, how: Fold, goal: Goal) -> tuple[Scoping, Schedule]:
     _, loops = boundaries(program.body, lives.num_times)
-    found = cut_intervals(how, template(how, lives), lives, loops, goal, lambda: False)
+    found = cut_intervals(how, template(how, lives), lives, loops, goal, lambda share: False)
     return found, lower(program, place_scopes(lives, loops, found))
 
 
