@@ -182,6 +182,7 @@ _new_begin, _new_end, _new_step = builder(Begin), builder(End), builder(Submit)
 
 
 _NOWHERE = -1
+"""Submission of what is not placed yet."""
 
 
 class _Lowering:
@@ -273,6 +274,7 @@ class _Lowering:
             waits.update([of_task[t] for t in task.waits if t not in self.unseen], holds)
         else:
             waits.update([of_task[t] for t in task.waits], holds)
+        assert _NOWHERE not in waits, f"{task.path!r} is placed before what it waits for"
         of_task[task.id] = len(self.submissions)
         self.submit(
             _new_submission(

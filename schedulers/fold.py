@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from runner.program import Span
-from schedulers.lifetimes import Ints, Lives, Rows, last_task
+from schedulers.lifetimes import Ints, Lives, Rows, last_task, live_units
 
 KEPT_TRIPS = 2
 MIN_SAVED = 16
@@ -252,6 +252,11 @@ class Template:
     first: Ints
     end: Ints
     size: Ints
+
+    @property
+    def peak(self) -> int:
+        """The most units alive at once."""
+        return int(live_units(self.first, self.end, self.size, int(self.end.max(initial=0))).max(initial=0))
 
 
 def template(fold: Fold, lives: Lives) -> Template:

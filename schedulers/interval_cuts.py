@@ -22,7 +22,7 @@ from runner.program import Span
 from schedulers.fold import Fold, Template
 from schedulers.interval_axis import Axis, unfold
 from schedulers.interval_tree import Body, Kind, body_tree
-from schedulers.lifetimes import Ints, Lives, live_units
+from schedulers.lifetimes import Ints, Lives
 from schedulers.scoping import Four, Goal, Scoping
 
 _NONE = -(1 << 60)
@@ -35,9 +35,6 @@ _STARTS = 6
 
 _NEAR = 0.05
 """Kinds whose weights differ by at most this part of the whole are taken for one while capacities are looked for."""
-
-_KEPT = 4
-"""Capacities whose scopes are worked out in full, the best first."""
 
 _SHARES = (1 / 16, 1 / 4, 1 / 32, 1 / 2, 1 / 8, 1.0)
 """Capacities that are tried first, as shares of the peak of live bytes."""
@@ -230,8 +227,8 @@ def _alike(kinds: Sequence[Kind]) -> list[int]:
     return found
 
 
-def find_cuts(root: Body, kinds: Sequence[Kind], peak: int, goal: Goal, over: Over) -> list[list[tuple[int, int, int]]]:
-    """The best ways found to set scopes, each as depth and two places of the axis; `peak` are the most units alive at once."""
+def find_cuts(root: Body, kinds: Sequence[Kind], peak: int, goal: Goal, over: Over) -> list[tuple[int, int, int]]:
+    """Scopes as depth and two places of the axis; `peak` are the most units alive at once."""
     rough = _Search(root, kinds, _alike(kinds), goal, lambda: over(_ROUGH))
     for c3, c2, c1 in product(dict.fromkeys(int(peak * share) for share in _SHARES), repeat=3):
         rough.value((c1, c2, c3))
@@ -242,14 +239,11 @@ def find_cuts(root: Body, kinds: Sequence[Kind], peak: int, goal: Goal, over: Ov
         for more in (1 + _NEAR, 1):  # what was taken for alike may not fit by so much
             exact.value((int(c1 * more), int(c2 * more), int(c3 * more)))
     exact.descend(exact.best(1)[0])
-    return [exact.places(caps) for caps in exact.best(_KEPT)]
+    return exact.places(exact.best(1)[0])
 
 
 def cut_intervals(fold: Fold, one: Template, lives: Lives, loops: Sequence[Span], goal: Goal, over: Over) -> Scoping:
     """A scoping of the whole program, never proved to be the best; `loops` are its dynamic loops, outer ones first."""
     axis = Axis(fold, lives.num_times)
     root, kinds = body_tree(axis, one, lives)
-    peak = int(live_units(one.first, one.end, one.size, int(one.end.max(initial=0))).max(initial=0))
-    # What dynamic loops demand of scopes changes what they need a little, so the best few are compared as they come out.
-    found = [unfold(axis, places, one, lives, loops, fold) for places in find_cuts(root, kinds, peak, goal, over)]
-    return min(found, key=lambda scoping: goal.value(scoping.need))
+    return unfold(axis, find_cuts(root, kinds, one.peak, goal, over), one, lives, loops, fold)

@@ -15,7 +15,7 @@ import numpy as np
 from runner.program import Span
 from schedulers.fold import Template
 from schedulers.interval_axis import Axis
-from schedulers.lifetimes import Ints, Lives, last_task, live_units
+from schedulers.lifetimes import Ints, Lives, last_task
 
 MAX_BOUNDARIES = 200
 """Boundaries of one body, about."""
@@ -75,7 +75,7 @@ class _Builder:
             copies[low:high] *= entry.loop.num_trips
         order = np.argsort(first, kind="stable")
         self.first, self.last, self.weight = first[order], last[order], (one.size * copies)[order]
-        self.peak = int(live_units(one.first, one.end, one.size, int(one.end.max(initial=0))).max(initial=0))
+        self.peak = one.peak
         spans = last > first
         crossing = np.zeros(axis.num_places + 1, np.int64)
         np.add.at(crossing, first[spans] + 1, one.size[spans])
