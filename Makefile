@@ -13,7 +13,7 @@ $(READY): pyproject.toml
 	touch $(READY)
 
 demo: $(READY)
-	$(BIN)/python -m runner.demo
+	$(BIN)/python -m docs.examples.demo
 
 test: $(READY) lint
 	$(BIN)/pytest -n auto --dist loadscope
@@ -25,7 +25,7 @@ bench: $(READY)
 	$(BIN)/pytest -m bench -s tests/bench
 
 figures: $(READY)
-	$(BIN)/python -m runner.figures
+	$(BIN)/python -m docs.figures
 
 lint: $(READY)
 	$(BIN)/ruff check .

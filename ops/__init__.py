@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from importlib import import_module
 from importlib.metadata import entry_points
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 
-from runner.errors import RinggraphError
-from runner.registry import OpRegistry
+from runner.base.errors import RinggraphError
+from runner.program.ops import OpRegistry
 
 GROUP = "ringgraph.ops"
 """Entry points that name an `OpRegistry`, or a function that takes the registry and adds to it."""
@@ -22,8 +22,8 @@ def register_all(registry: OpRegistry) -> None:
 
     Raises RinggraphError, naming the entry point and its package, where one cannot be loaded or takes a name that is taken.
     """
-    for module in sorted(info.name for info in iter_modules(__path__)):
-        found = import_module(f"{__name__}.{module}")
+    for module in sorted(info.name for info in walk_packages(__path__, f"{__name__}.") if not info.ispkg):
+        found = import_module(module)
         if isinstance(declared := getattr(found, "ops", getattr(found, "register", None)), OpRegistry) or callable(declared):
             _add(registry, declared)
     for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):

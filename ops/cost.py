@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from runner.registry import Call, Cost
-from runner.spec import TensorSpec
+from runner.base.tensor_spec import TensorSpec
+from runner.program.ops import Call, Cost
 
 
 def ceil_div(a: int, b: int) -> int:

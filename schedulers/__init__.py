@@ -11,12 +11,19 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import cast
 
-from runner.errors import RinggraphError
-from runner.schedule import Scheduler
+from runner.base.errors import RinggraphError
+from runner.rings.schedule import Scheduler
 
 GROUP = "ringgraph.schedulers"
-BUILTIN = ("annotated", "unscoped", "manual", "auto", "autoscope", "minpeak")
-"""Strategy NAME is the function NAME of the module `schedulers.NAME`."""
+BUILTIN = {
+    "annotated": "schedulers.layouts.annotated",
+    "unscoped": "schedulers.layouts.unscoped",
+    "manual": "schedulers.layouts.manual",
+    "auto": "schedulers.layouts.auto",
+    "autoscope": "schedulers.layouts.autoscope",
+    "minpeak": "schedulers.minpeak.planner",
+}
+"""Strategy NAME is the function NAME of this module."""
 
 
 def scheduler_names() -> list[str]:
@@ -28,7 +35,7 @@ def scheduler_names() -> list[str]:
 def get_scheduler(name: str) -> Scheduler:
     """The strategy of that name; raises RinggraphError."""
     if name in BUILTIN:
-        return getattr(import_module(f"schedulers.{name}"), name)
+        return getattr(import_module(BUILTIN[name]), name)
     for entry in entry_points(group=GROUP):
         if entry.name == name:
             return _load(entry)

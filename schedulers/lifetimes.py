@@ -14,8 +14,8 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.program import Program, Span, Trips
-from runner.spec import BLOCK_ALIGN, block_bytes
+from runner.base.tensor_spec import BLOCK_ALIGN, block_bytes
+from runner.program.program import Program, Span, Trips
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -19,7 +19,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 @pytest.fixture
 def call(capsys):
     """Runs a command line in this process; returns its exit status and what it printed on standard output and error."""
-    from runner.cli import main
+    from runner.cli.main import main
 
     def run(*arguments):
         with pytest.raises(SystemExit) as ended:

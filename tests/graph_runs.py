@@ -7,14 +7,14 @@ from collections.abc import Mapping
 import torch
 from op_calls import REGISTRY, rubbish
 
-from runner.comm import LocalComm
-from runner.config import Config
-from runner.executor import execute
-from runner.expand import expand
-from runner.loader import find_graph, load_graph
-from runner.program import Program
-from runner.storage import TORCH_DTYPES
-from schedulers.annotated import annotated
+from runner.config.config import Config
+from runner.execution.comm import LocalComm
+from runner.execution.executor import execute
+from runner.execution.storage import TORCH_DTYPES
+from runner.expansion.expander import expand
+from runner.language.library import find_graph, load_graph
+from runner.program.program import Program
+from schedulers.layouts.annotated import annotated
 
 
 def expand_graph(name: str, config: Config, **params: int) -> Program:

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from runner.program import Program, Region, Span
-from runner.registry import OpRegistry
-from runner.storage import TORCH_DTYPES
+from runner.execution.storage import TORCH_DTYPES
+from runner.program.ops import OpRegistry
+from runner.program.program import Program, Region, Span
 
 
 def run_program(

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from ops import register_all
-from runner.registry import OpRegistry
-from runner.signature import Signature
-from runner.spec import TensorSpec
-from runner.storage import TORCH_DTYPES
+from runner.base.tensor_spec import TensorSpec
+from runner.execution.storage import TORCH_DTYPES
+from runner.program.ops import OpRegistry
+from runner.program.signature import Signature
 
 REGISTRY = OpRegistry()
 register_all(REGISTRY)

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from runner.program import Program, Region, Span, Task, Tensor, Trips
-from runner.registry import OpRegistry
-from runner.schedule import PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask, Schedule, lower
-from runner.spec import TensorSpec
+from runner.base.tensor_spec import TensorSpec
+from runner.program.ops import OpRegistry
+from runner.program.program import Program, Region, Span, Task, Tensor, Trips
+from runner.rings.schedule import PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask, Schedule, lower
 
 ROW = 8
 

@@ -12,11 +12,11 @@ import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from runner.program import Program, Region, Span, Task, Tensor, Trips
-from runner.ring_heap import RingHeap
-from runner.ring_sizes import RingSizes
-from runner.schedule import Begin, End, Read, Repeat, Schedule, Submit
-from runner.spec import TensorSpec
+from runner.base.tensor_spec import TensorSpec
+from runner.program.program import Program, Region, Span, Task, Tensor, Trips
+from runner.rings.heap import RingHeap
+from runner.rings.schedule import Begin, End, Read, Repeat, Schedule, Submit
+from runner.rings.sizes import RingSizes
 
 CELL = 1024
 

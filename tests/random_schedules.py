@@ -1,6 +1,6 @@
 """Random small schedules for property tests, and a slow model of the rings written from the rules alone.
 
-The model shares no code with `runner.ring_heap`: it keeps plain tuples and recomputes everything that it needs.
+The model shares no code with `runner.rings.heap`: it keeps plain tuples and recomputes everything that it needs.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from runner.interchange import Builder
-from runner.ring_sizes import RingSizes
-from runner.schedule import Begin, End, Repeat, Schedule, Slot, Submission, Submit
-from runner.spec import round_up
+from runner.base.tensor_spec import round_up
+from runner.recorded.programs import Builder
+from runner.rings.schedule import Begin, End, Repeat, Schedule, Slot, Submission, Submit
+from runner.rings.sizes import RingSizes
 
 KIB = 1024
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from programs import ROW, Builder, scope
 
-from runner.executor import CompiledSchedule
-from runner.registry import OpRegistry
-from runner.ring_sizes import RingSizes
+from runner.execution.executor import CompiledSchedule
+from runner.program.ops import OpRegistry
+from runner.rings.sizes import RingSizes
 
 NUM_SCOPES, TASKS_PER_SCOPE = 200, 20
 
@@ -61,7 +61,7 @@ def test_cost_per_task_beyond_the_op(capsys):
 
 
 def generated(checkpoint, prompts, *options) -> dict:
-    command = [sys.executable, "-m", "runner.cli", "generate", "--checkpoint", checkpoint, "--prompts", prompts, "--json"]
+    command = [sys.executable, "-m", "runner.cli.main", "generate", "--checkpoint", checkpoint, "--prompts", prompts, "--json"]
     done = subprocess.run([*map(str, command), "--max-new-tokens", "8", *options], capture_output=True, text=True, check=True)
     return json.loads(done.stdout)
 
@@ -73,7 +73,7 @@ def test_memory_with_and_without_rings(tmp_path, capsys):
     sets = [part for field in wide for part in ("--set", field)]
     checkpoint, prompts = tmp_path / "model", tmp_path / "prompts.json"
     init = ["checkpoint", "init", "--config", "tiny", *sets, str(checkpoint)]
-    subprocess.run([sys.executable, "-m", "runner.cli", *init], check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", "runner.cli.main", *init], check=True, capture_output=True)
     prompts.write_text(json.dumps([list(range(n)) for n in (1, 130, 300)]))
     ways = {
         "no rings": (),

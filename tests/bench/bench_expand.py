@@ -15,14 +15,14 @@ from typing import Any, TypeVar
 import pytest
 
 from ops import register_all
-from runner.config import Config, load_config
-from runner.expand import expand
-from runner.expansion import Settings
-from runner.graph import Graph
-from runner.loader import GraphLibrary, load_graph, shipped_graphs
-from runner.program import Program
-from runner.registry import OpRegistry
-from schedulers.annotated import annotated
+from runner.config.config import Config, load_config
+from runner.expansion.expander import expand
+from runner.expansion.state import Settings
+from runner.language.graph import Graph
+from runner.language.library import GraphLibrary, load_graph, shipped_graphs
+from runner.program.ops import OpRegistry
+from runner.program.program import Program
+from schedulers.layouts.annotated import annotated
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 

@@ -15,12 +15,12 @@ from time import perf_counter
 import numpy as np
 import pytest
 
-from runner.commands_common import console, program_of, resolve, table
-from runner.spec import BLOCK_ALIGN
-from schedulers.arena import FirstFit, Problem, pack
-from schedulers.fold import fold, template
+from runner.base.tensor_spec import BLOCK_ALIGN
+from runner.cli.shared import console, program_of, resolve, table
 from schedulers.lifetimes import Rows, lives_of
-from schedulers.minpeak import plan
+from schedulers.minpeak.folding import fold, template
+from schedulers.minpeak.packing import FirstFit, Problem, pack
+from schedulers.minpeak.planner import plan
 
 MIB = 2**20
 CP_SAT_SECONDS = 20.0

@@ -9,13 +9,13 @@ from time import perf_counter
 
 import pytest
 
-from runner.capacity import least_heap, program_peak_live, ring_loads, safe_heap
-from runner.program import Program, Region, Span, Task, Tensor, Trips
-from runner.progress import eager, lagging
-from runner.ring_sizes import RingSizes
-from runner.spec import TensorSpec
-from runner.timed import timed, uniform_timing
-from runner.verify import verify
+from runner.base.tensor_spec import TensorSpec
+from runner.program.program import Program, Region, Span, Task, Tensor, Trips
+from runner.rings.capacity import least_heap, program_peak_live, ring_loads, safe_heap
+from runner.rings.replay import eager, lagging
+from runner.rings.sizes import RingSizes
+from runner.rings.timed import timed, uniform_timing
+from runner.verify.verify import verify
 from schedulers import get_scheduler
 
 TASKS_PER_LAYER = 500

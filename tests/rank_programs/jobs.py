@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from runner.commands_common import registry
-from runner.config import load_config
-from runner.errors import ExecutionError
-from runner.generate import generate
-from runner.rank_generate import RoutingRecorder, gathered
-from runner.ranks import given_world, joined
-from runner.routing_table import write_routing
-from runner.session import Placement, open_session
+from runner.base.errors import ExecutionError
+from runner.cli.shared import registry
+from runner.config.config import load_config
+from runner.models.deepseek_v4.recorded_routing import write_routing
+from runner.ranks.gather import RoutingRecorder, gathered
+from runner.ranks.launch import given_world, joined
+from runner.serving.generate import generate
+from runner.serving.session import Placement, open_session
 from schedulers import get_scheduler
 
 

@@ -4,9 +4,9 @@ import sys
 
 import torch
 
-from runner.errors import RinggraphError
-from runner.rank_reports import Place, own_folder, write_report
-from runner.ranks import given_world, joined, report_of
+from runner.base.errors import RinggraphError
+from runner.ranks.launch import given_world, joined, report_of
+from runner.ranks.reports import Place, own_folder, write_report
 
 
 def main(timeout_s: float, start_s: float) -> int:

@@ -12,7 +12,7 @@ _rank, _, _rest = os.environ.get("RINGGRAPH_FAULT", "").partition("|")
 _place, _, _action = _rest.rpartition("|")
 
 if _rank and os.environ.get("RANK") == _rank:
-    from runner import rank_reports
+    from runner.ranks import reports as rank_reports
 
     _write = rank_reports.Place._write
 

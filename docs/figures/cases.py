@@ -1,0 +1,56 @@
+"""What the parts of `make figures` share: the programs that they plan, progress on standard error, and how sizes are written."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from runner.cli.shared import program_of, resolve
+from runner.program.program import Program
+from runner.rings.capacity import ring_loads, safe_heap
+from runner.rings.schedule import Schedule
+
+MIB = 2**20
+SEED = ("flash", "seed")
+"""Presets: flash with the constants of the reference."""
+RANDOM, BOUND = "random:0", "bound"
+"""Routings: what a replay is shown with, and what a size has to hold for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A graph, its ranks, and the options that tell it from others."""
+
+    configs: tuple[str, ...]
+    graph: str
+    ep: int
+    sets: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return " ".join([*self.configs, self.graph.removesuffix("_fwd"), f"ep{self.ep}", *self.sets])
+
+    def program(self, routing: str) -> Program:
+        """The graph under its presets and sets and a routing, in its own deployment."""
+        return program_of(self.graph, resolve(self.configs, self.sets, None, self.ep, self.graph), routing=routing)
+
+
+@contextmanager
+def step(text: str) -> Iterator[None]:
+    """Say on standard error what is being done, and then how long it took, by the clock and of the CPU."""
+    print(f"  {text} ...", end="", file=sys.stderr, flush=True)
+    start, cpu = time.perf_counter(), time.process_time()
+    yield
+    print(f" {time.perf_counter() - start:.1f} s, {time.process_time() - cpu:.1f} s of CPU", file=sys.stderr, flush=True)
+
+
+def safe_bytes(schedule: Schedule) -> tuple[int, ...]:
+    """The safe capacity of each ring."""
+    return tuple(safe_heap(load) for load in ring_loads(schedule))
+
+
+def mib(size_bytes: float, digits: int = 1) -> str:
+    return f"{size_bytes / MIB:,.{digits}f}"

@@ -1,0 +1,208 @@
+"""The weights of a program, out of a checkpoint of any flavour: one rank's part, in the dtypes that the program declares.
+
+A weight declared i8 gets INT8 codes and its scale: as stored in a W8A8 checkpoint, else quantised here. A weight
+declared as a float is decoded, and a scale declared beside it is ones. What fits as it is stays a view of the mapped file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, MutableMapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+
+import torch
+
+from runner.base.errors import CheckpointError, Diagnostic
+from runner.base.tensor_spec import TensorSpec
+from runner.checkpoint.checkpoint import FLOATS, INTEGERS, Checkpoint, Fields
+from runner.checkpoint.encodings import quantise_rows
+from runner.execution.storage import TORCH_DTYPES
+from runner.models.deepseek_v4.tensors import expected_tensors, scale_name
+from runner.program.program import Program, Span, Tensor
+
+Progress = Callable[[int, int], None]
+"""Called with bytes done and bytes in all."""
+Loaded = tuple[torch.Tensor, torch.Tensor | None]
+"""A weight, and its scale if it is quantised."""
+
+
+def load_weights(
+    program: Program,
+    checkpoint: Checkpoint,
+    config: Fields,
+    device: str | torch.device = "cpu",
+    *,
+    rank: int = 0,
+    size: int = 1,
+    progress: Progress | None = None,
+    loaded: MutableMapping[object, Loaded] | None = None,
+) -> dict[int, torch.Tensor]:
+    """Tensor id to torch tensor, of every weight that a task of `program` touches; rank `rank` of `size` reads its part only.
+
+    `loaded` keeps what was read: programs that share it share their weights. Raises CheckpointError that names every weight
+    which is missing, misshapen or mistyped.
+    """
+    tensors = _needed(program)
+    loader = _Loader(program, checkpoint, config, torch.device(device), rank, size, {} if loaded is None else loaded)
+    problems = [problem for tensor in tensors for problem in loader.misfits(tensor)]
+    if problems or checkpoint.problems:
+        raise CheckpointError([*checkpoint.problems, *dict.fromkeys(problems)])
+    total, done = sum(tensor.spec.size_bytes for tensor in tensors), 0
+    result: dict[int, torch.Tensor] = {}
+    for tensor in tensors:
+        result[tensor.id] = loader.load(tensor)
+        done += tensor.spec.size_bytes
+        if progress is not None:
+            progress(done, total)
+    return result
+
+
+def _needed(program: Program) -> list[Tensor]:
+    """Weights that some task, or a trip count, reads: a graph may declare more than one layer uses."""
+    touched = {tensor for task in program.tasks for tensor in (*task.reads, *task.writes)}
+    touched |= {tensor for span in _spans(program.body) if span.trips is not None for tensor in span.trips.reads}
+    return [tensor for tensor in program.tensors if tensor.kind == "weight" and tensor.id in touched]
+
+
+def _spans(span: Span) -> Iterator[Span]:
+    yield span
+    for item in span.items:
+        if isinstance(item, Span):
+            yield from _spans(item)
+
+
+@dataclass
+class _Loader:
+    program: Program
+    checkpoint: Checkpoint
+    config: Fields
+    device: torch.device
+    rank: int
+    size: int
+    loaded: MutableMapping[object, Loaded]
+
+    @cached_property
+    def _weights(self) -> dict[str, Tensor]:
+        """The program's weights that have scales in the program, by the source of the scale."""
+        weights = (tensor for tensor in self.program.tensors if tensor.kind == "weight")
+        return {scale_name(tensor.source): tensor for tensor in weights if tensor.source.endswith(".weight")}
+
+    @cached_property
+    def _model(self) -> dict[str, TensorSpec]:
+        return expected_tensors(self.config.values)
+
+    def load(self, tensor: Tensor) -> torch.Tensor:
+        """The value of a weight, or of a scale."""
+        weight = self._weights.get(tensor.source)
+        if weight is None:
+            return self._pair(tensor)[0]
+        if weight.spec.dtype != "i8":
+            return torch.ones(tensor.spec.shape, device=self.device)
+        scale = self._pair(weight)[1]
+        assert scale is not None
+        return scale
+
+    def _pair(self, tensor: Tensor) -> Loaded:
+        key = tensor.source, tensor.spec, tensor.stack, tensor.shard, self.rank, self.size, str(self.device)
+        if key not in self.loaded:
+            value, scale = self._read(tensor)
+            self.loaded[key] = value.to(self.device), None if scale is None else scale.to(self.device)
+        return self.loaded[key]
+
+    def _read(self, tensor: Tensor) -> Loaded:
+        shape = tensor.spec.shape
+        if tensor.stack is None:
+            value, scale = self._part(tensor)
+            return value.reshape(shape), None if scale is None else scale.reshape(shape[:-1])
+        values = torch.empty(shape, dtype=TORCH_DTYPES[tensor.spec.dtype])
+        scales = torch.empty(shape[:-1]) if tensor.spec.dtype == "i8" else None
+        for place, name in enumerate(self._names(tensor)):
+            value, scale = self._one(name, tensor.spec.dtype, None)
+            values[place] = value.reshape(shape[1:])
+            if scales is not None and scale is not None:
+                scales[place] = scale.reshape(shape[1:-1])
+        return values, scales
+
+    def _part(self, tensor: Tensor) -> Loaded:
+        """A tensor by itself, or this rank's part of it; rows behind the last one are zeros."""
+        name, dtype = tensor.source, tensor.spec.dtype
+        if tensor.shard is None:
+            return self._one(name, dtype, None)
+        held = tensor.spec.shape[tensor.shard]
+        total = self._model_spec(name).shape[tensor.shard]
+        lo, hi = (min(rank * held, total) for rank in (self.rank, self.rank + 1))
+        if tensor.shard:
+            value, scale = self._one(name, dtype, None)
+            value = value.narrow(tensor.shard, lo, hi - lo)
+        else:
+            value, scale = self._one(name, dtype, (lo, hi))
+        if hi - lo < held:
+            value = _padded(value, tensor.shard, held)
+            scale = None if scale is None or tensor.shard else _padded(scale, 0, held)
+        return value, scale
+
+    def _one(self, name: str, dtype: str, rows: tuple[int, int] | None) -> Loaded:
+        """A checkpoint tensor, or its rows, as a program declares it."""
+        checkpoint = self.checkpoint
+        if name.endswith(".tid2eid"):
+            self._check_experts(name, checkpoint.raw(name, rows))
+        if dtype != "i8":
+            return checkpoint.weight(name, rows).to(TORCH_DTYPES[dtype]), None
+        if checkpoint.how(name) == "w8a8":
+            return checkpoint.raw(name, rows), checkpoint.raw(scale_name(name), rows).float().reshape(-1)
+        return quantise_rows(checkpoint.weight(name, rows))
+
+    def _check_experts(self, name: str, table: torch.Tensor) -> None:
+        """Raises CheckpointError where a table of experts names one that there is not."""
+        experts = self.config.values["n_routed_experts"]
+        for expert in (int(table.min()), int(table.max())):
+            if not 0 <= expert < experts:
+                message = f"tensor '{name}' has {expert}, expected experts from 0 to {experts - 1}"
+                raise CheckpointError(Diagnostic("K110", message))
+
+    def _names(self, tensor: Tensor) -> list[str]:
+        """The checkpoint tensors that make up a program's tensor."""
+        if tensor.stack is None:
+            return [tensor.source]
+        held = tensor.spec.shape[0]
+        first = self.rank * held
+        return [tensor.source.replace(f"{{{tensor.stack}}}", str(place)) for place in range(first, first + held)]
+
+    def _model_spec(self, name: str) -> TensorSpec:
+        """What the model has under a name; for what it does not know, what the checkpoint has."""
+        return self._model.get(name) or self.checkpoint.tensors[name].spec
+
+    def misfits(self, tensor: Tensor) -> list[Diagnostic]:
+        """What keeps a weight from being loaded; scales are judged with their weights."""
+        if tensor.source in self._weights:
+            return []
+        problems: list[Diagnostic] = []
+        for name in self._names(tensor):
+            if name not in self.checkpoint.tensors:
+                spec = self._model.get(name) or tensor.spec
+                problems.append(Diagnostic("K101", f"tensor '{name}' {spec} is missing"))
+                continue
+            problems += self.checkpoint.misfit(name, self._model_spec(name)) or self._undeclared(tensor, name)
+        return problems
+
+    def _undeclared(self, tensor: Tensor, name: str) -> list[Diagnostic]:
+        """Whether a graph declares a weight otherwise than the model has it."""
+        spec = self._model_spec(name)
+        wanted = tensor.spec.shape if tensor.stack is None else tensor.spec.shape[1:]
+        have = list(spec.shape)
+        if tensor.shard is not None and tensor.shard < len(have):
+            have[tensor.shard] = -(-have[tensor.shard] // self.size)
+        kinds = INTEGERS if spec.dtype in INTEGERS else (*FLOATS, "i8")
+        if prod(have) == prod(wanted) and have[-1:] == list(wanted[-1:]) and tensor.spec.dtype in kinds:
+            return []
+        part = f", of which rank {self.rank} of {self.size} holds {have}" if tensor.shard is not None else ""
+        message = f"weight '{tensor.name}' is declared {tensor.spec}, but tensor '{name}' is {spec}{part}"
+        return [Diagnostic("K109", message, tensor.mark)]
+
+
+def _padded(value: torch.Tensor, dim: int, size: int) -> torch.Tensor:
+    """`value` with zeros behind, to `size` along `dim`."""
+    shape = list(value.shape)
+    shape[dim] = size - shape[dim]
+    return torch.cat((value, value.new_zeros(shape)), dim)

@@ -1,0 +1,177 @@
+"""`ringgraph lint | explain | dot | graph | ops`: looking at graphs and ops without running them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from runner.cli import options
+from runner.cli.shared import console, messages, print_json, program_of, registry, resolve, table
+
+graph_app = typer.Typer(help="Shipped graphs.", no_args_is_help=True)
+ops_app = typer.Typer(help="Registered ops.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(graph_app, name="graph")
+    app.add_typer(ops_app, name="ops")
+    app.command()(lint)
+    app.command()(explain)
+    app.command()(dot)
+
+
+def lint(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Graph files, folders, or names of shipped graphs.")],
+    config: options.Configs = [],  # noqa: B006
+    sets: options.Sets = [],  # noqa: B006
+    deploy: options.Deploy = None,
+    ep: options.Ep = None,
+    ring_heap: Annotated[
+        str | None, typer.Option("--ring-heap", metavar="SIZE", help="Check that every scope fits rings of this size.")
+    ] = None,
+    form: Annotated[str, typer.Option("--format", metavar="FORMAT", help="text, json, github or sarif.")] = "text",
+) -> None:
+    """Check graphs: 0 when clean, 1 with findings, 2 for unusable arguments."""
+    from runner.base.errors import ConfigError
+    from runner.lint.lint import lint as find
+    from runner.lint.output import FORMATS, format_findings
+    from runner.rings.sizes import RingSizes
+
+    if form not in FORMATS:
+        raise typer.BadParameter(f"'{form}' is not a format; expected one of {', '.join(FORMATS)}", param_hint="--format")
+    try:
+        heap = RingSizes.resolve(ring_heap, environ={}).heap if ring_heap is not None else None
+        resolved = resolve(config, sets, deploy, ep, paths[0])
+    except ConfigError as error:
+        messages().print(str(error), markup=False)
+        raise typer.Exit(2) from None
+    findings = find(paths, resolved, registry(), ring_heap=heap)
+    if text := format_findings(findings, form):
+        print(text)
+    if findings:
+        raise typer.Exit(1)
+
+
+def explain(
+    graph: Annotated[str, typer.Argument(metavar="GRAPH|CODE", help="A graph file, a shipped graph, or a lint code.")],
+    node: Annotated[str | None, typer.Argument(metavar="NODE", help="A node's dotted path, or how it ends.")] = None,
+    config: options.Configs = [],  # noqa: B006
+    sets: options.Sets = [],  # noqa: B006
+    deploy: options.Deploy = None,
+    ep: options.Ep = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show one node: what it does, its operands, its scopes, and who reads what it makes. Or what a lint code means."""
+    from runner.lint.codes import explain_rule
+    from runner.report.explain import explain as explained
+
+    if node is None:
+        print(explain_rule(graph))
+        return
+    found = explained(program_of(graph, resolve(config, sets, deploy, ep, graph)), registry(), node)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        print(found)
+
+
+@graph_app.command("list")
+def list_graphs(as_json: options.Json = False) -> None:
+    """List the shipped graphs with what they are for."""
+    from runner.language.library import load_graph, shipped_graphs
+
+    found = [(name, path, load_graph(path).doc.strip().splitlines()[:1]) for name, path in sorted(shipped_graphs().items())]
+    if as_json:
+        print_json([{"name": name, "file": str(path), "doc": " ".join(doc)} for name, path, doc in found])
+        return
+    out = table("graph", "doc")
+    for name, _, doc in found:
+        out.add_row(name, *(doc or [""]))
+    console().print(out)
+
+
+@ops_app.command("list")
+def list_ops(as_json: options.Json = False) -> None:
+    """List all ops, those of installed packages included."""
+    ops = [registry()[name] for name in registry()]
+    if as_json:
+        print_json([_described(op) for op in ops])
+        return
+    out = table("op", "core", "doc")
+    for op in ops:
+        out.add_row(op.name, op.core, op.doc.strip().partition("\n")[0])
+    console().print(out)
+
+
+@ops_app.command("show")
+def show_op(name: str, as_json: options.Json = False) -> None:
+    """Show an op's operands, parameters and what it computes."""
+    from runner.base.errors import RinggraphError, did_you_mean
+
+    if name not in registry():
+        hint = did_you_mean(name, registry()) or "'ringgraph ops list' lists them"
+        raise RinggraphError(f"no op is called '{name}'", hint=hint)
+    op = registry()[name]
+    if as_json:
+        print_json(_described(op))
+        return
+    print(f"{op.name} ({op.core})\n")
+    print(op.doc.strip())
+    out = table("operand", "mode", "type")
+    for operand in op.operands:
+        mode = f"{operand.mode}, optional" if operand.optional else operand.mode
+        out.add_row(operand.name, mode, f"{operand.dtype}\\[{', '.join(operand.dims)}]")
+    print()
+    console().print(out)
+    for parameter, default in op.params.items():
+        print(f"attrs {parameter}: {default}")
+    if op.needs:
+        print(f"needs {', '.join(op.needs)}")
+    if op.source:
+        print(f"source: {op.source}")
+
+
+def _described(op) -> dict[str, object]:
+    operands = [
+        {"name": o.name, "mode": o.mode, "dtype": o.dtype, "dims": list(o.dims), "optional": o.optional} for o in op.operands
+    ]
+    return {
+        "name": op.name,
+        "core": op.core,
+        "doc": op.doc.strip(),
+        "signature": op.signature,
+        "operands": operands,
+        "params": dict(op.params),
+        "needs": list(op.needs),
+        "source": op.source,
+    }
+
+
+def dot(
+    graph: options.GraphName,
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write here, not to standard output.")] = None,
+    level: Annotated[str, typer.Option(help="What a node is: layer, stage or task.")] = "stage",
+    layer: Annotated[int | None, typer.Option(metavar="N", help="Draw this layer only.")] = None,
+    svg: Annotated[bool, typer.Option("--svg", help="Render with Graphviz; needs --out.")] = False,
+    config: options.Configs = [],  # noqa: B006
+    sets: options.Sets = [],  # noqa: B006
+    deploy: options.Deploy = None,
+    ep: options.Ep = None,
+    scheduler: options.Scheduler = "annotated",
+) -> None:
+    """Draw a graph as DOT: scopes are clusters, a ring has one colour, edges carry bytes."""
+    from runner.report.dot import render_svg, to_dot
+    from schedulers import get_scheduler
+
+    program = program_of(graph, resolve(config, sets, deploy, ep, graph))
+    text = to_dot(get_scheduler(scheduler)(program, {}), level, layer)
+    if svg and out is None:
+        raise typer.BadParameter("--svg needs --out FILE")
+    if svg and out is not None:
+        render_svg(text, out)
+    elif out is not None:
+        out.write_text(text, encoding="utf-8")
+    else:
+        print(text, end="")

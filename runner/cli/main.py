@@ -1,0 +1,91 @@
+"""The command line: `ringgraph COMMAND`.
+
+Commands are the modules beside this one, which import what they need when they run, so that `--help` and `lint` start quickly.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import version as installed_version
+from typing import Annotated
+
+import typer
+
+from runner.base.errors import RinggraphError
+from runner.cli import checkpoints, configs, frontier, generate, graphs, receive_depth, run, schedule, sizing
+from runner.ranks.reports import own_folder, write_report
+
+app = typer.Typer(
+    name="ringgraph",
+    help="Runs model pipelines written as YAML graphs, on ring heaps that cannot overflow.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"ringgraph {installed_version('ringgraph')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    pass
+
+
+COMMANDS = (
+    graphs,
+    configs,
+    checkpoints,
+    generate,
+    run,
+    schedule,
+    receive_depth,
+    sizing,
+    frontier,
+)
+for module in COMMANDS:
+    module.register(app)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs one command and ends the process: 0 done, 1 a problem, 2 unusable arguments, 130 interrupted."""
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # before torch: products whose bits do not depend on threads or other rows
+    try:
+        app(args=arguments, prog_name="ringgraph", obj=sys.argv[1:] if arguments is None else arguments)
+    except RinggraphError as error:
+        _tell(error, f"error: {error}" if not error.diagnostics else error.shown)
+    except OSError as error:
+        where = f"'{error.filename}': " if error.filename is not None else ""
+        _tell(error, f"error: {where}{(error.strerror or str(error)).lower()}")
+    except SystemExit as ended:
+        if ended.code == 130:  # how typer ends a command that Ctrl-C interrupted, without a word
+            print("interrupted", file=sys.stderr)
+        raise
+    except Exception as error:  # nobody foresaw it: Python shows all of it, unless the process that started this rank does
+        if not _reported(error):
+            raise
+    sys.exit(1)
+
+
+def _tell(error: Exception, text: str) -> None:
+    if not _reported(error):
+        print(text, file=sys.stderr)
+
+
+def _reported(error: Exception) -> bool:
+    """Whether the process that started this one has been told, as it speaks for all of its ranks."""
+    if own_folder() is None:
+        return False
+    from runner.ranks.launch import report_of
+
+    return write_report(report_of(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,280 @@
+"""Runs a schedule: a submitting thread takes blocks and waits under back-pressure, tasks run in order or on worker threads.
+
+With one worker every task runs on the calling thread as soon as it is submitted. With more, the calling thread only submits, and
+worker threads run whatever is ready, oldest first (`workers`). Both walk the same steps with the same storage, and an op
+sees the same operands either way, so results do not depend on the number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Protocol
+
+import torch
+
+from runner.base.errors import ExecutionError
+from runner.execution.binding import Binder
+from runner.execution.run import Run, TaskTime
+from runner.execution.storage import PlainStorage, RingStorage, Storage
+from runner.execution.workers import Workers
+from runner.program.ops import OpRegistry
+from runner.rings.heap import ScopeRecord
+from runner.rings.schedule import Begin, End, Read, Repeat, Schedule, Submit
+from runner.rings.sizes import RingSizes
+
+PROGRESS_TASKS = 256
+"""Tasks between two calls of `progress`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What one run did. `captured` maps tensor ids to copies, taken when their last task was done."""
+
+    num_tasks: int
+    num_submissions: int
+    elapsed_s: float
+    peak_bytes: int
+    ring_peaks: tuple[int, ...] = ()
+    captured: Mapping[int, torch.Tensor] = field(default_factory=dict)
+
+
+class Engine(Protocol):
+    """How tasks get run: what `walk` drives."""
+
+    def begin(self, scope: int) -> None: ...
+
+    def end(self, scope: int) -> None: ...
+
+    def submit(self, submission: int) -> None: ...
+
+    def wait(self, submissions: Iterable[int]) -> None:
+        """Returns when these have completed (those that were never submitted count by what they waited for)."""
+        ...
+
+    def drain(self) -> None:
+        """Returns when everything submitted has completed."""
+        ...
+
+    def leave_out(self, first: int, end: int) -> None:
+        """Submissions `first` to `end - 1` will not come."""
+        ...
+
+
+class InOrder:
+    """Every task runs on the calling thread when it is submitted."""
+
+    def __init__(self, run: Run):
+        self._run = run
+        self._storage = run.storage
+
+    def begin(self, scope: int) -> None:
+        self._storage.begin(scope)
+
+    def end(self, scope: int) -> None:
+        self._storage.end(scope)
+
+    def submit(self, submission: int) -> None:
+        run = self._run
+        place = self._storage.take(submission)
+        assert place is not None, "nothing is in flight, so a submission fits or never will"
+        run.places[submission] = place
+        run.num_submissions += 1
+        if run.schedule.submissions[submission].op is not None:
+            run.num_tasks += 1
+            run.call(submission)
+        self._storage.complete(submission)
+
+    def wait(self, submissions: Iterable[int]) -> None:
+        pass
+
+    def drain(self) -> None:
+        pass
+
+    def leave_out(self, first: int, end: int) -> None:
+        self._storage.leave_out(first, end)
+
+
+class Capture:
+    """Copies tensors when the walk has passed the last submission that touches them."""
+
+    def __init__(self, run: Run, tensors: Iterable[int]):
+        self._run = run
+        self.copies: dict[int, torch.Tensor] = {}
+        wanted = set(tensors)
+        program = run.schedule.program
+        assert program is not None
+        last: dict[int, int] = {}
+        for index, submission in enumerate(run.schedule.submissions):
+            if submission.task is not None:
+                task = program.tasks[submission.task]
+                for tensor in wanted.intersection((*task.creates, *task.reads, *task.writes)):
+                    last[tensor] = index
+        for tensor in wanted:
+            if tensor not in last and program.tensors[tensor].is_local:
+                last[tensor] = run.binder.home(tensor)[0]
+        self._due = sorted(((index, tensor) for tensor, index in last.items()), reverse=True)
+
+    def passed(self, submission: int, engine: Engine) -> None:
+        """Everything before `submission` was submitted or skipped."""
+        while self._due and self._due[-1][0] < submission:
+            engine.drain()
+            _, tensor = self._due.pop()
+            if self._run.binder.external(tensor) is not None or self._run.places[self._run.binder.home(tensor)[0]] is not None:
+                self.copies[tensor] = self._run.tensor(tensor).detach().clone()
+
+
+def walk(run: Run, engine: Engine, capture: Capture | None, progress: Callable[[int], None] | None) -> None:
+    """Drives `engine` through the steps; of a dynamic loop through as many trips as its tensors say."""
+    steps = run.schedule.steps
+    jumps: dict[int, int] = {}  # at the first step of the first trip that is left out: where its loop ends
+    at, passed = 0, 0
+    while at < len(steps):
+        if jumps and at in jumps:
+            end = jumps.pop(at)
+            first, passed = passed, _past_submissions(steps, at, end, passed)
+            engine.leave_out(first, passed)
+            at = end
+            continue
+        step = steps[at]
+        at += 1
+        if capture is not None:
+            capture.passed(passed, engine)
+        if isinstance(step, Submit):
+            engine.submit(step.submission)
+            passed = step.submission + 1
+            if progress is not None and passed % PROGRESS_TASKS == 0:
+                progress(run.num_tasks)
+        elif isinstance(step, Begin):
+            engine.begin(step.scope)
+        elif isinstance(step, End):
+            engine.end(step.scope)
+        elif isinstance(step, Read):
+            engine.wait(step.waits)
+        else:
+            engine.wait(step.waits)
+            trips = _num_trips(run, step)
+            stop = step.starts[trips] if trips < len(step.starts) else step.end
+            if stop != step.end:
+                jumps[stop] = step.end
+    engine.drain()
+    if capture is not None:
+        capture.passed(len(run.schedule.submissions), engine)
+
+
+def _past_submissions(steps: Sequence[object], start: int, end: int, passed: int) -> int:
+    """One past the last submission in `steps[start:end]`."""
+    for at in range(end - 1, start - 1, -1):
+        step = steps[at]
+        if isinstance(step, Submit):
+            return step.submission + 1
+    return passed
+
+
+def _num_trips(run: Run, step: Repeat) -> int:
+    if step.trips is None:
+        return len(step.starts)
+    trips = step.trips.evaluate(run.element)
+    if 0 <= trips <= len(step.starts):
+        return trips
+    where = f"{step.trips.mark}: " if step.trips.mark else ""
+    raise ExecutionError(
+        f"{where}'{step.trips.path}' would run {trips} times, expected 0 to {len(step.starts)}",
+        hint="its 'max' is what memory was planned for; raise it",
+    )
+
+
+class CompiledSchedule:
+    """A schedule bound to its externals, to be run any number of times; the externals' contents may change between runs.
+
+    Args:
+        externals: tensor id -> torch tensor of the declared shape and dtype, for every tensor that is not local.
+        rings: sizes of the ring heaps; without them every block has memory of its own.
+        workers: up to 1 runs in order on the calling thread.
+        comm: what ops that need `comm` are given.
+
+    Raises ExecutionError when externals do not fit.
+    """
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        registry: OpRegistry,
+        externals: Mapping[int, torch.Tensor],
+        *,
+        rings: RingSizes | None = None,
+        workers: int = 1,
+        comm: object = None,
+        device: torch.device | str = "cpu",
+    ):
+        self.schedule = schedule
+        self._binder = Binder(schedule, registry, externals, comm)
+        where = torch.device(device)
+        self._workers = workers
+        self._storage: Storage = RingStorage(schedule, rings, where) if rings else PlainStorage(schedule, where)
+
+    def run(
+        self,
+        *,
+        scope_stats: list[ScopeRecord] | None = None,
+        profile: list[TaskTime] | None = None,
+        progress: Callable[[int], None] | None = None,
+        on_task: Callable[[str], None] | None = None,
+        capture: Iterable[int] = (),
+    ) -> RunResult:
+        """Runs it once.
+
+        `scope_stats` gets one record at each scope's begin and end (with rings), `profile` one `TaskTime` a task, `progress` the
+        number of tasks submitted now and then, `on_task` the path of every task just before it runs. `capture` names tensors
+        to copy when they are done.
+
+        Raises ExecutionError for a failing op and DeadlockError for a submission that can never be placed.
+        """
+        start = perf_counter()
+        storage = self._storage
+        storage.restart()
+        run = Run(self.schedule, self._binder, storage, profile, on_task)
+        wanted = set(capture)
+        copies = Capture(run, wanted) if wanted else None
+        try:
+            with torch.no_grad(), self._engine(run) as engine:
+                walk(run, engine, copies, progress)
+        finally:
+            if scope_stats is not None:
+                scope_stats += storage.records
+        elapsed = perf_counter() - start
+        captured = copies.copies if copies else {}
+        return RunResult(run.num_tasks, run.num_submissions, elapsed, storage.peak_bytes, storage.ring_peaks, captured)
+
+    @contextmanager
+    def _engine(self, run: Run) -> Iterator[Engine]:
+        if self._workers <= 1:
+            yield InOrder(run)
+            return
+        engine = Workers(run, self._workers)
+        try:
+            yield engine
+        finally:
+            engine.stop()
+        engine.interrupts.check()
+
+
+def execute(
+    schedule: Schedule,
+    registry: OpRegistry,
+    externals: Mapping[int, torch.Tensor],
+    *,
+    rings: RingSizes | None = None,
+    workers: int = 1,
+    comm: object = None,
+    device: torch.device | str = "cpu",
+    scope_stats: list[ScopeRecord] | None = None,
+    profile: list[TaskTime] | None = None,
+    progress: Callable[[int], None] | None = None,
+    capture: Iterable[int] = (),
+) -> RunResult:
+    """Runs a schedule once; see `CompiledSchedule` and its `run`."""
+    compiled = CompiledSchedule(schedule, registry, externals, rings=rings, workers=workers, comm=comm, device=device)
+    return compiled.run(scope_stats=scope_stats, profile=profile, progress=progress, capture=capture)

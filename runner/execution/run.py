@@ -1,0 +1,104 @@
+"""One run of a schedule: where blocks lie, calls of tasks, and what is measured. What engines share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from time import perf_counter_ns
+from typing import Any
+
+import torch
+
+from runner.base.errors import ExecutionError, RinggraphError
+from runner.execution.binding import Binder, contiguous_strides, view_at
+from runner.execution.storage import Place, Storage
+from runner.rings.schedule import Schedule, Submission
+
+
+@dataclass(frozen=True, slots=True)
+class TaskTime:
+    """One measured task: what `timed` takes instead of estimated costs."""
+
+    path: str
+    op: str
+    elapsed_ns: int
+
+
+class Run:
+    """What one run of a schedule holds: bindings, storage, places, and where measurements go."""
+
+    def __init__(
+        self,
+        schedule: Schedule,
+        binder: Binder,
+        storage: Storage,
+        profile: list[TaskTime] | None,
+        on_task: Callable[[str], None] | None,
+    ):
+        self.schedule = schedule
+        self.binder = binder
+        self.storage = storage
+        self.profile = profile
+        self.on_task = on_task
+        self.places: list[Place | None] = [None] * len(schedule.submissions)
+        self.num_tasks = 0
+        self.num_submissions = 0
+
+    def call(self, index: int) -> None:
+        """Runs a submission's op; raises ExecutionError that names node and operands."""
+        binding = self.binder.binding(index)
+        arguments = binding.arguments(self.places, self.storage)
+        if self.on_task is not None:
+            self.on_task(self.schedule.submissions[index].name)
+        start = perf_counter_ns() if self.profile is not None else 0
+        try:
+            binding.run(**arguments)
+        except Exception as error:
+            raise _failure(self.schedule.submissions[index], arguments, error) from error
+        if self.profile is not None:
+            _synchronize(arguments)
+            submission = self.schedule.submissions[index]
+            self.profile.append(TaskTime(submission.name, submission.op or "", perf_counter_ns() - start))
+
+    def element(self, tensor: int, index: tuple[int, ...]) -> int:
+        """One element of a tensor, for trip counts."""
+        return int(self.tensor(tensor)[index].item())
+
+    def tensor(self, tensor: int) -> torch.Tensor:
+        """A whole tensor, where it lies now; raises ExecutionError if the trip that creates it did not run."""
+        external = self.binder.external(tensor)
+        if external is not None:
+            return external
+        owner, start = self.binder.home(tensor)
+        place = self.places[owner]
+        program = self.schedule.program
+        assert program is not None
+        known = program.tensors[tensor]
+        if place is None:
+            raise ExecutionError(f"tensor '{known.name}' is read, but the trip that creates it did not run")
+        buffer, offset = place
+        shape = known.spec.shape
+        return view_at(self.storage, (buffer, offset + start), known.spec.dtype, 0, shape, contiguous_strides(shape))
+
+
+def _failure(submission: Submission, arguments: Mapping[str, Any], error: Exception) -> ExecutionError:
+    where = f"{submission.mark}: " if submission.mark else ""
+    text = f"{where}node '{submission.name}' (op '{submission.op}') failed: {_reason(error)}"
+    tensors = {name: value for name, value in arguments.items() if isinstance(value, torch.Tensor)}
+    for name, value in tensors.items():
+        text += f"\n  {name}: {str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    return ExecutionError(text, hint=error.hint if isinstance(error, RinggraphError) else None)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RinggraphError):
+        return error.message
+    return f"{type(error).__name__}: {error}"
+
+
+def _synchronize(arguments: Mapping[str, Any]) -> None:
+    """Waits for the accelerator, so that a measured time is the task's own."""
+    for value in arguments.values():
+        if isinstance(value, torch.Tensor) and value.device.type != "cpu":
+            torch.accelerator.synchronize(value.device)
+            return

@@ -1,0 +1,499 @@
+"""From a `Graph`, a registry and a configuration to a `Program`: loops unrolled, used graphs spliced in, edges found.
+
+Time is linear in the size of the program: what an item means is compiled once (`calls`), what a call of an op needs is
+worked out once per combination of operand shapes, and last writers are found by bisection (`last_writers`).
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from runner.base.errors import Diagnostic, GraphError, Mark, did_you_mean
+from runner.base.records import LARGE, builder, collector_off
+from runner.base.tensor_spec import TensorSpec
+from runner.expansion.calls import NodeOp, OpCompiler, closed_in
+from runner.expansion.externals import Externals
+from runner.expansion.names import Context, Frame, View
+from runner.expansion.state import Expansion, Settings, StopExpansionError
+from runner.expansion.trip_copies import FEWEST_TRIPS, TripCopier, trip_copier
+from runner.expansion.trip_counts import DynamicRange, case_test
+from runner.expansion.use_copies import Stamps
+from runner.language.expressions import Expr, ExprError, parse
+from runner.language.graph import Alloc, For, Graph, Item, Op, Scope, Switch, Text, Use
+from runner.language.library import GraphLibrary, with_source_lines
+from runner.language.notation import RegionRef, parse_type
+from runner.program.ops import OpRegistry
+from runner.program.program import Program, Region, Span, Task, Trips
+
+MAX_WORK = 20_000_000
+"""Items and trips that an expansion may visit; a typing error in a range must not take the machine down."""
+
+_new_span, _new_task = builder(Span), builder(Task)
+
+TripCounts = Callable[[str, tuple[str, ...], tuple[tuple[int, ...] | None, ...], int], int | None]
+"""How many trips a dynamic loop makes when planning: its path, names of the tensors that its range reads, the element read of
+each (None when that depends on another tensor), the bound. Gives the number of trips, or None for the bound."""
+
+
+def expand(
+    graph: Graph,
+    config: Settings,
+    registry: OpRegistry,
+    *,
+    library: GraphLibrary | None = None,
+    trips: TripCounts | None = None,
+    params: Mapping[str, int] | None = None,
+) -> Program:
+    """The program of `graph`; raises GraphError with everything that is wrong.
+
+    `trips` decides dynamic loops (the bound by default), `params` replaces defaults of the graph's params.
+    """
+    expanded = expand_all(graph, config, registry, library=library, trips=trips, params=params)
+    if expanded.problems:
+        raise GraphError(expanded.problems)
+    return expanded.program
+
+
+@dataclass(frozen=True, slots=True)
+class Expanded:
+    """As much of the program as could be made, what is wrong (each finding once), and reads of what nobody has written.
+
+    `unwritten` maps the place of such a read to the tensor and the path of the task or loop.
+    """
+
+    program: Program
+    problems: list[Diagnostic]
+    unwritten: Mapping[Mark, tuple[int, str]]
+
+
+def expand_all(
+    graph: Graph,
+    config: Settings,
+    registry: OpRegistry,
+    *,
+    library: GraphLibrary | None = None,
+    trips: TripCounts | None = None,
+    params: Mapping[str, int] | None = None,
+    max_work: int = MAX_WORK,
+    sample: bool = False,
+    stamp: bool = True,
+) -> Expanded:
+    """Like `expand`, but never raises. With `sample`, dynamic loops make their first two trips and their last, for lint.
+
+    `stamp` only changes how long it takes: used graphs and trips that expand alike are expanded once and copied.
+    """
+    library = library or GraphLibrary()
+    library.add(graph)
+    expander = _Expander(config, registry, library, trips, max_work)
+    expander.sample = sample
+    expander.copies = stamp
+    expander.stamp = stamp and not sample and trips is None
+    with collector_off():
+        program = expander.run(graph, params or {})
+        if len(program.tasks) > LARGE:
+            gc.freeze()
+    lines = {used.file: used.lines for used in library.graphs()}
+    problems = with_source_lines(sorted(expander.problems.values(), key=_order), lines)
+    return Expanded(program, problems, expander.unwritten)
+
+
+def _order(problem: Diagnostic) -> tuple[Mark, str]:
+    return problem.mark or Mark("", 0, 0), problem.code
+
+
+@dataclass(slots=True)
+class _Making:
+    """A task under construction. `specs` are those of all operands in the order of `NodeOp.names`, None for unusable ones."""
+
+    index: int
+    regions: dict[str, Region] = field(default_factory=dict)
+    specs: list[TensorSpec | None] = field(default_factory=list)
+    reads: list[int] = field(default_factory=list)
+    writes: list[int] = field(default_factory=list)
+    creates: list[int] = field(default_factory=list)
+    uses: list[int] = field(default_factory=list)
+    waits: set[int] = field(default_factory=set)
+
+    def note(self, tensor: int, touched: list[int], is_local: bool) -> None:
+        """The task reads or writes a tensor that it did not create."""
+        if tensor not in touched:
+            touched.append(tensor)
+        if is_local and tensor not in self.uses:
+            self.uses.append(tensor)
+
+
+class _Expander(Expansion):
+    """Walks the items of a graph."""
+
+    def __init__(self, config: Settings, registry: OpRegistry, library: GraphLibrary, trips: TripCounts | None, max_work: int):
+        super().__init__(config, max_work)
+        self.library = library
+        self.trips = trips
+        self.sample = False
+        self.stamp = False
+        self.copies = True
+        self.using: list[Graph] = []
+        self.ops = OpCompiler(self, registry)
+        self.externals = Externals(self, self.ops)
+        self.stamps = Stamps(self, self.externals, library)
+
+    # --- the program ---
+
+    def run(self, graph: Graph, params: Mapping[str, int]) -> Program:
+        values = dict(self.config.values)
+        context = Context(graph, values)
+        for name, text in graph.params.items():
+            values[name] = params[name] if name in params else self.integer(text, Context(graph, dict(self.config.values)))
+        for name in set(params) - set(graph.params):
+            self.report("G308", f"graph '{graph.name}' has no param '{name}'", graph.mark, did_you_mean(name, graph.params))
+        frame = Frame(None, "", graph.body)
+        sections = {"input": graph.inputs, "output": graph.outputs, "weight": graph.weights, "state": graph.state}
+        for kind, declarations in sections.items():
+            self.externals.declare(declarations, kind, context, frame)
+        inputs = {name: view.tensor for name in graph.inputs if (view := frame.find(name)) is not None}
+        outputs = {name: view.tensor for name in graph.outputs if (view := frame.find(name)) is not None}
+        self.using.append(graph)
+        items: list[int | Span] = []
+        with suppress(StopExpansionError):
+            self.body(graph.body, frame, context, items)
+        body = Span("root", "", tuple(items), mark=graph.mark)
+        return Program(graph.name, tuple(self.tensors), tuple(self.tasks), body, inputs, outputs)
+
+    def body(self, body: Sequence[Item], frame: Frame, context: Context, items: list[int | Span]) -> None:
+        """Expand `body` into `items`."""
+        self.work += len(body) + 1
+        if self.work > self.max_work:
+            raise self.too_large(body[0].mark if body else context.graph.mark)
+        for item in body:
+            if type(item) is Op:
+                items.append(self.op(item, frame, context))
+            else:
+                self.structure(item, frame, context, items)
+
+    def structure(self, item: Item, frame: Frame, context: Context, items: list[int | Span]) -> None:
+        match item:
+            case Alloc():
+                self.alloc(item, frame, context, items)
+            case Scope():
+                items.append(self.scope(item, frame, context))
+            case For():
+                items.append(self.loop_span(item, frame, context))
+            case Switch():
+                items += self.switch(item, frame, context)
+            case Use():
+                self.use(item, frame, context, items)
+
+    def op(self, item: Op, frame: Frame, context: Context) -> int:
+        """One task."""
+        node = self.ops.compiled(item, context)
+        index = len(self.tasks)
+        made = _Making(index)
+        self.operands(made, node, frame, context)
+        call = self.ops.call(node, made.specs, context)
+        if call.workspace:
+            made.creates += [self.tensor(name, spec, item.mark, index).tensor for name, spec in call.workspace]
+        if node.param_attrs:
+            self.record_attrs(node, index, context)
+        after = self.after(item.after, frame, context) if item.after else ()
+        if context.wants(item.id):
+            frame.ids[item.id] = [index]
+        made.waits.discard(index)
+        self.tasks.append(
+            _new_task(
+                index,
+                frame.prefix + item.id,
+                item.op.value,
+                call.core,
+                made.regions,
+                call.attrs,
+                tuple(made.creates),
+                tuple(made.uses),
+                tuple(made.reads),
+                tuple(made.writes),
+                tuple(sorted(made.waits)),
+                after,
+                call.num_blocks,
+                item.mark,
+                item.doc,
+                item.device,
+            )
+        )
+        return index
+
+    def operands(self, made: _Making, node: NodeOp, frame: Frame, context: Context) -> None:
+        """Fills in what a task reads, writes and creates, and whom it follows for that."""
+        for name, ref in node.inputs:
+            view = self.ops.view(ref, frame, context)
+            made.specs.append(view.spec if view else None)
+            if view is not None:
+                made.regions[name] = view.region
+                self.read_operand(made, view, ref, node, frame)
+        for name, ref, is_inout in node.targets:
+            view = self.ops.view(ref, frame, context)
+            made.specs.append(view.spec if view else None)
+            if view is not None:
+                made.regions[name] = view.region
+                if is_inout:
+                    self.read_operand(made, view, ref, node, frame)
+                made.note(view.tensor, made.writes, self.local[view.tensor])
+                self.write(view, made.index, made.waits)
+        for name, declared, kind in node.created:
+            spec = self.spec(kind, context)
+            made.specs.append(spec)
+            if spec is not None:
+                view = frame.names[declared.name] = self.tensor(declared.name, spec, declared.mark, made.index)
+                made.regions[name] = view.region
+                made.creates.append(view.tensor)
+                made.writes.append(view.tensor)
+
+    def read_operand(self, made: _Making, view: View, ref: RegionRef, node: NodeOp, frame: Frame) -> None:
+        if not self.read(view, made.waits, made.index):
+            self.note_unwritten(view, ref.text.mark, frame.prefix + node.item.id)
+        made.note(view.tensor, made.reads, self.local[view.tensor])
+
+    def record_attrs(self, node: NodeOp, task: int, context: Context) -> None:
+        """Attrs that depend on params may differ in a copy; what the op's rules make of them could not be copied."""
+        for recorder in self.recorders:
+            recorder.attrs[task] = (context, node.param_attrs)
+            recorder.is_complete = recorder.is_complete and not node.rules_read_attrs
+
+    def alloc(self, item: Alloc, frame: Frame, context: Context, items: list[int | Span]) -> None:
+        creates = []
+        for declared in item.tensors:
+            spec = self.spec(parse_type(declared.spec), context)
+            if spec is not None:
+                view = frame.names[declared.name] = self.tensor(declared.name, spec, declared.mark)
+                creates.append(view.tensor)
+        task = len(self.tasks)
+        if context.wants(item.id):
+            frame.ids[item.id] = [task]
+        self.tasks.append(Task(task, frame.prefix + item.id, None, creates=tuple(creates), mark=item.mark, doc=item.doc))
+        items.append(task)
+
+    def scope(self, item: Scope, frame: Frame, context: Context) -> Span:
+        inner = Frame(frame, f"{frame.prefix}{item.name}.", item.body, scope=item.name)
+        items: list[int | Span] = []
+        first = len(self.tasks)
+        self.body(item.body, inner, context, items)
+        self.remember(item.name, inner, frame, context, first)
+        return Span("scope", inner.prefix[:-1], tuple(items), item.mode, mark=item.mark)
+
+    def remember(self, name: str, inner: Frame, frame: Frame, context: Context, first: int) -> None:
+        """Let `after` name what was just expanded: as a whole, and by dotted names what is inside."""
+        if context.wants(name):
+            frame.ids.setdefault(name, []).extend(range(first, len(self.tasks)))
+        for below, tasks in inner.ids.items():
+            if context.wants(f"{name}.{below}"):
+                frame.ids.setdefault(f"{name}.{below}", []).extend(tasks)
+
+    def after(self, names: Sequence[Text], frame: Frame, context: Context) -> tuple[int, ...]:
+        """The tasks of an `after` list, here or in a body around; in a loop, if not made yet, those of the trip before."""
+        tasks: set[int] = set()
+        for name in names:
+            found = frame.find_tasks(name.value)
+            if found is not None:
+                tasks.update(found)
+            elif name.value not in frame.declared_ids():
+                hint = did_you_mean(name.value, frame.declared_ids())
+                self.report("G321", f"'after' names '{name}', but no item here or around has that id", name.mark, hint)
+        return tuple(sorted(tasks))
+
+    # --- loops ---
+
+    def loop_span(self, item: For, frame: Frame, context: Context) -> Span:
+        expr = parse(item.range.value, item.range.mark)
+        read = [name for name in sorted(expr.names()) if name not in context.values and frame.find(name) is not None]
+        path = f"{frame.prefix}{item.variable}"
+        if read and item.maximum is None:
+            message = f"the range reads tensor '{read[0]}', so the loop needs 'max'"
+            self.report("G326", message, item.range.mark, "add 'max:' with the largest number of trips")
+            return Span("for", path, mark=item.mark)
+        if not read:
+            num = self.integer(item.range, context)
+            if num < 0:
+                self.report(
+                    "G310", f"expression '{item.range}': is {num}, but a loop cannot make fewer than 0 trips", item.range.mark
+                )
+            if self.work + num > self.max_work:
+                raise self.too_large(item.range.mark)
+            return Span("for", path, self.iterations(item, range(num), frame, context), mark=item.mark)
+        assert item.maximum is not None
+        if item.carry:
+            self.report(
+                "G325", "a loop with a range known only at run time cannot carry a tensor", next(iter(item.carry.values())).mark
+            )
+        bound = max(self.integer(item.maximum, context), 0)
+        trips = self.dynamic(expr, path, read, bound, frame, context, item.mark)
+        return self.dynamic_span(path, trips, self.planned(trips, expr, read, context), item, frame, context)
+
+    def dynamic_span(self, path: str, trips: Trips, num: int, item: For, frame: Frame, context: Context) -> Span:
+        if self.work + num > self.max_work and not self.sample:
+            raise self.too_large(item.range.mark)
+        chosen = sorted({0, 1, num - 1} & set(range(num))) if self.sample else range(num)
+        with self.dynamic_loop():
+            items = self.iterations(item, chosen, frame, context)
+        return Span("dynamic", path, items, trips=trips, mark=item.mark)
+
+    def iterations(self, item: For, trips: Sequence[int], frame: Frame, context: Context) -> tuple[Span, ...]:
+        spans = []
+        variable, had = item.variable, context.values.get(item.variable)
+        joint = "" if len(variable) == 1 else "_"
+        previous: Frame | None = None
+        carried: dict[str, View] = {}
+        copier: TripCopier | None = None
+        for trip in trips:
+            context.values[variable] = trip
+            inner = Frame(frame, f"{frame.prefix}{variable}{joint}{trip}.", item.body, previous=previous, loop=variable)
+            inner.names.update(carried)
+            first, work = len(self.tasks), self.work
+            items = copier.copy(inner) if copier is not None else None
+            if items is None:
+                expanded: list[int | Span] = []
+                self.body(item.body, inner, context, expanded)
+                items = tuple(expanded)
+            if not spans and self.copies and len(trips) >= FEWEST_TRIPS:
+                copier = trip_copier(self, item, frame, context, inner.prefix, first, items, self.work - work)
+            spans.append(_new_span("iteration", inner.prefix[:-1], items, "auto", None, item.mark))
+            self.remember(variable, inner, frame, context, first)
+            if item.carry:
+                self.carry(item, inner, carried)
+            previous = inner
+        frame.names.update(carried)
+        if had is None:
+            context.values.pop(variable, None)
+        else:
+            context.values[variable] = had
+        return tuple(spans)
+
+    def carry(self, item: For, inner: Frame, carried: dict[str, View]) -> None:
+        """Rebind carried names after a trip; the tensor must have the type that the name stood for."""
+        for name, text in item.carry.items():
+            before, view = inner.find(name), inner.find(text.value)
+            if view is None:
+                closed = closed_in(item.body, text.value)
+                hint = f"alloc it before {closed[0]} '{closed[1]}', where it is a name of that alone" if closed else None
+                self.report("G325", f"carry: no tensor '{text}' at the end of the body of 'for {item.variable}'", text.mark, hint)
+            elif before is None:
+                self.report("G325", f"carry: no tensor '{name}' before 'for {item.variable}'", text.mark)
+            elif before.spec is not view.spec:
+                self.report("G325", f"carry: '{name}' is {before.spec}, but '{text}' is {view.spec}", text.mark)
+            else:
+                carried[name] = view
+
+    def planned(self, trips: Trips, expr: Expr, read: Sequence[str], context: Context) -> int:
+        """The number of trips that the program holds."""
+        if self.trips is None:
+            return trips.bound
+        elements: dict[str, tuple[int, ...] | None] = dict.fromkeys(read)
+        with suppress(ExprError):
+
+            def look(name: str) -> Any:
+                return (lambda at: elements.__setitem__(name, at) or 0) if name in elements else context.values[name]
+
+            expr.evaluate(look)
+        num = self.trips(trips.path, tuple(read), tuple(elements[name] for name in read), trips.bound)
+        if num is not None and not 0 <= num <= trips.bound:
+            raise GraphError(Diagnostic("G326", f"'{trips.path}' is given {num} trips, expected 0 to {trips.bound}", trips.mark))
+        return trips.bound if num is None else num
+
+    def dynamic(
+        self, expr: Expr, path: str, read: Sequence[str], bound: int, frame: Frame, context: Context, mark: Mark
+    ) -> Trips:
+        """How often something runs whose number of trips `expr` reads the tensors named `read`."""
+        self.begin_range()
+        views = {name: view for name in read if (view := frame.find(name)) is not None}
+        values = {name: context.values[name] for name in expr.names() if name in context.values}
+        waits: set[int] = set()
+        for name, view in views.items():
+            if name not in expr.indexed() and view.spec.shape:
+                self.report(
+                    "G326", f"the range reads all of tensor '{name}', expected one element", expr.mark, f"write {name}[...]"
+                )
+            if not self.read(view, waits, None):
+                self.note_unwritten(view, expr.mark or mark, path)
+        count = DynamicRange(expr, path, values, views, bound, mark)
+        return Trips(path, count.reads, tuple(sorted(waits)), bound, count, mark)
+
+    # --- switch and use ---
+
+    def switch(self, item: Switch, frame: Frame, context: Context) -> list[Span]:
+        expr = parse(item.value.value, item.value.mark)
+        read = [name for name in sorted(expr.names()) if name not in context.values and frame.find(name) is not None]
+        path = f"{frame.prefix}{item.keyword}"
+        if read:
+            return self.dynamic_switch(item, expr, read, path, frame, context)
+        try:
+            value = expr.evaluate(context.values.__getitem__)
+        except ExprError as error:
+            self.report_error(error, list(context.values))
+            return []
+        value = bool(value) if item.keyword == "if" else value
+        body = item.cases.get(value, item.cases.get(None)) if isinstance(value, int) else None
+        if body is None:
+            cases = ", ".join("default" if case is None else str(case) for case in item.cases)
+            self.report("G330", f"switch: no case for '{item.value}', which is {value}", item.value.mark, f"cases: {cases}")
+            return []
+        items: list[int | Span] = []
+        self.body(body, frame, context, items)
+        return [Span("if", path, tuple(items), mark=item.mark)]
+
+    def dynamic_switch(
+        self, item: Switch, expr: Expr, read: Sequence[str], path: str, frame: Frame, context: Context
+    ) -> list[Span]:
+        """One dynamic span per case, of which one runs; what a case creates is not visible after it, for it may not exist."""
+        spans = []
+        for case, body in item.cases.items():
+            if not body:
+                continue
+            test = parse(case_test(item, case), expr.mark)
+            trips = self.dynamic(test, path, read, 1, frame, context, item.mark)
+            inner = Frame(frame, frame.prefix, body)
+            items: list[int | Span] = []
+            num = self.planned(trips, test, read, context)
+            with self.dynamic_loop():
+                if num:
+                    self.body(body, inner, context, items)
+            branch = (Span("iteration", path, tuple(items), mark=item.mark),) * num
+            spans.append(Span("dynamic", path, branch, trips=trips, mark=item.mark))
+        return spans
+
+    def use(self, item: Use, frame: Frame, context: Context, items: list[int | Span]) -> None:
+        try:
+            graph = self.library(item.graph, context.graph.file)
+        except GraphError as error:
+            self.report_error(error)
+            return
+        if any(used is graph for used in self.using):
+            cycle = " > ".join([used.name for used in self.using] + [graph.name])
+            self.report("G309", f"graph '{graph.name}' uses itself: {cycle}", item.graph.mark)
+            return
+        path = frame.prefix[:-1] if frame.scope == item.id and len(frame.body) == 1 else f"{frame.prefix}{item.id}"
+        inner, used = self.externals.bind(item, graph, frame, context, f"{path}.")
+        first = len(self.tasks)
+        self.using.append(graph)
+        inside = self.used(graph, inner, used)
+        self.using.pop()
+        if context.wants(item.id):
+            frame.ids.setdefault(item.id, []).extend(range(first, len(self.tasks)))
+        items.append(Span("use", path, tuple(inside), mark=item.mark))
+
+    def used(self, graph: Graph, frame: Frame, context: Context) -> list[int | Span]:
+        """The items of a used graph: copied where one like it was expanded before (see `runner.expansion.use_copies`)."""
+        key = self.stamps.key(frame, context) if self.stamp else None
+        stamp = self.stamps.known.get(key) if key is not None else None
+        if stamp is not None:
+            items = self.stamps.copy(stamp, frame, context)
+            if items is not None:
+                return items
+        items = []
+        if key is None:
+            self.body(graph.body, frame, context, items)
+            return items
+        stamp = self.stamps.begin(frame, context)
+        self.body(graph.body, frame, context, items)
+        self.stamps.end(key, stamp, items)
+        return items

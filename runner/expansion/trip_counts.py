@@ -1,0 +1,55 @@
+"""How often something runs whose number of trips reads tensors: what `Trips.evaluate` calls at run time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runner.base.errors import ExecutionError, Mark
+from runner.expansion.names import View
+from runner.language.expressions import Expr
+from runner.language.graph import Switch
+
+
+@dataclass(frozen=True, slots=True)
+class DynamicRange:
+    """A range as it stands in one trip of the loops around it: `values` of names that are numbers, `views` of tensors."""
+
+    expr: Expr
+    path: str
+    values: Mapping[str, Any]
+    views: Mapping[str, View]
+    bound: int
+    mark: Mark
+
+    @property
+    def reads(self) -> tuple[int, ...]:
+        """The tensors that it reads."""
+        return tuple(view.tensor for view in self.views.values())
+
+    def __call__(self, element: Callable[[int, tuple[int, ...]], int]) -> int:
+        """The number of trips, by a function from a tensor and an index to an element; raises ExecutionError above the bound."""
+
+        def look(name: str) -> Any:
+            if name in self.values:
+                return self.values[name]
+            view = self.views[name]
+            if not view.spec.shape:
+                return element(view.tensor, view.element(()))
+            return lambda at: element(view.tensor, view.element(at))
+
+        num = self.expr.integer(look)
+        if not 0 <= num <= self.bound:
+            raise ExecutionError(f"'{self.path}' makes {num} trips at run time, its max is {self.bound} ({self.mark})")
+        return num
+
+
+def case_test(item: Switch, case: int | None) -> str:
+    """An expression that is 1 when `case` is the one that runs."""
+    if item.keyword == "if":
+        return f"1 if ({item.value}) else 0" if case else f"0 if ({item.value}) else 1"
+    if case is not None:
+        return f"1 if ({item.value}) == {case} else 0"
+    others = " or ".join(f"({item.value}) == {other}" for other in item.cases if other is not None)
+    return f"0 if {others} else 1" if others else "1"

@@ -1,0 +1,210 @@
+"""From a checked tree of nodes to a frozen `Graph`: ids are made unique, and texts parsed so that loading tells their errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from runner.base.errors import Diagnostic, GraphError, Mark
+from runner.language.expressions import parse
+from runner.language.graph import Alloc, Declaration, For, Graph, Item, Op, Scope, Switch, Text, Use
+from runner.language.notation import parse_binding, parse_region, parse_type, split_output
+from runner.language.yaml_source import Node
+
+KEYWORDS = ("op", "alloc", "scope", "for", "if", "switch", "use")
+
+
+@dataclass(slots=True)
+class _Ids:
+    """The ids taken under one path; loops over the same variable and branches of one body share it."""
+
+    explicit: dict[str, Mark] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    inner: dict[str, _Ids] = field(default_factory=dict)
+
+    def below(self, name: str) -> _Ids:
+        return self.inner.setdefault(name, _Ids())
+
+    def fork(self) -> _Ids:
+        """For one branch of a switch: branches exclude each other, so that each may take the same ids."""
+        return _Ids(dict(self.explicit), dict(self.counts), {name: ids.fork() for name, ids in self.inner.items()})
+
+    def merge(self, other: _Ids) -> None:
+        self.explicit |= other.explicit
+        for name, count in other.counts.items():
+            self.counts[name] = max(count, self.counts.get(name, 0))
+        for name, ids in other.inner.items():
+            self.below(name).merge(ids)
+
+
+def text_of(node: Node) -> Text:
+    return Text(node.value, node.mark)
+
+
+def _texts(node: Node | None) -> dict[str, Text]:
+    return {key.value: text_of(value) for key, value in node.value} if node else {}
+
+
+def _doc(node: Node) -> str:
+    doc = node.get("doc")
+    return doc.value.strip() if doc else ""
+
+
+class GraphBuilder:
+    """Builds one graph; `problems` collects what is wrong."""
+
+    def __init__(self) -> None:
+        self.problems: list[Diagnostic] = []
+
+    def build(self, root: Node, file: str, lines: tuple[str, ...]) -> Graph:
+        taken: dict[str, Mark] = {}
+        sections = {name: self.declarations(root.get(name), taken) for name in ("inputs", "weights", "state", "outputs")}
+        params = _texts(root.get("params"))
+        for text in params.values():
+            self.expression(text)
+        name, body = root.get("graph"), root.get("body")
+        assert name is not None and body is not None, "the schema requires them"
+        items = self.body(body, _Ids())
+        return Graph(name.value, file, name.mark, items, _doc(root), params, **sections, lines=lines)
+
+    def attempt(self, parser: Callable[[Text], object], text: Text) -> None:
+        try:
+            parser(text)
+        except GraphError as error:
+            self.problems += error.diagnostics
+
+    def expression(self, text: Text) -> None:
+        self.attempt(lambda t: parse(t.value, t.mark), text)
+
+    def declarations(self, section: Node | None, taken: dict[str, Mark]) -> Mapping[str, Declaration]:
+        found: dict[str, Declaration] = {}
+        for key, value in section.value if section else ():
+            declaration = self.declaration(key, value)
+            found[key.value] = declaration
+            if key.value in taken:
+                self.again(f"'{key.value}'", "declared", key.mark, taken[key.value])
+            taken[key.value] = key.mark
+        return found
+
+    def again(self, what: str, verb: str, mark: Mark, first: Mark) -> None:
+        self.problems.append(Diagnostic("G205", f"{what} is {verb} twice, first in line {first.line}", mark, related=(first,)))
+
+    def declaration(self, key: Node, value: Node) -> Declaration:
+        if value.kind == "text":
+            spec, source, stack, shard = text_of(value), None, None, None
+        else:
+            given = {name: value.get(name) for name in ("type", "from", "stack", "shard")}
+            assert given["type"] is not None, "the schema requires it"
+            spec = text_of(given["type"])
+            source = text_of(given["from"]) if given["from"] else None
+            stack = given["stack"].value if given["stack"] else None
+            shard = int(given["shard"].value) if given["shard"] else None
+        self.attempt(parse_type, spec)
+        return Declaration(key.value, spec, key.mark, source, stack, shard)
+
+    # --- items ---
+
+    def body(self, node: Node, ids: _Ids) -> tuple[Item, ...]:
+        return tuple(self.item(item, ids) for item in node.value)
+
+    def branch(self, node: Node | None, ids: _Ids) -> tuple[Item, ...]:
+        if node is None:
+            return ()
+        return self.body(node, ids) if node.kind == "list" else (self.item(node, ids),)
+
+    def item(self, node: Node, ids: _Ids) -> Item:
+        keyword = next(name for name in KEYWORDS if node.get(name))
+        head = node.get(keyword)
+        assert head is not None
+        return getattr(self, f"_{keyword}")(node, head, ids)
+
+    def id(self, node: Node, default: str, ids: _Ids) -> str:
+        """The item's own id, which must be free, or the default with a number behind it when that is taken."""
+        given = node.get("id")
+        if given is None:
+            ids.counts[default] = count = ids.counts.get(default, 0) + 1
+            name = default if count == 1 else f"{default}_{count}"
+            return name if name not in ids.explicit else self.id(node, default, ids)
+        name = given.value
+        if name in ids.explicit or ids.counts.get(name):
+            self.again(f"id '{name}'", "taken", given.mark, ids.explicit.get(name, node.mark))
+        ids.explicit[name] = given.mark
+        return name
+
+    def _op(self, node: Node, head: Node, ids: _Ids) -> Op:
+        inputs, given, attrs = (_texts(node.get(key)) for key in ("in", "out", "attrs"))
+        for text in inputs.values():
+            self.attempt(parse_region, text)
+        for text in attrs.values():
+            self.expression(text)
+        outputs = {name: self.output(name, text) for name, text in given.items()}
+        after, device = node.get("after"), node.get("device")
+        return Op(
+            text_of(head),
+            self.id(node, head.value, ids),
+            node.mark,
+            inputs,
+            outputs,
+            attrs,
+            tuple(map(text_of, after.value)) if after else (),
+            _doc(node),
+            device.value if device else None,
+        )
+
+    def output(self, operand: str, text: Text) -> Declaration | Text:
+        created = split_output(operand, text)
+        if created is None:
+            self.attempt(parse_region, text)
+            return text
+        name, spec = created
+        self.attempt(parse_type, spec)
+        return Declaration(name, spec, text.mark)
+
+    def _alloc(self, node: Node, head: Node, ids: _Ids) -> Alloc:
+        tensors = tuple(self.declaration(key, value) for key, value in head.value)
+        return Alloc(tensors, node.mark, _doc(node), self.id(node, "alloc", ids))
+
+    def _scope(self, node: Node, head: Node, ids: _Ids) -> Scope:
+        body, mode = node.get("body"), node.get("mode")
+        assert body is not None
+        return Scope(head.value, self.body(body, ids.below(head.value)), node.mark, mode.value if mode else "auto", _doc(node))
+
+    def _for(self, node: Node, head: Node, ids: _Ids) -> For:
+        trips, maximum, body = node.get("range"), node.get("max"), node.get("body")
+        assert trips is not None and body is not None
+        for text in (trips, maximum):
+            if text is not None:
+                self.expression(text_of(text))
+        items = self.body(body, ids.below(head.value))
+        bound = text_of(maximum) if maximum else None
+        return For(head.value, text_of(trips), items, node.mark, bound, _doc(node), _texts(node.get("carry")))
+
+    def _if(self, node: Node, head: Node, ids: _Ids) -> Switch:
+        return self.choice("if", head, {1: node.get("then"), 0: node.get("else")}, node.mark, ids)
+
+    def _switch(self, node: Node, head: Node, ids: _Ids) -> Switch:
+        cases = node.get("cases")
+        assert cases is not None
+        return self.choice(
+            "switch",
+            head,
+            {None if key.value == "default" else int(key.value): value for key, value in cases.value},
+            node.mark,
+            ids,
+        )
+
+    def choice(self, keyword: str, head: Node, branches: Mapping[int | None, Node | None], mark: Mark, ids: _Ids) -> Switch:
+        self.expression(text_of(head))
+        cases, forks = {}, []
+        for value, branch in branches.items():
+            forks.append(ids.fork())
+            cases[value] = self.branch(branch, forks[-1])
+        for fork in forks:
+            ids.merge(fork)
+        return Switch(text_of(head), cases, mark, keyword)
+
+    def _use(self, node: Node, head: Node, ids: _Ids) -> Use:
+        bindings = _texts(node.get("with"))
+        for text in bindings.values():
+            self.attempt(parse_binding, text)
+        return Use(text_of(head), self.id(node, head.value, ids), node.mark, bindings, _doc(node))

@@ -1,0 +1,124 @@
+"""A graph file as written: frozen, with the place of every name, and nothing evaluated.
+
+Texts that hold expressions (`range`, dims, `switch`) are kept as `Text`, which `runner.language.expressions` parses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from runner.base.errors import Mark
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A scalar of the file and where it stands."""
+
+    value: str
+    mark: Mark
+
+    def __str__(self) -> str:
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class Declaration:
+    """`name: dtype[dims]`, of an input, weight, state, output, alloc or created tensor.
+
+    `source` is where a weight or state comes from (`layers.{layer}.attn.wq_a.weight`); `stack` names the placeholder that runs
+    over the leading dimension (`expert`: this rank's experts), `shard` the dimension that is split over ranks.
+    """
+
+    name: str
+    spec: Text
+    mark: Mark
+    source: Text | None = None
+    stack: str | None = None
+    shard: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """`outputs` maps an operand to a Declaration (a new tensor) or a Text (an existing tensor or a slice of it)."""
+
+    op: Text
+    id: str
+    mark: Mark
+    inputs: Mapping[str, Text] = field(default_factory=dict)
+    outputs: Mapping[str, Declaration | Text] = field(default_factory=dict)
+    attrs: Mapping[str, Text] = field(default_factory=dict)
+    after: tuple[Text, ...] = ()
+    doc: str = ""
+    device: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Alloc:
+    tensors: tuple[Declaration, ...]
+    mark: Mark
+    doc: str = ""
+    id: str = "alloc"
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    name: str
+    body: tuple[Item, ...]
+    mark: Mark
+    mode: str = "auto"
+    doc: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class For:
+    """Static when `maximum` is None. `carry`: after each trip the name on the left stands for that trip's tensor on the right."""
+
+    variable: str
+    range: Text
+    body: tuple[Item, ...]
+    mark: Mark
+    maximum: Text | None = None
+    doc: str = ""
+    carry: Mapping[str, Text] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """`switch`: cases by integer (`default` under None). `if` is a switch with `then` at 1 and `else` at 0."""
+
+    value: Text
+    cases: Mapping[int | None, tuple[Item, ...]]
+    mark: Mark
+    keyword: str = "switch"
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """Another graph spliced in. `bindings` (`with:`) map its inputs, outputs and parameters to names and expressions here."""
+
+    graph: Text
+    id: str
+    mark: Mark
+    bindings: Mapping[str, Text] = field(default_factory=dict)
+    doc: str = ""
+
+
+Item = Op | Alloc | Scope | For | Switch | Use
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A whole file; `lines` is its text, for messages."""
+
+    name: str
+    file: str
+    mark: Mark
+    body: tuple[Item, ...]
+    doc: str = ""
+    params: Mapping[str, Text] = field(default_factory=dict)
+    inputs: Mapping[str, Declaration] = field(default_factory=dict)
+    weights: Mapping[str, Declaration] = field(default_factory=dict)
+    state: Mapping[str, Declaration] = field(default_factory=dict)
+    outputs: Mapping[str, Declaration] = field(default_factory=dict)
+    lines: tuple[str, ...] = field(default=(), repr=False, compare=False)

@@ -1,0 +1,251 @@
+"""Lint stage 1: a YAML text as a tree of nodes with places, or what is wrong with the YAML itself.
+
+Built from parser events, so that depth, aliases and duplicate keys are under control before anything is constructed, and every
+scalar keeps the text that the user wrote.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import yaml
+
+from runner.base.errors import Diagnostic, Mark
+
+MAX_BYTES = 1 << 20
+MAX_DEPTH = 64
+MAX_NODES = 100_000
+
+_FAST_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_PLAIN_INT = re.compile(r"[-+]?(0|[1-9][0-9]*)")
+_NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|0o[0-7]+")
+_resolve = yaml.resolver.Resolver().resolve
+_YAML_TYPES = {"bool": "a boolean", "int": "an integer", "float": "a number", "timestamp": "a date"}
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """`value` is a str for a `text`, a tuple of Nodes for a `list`, a tuple of (key, value) pairs for a `map`.
+
+    `type` is what a plain scalar is in YAML 1.1 (`str`, `int`, `bool`, `null`, ...); a mark of a quoted text is behind its quote.
+    `size` counts nodes with aliases written out.
+    """
+
+    kind: str
+    value: Any
+    mark: Mark
+    type: str = "str"
+    size: int = 1
+
+    def get(self, key: str) -> Node | None:
+        """The value of a key of a map."""
+        if self.kind != "map":
+            return None
+        return next((value for name, value in self.value if name.value == key), None)
+
+
+@dataclass(slots=True)
+class _Open:
+    """A list or map under construction."""
+
+    kind: str
+    mark: Mark
+    anchor: str | None
+    items: list[Node]
+
+
+class _Builder:
+    """Turns parser events into Nodes, noting problems."""
+
+    def __init__(self, file: str):
+        self.file = file
+        self.problems: list[Diagnostic] = []
+        self.stack: list[_Open] = []
+        self.anchors: dict[str, Node] = {}
+        self.root: Node | None = None
+        self.documents = 0
+
+    def problem(self, code: str, message: str, mark: Mark, hint: str | None = None) -> None:
+        self.problems.append(Diagnostic(code, message, mark, hint=hint))
+
+    def mark(self, event: yaml.Event, shift: int = 0) -> Mark:
+        return Mark(self.file, event.start_mark.line + 1, event.start_mark.column + 1 + shift)
+
+    def feed(self, event: yaml.Event) -> bool:
+        """Takes one event; False stops, for files that must not be read further."""
+        if isinstance(event, yaml.DocumentStartEvent):
+            self.documents += 1
+            if self.documents > 1:
+                self.problem("G101", "a graph file holds one document, here begins another", self.mark(event))
+                return False
+        elif isinstance(event, yaml.ScalarEvent):
+            self.scalar(event)
+        elif isinstance(event, (yaml.MappingStartEvent, yaml.SequenceStartEvent)):
+            return self.open(event)
+        elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
+            return self.close()
+        elif isinstance(event, yaml.AliasEvent):
+            self.alias(event)
+        return True
+
+    def scalar(self, event: yaml.ScalarEvent) -> None:
+        quoted = event.style not in (None, "")
+        mark = self.mark(event, 1 if event.style in ("'", '"') else 0)
+        self.tag(event, mark)
+        kind = "str" if quoted else _resolve(yaml.ScalarNode, event.value, (True, False)).rpartition(":")[2]
+        if not quoted:
+            self.trap(event.value, kind, mark)
+        self.add(Node("text", event.value, mark, kind), event.anchor)
+
+    def tag(self, event: Any, mark: Mark) -> None:
+        if event.tag is not None:
+            self.problem("G106", f"tag '{event.tag}' is not allowed", mark, "remove it; quote the value to make it text")
+
+    def trap(self, value: str, kind: str, mark: Mark) -> None:
+        """YAML 1.1 and 1.2, or YAML and the reader, disagree about what this plain scalar is."""
+        if kind == "bool" and value.lower() not in ("true", "false"):
+            self.problem(
+                "G104",
+                f"'{value}' is a boolean in YAML 1.1",
+                mark,
+                f'write "{value}" for the text, true or false for the boolean',
+            )
+        elif kind == "int" and not _PLAIN_INT.fullmatch(value):
+            as_int = yaml.SafeLoader.construct_yaml_int(_CONSTRUCTOR, yaml.ScalarNode("", value))
+            self.problem(
+                "G104", f"'{value}' is the integer {as_int} in YAML 1.1", mark, f'write {as_int}, or "{value}" for the text'
+            )
+        elif kind == "float" and ":" in value:
+            self.problem("G104", f"'{value}' is a number to the base 60 in YAML 1.1", mark, f'write "{value}" for the text')
+        elif kind == "timestamp":
+            self.problem("G104", f"'{value}' is a date in YAML 1.1", mark, f'write "{value}" for the text')
+        elif kind == "str" and _NUMBER.fullmatch(value):
+            number = int(value, 8) if value.startswith("0o") else float(value)
+            plain = f"{number:.17g}" if number == int(number) else _with_point(value)
+            self.problem(
+                "G104",
+                f"'{value}' is text in YAML 1.1, though it looks like a number",
+                mark,
+                f'write {plain}, or "{value}" for the text',
+            )
+
+    def open(self, event: Any) -> bool:
+        mark = self.mark(event)
+        self.tag(event, mark)
+        if len(self.stack) >= MAX_DEPTH:
+            self.problem("G105", f"nesting is deeper than {MAX_DEPTH} levels", mark)
+            return False
+        kind = "map" if isinstance(event, yaml.MappingStartEvent) else "list"
+        self.stack.append(_Open(kind, mark, event.anchor, []))
+        return True
+
+    def close(self) -> bool:
+        done = self.stack.pop()
+        size = 1 + sum(item.size for item in done.items)
+        if size > MAX_NODES:
+            self.problem("G105", f"aliases expand to more than {MAX_NODES:,} nodes", done.mark)
+            return False
+        value: tuple[Any, ...] = tuple(done.items)
+        if done.kind == "map":
+            value = tuple(zip(done.items[::2], done.items[1::2], strict=True))
+            self.keys(value)
+        self.add(Node(done.kind, value, done.mark, done.kind, size), done.anchor)
+        return True
+
+    def keys(self, pairs: tuple[tuple[Node, Node], ...]) -> None:
+        seen: dict[str, Mark] = {}
+        for key, _ in pairs:
+            if key.kind != "text":
+                self.problem("G106", f"a key must be text, got a {key.kind}", key.mark)
+            elif key.type == "merge":
+                self.problem("G106", "merge keys '<<' are not allowed", key.mark, "write the keys out")
+            elif key.value in seen:
+                first = seen[key.value]
+                message = f"key '{key.value}' is given twice, first in line {first.line}"
+                self.problems.append(Diagnostic("G102", message, key.mark, related=(first,)))
+            else:
+                seen[key.value] = key.mark
+
+    def alias(self, event: yaml.AliasEvent) -> None:
+        name = str(event.anchor)
+        node = self.anchors.get(name)
+        if node is None:
+            self.problem("G101", f"alias '*{name}' has no anchor before it", self.mark(event))
+            node = Node("text", "", self.mark(event))
+        self.add(node, None)
+
+    def add(self, node: Node, anchor: str | None) -> None:
+        if anchor is not None:
+            self.anchors[anchor] = node
+        if self.stack:
+            self.stack[-1].items.append(node)
+        else:
+            self.root = node
+
+
+_CONSTRUCTOR = yaml.SafeLoader("")
+
+
+def _with_point(value: str) -> str:
+    """`1e-6` as `1.0e-6`, which is a number in every YAML."""
+    mantissa, letter, exponent = re.split(r"([eE])", value)
+    exponent = exponent if exponent[0] in "+-" else f"+{exponent}"
+    return f"{mantissa if '.' in mantissa else f'{mantissa}.0'}{letter}{exponent}"
+
+
+def read_source(data: bytes, file: str) -> tuple[Node | None, tuple[str, ...], list[Diagnostic]]:
+    """The root node (None when unusable), the lines, and all problems of the YAML itself."""
+    start = Mark(file, 1, 1)
+    if len(data) > MAX_BYTES:
+        return None, (), [Diagnostic("G105", f"the file has {len(data):,} bytes, at most {MAX_BYTES:,} are allowed", start)]
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        return None, (), [Diagnostic("G101", f"not UTF-8: byte 0x{data[error.start]:02x}", Mark(file, line, 1))]
+    lines = tuple(text.splitlines())
+    root, problems = _build(text, file, _FAST_LOADER)
+    problems = [_inside(problem, lines) for problem in problems]
+    if root is None and not problems:
+        problems = [Diagnostic("G101", "the file is empty", start)]
+    return root, lines, problems
+
+
+def _inside(problem: Diagnostic, lines: tuple[str, ...]) -> Diagnostic:
+    """The problem with a place behind the last line moved to that line's end."""
+    mark = problem.mark
+    if mark is None or not lines or mark.line <= len(lines):
+        return problem
+    return replace(problem, mark=Mark(mark.file, len(lines), len(lines[-1]) + 1))
+
+
+def _build(text: str, file: str, loader: Any) -> tuple[Node | None, list[Diagnostic]]:
+    builder = _Builder(file)
+    try:
+        for event in _events(text, loader):
+            if not builder.feed(event):
+                return None, builder.problems
+    except yaml.YAMLError as error:
+        if loader is not yaml.SafeLoader:
+            return _build(text, file, yaml.SafeLoader)  # its messages are the same wherever libyaml is or is not installed
+        builder.problems.append(_syntax_error(error, text, file))
+        return None, builder.problems
+    return builder.root, builder.problems
+
+
+def _events(text: str, loader: Any) -> Iterator[yaml.Event]:
+    return yaml.parse(text, Loader=loader)
+
+
+def _syntax_error(error: yaml.YAMLError, text: str, file: str) -> Diagnostic:
+    if isinstance(error, yaml.reader.ReaderError):
+        line, column = text.count("\n", 0, error.position) + 1, error.position - text.rfind("\n", 0, error.position)
+        return Diagnostic("G101", f"character {text[error.position]!r} is not allowed", Mark(file, line, column))
+    at = getattr(error, "problem_mark", None)
+    mark = Mark(file, at.line + 1, at.column + 1) if at else Mark(file, 1, 1)
+    problem = str(getattr(error, "problem", None) or error)
+    context = getattr(error, "context", None)
+    return Diagnostic("G101", f"{problem} ({context})" if context else problem, mark)

@@ -1,0 +1,46 @@
+"""How a missing edge is written: the `after` entry by which one task can name another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from runner.base.errors import Mark
+from runner.language.graph import For, Item
+from runner.program.program import Program, Span
+
+
+def after_hint(program: Program, items: Mapping[Mark, Item], task: int, other: int) -> str:
+    """A hint that makes `task` wait for `other`."""
+    around, beside = _chain(program.body, task), _chain(program.body, other)
+    common = 0
+    while common < min(len(around), len(beside)) and around[common] is beside[common]:
+        common += 1
+    name = program.tasks[task].path.rpartition(".")[2]
+    if any(span.kind == "use" for span in around[common:]):
+        what = program.tasks[other].path
+        return f"'{name}' lies in a used graph and cannot name '{what}': let it read what is made after that, or write elsewhere"
+    steps: list[str] = []
+    for span in beside[common:]:
+        item = items.get(span.mark) if span.mark else None
+        if span.kind in ("iteration", "if") or (span.kind == "dynamic" and not isinstance(item, For)):
+            continue
+        steps.append(span.path.rpartition(".")[2])
+        if span.kind == "use":
+            break
+    else:
+        steps.append(program.tasks[other].path.rpartition(".")[2])
+    return f"add 'after: [{'.'.join(steps)}]' to '{name}'"
+
+
+def _chain(body: Span, task: int) -> list[Span]:
+    """The spans around a task, from the root inwards."""
+    chain = [body]
+    while True:
+        for item in reversed(chain[-1].items):
+            if item == task:
+                return chain
+            if isinstance(item, Span) and (first := next(item.tasks(), None)) is not None and first <= task:
+                chain.append(item)
+                break
+        else:
+            raise AssertionError(f"task {task} is in no span")

@@ -1,0 +1,122 @@
+"""Trip counts of dynamic loops when planning: `--routing bound|uniform|random:SEED|FILE`.
+
+A loop over an expert's row tiles runs `ceil(rows / tile)` times; what is not known before a run is how many of the routed rows
+each expert of this rank receives. A source of routings gives these rows, stage by stage (a stage is one pass over the experts).
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from runner.base.errors import ConfigError
+
+TripCounts = Callable[[str, tuple[str, ...], tuple[tuple[int, ...] | None, ...], int], int | None]
+
+
+@dataclass
+class Routing:
+    """Calls of one expansion, in order: a new stage begins when the element that a loop reads was read before in this one."""
+
+    source: Callable[[int], Sequence[int]]  # stage -> rows per expert
+    rows_per_trip: int
+    stage: int = -1
+    rows: Sequence[int] = ()
+    seen: set[tuple[int, ...]] = field(default_factory=set)
+
+    def __call__(self, path: str, names: tuple[str, ...], elements: tuple[tuple[int, ...] | None, ...], bound: int) -> int | None:
+        if not elements or not elements[0]:
+            return None
+        element = elements[0]
+        if self.stage < 0 or element in self.seen:
+            self.stage += 1
+            self.rows = self.source(self.stage)
+            self.seen.clear()
+        self.seen.add(element)
+        expert = element[0]
+        if expert >= len(self.rows):
+            raise ConfigError(f"--routing: stage {self.stage} has {len(self.rows)} experts, but '{path}' needs number {expert}")
+        trips = -(-self.rows[expert] // self.rows_per_trip)
+        if trips > bound:
+            raise ConfigError(
+                f"--routing: stage {self.stage} sends {self.rows[expert]:,} rows to expert {expert} of rank 0, "
+                f"but it can receive {bound * self.rows_per_trip:,} ('{path}')",
+                hint=f"--set recv_max={trips * self.rows_per_trip}, or --set recv_layout=ragged",
+            )
+        return trips
+
+
+def routing_source(text: str, values: Mapping[str, Any], deploy: str) -> TripCounts | None:
+    """The trip counts that `--routing` asks for, None for the bound; `values` are the configuration's. Raises ConfigError."""
+    if text == "bound":
+        return None
+    kind, _, argument = text.partition(":")
+    tile = int(values["ROW_TILE"])
+    if text == "uniform":
+        share = -(-int(values["T"]) * int(values["EP"]) * int(values["TOPK"]) // int(values["E_ALL"]))
+        return Routing(lambda stage: [share] * int(values["E"]), tile)
+    if kind == "random":
+        if not argument.isdecimal():
+            raise ConfigError(f"--routing {text}: expected random:SEED with a non-negative integer")
+        return Routing(_random_source(int(argument), values), tile)
+    if not Path(text).is_file():
+        raise ConfigError(f"--routing {text}: no such file", hint="write bound, uniform, random:SEED or a JSON file")
+    stages = _recorded_rows(Path(text), values, deploy) if _is_recording(Path(text)) else _read_rows(Path(text))
+    return Routing(lambda stage: stages[stage % len(stages)], tile)
+
+
+def _random_source(seed: int, values: Mapping[str, Any]) -> Callable[[int], Sequence[int]]:
+    """Every token of every rank picks its experts uniformly, none twice; the rows of rank 0's experts are counted."""
+    num_tokens, num_experts = int(values["T"]) * int(values["EP"]), int(values["E_ALL"])
+
+    def source(stage: int) -> Sequence[int]:
+        generator = random.Random(f"{seed}/{stage}")
+        rows = [0] * num_experts
+        for _ in range(num_tokens):
+            for expert in generator.sample(range(num_experts), int(values["TOPK"])):
+                rows[expert] += 1
+        return rows[: int(values["E"])]
+
+    return source
+
+
+def _is_recording(path: Path) -> bool:
+    """Whether the file is a recording in the format of `runner.models.deepseek_v4.recorded_routing`."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return '"ringgraph-routing"' in file.readline()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--routing {path}: {error}") from None
+
+
+def _recorded_rows(path: Path, values: Mapping[str, Any], deploy: str) -> list[list[int]]:
+    """Per layer the most rows that each expert of rank 0 got in any recorded call of the deployment's phase."""
+    from runner.models.deepseek_v4.recorded_routing import read_routing
+
+    table = read_routing(path)
+    phase = "prefill" if deploy == "prefill" else "decode"
+    if (table.num_experts, table.num_ranks) != (values["E_ALL"], values["EP"]):
+        raise ConfigError(
+            f"--routing {path}: recorded with {table.num_experts} experts on {table.num_ranks} ranks, "
+            f"the configuration has {values['E_ALL']} on {values['EP']}"
+        )
+    calls = table.rows(phase)
+    if not calls:
+        raise ConfigError(f"--routing {path}: no call of phase '{phase}' is recorded")
+    return [[max(call[layer][e] for call in calls if layer in call) for e in range(values["E"])] for layer in table.layers]
+
+
+def _read_rows(path: Path) -> list[list[int]]:
+    """`[[rows of expert 0, ...], ...]`, one list per stage, used again from the start when there are more stages."""
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError(f"--routing {path}: {error}") from None
+    good = isinstance(data, list) and data and all(isinstance(stage, list) and stage for stage in data)
+    if not good or not all(type(rows) is int and rows >= 0 for stage in data for rows in stage):
+        raise ConfigError(f"--routing {path}: expected a list of stages, each a list of row counts, one per expert of this rank")
+    return data

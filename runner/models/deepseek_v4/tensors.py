@@ -1,0 +1,198 @@
+"""What a DeepSeek-V4 checkpoint holds: every tensor's name, shape and dtype, for a configuration and a flavour.
+
+Names are the checkpoints' own ("canonical"); `canonical` also takes what transformers' `save_pretrained` writes.
+
+Source: design page of the model ("Checkpoints as they lie on disk"); transformers 5.23.0 for the second naming.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runner.base.errors import CheckpointError
+from runner.base.tensor_spec import TensorSpec
+
+FLAVOURS = ("f32", "bf16", "w8a8", "fp8", "fp8-e8m0", "fp4")
+FP8_BLOCK = 128
+FP4_COLUMNS = 32
+
+_RENAMED = (
+    (re.compile(r"^model\."), ""),
+    (re.compile(r"^embed_tokens\."), "embed."),
+    (re.compile(r"^lm_head\."), "head."),
+    (re.compile(r"^hc_head\.hc_"), "hc_head_"),
+    (re.compile(r"\.attn\.norm\.weight$"), ".attn.kv_norm.weight"),
+    (re.compile(r"\.weight_scale_inv$|\.weight_scale$|\.weight\.scale$"), ".scale"),
+)
+_BLOCK_PREFIX = re.compile(r"^(layers|mtp)\.\d+\.")
+_EXPERT = re.compile(r"^ffn\.experts\.\d+\.w[123]$")
+_SHARED = tuple(f"ffn.shared_experts.w{i}" for i in (1, 2, 3))
+_W8A8_LINEAR = frozenset(("attn.wq_b", "attn.wo_b", "attn.indexer.wq_b", *_SHARED))
+_FP8_LINEAR = _W8A8_LINEAR | {"attn.wq_a", "attn.wkv", "attn.wo_a"}
+_F32_ALWAYS = re.compile(r"hc_(attn|ffn|head)_(fn|base|scale)$|\.attn_sink$|\.ape$|\.ffn\.gate\.(weight|bias)$")
+
+
+def canonical(name: str) -> str:
+    """The checkpoints' own name of a tensor, given that or transformers' name."""
+    for pattern, replacement in _RENAMED:
+        name = pattern.sub(replacement, name)
+    return name
+
+
+def is_draft(name: str) -> bool:
+    """Whether a canonical name belongs to the draft (MTP) layer, which is not run."""
+    return name.startswith("mtp.")
+
+
+def scale_name(weight_name: str) -> str:
+    """`x.wq_b.scale` for `x.wq_b.weight`."""
+    return weight_name.removesuffix("weight") + "scale"
+
+
+def encoding(name: str, flavour: str) -> str:
+    """How the tensor of a canonical name is stored: `plain`, `w8a8`, `fp8`, `fp8-e8m0` or `fp4`."""
+    module = _BLOCK_PREFIX.sub("", name)
+    if flavour in ("f32", "bf16") or module == name or not module.endswith(".weight"):
+        return "plain"
+    module = module.removesuffix(".weight")
+    if _EXPERT.match(module):
+        return flavour
+    if flavour == "w8a8":
+        return "w8a8" if module in _W8A8_LINEAR else "plain"
+    dense = "fp8-e8m0" if flavour == "fp4" else flavour
+    return dense if module in _FP8_LINEAR else "plain"
+
+
+def encoded(spec: TensorSpec, how: str) -> tuple[TensorSpec, TensorSpec | None]:
+    """Spec of the stored weight and of its scale, of a weight [rows, columns] stored as `how`."""
+    if how == "plain":
+        return spec, None
+    rows, columns = spec.shape
+    if how == "w8a8":
+        return TensorSpec("i8", spec.shape), TensorSpec("f32", (rows,))
+    if how == "fp4":
+        return TensorSpec("i8", (rows, columns // 2)), TensorSpec("f8e8m0", (rows, columns // FP4_COLUMNS))
+    blocks = -(-rows // FP8_BLOCK), -(-columns // FP8_BLOCK)
+    return TensorSpec("f8e4m3", spec.shape), TensorSpec("f8e8m0" if how == "fp8-e8m0" else "f32", blocks)
+
+
+def expected_tensors(values: Mapping[str, Any], dtype: str = "f32") -> dict[str, TensorSpec]:
+    """Every tensor of the model that a configuration's values describe, unquantised, by canonical name.
+
+    `dtype` is that of plain weights (f32 or bf16); what the model keeps in f32 is f32 in either.
+    """
+    found: dict[str, TensorSpec] = {}
+    shapes = _Shapes(values)
+    for name, shape in shapes.all():
+        fixed = "i64" if name.endswith(".tid2eid") else "f32" if _F32_ALWAYS.search(name) else dtype
+        found[name] = TensorSpec(fixed, shape)
+    return found
+
+
+def stored_tensors(values: Mapping[str, Any], flavour: str, dtype: str | None = None) -> dict[str, TensorSpec]:
+    """Every tensor as a checkpoint of a flavour stores it, scales included. Raises CheckpointError where that is impossible."""
+    plain = plain_dtype(flavour, dtype)
+    found: dict[str, TensorSpec] = {}
+    for name, spec in expected_tensors(values, plain).items():
+        how = encoding(name, flavour)
+        if how == "fp4" and spec.shape[1] % FP4_COLUMNS:
+            message = f"tensor '{name}' has {spec.shape[1]} columns, expected a multiple of {FP4_COLUMNS} in flavour fp4"
+            raise CheckpointError(message)
+        found[name], scale = encoded(spec, how)
+        if scale is not None:
+            found[scale_name(name)] = scale
+    return found
+
+
+def plain_dtype(flavour: str, dtype: str | None = None) -> str:
+    """The dtype of weights that a flavour does not quantise; raises CheckpointError for an unknown flavour or dtype."""
+    if flavour not in FLAVOURS:
+        raise CheckpointError(f"unknown flavour '{flavour}', expected one of {', '.join(FLAVOURS)}")
+    if flavour in ("f32", "bf16"):
+        return flavour
+    if dtype not in (None, "f32", "bf16"):
+        raise CheckpointError(f"unknown dtype '{dtype}' of plain weights, expected f32 or bf16")
+    return dtype or "bf16"
+
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Shapes:
+    """Names and shapes of the model's tensors, in the order of a forward pass."""
+
+    values: Mapping[str, Any]
+
+    def all(self) -> Iterator[tuple[str, Shape]]:
+        v = self.values
+        width, streams, vocab = v["hidden_size"], v["hc_mult"], v["vocab_size"]
+        yield "embed.weight", (vocab, width)
+        for layer in range(v["num_hidden_layers"]):
+            yield from self._layer(layer)
+        yield "hc_head_fn", (streams, streams * width)
+        yield "hc_head_base", (streams,)
+        yield "hc_head_scale", (1,)
+        yield "norm.weight", (width,)
+        yield "head.weight", (vocab, width)
+
+    def _layer(self, layer: int) -> Iterator[tuple[str, Shape]]:
+        width = self.values["hidden_size"]
+        prefix = f"layers.{layer}."
+        for part in ("attn", "ffn"):
+            for name, shape in self._streams(part):
+                yield prefix + name, shape
+            yield f"{prefix}{part}_norm.weight", (width,)
+            for name, shape in self._attention(layer) if part == "attn" else self._experts(layer):
+                yield f"{prefix}{part}.{name}", shape
+
+    def _streams(self, part: str) -> Iterator[tuple[str, Shape]]:
+        streams = self.values["hc_mult"]
+        mixes = (2 + streams) * streams
+        yield f"hc_{part}_fn", (mixes, streams * self.values["hidden_size"])
+        yield f"hc_{part}_base", (mixes,)
+        yield f"hc_{part}_scale", (3,)
+
+    def _attention(self, layer: int) -> Iterator[tuple[str, Shape]]:
+        v = self.values
+        width, head, heads = v["hidden_size"], v["head_dim"], v["num_attention_heads"]
+        output = v["o_groups"] * v["o_lora_rank"]
+        yield "wq_a.weight", (v["q_lora_rank"], width)
+        yield "q_norm.weight", (v["q_lora_rank"],)
+        yield "wq_b.weight", (heads * head, v["q_lora_rank"])
+        yield "wkv.weight", (head, width)
+        yield "kv_norm.weight", (head,)
+        yield "attn_sink", (heads,)
+        yield "wo_a.weight", (output, heads * head // v["o_groups"])
+        yield "wo_b.weight", (width, output)
+        ratio = v["compress_ratios"][layer]
+        if ratio == v["compress_rate_csa"]:
+            yield from self._compressor("compressor.", ratio, head, series=2)
+            yield "indexer.wq_b.weight", (v["index_n_heads"] * v["index_head_dim"], v["q_lora_rank"])
+            yield "indexer.weights_proj.weight", (v["index_n_heads"], width)
+            yield from self._compressor("indexer.compressor.", ratio, v["index_head_dim"], series=2)
+        elif ratio:
+            yield from self._compressor("compressor.", ratio, head, series=1)
+
+    def _compressor(self, prefix: str, ratio: int, head: int, series: int) -> Iterator[tuple[str, Shape]]:
+        width = self.values["hidden_size"]
+        yield f"{prefix}wkv.weight", (series * head, width)
+        yield f"{prefix}wgate.weight", (series * head, width)
+        yield f"{prefix}ape", (ratio, series * head)
+        yield f"{prefix}norm.weight", (head,)
+
+    def _experts(self, layer: int) -> Iterator[tuple[str, Shape]]:
+        v = self.values
+        width, inner, experts = v["hidden_size"], v["moe_intermediate_size"], v["n_routed_experts"]
+        yield "gate.weight", (experts, width)
+        if layer < v["num_hash_layers"]:
+            yield "gate.tid2eid", (v["vocab_size"], v["num_experts_per_tok"])
+        else:
+            yield "gate.bias", (experts,)
+        for owner in ("shared_experts", *(f"experts.{expert}" for expert in range(experts))):
+            yield f"{owner}.w1.weight", (inner, width)
+            yield f"{owner}.w2.weight", (width, inner)
+            yield f"{owner}.w3.weight", (inner, width)

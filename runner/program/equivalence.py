@@ -1,0 +1,75 @@
+"""Whether two programs do the same work: what differs may be scopes, and which task creates a tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from runner.base.errors import ScheduleError
+from runner.program.program import Program, Region, Span, Task, Trips
+
+
+def refuse_other_work(before: Program, after: Program) -> None:
+    """Raises ScheduleError at the first task that does not do in `after` what it does in `before`."""
+    _Comparison(before, after).run()
+
+
+@dataclass
+class _Comparison:
+    before: Program
+    after: Program
+    tensors: dict[int, int] = field(default_factory=dict)
+    tasks: dict[int, int] = field(default_factory=dict)
+
+    def run(self) -> None:
+        ours, theirs = ([task for task in program.tasks if task.op is not None] for program in (self.before, self.after))
+        for one, other in zip(ours, theirs, strict=False):
+            if not self.same_task(one, other):
+                raise ScheduleError(f"{other.mark}: '{other.path}' would not do what '{one.path}' does")
+            self.tasks[one.id] = other.id
+        if len(ours) != len(theirs):
+            raise ScheduleError(f"the graph would have {len(theirs)} tasks, not {len(ours)}")
+        loops, others = list(_trips(self.before.body)), list(_trips(self.after.body))
+        if len(loops) != len(others):
+            raise ScheduleError(f"the graph would read {len(others)} values on the host, not {len(loops)}")
+        for one, other in zip(loops, others, strict=True):
+            reads = tuple(self.tensors.get(tensor, -1) for tensor in one.reads)
+            if reads != other.reads or self.known(one.waits) != self.ops_of(other.waits):
+                raise ScheduleError(f"{other.mark}: '{other.path}' would not read what it reads now")
+
+    def same_task(self, one: Task, other: Task) -> bool:
+        return (
+            (one.op, one.core, one.attrs, one.num_blocks) == (other.op, other.core, other.attrs, other.num_blocks)
+            and self.same_operands(one.operands, other.operands)
+            and self.known(one.after) == self.ops_of(other.after)
+            and self.known(one.waits) == self.ops_of(other.waits)
+        )
+
+    def same_operands(self, one: Mapping[str, Region], other: Mapping[str, Region]) -> bool:
+        if one.keys() != other.keys():
+            return False
+        for name, region in one.items():
+            found = other[name]
+            if (region.box, region.dropped, region.part) != (found.box, found.dropped, found.part):
+                return False
+            ours, theirs = self.before.tensors[region.tensor], self.after.tensors[found.tensor]
+            if self.tensors.setdefault(region.tensor, found.tensor) != found.tensor:
+                return False
+            if (ours.spec, ours.kind, ours.source) != (theirs.spec, theirs.kind, theirs.source):
+                return False
+        return True
+
+    def known(self, tasks: tuple[int, ...]) -> set[int]:
+        """The tasks of `after` that stand for these; allocs have none."""
+        return {self.tasks[task] for task in tasks if task in self.tasks}
+
+    def ops_of(self, tasks: tuple[int, ...]) -> set[int]:
+        return {task for task in tasks if self.after.tasks[task].op is not None}
+
+
+def _trips(span: Span) -> Iterator[Trips]:
+    if span.trips is not None:
+        yield span.trips
+    for item in span.items:
+        if isinstance(item, Span):
+            yield from _trips(item)

@@ -1,0 +1,142 @@
+"""A graph expanded for one configuration: one submission order of tasks, with the structure they were written in.
+
+`Program` is data; `runner.expansion.expander` builds it from a `Graph`, schedulers read it, nobody changes it. Tensors and tasks
+are numbered in the order in which they are created and submitted, so `tasks[i].id == i` and `tensors[j].id == j`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from runner.base.errors import Mark
+from runner.base.tensor_spec import TensorSpec
+
+Box = tuple[tuple[int, int], ...]
+"""One half-open range `[lo, hi)` per dimension."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A global-memory tensor.
+
+    `kind` is `local` for a tensor that the program creates (its bytes come from a ring), else what supplies it from
+    outside: `input`, `weight`, `state` or `output`. `source` names it there: the graph input's name, the checkpoint
+    tensor's name (with `{expert}` still in it for stacked weights), the state's name. `stack` names the placeholder of `source`
+    that runs over the leading dimension (`expert`: this rank's experts), `shard` the dimension of the checkpoint's tensor of
+    which this rank holds its part.
+    """
+
+    id: int
+    name: str
+    spec: TensorSpec
+    kind: str = "local"
+    source: str = ""
+    mark: Mark | None = None
+    stack: str | None = None
+    shard: int | None = None
+
+    @property
+    def is_local(self) -> bool:
+        return self.kind == "local"
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A whole tensor (`box is None`) or a box of it; an index `x[3]` drops its dimension from `shape`.
+
+    `part` is the key of a part `x{e, t}`: the op gets the whole tensor, but touches only what belongs to that key. Parts with
+    different keys never overlap; any other access overlaps all parts.
+    """
+
+    tensor: int
+    box: Box | None = None
+    dropped: tuple[int, ...] = ()
+    part: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One submission: a registered op on its operands, or (`op is None`) an alloc without a kernel.
+
+    `operands` maps each operand of the op to its region. `creates` lists the tensors first created here, in block
+    order; `uses` every local tensor that it touches but did not create (their blocks stay alive until it completes).
+    `waits` are the edges inferred from data (RAW and WAW; creator edges follow from `uses`), `after` the explicit ones.
+    `reads` and `writes` are tensor ids, locals and externals alike; an in-out tensor is in both.
+    """
+
+    id: int
+    path: str
+    op: str | None
+    core: str | None = None
+    operands: Mapping[str, Region] = field(default_factory=dict)
+    attrs: Mapping[str, object] = field(default_factory=dict)
+    creates: tuple[int, ...] = ()
+    uses: tuple[int, ...] = ()
+    reads: tuple[int, ...] = ()
+    writes: tuple[int, ...] = ()
+    waits: tuple[int, ...] = ()
+    after: tuple[int, ...] = ()
+    num_blocks: int = 1
+    mark: Mark | None = None
+    doc: str = ""
+    device: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Trips:
+    """How often a dynamic `for` (or `if`: 0 or 1) body runs; known only when its tensors were written.
+
+    `evaluate` takes a function that returns one element of a tensor (tensor id, index) and gives the trip count.
+    `waits` are the tasks that write those tensors: the submitting thread blocks on them (rule 9).
+    """
+
+    path: str
+    reads: tuple[int, ...]
+    waits: tuple[int, ...]
+    bound: int
+    evaluate: Callable[[Callable[[int, tuple[int, ...]], int]], int]
+    mark: Mark | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A body of items in submission order; an item is a task's id or another Span.
+
+    kind       meaning
+    root       the whole program
+    scope      a scope as written; `mode` is auto or manual
+    use        a graph spliced in
+    for        a static loop, its children are `iteration` spans
+    iteration  one trip of a loop
+    if         the branch that was chosen
+    dynamic    a dynamic loop or `if`: `trips` says how many of its `iteration` children run
+    read       no items: the submitting thread blocks on `trips.waits` (a value read on the host)
+    """
+
+    kind: str
+    path: str
+    items: tuple[int | Span, ...] = ()
+    mode: str = "auto"
+    trips: Trips | None = None
+    mark: Mark | None = None
+
+    def tasks(self) -> Iterator[int]:
+        """Ids of all tasks inside, in submission order."""
+        for item in self.items:
+            if isinstance(item, int):
+                yield item
+            else:
+                yield from item.tasks()
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """The expanded graph; see the module docstring."""
+
+    name: str
+    tensors: tuple[Tensor, ...]
+    tasks: tuple[Task, ...]
+    body: Span
+    inputs: Mapping[str, int] = field(default_factory=dict)
+    outputs: Mapping[str, int] = field(default_factory=dict)

@@ -1,0 +1,265 @@
+"""What one node of a program is: its op and doc, operands, place among the scopes, and whom it works for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from runner.base.errors import GraphError, did_you_mean
+from runner.base.tensor_spec import TensorSpec, round_up
+from runner.program.ops import OpRegistry
+from runner.program.program import Program, Region, Span, Task
+
+NUM_RINGS = 4
+MAX_LISTED = 6
+"""Tasks that one line of text names; the rest is counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One operand: what it shows, who wrote that last before, and who reads it after. `mode` is in, out, inout or scratch."""
+
+    name: str
+    mode: str
+    tensor: str
+    kind: str
+    spec: TensorSpec
+    region: str
+    creates: bool
+    source: str
+    written_by: tuple[str, ...]
+    read_by: tuple[str, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return self.spec.size_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A task, or with `op` None an alloc or a span. `scopes` are paths, modes and rings from the root inwards."""
+
+    path: str
+    kind: str
+    op: str | None
+    core: str | None
+    num_blocks: int
+    doc: str
+    place: str
+    scopes: tuple[tuple[str, str, int], ...]
+    attrs: Mapping[str, Any] = field(default_factory=dict)
+    operands: tuple[Use, ...] = ()
+    after: tuple[str, ...] = ()
+    num_tasks: int = 1
+    block_bytes: int = 0
+    others: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, for JSON."""
+        return {
+            "path": self.path,
+            "kind": self.kind,
+            "op": self.op,
+            "core": self.core,
+            "num_blocks": self.num_blocks,
+            "doc": self.doc,
+            "place": self.place,
+            "scopes": [{"path": path, "mode": mode, "ring": ring} for path, mode, ring in self.scopes],
+            "attrs": dict(self.attrs),
+            "operands": [_use_dict(use) for use in self.operands],
+            "after": list(self.after),
+            "num_tasks": self.num_tasks,
+            "block_bytes": self.block_bytes,
+        }
+
+    def __str__(self) -> str:
+        return "\n".join(_text(self))
+
+
+def explain(program: Program, registry: OpRegistry, node: str) -> Explanation:
+    """The task or span with path `node` (or the first task whose path ends so); raises GraphError for an unknown one."""
+    ending = f".{node}"
+    exact = next((task for task in program.tasks if task.path == node), None)
+    found = [exact] if exact else [task for task in program.tasks if task.path.endswith(ending)]
+    if found:
+        return _explain_task(program, registry, found[0], len(found) - 1)
+    span = next((span for span in _spans(program.body) if span.path == node), None)
+    if span is not None:
+        return _explain_span(program, span)
+    raise GraphError(f"no node of '{program.name}' is called '{node}'", hint=_nearest(program, node))
+
+
+def _spans(span: Span) -> Iterator[Span]:
+    for item in span.items:
+        if isinstance(item, Span):
+            yield item
+            yield from _spans(item)
+
+
+def _nearest(program: Program, node: str) -> str | None:
+    """The known path that is nearest, component by component."""
+    known = ""
+    parts = node.split(".")
+    for part in parts:
+        names = {task.path[len(known) :].partition(".")[0] for task in program.tasks if task.path.startswith(known)}
+        if part not in names:
+            hint = did_you_mean(part, names)
+            if hint is None:
+                listed = ", ".join(sorted(names)[:MAX_LISTED])
+                return f"in '{known[:-1]}' are: {listed}, ..." if known else f"the graph begins with: {listed}, ..."
+            return f"did you mean '{known}{hint.split(chr(39))[1]}{'.' if part is not parts[-1] else ''}'?"
+        known += f"{part}."
+    return None
+
+
+def _scopes(program: Program, target: int | Span) -> tuple[tuple[str, str, int], ...]:
+    """Path, mode and ring of every scope around a task or span, the root first."""
+
+    def inside(span: Span) -> list[Span] | None:
+        for item in span.items:
+            if item is target or (isinstance(item, int) and item == target):
+                return [span]
+            if isinstance(item, Span) and (below := inside(item)) is not None:
+                return [span, *below]
+        return None
+
+    chain = [span for span in inside(program.body) or [] if span.kind in ("root", "scope")]
+    return tuple((span.path or program.name, span.mode, min(depth, NUM_RINGS - 1)) for depth, span in enumerate(chain))
+
+
+def _explain_span(program: Program, span: Span) -> Explanation:
+    tasks = list(span.tasks())
+    size = sum(_block_bytes(program, program.tasks[task]) for task in tasks)
+    scopes = _scopes(program, span)
+    return Explanation(
+        span.path, span.kind, None, None, 0, "", str(span.mark or ""), scopes, num_tasks=len(tasks), block_bytes=size
+    )
+
+
+def _block_bytes(program: Program, task: Task) -> int:
+    return sum(round_up(program.tensors[tensor].spec.size_bytes) for tensor in task.creates)
+
+
+def _explain_task(program: Program, registry: OpRegistry, task: Task, others: int) -> Explanation:
+    definition = registry.get(task.op) if task.op else None
+    modes = {operand.name: operand.mode for operand in definition.operands} if definition else {}
+    uses = [_use(program, task, name, modes.get(name, "in"), region) for name, region in task.operands.items()]
+    shown = {region.tensor for region in task.operands.values()}
+    uses += [
+        _use(program, task, program.tensors[tensor].name, "scratch" if task.op else "out", Region(tensor))
+        for tensor in task.creates
+        if tensor not in shown
+    ]
+    return Explanation(
+        task.path,
+        "op" if task.op else "alloc",
+        task.op,
+        task.core,
+        task.num_blocks,
+        task.doc or (definition.doc if definition else ""),
+        str(task.mark or ""),
+        _scopes(program, task.id),
+        task.attrs,
+        tuple(uses),
+        tuple(program.tasks[other].path for other in task.after),
+        1,
+        _block_bytes(program, task),
+        others,
+    )
+
+
+def _use(program: Program, task: Task, name: str, mode: str, region: Region) -> Use:
+    tensor = program.tensors[region.tensor]
+    created = region.tensor in task.creates
+    if task.op is None:  # an alloc: everybody who touches what it makes
+        written_by = tuple(other.path for other in program.tasks if region.tensor in other.writes)
+        read_by = tuple(other.path for other in program.tasks if region.tensor in other.reads)
+    else:
+        waits = [program.tasks[other] for other in task.waits]
+        written_by = tuple(other.path for other in waits if region.tensor in other.writes) if mode != "out" else ()
+        read_by = _readers(program, task.id, region.tensor) if mode not in ("in", "scratch") else ()
+    spec = TensorSpec(tensor.spec.dtype, _shape(tensor.spec, region))
+    return Use(
+        name, mode, tensor.name, tensor.kind, spec, _shown(tensor.spec, region), created, tensor.source, written_by, read_by
+    )
+
+
+def _readers(program: Program, task: int, tensor: int) -> tuple[str, ...]:
+    """Tasks that read what `task` wrote: those that wait for it."""
+    return tuple(other.path for other in program.tasks[task + 1 :] if tensor in other.reads and task in other.waits)
+
+
+def _shape(spec: TensorSpec, region: Region) -> tuple[int, ...]:
+    if region.box is None:
+        return spec.shape
+    return tuple(hi - lo for axis, (lo, hi) in enumerate(region.box) if axis not in region.dropped)
+
+
+def _shown(spec: TensorSpec, region: Region) -> str:
+    """`[3, 16:32]` or `{0, 1}`; nothing for a whole tensor."""
+    if region.part is not None:
+        return "{" + ", ".join(map(str, region.part)) + "}"
+    if region.box is None:
+        return ""
+    ranges = []
+    for axis, (lo, hi) in enumerate(region.box):
+        whole = (lo, hi) == (0, spec.shape[axis])
+        ranges.append(str(lo) if axis in region.dropped else ":" if whole else f"{lo}:{hi}")
+    return f"[{', '.join(ranges)}]"
+
+
+def _use_dict(use: Use) -> dict[str, Any]:
+    return {
+        "name": use.name,
+        "mode": use.mode,
+        "tensor": use.tensor,
+        "kind": use.kind,
+        "source": use.source,
+        "dtype": use.spec.dtype,
+        "shape": list(use.spec.shape),
+        "region": use.region,
+        "bytes": use.size_bytes,
+        "creates": use.creates,
+        "written_by": list(use.written_by),
+        "read_by": list(use.read_by),
+    }
+
+
+def _listed(paths: Sequence[str]) -> str:
+    more = len(paths) - MAX_LISTED
+    return ", ".join(paths[:MAX_LISTED]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def _text(node: Explanation) -> Iterator[str]:
+    yield node.path + (f"  (and {node.others:,} more node{'s' * (node.others != 1)} with this ending)" if node.others else "")
+    if node.op:
+        yield f"  op      {node.op} ({node.core}, {node.num_blocks:,} block{'s' * (node.num_blocks != 1)})"
+    else:
+        yield f"  {'kind':7} {node.kind}" + (f" of {node.num_tasks:,} tasks" if node.kind != "alloc" else "")
+    if node.doc:
+        lines = node.doc.splitlines()
+        yield f"  doc     {lines[0]}"
+        yield from (f"          {line.strip()}".rstrip() for line in lines[1:])
+    if node.place:
+        yield f"  place   {node.place}"
+    yield "  scopes  " + " > ".join(f"{path} ({mode}, ring {ring})" for path, mode, ring in node.scopes)
+    if node.attrs:
+        yield "  attrs   " + ", ".join(f"{name}={value}" for name, value in node.attrs.items())
+    for use in node.operands:
+        yield from _use_text(use)
+    if node.after:
+        yield f"  after   {_listed(node.after)}"
+    yield f"  block   {node.block_bytes:,} bytes"
+
+
+def _use_text(use: Use) -> Iterator[str]:
+    what = "creates " if use.creates else "" if use.kind == "local" else f"{use.kind} "
+    source = f" ({use.source})" if use.source and use.source != use.tensor else ""
+    yield f"  {use.mode:7} {use.name}: {what}{use.tensor}{use.region}{source}, {use.spec}, {use.size_bytes:,} bytes"
+    if use.written_by:
+        yield f"          written by {_listed(use.written_by)}"
+    if use.read_by:
+        yield f"          read by {_listed(use.read_by)}"
+    elif use.mode in ("out", "inout") and use.kind == "local":
+        yield "          read by nobody"

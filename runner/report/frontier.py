@@ -1,0 +1,110 @@
+"""Bytes against time: how much sooner a run ends on rings that may be larger, as data and as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.base.errors import RinggraphError
+
+MIB = 2**20
+FORMATS = (".svg", ".png", ".pdf")
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A placement: bytes of its four rings' safe capacities, and its makespan under `timed` in rings of those."""
+
+    label: str
+    total_bytes: int
+    makespan_us: float
+
+
+@dataclass(frozen=True, slots=True)
+class Frontier:
+    """The placements of minpeak that nothing beats in both respects, fewest bytes first; those of other strategies; two bounds.
+
+    No placement of this order of tasks takes less than `peak_live_bytes`, nor less time than `critical_path_us`.
+    """
+
+    name: str
+    points: tuple[Point, ...]
+    others: tuple[Point, ...]
+    peak_live_bytes: int
+    critical_path_us: float
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def budgets(least_bytes: int, most_bytes: int, num: int) -> list[int]:
+    """`num` budgets between the two, closer to each other where bytes are few, for there they buy the most time."""
+    steps = num + 1
+    return [round(least_bytes * (most_bytes / least_bytes) ** (k / steps)) for k in range(1, steps)]
+
+
+def undominated(points: Sequence[Point]) -> tuple[Point, ...]:
+    """Of points, those than which none takes fewer bytes and no more time; fewest bytes first."""
+    kept: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.total_bytes, p.makespan_us)):
+        if not kept or point.makespan_us < kept[-1].makespan_us:
+            kept.append(point)
+    return tuple(kept)
+
+
+def merged(points: Sequence[Point]) -> tuple[Point, ...]:
+    """Points, those at one place under one label."""
+    labels: dict[tuple[int, float], list[str]] = {}
+    for point in points:
+        labels.setdefault((point.total_bytes, point.makespan_us), []).append(point.label)
+    return tuple(Point(", ".join(names), *place) for place, names in labels.items())
+
+
+def check_format(out: Path) -> None:
+    """Raises RinggraphError unless `out` can be drawn: matplotlib (the `plot` extra) is there, and the suffix is known."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise RinggraphError("drawing needs matplotlib", hint="pip install 'ringgraph[plot]'") from error
+    if out.suffix not in FORMATS:
+        raise RinggraphError(f"cannot draw '{out}': the suffix is '{out.suffix}', expected .svg, .png or .pdf")
+
+
+def draw_frontier(frontier: Frontier, out: Path) -> None:
+    """Draw to `out` (.svg, .png or .pdf), the same file for the same data; raises RinggraphError."""
+    check_format(out)
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "ringgraph"
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(9, 5), layout="constrained")
+    sizes = [point.total_bytes / MIB for point in frontier.points]
+    times = [point.makespan_us / 1000 for point in frontier.points]
+    axis.plot(sizes, times, "o-", color="tab:blue", drawstyle="steps-post", label="minpeak, by budget")
+    markers = "sD^vPX*<>"
+    for k, point in enumerate(frontier.others):
+        x, y = point.total_bytes / MIB, point.makespan_us / 1000
+        axis.plot([x], [y], markers[k % len(markers)], color=f"C{k + 1}", markersize=8, label=point.label)
+    peak, path = frontier.peak_live_bytes / MIB, frontier.critical_path_us / 1000
+    axis.axvline(
+        peak, color="0.4", linestyle="--", linewidth=1, label=f"peak live, {peak:,.1f} MiB: no plan in this order takes less"
+    )
+    axis.axhline(path, color="0.4", linestyle=":", linewidth=1.2, label=f"critical path, {path:,.1f} ms: no run is shorter")
+    every = (*frontier.points, *frontier.others)
+    axis.set_xlim(0, 1.05 * max(point.total_bytes for point in every) / MIB)
+    axis.set_ylim(0, 1.08 * max(point.makespan_us for point in every) / 1000)
+    axis.set_xlabel("safe capacity of all four rings (MiB)")
+    axis.set_ylabel("makespan under timed (ms)")
+    axis.set_title(frontier.name, loc="left")
+    axis.legend(fontsize="small", frameon=False)
+    axis.grid(alpha=0.25)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+    try:
+        figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None, dpi=150)
+    finally:
+        pyplot.close(figure)

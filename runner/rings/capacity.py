@@ -1,0 +1,222 @@
+"""How large the rings must be: `least`, `robust`, safe capacity, windows, pools, and lower bounds. Sizes in bytes.
+
+Everything rests on one fact (docs/memory-model.md proves it): under `eager` progress a ring's blocks fall into *epochs*. An epoch
+begins with the first block after the ring was empty and ends when the scope that owns that block closes; nothing is reclaimed in
+between, and at its end the ring is empty. So each ring can be studied alone, as a list of epochs.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+
+from runner.base.tensor_spec import round_up
+from runner.program.program import Program
+from runner.rings.heap import INLINE_EDGES, POOL_SWEEP
+from runner.rings.schedule import NUM_RINGS, Begin, End, Repeat, Schedule, Submit
+from runner.rings.sizes import MIN_HEAP_BYTES, MIN_WINDOW
+
+
+@dataclass(slots=True)
+class RingLoad:
+    """What one ring is asked to hold.
+
+    epochs       per epoch the running totals of its blocks: `(0, n1, n1 + n2, ...)`, blocks without bytes left out
+    num_slots    per epoch the number of submissions
+    pool_bound   entries that the dependency pool can need at worst, if no producer completes before its users are submitted
+    dynamic      whether the epochs depend on a trip count
+    """
+
+    epochs: list[tuple[int, ...]] = field(default_factory=list)
+    num_slots: list[int] = field(default_factory=list)
+    pool_bound: int = 0
+    dynamic: bool = False
+
+    @property
+    def num_tasks(self) -> int:
+        return sum(self.num_slots)
+
+    @property
+    def num_blocks(self) -> int:
+        return sum(len(epoch) - 1 for epoch in self.epochs)
+
+    @property
+    def largest_block(self) -> int:
+        return max((_largest(epoch) for epoch in set(self.epochs)), default=0)
+
+    @property
+    def span(self) -> int:
+        """The most bytes that are held at once on an endless ring."""
+        return max((epoch[-1] for epoch in self.epochs), default=0)
+
+
+def ring_loads(schedule: Schedule) -> list[RingLoad]:
+    """The epochs of each ring when every trip that the schedule holds runs."""
+    loads = [RingLoad() for _ in range(NUM_RINGS)]
+    collectors = [_Epochs(load) for load in loads]
+    open_scopes: list[tuple[int, int]] = []
+    dynamic_until = 0
+    for at, step in enumerate(schedule.steps):
+        if isinstance(step, Submit):
+            submission = schedule.submissions[step.submission]
+            scope, ring = open_scopes[-1]
+            collectors[ring].submit(scope, submission.size_bytes, len(submission.waits))
+            if at < dynamic_until and (submission.size_bytes or ring == NUM_RINGS - 1):
+                loads[ring].dynamic = True
+        elif isinstance(step, Begin):
+            open_scopes.append((step.scope, schedule.scopes[step.scope].ring))
+        elif isinstance(step, End):
+            scope, ring = open_scopes.pop()
+            collectors[ring].end(scope)
+        elif isinstance(step, Repeat):
+            dynamic_until = max(dynamic_until, step.end)
+    return loads
+
+
+class _Epochs:
+    """Collects the epochs of one ring from its submissions and scope ends."""
+
+    def __init__(self, load: RingLoad) -> None:
+        self.load = load
+        self.owner: int | None = None  # the scope whose end closes the epoch
+        self.blocks: list[int] = []
+        self.num_slots = 0
+        self.edges: list[int] = []  # of all submissions so far
+        self.first = 0  # index in `edges` of the epoch's first
+
+    def submit(self, scope: int, size_bytes: int, num_edges: int) -> None:
+        if self.owner is None:
+            self.owner = scope
+            self.first = len(self.edges)
+        if size_bytes:
+            self.blocks.append(size_bytes)
+        self.num_slots += 1
+        self.edges.append(num_edges)
+
+    def end(self, scope: int) -> None:
+        if scope != self.owner:
+            return
+        self.load.epochs.append((0, *accumulate(self.blocks)))
+        self.load.num_slots.append(self.num_slots)
+        unswept = self.edges[max(0, self.first - POOL_SWEEP + 1) :]  # up to 63 retired tasks may not be swept yet
+        spilled = sum(edges - INLINE_EDGES for edges in self.edges[self.first :] if edges > INLINE_EDGES)
+        self.load.pool_bound = max(self.load.pool_bound, sum(unswept), spilled)
+        self.owner, self.num_slots = None, 0
+        self.blocks = []
+
+
+# --- heap -------------------------------------------------------------------------------------------------------------
+
+
+def fits(load: RingLoad, capacity: int) -> bool:
+    """Whether the ring's epochs run in a heap of this many bytes."""
+    return _next_candidate(load.epochs, capacity) is None
+
+
+def least_heap(load: RingLoad, at_least: int = MIN_HEAP_BYTES) -> int:
+    """The smallest multiple of 1,024 bytes from `at_least` up in which the ring's epochs run."""
+    capacity = max(load.span, at_least)
+    while (larger := _next_candidate(load.epochs, capacity)) is not None:
+        capacity = larger
+    return capacity
+
+
+def robust_heap(load: RingLoad) -> int:
+    """A capacity from which every larger one runs, whatever the trip counts of dynamic loops up to those in `load`.
+
+    An epoch of bytes S with largest block M fits from any offset in S + M; a single block, and the ring's first epoch, which
+    starts at 0, in S.
+    """
+    needs = (epoch[-1] + (_largest(epoch) if len(epoch) > 2 else 0) for epoch in set(load.epochs[1:]))
+    return max(MIN_HEAP_BYTES, load.span, *needs)
+
+
+def safe_heap(load: RingLoad) -> int:
+    """The smaller of the figures that hold for the ring: `least` only where nothing depends on a trip count."""
+    return robust_heap(load) if load.dynamic else least_heap(load)
+
+
+def _largest(epoch: tuple[int, ...]) -> int:
+    return max((after - before for before, after in pairwise(epoch)), default=0)
+
+
+def _next_candidate(epochs: Sequence[tuple[int, ...]], capacity: int) -> int | None:
+    """None if the epochs run in `capacity`, else the smallest larger one at which a check of the replay comes out otherwise.
+
+    All offsets follow from the outcomes of the checks `capacity - top >= n` and `n <= capacity`, so below that candidate the
+    replay repeats itself and fails at the same block.
+    """
+    start = 0  # where the empty ring stands: tail = top
+    candidate = 0  # smallest capacity that flips a failed check so far; 0: none failed
+    for totals in epochs:
+        fitting = bisect_right(totals, capacity - start) - 1  # blocks before the first that does not fit up to the end
+        if fitting == len(totals) - 1:
+            start += totals[-1]
+            continue
+        flip = start + totals[fitting + 1]
+        candidate = min(candidate, flip) if candidate else flip
+        rest = totals[-1] - totals[fitting]
+        if start > rest:  # wrap to 0; strictly below the tail
+            start = rest
+        elif fitting == 0 and start <= totals[1]:  # too little room below the tail, but the ring is empty: restart at 0
+            if totals[-1] > capacity:
+                restarted = bisect_right(totals, capacity)
+                return min(candidate, totals[restarted])
+            start = totals[-1]
+        else:
+            return candidate
+    return None
+
+
+# --- slots ------------------------------------------------------------------------------------------------------------
+
+
+def least_window(load: RingLoad) -> int:
+    """The smallest task window in which the ring's submissions run; every larger one does too, as slots have no wrap gap."""
+    most = max(load.num_slots, default=0)
+    return max(MIN_WINDOW, 1 << most.bit_length())  # most <= window - 1
+
+
+# --- lower bounds -----------------------------------------------------------------------------------------------------
+
+
+def peak_live(touched: Iterable[Iterable[int]], size_bytes: Mapping[int, int]) -> int:
+    """The most bytes of tensors that lie between their first and last use, over a submission order.
+
+    `touched` lists the tensors that each task uses, in submission order; those missing from `size_bytes` come from outside.
+    """
+    first: dict[int, int] = {}
+    last: dict[int, int] = {}
+    for at, tensors in enumerate(touched):
+        for tensor in tensors:
+            if tensor in size_bytes:
+                first.setdefault(tensor, at)
+                last[tensor] = at
+    change: dict[int, int] = {}
+    for tensor, at in first.items():
+        change[at] = change.get(at, 0) + size_bytes[tensor]
+        change[last[tensor] + 1] = change.get(last[tensor] + 1, 0) - size_bytes[tensor]
+    return max(accumulate(change[at] for at in sorted(change)), default=0)
+
+
+def program_peak_live(program: Program) -> int:
+    """`peak_live` of a program's local tensors, each rounded up as in a block; values read on the host count as uses."""
+    sizes = {t.id: round_up(t.spec.size_bytes) for t in program.tensors if t.is_local}
+    return peak_live(_uses(program), sizes)
+
+
+def _uses(program: Program) -> Iterable[Iterable[int]]:
+    def walk(span):
+        if span.trips is not None:
+            yield span.trips.reads
+        for item in span.items:
+            if isinstance(item, int):
+                task = program.tasks[item]
+                if task.op is not None:
+                    yield (*task.creates, *task.reads, *task.writes)  # scratch is created, and neither read nor written
+            else:
+                yield from walk(item)
+
+    return walk(program.body)

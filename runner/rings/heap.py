@@ -1,0 +1,438 @@
+"""Four ring heaps under one submitting thread: placement, FIFO reclaim, deadlock, scope stats.
+
+No memory is touched here: the planner replays schedules on a `RingHeap`, the executor asks the same object where a block lies.
+The caller drives it, in the order of the schedule's steps:
+
+    heap.begin(scope)                 # at a scope's begin
+    offset = heap.try_submit(i)       # None: must wait. Then either
+    heap.deadlock(i)                  #   the facts why waiting cannot help, or None: complete something and try again
+    heap.complete(i)                  # when task i has completed (an alloc completes by itself when it is submitted)
+    heap.end(scope)                   # at its end: its blocks may go as soon as they are complete and unused
+
+An object of this class is not thread-safe; an executor calls it under its own lock.
+
+Source: the rules of docs/memory-model.md, which restate the public `simpler` runtime (`tensormap_and_ringbuffer`, a2a3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from runner.base.errors import Mark, ScheduleError
+from runner.rings.schedule import NUM_RINGS, Schedule
+from runner.rings.sizes import RingSizes
+
+MAX_BLOCK_BYTES = 2**31 - 1  # the runtime holds a block's size in 32 bits and would wrap silently
+INLINE_EDGES = 64  # edges that a task holds itself; more spill into the ring's pool
+POOL_SWEEP = 64  # pool entries are reclaimed only when this many tasks have retired since the last sweep
+
+CODE_NAMES = {
+    0: "none",
+    1: "SCOPE_DEADLOCK",
+    2: "HEAP_RING_DEADLOCK",
+    3: "FLOW_CONTROL_DEADLOCK",
+    4: "DEP_POOL_OVERFLOW",
+}
+
+
+class ScopeRecord(NamedTuple):
+    """What scope stats note at a scope's begin and end: tail and head of slots, bytes and pool entries of its ring.
+
+    All are monotonic counters; bytes are `offset + wraps x capacity`, so what a wrap leaves unused at the end counts.
+    """
+
+    phase: str
+    scope: int
+    slots_tail: int
+    slots_head: int
+    heap_tail: int
+    heap_head: int
+    pool_tail: int
+    pool_head: int
+
+
+class PoolNeed(NamedTuple):
+    """Pool entries of one submission: what must be free, what of it is taken, and what its edges beyond 64 spill."""
+
+    free: int
+    taken: int
+    spilled: int
+
+
+NO_POOL_NEED = PoolNeed(0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlock:
+    """A submission that can never be placed.
+
+    `how` is "open scope" (the ring's oldest live task belongs to a scope that cannot close before this submission), "no progress"
+    (the ring is empty and still too small) or "scope too large" (the scope alone fills the window). `scope` and `oldest` name
+    what pins the ring: the open scope that owns its oldest live task, and the largest tensor of that task's block.
+    """
+
+    code: int
+    how: str
+    ring: int
+    submission: int
+    block: str
+    size_bytes: int
+    capacity_bytes: int
+    held_bytes: int
+    window: int
+    held_slots: int
+    pool: int
+    mark: Mark | None = None
+    scope: str | None = None
+    scope_mark: Mark | None = None
+    oldest: str | None = None
+    oldest_mark: Mark | None = None
+
+    @property
+    def name(self) -> str:
+        return CODE_NAMES[self.code]
+
+    def __str__(self) -> str:
+        if self.code == 2:
+            text = f"ring {self.ring} cannot hold '{self.block}' ({self.size_bytes:,} bytes): "
+            if self.how == "no progress":
+                return text + f"the empty ring has {self.capacity_bytes:,} bytes"
+            held = f"{self.held_bytes:,} of {self.capacity_bytes:,} are pinned"
+        elif self.code == 4:
+            text = f"ring {self.ring} has no pool entries for the edges of '{self.block}': "
+            held = f"the pool of {self.pool:,} is pinned"
+        else:
+            text = f"ring {self.ring} has no slot for '{self.block}': "
+            held = f"{self.held_slots:,} of {self.window - 1:,} usable slots are pinned"
+        by = f" by the open scope '{self.scope}'" if self.scope else ""
+        oldest = f" (oldest block: '{self.oldest}')" if self.oldest else ""
+        return f"{text}{held}{by}{oldest}"
+
+
+class Ring:
+    """One ring: slots, bytes and pool entries of the tasks submitted to it, oldest first."""
+
+    __slots__ = (
+        "alive", "anchor", "ends", "pool", "pool_head", "pool_marks", "pool_swept", "pool_tail", "seen", "size", "spill_head",
+        "spill_marks", "tail", "tail_wraps", "tasks", "top", "top_wraps", "window",
+    )  # fmt: skip
+
+    def __init__(self, size: int, window: int, pool: int) -> None:
+        self.size = size
+        self.window = window
+        self.pool = pool
+        self.tasks: list[int] = []  # submissions, in slot order
+        self.ends: list[int] = []  # where each task's block ends
+        self.alive = 0  # index in `tasks` of the oldest live one
+        self.seen = 0  # `alive` when the tail was last refreshed
+        self.anchor = -1  # a task that restarted the empty ring at 0; the tail stays until it has retired
+        self.top = self.tail = 0
+        self.top_wraps = self.tail_wraps = 0
+        self.pool_head = self.pool_tail = self.pool_swept = self.spill_head = 0
+        self.pool_marks: list[int] = []  # `pool_head` after each task
+        self.spill_marks: list[int] = []
+
+    def refresh(self) -> None:
+        """Rule 5: move the tail to the end of the block of the last consumed task."""
+        if self.alive == self.seen:
+            return
+        self.seen = self.alive
+        if self.anchor >= 0:
+            if self.alive <= self.anchor:
+                return
+            self.anchor = -1
+        tail = self.ends[self.alive - 1]
+        if tail < self.tail:
+            self.tail_wraps += 1
+        self.tail = tail
+
+    def bump(self, size_bytes: int) -> int | None:
+        """Rule 3: the offset of a block of `size_bytes`, or None when it has to wait."""
+        top, tail = self.top, self.tail
+        if size_bytes == 0:
+            return top
+        if top >= tail:
+            if self.size - top >= size_bytes:
+                self.top = top + size_bytes
+                return top
+            if tail > size_bytes:
+                self.top = size_bytes
+                self.top_wraps += 1
+                return 0
+            if top == tail and size_bytes <= self.size:
+                self.top = size_bytes
+                self.tail = 0
+                self.top_wraps += 1
+                self.tail_wraps += 1
+                self.anchor = len(self.tasks)
+                return 0
+            return None
+        if tail - top > size_bytes:
+            self.top = top + size_bytes
+            return top
+        return None
+
+    @property
+    def live(self) -> int:
+        return len(self.tasks) - self.alive
+
+    @property
+    def head_bytes(self) -> int:
+        return self.top + self.top_wraps * self.size
+
+    @property
+    def tail_bytes(self) -> int:
+        return self.tail + self.tail_wraps * self.size
+
+    def pool_fits(self, entries: int) -> bool:
+        """Whether `entries` more pool entries fit, after a sweep if one is due."""
+        if self.pool - (self.pool_head - self.pool_tail) >= entries:
+            return True
+        if self.alive and self.alive >= self.pool_swept + POOL_SWEEP:
+            self.pool_tail = self.pool_marks[self.alive - 1]
+            self.pool_swept = self.alive
+        return self.pool - (self.pool_head - self.pool_tail) >= entries
+
+    def spill_fits(self, entries: int) -> bool:
+        tail = self.spill_marks[self.alive - 1] if self.alive else 0
+        return self.pool - (self.spill_head - tail) >= entries
+
+
+class RingHeap:
+    """State of the four rings while a schedule is submitted; see the module docstring for the protocol.
+
+    records      scope stats in order of occurrence
+    offsets      per submission the block's offset in its ring, -1 before it is placed
+    completed    per submission 1 once it has completed
+    peak_bytes   per ring the most bytes that were held (head - tail) just after a placement
+    peak_slots   per ring the most live tasks
+    peak_at      per ring the submission that set `peak_bytes`
+    """
+
+    def __init__(self, schedule: Schedule, sizes: RingSizes) -> None:
+        self.schedule = schedule
+        self.sizes = sizes
+        self.rings = [Ring(*three) for three in zip(sizes.heap, sizes.window, sizes.pool, strict=True)]
+        num = len(schedule.submissions)
+        self._size = [s.size_bytes for s in schedule.submissions]
+        self._holds = [s.holds for s in schedule.submissions]
+        self._waits = [s.waits for s in schedule.submissions]
+        self._is_task = [s.core is not None for s in schedule.submissions]
+        self._ring_of = bytearray(num)
+        self._pins = [0] * num  # the open scope, own completion, and submitted users that have not completed
+        self._consumed = bytearray(num)
+        self._open: list[tuple[int, int, list[int]]] = []  # (scope, ring, its own submissions)
+        self._unwired: int | None = None  # a submission that has its block and still waits for pool entries
+        self.completed = bytearray(num)
+        self.offsets = [-1] * num
+        self.records: list[ScopeRecord] = []
+        self.peak_bytes = [0] * NUM_RINGS
+        self.peak_slots = [0] * NUM_RINGS
+        self.peak_at: list[int | None] = [None] * NUM_RINGS
+        check_block_sizes(schedule)
+
+    # --- scopes -----------------------------------------------------------------------------------------------------
+
+    def begin(self, scope: int) -> None:
+        self._open.append((scope, self.schedule.scopes[scope].ring, []))
+        self._record("begin")
+
+    def end(self, scope: int) -> None:
+        """Close the innermost scope, which must be `scope`: record it, then release its tasks."""
+        assert self._open and self._open[-1][0] == scope, f"scope {scope} is not the innermost open scope"
+        self._record("end")
+        _, ring, members = self._open.pop()
+        pins = self._pins
+        for task in members:
+            pins[task] -= 1
+            if pins[task] == 0:
+                self._consumed[task] = 1
+        self._advance(self.rings[ring])
+
+    def _record(self, phase: str) -> None:
+        scope, index, _ = self._open[-1]
+        ring = self.rings[index]
+        self.records.append(
+            ScopeRecord(
+                phase,
+                scope,
+                ring.alive,
+                len(ring.tasks),
+                ring.tail_bytes,
+                ring.head_bytes,
+                ring.pool_tail,
+                ring.pool_head,
+            )
+        )
+
+    # --- submissions ------------------------------------------------------------------------------------------------
+
+    def try_submit(self, submission: int) -> int | None:
+        """The offset of the submission's block in the ring of the innermost open scope, or None when it must wait."""
+        _, index, members = self._open[-1]
+        ring = self.rings[index]
+        if self._unwired is None:
+            if len(members) >= ring.window - 1:
+                return None
+            ring.refresh()
+            if len(ring.tasks) - ring.alive >= ring.window - 1:
+                return None
+            offset = ring.bump(self._size[submission])
+            if offset is None:
+                return None
+            self._commit(submission, offset, index, ring, members)
+        if not self._wire(submission, ring):
+            self._unwired = submission
+            return None
+        self._unwired = None
+        return self.offsets[submission]
+
+    def _commit(self, submission: int, offset: int, index: int, ring: Ring, members: list[int]) -> None:
+        ring.tasks.append(submission)
+        ring.ends.append(ring.top)
+        members.append(submission)
+        self.offsets[submission] = offset
+        self._ring_of[submission] = index
+        pins = self._pins
+        for held in self._holds[submission]:
+            pins[held] += 1
+        if self._is_task[submission]:
+            pins[submission] += 2
+        else:
+            pins[submission] += 1
+            self.completed[submission] = 1
+        held_bytes = ring.top - ring.tail + (ring.top_wraps - ring.tail_wraps) * ring.size
+        if held_bytes > self.peak_bytes[index]:
+            self.peak_bytes[index] = held_bytes
+            self.peak_at[index] = submission
+        if len(ring.tasks) - ring.alive > self.peak_slots[index]:
+            self.peak_slots[index] = len(ring.tasks) - ring.alive
+
+    def _wire(self, submission: int, ring: Ring) -> bool:
+        """Take pool entries for the edges to producers that are not consumed; False when they do not fit yet."""
+        need = self._pool_need(submission)
+        if not ring.spill_fits(need.spilled) or not ring.pool_fits(need.free):
+            return False
+        ring.spill_head += need.spilled
+        ring.spill_marks.append(ring.spill_head)
+        ring.pool_head += need.taken
+        ring.pool_marks.append(ring.pool_head)
+        return True
+
+    def _pool_need(self, submission: int) -> PoolNeed:
+        waits = self._waits[submission]
+        completed = self.completed
+        pending = 0
+        for wait in waits:
+            if not completed[wait]:
+                pending += 1
+        if not pending and len(waits) <= INLINE_EDGES:
+            return NO_POOL_NEED
+        consumed = self._consumed
+        edges = sum(1 for wait in waits if not consumed[wait])
+        return PoolNeed(edges if pending else 0, pending, max(0, edges - INLINE_EDGES))
+
+    def leave_out(self, first: int, end: int) -> None:
+        """Submissions `first` to `end - 1` will not come (trips that do not run): nobody waits for them."""
+        self.completed[first:end] = self._consumed[first:end] = b"\1" * (end - first)
+
+    def complete(self, submission: int) -> None:
+        """Note that a submitted task has completed: blocks that nothing needs any more are reclaimed, oldest first."""
+        if self.completed[submission]:
+            return
+        self.completed[submission] = 1
+        pins = self._pins
+        self._unpin(submission, pins)
+        for held in self._holds[submission]:
+            self._unpin(held, pins)
+
+    def _unpin(self, submission: int, pins: list[int]) -> None:
+        pins[submission] -= 1
+        if pins[submission] == 0:
+            self._consumed[submission] = 1
+            ring = self.rings[self._ring_of[submission]]
+            if ring.alive < len(ring.tasks) and ring.tasks[ring.alive] == submission:
+                self._advance(ring)
+
+    def _advance(self, ring: Ring) -> None:
+        tasks, consumed, alive = ring.tasks, self._consumed, ring.alive
+        end = len(tasks)
+        while alive < end and consumed[tasks[alive]]:
+            alive += 1
+        ring.alive = alive
+
+    # --- waiting ----------------------------------------------------------------------------------------------------
+
+    def blocker(self) -> int | None:
+        """The oldest live submission of the current ring: nothing can be reclaimed there before it retires."""
+        ring = self.rings[self._open[-1][1]]
+        return ring.tasks[ring.alive] if ring.alive < len(ring.tasks) else None
+
+    def deadlock(self, submission: int) -> Deadlock | None:
+        """Why `submission`, just refused by `try_submit`, can never be placed; None when waiting can help (rule 7)."""
+        index = self._open[-1][1]
+        ring = self.rings[index]
+        members = self._open[-1][2]
+        if self._unwired is None and len(members) >= ring.window - 1:
+            return self._facts(submission, 1, "scope too large", members[0])
+        head = self.blocker()
+        oldest = self._oldest_open(index)
+        if head is not None and head != oldest:
+            return None
+        if self._unwired is not None:
+            spills = ring.spill_fits(self._pool_need(submission).spilled)
+            return self._facts(submission, 4, "open scope" if spills else "no progress", oldest)
+        if head is None:
+            return self._facts(submission, 2, "no progress", None)
+        return self._facts(submission, 3 if ring.live >= ring.window - 1 else 2, "open scope", oldest)
+
+    def _oldest_open(self, index: int) -> int | None:
+        for _, ring, members in self._open:
+            if ring == index and members:
+                return members[0]
+        return None
+
+    def _facts(self, submission: int, code: int, how: str, oldest: int | None) -> Deadlock:
+        index = self._open[-1][1]
+        ring = self.rings[index]
+        submissions = self.schedule.submissions
+        pinning = next((scope for scope, r, members in self._open if r == index and oldest in members), None)
+        info = None if pinning is None else self.schedule.scopes[pinning]
+        return Deadlock(
+            code,
+            how,
+            index,
+            submission,
+            block_name(self.schedule, submission),
+            submissions[submission].size_bytes,
+            ring.size,
+            ring.head_bytes - ring.tail_bytes,
+            ring.window,
+            ring.live,
+            ring.pool,
+            submissions[submission].mark,
+            info and info.name,
+            info and info.mark,
+            None if oldest is None else block_name(self.schedule, oldest),
+            None if oldest is None else submissions[oldest].mark,
+        )
+
+
+def block_name(schedule: Schedule, submission: int) -> str:
+    """What to call a submission's block: its largest tensor, else the submission itself."""
+    item = schedule.submissions[submission]
+    largest = max(item.slots, key=lambda slot: slot.size_bytes, default=None)
+    return largest.name if largest is not None and largest.name else item.name
+
+
+def check_block_sizes(schedule: Schedule) -> None:
+    """Refuse blocks that the runtime's 32-bit size cannot hold; raises ScheduleError."""
+    for index, submission in enumerate(schedule.submissions):
+        if submission.size_bytes > MAX_BLOCK_BYTES:
+            where = f"{submission.mark}: " if submission.mark else ""
+            raise ScheduleError(
+                f"{where}the block of '{block_name(schedule, index)}' has {submission.size_bytes:,} bytes, "
+                f"more than the {MAX_BLOCK_BYTES:,} that a block may have",
+                hint="split the tensor, or the alloc that groups it with others",
+            )

@@ -1,0 +1,167 @@
+"""Replays of a schedule on ring heaps under a named model of how far execution has come when something is submitted.
+
+eager    a task completes as soon as it is submitted: the least that a program can occupy
+lagging  nothing completes until the submitting thread has to wait, then only as much as it needs: the most
+timed    a discrete-event run: a cost per submission, a duration per task, workers per core type (runner.rings.timed)
+
+Source: the progress models of docs/memory-model.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from runner.rings.heap import Deadlock, RingHeap, ScopeRecord
+from runner.rings.schedule import Begin, End, Schedule, Submit
+from runner.rings.sizes import RingSizes
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What a replay saw. Per ring: peaks of held bytes (head - tail) and live slots, and the submission that set the first.
+
+    `offsets` are per submission, -1 where a deadlock came first. `stall_us` (how long the submitting thread stood still) and
+    `makespan_us` are of the timed model only.
+    """
+
+    schedule: Schedule
+    sizes: RingSizes
+    model: str
+    offsets: Sequence[int]
+    records: Sequence[ScopeRecord]
+    peak_bytes: Sequence[int]
+    peak_slots: Sequence[int]
+    peak_at: Sequence[int | None]
+    deadlock: Deadlock | None
+    stall_us: float | None = None
+    makespan_us: float | None = None
+    finish_us: Sequence[float] | None = None
+
+
+class Driver:
+    """Walks a schedule's steps over a RingHeap; subclasses say what completes when."""
+
+    model = ""
+
+    def __init__(self, schedule: Schedule, sizes: RingSizes) -> None:
+        self.schedule = schedule
+        self.sizes = sizes
+        self.heap = RingHeap(schedule, sizes)
+
+    def run(self) -> Replay:
+        deadlock = None
+        heap = self.heap
+        for step in self.schedule.steps:
+            kind = type(step)
+            if kind is Submit:
+                deadlock = self.submit(step.submission)  # type: ignore[union-attr]
+                if deadlock is not None:
+                    break
+            elif kind is Begin:
+                heap.begin(step.scope)  # type: ignore[union-attr]
+            elif kind is End:
+                heap.end(step.scope)  # type: ignore[union-attr]
+            else:
+                self.read(step.waits)  # type: ignore[union-attr]
+        return self.result(deadlock)
+
+    def submit(self, submission: int) -> Deadlock | None:
+        heap = self.heap
+        while heap.try_submit(submission) is None:
+            deadlock = heap.deadlock(submission)
+            if deadlock is not None:
+                return deadlock
+            self.wait()
+        self.submitted(submission)
+        return None
+
+    def submitted(self, submission: int) -> None:
+        """A submission has its slot and block."""
+        raise NotImplementedError
+
+    def wait(self) -> None:
+        """Bring the retirement of the ring's oldest live task nearer; called when waiting can help."""
+        raise NotImplementedError
+
+    def read(self, waits: tuple[int, ...]) -> None:
+        """The submitting thread blocks until these have completed."""
+        raise NotImplementedError
+
+    def result(self, deadlock: Deadlock | None) -> Replay:
+        heap = self.heap
+        return Replay(
+            self.schedule,
+            self.sizes,
+            self.model,
+            heap.offsets,
+            heap.records,
+            heap.peak_bytes,
+            heap.peak_slots,
+            heap.peak_at,
+            deadlock,
+        )
+
+
+class _Eager(Driver):
+    model = "eager"
+
+    def submitted(self, submission: int) -> None:
+        self.heap.complete(submission)
+
+    def wait(self) -> None:
+        raise AssertionError("everything submitted has completed, so only an open scope can hold a ring")
+
+    def read(self, waits: tuple[int, ...]) -> None:
+        pass
+
+
+class _Lagging(Driver):
+    model = "lagging"
+
+    def __init__(self, schedule: Schedule, sizes: RingSizes) -> None:
+        super().__init__(schedule, sizes)
+        self._waits = [s.waits for s in schedule.submissions]
+        self._holds = [s.holds for s in schedule.submissions]
+        self._users: list[list[int]] = [[] for _ in schedule.submissions]
+
+    def submitted(self, submission: int) -> None:
+        for held in self._holds[submission]:
+            self._users[held].append(submission)
+
+    def wait(self) -> None:
+        """Complete what the oldest live task's retirement needs: itself, the users of its block, and all that those wait for."""
+        head = self.heap.blocker()
+        assert head is not None
+        self._finish(head)
+        for user in self._users[head]:
+            self._finish(user)
+
+    def read(self, waits: tuple[int, ...]) -> None:
+        for wait in waits:
+            self._finish(wait)
+
+    def _finish(self, submission: int) -> None:
+        completed, waits = self.heap.completed, self._waits
+        stack = [submission]
+        while stack:
+            top = stack[-1]
+            if completed[top]:
+                stack.pop()
+                continue
+            pending = [w for w in waits[top] if not completed[w]]
+            if pending:
+                stack.extend(pending)
+            else:
+                self.heap.complete(top)
+                stack.pop()
+
+
+def eager(schedule: Schedule, sizes: RingSizes) -> Replay:
+    """Replay with every task completing as soon as it is submitted."""
+    return _Eager(schedule, sizes).run()
+
+
+def lagging(schedule: Schedule, sizes: RingSizes) -> Replay:
+    """Replay with nothing completing before the submitting thread has to wait for it."""
+    return _Lagging(schedule, sizes).run()

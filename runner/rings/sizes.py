@@ -1,0 +1,120 @@
+"""Capacities of the four rings and how a user gives them: command line, then environment, then default."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from runner.base.errors import ConfigError
+from runner.rings.schedule import NUM_RINGS
+
+DEFAULT_HEAP_BYTES = 256 * 2**20
+DEFAULT_WINDOW = 16_384
+DEFAULT_POOL = 16_384
+MIN_HEAP_BYTES = 1024
+MIN_WINDOW = 4
+MAX_COUNT = 2**31 - 1  # windows and pools are 32-bit counters of the runtime
+
+_UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
+
+Four = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class RingSizes:
+    """Per ring: heap in bytes, task window in slots (a power of two), dependency pool in entries."""
+
+    heap: Four = (DEFAULT_HEAP_BYTES, DEFAULT_HEAP_BYTES, DEFAULT_HEAP_BYTES, DEFAULT_HEAP_BYTES)
+    window: Four = (DEFAULT_WINDOW, DEFAULT_WINDOW, DEFAULT_WINDOW, DEFAULT_WINDOW)
+    pool: Four = (DEFAULT_POOL, DEFAULT_POOL, DEFAULT_POOL, DEFAULT_POOL)
+
+    def __post_init__(self) -> None:
+        for ring in range(NUM_RINGS):
+            heap, window, pool = self.heap[ring], self.window[ring], self.pool[ring]
+            if heap < MIN_HEAP_BYTES:
+                raise ConfigError(f"ring {ring}: heap of {heap:,} bytes, expected at least {MIN_HEAP_BYTES:,}")
+            if not MIN_WINDOW <= window <= MAX_COUNT or window & (window - 1):
+                raise ConfigError(f"ring {ring}: task window of {window:,}, expected a power of two from {MIN_WINDOW} up")
+            if not 4 <= pool <= MAX_COUNT:
+                raise ConfigError(f"ring {ring}: dependency pool of {pool:,}, expected 4 to {MAX_COUNT:,} entries")
+
+    @classmethod
+    def resolve(
+        cls,
+        heap: str | None = None,
+        window: str | None = None,
+        pool: str | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> RingSizes:
+        """Sizes from the texts of the command line; a 0 or a missing text falls through to the environment, then the default.
+
+        On the command line a heap may carry a unit (`1GiB`, `512MiB,0,0,64KiB`); the environment holds plain integers, as the
+        device runtime reads them. Raises ConfigError.
+        """
+        environ = os.environ if environ is None else environ
+        return cls(
+            _resolve("--ring-heap", heap, "PTO2_RING_HEAP", environ, DEFAULT_HEAP_BYTES),
+            _resolve("--ring-window", window, "PTO2_RING_TASK_WINDOW", environ, DEFAULT_WINDOW),
+            _resolve("--ring-pool", pool, "PTO2_RING_DEP_POOL", environ, DEFAULT_POOL),
+        )
+
+    @classmethod
+    def from_lists(cls, heap: Sequence[int] = (), window: Sequence[int] = (), pool: Sequence[int] = ()) -> RingSizes:
+        """Sizes of a recorded program: four numbers each, 0 or nothing for the default; the environment plays no part."""
+
+        def four(values: Sequence[int], what: str, default: int) -> Four:
+            if values and len(values) != NUM_RINGS:
+                raise ConfigError(f"{what}: got {len(values)} values, expected {NUM_RINGS}")
+            return _four([value or default for value in values] or [default] * NUM_RINGS)
+
+        return cls(
+            four(heap, "ring_heap", DEFAULT_HEAP_BYTES),
+            four(window, "ring_task_window", DEFAULT_WINDOW),
+            four(pool, "ring_dep_pool", DEFAULT_POOL),
+        )
+
+    def with_heap(self, heap: Sequence[int]) -> RingSizes:
+        return replace(self, heap=_four(heap))
+
+
+def parse_size(text: str) -> int:
+    """`1GiB`, `512 MiB`, `65536` in bytes; raises ValueError."""
+    match = _SIZE.fullmatch(text.strip())
+    if not match or match[2] not in _UNITS:
+        raise ValueError(f"'{text}' is not a size; write bytes or a number with KiB, MiB or GiB")
+    size = float(match[1]) * _UNITS[match[2]] if "." in match[1] else int(match[1]) * _UNITS[match[2]]
+    if size != int(size):
+        raise ValueError(f"'{text}' is not a whole number of bytes")
+    return int(size)
+
+
+def _resolve(option: str, text: str | None, variable: str, environ: Mapping[str, str], default: int) -> Four:
+    given = _parse(option, text, parse_size if option == "--ring-heap" else _parse_int)
+    env = _parse(variable, environ.get(variable), _parse_int)
+    return _four([g or e or default for g, e in zip(given, env, strict=True)])
+
+
+def _parse(name: str, text: str | None, parse) -> list[int]:
+    if text is None:
+        return [0] * NUM_RINGS
+    try:
+        values = [parse(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ConfigError(f"{name}={text}: {error}") from None
+    if len(values) not in (1, NUM_RINGS):
+        raise ConfigError(f"{name}={text}: got {len(values)} values, expected one or {NUM_RINGS} (one per ring)")
+    return values * (NUM_RINGS // len(values))
+
+
+def _parse_int(text: str) -> int:
+    if not text.strip().isdecimal():
+        raise ValueError(f"'{text.strip()}' is not a non-negative integer")
+    return int(text)
+
+
+def _four(values: Sequence[int]) -> Four:
+    a, b, c, d = values
+    return (a, b, c, d)

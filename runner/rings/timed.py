@@ -1,0 +1,185 @@
+"""The `timed` progress model: a discrete-event run of a schedule on a device with workers per core type.
+
+The submitting thread spends `submit_us` on every submission and stops when a ring is short or a value is read. A task is ready
+when it was submitted and all that it waits for has completed; its blocks then run on free workers of its core type, first come,
+first served. A MIX block takes one AIC and two AIV workers: one cluster of an a2a3 device.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from heapq import heappop, heappush
+
+from runner.base.errors import ConfigError
+from runner.rings.heap import Deadlock
+from runner.rings.replay import Driver, Replay
+from runner.rings.schedule import Schedule
+from runner.rings.sizes import RingSizes
+
+AIV_PER_MIX = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """What the timed model assumes.
+
+    `submit_us` is what one submission costs the submitting thread. `block_us` gives the duration of one block of a submission's
+    task. `aic` and `aiv` are worker counts, None for as many as it takes.
+    """
+
+    submit_us: float
+    block_us: Callable[[int], float]
+    aic: int | None = None
+    aiv: int | None = None
+
+
+def parse_cores(text: str) -> tuple[int | None, int | None]:
+    """`unlimited` or `aic=24,aiv=48` as (aic, aiv), None for unlimited; raises ConfigError."""
+    if text == "unlimited":
+        return None, None
+    found: dict[str, int] = {}
+    for part in text.split(","):
+        name, equals, count = part.strip().lower().partition("=")
+        if name not in ("aic", "aiv") or not equals or not count.isdecimal() or int(count) < 1:
+            raise ConfigError(f"--cores {text}: got '{part}'", hint="write 'unlimited' or counts such as 'aic=24,aiv=48'")
+        found[name] = int(count)
+    if found.get("aiv", AIV_PER_MIX) < AIV_PER_MIX:
+        raise ConfigError(f"--cores {text}: a MIX task needs {AIV_PER_MIX} AIV workers")
+    return found.get("aic"), found.get("aiv")
+
+
+@dataclass
+class _Workers:
+    """Free workers and, per core type, ready tasks as [submission, blocks not started yet]."""
+
+    aic: float
+    aiv: float
+    ready: dict[str, deque[list[int]]] = field(default_factory=lambda: {"AIC": deque(), "AIV": deque(), "MIX": deque()})
+
+    def room(self, core: str) -> float:
+        if core == "AIC":
+            return self.aic
+        return self.aiv if core == "AIV" else min(self.aic, self.aiv / AIV_PER_MIX)
+
+    def take(self, core: str, blocks: int) -> None:
+        if core != "AIV":
+            self.aic -= blocks
+        if core != "AIC":
+            self.aiv -= blocks * (AIV_PER_MIX if core == "MIX" else 1)
+
+
+class _Timed(Driver):
+    model = "timed"
+
+    def __init__(self, schedule: Schedule, sizes: RingSizes, timing: Timing) -> None:
+        super().__init__(schedule, sizes)
+        submissions = schedule.submissions
+        self._timing = timing
+        self._now = 0.0  # of the submitting thread
+        self._stall = 0.0
+        self._finish_us = [0.0] * len(submissions)
+        self._last = 0.0  # when the last block finished
+        self._events: list[tuple[float, int, int]] = []  # (time, submission, blocks that finish)
+        self._waits = [s.waits for s in submissions]
+        self._core = [s.core for s in submissions]
+        self._left = [s.num_blocks for s in submissions]  # blocks that have not finished
+        self._pending = [0] * len(submissions)  # producers that have not completed
+        self._users: list[list[int]] = [[] for _ in submissions]
+        self._workers = _Workers(timing.aic or float("inf"), timing.aiv or float("inf"))
+
+    def submit(self, submission: int) -> Deadlock | None:
+        self._now += self._timing.submit_us
+        self._run_until(self._now)
+        return super().submit(submission)
+
+    def submitted(self, submission: int) -> None:
+        core = self._core[submission]
+        if core is None:
+            return
+        completed = self.heap.completed
+        pending = 0
+        for wait in self._waits[submission]:
+            if not completed[wait]:
+                self._users[wait].append(submission)
+                pending += 1
+        self._pending[submission] = pending
+        if not pending:
+            self._start(submission, core, self._now)
+
+    def wait(self) -> None:
+        self._stall_until(self._events[0][0])
+
+    def read(self, waits: tuple[int, ...]) -> None:
+        self._run_until(self._now)
+        completed = self.heap.completed
+        for wait in waits:
+            while not completed[wait]:
+                self._stall_until(self._events[0][0])
+
+    def result(self, deadlock: Deadlock | None) -> Replay:
+        if deadlock is None:
+            self._run_until(float("inf"))
+        makespan = max(self._now, self._last)
+        return replace(super().result(deadlock), stall_us=self._stall, makespan_us=makespan, finish_us=self._finish_us)
+
+    def _stall_until(self, time: float) -> None:
+        if time > self._now:
+            self._stall += time - self._now
+            self._now = time
+        self._run_until(self._now)
+
+    def _run_until(self, time: float) -> None:
+        """Handle all that happens up to and including `time`."""
+        events = self._events
+        while events and events[0][0] <= time:
+            now, submission, blocks = heappop(events)
+            core = self._core[submission]
+            assert core is not None
+            self._workers.take(core, -blocks)
+            self._left[submission] -= blocks
+            if not self._left[submission]:
+                self._last = now
+                self._finish(submission, now)
+            self._dispatch(now)
+
+    def _finish(self, submission: int, now: float) -> None:
+        self.heap.complete(submission)
+        self._finish_us[submission] = now
+        for user in self._users[submission]:
+            self._pending[user] -= 1
+            core = self._core[user]
+            if not self._pending[user] and core is not None:
+                self._start(user, core, now)
+        self._users[submission] = []
+
+    def _start(self, submission: int, core: str, now: float) -> None:
+        """Queue a ready task, or start it at once when its core type has room and nobody waits before it."""
+        queue = self._workers.ready[core]
+        queue.append([submission, self._left[submission]])
+        self._dispatch(now)
+
+    def _dispatch(self, now: float) -> None:
+        workers = self._workers
+        for core, queue in workers.ready.items():
+            while queue:
+                blocks = int(min(workers.room(core), queue[0][1]))
+                if not blocks:
+                    break
+                submission = queue[0][0]
+                workers.take(core, blocks)
+                heappush(self._events, (now + self._timing.block_us(submission), submission, blocks))
+                queue[0][1] -= blocks
+                if not queue[0][1]:
+                    queue.popleft()
+
+
+def timed(schedule: Schedule, sizes: RingSizes, timing: Timing) -> Replay:
+    """Replay on simulated workers; `stall_us` is how long the submitting thread stood still, `makespan_us` until all was done."""
+    return _Timed(schedule, sizes, timing).run()
+
+
+def uniform_timing(submit_us: float, task_us: float, cores: tuple[int | None, int | None] = (None, None)) -> Timing:
+    """Every block of every task takes `task_us`."""
+    return Timing(submit_us, lambda submission: task_us, *cores)

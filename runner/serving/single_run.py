@@ -1,0 +1,252 @@
+"""One run of one graph, for people who write graphs and ops: tensors by name, random values for what is not given, comparison."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from runner.base.errors import RinggraphError
+from runner.base.tensor_spec import TensorSpec
+from runner.checkpoint.encodings import quantise_rows
+from runner.checkpoint.random import RandomModel
+from runner.execution.run import TaskTime
+from runner.execution.storage import TORCH_DTYPES
+from runner.models.deepseek_v4.request_state import Row, Settings, StateStore
+from runner.program.program import Program, Tensor
+
+
+def tensor_names(program: Program) -> dict[str, int]:
+    """Every tensor by a name of its own: `layer_2.moe.x_mixed`, the path where it is created and its name.
+
+    Externals are called by their names. Where that is not unique (scratch memory) later ones get `~2`, `~3`, ...
+    """
+    creator = {tensor: task.path for task in program.tasks for tensor in task.creates}
+    names: dict[str, int] = {}
+    seen: dict[str, int] = {}
+    for tensor in program.tensors:
+        where = creator.get(tensor.id, "").rpartition(".")[0]
+        name = f"{where}.{tensor.name}" if where else tensor.name
+        seen[name] = seen.get(name, 0) + 1
+        names[name if seen[name] == 1 else f"{name}~{seen[name]}"] = tensor.id
+    return names
+
+
+def select(names: Mapping[str, int], patterns: Iterable[str]) -> dict[str, int]:
+    """The tensors that `patterns` mean: a full name, a last name (`x_mixed`: in every layer), or a glob (`layer_2.*`).
+
+    Raises RinggraphError that names every pattern without a match.
+    """
+    found: dict[str, int] = {}
+    problems = []
+    for pattern in patterns:
+        exact = pattern in names
+        matched = [n for n in names if n == pattern or (not exact and (_last(n) == pattern or fnmatchcase(n, pattern)))]
+        if not matched:
+            close = get_close_matches(pattern, [*names, *map(_last, names)], 1)
+            problems.append(f"no tensor is called '{pattern}'" + (f"; did you mean '{close[0]}'?" if close else ""))
+        found |= {name: names[name] for name in matched}
+    if problems:
+        raise RinggraphError("\n".join(problems))
+    return found
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2].partition("~")[0]
+
+
+class RandomExternals:
+    """Values for tensors that nobody gave, each from the seed and its name alone.
+
+    Weights that the model knows are as `checkpoint init` makes them; other floats are normal, weights divided by the square
+    root of their last dimension; integers are zeros, which every table and index allows.
+    """
+
+    def __init__(self, values: Mapping[str, Any], seed: int):
+        self._model = RandomModel(values, "f32", "f32", seed)
+        self._seed = seed
+
+    def value(self, tensor: Tensor, weights: Mapping[str, Tensor]) -> torch.Tensor:
+        """A tensor of exactly the declared shape and dtype; `weights` are the program's, by source."""
+        dtype = TORCH_DTYPES[tensor.spec.dtype]
+        if tensor.kind == "weight":
+            scaled = weights.get(tensor.source.removesuffix("scale") + "weight") if tensor.source.endswith(".scale") else None
+            if scaled is not None:
+                return self._scale(scaled, tensor.spec)
+            value = self._plain(tensor)
+            return quantise_rows(value)[0] if tensor.spec.dtype == "i8" else value.to(dtype)
+        if not dtype.is_floating_point or tensor.kind != "input":
+            return torch.zeros(tensor.spec.shape, dtype=dtype)
+        return self._normal(tensor, 1.0).to(dtype)
+
+    def _scale(self, weight: Tensor, spec: TensorSpec) -> torch.Tensor:
+        if weight.spec.dtype != "i8":
+            return torch.ones(spec.shape)
+        return quantise_rows(self._plain(weight))[1].reshape(spec.shape)
+
+    def _plain(self, tensor: Tensor) -> torch.Tensor:
+        """A weight before quantisation."""
+        shape = tensor.spec.shape
+        names = [tensor.source]
+        if tensor.stack is not None:
+            names = [tensor.source.replace(f"{{{tensor.stack}}}", str(i)) for i in range(shape[0])]
+        if all(name in self._model.specs for name in names):
+            parts = [self._model.plain(name) for name in names]
+            whole = parts[0] if tensor.stack is None else torch.stack(parts)
+            if whole.numel() == tensor.spec.num_elements:
+                return whole.reshape(shape)
+            if tensor.shard is not None and whole.dim() == len(shape) and whole.shape[tensor.shard] >= shape[tensor.shard]:
+                return whole.narrow(tensor.shard, 0, shape[tensor.shard])
+        if not TORCH_DTYPES[tensor.spec.dtype].is_floating_point and tensor.spec.dtype != "i8":
+            return torch.zeros(shape, dtype=TORCH_DTYPES[tensor.spec.dtype])
+        return self._normal(tensor, (shape[-1] if shape else 1) ** -0.5)
+
+    def _normal(self, tensor: Tensor, deviation: float) -> torch.Tensor:
+        digest = hashlib.sha256(f"{self._seed}:{tensor.kind}:{tensor.source or tensor.name}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+        return torch.empty(tensor.spec.shape).normal_(0, deviation, generator=generator)
+
+
+def external_tensors(
+    program: Program,
+    given: Mapping[str, torch.Tensor],
+    weights: Mapping[int, torch.Tensor] | None,
+    random: RandomExternals,
+    device: torch.device,
+) -> dict[int, torch.Tensor]:
+    """A torch tensor for every tensor that is not local.
+
+    `given` are tensors by name, which win over `weights` (of a checkpoint, by tensor id), which win over random ones.
+    Raises RinggraphError for given tensors that do not fit or that nothing is called.
+    """
+    externals = [tensor for tensor in program.tensors if not tensor.is_local]
+    by_source = {tensor.source: tensor for tensor in externals if tensor.kind == "weight"}
+    problems = [f"no input, weight or state is called '{name}'" for name in given if name not in {t.name for t in externals}]
+    found: dict[int, torch.Tensor] = {}
+    for tensor in externals:
+        value = given.get(tensor.name)
+        if value is None:
+            value = weights.get(tensor.id) if weights is not None else None
+            found[tensor.id] = (random.value(tensor, by_source) if value is None else value).to(device)
+        elif tuple(value.shape) != tensor.spec.shape or value.dtype != TORCH_DTYPES[tensor.spec.dtype]:
+            got = f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+            problems.append(f"{tensor.kind} '{tensor.name}' is given as {got}, expected {tensor.spec}")
+        else:
+            found[tensor.id] = value.to(device)
+    if problems:
+        raise RinggraphError("\n".join(problems))
+    return found
+
+
+def first_call(program: Program, config: Settings, seed: int) -> dict[str, torch.Tensor]:
+    """Inputs of a call that reads random tokens of new requests, as many as it takes: ids, positions, tables and slots.
+
+    Empty for a graph without `position_ids`. Raises StateError where the configuration has no room for the requests.
+    """
+    specs = {name: program.tensors[tensor].spec for name, tensor in program.inputs.items()}
+    if "position_ids" not in specs:
+        return {}
+    tables = [spec for name, spec in specs.items() if name.endswith("block_table") and len(spec.shape) == 2]
+    num_requests = tables[0].shape[0] if tables else 1
+    seq = specs["position_ids"].shape[0] // num_requests
+    generator = torch.Generator().manual_seed(seed)
+    store = StateStore(config, {})
+    rows: list[Row] = []
+    for _ in range(num_requests):
+        tokens = torch.randint(0, config.values["vocab_size"], (seq,), generator=generator).tolist()
+        rows.append((store.admit(seq, seq), tokens, 0))
+    return store.batch_inputs(rows, specs)
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, or of all such files in a folder; raises RinggraphError."""
+    files = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+    if not files:
+        raise RinggraphError(f"'{path}' holds no .safetensors file")
+    found: dict[str, torch.Tensor] = {}
+    for file in files:
+        try:
+            found |= load_file(file)
+        except (SafetensorError, OSError) as error:
+            raise RinggraphError(f"'{file}' cannot be read: {error}") from error
+    return found
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Writes a safetensors file, whole or not at all, parents included; raises RinggraphError or OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
+        partial.replace(path)
+    except SafetensorError as error:
+        raise RinggraphError(f"'{path}' cannot be written: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One named tensor against its golden value. `relative` is the norm of the difference over the golden's norm.
+
+    `first` is the first element (index, got, golden) beyond the tolerance; `problem` says why nothing could be compared.
+    """
+
+    name: str
+    max_abs: float = 0.0
+    max_rel: float = 0.0
+    relative: float = 0.0
+    num_wrong: int = 0
+    first: tuple[tuple[int, ...], float, float] | None = None
+    problem: str | None = None
+
+    @property
+    def agrees(self) -> bool:
+        return self.problem is None and self.num_wrong == 0
+
+
+def compare(name: str, got: torch.Tensor, golden: torch.Tensor, rtol: float, atol: float) -> Comparison:
+    """Elementwise: floats within `atol + rtol * |golden|` (NaN only where the golden value is NaN), everything else equal."""
+    if got.shape != golden.shape:
+        return Comparison(name, problem=f"shape {list(got.shape)}, golden {list(golden.shape)}")
+    if got.dtype.is_floating_point != golden.dtype.is_floating_point:
+        return Comparison(name, problem=f"dtype {_dtype(got)}, golden {_dtype(golden)}")
+    exact = not golden.dtype.is_floating_point
+    a, b = got.detach().cpu().double(), golden.detach().cpu().double()
+    same = (a == b) | (a.isnan() & b.isnan())
+    difference = torch.where(same, 0.0, (a - b).abs())
+    wrong = ~same if exact else ~(same | (b.isfinite() & (difference <= atol + rtol * b.abs())))
+    relative = torch.where(same, 0.0, difference / b.abs().clamp_min(1e-30))
+    first = None
+    if wrong.any():
+        index = tuple(int(i) for i in wrong.nonzero()[0])
+        first = (index, float(a[index]), float(b[index]))
+    norm = float(b.nan_to_num().norm())
+    return Comparison(
+        name,
+        float(difference.max()) if a.numel() else 0.0,
+        float(relative.max()) if a.numel() else 0.0,
+        float(difference.norm()) / norm if norm else float(difference.norm()),
+        int(wrong.sum()),
+        first,
+    )
+
+
+def _dtype(tensor: torch.Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def profile_report(graph: str, config: str, deploy: str, times: Sequence[TaskTime]) -> dict[str, Any]:
+    """Measured durations as `ringgraph schedule --profile` reads them: microseconds per task and per op."""
+    per_op: dict[str, list[float]] = {}
+    for time in times:
+        per_op.setdefault(time.op, []).append(time.elapsed_ns / 1000)
+    ops = {op: {"count": len(us), "mean_us": sum(us) / len(us), "total_us": sum(us)} for op, us in sorted(per_op.items())}
+    tasks = [{"path": time.path, "op": time.op, "us": time.elapsed_ns / 1000} for time in times]
+    return {"graph": graph, "config": config, "deploy": deploy, "ops": ops, "tasks": tasks}

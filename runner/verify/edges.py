@@ -1,0 +1,299 @@
+"""Whether a schedule's edges order all that its program's data needs: RAW, WAW and WAR of every region, and of shared bytes.
+
+Found from the operands' regions alone: neither the edges that expansion inferred nor anything of a scheduler is believed. Two
+accesses are ordered when a chain of waits leads from one to the other; a trip that does not run hands on what it waits for. A
+value that the submitting thread reads also orders: what is submitted later starts after the tasks that the read waited for.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby, islice
+
+from runner.program.program import Box, Program, Region
+from runner.rings.schedule import Read, Repeat, Schedule, Submit
+
+Trip = tuple[tuple[int, int], ...]
+"""The dynamic loops around a submission, outermost first: (step of the loop, trip)."""
+
+NEEDS = 1 << 18
+"""Needs that are looked up together."""
+
+SOURCES = 1 << 13
+"""Submissions whose followers are traced together, a bit each; more where one need has more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Two submissions that touch the same bytes, at least one writing, in no order: `kind` is RAW, WAW, WAR or sharing."""
+
+    kind: str
+    first: int
+    second: int
+    tensor: int
+    other: int | None = None  # sharing: the tensor that lay there before
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """`second` has to come after every one of `firsts` (ascending, at least one); else each of them conflicts with it.
+
+    For sharing, `others` gives the tensor that each of `firsts` touched.
+    """
+
+    kind: str
+    firsts: tuple[int, ...]
+    second: int
+    tensor: int
+    others: Mapping[int, int] | None = None
+
+    def conflict(self, first: int) -> Conflict:
+        return Conflict(self.kind, first, self.second, self.tensor, self.others[first] if self.others else None)
+
+
+def _batches(needs: Iterable[Need]) -> Iterator[list[Need]]:
+    """Runs of needs with about `SOURCES` different firsts in all."""
+    batch: list[Need] = []
+    sources: set[int] = set()
+    known: set[int] = set()  # tuples whose firsts are in `sources`, by identity
+    for need in needs:
+        if len(sources) >= SOURCES:
+            yield batch
+            batch, sources, known = [], set(), set()
+        batch.append(need)
+        if id(need.firsts) not in known:
+            known.add(id(need.firsts))
+            sources.update(need.firsts)
+    if batch:
+        yield batch
+
+
+class Order:
+    """The partial order of a schedule's submissions."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.waits = [s.waits for s in schedule.submissions]
+        self.trips: list[Trip] = [()] * len(self.waits)
+        self.read_before = [-1] * len(self.waits)  # the last read before each submission
+        self.reads: list[tuple[tuple[int, ...], int]] = []  # (waits, number of submissions before it), in order
+        self._walk(schedule)
+
+    def _walk(self, schedule: Schedule) -> None:
+        open_loops: list[tuple[int, Repeat]] = []
+        submitted = 0
+        for at, step in enumerate(schedule.steps):
+            while open_loops and at >= open_loops[-1][1].end:
+                open_loops.pop()
+            if isinstance(step, Submit):
+                self.trips[step.submission] = tuple((loop, bisect_right(r.starts, at) - 1) for loop, r in open_loops)
+                self.read_before[step.submission] = len(self.reads) - 1
+                submitted += 1
+            elif isinstance(step, Read | Repeat):
+                # A read inside a trip need not happen; only those outside of all loops order what comes after them.
+                if step.waits and not open_loops:
+                    self.reads.append((step.waits, submitted))
+                if isinstance(step, Repeat):
+                    open_loops.append((at, step))
+
+    def runs_with(self, inner: int, outer: int) -> bool:
+        """Whether submission `inner` runs whenever `outer` does: its loop trips are trips of `outer`, or come before them."""
+        own, other = self.trips[inner], dict(self.trips[outer])
+        return all(loop in other and trip <= other[loop] for loop, trip in own)
+
+    def before(self, first: int, second: int) -> bool:
+        """Whether `second` starts only after `first` has completed."""
+        if first in self.waits[second]:
+            return True
+        stack, seen = list(self.waits[second]), set()
+        read = self.read_before[second]
+        while stack or read >= 0:
+            if not stack:
+                waits, submitted = self.reads[read]
+                read = read - 1 if submitted > first else -1
+                stack += waits
+                continue
+            node = stack.pop()
+            if node == first:
+                return True
+            if node < first or node in seen:
+                continue
+            seen.add(node)
+            stack += self.waits[node]
+        return False
+
+    def unordered(self, needs: Iterable[Need]) -> Iterator[Conflict]:
+        """The pairs of submissions for which a need is not met."""
+        remaining = iter(needs)
+        while chunk := list(islice(remaining, NEEDS)):
+            # Submissions that lie equally far apart are traced together: a few distant ones would make every trace long.
+            chunk.sort(key=lambda need: ((need.second - need.firsts[0]).bit_length(), need.firsts[0]))
+            for _, alike in groupby(chunk, key=lambda need: (need.second - need.firsts[0]).bit_length()):
+                for batch in _batches(alike):
+                    yield from self._unmet(batch)
+
+    def _unmet(self, needs: Sequence[Need]) -> Iterator[Conflict]:
+        """As `unordered`, for needs that are traced together."""
+        sources = sorted({first for need in needs for first in need.firsts})
+        bits = {source: 1 << k for k, source in enumerate(sources)}
+        masks: dict[int, int] = {}
+        asked: dict[int, list[Need]] = {}
+        for need in needs:
+            asked.setdefault(need.second, []).append(need)
+            if id(need.firsts) not in masks:
+                masks[id(need.firsts)] = sum(bits[first] for first in need.firsts)
+        for second, reached in self._trace(min(sources[0], *asked), bits, asked):
+            for need in asked[second]:
+                if masks[id(need.firsts)] & ~reached:
+                    yield from (need.conflict(first) for first in need.firsts if not reached & bits[first])
+
+    def _trace(self, low: int, bits: dict[int, int], asked: Iterable[int]) -> Iterator[tuple[int, int]]:
+        """For each submission of `asked` the union of the `bits` of those that come before it; all have numbers from `low` on."""
+        wanted = set(asked)
+        waits, reads, read = self.waits, self.reads, bisect_right(self.reads, low, key=lambda r: r[1])
+        reached: list[int] = []  # per submission from `low` on its own bit and those that come before it
+        gate = 0  # what the submitting thread has waited for
+        for submission in range(low, max(wanted) + 1):
+            while read < len(reads) and reads[read][1] <= submission:
+                for wait in reads[read][0]:
+                    if wait >= low:
+                        gate |= reached[wait - low]
+                read += 1
+            found = gate
+            for wait in waits[submission]:
+                if wait >= low:
+                    found |= reached[wait - low]
+            if submission in wanted:
+                yield submission, found
+            reached.append(found | bits.get(submission, 0))
+
+
+@dataclass(slots=True)
+class _Access:
+    """The last write of a region (or nobody's, at the start) and the reads since."""
+
+    box: Box | None
+    writer: int | None
+    readers: list[tuple[Box | None, int]] = field(default_factory=list)
+
+
+class _History:
+    """Accesses to one tensor that a later one can conflict with; `read` and `write` give the kinds of conflict and with whom."""
+
+    __slots__ = ("boxes", "parts")
+
+    def __init__(self) -> None:
+        self.boxes: list[_Access] = [_Access(None, None)]
+        self.parts: dict[tuple[int, ...], _Access] = {}
+
+    def read(self, region: Region, by: int) -> list[tuple[str, int]]:
+        found = []
+        for access in self._touched(region):
+            if access.writer is not None:
+                found.append(("RAW", access.writer))
+            access.readers.append((region.box, by))
+        if region.part is not None:
+            self.parts.setdefault(region.part, _Access(None, None)).readers.append((None, by))
+        return found
+
+    def write(self, region: Region, by: int) -> list[tuple[str, int]]:
+        found = []
+        for access in self._touched(region):
+            if access.writer is not None:
+                found.append(("WAW", access.writer))
+            found += [("WAR", reader) for box, reader in access.readers if _overlap(box, region.box)]
+        if region.part is not None:
+            self.parts[region.part] = _Access(None, by)
+        elif region.box is None:
+            self.boxes, self.parts = [_Access(None, by)], {}
+        else:
+            self.boxes = [a for a in self.boxes if a.box is None or not _covers(region.box, a.box)]
+            self.boxes.append(_Access(region.box, by))
+        return found
+
+    def _touched(self, region: Region) -> list[_Access]:
+        if len(self.boxes) == 1 and self.boxes[0].box is None and region.box is None:
+            found = self.boxes[:]
+        else:
+            found = [access for access in self.boxes if _overlap(access.box, region.box)]
+        if region.part is None:
+            found += self.parts.values()
+        elif region.part in self.parts:
+            found.append(self.parts[region.part])
+        return found
+
+
+def _overlap(a: Box | None, b: Box | None) -> bool:
+    """Whether two boxes share an element; an empty one shares none."""
+    if a is None or b is None:
+        return all(lo < hi for lo, hi in a or b or ())
+    return all(max(lo, low) < min(hi, high) for (lo, hi), (low, high) in zip(a, b, strict=True))
+
+
+def _covers(outer: Box, inner: Box) -> bool:
+    return all(lo <= low and high <= hi for (lo, hi), (low, high) in zip(outer, inner, strict=True))
+
+
+def region_needs(schedule: Schedule, program: Program) -> Iterator[Need]:
+    """Accesses to overlapping regions of a tensor that have to be ordered, but for those that an edge orders."""
+    written = {tensor for task in program.tasks for tensor in task.writes}
+    histories = {tensor: _History() for tensor in written}
+    for submission, item in enumerate(schedule.submissions):
+        if item.task is None:
+            continue
+        task = program.tasks[item.task]
+        regions = [region for region in task.operands.values() if region.tensor in written]
+        for touch, tensors in ((_History.read, task.reads), (_History.write, task.writes)):
+            for region in regions:
+                if region.tensor not in tensors:
+                    continue
+                for kind, other in touch(histories[region.tensor], region, submission):
+                    if other != submission and other not in item.waits:
+                        yield Need(kind, (other,), submission, region.tensor)
+
+
+def sharing_needs(schedule: Schedule, users: dict[int, list[int]]) -> Iterator[Need]:
+    """Uses of tensors that share bytes of a block, which have to be ordered: every use of the earlier one comes first.
+
+    `users` lists the submissions that touch each tensor, in order. It is enough to compare the last uses of the one with the
+    first uses of the other, and each tensor with those that lay just before it in its bytes.
+    """
+    waits = [submission.waits for submission in schedule.submissions]
+    for submission in schedule.submissions:
+        slots = [slot for slot in submission.slots if users.get(slot.tensor) and slot.size_bytes]
+        if not _overlapping((slot.offset, slot.offset + slot.size_bytes) for slot in slots):
+            continue
+        tenants: list[tuple[int, int, int]] = []  # disjoint [low, high) and the tensor that lies there
+        last: dict[int, tuple[int, ...]] = {}
+        for slot in sorted(slots, key=lambda slot: users[slot.tensor][0]):
+            low, high = slot.offset, slot.offset + slot.size_bytes
+            others: dict[int, int] = {}
+            for tensor in _move_in(tenants, low, high, slot.tensor):
+                if tensor not in last:
+                    followed = {wait for user in users[tensor] for wait in waits[user]}
+                    last[tensor] = tuple(user for user in users[tensor] if user not in followed)
+                others |= dict.fromkeys(last[tensor], tensor)
+            if others:
+                own, firsts = set(users[slot.tensor]), tuple(sorted(others))
+                yield from (Need("sharing", firsts, user, slot.tensor, others) for user in own if own.isdisjoint(waits[user]))
+
+
+def _overlapping(ranges: Iterable[tuple[int, int]]) -> bool:
+    end = 0
+    for low, high in sorted(ranges):
+        if low < end:
+            return True
+        end = max(end, high)
+    return False
+
+
+def _move_in(tenants: list[tuple[int, int, int]], low: int, high: int, tensor: int) -> list[int]:
+    """Give [low, high) to `tensor`; returns the tensors that had any of it."""
+    first = bisect_right(tenants, low, key=lambda t: t[1])
+    last = bisect_left(tenants, high, key=lambda t: t[0])
+    gone = tenants[first:last]
+    left = [(gone[0][0], low, gone[0][2])] if gone and gone[0][0] < low else []
+    right = [(high, gone[-1][1], gone[-1][2])] if gone and gone[-1][1] > high else []
+    tenants[first:last] = [*left, (low, high, tensor), *right]
+    return list(dict.fromkeys(t[2] for t in gone))

@@ -1,0 +1,29 @@
+"""What a strategy asks a graph's files to say: scopes around runs of items, by the marks of what is written there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runner.base.errors import Mark
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenScope:
+    """A scope around the items from `first` to `last` of one body. `hoisted` are the marks of tensors that are made inside and
+    used after it: an alloc just before the scope makes them instead."""
+
+    name: str
+    first: Mark
+    last: Mark
+    hoisted: tuple[Mark, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Annotations:
+    """New scopes, outer ones before inner ones, and the marks of scopes to take out."""
+
+    scopes: tuple[WrittenScope, ...] = ()
+    dropped: tuple[Mark, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.scopes or self.dropped)

@@ -1,0 +1,154 @@
+"""What the scope strategies share: the tree of scopes over a program's spans, and the compiler's block batching.
+
+Batching gathers all tensors that the tasks of a scope's or loop's body create into blocks of up to 16, at the entry of that body.
+The scratch memory of a body's first task stands there already and keeps a block of its own, just before that task.
+
+Source: docs/schedulers.md, which compares the blocks with those that the public pypto compiler generated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from runner.program.program import Program, Span, Task
+from runner.rings.schedule import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask
+
+MAX_TENSORS = 16
+"""Most tensors that the compiler puts into one alloc."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a strategy decides.
+
+    `scope_mode` gets a span (scope, use, iteration or if), the depth that its scope would have and whether it lies in a manual
+    scope; it returns the mode of the scope to put around the span's items, or None for none. `batch` is block batching. With
+    `hoist`, tensors created directly in a manual scope are allocated just before that scope. With `outlive`, so are tensors that
+    are used after a scope which the graph does not write itself.
+    """
+
+    scope_mode: Callable[[Span, int, bool], str | None]
+    batch: bool = False
+    hoist: bool = False
+    outlive: bool = False
+
+
+@dataclass
+class _Body:
+    """Items of one body; if it gathers, also the tensors to allocate at its entry."""
+
+    gathers: bool
+    depth: int
+    manual: bool
+    items: list[PlacedItem] = field(default_factory=list)
+    created: list[int] = field(default_factory=list)  # tensors that belong to this body and to no inner scope
+    gathered: list[int] = field(default_factory=list)
+    started: bool = False  # whether a task stands in it already
+
+
+def place(program: Program, layout: Layout) -> list[PlacedItem]:
+    """The placement of a whole program under a layout; `lower` adds the root scope around it."""
+    return _Placing(program, layout, _last_uses(program) if layout.outlive else {}).body(program.body.items, 0, False)
+
+
+def _last_uses(program: Program) -> dict[int, int]:
+    """The last task that touches each tensor; a value that a loop reads counts as used by the task after it."""
+    last: dict[int, int] = {}
+
+    def walk(span: Span, at: int) -> int:
+        if span.trips is not None:
+            last.update(dict.fromkeys(span.trips.reads, at))
+        for item in span.items:
+            if isinstance(item, int):
+                last.update(dict.fromkeys((*program.tasks[item].creates, *program.tasks[item].uses), item))
+                at = item + 1
+            else:
+                at = walk(item, at)
+        return at
+
+    walk(program.body, 0)
+    return last
+
+
+@dataclass(frozen=True, slots=True)
+class _Placing:
+    program: Program
+    layout: Layout
+    last_use: dict[int, int]
+
+    def body(self, items: Iterable[int | Span], depth: int, manual: bool) -> list[PlacedItem]:
+        body = _Body(self.layout.batch, depth, manual)
+        self.fill(items, body)
+        return [*self.blocks(body.gathered), *body.items]
+
+    def fill(self, items: Iterable[int | Span], body: _Body) -> None:
+        for item in items:
+            if isinstance(item, int):
+                _add_task(self.program.tasks[item], body)
+            elif item.kind == "read":
+                assert item.trips is not None
+                body.items.append(PlacedRead(item.trips))
+            elif item.kind == "dynamic":
+                assert item.trips is not None
+                trips = [tuple(self.trip(trip, body)) for trip in item.items if isinstance(trip, Span)]
+                body.items.append(PlacedLoop(item.trips, tuple(trips)))
+            elif item.kind == "iteration":
+                body.items += self.trip(item, body)
+            elif item.kind == "for" or (mode := self.layout.scope_mode(item, body.depth + 1, body.manual)) is None:
+                self.fill(item.items, body)
+            else:
+                body.items += self.scope(item, mode, body)
+
+    def trip(self, trip: Span, outer: _Body) -> list[PlacedItem]:
+        """One trip of a loop: a body of its own, in a scope of its own where the layout wants one."""
+        mode = self.layout.scope_mode(trip, outer.depth + 1, outer.manual)
+        if mode is not None:
+            return self.scope(trip, mode, outer)
+        return self.body(trip.items, outer.depth, outer.manual)
+
+    def scope(self, span: Span, mode: str, outer: _Body) -> list[PlacedItem]:
+        hoist = mode == "manual" and self.layout.hoist
+        body = _Body(self.layout.batch or hoist, outer.depth + 1, outer.manual or mode == "manual")
+        self.fill(span.items, body)
+        before = self.outliving(span, body, outer) if self.layout.outlive and span.kind != "scope" else []
+        blocks = self.blocks(body.gathered)
+        if hoist:
+            return [*before, *blocks, PlacedScope(span.path, tuple(body.items), mode, span.mark)]
+        return [*before, PlacedScope(span.path, (*blocks, *body.items), mode, span.mark)]
+
+    def outliving(self, span: Span, body: _Body, outer: _Body) -> list[PlacedItem]:
+        """Hand tensors that are used after `body` to the body around it; returns their allocs if that does not gather."""
+        end = max(span.tasks(), default=-1)
+        found = [tensor for tensor in body.created if self.last_use[tensor] > end]
+        body.gathered = [tensor for tensor in body.gathered if tensor not in found]
+        outer.created += found
+        if outer.gathers:
+            outer.gathered += found
+            return []
+        return [PlacedAlloc((tensor,)) for tensor in found]
+
+    def blocks(self, tensors: Sequence[int]) -> list[PlacedItem]:
+        size = MAX_TENSORS if self.layout.batch else 1
+        return [PlacedAlloc(tuple(tensors[at : at + size])) for at in range(0, len(tensors), size)]
+
+
+def _add_task(task: Task, body: _Body) -> None:
+    body.created += task.creates
+    if body.gathers:
+        scratch = _scratch(task)
+        body.gathered += [tensor for tensor in task.creates if tensor not in scratch]
+        if body.started:
+            body.gathered += scratch
+        elif scratch:
+            body.items.append(PlacedAlloc(tuple(scratch), name=f"{task.path}.scratch", mark=task.mark))
+        body.started = body.started or task.op is not None
+    body.items.append(PlacedTask(task.id))
+
+
+def _scratch(task: Task) -> list[int]:
+    """Tensors that the task creates and no operand names: what the op's workspace rule asks for."""
+    if task.op is None:
+        return []
+    named = {region.tensor for region in task.operands.values()}
+    return [tensor for tensor in task.creates if tensor not in named]

@@ -1,0 +1,354 @@
+"""Loops solved once: of a loop whose trips are alike, two stand for all.
+
+A loop folds when its trips have the same tasks, sizes, touches and edges up to a shift, and no tensor of one trip is touched by
+another. Then every trip gets the same offsets, and the edges of trip 1 (towards trip 0 and what comes before the loop) shifted
+are those of every later trip. `Fold` says which tasks are kept; tasks and tensors keep their numbers of the whole program.
+
+A kept task of trip 1 stands for its clones in trips 1, 2, ...; inside nested loops, for the clones in all trips of each.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from runner.program.program import Span
+from schedulers.lifetimes import Ints, Lives, Rows, last_task, live_units
+
+KEPT_TRIPS = 2
+MIN_SAVED = 16
+"""Loops that would drop fewer tasks than this stay as they are."""
+
+
+@dataclass(frozen=True)
+class FoldedLoop:
+    """A loop of `num_trips` trips with `num_tasks` tasks and `num_locals` local tensors each.
+
+    `start` is its first task, `base` its first local; `inner` lists the folded loops of each kept trip. `num_grouped` trips of
+    the program make one trip here (see `regroup`).
+    """
+
+    start: int
+    num_tasks: int
+    num_trips: int
+    base: int
+    num_locals: int
+    inner: tuple[tuple[FoldedLoop, ...], ...]
+
+    @property
+    def end(self) -> int:
+        return self.start + self.num_tasks * self.num_trips
+
+    def trip_start(self, trip: int) -> int:
+        return self.start + trip * self.num_tasks
+
+    def trip_of(self, task: int) -> int:
+        return (task - self.start) // self.num_tasks
+
+    def shape(self, start: int) -> tuple:
+        """What trips of an outer loop must have in common about this one, seen from their own start."""
+        inner = tuple(loop.shape(self.start) for loop in self.inner[0])
+        return (self.start - start, self.num_tasks, self.num_trips, inner)
+
+
+@dataclass(frozen=True)
+class Fold:
+    """`loops` are the outermost folded loops in order.
+
+    kept       ids of the tasks that stand for all, ascending
+    stands_in  per task the kept one that stands for it, seen from outside of all loops
+    clones     per kept task (by id) how many it stands for, seen from there
+    """
+
+    loops: tuple[FoldedLoop, ...]
+    kept: Ints
+    stands_in: Ints
+    clones: Ints
+
+    def path(self, task: int) -> list[FoldedLoop]:
+        """The folded loops around a kept task, outermost first."""
+        found: list[FoldedLoop] = []
+        loops: Sequence[FoldedLoop] = self.loops
+        while loops:
+            at = bisect_right(loops, task, key=lambda loop: loop.start) - 1
+            if at < 0 or task >= loops[at].end:
+                break
+            loop = loops[at]
+            found.append(loop)
+            trip = loop.trip_of(task)
+            if trip >= KEPT_TRIPS:
+                break
+            loops = loop.inner[trip]
+        return found
+
+
+def fold(lives: Lives, waits: Rows) -> Fold:
+    """Fold every loop of the program that folds; `waits` are the edges of each task."""
+    folder = _Folder(lives, waits)
+    return _folded(tuple(folder.loops_in(lives.program.body)), len(waits))
+
+
+def _folded(loops: tuple[FoldedLoop, ...], num_tasks: int) -> Fold:
+    stands_in, clones = np.arange(num_tasks), np.ones(num_tasks, np.int64)
+    _stand_in(loops, stands_in, clones)
+    return Fold(loops, np.unique(stands_in), stands_in, clones)
+
+
+def regroup(fold: Fold, group: int) -> Fold:
+    """The fold in which `group` trips of each innermost loop count as one (or the most up to it that divide the loop's trips).
+
+    Trips of one group may get bytes of their own, and then need not wait for each other.
+    """
+
+    def grouped(loop: FoldedLoop) -> FoldedLoop:
+        if any(loop.inner):
+            return replace(loop, inner=tuple(tuple(map(grouped, inner)) for inner in loop.inner))
+        most = max(1, min(group, loop.num_trips // (KEPT_TRIPS + 1)))
+        by = next(g for g in range(most, 0, -1) if loop.num_trips % g == 0)
+        return replace(
+            loop,
+            num_tasks=by * loop.num_tasks,
+            num_trips=loop.num_trips // by,
+            num_locals=by * loop.num_locals,
+        )
+
+    return _folded(tuple(map(grouped, fold.loops)), len(fold.stands_in))
+
+
+def unfolded(num_tasks: int) -> Fold:
+    """No loop folded: every task stands for itself."""
+    return Fold((), np.arange(num_tasks), np.arange(num_tasks), np.ones(num_tasks, np.int64))
+
+
+def _stand_in(loops: Sequence[FoldedLoop], stands_in: Ints, clones: Ints) -> None:
+    for loop in loops:
+        for inner in loop.inner:
+            _stand_in(inner, stands_in, clones)
+        second = slice(loop.trip_start(1), loop.trip_start(2))
+        clones[second] *= loop.num_trips - 1
+        table = stands_in[loop.start : loop.end].reshape(loop.num_trips, -1)
+        table[KEPT_TRIPS:] = table[1]
+
+
+@dataclass
+class _Folder:
+    lives: Lives
+    waits: Rows
+    created: Ints = field(init=False)  # per task the number of locals created before it
+    made: Ints = field(init=False)  # locals in the order in which tasks create them
+
+    def __post_init__(self) -> None:
+        creates = Rows.of([task.creates for task in self.lives.program.tasks])
+        self.created, self.made = creates.starts, np.searchsorted(self.lives.locals, creates.values)
+
+    def loops_in(self, span: Span) -> Iterator[FoldedLoop]:
+        """Folded loops inside a span, in order, those inside folded ones left to them."""
+        for item in span.items:
+            if isinstance(item, int):
+                continue
+            loop = self.folded(item) if item.kind in ("for", "dynamic") else None
+            if loop is not None:
+                yield loop
+            else:
+                yield from self.loops_in(item)
+
+    def folded(self, span: Span) -> FoldedLoop | None:
+        """The span as a folded loop, None if its trips are not alike or too few."""
+        trips = [trip for trip in span.items if isinstance(trip, Span)]
+        if len(trips) <= KEPT_TRIPS or len(trips) != len(span.items):
+            return None
+        start, end = next(span.tasks(), -1), last_task(span) + 1
+        size, rest = divmod(end - start, len(trips))
+        if start < 0 or rest or (len(trips) - KEPT_TRIPS) * size < MIN_SAVED:
+            return None
+        if [next(trip.tasks(), -1) for trip in trips] != [start + k * size for k in range(len(trips))]:
+            return None
+        if not self._alike(start, size, len(trips)):
+            return None
+        inner: list[tuple[FoldedLoop, ...]] = [()] * KEPT_TRIPS
+        if any(isinstance(item, Span) for trip in trips for item in trip.items):
+            inner = [tuple(self.loops_in(trip)) for trip in trips]
+            shapes = {tuple(loop.shape(start + k * size) for loop in loops) for k, loops in enumerate(inner)}
+            reads = {tuple(self._reads(trip, start, k, size)) for k, trip in enumerate(trips)}
+            if len(shapes) > 1 or len(reads) > 1:
+                return None
+        first, last = int(self.created[start]), int(self.created[end])
+        base = int(self.made[first]) if last > first else 0
+        num_locals = (last - first) // len(trips)
+        return FoldedLoop(start, size, len(trips), base, num_locals, tuple(inner[:KEPT_TRIPS]))
+
+    def _alike(self, start: int, size: int, num_trips: int) -> bool:
+        """Whether all trips create and touch alike, and those from trip 1 on wait alike."""
+        tasks = slice(start, start + size * num_trips)
+        made = self.created[start : start + size * num_trips + 1]
+        num_made = int(made[-1] - made[0])
+        if num_made % num_trips or not _equal_rows(np.diff(made), num_trips):
+            return False
+        own_locals = self.made[int(made[0]) : int(made[-1])]
+        if (np.diff(own_locals) != 1).any():
+            return False
+        base, per_trip = int(own_locals[0]) if num_made else len(self.lives.size), num_made // num_trips
+        if per_trip and not _equal_rows(self.lives.size[base : base + num_made], num_trips):
+            return False
+        touched = _table(self.lives.touches, tasks, num_trips)
+        waited = _table(self.waits, tasks, num_trips, skip=1)
+        if touched is None or waited is None:
+            return False
+        own = base + per_trip * np.arange(num_trips)[:, None]
+        if ((touched >= base) & ((touched < own) | (touched >= own + per_trip))).any():
+            return False  # a tensor of another trip
+        begins = start + size * np.arange(1, num_trips)[:, None]
+        return _same(np.where(touched >= base, touched - own, -1 - touched)) and _same(
+            np.where(waited >= start, waited - begins, waited - (1 << 40))
+        )
+
+    def _reads(self, trip: Span, start: int, number: int, size: int) -> Iterator[tuple[int, ...]]:
+        """Tensors read on the host inside a trip: numbers of its own ones from its first, of others as they are."""
+        begin = start + number * size
+        made = self.made[self.created[begin] : self.created[begin + size]]
+        own = range(int(self.lives.locals[made[0]]), int(self.lives.locals[made[-1]]) + 1) if len(made) else range(0)
+
+        def walk(span: Span) -> Iterator[tuple[int, ...]]:
+            for item in span.items:
+                if not isinstance(item, int):
+                    if item.trips is not None:
+                        yield tuple(-1 - (t - own.start) if t in own else t for t in item.trips.reads)
+                    yield from walk(item)
+
+        return walk(trip)
+
+
+def _table(rows: Rows, tasks: slice, num_trips: int, skip: int = 0) -> Ints | None:
+    """Values of the rows of `tasks`, one line per trip, None unless all trips (but the first `skip`) have rows of the same
+    lengths."""
+    starts = rows.starts[tasks.start : tasks.stop + 1]
+    lengths = np.diff(starts).reshape(num_trips, -1)[skip:]
+    if (lengths != lengths[0]).any():
+        return None
+    first = starts[(tasks.stop - tasks.start) // num_trips * skip]
+    return rows.values[first : starts[-1]].reshape(num_trips - skip, -1)
+
+
+def _equal_rows(values: Ints, num_trips: int) -> bool:
+    return _same(values.reshape(num_trips, -1))
+
+
+def _same(table: Ints) -> bool:
+    return bool((table == table[0]).all())
+
+
+@dataclass(frozen=True)
+class Template:
+    """The program with one trip of every folded loop, as a packing problem.
+
+    A tensor from outside a loop that lives in any of its trips lives through its only trip here. `tensors` are the locals that
+    are left.
+    """
+
+    tensors: Ints
+    first: Ints
+    end: Ints
+    size: Ints
+
+    @property
+    def peak(self) -> int:
+        """The most units alive at once."""
+        return int(live_units(self.first, self.end, self.size, int(self.end.max(initial=0))).max(initial=0))
+
+
+def template(fold: Fold, lives: Lives) -> Template:
+    """Lives over the tasks of first trips; times are their numbers among these."""
+    in_template = np.ones(lives.num_times, bool)
+    is_left = np.ones(len(lives.size), bool)
+    first, last = lives.first.copy(), lives.end - 1
+    level = list(fold.loops)
+    while level:
+        for loop in level:
+            in_template[loop.trip_start(1) : loop.end] = False
+            is_left[loop.base + loop.num_locals : loop.base + loop.num_locals * loop.num_trips] = False
+        _clamp(level, first, last)
+        level = [inner for loop in level for inner in loop.inner[0]]
+    time = np.cumsum(in_template) - 1
+    left = np.flatnonzero(is_left)
+    return Template(left, time[first[left]], time[last[left]] + 1, lives.size[left])
+
+
+def _clamp(loops: list[FoldedLoop], first: Ints, last: Ints) -> None:
+    """Stretch lives that begin or end inside one of these loops, and do not belong to it, over its first trip."""
+    starts = np.array([loop.start for loop in loops])
+    ends = np.array([loop.end for loop in loops])
+    bases = np.array([loop.base for loop in loops])
+    tops = bases + np.array([loop.num_locals * loop.num_trips for loop in loops])
+    first_trip = np.array([loop.trip_start(1) - 1 for loop in loops])
+    tensors = np.arange(len(first))
+    for times, new in ((first, starts), (last, first_trip)):
+        at = np.maximum(np.searchsorted(starts, times, side="right") - 1, 0)
+        inside = (times >= starts[at]) & (times < ends[at]) & ((tensors < bases[at]) | (tensors >= tops[at]))
+        times[inside] = new[at[inside]]
+
+
+def kept_locals(fold: Fold, num_locals: int) -> Ints:
+    """Locals of the kept trips."""
+    is_kept = np.ones(num_locals, bool)
+
+    def drop(loops: Sequence[FoldedLoop]) -> None:
+        for loop in loops:
+            is_kept[loop.base + loop.num_locals * KEPT_TRIPS : loop.base + loop.num_locals * loop.num_trips] = False
+            for inner in loop.inner:
+                drop(inner)
+
+    drop(fold.loops)
+    return np.flatnonzero(is_kept)
+
+
+def unfold_offsets(fold: Fold, left: Ints, offsets: Ints, num_locals: int) -> Ints:
+    """Offsets of all locals from those of the template's tensors `left`."""
+    found = np.zeros(num_locals, np.int64)
+    found[left] = offsets
+
+    def copy(loops: Sequence[FoldedLoop]) -> None:
+        for loop in loops:
+            if not loop.num_locals:
+                continue
+            copy(loop.inner[0])
+            table = found[loop.base : loop.base + loop.num_locals * loop.num_trips].reshape(loop.num_trips, -1)
+            table[1:] = table[0]
+
+    copy(fold.loops)
+    return found
+
+
+def unfold_edges(fold: Fold, sources: Ints, targets: Ints) -> tuple[Ints, Ints]:
+    """All edges from those whose target is kept: trip 1's are repeated for every later trip. Sorted by target, then source."""
+    order = np.lexsort((sources, targets))
+    parts = _repeat(fold.loops, sources[order], targets[order])
+    sources, targets = np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+    order = np.lexsort((sources, targets))
+    return sources[order], targets[order]
+
+
+def _repeat(loops: Sequence[FoldedLoop], sources: Ints, targets: Ints) -> list[tuple[Ints, Ints]]:
+    """Edges of one frame, sorted by target, as pieces that hold those of all trips."""
+    pieces: list[tuple[Ints, Ints]] = []
+    done = 0
+    for loop in loops:
+        marks = [loop.trip_start(trip) for trip in range(KEPT_TRIPS + 1)]
+        cuts = np.searchsorted(targets, [*marks, loop.end]).tolist()
+        pieces.append((sources[done : cuts[0]], targets[done : cuts[0]]))
+        first, second = (
+            _repeat(loop.inner[trip], sources[cuts[trip] : cuts[trip + 1]], targets[cuts[trip] : cuts[trip + 1]])
+            for trip in range(KEPT_TRIPS)
+        )
+        pieces += first + second
+        last_sources = np.concatenate([p[0] for p in second])
+        last_targets = np.concatenate([p[1] for p in second])
+        if len(last_targets):
+            shifts = loop.num_tasks * np.arange(1, loop.num_trips - KEPT_TRIPS + 1)[:, None]
+            moved = np.where(last_sources >= loop.start, last_sources + shifts, last_sources + 0 * shifts)
+            pieces.append((moved.ravel(), (last_targets + shifts).ravel()))
+        done = cuts[-1]
+    pieces.append((sources[done:], targets[done:]))
+    return pieces

@@ -1,0 +1,230 @@
+"""The edges that shared bytes need: whoever first touches a tensor waits for the last who touched what lay there before.
+
+The runtime orders RAW and WAW of one tensor, never WAR, and knows nothing of two tensors in the same bytes. For every tensor
+whose bytes had earlier tenants, each of its *first* touches (none of its other touches comes before in the order of edges)
+waits for each *last* touch of those tenants, unless edges order the two already. Then every touch of the new tensor comes after
+every touch of the old ones, whatever runs in between.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from math import prod
+
+import numpy as np
+
+from schedulers.lifetimes import Ints, Rows
+from schedulers.minpeak.folding import Fold, FoldedLoop, unfold_edges
+
+WINDOW = 1 << 15
+"""Ancestors are remembered this many tasks back; older ones count as unordered, which can only add an edge."""
+_BLOCK = 1 << 13
+
+
+class Order:
+    """The partial order of the tasks by edges, as one bit set of ancestors per task, built in submission order."""
+
+    def __init__(self) -> None:
+        self._sets: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._sets)
+
+    @staticmethod
+    def _base(task: int) -> int:
+        return max(0, task // _BLOCK * _BLOCK - WINDOW)
+
+    def bit(self, task: int, seen_from: int) -> int:
+        """The bit of `task` in a set of `seen_from`, 0 when it is out of sight."""
+        at = task - self._base(seen_from)
+        return 1 << at if at >= 0 else 0
+
+    def ancestors(self, waits: Sequence[int]) -> int:
+        """Set of all that come before the next task if it waits for these."""
+        task = len(self._sets)
+        base = self._base(task)
+        found = 0
+        for wait in waits:
+            if wait >= base:
+                shift = base - self._base(wait)
+                found |= (self._sets[wait] >> shift) | (1 << (wait - base))
+        return found
+
+    def append(self, ancestors: int) -> None:
+        self._sets.append(ancestors)
+        if len(self._sets) % _BLOCK == 0:
+            for old in range(max(0, len(self._sets) - WINDOW - 2 * _BLOCK), self._base(len(self._sets))):
+                self._sets[old] = 0
+
+    def seen(self, task: int, seen_from: int) -> int:
+        """Ancestors of `task` as a set of `seen_from` (a later task)."""
+        if task < self._base(seen_from):
+            return 0
+        return self._sets[task] >> (self._base(seen_from) - self._base(task))
+
+
+class Tenants:
+    """Which tensor last lay in which bytes: disjoint intervals, sorted."""
+
+    def __init__(self) -> None:
+        self._lows: list[int] = []
+        self._highs: list[int] = []
+        self._tensors: list[int] = []
+
+    def move_in(self, low: int, high: int, tensor: int) -> list[int]:
+        """Give `[low, high)` to `tensor`; returns the tensors that had any of it."""
+        a = bisect_right(self._highs, low)
+        b = bisect_left(self._lows, high)
+        before = self._tensors[a:b]
+        lows, highs, tensors = [low], [high], [tensor]
+        if a < b and self._lows[a] < low:
+            lows.insert(0, self._lows[a])
+            highs.insert(0, low)
+            tensors.insert(0, self._tensors[a])
+        if a < b and self._highs[b - 1] > high:
+            lows.append(high)
+            highs.append(self._highs[b - 1])
+            tensors.append(self._tensors[b - 1])
+        self._lows[a:b], self._highs[a:b], self._tensors[a:b] = lows, highs, tensors
+        return list(dict.fromkeys(before))
+
+
+def predecessors(tensors: Ints, first: Ints, offsets: Ints, size: Ints) -> dict[int, list[int]]:
+    """For each of `tensors` whose bytes had tenants before: those that had any of them last, by first touch (ties by index)."""
+    tenants = Tenants()
+    found: dict[int, list[int]] = {}
+    order = tensors[np.argsort(first[tensors], kind="stable")]
+    lows, highs = offsets[order].tolist(), (offsets + size)[order].tolist()
+    for tensor, low, high in zip(order.tolist(), lows, highs, strict=True):
+        if before := tenants.move_in(low, high, tensor):
+            found[tensor] = before
+    return found
+
+
+def sharing_edges(fold: Fold, waits: Rows, touches: Rows, before: Mapping[int, Sequence[int]]) -> tuple[Ints, Ints]:
+    """Edges (sources, targets) that make the shared bytes safe and that no other edges imply, sorted by target.
+
+    waits    per task the tasks that the runtime makes it wait for
+    touches  per task the tensors that it touches
+    before   per tensor the tensors that lay in its bytes before (nothing if none did), all of whose touches have smaller numbers
+             than its own; of folded loops only tensors of the kept trips
+    """
+    weaver = _Weaver(fold, waits, touches, before)
+    weaver.run()
+    sources, targets = np.array(weaver.sources, np.int64), np.array(weaver.targets, np.int64)
+    return unfold_edges(fold, sources, targets)
+
+
+class _Weaver:
+    """Walks the kept tasks in submission order and collects edges; positions among the kept tasks are called places."""
+
+    def __init__(self, fold: Fold, waits: Rows, touches: Rows, before: Mapping[int, Sequence[int]]) -> None:
+        self.fold, self.waits, self.touches, self.before = fold, waits, touches, before
+        self.order = Order()
+        self.stands_in, self.clones = fold.stands_in.tolist(), fold.clones.tolist()
+        self.place = dict(zip(fold.kept.tolist(), range(len(fold.kept)), strict=True))
+        self.firsts: dict[int, list[int]] = {}  # tensor with tenants before it -> places of its first touches so far
+        self.touchers: dict[int, list[int]] = {t: [] for olds in before.values() for t in olds}
+        self.lasts: dict[int, list[int]] = {}
+        self.sources: list[int] = []
+        self.targets: list[int] = []
+
+    def run(self) -> None:
+        for place, task in enumerate(self.fold.kept.tolist()):
+            known = self.order.ancestors(self._natural(task))
+            wanted: set[int] = set()
+            for tensor in self.touches.row(task):
+                if tensor in self.touchers:
+                    self.touchers[tensor].append(place)
+                if tensor in self.before:
+                    self._want(tensor, place, known, wanted)
+            added = _prune(wanted, known, place, self.order)
+            self.order.append(known | self.order.ancestors(added) if added else known)
+            for source in added:
+                clones = self._clones(source, task)
+                self.sources += clones
+                self.targets += [task] * len(clones)
+
+    def _want(self, tensor: int, place: int, known: int, wanted: set[int]) -> None:
+        """If this is a first touch of the tensor, collect the last touches of all that lay in its bytes."""
+        mine = self.firsts.setdefault(tensor, [])
+        if any(known & self.order.bit(earlier, place) for earlier in mine):
+            return
+        mine.append(place)
+        for old in self.before[tensor]:
+            if old not in self.lasts:
+                self.lasts[old] = _maximal(self.touchers[old], self.order)
+            wanted.update(self.lasts[old])
+        wanted.discard(place)
+
+    def _natural(self, task: int) -> list[int]:
+        """Places that `task` waits for by itself; a place that stands for many only if `task` comes after all of them."""
+        alike: dict[int, list[int]] = {}
+        for wait in set(self.waits.row(task)):
+            alike.setdefault(self.stands_in[wait], []).append(wait)
+        found = []
+        for kept, waits in alike.items():
+            loops = self._outside(kept, task) if self.clones[kept] > 1 else []
+            expected = prod(loop.num_trips - 1 for loop in loops)
+            is_last = max(waits) == kept + sum(loop.num_tasks * (loop.num_trips - 2) for loop in loops)
+            if len(waits) == expected or (is_last and all(self._chained(kept, loop) for loop in loops)):
+                found.append(self.place[kept])
+        return found
+
+    def _outside(self, kept: int, task: int) -> list[FoldedLoop]:
+        """Loops in whose trip 1 `kept` lies and `task` does not lie in the same trip."""
+        found, together = [], True
+        for loop in self.fold.path(kept):
+            trip = loop.trip_of(kept)
+            inside = loop.start <= task < loop.end
+            if together and inside and (loop.trip_of(task) == trip or loop.trip_of(task) == trip + 1):
+                together = loop.trip_of(task) == trip
+                continue
+            together = False
+            if trip == 1:
+                found.append(loop)
+        return found
+
+    def _chained(self, kept: int, loop: FoldedLoop) -> bool:
+        """Whether edges order `kept` after its twin in the trip before: then its last clone comes after all others."""
+        place = self.place[kept]
+        bit = self.order.bit(self.place[kept - loop.num_tasks], place)
+        return bool(bit and self.order.seen(place, place) & bit)
+
+    def _clones(self, source: int, task: int) -> list[int]:
+        """Tasks that the place `source` stands for in the eyes of `task`; of those in a chain only the last."""
+        kept = int(self.fold.kept[source])
+        found = [kept]
+        for loop in self._outside(kept, task):
+            num_more = loop.num_trips - 2
+            trips = (num_more,) if self._chained(kept, loop) else range(num_more + 1)
+            found = [t + loop.num_tasks * k for t in found for k in trips]
+        return found
+
+
+def _maximal(touchers: list[int], order: Order) -> list[int]:
+    """Those that no other of these tasks comes after."""
+    found: list[int] = []
+    if not touchers:
+        return found
+    seen_from = touchers[-1]
+    covered = 0
+    for task in reversed(touchers):
+        bit = order.bit(task, seen_from)
+        if not bit or not covered & bit:
+            found.append(task)
+        covered |= order.seen(task, seen_from)
+    return found
+
+
+def _prune(wanted: set[int], known: int, task: int, order: Order) -> list[int]:
+    """`wanted` without what is implied by `known` or by others that are wanted, ascending."""
+    kept: list[int] = []
+    for wait in sorted(wanted, reverse=True):
+        bit = order.bit(wait, task)
+        if bit and known & bit:
+            continue
+        kept.append(wait)
+        known |= order.seen(wait, task)
+    return kept[::-1]

@@ -1,0 +1,86 @@
+"""When tensors are in use if memory holds nothing up: what sharing is to disturb as little as possible.
+
+But for `earliest_finish` these are estimates, by which packings are ranked; nothing that is proved rests on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from runner.rings.schedule import Schedule
+from runner.rings.timed import Timing
+from runner.rings.unlimited import run_unlimited
+from schedulers.lifetimes import Floats, Ints, Lives, Rows, host_reads
+from schedulers.minpeak.folding import Fold
+
+SUBMIT = 0.025
+"""Cost of a submission in task lengths, where nothing better is known: 0.5 against 20 microseconds."""
+
+
+def in_task_lengths(fold: Fold, lives: Lives, waits: Rows) -> tuple[Floats, Floats]:
+    """Per local of the kept tasks the begin and finish of its use if every task took one unit of time and workers abound."""
+    tasks = lives.program.tasks
+    reads: dict[int, list[int]] = {}
+    for next_task, trips in host_reads(lives.program.body):
+        reads.setdefault(next_task, []).extend(trips.waits)
+    finish = [0.0] * len(waits)
+    stands_in, starts = fold.stands_in, waits.starts
+    start_of, clock = np.zeros(len(waits)), 0.0
+    for task in fold.kept.tolist():
+        if task in reads:
+            clock = max(clock, max((finish[int(stands_in[w])] for w in reads[task]), default=0.0))
+        clock += SUBMIT
+        row = stands_in[waits.values[starts[task] : starts[task + 1]]]
+        begin = max(clock, max((finish[w] for w in set(row.tolist())), default=0.0))
+        start_of[task] = begin
+        finish[task] = begin + (tasks[task].op is not None)
+    return _spans(lives, start_of, np.array(finish), np.isin(lives.touches.owners(), fold.kept))
+
+
+def earliest_finish(lives: Lives, waits: Rows, task_us: Sequence[float], submit_us: float) -> float:
+    """When the last task finishes at best, in microseconds: host reads block, allocs cost nothing, memory and workers abound."""
+    reads: dict[int, list[int]] = {}
+    for next_task, trips in host_reads(lives.program.body):
+        reads.setdefault(next_task, []).extend(trips.waits)
+    starts, values = waits.starts.tolist(), waits.values.tolist()
+    finish = [0.0] * len(waits)
+    clock = 0.0
+    for task, item in enumerate(lives.program.tasks):
+        if task in reads:
+            clock = max(clock, max((finish[w] for w in reads[task]), default=0.0))
+        if item.op is not None:
+            clock += submit_us
+        begin = max((finish[w] for w in values[starts[task] : starts[task + 1]]), default=0.0)
+        finish[task] = max(clock, begin) + task_us[task]
+    return max(finish, default=0.0)
+
+
+def replayed(lives: Lives, shared: Schedule, timing: Timing) -> tuple[Floats, Floats, float]:
+    """Per local the begin and finish of its use in a timed run of `shared` without its sharing edges; and how long that run
+    takes.
+
+    `shared` is the placement of one arena, so that what is left waits for data, workers and the submitting thread alone.
+    """
+    replay = run_unlimited(shared, timing)
+    assert replay.finish_us is not None and replay.makespan_us is not None
+    finish = np.zeros(lives.num_times)
+    start = np.zeros(lives.num_times)
+    for k, submission in enumerate(shared.submissions):
+        if submission.task is not None and submission.core is not None:
+            finish[submission.task] = replay.finish_us[k]
+            start[submission.task] = finish[submission.task] - timing.block_us(k)
+    everything = np.ones(len(lives.touches.values), bool)
+    return *_spans(lives, start, finish, everything), replay.makespan_us
+
+
+def _spans(lives: Lives, start: Floats, finish: Floats, counted: np.ndarray) -> tuple[Floats, Floats]:
+    """Per local the start of its first and the finish of its last touch, of those `counted`."""
+    at: Ints = lives.touches.owners()[counted]
+    tensors = lives.touches.values[counted]
+    begin = np.full(len(lives.locals), np.inf)
+    last = np.full(len(lives.locals), -np.inf)
+    np.minimum.at(begin, tensors, start[at])
+    np.maximum.at(last, tensors, finish[at])
+    return begin, last

@@ -1,0 +1,178 @@
+"""A program as a tree of bodies, for the search over intervals: the whole, and the trips of its loops.
+
+A body is a row of steps between boundaries. The bodies inside a step are the trips of a loop: of a dynamic one all trips, for a
+scope lies inside one trip or around the whole loop; of a folded one the first, which stands for all; of any other loop one trip
+a step, so that a scope may lie around several. Bodies of one kind have the same weights, and the same kinds of bodies inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from runner.program.program import Span
+from schedulers.lifetimes import Ints, Lives, last_task
+from schedulers.minpeak.folding import Template
+from schedulers.scopes.axis import Axis
+
+MAX_BOUNDARIES = 200
+"""Boundaries of one body, about."""
+
+NEGLIGIBLE = 200
+"""Loops whose trips together hold less than this part of the peak are not cut."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What bodies that are alike have in common.
+
+    weights  [i, j]: units of all tensors inside boundaries i to j, those of a folded loop as often as it has trips
+    steps    per step the kinds of the bodies inside, each with its number of trips
+    """
+
+    weights: Ints
+    steps: tuple[tuple[tuple[int, int], ...], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Body:
+    """One body: places of its boundaries on the axis, the bodies inside each step, the number of its kind."""
+
+    at: Ints
+    inner: tuple[tuple[Body, ...], ...]
+    kind: int
+
+
+@dataclass(frozen=True)
+class _Trip:
+    """A body to be built: `[start, end)` on the axis, standing for `num_trips`."""
+
+    span: Span
+    start: int
+    end: int
+    num_trips: int = 1
+
+
+@dataclass(frozen=True)
+class _Item:
+    """From its place up to that of the next item: a task, one trip of a loop that may be parted, or a loop that may not."""
+
+    start: int
+    trips: tuple[Span, ...] = ()
+    first_trip: tuple[int, int, int] | None = None  # of a folded loop: start, end, number of trips
+
+
+class _Builder:
+    def __init__(self, axis: Axis, one: Template, lives: Lives) -> None:
+        self.axis = axis
+        first, last = axis.lives(one, lives)
+        copies = np.ones(len(one.tensors), np.int64)
+        for entry in axis.loops:
+            low = np.searchsorted(one.tensors, entry.loop.base)
+            high = np.searchsorted(one.tensors, entry.loop.base + entry.loop.num_locals)
+            copies[low:high] *= entry.loop.num_trips
+        order = np.argsort(first, kind="stable")
+        self.first, self.last, self.weight = first[order], last[order], (one.size * copies)[order]
+        self.peak = one.peak
+        spans = last > first
+        crossing = np.zeros(axis.num_places + 1, np.int64)
+        np.add.at(crossing, first[spans] + 1, one.size[spans])
+        np.add.at(crossing, last[spans] + 1, -one.size[spans])
+        self.crossing = np.cumsum(crossing)
+        self.folded = {(entry.loop.start, entry.loop.end): entry for entry in axis.loops}
+        self.kinds: list[Kind] = []
+        self.known: dict[tuple, int] = {}
+
+    def body(self, trip: _Trip, copies: int) -> Body:
+        """The body of a trip; `copies` is how often it stands in the program."""
+        items = list(self._items(trip.span, trip.start))
+        ends = [*(item.start for item in items[1:]), trip.end]
+        loops: dict[int, list[_Trip]] = {}
+        must = {trip.start, trip.end}
+        for item, end in zip(items, ends, strict=True):
+            inner = list(self._trips(item, end))
+            if inner and self._weight(item.start, end) * NEGLIGIBLE >= self.peak * copies:
+                loops[item.start] = inner
+                must |= {item.start, end}
+        at = self._boundaries([item.start for item in items], must)
+        steps: list[list[tuple[Body, int]]] = [[] for _ in at[1:]]
+        for start, trips in loops.items():
+            step = int(np.searchsorted(at, start, side="right")) - 1
+            steps[step] += [(self.body(inner, copies * inner.num_trips), inner.num_trips) for inner in trips]
+        kind = Kind(self._weights(at) // copies, tuple(tuple((body.kind, trips) for body, trips in step) for step in steps))
+        return Body(at, tuple(tuple(body for body, _ in step) for step in steps), self._number(kind))
+
+    def _number(self, kind: Kind) -> int:
+        key = (kind.weights.tobytes(), kind.steps)
+        if key not in self.known:
+            self.known[key] = len(self.kinds)
+            self.kinds.append(kind)
+        return self.known[key]
+
+    def _items(self, span: Span, start: int) -> Iterator[_Item]:
+        """Items of a body that begins at place `start`; trips of loops that may be parted are items of their own."""
+        for item in span.items:
+            if isinstance(item, int):
+                yield _Item(int(self.axis.place[item]))
+                continue
+            first = next(item.tasks(), -1)
+            if first < 0:
+                continue
+            at = max(start, self.axis.before(first))
+            entry = self.folded.get((first, last_task(item) + 1)) if item.kind in ("for", "dynamic") else None
+            trips = tuple(trip for trip in item.items if isinstance(trip, Span) and next(trip.tasks(), -1) >= 0)
+            if entry is not None:
+                yield _Item(at, trips[:1], (entry.start, entry.end, entry.loop.num_trips))
+            elif item.kind == "dynamic":
+                yield _Item(at, trips)
+            elif item.kind == "for":
+                for trip in trips:
+                    yield _Item(max(start, self.axis.before(next(trip.tasks()))), (trip,))
+            else:
+                yield from self._items(item, start)
+
+    def _trips(self, item: _Item, end: int) -> Iterator[_Trip]:
+        """The bodies inside an item that ends at place `end`."""
+        if item.first_trip is not None:
+            yield _Trip(item.trips[0], *item.first_trip)
+            return
+        starts = [max(item.start, self.axis.before(next(trip.tasks()))) for trip in item.trips]
+        for trip, start, stop in zip(item.trips, starts, [*starts[1:], end], strict=False):
+            yield _Trip(trip, start, stop)
+
+    def _boundaries(self, starts: Sequence[int], must: set[int]) -> Ints:
+        """Boundaries that may be cut: those of loops, and of the others those that the fewest live bytes cross."""
+        places = np.array(sorted({*starts, *must}))
+        if len(places) <= MAX_BOUNDARIES:
+            return places
+        size = -(-len(places) // MAX_BOUNDARIES)
+        may = [int(row[np.argmin(self.crossing[row])]) for row in np.array_split(places[1:-1], len(places) // size)]
+        kept = np.array(sorted(must)) if len(must) <= MAX_BOUNDARIES else places[[0, -1]]
+        return np.unique(np.concatenate([kept, may]))
+
+    def _inside(self, start: int, end: int) -> slice:
+        """Tensors whose lives begin in `[start, end)`."""
+        return slice(*np.searchsorted(self.first, [start, end]).tolist())
+
+    def _weight(self, start: int, end: int) -> int:
+        mine = self._inside(start, end)
+        return int(self.weight[mine][self.last[mine] < end].sum())
+
+    def _weights(self, at: Ints) -> Ints:
+        num = len(at)
+        mine = self._inside(int(at[0]), int(at[-1]))
+        within = self.last[mine] < at[-1]
+        table = np.zeros((num + 1, num + 1), np.int64)
+        low = np.searchsorted(at, self.first[mine][within], side="right") - 1
+        high = np.searchsorted(at, self.last[mine][within], side="right")
+        np.add.at(table, (low, high), self.weight[mine][within])
+        return np.cumsum(np.cumsum(table[::-1], axis=0)[::-1], axis=1)[:num, :num]
+
+
+def body_tree(axis: Axis, one: Template, lives: Lives) -> tuple[Body, list[Kind]]:
+    """The whole program as a body, and all kinds of bodies, those inside others first."""
+    builder = _Builder(axis, one, lives)
+    root = builder.body(_Trip(lives.program.body, 0, axis.num_places), 1)
+    return root, builder.kinds

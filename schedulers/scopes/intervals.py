@@ -1,0 +1,249 @@
+"""Scopes for programs too long for `scoping.solve`: nested partitions of an interval, by dynamic programming over chosen
+boundaries.
+
+For given capacities of the rings 1 to 3, the least bytes left in the root follow bottom up: a scope of depth 3 holds all
+tensors that live inside it; of an interval, as much as possible is covered by feasible scopes of depth 3, and what is not
+covered is what a scope of depth 2 over it holds itself; and so on. The capacities are then searched.
+
+A program is a tree of bodies (`schedulers.scopes.bodies`): a scope lies inside one trip of a loop or around whole trips, and
+bodies that are alike, such as layers and row tiles, are solved once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+
+import numpy as np
+
+from runner.program.program import Span
+from schedulers.lifetimes import Ints, Lives
+from schedulers.minpeak.folding import Fold, Template
+from schedulers.scopes.axis import Axis, unfold
+from schedulers.scopes.bodies import Body, Kind, body_tree
+from schedulers.scopes.exact import Four, Goal, Scoping
+
+_NONE = -(1 << 60)
+"""Weight of what is no cover."""
+_STEPS = (0.5, 0.75, 0.9, 0.97, 1.0, 1.03, 1.1, 1.3, 2.0)
+"""By which what the best capacities came to is then changed, one ring at a time, for as long as that helps; 1.0 stands for the
+next smaller one."""
+_STARTS = 6
+"""Capacities from which that begins, the best of all that were tried first."""
+
+_NEAR = 0.05
+"""Kinds whose weights differ by at most this part of the whole are taken for one while capacities are looked for."""
+
+_SHARES = (1 / 16, 1 / 4, 1 / 32, 1 / 2, 1 / 8, 1.0)
+"""Capacities that are tried first, as shares of the peak of live bytes."""
+
+_ROUGH = 0.7
+"""Share of the time in which kinds that are nearly alike are taken for one."""
+
+Three = tuple[int, int, int]
+
+Over = Callable[[float], bool]
+"""Whether this share of the time is over."""
+
+
+@dataclass(frozen=True)
+class Cover:
+    """Per interval of a body, by its first and last boundary, the most weight that scopes cover, and where the last scope begins
+    that ends at its end (-1: none does)."""
+
+    best: Ints
+    begin: Ints
+
+    @property
+    def full(self) -> int:
+        """Of the whole body."""
+        return int(self.best[0, -1])
+
+    def scopes(self, low: int, high: int) -> list[tuple[int, int]]:
+        """The scopes that cover `[low, high]`, in order, without those inside the bodies of single steps."""
+        found = []
+        while high > low:
+            start = int(self.begin[low, high])
+            if start >= 0:
+                found.append((start, high))
+            high = start if start >= 0 else high - 1
+        return found[::-1]
+
+
+def cover(kind: Kind, cap: int, deeper: Cover | None, steps: Sequence[int], whole: bool = False) -> Cover:
+    """Scopes that hold at most `cap` and cover the most of every interval, given what deeper scopes cover.
+
+    `steps` is what scopes inside the bodies of each step cover. With `whole`, only intervals from the first boundary on.
+    """
+    num = len(kind.weights)
+    width = 1 if whole else num
+    held = kind.weights if deeper is None else kind.weights - deeper.best
+    fits = np.triu(held <= cap, 1)
+    lowest, counts = fits.argmax(axis=0).tolist(), np.count_nonzero(fits, axis=0).tolist()
+    up_to = kind.weights.T.copy()
+    best = np.full((num, width), _NONE, np.int64)  # lines are ends, columns are beginnings
+    best[0, 0] = 0
+    begin = np.full((width, num), -1, np.int64)
+    columns = np.arange(width)
+    for j in range(1, num):
+        i = min(j, width)
+        line = best[j, :i]
+        line[:] = best[j - 1, :i] + steps[j - 1]
+        best[j, j : j + 1] = 0
+        if counts[j]:
+            low = lowest[j]
+            starts = slice(low, j) if counts[j] == j - low else low + fits[low:j, j].nonzero()[0]
+            got = best[starts, :i] + up_to[j, starts, None]
+            last = got.argmax(axis=0)
+            most = got[last, columns[:i]]
+            better = most > line
+            line[better] = most[better]
+            begin[:i, j][better] = last[better] + low if isinstance(starts, slice) else starts[last[better]]
+    return Cover(np.maximum(best.T, 0), begin)
+
+
+Level = Sequence[Cover]
+"""Scopes of one depth: a cover for each kind of body."""
+
+Interval = tuple[Body, int, int]
+"""Two boundaries of a body."""
+
+
+class _Search:
+    """The search for capacities; of kinds with the same number in `alike`, the one with that number stands for all."""
+
+    def __init__(self, root: Body, kinds: Sequence[Kind], alike: Sequence[int], goal: Goal, stop: Callable[[], bool]) -> None:
+        self.root, self.kinds, self.alike, self.goal, self.stop = root, kinds, alike, goal, stop
+        self.tried: dict[Three, tuple[int, Four]] = {}
+        self.least: int | None = None
+        self.third = cache(lambda c3: self._level(c3, None))
+        self.second = cache(lambda c2, c3: self._level(c2, self.third(c3)))
+
+    def levels(self, caps: Three) -> list[Level]:
+        c1, c2, c3 = caps
+        return [self._level(c1, self.second(c2, c3), whole=True), self.second(c2, c3), self.third(c3)]
+
+    def value(self, caps: Three) -> int:
+        """The goal's value for scopes of these capacities; a very large one where they alone are no better than the best."""
+        if caps not in self.tried:
+            if self.least is not None and (self.stop() or self.goal.value((0, *caps)) >= self.least):
+                return 1 << 60
+            need = self._need(self.levels(caps))
+            self.tried[caps] = (self.goal.value(need), need)
+            self.least = min(self.tried[caps][0], self.least or 1 << 60)
+        return self.tried[caps][0]
+
+    def best(self, count: int) -> list[Three]:
+        return sorted(self.tried, key=self.value)[:count]
+
+    def descend(self, caps: Three) -> None:
+        """Change one capacity at a time, for as long as that helps."""
+        better = True
+        while better:
+            better = False
+            for k, factor in product(range(3), _STEPS):
+                used = self.tried[caps][1][1:]
+                c1, c2, c3 = (int(n * factor) - (factor == 1) if i == k else n for i, n in enumerate(used))
+                if self.value((c1, c2, c3)) < self.value(caps):
+                    caps, better = (c1, c2, c3), True
+
+    def _level(self, cap: int, deeper: Level | None, whole: bool = False) -> Level:
+        """Scopes that hold at most `cap` themselves, for every interval, or for whole bodies only."""
+        found: list[Cover] = []
+        for number, kind in enumerate(self.kinds):  # inner ones come first
+            if self.alike[number] < number:
+                found.append(found[self.alike[number]])
+                continue
+            steps = [sum(found[inner].full * trips for inner, trips in step) for step in kind.steps]
+            found.append(cover(kind, cap, None if deeper is None else deeper[number], steps, whole))
+        return found
+
+    def _need(self, levels: Sequence[Level]) -> Four:
+        """What each ring needs."""
+        need = [0] * (len(levels) + 1)
+        scopes = {(self.alike[self.root.kind], 0, len(self.root.at) - 1)}
+        for depth in range(len(need)):
+            inside: set[tuple[int, int, int]] = set()
+            seen: set[int] = set()
+            for kind, i, j in scopes:
+                covered = levels[depth][kind].best[i, j] if depth < len(levels) else 0
+                need[depth] = max(need[depth], int(self.kinds[kind].weights[i, j] - covered))
+                if depth < len(levels):
+                    self._note(levels[depth], (kind, i, j), inside, seen)
+            scopes = inside
+        return (need[0], need[1], need[2], need[3])
+
+    def _note(self, level: Level, interval: tuple[int, int, int], found: set[tuple[int, int, int]], seen: set[int]) -> None:
+        """Note the scopes of a level inside an interval of a kind, each once; `seen` are the kinds that were looked at as a
+        whole."""
+        kind, low, high = interval
+        for i, j in [*level[kind].scopes(low, high), (high, high)]:
+            for step in range(low, i):
+                for number, _ in self.kinds[kind].steps[step]:
+                    inner = self.alike[number]
+                    if inner not in seen:
+                        seen.add(inner)
+                        self._note(level, (inner, 0, len(self.kinds[inner].weights) - 1), found, seen)
+            if i < j:
+                found.add((kind, i, j))
+            low = j
+
+    def places(self, caps: Three) -> list[tuple[int, int, int]]:
+        """All scopes as depth and two places of the axis."""
+        found: list[tuple[int, int, int]] = []
+        scopes: list[Interval] = [(self.root, 0, len(self.root.at) - 1)]
+        for depth, level in enumerate(self.levels(caps), 1):
+            scopes = [inner for scope in scopes for inner in _inside(level, scope)]
+            found += [(depth, int(body.at[i]), int(body.at[j])) for body, i, j in scopes]
+        return found
+
+
+def _inside(level: Level, interval: Interval) -> Iterator[Interval]:
+    """The scopes of a level inside an interval of a body, in order."""
+    body, low, high = interval
+    for i, j in [*level[body.kind].scopes(low, high), (high, high)]:
+        for step in range(low, i):
+            for inner in body.inner[step]:
+                yield from _inside(level, (inner, 0, len(inner.at) - 1))
+        if i < j:
+            yield (body, i, j)
+        low = j
+
+
+def _alike(kinds: Sequence[Kind]) -> list[int]:
+    """For each kind the first with as many steps and nearly the same weights."""
+    found: list[int] = []
+    for number, kind in enumerate(kinds):
+        near = _NEAR * int(kind.weights[0, -1])
+        found.append(
+            next(
+                first
+                for first in [*dict.fromkeys(found), number]
+                if kinds[first].weights.shape == kind.weights.shape and np.abs(kinds[first].weights - kind.weights).max() <= near
+            )
+        )
+    return found
+
+
+def find_cuts(root: Body, kinds: Sequence[Kind], peak: int, goal: Goal, over: Over) -> list[tuple[int, int, int]]:
+    """Scopes as depth and two places of the axis; `peak` are the most units alive at once."""
+    rough = _Search(root, kinds, _alike(kinds), goal, lambda: over(_ROUGH))
+    for c3, c2, c1 in product(dict.fromkeys(int(peak * share) for share in _SHARES), repeat=3):
+        rough.value((c1, c2, c3))
+    for caps in rough.best(_STARTS):
+        rough.descend(caps)
+    exact = _Search(root, kinds, range(len(kinds)), goal, lambda: over(1.0))
+    for c1, c2, c3 in rough.best(_STARTS):
+        for more in (1 + _NEAR, 1):  # what was taken for alike may not fit by so much
+            exact.value((int(c1 * more), int(c2 * more), int(c3 * more)))
+    exact.descend(exact.best(1)[0])
+    return exact.places(exact.best(1)[0])
+
+
+def cut_intervals(fold: Fold, one: Template, lives: Lives, loops: Sequence[Span], goal: Goal, over: Over) -> Scoping:
+    """A scoping of the whole program, never proved to be the best; `loops` are its dynamic loops, outer ones first."""
+    axis = Axis(fold, lives.num_times)
+    root, kinds = body_tree(axis, one, lives)
+    return unfold(axis, find_cuts(root, kinds, one.peak, goal, over), one, lives, loops, fold)

@@ -1,0 +1,313 @@
+"""Which runs of items of each body get a scope, so that for given capacities of the rings 1 to 3 the least is left in the root.
+
+Bottom up over the bodies, by dynamic programming over the runs of each. A scope of depth d holds the tensors whose life lies in
+it and in no scope inside; what outlives it is allocated before it. In a body at depth D, from the deepest level up: scopes of
+depth 3 that fit their ring save the most of what scopes of depth 2 would hold, and so on up to D. The capacities are then walked:
+each ring's next one is below what the last answer needed. A text that is met at several depths is decided for the deepest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from schedulers.lifetimes import Ints
+from schedulers.scopes.exact import Four, Goal
+from schedulers.written.texts import Body, Written
+
+DEEPEST = 3
+UNLIMITED = 1 << 50
+Run = tuple[int, int]
+"""Items k to l - 1 of a body."""
+
+_TIGHTER = (0.999, 0.9, 0.75)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What is decided about one text: `runs` of items `[k, l)` that get a scope, and scopes (as items) that are taken out."""
+
+    runs: frozenset[Run] = frozenset()
+    dropped: frozenset[int] = frozenset()
+
+    def around(self, item: int) -> list[Run]:
+        """The runs that hold an item, outermost first."""
+        return sorted((run for run in self.runs if run[0] <= item < run[1]), key=lambda run: run[0] - run[1])
+
+
+NOTHING = Choice()
+Choices = dict[Body, Choice]
+
+
+@dataclass(frozen=True)
+class _Cover:
+    """The scopes of one depth in a body, for every interval of its items.
+
+    saved   int64[nodes, n + 1, n + 1]: bytes that they take off the depth above; `strict`: without a scope over the whole of it
+    begin   where the last scope of an interval begins, -1 if its last item is in none; `strict_begin` likewise
+    need    per run what its scope holds, the most over the nodes
+    """
+
+    saved: Ints
+    strict: Ints
+    begin: Ints
+    strict_begin: Ints
+    need: Ints
+
+    def runs(self, low: int, high: int, strict: bool) -> list[Run]:
+        found = []
+        table = self.strict_begin if strict else self.begin
+        while high > low:
+            start = int(table[low, high])
+            if start >= 0:
+                found.append((start, high))
+            high = start if start >= 0 else high - 1
+            table = self.begin
+        return found
+
+
+@dataclass(frozen=True)
+class _Level:
+    """A body at some depth: per node the bytes that it leaves there, and what its scopes need on the rings."""
+
+    own: Ints
+    need: Four
+    choice: Choice
+
+
+@dataclass
+class WrittenCuts:
+    """The search over one program's bodies."""
+
+    written: Written
+    shrink: float = 1.0
+    """By what factor capacities fall at least from one try to the next."""
+
+    least: int = 0
+    """Scopes of a depth whose ring would have no more units than this are not worth having."""
+
+    caps: list[int] = field(default_factory=lambda: [UNLIMITED] * 4)
+    needed: list[int] = field(default_factory=lambda: [0] * 4)
+
+    def __post_init__(self) -> None:
+        self.covers: list[dict[Body, _Cover]] = [{} for _ in range(5)]
+        self.levels: list[dict[Body, _Level]] = [{} for _ in range(4)]
+        self.may = {body: body.allowed() for body in self.written.bodies}
+        self.inside = {body: _inside(body) for body in self.written.bodies}
+        self.total = {body: np.array([sum(s for _, s in node.tensors) for node in body.nodes]) for body in self.written.bodies}
+        self.children = {body: [_counts(body, item) for item in range(body.num_items)] for body in self.written.bodies}
+        self.grosses: list[dict[Body, Ints]] = [{} for _ in range(4)]
+        self.weight = {body: np.array([node.count for node in body.nodes], np.float64) for body in self.written.bodies}
+
+    def candidates(self, goal: Goal, stop: Callable[[], bool]) -> Iterator[tuple[int, Choices]]:
+        """Choices with their value in this model, for all capacities that are walked; then for some around the best."""
+        best: tuple[int, list[int], Four] | None = None
+        for _ in self._walk(3, stop):
+            for _ in self._walk(2, stop):
+                for _ in self._walk(1, stop):
+                    value, need = self._tried(goal)
+                    yield value, self.choices()
+                    if best is None or value < best[0]:
+                        best = (value, list(self.caps), need)
+                    if goal.value((need[0], 0, 0, 0)) > 1.2 * best[0]:  # with less in ring 1 it only grows
+                        break
+        if self.shrink < 1 and best is not None:
+            yield from self._nearby(goal, *best, stop)
+
+    def _tried(self, goal: Goal) -> tuple[int, Four]:
+        found = self.level(self.written.root.body, 0)
+        need = (int(found.own[0]), *found.need[1:])
+        self.needed = [max(pair) for pair in zip(self.needed, need, strict=True)]
+        return goal.value(need), need
+
+    def _nearby(
+        self, goal: Goal, value: int, caps: list[int], need: Four, stop: Callable[[], bool]
+    ) -> Iterator[tuple[int, Choices]]:
+        """Tightens one ring at a time below what the best answer needed, as long as that helps."""
+        better = True
+        while better and not stop():
+            better = False
+            for depth, factor in ((d, f) for d in (3, 2, 1) for f in _TIGHTER):
+                tried = [
+                    min(cap, n) if k != depth else int(n * factor) for k, (cap, n) in enumerate(zip(caps, need, strict=True))
+                ]
+                loose = [UNLIMITED if k < depth else cap for k, cap in enumerate(tried)]
+                for given in (tried, loose):
+                    for k in (3, 2, 1):
+                        self._set(k, given[k])
+                    new, new_need = self._tried(goal)
+                    if new < value:
+                        yield new, self.choices()
+                        value, caps, need, better = new, given, new_need, True
+
+    def _walk(self, depth: int, stop: Callable[[], bool]) -> Iterator[None]:
+        """Sets the capacity of one ring to ever less, until scopes of its depth hold nothing."""
+        cap = UNLIMITED
+        while True:
+            self._set(depth, cap)
+            yield
+            most = self.needed[depth]  # by any answer with this capacity: a larger one would not have changed them
+            if most <= 0 or stop():
+                return
+            cap = min(most - 1, int(most * self.shrink))
+            if cap <= self.least:
+                cap = 0
+
+    def _set(self, depth: int, cap: int) -> None:
+        self.caps[depth] = cap
+        self.needed[depth] = 0
+        for level in range(depth):
+            self.levels[level].clear()
+            self.grosses[level].clear()
+            self.covers[level + 1].clear()
+
+    # --- one body -----------------------------------------------------------------------------------------------------
+
+    def level(self, body: Body, depth: int) -> _Level:
+        """A body whose items lie at `depth` unless it puts them into scopes."""
+        depth = min(depth, DEEPEST)
+        found = self.levels[depth].get(body)
+        if found is None:
+            found = self.levels[depth][body] = self._decide(body, depth)
+        return found
+
+    def _decide(self, body: Body, depth: int) -> _Level:
+        n = body.num_items
+        own = self.total[body] + self._items(body, depth).sum(1)
+        runs: list[Run] = []
+        need = [0, 0, 0, 0]
+        if depth < DEEPEST:
+            cover = self.cover(body, depth + 1)
+            own = own - cover.saved[:, 0, n]
+            self._collect(body, 0, n, depth + 1, False, runs, need)
+        choice = Choice(frozenset(runs))
+        dropped = []
+        for item in range(n):
+            at = depth + len(choice.around(item))
+            for child in self.children[body][item]:
+                kept = child.kind == "scope" and self._keeps(body, item, child, at)
+                inner = self.level(child, at + kept)
+                if kept:
+                    ring = min(at + 1, DEEPEST)
+                    need[ring] = max(need[ring], int(inner.own.max()))
+                elif child.kind == "scope":
+                    dropped.append(item)
+                need = [max(a, b) for a, b in zip(need, inner.need, strict=True)]
+        return _Level(own, (need[0], need[1], need[2], need[3]), Choice(choice.runs, frozenset(dropped)))
+
+    def _collect(self, body: Body, low: int, high: int, depth: int, strict: bool, runs: list, need: list[int]) -> None:
+        if depth > DEEPEST:
+            return
+        cover = self.cover(body, depth)
+        for run in cover.runs(low, high, strict):
+            runs.append(run)
+            need[depth] = max(need[depth], int(cover.need[run]))
+            self._collect(body, *run, depth + 1, True, runs, need)
+
+    def _keeps(self, body: Body, item: int, scope: Body, depth: int) -> bool:
+        """Whether a scope that is written at `depth` + 1 stays."""
+        if item in body.fixed or depth >= DEEPEST:
+            return True
+        return int(self.level(scope, depth + 1).own.max()) <= self.caps[depth + 1]
+
+    def _items(self, body: Body, depth: int) -> Ints:
+        """int64[nodes, items]: bytes that what lies inside the items leaves at `depth`."""
+        own = np.zeros((len(body.nodes), body.num_items), np.int64)
+        for item, children in enumerate(self.children[body]):
+            for child, counts in children.items():
+                if child.kind != "scope" or depth >= DEEPEST or not self._keeps(body, item, child, depth):
+                    own[:, item] += counts @ self.level(child, depth).own
+        return own
+
+    def _gross(self, body: Body, depth: int) -> Ints:
+        """int64[nodes, n + 1, n + 1]: bytes of the items k to l - 1 that a scope over them would take from `depth`."""
+        found = self.grosses[depth].get(body)
+        if found is None:
+            sums = np.zeros((len(body.nodes), body.num_items + 1), np.int64)
+            np.cumsum(self._items(body, depth), 1, out=sums[:, 1:])
+            found = self.inside[body] + np.maximum(sums[:, None, :] - sums[:, :, None], 0)
+            self.grosses[depth][body] = found
+        return found
+
+    def cover(self, body: Body, depth: int) -> _Cover:
+        """The best scopes of one depth in a body."""
+        found = self.covers[depth].get(body)
+        if found is None:
+            saves, holds = self._gross(body, depth - 1), self._gross(body, depth)
+            if depth < DEEPEST:
+                holds = holds - self.cover(body, depth + 1).strict
+            fits = self.may[body] & (holds <= self.caps[depth]).all(0)
+            found = self.covers[depth][body] = _cover(saves, fits, holds.max(0), self.may[body], self.weight[body])
+        return found
+
+    # --- the whole ----------------------------------------------------------------------------------------------------
+
+    def choices(self) -> Choices:
+        """What the levels say about every text, each decided for the deepest place where it is met."""
+        depths: dict[Body, int] = {}
+        for _ in range(8):
+            met: dict[Body, int] = {}
+            self._meet(self.written.root.body, 0, depths, met, set())
+            if met == depths:
+                break
+            depths = {body: max(depth, depths.get(body, 0)) for body, depth in met.items()}
+        return {body: self.level(body, depth).choice for body, depth in depths.items()}
+
+    def _meet(self, body: Body, depth: int, depths: dict[Body, int], met: dict[Body, int], seen: set) -> None:
+        depth = min(depth, DEEPEST)
+        if (body, depth) in seen:
+            return
+        seen.add((body, depth))
+        met[body] = max(depth, met.get(body, 0))
+        choice = self.level(body, max(depth, depths.get(body, 0))).choice
+        for item in range(body.num_items):
+            at = depth + len(choice.around(item))
+            for child in self.children[body][item]:
+                self._meet(child, at + (child.kind == "scope" and item not in choice.dropped), depths, met, seen)
+
+
+def _counts(body: Body, item: int) -> dict[Body, Ints]:
+    """Per text inside an item how many of each of its nodes every node of the body holds: int64[nodes, nodes of the text]."""
+    found: dict[Body, Ints] = {}
+    for node in body.nodes:
+        for child, count in node.children[item]:
+            table = found.setdefault(child.body, np.zeros((len(body.nodes), len(child.body.nodes)), np.int64))
+            table[node.number, child.number] += count
+    return found
+
+
+def _inside(body: Body) -> Ints:
+    """int64[nodes, n + 1, n + 1]: bytes of the body's own tensors whose life lies within items k to l - 1."""
+    n = body.num_items
+    found = np.zeros((len(body.nodes), n + 1, n + 1), np.int64)
+    for k, node in enumerate(body.nodes):
+        for made, units in node.tensors:
+            found[k, : made.item + 1, body.last[made] + 1 :] += units
+    return found
+
+
+def _cover(saves: Ints, fits: np.ndarray, need: Ints, may: np.ndarray, weight: np.ndarray) -> _Cover:
+    """Scopes that save the most, by weight over the nodes; a run that saves no more than a shorter one is left out."""
+    num = saves.shape[1]
+    worth = np.tensordot(weight, saves, 1)
+    useful = fits & (worth > 0)
+    useful[:-1] &= ~(may[1:] & (worth[1:] >= worth[:-1]))
+    useful[:, 1:] &= ~(may[:, :-1] & (worth[:, :-1] >= worth[:, 1:]))
+    saved, strict = np.zeros_like(saves), np.zeros_like(saves)
+    total = np.zeros((num, num))
+    begin, strict_begin = np.full((num, num), -1, np.int64), np.full((num, num), -1, np.int64)
+    for end in range(1, num):
+        saved[:, :end, end], total[:end, end] = saved[:, :end, end - 1], total[:end, end - 1]
+        starts = np.flatnonzero(useful[:end, end]).tolist()
+        for start in starts:
+            got = total[:start, start] + worth[start, end]
+            rows = np.flatnonzero(got > total[:start, end])
+            saved[:, rows, end] = saved[:, rows, start] + saves[:, start, end, None]
+            total[rows, end], begin[rows, end] = got[rows], start
+        strict[:, :end, end], strict_begin[:end, end] = saved[:, :end, end], begin[:end, end]
+        for start in starts:
+            if worth[start, end] > total[start, end]:
+                saved[:, start, end], total[start, end], begin[start, end] = saves[:, start, end], worth[start, end], start
+    return _Cover(saved, strict, begin, strict_begin, need)

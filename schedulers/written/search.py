@@ -1,0 +1,267 @@
+"""The best placement that graph files can say: scopes around runs of items of a body, the same for every trip, layer and use.
+
+`schedulers.written.texts` reads the texts out of a program, `cuts` proposes scopes for them, `Needs` works out what a
+proposal takes; scopes that buy next to nothing are left out again, and the best few are lowered and measured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, count
+
+from runner.base.tensor_spec import BLOCK_ALIGN
+from runner.program.program import Program, Span
+from runner.rings.capacity import ring_loads, safe_heap
+from runner.rings.schedule import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask, Schedule, lower
+from runner.writeback.annotations import Annotations, WrittenScope
+from schedulers.layouts.annotated import annotated
+from schedulers.scopes.exact import Goal
+from schedulers.written.cuts import NOTHING, Choice, Choices, Run, WrittenCuts
+from schedulers.written.needs import Needs, home_of
+from schedulers.written.texts import BODIES, Body, Made, Written, numbered, read_bodies
+
+LEAST_GAIN = 0.03
+"""The part of the present value that a scope must save to be written."""
+
+EXACT_UP_TO = 12
+"""Programs whose texts have at most this many items in all have every capacity walked that makes a difference."""
+
+SHRINK = 0.5
+"""Larger ones have each capacity fall by this factor at least."""
+
+KEPT = 24
+"""Choices that are looked at again, with what wraps cost."""
+
+TRIMMED = 4
+"""Those of them from which scopes are left out."""
+
+MEASURED_TASKS = 120_000
+"""Tasks that are lowered to measure proposals, if more than one is."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """A schedule, its rings' safe capacities, and what to write for it."""
+
+    schedule: Schedule
+    heap_bytes: tuple[int, ...]
+    annotations: Annotations
+
+
+def written_scopes(program: Program, goal: Goal, stop: Callable[[], bool]) -> Found:
+    """The best placement that is found, never worse under `goal` than the graph's own scopes, which it is if none is better."""
+    return _Search(program, goal, stop).run()
+
+
+class _Search:
+    def __init__(self, program: Program, goal: Goal, stop: Callable[[], bool]) -> None:
+        self.program, self.goal, self.stop = program, goal, stop
+        self.written = read_bodies(program)
+        self.needs = Needs(self.written)
+
+    def run(self) -> Found:
+        best = self._measured(annotated(self.program, {}), Annotations())
+        measured = max(1, MEASURED_TASKS // max(1, len(self.program.tasks)))
+        for choices in self.proposals()[:measured]:
+            placing = Placing(self.program, self.written, choices)
+            found = self._measured(lower(self.program, placing.items(), "minpeak"), placing.annotations())
+            if self._value(found) < self._value(best):
+                best = found
+            if self.stop():
+                break
+        return replace(best, schedule=replace(best.schedule, strategy="minpeak"))
+
+    def proposals(self) -> list[Choices]:
+        """What is worth lowering, the best first; nothing if the graph's own scopes are as good in this model."""
+        now = self.value({})
+        seen: dict[tuple, tuple[int, Choices]] = {}
+        for choices in self.candidates()[:TRIMMED]:
+            trimmed = self._trimmed(choices, now)
+            value = self.value(trimmed)
+            if value < now:
+                seen.setdefault(_key(trimmed), (value, trimmed))
+        return [choices for _, choices in sorted(seen.values(), key=lambda found: (found[0], _size(found[1])))]
+
+    def candidates(self) -> list[Choices]:
+        """The best choices of scopes by the model, before any is left out."""
+        num_items = sum(body.num_items for body in self.written.bodies)
+        exact = num_items <= EXACT_UP_TO
+        cuts = WrittenCuts(self.written, 1.0 if exact else SHRINK, 0 if exact else int(LEAST_GAIN * self.value({})))
+        best: dict[tuple, tuple[int, Choices]] = {}
+        for value, choices in cuts.candidates(self.goal, self.stop):
+            if len(best) < KEPT or value < max(v for v, _ in best.values()):
+                key = _key(choices)
+                if key not in best or value < best[key][0]:
+                    best[key] = (value, choices)
+                if len(best) > KEPT:
+                    del best[max(best, key=lambda k: (best[k][0], _size(best[k][1])))]
+        valued = [(self.value(choices), _size(choices), choices) for _, choices in best.values()]
+        return [choices for _, _, choices in sorted(valued, key=lambda found: found[:2])]
+
+    def value(self, choices: Choices) -> int:
+        """The objective in units, by what scopes hold."""
+        return self.goal.value(self.needs.of(choices))
+
+    def _trimmed(self, choices: Choices, now: int) -> Choices:
+        """The choices without scopes that buy less than `LEAST_GAIN` of `now` each, and without dropping what need not be."""
+        value, most = self.value(choices), max(1, int(LEAST_GAIN * now))
+        changed = True
+        while changed:
+            changed = False
+            tried = sorted(
+                ((self.value(without(choices, one)), k, one) for k, one in enumerate(_parts(choices))), key=lambda t: t[:2]
+            )
+            for first_loss, _, one in tried:
+                if first_loss - value >= most:
+                    break
+                less = without(choices, one)
+                if (new := self.value(less)) - value < most:
+                    choices, value, changed = less, new, True
+        return choices
+
+    def _measured(self, schedule: Schedule, annotations: Annotations) -> Found:
+        return Found(schedule, tuple(safe_heap(load) for load in ring_loads(schedule)), annotations)
+
+    def _value(self, found: Found) -> int:
+        a, b, c, d = (size // BLOCK_ALIGN for size in found.heap_bytes)
+        return self.goal.value((a, b, c, d))
+
+
+def _parts(choices: Choices) -> list[tuple[Body, Run | int]]:
+    """Every scope that is new, short ones first, and every dropped one."""
+    found: list[tuple[Body, Run | int]] = []
+    for body, choice in choices.items():
+        found += [(body, run) for run in sorted(choice.runs, key=lambda run: (run[1] - run[0], run))]
+        found += [(body, item) for item in sorted(choice.dropped)]
+    return found
+
+
+def without(choices: Choices, one: tuple[Body, Run | int]) -> Choices:
+    """The choices without one of their scopes, or with one that they dropped."""
+    body, part = one
+    choice = choices[body]
+    less = Choice(choice.runs, choice.dropped - {part}) if isinstance(part, int) else Choice(choice.runs - {part}, choice.dropped)
+    return choices | {body: less}
+
+
+def _key(choices: Choices) -> tuple:
+    return tuple((id(body), choice.runs, choice.dropped) for body, choice in choices.items() if choice != NOTHING)
+
+
+def _size(choices: Choices) -> int:
+    return sum(len(choice.runs) + len(choice.dropped) for choice in choices.values())
+
+
+# --- placing ----------------------------------------------------------------------------------------------------------
+
+
+class Placing:
+    """Turns choices into a placement, and into what the files are to say."""
+
+    def __init__(self, program: Program, written: Written, choices: Choices) -> None:
+        self.program, self.written, self.choices = program, written, choices
+        self.scopes: dict[tuple[Body, Run], WrittenScope] = {}
+        self.dropped: dict[tuple[Body, int], object] = {}
+        self.taken: dict[str, set[str]] = {}  # per file
+
+    def items(self) -> list[PlacedItem]:
+        return self._body(self.program.body)
+
+    def annotations(self) -> Annotations:
+        """After `items`: the scopes that were placed and dropped."""
+        outer_first = sorted(self.scopes.items(), key=lambda entry: entry[0][1][0] - entry[0][1][1])
+        return Annotations(tuple(scope for _, scope in outer_first), tuple(self.dropped.values()))  # type: ignore[arg-type]
+
+    def _body(self, span: Span) -> list[PlacedItem]:
+        """The items of one instance of a body."""
+        body = self.written.body_of(self.program, span)
+        choice = self.choices.get(body, NOTHING) if body is not None else NOTHING
+        if body is None or choice == NOTHING:
+            return [placed for item in span.items for placed in self._item(item, False)]
+        places = list(numbered(self.program, span))
+        return self._run(body, choice, places, (0, body.num_items), 0)
+
+    def _run(
+        self, body: Body, choice: Choice, places: Sequence[tuple[int, int | Span]], run: Run, level: int
+    ) -> list[PlacedItem]:
+        """Items of a run, in scopes as chosen for the next level."""
+        found: list[PlacedItem] = []
+        at = 0
+        while at < len(places):
+            place, item = places[at]
+            around = choice.around(place)
+            if len(around) <= level:
+                if place in choice.dropped and isinstance(item, Span) and item.mark is not None:
+                    self.dropped[body, place] = item.mark
+                found += self._item(item, place in choice.dropped)
+                at += 1
+                continue
+            inner = around[level]
+            end = next((k for k in range(at, len(places)) if places[k][0] >= inner[1]), len(places))
+            found += self._scope(body, choice, places[at:end], inner, level)
+            at = end
+        return found
+
+    def _scope(
+        self, body: Body, choice: Choice, places: Sequence[tuple[int, int | Span]], run: Run, level: int
+    ) -> list[PlacedItem]:
+        tasks = [self.program.tasks[item] for _, item in places if isinstance(item, int)]
+        place_of = {item: place for place, item in places if isinstance(item, int)}
+        hoisted = [
+            tensor
+            for task in tasks
+            for number, tensor in enumerate(task.creates)
+            if home_of(body, choice, Made(place_of[task.id], number))[1] == run
+        ]
+        scope = self.scopes.get((body, run))
+        if scope is None:
+            first, last = body.marks[run[0]], body.marks[run[1] - 1]
+            marks = tuple(mark for tensor in hoisted if (mark := self.program.tensors[tensor].mark) is not None)
+            assert first is not None and last is not None and len(marks) == len(hoisted)
+            scope = self.scopes[body, run] = WrittenScope(self._name(body, run), first, last, marks)
+        inside = PlacedScope(scope.name, tuple(self._run(body, choice, places, run, level + 1)), mark=scope.first)
+        return [PlacedAlloc(tuple(hoisted)), inside] if hoisted else [inside]
+
+    def _item(self, item: int | Span, dropped: bool) -> list[PlacedItem]:
+        if isinstance(item, int):
+            return [PlacedTask(item)]
+        if item.kind == "read":
+            assert item.trips is not None
+            return [PlacedRead(item.trips)]
+        if item.kind == "dynamic":
+            assert item.trips is not None
+            return [PlacedLoop(item.trips, tuple(tuple(self._body(part)) for part in item.items if isinstance(part, Span)))]
+        if item.kind == "scope" and not dropped:
+            return [PlacedScope(item.path, tuple(self._body(item)), item.mode, item.mark)]
+        if item.kind in BODIES:
+            return self._body(item)
+        return [placed for part in item.items if isinstance(part, Span) for placed in self._body(part)]
+
+    def _name(self, body: Body, run: Run) -> str:
+        """A name for a new scope, by what it holds, that nothing else of the file has: `after:` may name that."""
+        mark = body.marks[0]
+        assert mark is not None
+        if mark.file not in self.taken:
+            texts = [text for text in self.written.bodies if (first := text.marks[0]) is not None and first.file == mark.file]
+            self.taken[mark.file] = {name for text in texts for name in text.names}
+        taken, base = self.taken[mark.file], _plain_name(body, run)
+        named = base if base.endswith("_scope") or base not in taken else f"{base}_scope"
+        name = next(name for name in chain((named,), (f"{named}_{k}" for k in count(2))) if name not in taken)
+        taken.add(name)
+        return name
+
+
+def _plain_name(body: Body, run: Run) -> str:
+    """`qkv_scope` for one item, `t0_trip` for a whole trip; else the words that all ids begin with, else first and last id."""
+    if body.kind == "iteration" and run == (0, body.num_items):
+        return f"{body.label}_trip"
+    names = [name for name, kind in zip(body.names[run[0] : run[1]], body.kinds[run[0] : run[1]], strict=True) if kind != "alloc"]
+    names = names or list(body.names[run[0] : run[1]])
+    if len(names) == 1:
+        return f"{names[0]}_scope"
+    words = [name.split("_") for name in names]
+    shared = 0
+    while all(len(w) > shared for w in words) and len({w[shared] for w in words}) == 1:
+        shared += 1
+    return "_".join(words[0][:shared]) if shared else f"{names[0]}_to_{names[-1]}"

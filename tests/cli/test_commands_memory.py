@@ -1,0 +1,262 @@
+"""`ringgraph schedule`, `ring-heap replay` and `scope-stats`, as a user calls them."""
+
+import json
+
+import pytest
+from places import DATA
+
+CONFORMANCE = DATA / "conformance"
+MOE = ("moe", "--config", "tiny", "--deploy", "prefill", "--ep", "2")
+RING_KEYS = {
+    "ring", "capacity_bytes", "high_water_bytes", "occupancy_bytes", "peak_bytes", "least_bytes", "robust_bytes", "safe_bytes",
+    "num_blocks", "num_tasks", "peak_scope",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _no_ring_sizes_in_the_environment(monkeypatch):
+    for name in ("PTO2_RING_HEAP", "PTO2_RING_TASK_WINDOW", "PTO2_RING_DEP_POOL"):
+        monkeypatch.delenv(name, raising=False)
+
+
+# --- schedule ---------------------------------------------------------------------------------------------------------
+
+
+def test_schedule_as_json_has_the_documented_keys(call):
+    code, out, _ = call("schedule", *MOE, "--ring-heap", "1GiB", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert {"rings", "peak_live_bytes", "num_tasks", "safe_total_bytes", "deadlock"} <= set(found)
+    assert [ring["ring"] for ring in found["rings"]] == [0, 1, 2, 3]
+    assert all(set(ring) >= RING_KEYS for ring in found["rings"])
+    assert found["deadlock"] is None
+    assert found["safe_total_bytes"] == sum(ring["safe_bytes"] for ring in found["rings"])
+    assert found["num_tasks"] == sum(ring["num_tasks"] for ring in found["rings"])
+
+
+def test_least_runs_and_a_kibibyte_less_is_refused(call):
+    _, out, _ = call("schedule", *MOE, "--json")
+    least = [ring["least_bytes"] for ring in json.loads(out)["rings"]]
+    code, _, _ = call("schedule", *MOE, "--ring-heap", ",".join(map(str, least)))
+    assert code == 0
+    least[1] -= 1024
+    code, out, err = call("schedule", *MOE, "--ring-heap", ",".join(map(str, least)))
+    assert code == 1 and out == ""
+    assert err.startswith("error: HEAP_RING_DEADLOCK: ring 1 cannot hold '")
+    assert "are pinned by the open scope 'experts' (oldest block: '" in err
+    assert err.count("moe.yaml:") == 3
+    assert f"smallest capacity that works: {least[1] + 1024:,} (--ring-heap {least[0]},{least[1] + 1024}," in err
+
+
+def test_the_sizes_of_a_refusal_work_when_pasted(call, monkeypatch):
+    _, _, err = call("schedule", *MOE, "--ring-heap", "64KiB", "--ring-window", "64")
+    lines = dict(line.strip().split("=") for line in err.splitlines() if line.strip().startswith("PTO2_"))
+    assert set(lines) == {"PTO2_RING_HEAP", "PTO2_RING_TASK_WINDOW"}
+    for name, value in lines.items():
+        monkeypatch.setenv(name, value)
+    code, _, _ = call("schedule", *MOE)
+    assert code == 0
+
+
+def test_a_refusal_as_json_is_one_object(call):
+    code, out, err = call("schedule", *MOE, "--ring-heap", "64KiB", "--json")
+    deadlock = json.loads(out)["deadlock"]
+    assert (code, err, deadlock["code"], deadlock["name"]) == (1, "", 2, "HEAP_RING_DEADLOCK")
+    assert ":" in deadlock["mark"] and deadlock["remedies"][0].startswith("PTO2_RING_HEAP=")
+
+
+def test_safe_sizes_can_be_asked_for(call):
+    _, out, _ = call("schedule", *MOE, "--ring-heap", "safe", "--json")
+    found = json.loads(out)
+    assert found["deadlock"] is None
+    assert all(ring["capacity_bytes"] == ring["safe_bytes"] for ring in found["rings"])
+
+
+def test_a_pool_that_lagging_execution_fills_is_refused_under_any_model(call):
+    for model in ("eager", "lagging"):
+        code, _, err = call("schedule", *MOE, "--ring-pool", "128", "--progress", model)
+        assert code == 1
+        assert err.startswith("error: DEP_POOL_OVERFLOW: ring 1 has no pool entries for the edges of '")
+        assert "PTO2_RING_DEP_POOL=" in err
+
+
+def test_a_window_that_is_too_small_names_its_remedy(call):
+    code, _, err = call("schedule", *MOE, "--ring-window", "16")
+    assert code == 1
+    assert err.startswith("error: SCOPE_DEADLOCK: ring 0 has no slot for '")
+    assert "PTO2_RING_TASK_WINDOW=" in err
+
+
+def test_manual_without_edges_is_refused_and_can_be_allowed(call):
+    graph = ("prefill_fwd", "--config", "tiny", "--scheduler", "manual", "--ring-heap", "1GiB")
+    code, _, err = call("schedule", *graph)
+    assert code == 1
+    assert "error V6: no edge orders 'layer_0.moe.experts.e0.t0.exp_gate_up_act' after" in err
+    code, out, err = call("schedule", *graph, "--allow-missing-edges")
+    assert code == 0
+    assert "warning: no edge orders" in err
+    assert "scheduler manual" in out
+
+
+def test_progress_models_agree_on_what_is_needed(call):
+    found = {}
+    for model in ("eager", "lagging", "timed"):
+        _, out, _ = call("schedule", *MOE, "--progress", model, "--task-us", "5", "--cores", "unlimited", "--json")
+        found[model] = json.loads(out)
+    needs = [[(r["least_bytes"], r["robust_bytes"]) for r in f["rings"]] for f in found.values()]
+    assert needs[0] == needs[1] == needs[2]
+    for low, mid, high in zip(*(found[m]["rings"] for m in ("eager", "timed", "lagging")), strict=True):
+        assert low["peak_bytes"] <= mid["peak_bytes"] <= high["peak_bytes"]
+    assert found["timed"]["makespan_us"] == found["eager"]["makespan_us"]
+
+
+def test_durations_from_a_profile(call, tmp_path):
+    profile = tmp_path / "profile.json"
+    _, out, _ = call("schedule", *MOE, "--task-us", "7", "--submit-us", "0", "--json")
+    expected = json.loads(out)["makespan_us"]
+    names = [json.loads(line)["op"] for line in _ops(call)]
+    profile.write_text(json.dumps({"tasks": [], "ops": {name: {"mean_us": 7} for name in names}}))
+    _, out, _ = call("schedule", *MOE, "--profile", profile, "--submit-us", "0", "--json")
+    assert json.loads(out)["makespan_us"] == expected
+    profile.write_text(json.dumps({"tasks": [], "ops": {}}))
+    code, _, err = call("schedule", *MOE, "--profile", profile)
+    assert code == 1 and "has no times of 'combine_push', 'combine_reduce'" in err
+    profile.write_text("{}")
+    assert "cannot read the profile" in call("schedule", *MOE, "--profile", profile)[2]
+    assert "give one of them" in call("schedule", *MOE, "--profile", profile, "--task-us", "1")[2]
+
+
+def _ops(call):
+    _, out, _ = call("ops", "list", "--json")
+    return [json.dumps({"op": op["name"]}) for op in json.loads(out)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--progress", "slow"), "error: --progress slow: expected one of eager, lagging, timed"),
+        (("--scheduler", "aut"), "error: unknown scheduler 'aut'\nhint: did you mean 'auto'?"),
+        (
+            ("--routing", "randm:1"),
+            "error: --routing randm:1: no such file\nhint: write bound, uniform, random:SEED or a JSON file",
+        ),
+        (("--routing", "random:x"), "error: --routing random:x: expected random:SEED with a non-negative integer"),
+        (("--cores", "gpu=1"), "error: --cores gpu=1: got 'gpu=1'\nhint: write 'unlimited' or counts such as 'aic=24,aiv=48'"),
+        (("--ring-heap", "1GB"), "error: --ring-heap=1GB: '1GB' is not a size"),
+    ],
+)
+def test_bad_options_are_refused(call, arguments, message):
+    code, out, err = call("schedule", *MOE, *arguments)
+    assert (code, out) == (1, "")
+    assert err.startswith(message)
+
+
+# --- routing ----------------------------------------------------------------------------------------------------------
+
+
+def _experts(call, routing):
+    code, out, err = call("schedule", *MOE, "--routing", routing, "--ring-heap", "1GiB", "--json")
+    assert code == 0, err
+    return json.loads(out)["num_tasks"]
+
+
+def test_routing_sources_give_trip_counts(call, tmp_path):
+    """Each tile is six tasks; a rank has eight of the tiny preset's experts, each gets at most T * ep = 256 rows, 16 tiles."""
+    bound = _experts(call, "bound")
+    rows = tmp_path / "rows.json"
+    rows.write_text("[[0, 0, 0, 0, 0, 0, 0, 0]]")
+    none = _experts(call, rows)
+    rows.write_text("[[16, 17, 0, 256, 0, 0, 0, 0]]")
+    assert _experts(call, rows) - none == 6 * (1 + 2 + 0 + 16)
+    assert bound - none == 6 * 8 * 16
+    assert none < _experts(call, "uniform") < bound
+    assert _experts(call, "random:1") == _experts(call, "random:1")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{}", "expected a list of stages, each a list of row counts"),
+        ("[[1, true]]", "expected a list of stages"),
+        ("oops", "Expecting value"),
+        ("[[1]]", "stage 0 has 1 experts, but 'experts.e1.t' needs number 1"),
+        ("[[0, 0, 0, 257, 0, 0, 0, 0]]", "stage 0 sends 257 rows to expert 3 of rank 0, but it can receive 256"),
+    ],
+)
+def test_bad_routing_files_are_refused(call, tmp_path, text, message):
+    path = tmp_path / "rows.json"
+    path.write_text(text)
+    code, _, err = call("schedule", *MOE, "--routing", path)
+    assert code == 1 and message in err
+
+
+# --- ring-heap replay -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["05_loop_inner_scope", "10_deadlock_scope_gated"])
+def test_replay_prints_the_conformance_format(call, name):
+    path = CONFORMANCE / f"{name}.json"
+    code, out, _ = call("ring-heap", "replay", path, "--json")
+    recorded = json.loads(path.read_text())
+    assert code == 0
+    assert json.loads(out) == {key: recorded[key] for key in ("outcome", "records", "blocks")}
+
+
+def test_replay_as_text_and_under_other_models(call):
+    _, out, _ = call("ring-heap", "replay", CONFORMANCE / "13_scope_deadlock_window.json")
+    assert out.startswith("SCOPE_DEADLOCK: ring 1 has no slot for 'a': 15 of 15 usable slots are pinned")
+    for model in ("lagging", "timed"):
+        for name in ("01_flat_alignment", "05_loop_inner_scope"):
+            code, out, _ = call("ring-heap", "replay", CONFORMANCE / f"{name}.json", "--progress", model)
+            assert code == 0 and out.startswith("ok\n")
+    code, _, err = call("ring-heap", "replay", CONFORMANCE / "missing.json")
+    assert code == 1 and "cannot read" in err
+
+
+# --- scope-stats ------------------------------------------------------------------------------------------------------
+
+
+def test_scope_stats_are_written_shown_and_compared(call, tmp_path):
+    one, other = tmp_path / "one.jsonl", tmp_path / "other.jsonl"
+    sizes = ("--ring-heap", "1GiB", "--progress", "eager")
+    call("schedule", *MOE, *sizes, "--routing", "random:0", "--scope-stats", one)
+    call("schedule", *MOE, *sizes, "--routing", "uniform", "--scope-stats", other)
+    code, out, _ = call("scope-stats", "show", one)
+    assert code == 0 and "2 scopes, complete, 0 records dropped, 0 unclosed" in out
+    shown = json.loads(call("scope-stats", "show", one, "--json")[1])
+    assert [row["ring"] for row in shown["scopes"]] == [0, 1]
+    code, out, _ = call("scope-stats", "diff", one, other)
+    assert code == 0 and "ring 1 parts at scope 0: moe.yaml:" in out
+    code, out, _ = call("scope-stats", "diff", one, "--schedule", *MOE, "--routing", "random:0", "--progress", "eager")
+    assert code == 0 and out.endswith("every scope allocates the same\n")
+    found = json.loads(call("scope-stats", "diff", one, other, "--json")[1])
+    assert [place["ring"] for place in found["partings"]] == [1]
+    assert call("scope-stats", "diff", one)[0] == 2
+
+
+def test_scope_stats_of_a_deadlock_are_marked_fatal(call, tmp_path):
+    path = tmp_path / "s.jsonl"
+    code, _, _ = call("schedule", *MOE, "--ring-heap", "64KiB", "--scope-stats", path)
+    assert code == 1
+    assert json.loads(path.read_text().splitlines()[0])["fatal"] is True
+    assert "ended by a fatal error" in call("scope-stats", "show", path)[1]
+
+
+# --- what memory costs in time ----------------------------------------------------------------------------------------
+
+
+def test_the_report_sets_the_stall_beside_that_with_unlimited_rings(call):
+    """`unscoped` shares nothing: on rings that hold everything it makes exactly the run that the report calls unlimited."""
+    timing = ("--task-us", "20")
+    _, out, _ = call("schedule", *MOE, "--scheduler", "unscoped", "--ring-heap", "1GiB", "--progress", "timed", *timing, "--json")
+    ample = json.loads(out)
+    assert ample["unlimited_makespan_us"] == ample["makespan_us"]
+    assert ample["unlimited_stall_us"] == ample["stall_us"]
+    _, out, _ = call("schedule", *MOE, "--scheduler", "minpeak", "--ring-heap", "safe", *timing, "--json")
+    small = json.loads(out)
+    assert small["unlimited_makespan_us"] <= small["makespan_us"]
+    _, out, _ = call("schedule", *MOE, "--scheduler", "minpeak", "--ring-heap", "safe", *timing)
+    line = next(line for line in out.splitlines() if line.startswith("timed: "))
+    shown = [small[name] / 1000 for name in ("makespan_us", "stall_us", "unlimited_makespan_us", "unlimited_stall_us")]
+    a, b, c, d = (f"{value:,.2f} ms" for value in shown)
+    assert line == f"timed: makespan {a}, submission stalled {b} of it; with unlimited rings {c} and {d}"

@@ -1,0 +1,75 @@
+"""minpeak from the command line: options, certificate, refusals; and its schedules under the verifier."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from random_programs import loop_program, random_program
+from typer.testing import CliRunner
+
+from runner.cli.main import app
+from runner.rings.capacity import ring_loads, safe_heap
+from runner.rings.sizes import RingSizes
+from runner.verify.verify import check
+from schedulers.minpeak.planner import plan
+
+
+def run(*options: str) -> tuple[int, str]:
+    command = ["schedule", "moe", "--config", "tiny", "--scheduler", "minpeak", "--ring-heap", "safe", *options]
+    result = CliRunner().invoke(app, command)
+    return result.exit_code, result.output + str(result.exception or "")
+
+
+def certificate(*options: str) -> dict:
+    code, output = run("--json", *options)
+    assert code == 0, output
+    return json.loads(output[output.index("{") :])["certificate"]
+
+
+def test_the_arena_needs_no_more_than_is_alive() -> None:
+    found = certificate()
+    assert found["objective"] == "total"
+    assert not found["proved_optimal"]
+    assert found["gap"] == found["idle_bytes"] == 3 * 1024  # the rings without blocks
+
+
+def test_without_sharing_more_bytes() -> None:
+    assert certificate("--no-share")["value"] > certificate()["value"]
+
+
+def test_the_worst_ring_is_smaller_than_the_one_arena() -> None:
+    assert certificate("--objective", "worst")["value"] < certificate()["value"]
+
+
+def test_a_budget_buys_time() -> None:
+    found = certificate("--budget", "4MiB", "--task-us", "20")
+    code, output = run("--json", "--task-us", "20")
+    assert code == 0
+    least = json.loads(output[output.index("{") :])
+    assert found["lower_bound"] <= found["value"] <= least["makespan_us"]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("--budget", "1KiB"), "no placement was found within 1,024 bytes: the smallest one takes"),
+        (("--budget", "much"), "--budget much: 'much' is not a size"),
+        (("--objective", "speed"), "objective 'speed': expected one of total, worst, makespan"),
+    ],
+)
+def test_refusals(options: tuple[str, ...], text: str) -> None:
+    code, output = run(*options)
+    assert code != 0
+    assert text in output
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"share": False}, {"objective": "worst"}, {"objective": "makespan"}, {"reorder": True}], ids=str
+)
+def test_schedules_pass_the_verifier(given: dict[str, object]) -> None:
+    for seed in range(20):
+        program = loop_program(seed) if seed % 2 else random_program(seed, max_tasks=10)
+        schedule = plan(program, given).schedule
+        heap = [safe_heap(load) for load in ring_loads(schedule)]
+        assert check(schedule, RingSizes().with_heap(heap)) == [], f"seed {seed}"

@@ -1,0 +1,121 @@
+"""Scope stats: figures from records, the file written and read back, and comparison."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from places import DATA
+from random_schedules import build, programs, small_sizes
+
+from runner.base.errors import ScheduleError
+from runner.recorded.programs import load_json, schedule_from_recorded
+from runner.recorded.scope_stats import (
+    FIELDS,
+    partings,
+    read_scope_stats,
+    ring_stats,
+    scope_figures,
+    stats_of_replay,
+    write_scope_stats,
+)
+from runner.rings.replay import eager, lagging
+from runner.rings.sizes import RingSizes
+
+CASE = DATA / "conformance" / "05_loop_inner_scope.json"
+
+
+def _replay():
+    return eager(*schedule_from_recorded(load_json(CASE)))
+
+
+def _written(tmp_path, replay, name="s.jsonl"):
+    path = tmp_path / name
+    write_scope_stats(path, replay.schedule, replay.sizes, replay.records, fatal=replay.deadlock is not None)
+    return path
+
+
+def test_figures_from_the_recorded_fields():
+    """The formulas, on the records of the real runtime: end.head - begin.tail, end.head - end.tail, end.head - begin.head."""
+    recorded = load_json(CASE)["records"]
+    begun, expected = [], []
+    for record in recorded:
+        if record["phase"] == "begin":
+            begun.append(record)
+        else:
+            begin = begun.pop()
+            head = record["heap_end"]
+            expected.append((head - begin["heap_start"], head - record["heap_start"], head - begin["heap_end"]))
+    got = [(f.high_water_bytes, f.occupancy_bytes, f.alloc_bytes) for f in scope_figures(_replay().records)]
+    assert got == expected
+
+
+def test_the_file_has_the_fields_that_the_public_plotter_reads(tmp_path):
+    lines = [json.loads(line) for line in _written(tmp_path, _replay()).read_text().splitlines()]
+    meta, first = lines[0], lines[1]
+    assert meta["version"] == 6 and meta["fatal"] is False and meta["dropped"] == 0
+    assert meta["total"] == len(lines) - 1
+    assert all(len(meta[name]) == 4 for name in ("task_window_max", "heap_max", "dep_pool_max"))
+    assert list(first) == ["site", "phase", "depth", "ring", *FIELDS, "tensormap"]
+    assert first["site"].rpartition(":")[2].isdigit()
+
+
+@settings(max_examples=60, deadline=None)
+@given(programs(), st.tuples(*[st.integers(1, 12)] * 4))
+def test_a_file_reads_back_as_the_replay_that_wrote_it(items, heap):
+    replay = lagging(build(items), small_sizes(heap))
+    parsed, stats = stats_of_replay(replay), ring_stats(replay)
+    assert len(parsed.scopes) == len(scope_figures(replay.records))
+    for ring in stats:
+        scopes = parsed.on_ring(ring.ring)
+        assert ring.high_water_bytes == max((s.high_water_bytes for s in scopes), default=0)
+        assert ring.occupancy_bytes == max((s.occupancy_bytes for s in scopes), default=0)
+    assert parsed.fatal == (replay.deadlock is not None)
+
+
+def test_write_then_read(tmp_path):
+    replay = _replay()
+    read = read_scope_stats(_written(tmp_path, replay))
+    expected = stats_of_replay(replay)
+    assert (read.scopes, read.heap_max, read.fatal, read.num_unclosed) == (expected.scopes, replay.sizes.heap, False, 0)
+
+
+def test_partings_name_the_first_scope_that_allocates_otherwise():
+    def stats(*block_bytes):
+        items = [{"scope": [{"alloc": "a", "bytes": n}]} for n in block_bytes]
+        schedule, _ = schedule_from_recorded({"program": {"items": items}})
+        return stats_of_replay(eager(schedule, RingSizes()))
+
+    assert partings(stats(1, 1024), stats(1024, 7)) == []
+    (found,) = partings(stats(1, 1, 9000), stats(1, 2000, 1))
+    assert (found.ring, found.number, found.left.alloc_bytes, found.right.alloc_bytes) == (1, 1, 1024, 2048)
+    (found,) = partings(stats(1), stats(1, 1))
+    assert (found.number, found.left) == (1, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "empty, expected a line of capacities"),
+        ("{}\n", r":1: schema version None, expected 6"),
+        ('{"version": 5}\n', r":1: schema version 5, expected 6"),
+        ("nonsense\n", r":1: not JSON"),
+        ("[]\n", r":1: got list, expected an object"),
+        ('{"version": 6}\n', "not scope stats of schema 6: KeyError"),
+        ('{"version": 6, "heap_max": [1], "task_window_max": [1], "fatal": false, "dropped": 0}\n{"site": "a:1"}\n', "KeyError"),
+        (
+            '{"version": 6, "heap_max": [1], "task_window_max": [1], "fatal": false, "dropped": 0}\n'
+            '{"site": "a:1", "phase": "end", "ring": 0}\n',
+            "the end of a:1 on ring 0 has no begin",
+        ),
+    ],
+)
+def test_broken_files_are_located(tmp_path, text, message):
+    path = tmp_path / "s.jsonl"
+    path.write_text(text)
+    with pytest.raises(ScheduleError, match=message):
+        read_scope_stats(path)
+    with pytest.raises(ScheduleError, match="cannot read"):
+        read_scope_stats(tmp_path / "missing.jsonl")
+    with pytest.raises(ScheduleError, match="cannot write"):
+        write_scope_stats(tmp_path / "no" / "s.jsonl", _replay().schedule, RingSizes(), [], fatal=False)

@@ -1,0 +1,57 @@
+"""`ringgraph frontier`: its points, its bounds, and that the picture of the same data is the same file."""
+
+import json
+import sys
+
+from runner.report.frontier import Frontier, Point, budgets, draw_frontier, merged, undominated
+
+SMALL = ("frontier", "moe", "--config", "tiny", "--deploy", "prefill", "--points", "2")
+MIB = 2**20
+
+
+def test_only_points_that_nothing_beats_are_kept():
+    points = [Point(name, size, time) for name, size, time in (("d", 3, 5), ("a", 1, 9), ("b", 2, 9), ("c", 2, 4), ("e", 9, 1))]
+    assert [p.label for p in undominated(points)] == ["a", "c", "e"]
+    brute = [
+        p
+        for p in points
+        if not any(q is not p and q.total_bytes <= p.total_bytes and q.makespan_us <= p.makespan_us for q in points)
+    ]
+    assert sorted(brute, key=lambda p: p.total_bytes) == list(undominated(points))
+    assert merged([points[0], points[1], Point("f", 3, 5)]) == (Point("d, f", 3, 5), points[1])
+
+
+def test_budgets_lie_between_the_ends():
+    found = budgets(100 * MIB, 800 * MIB, 2)
+    assert [round(b / MIB) for b in found] == [200, 400]
+
+
+def test_more_bytes_never_take_more_time_and_bounds_hold(call, tmp_path):
+    code, out, err = call(*SMALL, "--out", tmp_path / "f.svg", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    sizes = [p["total_bytes"] for p in found["points"]]
+    times = [p["makespan_us"] for p in found["points"]]
+    assert sizes == sorted(sizes) and times == sorted(times, reverse=True)
+    assert min(sizes) >= found["peak_live_bytes"]
+    assert min(p["makespan_us"] for p in found["points"] + found["others"]) >= found["critical_path_us"]
+    _, schedule, _ = call("schedule", *SMALL[1:-2], "--scheduler", "minpeak", "--routing", "random:0", "--json")
+    assert min(sizes) == json.loads(schedule)["safe_total_bytes"]
+    assert (tmp_path / "f.svg").read_text().count("<svg") == 1
+
+
+def test_a_picture_is_the_same_every_time(tmp_path):
+    frontier = Frontier("x", (Point("a", MIB, 9.0), Point("b", 2 * MIB, 4.0)), (Point("c", 3 * MIB, 5.0),), MIB, 3.0)
+    for name in ("one.svg", "two.svg"):
+        draw_frontier(frontier, tmp_path / name)
+    one = (tmp_path / "one.svg").read_bytes()
+    assert one == (tmp_path / "two.svg").read_bytes()
+    assert b"dc:date" not in one
+
+
+def test_what_cannot_be_drawn_is_told_before_planning(call, tmp_path, monkeypatch):
+    code, _, err = call(*SMALL, "--out", tmp_path / "f.bmp")
+    assert code == 1 and "expected .svg, .png or .pdf" in err and "planning" not in err
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    code, _, err = call(*SMALL, "--out", tmp_path / "f.svg")
+    assert code == 1 and "drawing needs matplotlib" in err and "pip install 'ringgraph[plot]'" in err

@@ -1,0 +1,61 @@
+"""A run that memory holds up nowhere, against a longest path worked out here from the program alone."""
+
+import pytest
+from random_programs import loop_program, random_program
+
+from runner.program.program import Span
+from runner.rings.capacity import ring_loads, safe_heap
+from runner.rings.sizes import RingSizes
+from runner.rings.timed import timed, uniform_timing
+from runner.rings.unlimited import run_unlimited, without_sharing
+from schedulers.layouts.unscoped import unscoped
+from schedulers.minpeak.planner import plan
+
+SUBMIT_US, TASK_US = 0.5, 20.0
+TIMING = uniform_timing(SUBMIT_US, TASK_US)
+
+
+def longest_path(program) -> tuple[float, float]:
+    """(makespan, stall) when only data, values read on the host and the cost of submissions hold anything up."""
+    finish = {}
+    clock = stall = 0.0
+
+    def walk(span: Span) -> None:
+        nonlocal clock, stall
+        if span.trips is not None:
+            until = max((finish[task] for task in span.trips.waits), default=0.0)
+            stall += max(0.0, until - clock)
+            clock = max(clock, until)
+        for item in span.items:
+            if isinstance(item, Span):
+                walk(item)
+                continue
+            task = program.tasks[item]
+            clock += SUBMIT_US
+            start = max([clock, *(finish[t] for t in (*task.waits, *task.after))])
+            finish[item] = clock if task.op is None else start + TASK_US
+
+    walk(program.body)
+    return max(clock, *finish.values()), stall
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_without_limits_a_run_takes_the_longest_path(seed):
+    program = loop_program(seed) if seed % 2 else random_program(seed, max_tasks=12)
+    schedule = unscoped(program, {})
+    assert without_sharing(schedule) is schedule
+    replay = run_unlimited(schedule, TIMING)
+    assert (replay.makespan_us, replay.stall_us) == pytest.approx(longest_path(program))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_sharing_is_undone(seed):
+    """An arena's tasks wait for each other's bytes; without limits they do not, whatever else the placement does."""
+    program = loop_program(seed) if seed % 2 else random_program(seed, max_tasks=12)
+    shared = plan(program, {}).schedule
+    replay = run_unlimited(shared, TIMING)
+    allocs = sum(submission.core is None for submission in shared.submissions)
+    assert replay.makespan_us == pytest.approx(longest_path(program)[0], abs=SUBMIT_US * (allocs + 1))
+    heap = [safe_heap(load) for load in ring_loads(shared)]
+    limited = timed(shared, RingSizes().with_heap(heap), TIMING)
+    assert limited.makespan_us is not None and limited.makespan_us >= replay.makespan_us

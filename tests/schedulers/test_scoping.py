@@ -1,0 +1,143 @@
+"""Scopes without sharing: equal to exhaustive search over cuts and depths, and no random placement is better."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+from random_programs import random_program, random_trips, run_in_order, run_shuffled
+
+from runner.program.program import Program
+from runner.rings.capacity import ring_loads, safe_heap
+from runner.rings.schedule import PlacedAlloc, PlacedItem, PlacedScope, PlacedTask, Schedule, lower
+from runner.rings.sizes import RingSizes
+from schedulers.lifetimes import lives_of
+from schedulers.scopes.boundaries import boundaries
+from schedulers.scopes.exact import TOTAL, WORST, Goal, Lifetimes, needs, solve
+from schedulers.scopes.placement import place_scopes
+
+
+def prepared(program: Program) -> Lifetimes:
+    lives = lives_of(program)
+    return Lifetimes(lives.first, np.maximum(lives.end, lives.scope_end), lives.size, len(program.tasks))
+
+
+def capacities(schedule: Schedule) -> list[int]:
+    return [safe_heap(load) for load in ring_loads(schedule)]
+
+
+def exhaustive(lives: Lifetimes, goal: Goal) -> int:
+    """The least value over every way to cut and every depth of every tensor, from the definition."""
+    best = None
+    spans = list(zip(lives.first.tolist(), lives.end.tolist(), lives.size.tolist(), strict=True))
+    for cuts in itertools.product((1, 2, 3, 4), repeat=lives.num_tasks - 1):
+        limits = [min((cuts[b - 1] for b in range(first + 1, end)), default=4) - 1 for first, end, _ in spans]
+        for depths in itertools.product(*(range(limit + 1) for limit in limits)):
+            held: Counter[tuple[int, ...]] = Counter()
+            for (first, _, size), depth in zip(spans, depths, strict=True):
+                scope = sum(1 for b in range(1, first + 1) if cuts[b - 1] <= depth)
+                held[depth, scope] += size
+            need = [max((v for (d, _), v in held.items() if d == depth), default=0) for depth in range(4)]
+            value = goal.value((need[0], need[1], need[2], need[3]))
+            best = value if best is None else min(best, value)
+    assert best is not None
+    return best
+
+
+@pytest.mark.parametrize("goal", [TOTAL, WORST], ids=["total", "worst"])
+def test_equal_to_exhaustive_search(goal: Goal) -> None:
+    checked = 0
+    for seed in range(4000):
+        program = random_program(seed, max_tasks=6, loops=False)
+        lives = prepared(program)
+        if lives.num_tasks > 5 or len(lives.size) > 5:
+            continue
+        found = solve(lives, boundaries(program.body, lives.num_tasks)[0], goal)
+        assert found.complete
+        assert goal.value(found.need) == exhaustive(lives, goal), f"seed {seed}"
+        checked += 1
+        if checked == 15:
+            return
+    pytest.fail("too few programs were small enough")
+
+
+def random_placement(program: Program, rng: random.Random) -> list[PlacedItem]:
+    """Random nested scopes; tensors are allocated by their task, or hoisted alone or in batches, in any scope that may hold
+    them."""
+    lives = prepared(program)
+    cuts = [1, *(rng.choice((1, 2, 3, 4, 4, 4, 5)) for _ in range(lives.num_tasks - 1))]
+    allocs: dict[tuple[int, int], list[int]] = {}  # (task before which, depth) -> tensors
+    created = {t for task in program.tasks if task.op is not None for t in task.creates}
+    for k, tensor in enumerate(lives_of(program).locals.tolist()):
+        first, end = int(lives.first[k]), int(lives.end[k])
+        limit = min((cuts[b] for b in range(first + 1, end)), default=5) - 1
+        home = rng.choice([*range(limit + 1), None])
+        innermost_is_fine = limit == 4 and tensor in created
+        if home is None and innermost_is_fine:
+            continue  # its task creates it
+        depth = limit if home is None else home
+        scope_begin = max((b for b in range(first + 1) if b == 0 or cuts[b] <= depth), default=0)
+        allocs.setdefault((rng.randint(scope_begin, first), depth), []).append(tensor)
+
+    def items(low: int, high: int, depth: int) -> list[PlacedItem]:
+        found: list[PlacedItem] = []
+        if depth == 4:
+            for task in range(low, high):
+                found += blocks(task, 4)
+                if program.tasks[task].op is not None:
+                    found.append(PlacedTask(task))
+            return found
+        edges = [low, *(b for b in range(low + 1, high) if cuts[b] <= depth + 1), high]
+        for a, b in itertools.pairwise(edges):
+            for at in range(a, b):
+                found += blocks(at, depth)  # what stands inside the next scope goes to that scope's beginning
+            found.append(PlacedScope("s", tuple(items(a, b, depth + 1))))
+        return found
+
+    def blocks(task: int, depth: int) -> list[PlacedItem]:
+        tensors = allocs.pop((task, depth), [])
+        if not tensors:
+            return []
+        if rng.random() < 0.5:
+            return [PlacedAlloc(tuple(tensors))]
+        return [PlacedAlloc((t,)) for t in tensors]
+
+    return items(0, lives.num_tasks, 0)
+
+
+def test_no_random_placement_is_better() -> None:
+    rng = random.Random(0)
+    equal = 0
+    for seed in range(60):
+        program = random_program(seed, max_tasks=7, loops=False)
+        lives = prepared(program)
+        if lives.num_tasks > 9:
+            continue
+        marks, _ = boundaries(program.body, lives.num_tasks)
+        best = {goal: goal.value(solve(lives, marks, goal).need) for goal in (TOTAL, WORST)}
+        for _ in range(40):
+            need = [c // 1024 for c in capacities(lower(program, random_placement(program, rng)))]
+            for goal, value in best.items():
+                got = goal.value((need[0], need[1], need[2], need[3]))
+                assert got >= max(1, value), f"seed {seed}"
+                equal += got == value
+    assert equal > 20
+
+
+def test_placement_needs_what_was_found_and_runs() -> None:
+    rng = random.Random(1)
+    for seed in range(100):
+        program = random_program(seed, max_tasks=12)
+        lives = prepared(program)
+        marks, loops = boundaries(program.body, lives.num_tasks)
+        found = solve(lives, marks, TOTAL, max_width=16)
+        assert needs(lives, found.cuts, np.array(found.depth, np.int64)) == found.need
+        schedule = lower(program, place_scopes(lives_of(program), loops, found))
+        heap = capacities(schedule)
+        assert heap == [max(1, n) * 1024 for n in found.need], f"seed {seed}"
+        trips = random_trips(program, rng)
+        sizes = RingSizes().with_heap(heap)
+        assert run_shuffled(program, schedule, sizes, trips, seed) == run_in_order(program, trips), f"seed {seed}"

@@ -1,0 +1,141 @@
+"""`ringgraph run`'s parts: names of tensors, random values, golden comparison."""
+
+import math
+
+import pytest
+import torch
+
+from runner.base.errors import RinggraphError
+from runner.base.tensor_spec import TensorSpec
+from runner.execution.run import TaskTime
+from runner.program.program import Program, Span, Task, Tensor
+from runner.serving.single_run import (
+    RandomExternals,
+    compare,
+    external_tensors,
+    profile_report,
+    read_tensors,
+    select,
+    tensor_names,
+    write_tensors,
+)
+
+NAMES = {"x": 0, "l_0.x_mixed": 1, "l_1.x_mixed": 2, "l_1.pipe": 3, "l_1.pipe~2": 4}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "ids"),
+    [
+        (["x"], {0}),
+        (["x_mixed"], {1, 2}),
+        (["l_1.*"], {2, 3, 4}),
+        (["pipe"], {3, 4}),
+        (["l_1.pipe"], {3}),
+        (["x", "l_0.*"], {0, 1}),
+    ],
+)
+def test_patterns_select_by_full_name_last_name_or_glob(patterns, ids):
+    assert set(select(NAMES, patterns).values()) == ids
+
+
+def test_every_pattern_without_a_match_is_named():
+    with pytest.raises(RinggraphError) as caught:
+        select(NAMES, ["x_mixd", "x", "zzzzzz"])
+    assert str(caught.value) == "no tensor is called 'x_mixd'; did you mean 'x_mixed'?\nno tensor is called 'zzzzzz'"
+
+
+def test_locals_are_named_by_where_they_are_created():
+    tensors = [
+        Tensor(i, name, TensorSpec("f32", (2,)), kind)
+        for i, (name, kind) in enumerate([("x", "input"), ("y", "local"), ("pipe", "local"), ("pipe", "local")])
+    ]
+    tasks = [Task(0, "l_0.a", "op", creates=(1, 2)), Task(1, "l_0.b", "op", creates=(3,))]
+    program = Program("p", tuple(tensors), tuple(tasks), Span("root", "p"))
+    assert tensor_names(program) == {"x": 0, "l_0.y": 1, "l_0.pipe": 2, "l_0.pipe~2": 3}
+
+
+def test_comparison_tells_the_first_mismatch():
+    golden = torch.tensor([[1.0, 2.0], [4.0, 8.0]])
+    got = golden.clone()
+    got[1, 0] = 4.5
+    found = compare("y", got, golden, rtol=1e-4, atol=0)
+    assert not found.agrees and found.num_wrong == 1 and found.first == ((1, 0), 4.5, 4.0)
+    assert found.max_abs == 0.5 and found.max_rel == 0.125 and math.isclose(found.relative, 0.5 / math.sqrt(85))
+    assert compare("y", got, golden, rtol=0.2, atol=0).agrees
+
+
+def test_comparison_treats_nan_and_infinity_as_values():
+    golden = torch.tensor([math.nan, math.inf, 1.0])
+    assert compare("y", golden.clone(), golden, 0, 0).agrees
+    assert compare("y", torch.tensor([1.0, math.inf, 1.0]), golden, 1, 1).num_wrong == 1
+    assert compare("y", torch.tensor([math.nan, -math.inf, 1.0]), golden, 1, 1).first[0] == (1,)
+    assert compare("y", torch.tensor([math.nan, math.inf, math.nan]), golden, 1, 1).first[0] == (2,)
+
+
+def test_integers_must_be_equal():
+    assert not compare("y", torch.tensor([1, 2]), torch.tensor([1, 3]), 10, 10).agrees
+    assert compare("y", torch.tensor([1, 2], dtype=torch.int32), torch.tensor([1, 2]), 0, 0).agrees
+
+
+def test_shapes_and_kinds_that_differ_are_told():
+    assert compare("y", torch.zeros(2), torch.zeros(3), 0, 0).problem == "shape [2], golden [3]"
+    assert compare("y", torch.zeros(2), torch.zeros(2, dtype=torch.int32), 0, 0).problem == "dtype float32, golden int32"
+
+
+def fields():
+    from runner.config.config import load_config
+
+    return load_config(["tiny"]).values
+
+
+def external(name: str, kind: str, dtype: str, shape: tuple[int, ...], source: str = "") -> Program:
+    tensor = Tensor(0, name, TensorSpec(dtype, shape), kind, source)
+    return Program("p", (tensor,), (Task(0, "t", "op", reads=(0,)),), Span("root", "p"))
+
+
+def given(program: Program, values=None, seed: int = 0):
+    random = RandomExternals(fields(), seed)
+    return external_tensors(program, values or {}, None, random, torch.device("cpu"))[0]
+
+
+def test_random_values_depend_on_seed_and_name_alone():
+    a, b = external("a", "input", "f32", (3, 4)), external("b", "input", "f32", (3, 4))
+    assert given(a).equal(given(a)) and not given(a).equal(given(b)) and not given(a).equal(given(a, seed=1))
+    assert given(external("n", "input", "i32", (3,))).eq(0).all()
+
+
+def test_random_weights_of_the_model_are_those_of_checkpoint_init(tmp_path):
+    from runner.checkpoint.checkpoint import Checkpoint
+    from runner.checkpoint.random import init_checkpoint
+    from runner.config.config import load_config
+
+    checkpoint = Checkpoint.open(init_checkpoint(load_config(["tiny"]), tmp_path / "c", seed=3))
+    name = "layers.0.attn.wq_a.weight"
+    assert given(external("w", "weight", "f32", (32, 64), name), seed=3).equal(checkpoint.weight(name))
+
+
+def test_given_tensors_that_do_not_fit_are_named():
+    with pytest.raises(RinggraphError) as caught:
+        given(external("a", "input", "f32", (3, 4)), {"a": torch.zeros(3, 5), "c": torch.zeros(1)})
+    assert str(caught.value) == (
+        "no input, weight or state is called 'c'\ninput 'a' is given as float32[3, 5], expected f32[3, 4]"
+    )
+
+
+def test_tensors_travel_through_files(tmp_path):
+    write_tensors(tmp_path / "new" / "a.safetensors", {"a": torch.arange(3)})
+    assert read_tensors(tmp_path / "new")["a"].tolist() == [0, 1, 2]
+    (tmp_path / "bad.safetensors").write_bytes(b"not one")
+    with pytest.raises(RinggraphError, match="cannot be read"):
+        read_tensors(tmp_path / "bad.safetensors")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RinggraphError, match=r"holds no \.safetensors file"):
+        read_tensors(tmp_path / "empty")
+
+
+def test_profile_sums_per_op():
+    report = profile_report(
+        "g", "tiny", "decode", [TaskTime("a.x", "x", 2000), TaskTime("b.x", "x", 4000), TaskTime("y", "y", 1)]
+    )
+    assert report["ops"]["x"] == {"count": 2, "mean_us": 3.0, "total_us": 6.0}
+    assert report["tasks"][1] == {"path": "b.x", "op": "x", "us": 4.0}
