@@ -21,6 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("runner.execution", "runner.report", "runner.lint", "runner.writeback", "runner.recorded", "runner.verify"),
     ("runner.expansion", "runner.rings"),
     ("runner.config",),
+    ("runner.models",),
     ("runner.program",),
     ("runner.language",),
     ("runner.base",),
@@ -65,7 +66,7 @@ def _ours(module: str) -> set[str]:
 def _room(module: str) -> str | None:
     """The room that a module lies in; None for the packages around rooms."""
     rooms = [room for floor in FLOORS for room in floor if module == room or module.startswith(f"{room}.")]
-    return rooms[0] if rooms else None
+    return max(rooms, key=len, default=None)
 
 
 def _floor(room: str) -> int:
@@ -84,7 +85,7 @@ def _arrows() -> dict[tuple[str, str], list[str]]:
 
 
 def test_every_module_lies_in_a_room():
-    packages = {"runner", "runner.models", "runner.models.protocols", "runner.__main__"}
+    packages = {"runner", "runner.__main__"}
     assert [module for module in SOURCES if _room(module) is None and module not in packages] == []
     assert len(SOURCES) > 100, "the folders were not read"
 

@@ -1,0 +1,37 @@
+"""Families of models, found by name: folders here, and what installed packages bring by entry points. `protocols` is the door."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from pkgutil import iter_modules
+
+from runner.base.errors import RinggraphError, did_you_mean
+from runner.models.protocols import ModelFamily
+
+GROUP = "ringgraph.models"
+"""Entry points that name a `ModelFamily`: an object, or a function without arguments that returns one."""
+
+
+def family_names() -> list[str]:
+    """Every family there is, ours and those of installed packages."""
+    ours = {info.name for info in iter_modules(__path__) if info.ispkg}
+    return sorted(ours | {entry.name for entry in entry_points(group=GROUP)})
+
+
+@cache
+def family(name: str) -> ModelFamily:
+    """The family of that name: `FAMILY` of the folder `name` here, else an entry point's; raises RinggraphError."""
+    if any(info.name == name and info.ispkg for info in iter_modules(__path__)):
+        return import_module(f"{__name__}.{name}").FAMILY
+    for entry in entry_points(group=GROUP):
+        if entry.name == name:
+            try:
+                found = entry.load()
+                return found() if isinstance(found, type) or not hasattr(found, "layout") else found
+            except Exception as error:  # whatever somebody else's module does when it is imported
+                raise RinggraphError(f"model family '{name}' ({entry.value}) cannot be loaded: {error}") from error
+    names = family_names()
+    hint = did_you_mean(name, names) or f"families are {', '.join(names)}"
+    raise RinggraphError(f"unknown model family '{name}'", hint=hint)

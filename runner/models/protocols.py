@@ -1,0 +1,134 @@
+"""What the machine asks of a model, and all that it knows of one.
+
+A family (DeepSeek-V4, and whatever an installed package brings) is one object that satisfies `ModelFamily`. A configuration's
+base layer names it (`model: NAME`); `runner.models.family` finds it, in the folder of that name here or by an entry point of
+the group `ringgraph.models`. Nothing outside of a family's own folders knows its fields, tensors, ops or dims.
+docs/add-a-model.md leads through an implementation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from runner.base.tensor_spec import TensorSpec
+
+if TYPE_CHECKING:
+    import torch
+
+    from runner.base.errors import Diagnostic
+
+Values = Mapping[str, Any]
+"""Fields and dims of a resolved configuration, by name."""
+
+
+class Settings(Protocol):
+    """What a family is told of a configuration: `Config`, or anything with its values and dtypes."""
+
+    @property
+    def values(self) -> Values: ...
+    @property
+    def dtypes(self) -> Mapping[str, str]: ...
+
+
+@dataclass(slots=True)
+class Normalised:
+    """A layer in the family's own fields: each with the key that it came from; problems as (key, message)."""
+
+    fields: dict[str, tuple[Any, str]] = field(default_factory=dict)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+
+class TripCounts(Protocol):
+    """How many trips a dynamic loop makes when planning.
+
+    `reads` names the tensors that its range reads, `elements` the element read of each (None where that depends on another
+    tensor); `bound` is the most that it can make. Returns None for the bound.
+    """
+
+    def __call__(
+        self, path: str, reads: tuple[str, ...], elements: tuple[tuple[int, ...] | None, ...], bound: int, /
+    ) -> int | None: ...
+
+
+Row = tuple[int, Sequence[int], int]
+"""A request's part of a call: its handle, token ids, and the position of the first."""
+
+
+class RequestState(Protocol):
+    """What requests of one rank leave behind between calls; raises StateError for what does not fit."""
+
+    @property
+    def tensors(self) -> Mapping[str, torch.Tensor]:
+        """The programs' states, by source name."""
+        ...
+
+    def admit(self, num_tokens: int, prompt_len: int) -> int:
+        """Room for a request of at most `num_tokens` positions, `prompt_len` of them its prompt's; returns its handle."""
+        ...
+
+    def release(self, handle: int) -> None:
+        """Gives back what a request had."""
+        ...
+
+    def batch_inputs(self, rows: Sequence[Row], inputs: Mapping[str, TensorSpec]) -> dict[str, torch.Tensor]:
+        """Those of a graph's `inputs` that a call on `rows` needs and that are known here; the rows count as seen from here on."""
+        ...
+
+
+class CheckpointLayout(Protocol):
+    """Which tensors a checkpoint of the family holds, and how each flavour stores them. Names are canonical ones."""
+
+    def canonical(self, stored_name: str) -> str:
+        """The family's own name of a tensor, of that or another tool's name."""
+        ...
+
+    def is_ignored(self, name: str) -> bool:
+        """Whether a tensor is part of the checkpoint, but of nothing that runs."""
+        ...
+
+    def expected(self, values: Values, dtype: str) -> dict[str, TensorSpec]:
+        """Every tensor of the model, unquantised; `dtype` is that of plain weights."""
+        ...
+
+    def encoding(self, name: str, flavour: str) -> str:
+        """How a flavour stores a tensor: `plain`, or one of `runner.checkpoint.encodings`."""
+        ...
+
+    def random(self, name: str, spec: TensorSpec, values: Values, generator: torch.Generator) -> torch.Tensor:
+        """Values of a tensor for a random checkpoint."""
+        ...
+
+    def config_json(self, values: Values, dtype: str, quantisation: Mapping[str, Any] | None) -> dict[str, Any]:
+        """The `config.json` of a checkpoint, as other tools read it."""
+        ...
+
+
+class ModelFamily(Protocol):
+    """One family of models."""
+
+    name: str
+    base_layer: str
+    """The configuration under every layer of the family: a shipped preset's name, or a file."""
+    layout: CheckpointLayout
+
+    def fields(self) -> Mapping[str, Mapping[str, Any]]:
+        """Every configuration field of the family, with its JSON Schema."""
+        ...
+
+    def normalise(self, given: Values, *, whole: bool) -> Normalised:
+        """Other tools' spellings in our fields; `whole`: this is a complete `config.json`, which has defaults."""
+        ...
+
+    def impossible(self, values: Values, given: Mapping[str, Any], deploy: str) -> list[Diagnostic]:
+        """Combinations of fields that cannot be, each told at a value of `given` (`runner.config.layers.Given`)."""
+        ...
+
+    def trip_counts(self, text: str, settings: Settings) -> TripCounts | None:
+        """The routing that `--routing text` means under a configuration; None for the bound."""
+        ...
+
+    def request_state(self, settings: Settings, states: Mapping[str, TensorSpec], device: torch.device | str) -> RequestState:
+        """State of all requests, for programs with these `states`."""
+        ...
