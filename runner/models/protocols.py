@@ -73,7 +73,7 @@ class RequestState(Protocol):
         ...
 
     def batch_inputs(self, rows: Sequence[Row], inputs: Mapping[str, TensorSpec]) -> dict[str, torch.Tensor]:
-        """Those of a graph's `inputs` that a call on `rows` needs and that are known here; the rows count as seen from here on."""
+        """Those of a graph's `inputs` that a call on `rows` needs and this state knows; the rows count as seen from here on."""
         ...
 
 
