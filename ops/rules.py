@@ -1,4 +1,8 @@
-"""Costs, block counts and scratch of attention's tasks, as functions of a call."""
+"""Rules that op declarations share: what a call costs, its SPMD blocks, its scratch and its checks, as functions of a `Call`.
+
+A declaration reads as a sentence: `cost=products(("x", "w"))`, `num_blocks=every("T", 8)`. Every rule names operands or symbols
+of the op's own signature; a name that is not there is a KeyError in the first call, never a silent zero.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,9 @@ def ceil_div(value: int, step: int) -> int:
     return -(-value // step)
 
 
+# --- SPMD blocks ---
+
+
 def every(symbol: str, rows: int) -> Count:
     """One block for every `rows` of a symbol of the signature."""
     return lambda call: ceil_div(call.dims[symbol], rows)
@@ -26,24 +33,40 @@ def fixed(count: int) -> Count:
     return lambda call: count
 
 
+# --- costs ---
+
+
 def moved(call: Call, *operands: str) -> int:
     """Bytes of the named operands."""
     return sum(call.operands[name].size_bytes for name in operands)
 
 
-def product_cost(*products: tuple[str, str]) -> Callable[[Call], Cost]:
-    """Products `x @ w.T` of the named operands, and the bytes of all operands."""
+def products(*pairs: tuple[str, str]) -> Callable[[Call], Cost]:
+    """Products `x @ w.T` of the named operands (x [.., K], w [N, K]), two operations a multiply-add; bytes of all operands."""
 
     def cost(call: Call) -> Cost:
-        shapes = [(call.operands[x].shape, call.operands[w].shape) for x, w in products]
+        shapes = [(call.operands[x].shape, call.operands[w].shape) for x, w in pairs]
         return Cost(sum(2 * prod(x[:-1]) * prod(w) for x, w in shapes), call.moved_bytes)
 
     return cost
 
 
-def element_cost(operand: str, operations: int) -> Callable[[Call], Cost]:
-    """`operations` for each element of an operand, and the bytes of all operands."""
-    return lambda call: Cost(operations * call.operands[operand].num_elements, call.moved_bytes)
+def elementwise(operations: int, over: str, *names: str) -> Callable[[Call], Cost]:
+    """`operations` for each element of operand `over`; bytes of the named operands (once a name), or of all."""
+    return lambda call: Cost(operations * call.operands[over].num_elements, moved(call, *names) if names else call.moved_bytes)
+
+
+# --- scratch and checks ---
+
+
+def pipe_buffer(num_blocks: Count, elements: int | Count) -> Callable[[Call], Mapping[str, TensorSpec]]:
+    """Scratch through which the cube and vector cores of a mixed task hand over tiles: f32 `elements` for every block."""
+
+    def workspace(call: Call) -> Mapping[str, TensorSpec]:
+        per_block = elements if isinstance(elements, int) else elements(call)
+        return {"gm_pipe_buffer": TensorSpec("f32", (num_blocks(call) * per_block,))}
+
+    return workspace
 
 
 Rule = tuple[str, Callable[[Mapping[str, int]], bool]]
@@ -63,14 +86,5 @@ def requires(*rules: Rule) -> Callable[[Call], str | None]:
     return check
 
 
-SCRATCH_ROWS: Rule = ("scratch has {M} rows, expected at least the {T} of the tokens", lambda d: d["M"] >= d["T"])
-
-
-def pipe_buffer(num_blocks: Count, elements: int | Count) -> Callable[[Call], Mapping[str, TensorSpec]]:
-    """Scratch through which the cube and vector cores of a mixed task hand over tiles: f32 `elements` for every block."""
-
-    def workspace(call: Call) -> Mapping[str, TensorSpec]:
-        per_block = elements if isinstance(elements, int) else elements(call)
-        return {"gm_pipe_buffer": TensorSpec("f32", (num_blocks(call) * per_block,))}
-
-    return workspace
+ENOUGH_SCRATCH: Rule = ("scratch has {M} rows, expected at least the {T} of the tokens", lambda d: d["M"] >= d["T"])
+"""Scratch of M rows that the T rows of a call are written to."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ops.rules import fixed
 from runner.program.ops import Cost, OpRegistry
 
 ops = OpRegistry()
@@ -12,7 +13,7 @@ ops = OpRegistry()
     "input_ids: i64[T], weight: {wd}[V, D] -> x_hc: {act}[T, HC, D]",
     core="AIV",
     cost=lambda call: Cost(0, 2 * call.operands["x_hc"].size_bytes),
-    num_blocks=lambda call: 48,
+    num_blocks=fixed(48),
     source="transformers DeepseekV4Model; pypto-lib lookup_embedding",
 )
 def lookup_embedding(input_ids, weight, *, x_hc):

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import torch
 
-from ops.cost import ceil_div, elementwise, matmul, per_rows, pipe_buffer
 from ops.numerics import matmul_nt
+from ops.rules import ceil_div, elementwise, every, pipe_buffer, products
 from runner.program.ops import Call, Cost, OpRegistry
 
 ops = OpRegistry()
@@ -42,8 +42,8 @@ def _check_hc_pre(call: Call) -> str | None:
     core="MIX",
     params={"norm_eps": "rms_norm_eps", "hc_eps": "hc_eps", "iterations": "hc_sinkhorn_iters"},
     cost=lambda call: Cost(2 * call.operands["x"].num_elements * call.operands["base"].num_elements, call.moved_bytes),
-    num_blocks=per_rows("T", 8),
-    workspace=pipe_buffer(per_rows("T", 8), PIPE_ELEMENTS),
+    num_blocks=every("T", 8),
+    workspace=pipe_buffer(every("T", 8), PIPE_ELEMENTS),
     scratch=("mixes", "mixes_raw"),
     check=_check_hc_pre,
     source="transformers DeepseekV4HyperConnection; pypto-lib hc_pre",
@@ -88,7 +88,7 @@ def _sinkhorn(logits: torch.Tensor, eps: float, iterations: int) -> torch.Tensor
     "y: {act}[T, D], x: {act}[T, HC, D], post: f32[T, HC], comb: f32[T, HC * HC] -> x_next: {act}[T, HC, D]",
     core="AIV",
     cost=lambda call: Cost(2 * (call.dims["HC"] + 1) * call.operands["x"].num_elements, call.moved_bytes),
-    num_blocks=per_rows("T", 2),
+    num_blocks=every("T", 2),
     source="transformers DeepseekV4DecoderLayer; pypto-lib hc_post",
 )
 def hc_post(y, x, post, comb, *, x_next):
@@ -132,7 +132,7 @@ def hc_head_rms(x_fp32, *, inv_rms, norm_eps):
     "hc_head_seed",
     "-> mixes_raw: f32[R, P]",
     core="AIV",
-    num_blocks=per_rows("R", 8),
+    num_blocks=every("R", 8),
     source="pypto-lib hc_head",
 )
 def hc_head_seed(*, mixes_raw):
@@ -144,7 +144,7 @@ def hc_head_seed(*, mixes_raw):
     "hc_head_linear",
     "x_fp32: f32[R, K], fn: f32[HC, K] -> &mixes_raw: f32[R, P]",
     core="AIC",
-    cost=matmul("R", "HC", "K"),
+    cost=products(("x_fp32", "fn")),
     num_blocks=lambda call: ceil_div(call.dims["R"], 16) * 8,
     check=lambda call: None if call.dims["P"] >= call.dims["HC"] else "'mixes_raw' has fewer columns than 'fn' has rows",
     source="transformers DeepseekV4HyperHead; pypto-lib hc_head",

@@ -8,6 +8,7 @@ Source: pypto-lib `lm_head` (gather hidden rows, project on a shard, exchange lo
 from __future__ import annotations
 
 from ops.numerics import matmul_nt
+from ops.rules import fixed
 from runner.execution.comm import Comm
 from runner.program.ops import Call, Cost, OpRegistry
 
@@ -32,7 +33,7 @@ def lm_head_gather(x, *, hidden_window, comm_window, comm: Comm):
     "hidden_window: {act}[P, N, D], w: {wd}[W, D] -> logits_shard: f32[P, N, W]",
     core="AIC",
     cost=lambda call: Cost(2 * call.operands["hidden_window"].num_elements * call.dims["W"], call.moved_bytes),
-    num_blocks=lambda call: 24,
+    num_blocks=fixed(24),
     source="pypto-lib lm_head",
 )
 def lm_head_mm(hidden_window, w, *, logits_shard):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from ops.cost import elementwise, per_rows
+from ops.rules import elementwise, every
 from runner.program.ops import OpRegistry
 
 ops = OpRegistry()
@@ -25,7 +25,7 @@ def normalise(x: torch.Tensor, w: torch.Tensor, eps: float) -> torch.Tensor:
     core="AIV",
     params={"eps": "rms_norm_eps"},
     cost=elementwise(4, "x"),
-    num_blocks=per_rows("T", 8),
+    num_blocks=every("T", 8),
     source="transformers DeepseekV4RMSNorm; pypto-lib rmsnorm",
 )
 def rms_norm(x, w, *, y, eps):

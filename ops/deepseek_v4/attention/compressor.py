@@ -23,7 +23,7 @@ import torch
 from ops.deepseek_v4.attention.qkv import rms_scale
 from ops.deepseek_v4.attention.rope import rotate
 from ops.numerics import matmul_nt
-from ops.rules import SCRATCH_ROWS, Rule, ceil_div, element_cost, every, moved, product_cost, requires
+from ops.rules import ENOUGH_SCRATCH, Rule, ceil_div, elementwise, every, moved, products, requires
 from runner.program.ops import Call, Cost, OpRegistry
 
 ops = OpRegistry()
@@ -52,9 +52,9 @@ def _proj_blocks(call: Call) -> int:
     "x: {act}[T, D], wkv: {wd}[O, D], wgate: {wd}[O, D] -> kv: f32[M, O], score: f32[M, O]",
     core="AIC",
     source=_SOURCE,
-    cost=product_cost(("x", "wkv"), ("x", "wgate")),
+    cost=products(("x", "wkv"), ("x", "wgate")),
     num_blocks=_proj_blocks,
-    check=requires(SCRATCH_ROWS),
+    check=requires(ENOUGH_SCRATCH),
 )
 def kv_score_proj(x, wkv, wgate, *, kv, score):
     """Values and scores of every token; scratch rows beyond the tokens are zero."""
@@ -118,9 +118,9 @@ _RING_ROWS: Rule = (
     "a ring of {N} pages of {G} rows is shorter than the windows it serves",
     lambda d: d["N"] * d["G"] >= d["K"] * d["O"] // d["C"],
 )
-_POOL_RULES = requires(SCRATCH_ROWS, _SERIES, _RING_ROWS)
+_POOL_RULES = requires(ENOUGH_SCRATCH, _SERIES, _RING_ROWS)
 _STEP_RULES = requires(
-    SCRATCH_ROWS,
+    ENOUGH_SCRATCH,
     _SERIES,
     _RING_ROWS,
     ("{T} tokens are not the same number for each of {B} requests", lambda d: d["T"] % d["B"] == 0),
@@ -251,7 +251,7 @@ def rmsnorm_rope_pad(write_dst, write_pos, freqs_cos, freqs_sin, pooled, norm_w,
     core="AIV",
     source=_SOURCE,
     params={"eps": "rms_norm_eps"},
-    cost=element_cost("pooled", 8),
+    cost=elementwise(8, "pooled"),
     num_blocks=every("W", 16),
     check=requires(("scratch has {W} rows, expected at least the {T} of the tokens", lambda d: d["W"] >= d["T"])),
 )
@@ -312,7 +312,7 @@ def _update_blocks(call: Call) -> int:
     source=_SOURCE,
     cost=lambda call: Cost(call.operands["score"].num_elements, 2 * moved(call, "kv", "score")),
     num_blocks=_update_blocks,
-    check=requires(SCRATCH_ROWS),
+    check=requires(ENOUGH_SCRATCH),
 )
 def state_update(slot_mapping, position_ids, ape, kv, score, *, state):
     """Values and biased scores of the call's newest tokens into the ring (tokens with a slot of -1 stay out)."""

@@ -21,7 +21,7 @@ import torch
 from ops.deepseek_v4.attention.compressor import paged_rows, write_rows
 from ops.deepseek_v4.attention.rope import rotate
 from ops.numerics import dequantise, matmul_nt, quantise_rows
-from ops.rules import SCRATCH_ROWS, Rule, ceil_div, element_cost, every, fixed, moved, pipe_buffer, product_cost, requires
+from ops.rules import ENOUGH_SCRATCH, Rule, ceil_div, elementwise, every, fixed, moved, pipe_buffer, products, requires
 from runner.program.ops import Call, Cost, OpRegistry
 
 ops = OpRegistry()
@@ -47,7 +47,7 @@ _SCORE_TOKENS = 16
     f"{_QUERY} -> qr_proj: f32[T, N]",
     core="MIX",
     source=_SOURCE,
-    cost=product_cost(("qr", "wq_b")),
+    cost=products(("qr", "wq_b")),
     num_blocks=every("N", 256),
     workspace=pipe_buffer(every("N", 256), 32768),
 )
@@ -65,10 +65,10 @@ def idx_qr_proj(qr, wq_b, wq_b_scale, qr_scale, *, qr_proj):
     core="MIX",
     source=_SOURCE,
     scratch=("acc",),
-    cost=product_cost(("qr", "wq_b")),
+    cost=products(("qr", "wq_b")),
     num_blocks=every("N", 512),
     workspace=pipe_buffer(every("N", 512), 32768),
-    check=requires(SCRATCH_ROWS),
+    check=requires(ENOUGH_SCRATCH),
 )
 def idx_qr_proj_step(qr, wq_b, wq_b_scale, qr_scale, *, acc, qr_proj):
     """Index queries of every token; `acc` has the accumulators, with rows up to the matmul's tile."""
@@ -129,10 +129,10 @@ def idx_qr_hadamard_quant(qr_proj, rope_out, hadamard, *, q, q_scale):
     core="MIX",
     source=_SOURCE,
     params={"head_dim": "index_head_dim"},
-    cost=product_cost(("x", "w")),
+    cost=products(("x", "w")),
     num_blocks=every("M", 32),
     workspace=pipe_buffer(every("M", 32), lambda call: 512 * max(16, min(call.dims["M"], 32))),
-    check=requires(SCRATCH_ROWS),
+    check=requires(ENOUGH_SCRATCH),
 )
 def idx_weights_proj(x, w, *, weights, head_dim):
     """Weight of every head's scores, with `1 / sqrt(heads * head_dim)` in it; rows beyond the tokens are zero."""
@@ -293,7 +293,7 @@ def idx_score_out(score, *, out):
     core="AIV",
     source=_SOURCE,
     params={"ratio": "compress_rate_csa"},
-    cost=element_cost("score", 16),
+    cost=elementwise(16, "score"),
     num_blocks=fixed(8),
 )
 def idx_topk(position_ids, prompt_len, score, *, topk, ratio):
@@ -313,7 +313,7 @@ def idx_topk(position_ids, prompt_len, score, *, topk, ratio):
     core="AIV",
     source=_SOURCE,
     params={"ratio": "compress_rate_csa"},
-    cost=element_cost("score", 16),
+    cost=elementwise(16, "score"),
     num_blocks=fixed(8),
     check=requires(("{T} tokens are not {S} of each of {B} requests", lambda d: d["T"] == d["B"] * d["S"])),
 )

@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 
 from ops.numerics import AMAX_FLOOR, INT8_MAX, dequantise, matmul_nt, quantise_rows
-from ops.rules import SCRATCH_ROWS, ceil_div, element_cost, every, moved, pipe_buffer, product_cost, requires
+from ops.rules import ENOUGH_SCRATCH, ceil_div, elementwise, every, moved, pipe_buffer, products, requires
 from runner.program.ops import Call, Cost, OpRegistry
 
 ops = OpRegistry()
@@ -71,7 +71,7 @@ def proj_a(o_packed, wo_a, *, o_r, amax_parts):
     "amax_parts: f32[U, T], o_r: f32[T, N] -> o_r_i8: {qact}[T, N], scale: f32[T, 1]",
     core="AIV",
     source=_SOURCE,
-    cost=element_cost("o_r", 2),
+    cost=elementwise(2, "o_r"),
     num_blocks=every("T", 4),
 )
 def o_quant(amax_parts, o_r, *, o_r_i8, scale):
@@ -94,7 +94,7 @@ def _proj_b_blocks(call: Call) -> int:
     "o_r_i8: {qact}[T, N], wo_b: {wq}[D, N], wo_b_scale: f32[D], scale: f32[T, 1] -> attn_out: {act}[T, D]",
     core="MIX",
     source=_SOURCE,
-    cost=product_cost(("o_r_i8", "wo_b")),
+    cost=products(("o_r_i8", "wo_b")),
     num_blocks=_proj_b_blocks,
     workspace=pipe_buffer(_proj_b_blocks, 32768),
 )
@@ -139,8 +139,8 @@ def proj_a_mm(o_packed, w, *, y, group, groups):
     "o_r: f32[M, O] -> scale: f32[T, 1], o_r_i8: {qact}[T, O], o_r_i8_pad: {qact}[M, O]",
     core="AIV",
     source=_SOURCE,
-    cost=element_cost("o_r", 3),
-    check=requires(SCRATCH_ROWS),
+    cost=elementwise(3, "o_r"),
+    check=requires(ENOUGH_SCRATCH),
 )
 def quant_group(o_r, *, scale, o_r_i8, o_r_i8_pad):
     """One group of every token quantised by itself (decode); `o_r_i8_pad` has rows up to the matmul's tile."""
@@ -155,7 +155,7 @@ def quant_group(o_r, *, scale, o_r_i8, o_r_i8_pad):
     "x: {qact}[M, N], w: {wq}[O, N] -> partial: {acc}[M, O]",
     core="AIC",
     source=_SOURCE,
-    cost=product_cost(("x", "w")),
+    cost=products(("x", "w")),
 )
 def proj_b_mm(x, w, *, partial):
     """One group's part of a tile of output columns (decode)."""
@@ -170,7 +170,7 @@ def proj_b_mm(x, w, *, partial):
     cost=lambda call: Cost(3 * call.dims["T"] * call.dims["N"], moved(call, "wo_b_scale", "partials", "act_scale", "attn_out")),
     num_blocks=every("D", 512),
     check=requires(
-        SCRATCH_ROWS, ("{N} columns of partial products, expected {K} groups of {D}", lambda d: d["N"] == d["K"] * d["D"])
+        ENOUGH_SCRATCH, ("{N} columns of partial products, expected {K} groups of {D}", lambda d: d["N"] == d["K"] * d["D"])
     ),
 )
 def proj_b_act(wo_b_scale, partials, act_scale, *, attn_out):

@@ -12,7 +12,7 @@ import torch
 
 from ops.deepseek_v4.attention.rope import rotate
 from ops.numerics import matmul_nt, quantise_rows
-from ops.rules import SCRATCH_ROWS, Rule, element_cost, every, fixed, product_cost, requires
+from ops.rules import ENOUGH_SCRATCH, Rule, elementwise, every, fixed, products, requires
 from runner.program.ops import OpRegistry
 
 ops = OpRegistry()
@@ -42,9 +42,9 @@ def proj_seed(*, acc):
     "x: {act}[T, D], w: {wd}[N, D] -> &acc: f32[M, N]",
     core="AIC",
     source=_SOURCE,
-    cost=product_cost(("x", "w")),
+    cost=products(("x", "w")),
     num_blocks=fixed(16),
-    check=requires(SCRATCH_ROWS),
+    check=requires(ENOUGH_SCRATCH),
 )
 def proj_matmul(x, w, *, acc):
     """`acc[:T] += x @ w.T`."""
@@ -60,9 +60,9 @@ def proj_matmul(x, w, *, acc):
     core="AIV",
     source=_SOURCE,
     params={"eps": "rms_norm_eps"},
-    cost=element_cost("qr", 6),
+    cost=elementwise(6, "qr"),
     num_blocks=every("T", 8),
-    check=requires(SCRATCH_ROWS),
+    check=requires(ENOUGH_SCRATCH),
 )
 def qr_rms_norm_quant(qr_fp32, gamma, *, qr, qr_scale, qr_matmul, eps):
     """The low-rank query: RMS norm, then one quantised row per token with its scale.
@@ -81,7 +81,7 @@ def qr_rms_norm_quant(qr_fp32, gamma, *, qr, qr_scale, qr_matmul, eps):
     "qr_matmul: {qact}[M, Q], wq_b: {wq}[N, Q] -> acc: {acc}[M, N]",
     core="AIC",
     source=_SOURCE,
-    cost=product_cost(("qr_matmul", "wq_b")),
+    cost=products(("qr_matmul", "wq_b")),
     num_blocks=fixed(16),
 )
 def qproj_matmul(qr_matmul, wq_b, *, acc):
@@ -94,9 +94,9 @@ def qproj_matmul(qr_matmul, wq_b, *, acc):
     "acc: {acc}[M, N], wq_b_scale: f32[N], qr_scale: f32[T, 1] -> q_proj: f32[M, N]",
     core="AIV",
     source=_SOURCE,
-    cost=element_cost("q_proj", 2),
+    cost=elementwise(2, "q_proj"),
     num_blocks=fixed(16),
-    check=requires(SCRATCH_ROWS),
+    check=requires(ENOUGH_SCRATCH),
 )
 def qproj_dequant(acc, wq_b_scale, qr_scale, *, q_proj):
     """Rows of the accumulator times token and channel scales; rows beyond the tokens are zero."""
@@ -112,9 +112,9 @@ def qproj_dequant(acc, wq_b_scale, qr_scale, *, q_proj):
     core="AIV",
     source=_SOURCE,
     params={"eps": "rms_norm_eps"},
-    cost=element_cost("q", 4),
+    cost=elementwise(4, "q"),
     num_blocks=every("H", 2),
-    check=requires(SCRATCH_ROWS, ROPE_COLUMNS),
+    check=requires(ENOUGH_SCRATCH, ROPE_COLUMNS),
 )
 def q_head_rms_nope_rope(q_proj, rope_cos, rope_sin, *, q, eps):
     """Every query head: RMS norm without a weight, then rotation of the trailing columns."""
@@ -132,9 +132,9 @@ def q_head_rms_nope_rope(q_proj, rope_cos, rope_sin, *, q, eps):
     core="AIV",
     source=_SOURCE,
     params={"eps": "rms_norm_eps"},
-    cost=element_cost("kv", 6),
+    cost=elementwise(6, "kv"),
     num_blocks=every("T", 8),
-    check=requires(SCRATCH_ROWS, ROPE_COLUMNS),
+    check=requires(ENOUGH_SCRATCH, ROPE_COLUMNS),
 )
 def kv_rms_norm_rope(kv_fp32, gamma, rope_cos, rope_sin, *, kv, eps):
     """The shared key-value head: RMS norm, then rotation of the trailing columns."""

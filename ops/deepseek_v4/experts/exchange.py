@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import torch
 
-from ops.cost import elementwise, per_rows
 from ops.deepseek_v4.experts.experts import first_rows, lanes_problem
+from ops.rules import elementwise, every
 from runner.base.errors import ExecutionError
 from runner.execution.comm import Comm
 from runner.program.ops import Call, Cost, OpRegistry
@@ -60,11 +60,8 @@ def dispatch(
     """
     comm_window += 1
     num_experts, (num_lanes, depth) = recv_count.shape[0], recv_x.shape[:2]
-    chosen = indices.flatten().long()
-    order = chosen.argsort(stable=True)
-    order = order[chosen[order] >= 0]
-    counts = torch.bincount(chosen[order], minlength=comm.size * num_experts)
-    pub_counts.copy_(comm.all_gather(counts.to(torch.int32)))
+    order, counts = _by_expert(indices, comm.size * num_experts)
+    pub_counts.copy_(comm.all_gather(counts))
     totals = pub_counts.sum(dim=0)
     if num_lanes == num_experts:
         _check_depth(totals, depth, num_experts, layer)
@@ -83,6 +80,14 @@ def dispatch(
     recv_scale.flatten()[place] = notes[:, 0]
     recv_w.flatten()[place] = notes[:, 1]
     recv_r_route.flatten()[place] = notes[:, 2].contiguous().view(torch.int32)
+
+
+def _by_expert(indices: torch.Tensor, num_experts: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Routes that go somewhere, in the order of their experts of all ranks, and how many go to each: i32[P * E]."""
+    chosen = indices.flatten().long()
+    order = chosen.argsort(stable=True)
+    order = order[chosen[order] >= 0]
+    return order, torch.bincount(chosen[order], minlength=num_experts).to(torch.int32)
 
 
 def _counts_of(pub_counts: torch.Tensor, rank: int, num_experts: int) -> torch.Tensor:
@@ -173,7 +178,7 @@ def combine_push(recv_y, recv_r_route, recv_count, pub_counts, *, routed_y, comm
     "sh: {act}[T, D], routed_y: {act}[T, K, D] -> ffn_out: {act}[T, D]",
     core="AIV",
     cost=elementwise(1, "routed_y"),
-    num_blocks=per_rows("T", 4),
+    num_blocks=every("T", 4),
     source="pypto-lib moe",
 )
 def combine_reduce(sh, routed_y, *, ffn_out):

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import torch
 
-from ops.cost import elementwise, matmul, moved
 from ops.deepseek_v4.experts.shared_expert import swiglu
 from ops.numerics import dequantise, matmul_nt, quantise_rows
+from ops.rules import elementwise, fixed, moved, products
 from runner.program.ops import Call, Cost, OpRegistry
 
 ops = OpRegistry()
@@ -75,7 +75,7 @@ _PRODUCT = "x: {qact}[L, M, D], count: i32[E, 1], w: {wq}[F, D] -> acc: {acc}[R,
 
 
 @ops.op(
-    "exp_gate_mm", _PRODUCT, core="AIC", params=TILE, cost=_matmul_cost, num_blocks=lambda call: 2, check=_check_lanes,
+    "exp_gate_mm", _PRODUCT, core="AIC", params=TILE, cost=_matmul_cost, num_blocks=fixed(2), check=_check_lanes,
     source="pypto-lib expert_routed",
 )  # fmt: skip
 def exp_gate_mm(x, count, w, *, acc, expert, tile):
@@ -84,7 +84,7 @@ def exp_gate_mm(x, count, w, *, acc, expert, tile):
 
 
 @ops.op(
-    "exp_up_mm", _PRODUCT, core="AIC", params=TILE, cost=_matmul_cost, num_blocks=lambda call: 2, check=_check_lanes,
+    "exp_up_mm", _PRODUCT, core="AIC", params=TILE, cost=_matmul_cost, num_blocks=fixed(2), check=_check_lanes,
     source="pypto-lib expert_routed",
 )  # fmt: skip
 def exp_up_mm(x, count, w, *, acc, expert, tile):
@@ -99,7 +99,7 @@ def exp_up_mm(x, count, w, *, acc, expert, tile):
     core="AIV",
     params={**TILE, "limit": "swiglu_limit"},
     cost=elementwise(10, "h", "gate", "up", "w1_scale", "w3_scale", "h"),
-    num_blocks=lambda call: 4,
+    num_blocks=fixed(4),
     check=_check_lanes,
     source="transformers DeepseekV4Experts; pypto-lib expert_routed",
 )
@@ -125,8 +125,8 @@ def exp_h_q(h, *, h_i8, h_scale):
     "exp_w2_mm",
     "h_i8: {qact}[R, F], w: {wq}[D, F] -> acc: {acc}[R, D]",
     core="AIC",
-    cost=matmul("R", "D", "F"),
-    num_blocks=lambda call: 4,
+    cost=products(("h_i8", "w")),
+    num_blocks=fixed(4),
     source="pypto-lib expert_routed",
 )
 def exp_w2_mm(h_i8, w, *, acc):

@@ -11,8 +11,8 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import softplus
 
-from ops.cost import elementwise, matmul, moved, pipe_buffer
 from ops.numerics import matmul_nt, quantise_rows
+from ops.rules import elementwise, fixed, moved, pipe_buffer, products
 from runner.program.ops import Cost, OpRegistry
 
 ops = OpRegistry()
@@ -37,8 +37,8 @@ def x_norm_quant(x_norm_gate, *, x_norm_i8, x_norm_scale):
     "gate",
     "x: f32[N, D], w: f32[E, D], bias?: f32[E] -> scores: f32[N, P], biased: f32[N, P]",
     core="MIX",
-    cost=matmul("N", "E", "D"),
-    workspace=pipe_buffer(lambda call: 1, 8192),
+    cost=products(("x", "w")),
+    workspace=pipe_buffer(fixed(1), 8192),
     check=lambda call: None if call.dims["P"] >= call.dims["E"] else "'scores' has fewer columns than there are experts",
     source="transformers DeepseekV4TopKRouter; pypto-lib gate",
 )

@@ -10,8 +10,8 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import silu
 
-from ops.cost import ceil_div, elementwise, matmul, pipe_buffer
 from ops.numerics import dequantise, matmul_nt, quantise_rows
+from ops.rules import ceil_div, elementwise, pipe_buffer, products
 from runner.program.ops import Call, OpRegistry
 
 ops = OpRegistry()
@@ -44,7 +44,7 @@ def _check_rows(call: Call) -> str | None:
     "x: {qact}[T, D], x_scale: f32[T, 1], w1: {wq}[F, D], w1_scale: f32[F], w3: {wq}[F, D], w3_scale: f32[F] -> h: f32[R, F]",
     core="MIX",
     params={"limit": "swiglu_limit"},
-    cost=matmul("T", "F", "D", products=2),
+    cost=products(("x", "w1"), ("x", "w3")),
     num_blocks=_mixed_blocks,
     workspace=pipe_buffer(_mixed_blocks, 8192),
     check=_check_rows,
@@ -76,7 +76,7 @@ def sh_h_q(h, *, h_i8, h_scale):
     "sh_w2",
     "h_i8: {qact}[R, F], h_scale: f32[R, 1], w2: {wq}[D, F], w2_scale: f32[D] -> y: {act}[R, D]",
     core="MIX",
-    cost=matmul("R", "D", "F"),
+    cost=products(("h_i8", "w2")),
     num_blocks=_mixed_blocks,
     workspace=pipe_buffer(_mixed_blocks, 8192),
     source="transformers DeepseekV4MLP; pypto-lib expert_shared",
