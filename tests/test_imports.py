@@ -1,32 +1,29 @@
 """The arrows between rooms, read from the folders: a room imports only what stands below it, and nothing in a circle."""
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
 import networkx as nx
 import pytest
-from places import ROOT
+from places import DOCS, ROOT
 
 PACKAGES = ("runner", "ops", "schedulers", "docs")
 
-FLOORS: tuple[tuple[str, ...], ...] = (
-    ("docs",),
-    ("runner.cli",),
-    ("runner.driver",),
-    ("runner.models.deepseek_v4", "schedulers", "ops"),
-    ("runner.ranks",),
-    ("runner.serving",),
-    ("runner.checkpoint",),
-    ("runner.execution", "runner.report", "runner.lint", "runner.writeback", "runner.recorded", "runner.verify"),
-    ("runner.expansion", "runner.rings"),
-    ("runner.config",),
-    ("runner.models",),
-    ("runner.program",),
-    ("runner.language",),
-    ("runner.base",),
-)
-"""Rooms from the roof down; a room may import what stands on lower floors."""
+PAGE = (DOCS / "architecture.md").read_text(encoding="utf-8")
+OUTSIDE_RUNNER = ("docs", "schedulers", "ops")
+
+
+def _floors() -> tuple[tuple[str, ...], ...]:
+    """Rooms from the roof down, as the page draws them; a room may import what stands on lower floors."""
+    block = re.search(r"^```floors\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
+    assert block is not None, "docs/architecture.md has no block of floors"
+    rows = [[name.strip() for name in line.split(",")] for line in block[1].splitlines()]
+    return tuple(tuple(name if name in OUTSIDE_RUNNER else f"runner.{name}" for name in row) for row in rows)
+
+
+FLOORS = _floors()
 
 RISES_TODAY: set[tuple[str, str]] = {
     ("runner.checkpoint", "runner.models.deepseek_v4"),
@@ -88,6 +85,16 @@ def test_every_module_lies_in_a_room():
     packages = {"runner", "runner.__main__"}
     assert [module for module in SOURCES if _room(module) is None and module not in packages] == []
     assert len(SOURCES) > 100, "the folders were not read"
+
+
+def test_the_page_has_a_row_for_each_room():
+    """Every folder with modules is a room or lies in one, and the table of the page names each room."""
+    rows = set(re.findall(r"^\| `([^|]+)` \|", PAGE.split("## A tour")[0], re.MULTILINE))
+    named = {part.strip("` ").replace("/", ".") for row in rows for part in row.split(",")}
+    rooms = {room for floor in FLOORS for room in floor}
+    wanted = {"docs.figures" if room == "docs" else room.removesuffix(".deepseek_v4") for room in rooms}
+    assert wanted <= named
+    assert named - wanted <= {"docs.examples"}
 
 
 def test_arrows_go_down():
