@@ -28,7 +28,6 @@ FLOORS = _floors()
 RISES_TODAY: set[tuple[str, str]] = {
     ("runner.checkpoint", "runner.models.deepseek_v4"),
     ("runner.config", "runner.models.deepseek_v4"),
-    ("runner.driver", "runner.cli"),
     ("runner.ranks", "runner.models.deepseek_v4"),
     ("runner.serving", "runner.models.deepseek_v4"),
 }
@@ -150,3 +149,15 @@ def test_the_verifier_is_independent():
 def test_few_modules_read_yaml():
     users = {m for m in SOURCES if any(n.split(".")[0] in ("yaml", "ruamel") for n in _imports(m))}
     assert users <= {"runner.language.yaml_source", "runner.config.layers", "runner.writeback.text"}
+
+
+BELOW_CLI = [m for m in SOURCES if _room(m) not in ("runner.cli", "docs") and m != "runner.__main__"]
+
+
+@pytest.mark.parametrize("module", BELOW_CLI)
+def test_nothing_below_the_command_line_prints(module):
+    """... to its own standard output or error: what there is to tell is returned, raised, or given to a callback."""
+    tree = list(ast.walk(ast.parse(SOURCES[module].read_text(encoding="utf-8"))))
+    names = {node.id for node in tree if isinstance(node, ast.Name)} | {name.split(".")[0] for name in _imports(module)}
+    streams = {ast.unparse(node) for node in tree if isinstance(node, ast.Attribute)} & {"sys.stdout", "sys.stderr"}
+    assert names.isdisjoint({"print", "Console", "rich"}) and not streams

@@ -67,13 +67,13 @@ def write_prompts(path: Path) -> None:
 
 def draw(checkpoint: Path, out: Path) -> None:
     """A picture of the decode step's rings, where matplotlib is installed."""
-    from runner.cli.shared import program_of, resolve, schedule_of
+    from runner.driver.driver import program_of, resolve, schedule_of
     from runner.report.rings import draw_rings
     from runner.rings.common_sizes import safe_sizes
     from runner.rings.replay import eager
 
     program = program_of("decode_fwd", resolve([str(checkpoint / "config.json")]))
-    schedule = schedule_of(program, "annotated")
+    schedule, _ = schedule_of(program, "annotated")
     draw_rings(eager(schedule, safe_sizes([schedule])), out)
     print(f"\n{out}: the blocks of one decode step on their rings")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from runner.cli.shared import program_of, resolve
+from runner.driver.driver import program_of, resolve
 from runner.program.program import Program
 from runner.rings.capacity import ring_loads, safe_heap
 from runner.rings.schedule import Schedule

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from runner.cli import options
-from runner.cli.shared import console, print_json, resolve, table
+from runner.cli.shared import console, print_json, table
+from runner.driver.driver import resolve
 
 if TYPE_CHECKING:
     from runner.config.config import Config

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from runner.cli import options
-from runner.cli.shared import console, print_json, resolve, table
+from runner.cli.shared import console, print_json, table
+from runner.driver.driver import resolve
 
 config_app = typer.Typer(help="Show presets and what a configuration comes to.", no_args_is_help=True)
 

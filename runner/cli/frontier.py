@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from runner.cli import options
-from runner.cli.shared import console, print_json, program_of, resolve, table
+from runner.cli.shared import console, print_json, table
+from runner.driver.driver import program_of, resolve
 
 if TYPE_CHECKING:
     from runner.program.program import Program

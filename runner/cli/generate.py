@@ -19,17 +19,8 @@ import typer
 
 from runner.base.errors import ConfigError
 from runner.cli import options
-from runner.cli.shared import (
-    console,
-    messages,
-    registry,
-    resolve,
-    ring_sizes,
-    schedule_of,
-    set_threads,
-    table,
-    usable_device,
-)
+from runner.cli.shared import console, messages, table, warned
+from runner.driver.driver import registry, resolve, ring_sizes, schedule_of, set_threads, usable_device
 
 if TYPE_CHECKING:
     from runner.config.config import Config
@@ -286,7 +277,7 @@ def _open(config: Config, wanted: Wanted, comm: Comm) -> ModelSession:
     from runner.serving.session import Placement, open_session
 
     placement = Placement(
-        lambda program: schedule_of(program, wanted.scheduler, unchecked=wanted.unchecked),
+        lambda program: warned(schedule_of(program, wanted.scheduler, unchecked=wanted.unchecked)),
         lambda schedules: ring_sizes(schedules, *wanted.rings, unchecked=wanted.unchecked),
         wanted.workers,
     )

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from runner.cli import options
-from runner.cli.shared import console, messages, print_json, program_of, registry, resolve, table
+from runner.cli.shared import console, messages, print_json, table
+from runner.driver.driver import program_of, registry, resolve
 
 graph_app = typer.Typer(help="Shipped graphs.", no_args_is_help=True)
 ops_app = typer.Typer(help="Registered ops.", no_args_is_help=True)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from runner.cli import options
-from runner.cli.shared import console, print_json, program_of, registry, resolve, schedule_of, set_threads, table
+from runner.cli.shared import console, print_json, table, warned
+from runner.driver.driver import program_of, registry, resolve, schedule_of, set_threads
 
 if TYPE_CHECKING:
     from runner.config.config import Config
@@ -101,7 +102,7 @@ def _record(config: Config, checkpoint: Path, prompts: Path, max_new_tokens: int
     given = tuple(read_prompts(prompts, checkpoint))
     config = fitting(config, given, max_new_tokens, "decode")
     set_threads(None, config)
-    session = open_session(config, checkpoint, registry(), Placement(lambda program: schedule_of(program, "annotated")))
+    session = open_session(config, checkpoint, registry(), Placement(lambda program: warned(schedule_of(program, "annotated"))))
     recorder: Any = recorder_of(session, LocalComm(), config)
     generate(recorder, given, max_new_tokens)
     recorded = recorder.table()

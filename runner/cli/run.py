@@ -10,17 +10,8 @@ import typer
 
 from runner.base.errors import RinggraphError
 from runner.cli import options
-from runner.cli.shared import (
-    console,
-    program_of,
-    registry,
-    resolve,
-    ring_sizes,
-    schedule_of,
-    set_threads,
-    table,
-    usable_device,
-)
+from runner.cli.shared import console, table, warned
+from runner.driver.driver import program_of, registry, resolve, ring_sizes, schedule_of, set_threads, usable_device
 
 if TYPE_CHECKING:
     from runner.execution.executor import RunResult
@@ -88,7 +79,7 @@ def run(
     wanted = select(names, [part.strip() for item in dump for part in item.split(",")] if dump else program.outputs)
     expected = read_tensors(golden) if golden else {}
     compared = {name: names[name] for name in expected if name in names}
-    schedule = schedule_of(program, scheduler, unchecked=unchecked)
+    schedule = warned(schedule_of(program, scheduler, unchecked=unchecked))
     rings = ring_sizes([schedule], ring_heap, ring_window, ring_pool, unchecked=unchecked)
     if scope_stats is not None and rings is None:
         raise typer.BadParameter("--scope-stats needs rings: give --ring-heap")

@@ -15,8 +15,9 @@ import typer
 from runner.base.errors import ConfigError
 from runner.cli import minpeak, options
 from runner.cli.schedule_diff import print_difference
-from runner.cli.shared import console, messages, print_json, program_of, registry, resolve, table
-from runner.driver.write import Texts, new_texts, settled_texts, write_texts
+from runner.cli.shared import console, messages, print_json, table
+from runner.driver.driver import program_of, registry, resolve
+from runner.driver.write import Texts, new_texts, settled_texts
 
 if TYPE_CHECKING:
     from runner.language.library import GraphLibrary
@@ -162,7 +163,7 @@ def schedule(
             unlimited = run_unlimited(planned, timing())
         report = make_report(replay, timed_replay, unlimited)
     if write:
-        write_texts(texts)
+        _write(texts)
     if scope_stats is not None:
         write_scope_stats(scope_stats, planned, sizes, replay.records, fatal=replay.deadlock is not None)
     if as_json:
@@ -178,6 +179,18 @@ def schedule(
         raise deadlock_error(planned, sizes, report)
     _print_report(planned, report, routing)
     wanted.print_certificate()
+
+
+def _write(texts: Texts) -> None:
+    """Writes the files' new texts, all of them or none, and says which."""
+    from runner.writeback.edits import write_files
+
+    if not texts:
+        messages().print("nothing to write: the graph has these scopes", markup=False)
+        return
+    write_files(texts)
+    for path in texts:
+        messages().print(f"wrote {path}", markup=False)
 
 
 def _settled(

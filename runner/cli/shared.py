@@ -1,34 +1,22 @@
-"""What commands share: all ops and strategies, a graph's program and schedule, and how results are printed."""
+"""What commands share of the screen: consoles, tables, JSON, warnings."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from functools import cache
-from importlib import import_module
-from pathlib import Path
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
 
-from runner.base.errors import ConfigError
-
 if TYPE_CHECKING:
-    from runner.config.config import Config
-    from runner.language.library import GraphLibrary
-    from runner.program.ops import OpRegistry
-    from runner.program.program import Program
+    from runner.base.errors import Diagnostic
     from runner.rings.schedule import Schedule
-    from runner.rings.sizes import Four, RingSizes
 
-DEFAULT_CONFIG = ("tiny",)
-NARROW_MODEL = 1024
-"""Hidden sizes below this are narrow."""
+MIB = 2**20
 FILE_COLUMNS = 160
-RING_VARIABLES = ("PTO2_RING_HEAP", "PTO2_RING_TASK_WINDOW", "PTO2_RING_DEP_POOL")
 
 
 def console() -> Console:
@@ -42,6 +30,14 @@ def messages() -> Console:
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+def warned(found: tuple[Schedule, Iterable[Diagnostic]]) -> Schedule:
+    """The schedule of `driver.schedule_of`, with its warnings told."""
+    schedule, warnings = found
+    for warning in warnings:
+        messages().print(f"warning: {warning}", markup=False)
+    return schedule
+
+
 def print_json(value: Any) -> None:
     """One JSON object on standard output, with no markup."""
     print(json.dumps(value, indent=2, default=str))
@@ -53,106 +49,3 @@ def table(*columns: str, title: str | None = None) -> Table:
     for column in columns:
         made.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
     return made
-
-
-@cache
-def registry() -> OpRegistry:
-    """All ops: ours, and those that other packages declare by entry point; raises RinggraphError."""
-    from ops import register_all
-    from runner.program.ops import OpRegistry
-
-    found = OpRegistry()
-    register_all(found)
-    return found
-
-
-def resolve(
-    configs: Sequence[str], sets: Sequence[str] = (), deploy: str | None = None, ep: int | None = None, graph: str | None = None
-) -> Config:
-    """The configuration of the options; a graph whose name says so gets its deployment by default (`prefill_fwd`: prefill)."""
-    from runner.config.config import load_config
-
-    if deploy is None and graph is not None and Path(graph).stem.startswith("prefill"):
-        deploy = "prefill"
-    return load_config(tuple(configs) or DEFAULT_CONFIG, tuple(sets), deploy, ep)
-
-
-def program_of(graph: str, config: Config, *, routing: str = "bound", library: GraphLibrary | None = None) -> Program:
-    """A graph, by path or shipped name, expanded under a configuration; `routing` says how many trips dynamic loops make."""
-    from runner.expansion.expander import expand
-    from runner.language.library import GraphLibrary, find_graph
-    from runner.models.deepseek_v4.planned_routing import routing_source
-
-    library = library or GraphLibrary()
-    trips = routing_source(routing, config.values, config.deploy)
-    return expand(library.load(find_graph(graph)), config, registry(), library=library, trips=trips)
-
-
-def schedule_of(
-    program: Program, scheduler: str, *, given: Mapping[str, object] | None = None, unchecked: bool = False
-) -> Schedule:
-    """A strategy's schedule, verified; raises ScheduleError.
-
-    `given` are the strategy's options. `unchecked`: edges that a manual scope lacks are warnings.
-    """
-    from runner.verify.verify import check
-    from schedulers import get_scheduler
-
-    schedule = get_scheduler(scheduler)(program, given or {})
-    for finding in check(schedule, allow_missing_edges=unchecked):
-        messages().print(f"warning: {finding}", markup=False)
-    return schedule
-
-
-def usable_device(name: str) -> str:
-    """`name` if torch can use that device here; raises ConfigError."""
-    import torch
-
-    try:
-        if name.partition(":")[0] == "npu":
-            import_module("torch_npu")
-        torch.empty(1, device=name)
-    except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(f"device '{name}' cannot be used here: {reason}") from error
-    return name
-
-
-def set_threads(threads: int | None, config: Config) -> None:
-    """Torch's threads per op: as given, else one for a narrow model, whose ops are too short to be worth waking another."""
-    import torch
-
-    if threads is None and "OMP_NUM_THREADS" not in os.environ and config["hidden_size"] < NARROW_MODEL:
-        threads = 1
-    if threads is not None:
-        torch.set_num_threads(threads)
-
-
-def ring_sizes(
-    schedules: Sequence[Schedule], heap: str | None, window: str | None, pool: str | None, *, unchecked: bool = False
-) -> RingSizes | None:
-    """The rings of the options and environment, None where neither asks for any; `safe` stands for the sizes known to be safe.
-
-    Raises ScheduleError when a schedule can deadlock in them, unless `unchecked`.
-    """
-    from runner.rings.common_sizes import refuse_deadlock, safe_sizes
-    from runner.rings.sizes import RingSizes
-
-    if heap == "safe":
-        sizes = safe_sizes(schedules)
-        return RingSizes(sizes.heap, *_given_counts(sizes, window, pool))
-    asked = any(text is not None for text in (heap, window, pool)) or any(name in os.environ for name in RING_VARIABLES)
-    if not asked:
-        return None
-    sizes = RingSizes.resolve(heap, window, pool)
-    if not unchecked:
-        refuse_deadlock(schedules, sizes)
-    return sizes
-
-
-def _given_counts(safe: RingSizes, window: str | None, pool: str | None) -> tuple[Four, Four]:
-    """Windows and pools: as given, else as safe."""
-    from runner.rings.sizes import RingSizes
-
-    given = RingSizes.resolve(None, window, pool, {})
-    return (given.window if window else safe.window), (given.pool if pool else safe.pool)

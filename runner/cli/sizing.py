@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 
 from runner.cli import minpeak, options
-from runner.cli.shared import console, print_json, program_of, resolve, schedule_of, table
+from runner.cli.shared import console, print_json, table, warned
+from runner.driver.driver import program_of, resolve, schedule_of
 
 MIB = 2**20
 
@@ -41,7 +42,7 @@ def size(
     schedules, names = [], []
     for graph, chosen in deployments(graphs, deploy):
         resolved = resolve(config, sets, chosen, ep, graph)
-        schedules.append(schedule_of(program_of(graph, resolved), scheduler, given=wanted.mapping()))
+        schedules.append(warned(schedule_of(program_of(graph, resolved), scheduler, given=wanted.mapping())))
         names.append(f"{Path(graph).stem}@{resolved.deploy}")
     found = device_sizes(schedules, names)
     if as_json:

@@ -1,4 +1,4 @@
-"""`ringgraph schedule --write`, which `runner.cli.schedule` hands over to."""
+"""Scopes of a schedule, written back into the files of its graph."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.base.errors import GraphError, RinggraphError, ScheduleError
-from runner.cli.shared import messages
 
 if TYPE_CHECKING:
     from runner.language.library import GraphLibrary
@@ -67,18 +66,6 @@ def library_of(texts: Texts) -> GraphLibrary:
             raise GraphError(problems)
         library.add(graph)
     return library
-
-
-def write_texts(texts: Texts) -> None:
-    """Writes what `new_texts` or `settled_texts` found, all of it or nothing."""
-    from runner.writeback.edits import write_files
-
-    if not texts:
-        messages().print("nothing to write: the graph has these scopes", markup=False)
-        return
-    write_files(texts)
-    for path in texts:
-        messages().print(f"wrote {path}", markup=False)
 
 
 @contextmanager

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 
 from runner.base.tensor_spec import BLOCK_ALIGN
-from runner.cli.shared import console, program_of, resolve, table
+from runner.cli.shared import console, table
+from runner.driver.driver import program_of, resolve
 from schedulers.lifetimes import Rows, lives_of
 from schedulers.minpeak.folding import fold, template
 from schedulers.minpeak.packing import FirstFit, Problem, pack

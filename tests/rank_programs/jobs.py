@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 
 from runner.base.errors import ExecutionError
-from runner.cli.shared import registry
 from runner.config.config import load_config
+from runner.driver.driver import registry
 from runner.models.deepseek_v4.recorded_routing import write_routing
 from runner.ranks.gather import RoutingRecorder, gathered
 from runner.ranks.launch import given_world, joined

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from random_programs import loop_program, random_program, random_trips, run_in_order, run_shuffled
 
-from runner.cli.shared import registry, resolve
+from runner.driver.driver import registry, resolve
 from runner.expansion.expander import expand
 from runner.language.library import GraphLibrary, find_graph
 from runner.models.deepseek_v4.planned_routing import routing_source

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from runner.checkpoint.random import init_checkpoint
-from runner.cli.shared import registry
 from runner.config.config import load_config
+from runner.driver.driver import registry
 from runner.rings.common_sizes import safe_sizes
 from runner.serving.generate import Generation, Row, generate
 from runner.serving.session import ModelSession, Placement, open_session

@@ -1,0 +1,129 @@
+"""What every command begins with: all ops, and a graph's configuration, program, verified schedule and rings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner.base.errors import ConfigError
+
+if TYPE_CHECKING:
+    from runner.base.errors import Diagnostic
+    from runner.config.config import Config
+    from runner.language.library import GraphLibrary
+    from runner.program.ops import OpRegistry
+    from runner.program.program import Program
+    from runner.rings.schedule import Schedule
+    from runner.rings.sizes import Four, RingSizes
+
+DEFAULT_CONFIG = ("tiny",)
+NARROW_MODEL = 1024
+"""Hidden sizes below this are narrow."""
+RING_VARIABLES = ("PTO2_RING_HEAP", "PTO2_RING_TASK_WINDOW", "PTO2_RING_DEP_POOL")
+
+
+@cache
+def registry() -> OpRegistry:
+    """All ops: ours, and those that other packages declare by entry point; raises RinggraphError."""
+    from ops import register_all
+    from runner.program.ops import OpRegistry
+
+    found = OpRegistry()
+    register_all(found)
+    return found
+
+
+def resolve(
+    configs: Sequence[str], sets: Sequence[str] = (), deploy: str | None = None, ep: int | None = None, graph: str | None = None
+) -> Config:
+    """The configuration of the options; a graph whose name says so gets its deployment by default (`prefill_fwd`: prefill)."""
+    from runner.config.config import load_config
+
+    if deploy is None and graph is not None and Path(graph).stem.startswith("prefill"):
+        deploy = "prefill"
+    return load_config(tuple(configs) or DEFAULT_CONFIG, tuple(sets), deploy, ep)
+
+
+def program_of(
+    graph: str, config: Config, *, routing: str = "bound", library: GraphLibrary | None = None, ops: OpRegistry | None = None
+) -> Program:
+    """A graph, by path or shipped name, expanded under a configuration; `routing` says how many trips dynamic loops make."""
+    from runner.expansion.expander import expand
+    from runner.language.library import GraphLibrary, find_graph
+    from runner.models.deepseek_v4.planned_routing import routing_source
+
+    library = library or GraphLibrary()
+    trips = routing_source(routing, config.values, config.deploy)
+    return expand(library.load(find_graph(graph)), config, ops or registry(), library=library, trips=trips)
+
+
+def schedule_of(
+    program: Program, scheduler: str, *, given: Mapping[str, object] | None = None, unchecked: bool = False
+) -> tuple[Schedule, list[Diagnostic]]:
+    """A strategy's schedule, verified, and warnings: the edges that a manual scope lacks, if `unchecked`. Raises ScheduleError.
+
+    `given` are the strategy's options.
+    """
+    from runner.verify.verify import check
+    from schedulers import get_scheduler
+
+    schedule = get_scheduler(scheduler)(program, given or {})
+    return schedule, check(schedule, allow_missing_edges=unchecked)
+
+
+def usable_device(name: str) -> str:
+    """`name` if torch can use that device here; raises ConfigError."""
+    import torch
+
+    try:
+        if name.partition(":")[0] == "npu":
+            import_module("torch_npu")
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError, ImportError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(f"device '{name}' cannot be used here: {reason}") from error
+    return name
+
+
+def set_threads(threads: int | None, config: Config) -> None:
+    """Torch's threads per op: as given, else one for a narrow model, whose ops are too short to be worth waking another."""
+    import torch
+
+    if threads is None and "OMP_NUM_THREADS" not in os.environ and config["hidden_size"] < NARROW_MODEL:
+        threads = 1
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def ring_sizes(
+    schedules: Sequence[Schedule], heap: str | None, window: str | None, pool: str | None, *, unchecked: bool = False
+) -> RingSizes | None:
+    """The rings of the options and environment, None where neither asks for any; `safe` stands for the sizes known to be safe.
+
+    Raises ScheduleError when a schedule can deadlock in them, unless `unchecked`.
+    """
+    from runner.rings.common_sizes import refuse_deadlock, safe_sizes
+    from runner.rings.sizes import RingSizes
+
+    if heap == "safe":
+        sizes = safe_sizes(schedules)
+        return RingSizes(sizes.heap, *_given_counts(sizes, window, pool))
+    asked = any(text is not None for text in (heap, window, pool)) or any(name in os.environ for name in RING_VARIABLES)
+    if not asked:
+        return None
+    sizes = RingSizes.resolve(heap, window, pool)
+    if not unchecked:
+        refuse_deadlock(schedules, sizes)
+    return sizes
+
+
+def _given_counts(safe: RingSizes, window: str | None, pool: str | None) -> tuple[Four, Four]:
+    """Windows and pools: as given, else as safe."""
+    from runner.rings.sizes import RingSizes
+
+    given = RingSizes.resolve(None, window, pool, {})
+    return (given.window if window else safe.window), (given.pool if pool else safe.pool)
