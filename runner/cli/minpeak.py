@@ -24,7 +24,6 @@ Budget = Annotated[
     str | None, typer.Option("--budget", metavar="SIZE", help="minpeak: the shortest makespan within so many bytes (128MiB).")
 ]
 NoShare = Annotated[bool, typer.Option("--no-share", help="minpeak: no two tensors share bytes; scopes alone.")]
-Reorder = Annotated[bool, typer.Option("--reorder", help="minpeak: also change the order of tasks within their dependencies.")]
 TimeLimit = Annotated[
     float | None, typer.Option("--time-limit", min=0, metavar="S", help="minpeak: seconds after which the best so far is taken.")
 ]
@@ -37,7 +36,6 @@ class MinpeakOptions:
     objective: str | None = None
     budget: str | None = None
     no_share: bool = False
-    reorder: bool = False
     time_limit: float | None = None
     written: bool = False
     show_progress: bool = False
@@ -49,7 +47,6 @@ class MinpeakOptions:
             "objective": self.objective,
             "budget_bytes": None if self.budget is None else _size(self.budget),
             "share": not self.no_share,
-            "reorder": self.reorder,
             "written": self.written,
             "time_limit_s": self.time_limit,
             "report": self.plans.append,

@@ -101,7 +101,6 @@ def schedule(
     objective: minpeak.Objective = None,
     budget: minpeak.Budget = None,
     no_share: minpeak.NoShare = False,
-    reorder: minpeak.Reorder = False,
     time_limit: minpeak.TimeLimit = None,
     write: Annotated[bool, typer.Option("--write", help="Put the strategy's scopes into the graph's files.")] = False,
     as_json: options.Json = False,
@@ -121,7 +120,7 @@ def schedule(
     safe = ring_heap == "safe"
     sizes = RingSizes.resolve(None if safe else ring_heap, ring_window, ring_pool)
     timing_options = TimedOptions(submit_us, task_us, cores, profile)
-    wanted = minpeak.MinpeakOptions(objective, budget, no_share, reorder, time_limit, sys.stderr.isatty())
+    wanted = minpeak.MinpeakOptions(objective, budget, no_share, time_limit, sys.stderr.isatty())
     if graph == "diff":
         if compared is None or len(compared) != 2:
             raise typer.BadParameter(f"'schedule diff' compares two schedules, got {len(compared or ())}")

@@ -9,7 +9,6 @@ Options (all optional):
     budget_bytes   the shortest makespan whose safe total is at most this; implies objective "makespan"
     share          False: no two tensors share bytes
     written        True: only what graph files can say (`schedulers.written.search`)
-    reorder        True: also change the order of tasks within their dependencies
     time_limit_s   when to stop looking for something better; the best so far is returned
     timing         Schedule -> runner.rings.timed.Timing, what makespan means; one duration for all tasks if missing
     report         called with the Plan when it is made
@@ -42,7 +41,6 @@ from schedulers.layouts.unscoped import unscoped
 from schedulers.lifetimes import Floats, Rows, lives_of, named_allocs
 from schedulers.minpeak.arenas import Arenas, automatic, level_arenas, one_arena, place_arenas, split_arena
 from schedulers.minpeak.folding import Fold, fold, regroup, template, unfolded
-from schedulers.minpeak.reorder import reordered
 from schedulers.minpeak.use_times import earliest_finish, in_task_lengths, replayed
 from schedulers.scopes.boundaries import boundaries
 from schedulers.scopes.bounds import chain_bound
@@ -77,7 +75,6 @@ class Options:
     objective: str = "total"
     budget_bytes: int | None = None
     share: bool = True
-    reorder: bool = False
     written: bool = False
     time_limit_s: float = 30.0
     timing: Callable[[Schedule], Timing] = lambda schedule: uniform_timing(0.5, 20.0)
@@ -93,10 +90,8 @@ class Options:
         found = cls(**cast(dict[str, Any], known))
         if found.objective not in OBJECTIVES:
             raise ConfigError(f"objective '{found.objective}': expected one of {', '.join(OBJECTIVES)}")
-        if found.written and (found.objective == "makespan" or found.reorder):
-            raise ConfigError(
-                "graph files say where scopes are, for an objective of bytes: total or worst, in the order as written"
-            )
+        if found.written and found.objective == "makespan":
+            raise ConfigError("graph files say where scopes are, for an objective of bytes: total or worst")
         return found
 
 
@@ -169,7 +164,7 @@ def minpeak(program: Program, options: Mapping[str, object]) -> Schedule:
 
 def plan(program: Program, options: Mapping[str, object]) -> Plan:
     """The best placement found for `program`, and what is proved about it; raises ConfigError."""
-    return _Planner(reordered(program) if options.get("reorder") else program, Options.of(options)).plan()
+    return _Planner(program, Options.of(options)).plan()
 
 
 class _Planner:

@@ -64,9 +64,7 @@ def test_refusals(options: tuple[str, ...], text: str) -> None:
     assert text in output
 
 
-@pytest.mark.parametrize(
-    "given", [{}, {"share": False}, {"objective": "worst"}, {"objective": "makespan"}, {"reorder": True}], ids=str
-)
+@pytest.mark.parametrize("given", [{}, {"share": False}, {"objective": "worst"}, {"objective": "makespan"}], ids=str)
 def test_schedules_pass_the_verifier(given: dict[str, object]) -> None:
     for seed in range(20):
         program = loop_program(seed) if seed % 2 else random_program(seed, max_tasks=10)

@@ -133,8 +133,8 @@ def test_what_files_cannot_say_is_refused_and_no_file_changes(call, shipped):
     assert texts(shipped) == before
 
 
-@pytest.mark.parametrize("options", [("--budget", "1MiB"), ("--objective", "makespan"), ("--reorder",)])
-def test_minpeak_writes_for_bytes_in_the_written_order_only(call, shipped, options):
+@pytest.mark.parametrize("options", [("--budget", "1MiB"), ("--objective", "makespan")])
+def test_minpeak_writes_for_bytes_only(call, shipped, options):
     before = texts(shipped)
     code, _, err = call("schedule", shipped / "moe.yaml", *SMALL, "--scheduler", "minpeak", "--write", *options)
     assert code == 1 and "total or worst" in err
