@@ -1,4 +1,4 @@
-"""Lint rules about order: write-after-read hazards, and edges that manual scopes leave out.
+"""Which tasks are sure to have completed before another starts.
 
 What orders tasks is what the runtime knows: creator, RAW and WAW edges and `after` of tasks in auto scopes, `after` alone in
 manual scopes (whose writes nobody outside is told of), and a value read on the host, which holds up all that is submitted after.
@@ -6,59 +6,42 @@ manual scopes (whose writes nobody outside is told of), and a value read on the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
 
-from runner.program.ops import OpRegistry
-from runner.program.program import Program, Region, Span
-
-
-@dataclass(frozen=True, slots=True)
-class Hazard:
-    """`task` needs `other` to have completed because of `tensor`, and nothing makes it wait."""
-
-    task: int
-    other: int
-    tensor: int
+from runner.program.program import Region, Span, Task
 
 
 class Order:
-    """Which tasks are sure to have completed before another starts."""
+    """The order of the tasks that it was told of, in the order of submission, with the spans around them."""
 
-    def __init__(self, program: Program):
-        self.program = program
-        self.manual = set(_in_manual(program.body, False))
+    def __init__(self) -> None:
+        self.manual: set[int] = set()
+        self.creator: dict[int, int] = {}
         self._preds: list[list[int]] = []
         self._syncs: list[tuple[int, list[int]]] = []  # how many tasks come before a host read, and what it waits for
-        creator = {tensor: task.id for task in program.tasks for tensor in task.creates}
-        sync_of = dict(self._host_reads(program.body))
-        last = -1
-        for task in program.tasks:
-            last = sync_of.get(task.id, last)
-            preds = list(task.after)
-            if task.id not in self.manual:
-                preds += [other for other in task.waits if other not in self.manual]
-                preds += [creator[tensor] for tensor in task.uses]
-            if last >= 0:
-                preds.append(~last)
-            self._preds.append(preds)
+        self._modes: list[bool] = [False]  # of each open span: does a manual scope hold it?
 
-    def _host_reads(self, body: Span) -> Iterator[tuple[int, int]]:
-        """First task after each host read, and the read's index; fills `_syncs`."""
-        done = 0
-        pending: list[Iterator[int | Span]] = [iter((body,))]
-        while pending:
-            item = next(pending[-1], None)
-            if item is None:
-                pending.pop()
-            elif isinstance(item, int):
-                done = item + 1
-            else:
-                if item.trips is not None and item.trips.waits:
-                    before = [~(len(self._syncs) - 1)] if self._syncs else []
-                    self._syncs.append((done, [*item.trips.waits, *before]))
-                    yield done, len(self._syncs) - 1
-                pending.append(iter(item.items))
+    def enter(self, span: Span) -> None:
+        self._modes.append(self._modes[-1] or span.mode == "manual")
+        if span.trips is not None and span.trips.waits:
+            before = [~(len(self._syncs) - 1)] if self._syncs else []
+            self._syncs.append((len(self._preds), [*span.trips.waits, *before]))
+
+    def leave(self, span: Span) -> None:
+        self._modes.pop()
+
+    def task(self, task: Task) -> None:
+        assert task.id == len(self._preds), "tasks come in the order of submission"
+        self.creator.update(dict.fromkeys(task.creates, task.id))
+        preds = list(task.after)
+        if self._modes[-1]:
+            self.manual.add(task.id)
+        else:
+            preds += [other for other in task.waits if other not in self.manual]
+            preds += [self.creator[tensor] for tensor in task.uses]
+        if self._syncs:
+            preds.append(~(len(self._syncs) - 1))
+        self._preds.append(preds)
 
     def unordered(self, task: int, others: Iterable[int]) -> set[int]:
         """Those of `others`, all submitted before `task`, that may still run when it starts."""
@@ -78,15 +61,6 @@ class Order:
         return wanted
 
 
-def _in_manual(span: Span, manual: bool) -> Iterator[int]:
-    manual = manual or span.mode == "manual"
-    for item in span.items:
-        if isinstance(item, Span):
-            yield from _in_manual(item, manual)
-        elif manual:
-            yield item
-
-
 def overlap(one: Region, other: Region) -> bool:
     """Can two regions of one tensor share an element?"""
     if one.part is not None and other.part is not None and one.part != other.part:
@@ -96,7 +70,7 @@ def overlap(one: Region, other: Region) -> bool:
     return all(lo < other_hi and other_lo < hi for (lo, hi), (other_lo, other_hi) in zip(one.box, other.box, strict=True))
 
 
-def _covers(one: Region, other: Region) -> bool:
+def covers(one: Region, other: Region) -> bool:
     """Is every access that overlaps `other` sure to overlap `one`?"""
     if one.part is not None:
         return one.part == other.part
@@ -105,48 +79,3 @@ def _covers(one: Region, other: Region) -> bool:
     if other.box is None or other.part is not None:
         return False
     return all(lo <= other_lo and other_hi <= hi for (lo, hi), (other_lo, other_hi) in zip(one.box, other.box, strict=True))
-
-
-def write_after_read(program: Program, order: Order, registry: OpRegistry) -> Iterator[Hazard]:
-    """Writers that may run before an earlier reader of the same bytes is done."""
-    last_write = {tensor: task.id for task in program.tasks for tensor in task.writes}
-    readers: dict[int, list[tuple[Region, int]]] = {}
-    for task in program.tasks:
-        definition = registry.get(task.op or "")
-        modes = {operand.name: operand.mode for operand in definition.operands} if definition else {}
-        for name, region in task.operands.items():
-            if modes.get(name, "in") != "in" and region.tensor in readers:
-                yield from _overwritten(region, task.id, readers, order)
-        for name, region in task.operands.items():
-            if modes.get(name, "in") != "out" and last_write.get(region.tensor, -1) > task.id:
-                readers.setdefault(region.tensor, []).append((region, task.id))
-
-
-def _overwritten(region: Region, task: int, readers: dict[int, list[tuple[Region, int]]], order: Order) -> Iterator[Hazard]:
-    """Hazards of one write; readers that it covers are done with, since later writers wait for this one."""
-    entries = readers[region.tensor]
-    touched = {reader for other, reader in entries if reader != task and overlap(region, other)}
-    for reader in sorted(order.unordered(task, touched)):
-        yield Hazard(task, reader, region.tensor)
-    readers[region.tensor] = [(other, reader) for other, reader in entries if not _covers(region, other)]
-
-
-def missing_in_manual(program: Program, order: Order) -> Iterator[Hazard]:
-    """What tasks in manual scopes, and those outside that use what they wrote, do not wait for."""
-    if not order.manual:
-        return
-    creator = {tensor: task.id for task in program.tasks for tensor in task.creates}
-    for task in program.tasks:
-        needs = {*task.waits, *(creator[tensor] for tensor in task.uses)}
-        if task.id not in order.manual:
-            needs &= order.manual
-        needs = {other for other in needs if program.tasks[other].op is not None}  # an alloc completes when it is submitted
-        for other in sorted(order.unordered(task.id, needs)):
-            yield Hazard(task.id, other, _shared(program, task.id, other))
-
-
-def _shared(program: Program, task: int, other: int) -> int:
-    """A tensor because of which `task` needs `other`."""
-    one, two = program.tasks[task], program.tasks[other]
-    made = {*two.writes, *two.creates}
-    return next(tensor for tensor in (*one.reads, *one.writes, *one.uses) if tensor in made)

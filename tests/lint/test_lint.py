@@ -15,12 +15,14 @@ from places import ROOT
 from ops import register_all
 from runner.base.errors import Diagnostic, Mark, RinggraphError
 from runner.config.config import load_config
-from runner.expansion.expander import expand
+from runner.expansion.expander import expand_all
 from runner.language.library import GraphLibrary, load_graph, shipped_graphs
 from runner.lint.codes import RULES, explain_rule
 from runner.lint.lint import lint
-from runner.lint.order import Order, write_after_read
+from runner.lint.look import Look
 from runner.lint.output import format_findings
+from runner.lint.rules.order.write_after_read import WriteAfterRead
+from runner.lint.walk import findings_of
 from runner.program.ops import OpRegistry
 from runner.program.program import Program
 
@@ -286,7 +288,10 @@ def shares(program: Program, one, other) -> bool:
 def test_write_after_read_hazards_are_all_found(tmp_path_factory, text):
     path = tmp_path_factory.mktemp("graphs") / "example.yaml"
     path.write_text(text)
-    program = expand(load_graph(path), TINY, BUFFERS, library=GraphLibrary())
+    graph, library = load_graph(path), GraphLibrary()
+    expanded = expand_all(graph, TINY, BUFFERS, library=library)
+    assert expanded.problems == []
+    program = expanded.program
     edges = nx.DiGraph()
     edges.add_nodes_from(range(len(program.tasks)))
     edges.add_edges_from((other, task.id) for task in program.tasks for other in (*task.waits, *task.after))
@@ -301,7 +306,11 @@ def test_write_after_read_hazards_are_all_found(tmp_path_factory, text):
                     found |= {(task.id, other.id)} - {(w, r) for r in after for w in after[r]}
         return found
 
-    told = {(hazard.task, hazard.other) for hazard in write_after_read(program, Order(program), BUFFERS)}
+    found = findings_of(Look(graph, expanded, library, BUFFERS), [WriteAfterRead])
+    told = {
+        (int(pair[1]), int(pair[2])) for f in found if (pair := re.match(r"'t(\d+)' writes .* while 't(\d+)' may", f.message))
+    }
+    assert len(told) == len({f.message for f in found})
     assert told <= hazards()
     edges.add_edges_from((other, task) for task, other in told)
     assert hazards() == set()

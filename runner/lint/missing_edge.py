@@ -1,4 +1,4 @@
-"""How a missing edge is written: the `after` entry by which one task can name another."""
+"""Rules about a missing edge, and how such an edge is written: the `after` entry by which one task can name another."""
 
 from __future__ import annotations
 
@@ -6,7 +6,19 @@ from collections.abc import Mapping
 
 from runner.base.errors import Mark
 from runner.language.graph import For, Item
-from runner.program.program import Program, Span
+from runner.lint.rule import Rule
+from runner.program.program import Program, Span, Task
+
+
+class EdgeRule(Rule):
+    """A rule that finds tasks which do not wait for what they need."""
+
+    needs_all_operands = True
+
+    def tell_missing(self, message: str, task: Task, other: Task, tensor: int) -> None:
+        """Notes that `task` has to wait for `other` because of `tensor`; the finding stands where `task` names the tensor."""
+        hint = after_hint(self.look.program, self.look.items, task.id, other.id)
+        self.tell(message, self.look.operand_mark(task, tensor), hint, (other.mark,) if other.mark else ())
 
 
 def after_hint(program: Program, items: Mapping[Mark, Item], task: int, other: int) -> str:

@@ -1,0 +1,1 @@
+"""Rules about which task waits for which."""

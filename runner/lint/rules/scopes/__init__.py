@@ -1,0 +1,1 @@
+"""Rules about scopes and the rings below them."""

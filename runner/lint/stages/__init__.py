@@ -1,0 +1,1 @@
+"""What the codes mean that arise before any rule runs, by stage."""
