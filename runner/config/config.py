@@ -3,8 +3,9 @@
     config = load_config(["flash", "my.yaml"], sets=["ep=8", "decode.batch=4"], deploy="decode")
     config.values["T"], config.dtypes["act"]
 
-Lowest is the base layer `graphs/config/deepseek_v4.yaml`, then the given layers in order, then the chosen deployment's
-fields, then `sets`. Fields and dims may be expressions over each other; they are evaluated when all layers are combined.
+Layers name the family of models that they are of (`model: NAME`, or a `config.json`'s `model_type`), and the family says which
+fields there are. Lowest is the family's base layer, then the given layers in order, then the chosen deployment's fields, then
+`sets`. Fields and dims may be expressions over each other; they are evaluated when all layers are combined.
 Every problem of a configuration is reported at once, each with the place it came from.
 """
 
@@ -23,9 +24,27 @@ from jsonschema.exceptions import best_match
 
 from runner.base.errors import ConfigError, Diagnostic, did_you_mean
 from runner.base.tensor_spec import DTYPE_BYTES
-from runner.config.layers import BASE, Given, Layer, describe, properties, read_fields, read_layer, read_option
+from runner.config.layers import (
+    Given,
+    Layer,
+    Source,
+    as_layer,
+    describe,
+    fields_given,
+    fields_of,
+    named_family,
+    read_option,
+    read_source,
+)
 from runner.language.expressions import ExprError, parse
-from runner.models.deepseek_v4.constraints import impossible
+from runner.models import family
+from runner.models.protocols import ModelFamily
+
+NO_MODEL = Diagnostic(
+    "C105",
+    "no layer says which model this is",
+    hint="start from a preset, such as --config flash, or give a layer 'model: FAMILY'",
+)
 
 
 @dataclass(frozen=True)
@@ -44,6 +63,7 @@ class Config:
     fields: Mapping[str, Any]
     values: Mapping[str, Any]
     dtypes: Mapping[str, str]
+    _model: str = field(repr=False)
     _layers: tuple[Layer, ...] = field(repr=False, compare=False)
     _options: tuple[Layer, ...] = field(repr=False, compare=False)
     _asked: str | None = field(repr=False, compare=False)
@@ -53,14 +73,23 @@ class Config:
         """The value of a field or dim."""
         return self.values[name]
 
+    @property
+    def family(self) -> ModelFamily:
+        """The family of models that it configures."""
+        return family(self._model)
+
     def with_(self, *, sets: Sequence[str] = (), deploy: str | None = None, ep: int | None = None, **fields: Any) -> Config:
         """This configuration with further options, another deployment, or fields set; raises ConfigError."""
-        options, problems = _read_options(self._layers, sets, ep, fields)
-        return _resolve(self._layers, (*self._options, *options), deploy or self._asked, problems)
+        sources, problems = _read_options(sets, ep, fields)
+        model, found = named_family(sources, self.family)
+        if found:
+            raise ConfigError([*problems, *found])
+        options, found = _option_layers(sources, model, self._layers)
+        return _resolve(self._model, self._layers, (*self._options, *options), deploy or self._asked, [*problems, *found])
 
     def __reduce__(self) -> tuple[Any, ...]:
         """For ranks in other processes: what it was resolved from."""
-        return _resolve, (self._layers, self._options, self._asked, [])
+        return _resolve, (self._model, self._layers, self._options, self._asked, [])
 
     def origin(self, name: str) -> str:
         """Where a field or dim was given: `FILE:LINE`, or the option."""
@@ -78,38 +107,63 @@ def load_config(
 
     Raises ConfigError that lists every problem found.
     """
-    read: list[Layer] = []
+    sources: list[Source] = []
     problems: list[Diagnostic] = []
     unreadable: list[Diagnostic] = []
-    for source in (BASE, *layers):
-        try:
-            layer, found = read_layer(source)
-        except ConfigError as error:
-            unreadable += error.diagnostics
-        else:
-            read.append(layer)
-            problems += found
-    options, found = _read_options(read, sets, ep, {})
+    for name in layers:
+        _read_into(name, sources, problems, unreadable)
+    given, found = _read_options(sets, ep, {})
+    model, not_one = named_family([*sources, *given])
+    if model is None and not (unreadable or not_one):
+        not_one = [NO_MODEL]
+    if model is None or not_one:
+        raise ConfigError([*unreadable, *problems, *found, *not_one])
+    _read_into(model.base_layer, base := [], problems, unreadable)
+    problems += named_family(base, model)[1]
+    read = [as_layer(source, model) for source in (*base, *sources)]
+    options, wrong = _option_layers(given, model, [layer for layer, _ in read])
+    problems += [*(problem for _, found in read for problem in found), *found, *wrong]
     if unreadable:
-        raise ConfigError([*unreadable, *problems, *found])
-    return _resolve(tuple(read), options, deploy, [*problems, *found])
+        raise ConfigError([*unreadable, *problems])
+    return _resolve(model.name, tuple(layer for layer, _ in read), options, deploy, problems)
 
 
-def _read_options(
-    layers: Sequence[Layer], sets: Sequence[str], ep: int | None, fields: Mapping[str, Any]
+def _read_into(name: str | Path, sources: list[Source], problems: list[Diagnostic], unreadable: list[Diagnostic]) -> None:
+    """Appends a layer's source, or why there is none."""
+    try:
+        source, found = read_source(name)
+    except ConfigError as error:
+        unreadable += error.diagnostics
+    else:
+        sources.append(source)
+        problems += found
+
+
+def _read_options(sets: Sequence[str], ep: int | None, fields: Mapping[str, Any]) -> tuple[list[Source], list[Diagnostic]]:
+    """Options as sources."""
+    read = [read_option("--set", text) for text in sets]
+    if ep is not None:
+        read.append(read_option("--ep", f"ep={ep}"))
+    sources = [source for source, _ in read]
+    if fields:
+        sources.append(fields_given(fields))
+    return sources, [problem for _, found in read for problem in found]
+
+
+def _option_layers(
+    sources: Sequence[Source], model: ModelFamily | None, layers: Sequence[Layer]
 ) -> tuple[tuple[Layer, ...], list[Diagnostic]]:
+    """Options in the fields of the family, with the deployments and dims of `layers` to choose from."""
     deployments = [name for layer in layers for name in layer.deployments]
     dims = [name for layer in layers for name in layer.dims]
-    read = [read_option("--set", text, deployments, dims) for text in sets]
-    if ep is not None:
-        read.append(read_option("--ep", f"ep={ep}", deployments, dims))
-    if fields:
-        read.append(read_fields(fields))
+    read = [as_layer(source, model, deployments, dims) for source in sources]
     return tuple(layer for layer, _ in read), [problem for _, found in read for problem in found]
 
 
-def _resolve(layers: tuple[Layer, ...], options: tuple[Layer, ...], deploy: str | None, problems: list[Diagnostic]) -> Config:
-    """Layers, the chosen deployment's fields, and options, lowest first, combined, evaluated and checked.
+def _resolve(
+    model: str, layers: tuple[Layer, ...], options: tuple[Layer, ...], deploy: str | None, problems: list[Diagnostic]
+) -> Config:
+    """Layers, the family's base first, the chosen deployment's fields, and options, combined, evaluated and checked.
 
     `problems` are those of reading them, told together with those found here.
     """
@@ -124,16 +178,18 @@ def _resolve(layers: tuple[Layer, ...], options: tuple[Layer, ...], deploy: str 
         fields |= layer.fields
     dims = {name: given for layer in every for name, given in layer.dims.items()}
     dtypes = {name: given for layer in every for name, given in layer.dtypes.items()}
-    evaluation = _Evaluation(fields, dims)
+    of = family(model)
+    evaluation = _Evaluation(fields, dims, fields_of(of))
     values = evaluation.values()
     dtype_names = evaluation.dtypes(dtypes)
-    problems = problems + evaluation.problems + impossible(values, {**fields, **dims}, chosen)
+    problems = problems + evaluation.problems + of.impossible(values, {**fields, **dims}, chosen)
     if problems or evaluation.dim_problems:
         raise ConfigError(problems or evaluation.dim_problems)
-    name = "+".join(layer.name for layer in layers if layer.name != BASE) or BASE
+    base, *above = (layer.name for layer in layers)
+    name = "+".join(name for name in above if name != base) or base
     plain = {field: values[field] for field in fields}
     views = (MappingProxyType(mapping) for mapping in (plain, values, dtype_names))
-    return Config(name, chosen, *views, _layers=layers, _options=options, _asked=deploy, _given={**dims, **fields})
+    return Config(name, chosen, *views, _model=model, _layers=layers, _options=options, _asked=deploy, _given={**dims, **fields})
 
 
 def _deployments(layers: Sequence[Layer]) -> dict[str, dict[str, Given]]:
@@ -160,8 +216,8 @@ class _Evaluation:
     follows from are more to the point, if one of them is at fault.
     """
 
-    def __init__(self, fields: Mapping[str, Given], dims: Mapping[str, Given]):
-        self.fields, self.dims = fields, dims
+    def __init__(self, fields: Mapping[str, Given], dims: Mapping[str, Given], rules: Mapping[str, Mapping[str, Any]]):
+        self.fields, self.dims, self.rules = fields, dims, rules
         self.problems: list[Diagnostic] = []
         self.dim_problems: list[Diagnostic] = []
         self._known: dict[str, Any] = {}
@@ -171,9 +227,9 @@ class _Evaluation:
     def values(self) -> dict[str, Any]:
         """Every field and dim that has a value; missing fields are reported."""
         for name, given in self.dims.items():
-            if name in properties():
+            if name in self.rules:
                 self.problems.append(given.problem("C101", f"dim '{name}' has the name of a field; set the field instead"))
-        missing = [name for name, rule in properties().items() if not rule.get("x-alias") and name not in self.fields]
+        missing = [name for name, rule in self.rules.items() if not rule.get("x-alias") and name not in self.fields]
         if missing:
             names = ", ".join(f"'{name}'" for name in missing)
             self.problems.append(Diagnostic("C105", f"no value for {names}", hint="start from a preset, such as --config flash"))
@@ -207,7 +263,7 @@ class _Evaluation:
         return self._known[name]
 
     def _field(self, name: str) -> Any:
-        given, rule = self.fields[name], properties()[name]
+        given, rule = self.fields[name], self.rules[name]
         types = rule.get("type", "string")
         value = given.value
         if isinstance(value, str) and types in (["integer", "string"], ["number", "string"]):

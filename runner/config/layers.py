@@ -1,45 +1,31 @@
 """Layers of a configuration as somebody wrote them: presets, YAML files, Hugging Face `config.json`, `--set`.
 
-A layer is read into `Given` values, each with the place it came from; nothing is evaluated or combined here.
+A layer is read in two steps. `read_source` and `read_option` parse it into a `Source` of `Given` values, each with the place it
+came from. When all sources are there, `named_family` says which family of models they are of, and `as_layer` puts a source into
+the fields of that family. Nothing is evaluated or combined here.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from runner.base.errors import ConfigError, Diagnostic, Mark, did_you_mean
-from runner.models.deepseek_v4.hf_config import normalise
+from runner.base.errors import ConfigError, Diagnostic, Mark, RinggraphError, did_you_mean
+from runner.models import family, family_names, family_of_type, model_types
+from runner.models.protocols import ModelFamily, Normalised
 
-BASE = "deepseek_v4"
 MAX_FILE_BYTES = 1 << 20
 MAX_NODES = 100_000
-SECTIONS = ("doc", "deployments", "dims", "dtypes")
+SECTIONS = ("doc", "model", "deployments", "dims", "dtypes")
+"""Keys that are no fields; every family has them."""
 SECTION_DEPTHS = {"deployments": 2, "dims": 1, "dtypes": 1}
-IGNORED = (
-    "architectures",
-    "attention_dropout",
-    "auto_map",
-    "expert_dtype",
-    "model_type",
-    "output_router_logits",
-    "quantization_config",
-    "router_aux_loss_coef",
-    "router_jitter_noise",
-    "topk_method",
-    "torch_dtype",
-    "transformers_version",
-    "use_cache",
-)
-"""Hugging Face keys that say nothing about how the model is run here; a YAML layer may carry them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +45,20 @@ class Given:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """A layer as it is written: keys to values.
+
+    is_whole   a complete `config.json`, which has other tools' fields and defaults
+    is_option  one `key=value`, whose key may have dots
+    """
+
+    name: str
+    given: Mapping[str, Given] = field(default_factory=dict)
+    is_whole: bool = False
+    is_option: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Layer:
     """Fields, deployments, dims and dtypes of one layer, normalised to our names and not evaluated."""
 
@@ -69,20 +69,24 @@ class Layer:
     dtypes: Mapping[str, Given] = field(default_factory=dict)
 
 
-@cache
-def properties() -> Mapping[str, Mapping[str, Any]]:
-    """Every field's JSON Schema, aliases included, sections not; the schema file is the one list of known fields."""
-    schema = json.loads(files("graphs.schema").joinpath("config.schema.json").read_text(encoding="utf-8"))
-    return {name: rule for name, rule in schema["properties"].items() if not rule.get("x-section")}
+def fields_of(model: ModelFamily | None) -> Mapping[str, Mapping[str, Any]]:
+    """Every field's JSON Schema, other spellings (`x-alias`) included: those of the family."""
+    return {} if model is None else model.fields()
 
 
 def presets() -> tuple[str, ...]:
-    """Names of the shipped presets."""
+    """Names of the shipped presets; a file with the name of a family is the family's base layer, and no preset."""
+    bases = family_names()
+    return tuple(name for name in _shipped() if name not in bases)
+
+
+def _shipped() -> list[str]:
+    """Names of all shipped layers."""
     names = (Path(entry.name) for entry in files("graphs.config").iterdir() if entry.name.endswith(".yaml"))
-    return tuple(sorted(path.stem for path in names if path.stem != BASE))
+    return sorted(path.stem for path in names)
 
 
-def read_layer(source: str | Path) -> tuple[Layer, list[Diagnostic]]:
+def read_source(source: str | Path) -> tuple[Source, list[Diagnostic]]:
     """A preset by name, a YAML layer, a Hugging Face `config.json`, or a folder that holds one.
 
     Raises ConfigError where there is no such thing or it cannot be parsed; other problems are returned.
@@ -92,35 +96,100 @@ def read_layer(source: str | Path) -> tuple[Layer, list[Diagnostic]]:
     given = _parse_json(text, display) if is_json else _parse_yaml(text, display, problems)
     if is_json:
         given = {key: item for key, item in given.items() if key not in SECTIONS}
-    return _layer(name, given, problems, whole=is_json), problems
+    return Source(name, given, is_json), problems
 
 
-def read_option(option: str, text: str, deployments: Iterable[str], dims: Iterable[str]) -> tuple[Layer, list[Diagnostic]]:
-    """`key=value` as a layer; `decode.batch=4` sets a field of a deployment, and a dim is set by its name."""
+def read_option(option: str, text: str) -> tuple[Source, list[Diagnostic]]:
+    """`key=value` as a source of one key."""
     key, equals, value_text = text.partition("=")
     key, label = key.strip(), f"{option} {text}"
     if not equals or not key:
-        return Layer(label), [Diagnostic("C100", f"{label}: expected key=value")]
+        return Source(label), [Diagnostic("C100", f"{label}: expected key=value")]
     try:
         value = _construct_text(value_text)
     except (yaml.YAMLError, RecursionError) as error:
-        return Layer(label), [Diagnostic("C100", f"{label}: not a YAML value: {_reason(error)}")]
+        return Source(label), [Diagnostic("C100", f"{label}: not a YAML value: {_reason(error)}")]
+    return Source(label, {key: Given(value, option=label)}, is_option=True), []
+
+
+def fields_given(values: Mapping[str, Any]) -> Source:
+    """Fields given by a caller in Python."""
+    return Source("", {key: Given(value, option=f"{key}={value!r}") for key, value in values.items()})
+
+
+def named_family(sources: Iterable[Source], first: ModelFamily | None = None) -> tuple[ModelFamily | None, list[Diagnostic]]:
+    """The family that `sources` name, by `model` or a `config.json`'s `model_type`, and what is wrong with that.
+
+    `first` is the family that lower layers name. None where nobody names one.
+    """
     problems: list[Diagnostic] = []
-    given = _nested(key, Given(value, option=label), tuple(deployments), tuple(dims))
-    return _layer(label, given, problems, known=(*deployments, *dims)), problems
+    for source in sources:
+        key = "model_type" if source.is_whole else "model"
+        for name, item in source.given.items():
+            if name.partition(".")[0] != key:
+                continue
+            try:
+                found = _family_of(source, item.value if name == key else {name: item.value})
+            except RinggraphError as error:
+                problems.append(item.problem("C102" if source.is_whole else "C103", error.message, error.hint))
+                continue
+            first = first or found
+            if found.name != first.name:
+                message = f"'{key}' is '{item.value}', but the layers below are of the family '{first.name}'"
+                problems.append(item.problem("C104", message))
+    return first, problems
 
 
-def read_fields(values: Mapping[str, Any]) -> tuple[Layer, list[Diagnostic]]:
-    """Fields given by a caller in Python, as a layer."""
+def _family_of(source: Source, value: Any) -> ModelFamily:
+    """The family that a source names by `value`; raises RinggraphError."""
+    if not source.is_whole:
+        if not isinstance(value, str):
+            raise RinggraphError(f"'model' is {describe(value)}, expected the name of a model family")
+        return family(value)
+    found = family_of_type(value)
+    if found is None:
+        raise RinggraphError(f"'model_type' is '{value}', expected {' or '.join(repr(name) for name in model_types())}")
+    return found
+
+
+def as_layer(
+    source: Source, model: ModelFamily | None, deployments: Collection[str] = (), dims: Collection[str] = ()
+) -> tuple[Layer, list[Diagnostic]]:
+    """A source in the fields of its family.
+
+    `deployments` and `dims` are the names that an option can mean: `decode.batch=4` sets a field of a deployment, and a dim is
+    set by its name.
+    """
     problems: list[Diagnostic] = []
-    given = {key: Given(value, option=f"{key}={value!r}") for key, value in values.items()}
-    return _layer("", given, problems), problems
+    known, given = fields_of(model), source.given
+    if source.is_option:
+        given = {key: item for name, item in given.items() for key, item in _nested(name, item, deployments, dims, known).items()}
+    plain = {key: item.value for key, item in given.items() if key not in SECTIONS}
+    if model is None:
+        normalised = Normalised({key: (value, key) for key, value in plain.items()})
+    else:
+        normalised = model.normalise(plain, whole=source.is_whole)
+    nowhere = Given(None, Mark(source.name, 1))
+    problems += [given.get(key, nowhere).problem("C102", message) for key, message in normalised.problems]
+    fields: dict[str, Given] = {}
+    for key, (value, origin) in normalised.fields.items():
+        item = given.get(origin, nowhere)
+        if key in known:
+            fields[key] = replace(item, value=value)
+        elif not source.is_whole:
+            hint = did_you_mean(key, (*known, *SECTIONS, *deployments, *dims))
+            problems.append(item.problem("C101", f"unknown key '{key}'", hint))
+    entries = _section(given, "deployments", problems)
+    named = {name: _deployment(name, item, known, problems) for name, item in entries.items()}
+    return Layer(source.name, fields, named, _section(given, "dims", problems), _section(given, "dtypes", problems)), problems
 
 
-def _nested(key: str, given: Given, deployments: tuple[str, ...], dims: tuple[str, ...]) -> dict[str, Given]:
-    """`key` spelled out: `decode.batch` as deployments, decode, batch; `rope_scaling.factor` as a mapping in a field."""
+def _nested(
+    key: str, given: Given, deployments: Collection[str], dims: Collection[str], known: Collection[str]
+) -> dict[str, Given]:
+    """`key` spelled out: `decode.batch` as deployments, decode, batch; `field.key` as a mapping in a field."""
     parts = key.split(".")
-    if key in dims and key not in properties():
+    if key in dims and key not in known:
         parts = ["dims", key]
     elif len(parts) > 1 and parts[0] in deployments:
         parts = ["deployments", *parts]
@@ -129,24 +198,6 @@ def _nested(key: str, given: Given, deployments: tuple[str, ...], dims: tuple[st
     for part in reversed(parts[1:]):
         value = {part: replace(given, value=value) if in_section else value}
     return {parts[0]: replace(given, value=value)}
-
-
-def _layer(
-    name: str, given: Mapping[str, Given], problems: list[Diagnostic], *, whole: bool = False, known: Iterable[str] = ()
-) -> Layer:
-    plain = {key: item.value for key, item in given.items() if key not in SECTIONS}
-    normalised = normalise(plain, whole=whole)
-    nowhere = Given(None, Mark(name, 1))
-    problems += [given.get(key, nowhere).problem("C102", message) for key, message in normalised.problems]
-    fields: dict[str, Given] = {}
-    for key, (value, source) in normalised.fields.items():
-        item = given.get(source, nowhere)
-        if key in properties():
-            fields[key] = replace(item, value=value)
-        elif not whole and key not in IGNORED:
-            problems.append(item.problem("C101", f"unknown key '{key}'", did_you_mean(key, (*properties(), *SECTIONS, *known))))
-    deployments = {key: _deployment(key, item, problems) for key, item in _section(given, "deployments", problems).items()}
-    return Layer(name, fields, deployments, _section(given, "dims", problems), _section(given, "dtypes", problems))
 
 
 def _section(given: Mapping[str, Given], key: str, problems: list[Diagnostic]) -> dict[str, Given]:
@@ -167,16 +218,16 @@ def _entries(item: Given) -> dict[str, Given]:
     return {key: value if isinstance(value, Given) else replace(item, value=value) for key, value in item.value.items()}
 
 
-def _deployment(name: str, item: Given, problems: list[Diagnostic]) -> dict[str, Given]:
+def _deployment(name: str, item: Given, known: Collection[str], problems: list[Diagnostic]) -> dict[str, Given]:
     if not isinstance(item.value, dict):
         problems.append(item.problem("C102", f"deployment '{name}' is {describe(item.value)}, expected a mapping"))
         return {}
     fields = {}
     for key, value in _entries(item).items():
-        if key in properties():
+        if key in known:
             fields[key] = value
         else:
-            problems.append(value.problem("C101", f"deployment '{name}': unknown key '{key}'", did_you_mean(key, properties())))
+            problems.append(value.problem("C101", f"deployment '{name}': unknown key '{key}'", did_you_mean(key, known)))
     return fields
 
 
@@ -196,7 +247,7 @@ def describe(value: Any) -> str:
 
 def _open(source: str | Path) -> tuple[str, str, str, bool]:
     """Name, path as shown, text, and whether it is JSON."""
-    if isinstance(source, str) and source in (*presets(), BASE):
+    if isinstance(source, str) and source in _shipped():
         entry = files("graphs.config").joinpath(f"{source}.yaml")
         return source, _shown(Path(str(entry))), entry.read_text(encoding="utf-8"), False
     path = Path(source)

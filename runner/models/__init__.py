@@ -14,24 +14,38 @@ GROUP = "ringgraph.models"
 """Entry points that name a `ModelFamily`: an object, or a function without arguments that returns one."""
 
 
+def _ours() -> set[str]:
+    return {info.name for info in iter_modules(__path__) if info.ispkg}
+
+
 def family_names() -> list[str]:
-    """Every family there is, ours and those of installed packages."""
-    ours = {info.name for info in iter_modules(__path__) if info.ispkg}
-    return sorted(ours | {entry.name for entry in entry_points(group=GROUP)})
+    """Every family there is, ours first, then those of installed packages."""
+    ours = _ours()
+    return [*sorted(ours), *sorted({entry.name for entry in entry_points(group=GROUP)} - ours)]
 
 
 @cache
 def family(name: str) -> ModelFamily:
     """The family of that name: `FAMILY` of the folder `name` here, else an entry point's; raises RinggraphError."""
-    if any(info.name == name and info.ispkg for info in iter_modules(__path__)):
+    if name in _ours():
         return import_module(f"{__name__}.{name}").FAMILY
     for entry in entry_points(group=GROUP):
         if entry.name == name:
             try:
                 found = entry.load()
-                return found() if isinstance(found, type) or not hasattr(found, "layout") else found
+                return found() if isinstance(found, type) or not hasattr(found, "model_types") else found
             except Exception as error:  # whatever somebody else's module does when it is imported
                 raise RinggraphError(f"model family '{name}' ({entry.value}) cannot be loaded: {error}") from error
     names = family_names()
     hint = did_you_mean(name, names) or f"families are {', '.join(names)}"
     raise RinggraphError(f"unknown model family '{name}'", hint=hint)
+
+
+def family_of_type(model_type: object) -> ModelFamily | None:
+    """The family that takes a `config.json` of that `model_type`; None if none does. Raises RinggraphError."""
+    return next((found for name in family_names() if model_type in (found := family(name)).model_types), None)
+
+
+def model_types() -> list[str]:
+    """Every `model_type` that some family takes; raises RinggraphError."""
+    return sorted({model_type for name in family_names() for model_type in family(name).model_types})

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from runner.base.tensor_spec import TensorSpec
@@ -109,16 +110,20 @@ class ModelFamily(Protocol):
     """One family of models."""
 
     name: str
-    base_layer: str
-    """The configuration under every layer of the family: a shipped preset's name, or a file."""
+    model_types: Sequence[str]
+    """What a `config.json` of the family can have as its `model_type`."""
+    base_layer: str | Path
+    """The configuration under every layer of the family: a shipped file of `graphs/config` by name, or a path."""
     layout: CheckpointLayout
 
     def fields(self) -> Mapping[str, Mapping[str, Any]]:
-        """Every configuration field of the family, with its JSON Schema."""
+        """Every configuration field of the family, with its JSON Schema. `x-alias` marks another tool's spelling, which
+        `normalise` replaces; `x-machine` marks a field that generic code knows by name."""
         ...
 
     def normalise(self, given: Values, *, whole: bool) -> Normalised:
-        """Other tools' spellings in our fields; `whole`: this is a complete `config.json`, which has defaults."""
+        """Other tools' spellings in our fields, without keys that mean nothing here; `whole`: this is a complete `config.json`,
+        which has defaults."""
         ...
 
     def impossible(self, values: Values, given: Mapping[str, Any], deploy: str) -> list[Diagnostic]:

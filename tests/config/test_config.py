@@ -14,7 +14,8 @@ from transformers.models.deepseek_v4.configuration_deepseek_v4 import DeepseekV4
 from runner.base.errors import ConfigError
 from runner.base.tensor_spec import DTYPE_BYTES
 from runner.config.config import load_config
-from runner.config.layers import presets, properties
+from runner.config.layers import presets
+from runner.models.deepseek_v4 import FAMILY
 from runner.models.deepseek_v4.hf_config import config_json
 
 DEPLOYMENTS = {"decode": (8, 1), "decode-mtp": (4, 2), "prefill": (1, 128)}
@@ -47,6 +48,7 @@ def test_every_preset_in_every_deployment(preset, deploy):
 
 def test_presets_are_listed_without_the_base():
     assert set(presets()) == {"demo", "flash", "pro", "seed", "tiny"}
+    assert load_config(["deepseek_v4", "tiny"]).name == "tiny"
 
 
 @pytest.mark.parametrize(
@@ -493,7 +495,7 @@ def test_unknown_options_are_all_named():
 
 
 def test_no_model_at_all():
-    text = refusal(layers=())
+    text = refusal(layers=["deepseek_v4"])
     assert text.startswith("error C105: no value for 'vocab_size', 'hidden_size', ")
     assert text.endswith("\nhint: start from a preset, such as --config flash")
 
@@ -559,8 +561,8 @@ def test_huge_file_is_refused(tmp_path):
 
 
 def test_known_keys_are_exactly_the_schemas():
-    assert {"hidden_size", "layer_types", "recv_max"} <= set(properties())
-    assert not {"dims", "dtypes", "deployments", "doc"} & set(properties())
+    assert {"hidden_size", "layer_types", "recv_max"} <= set(FAMILY.fields())
+    assert not {"dims", "dtypes", "deployments", "doc"} & set(FAMILY.fields())
 
 
 WEIRD = [
@@ -592,7 +594,7 @@ def test_random_mistakes_are_refused_or_accepted_but_never_a_traceback(tmp_path,
     rng = random.Random(seed)
     hugging = rng.random() < 0.5
     values = config_json(load_config().values, "f32") if hugging else dict(MODEL)
-    keys = [*properties(), "model_type", "torch_dtype", "quantization_config", "deployments", "dims", "dtypes"]
+    keys = [*FAMILY.fields(), "model_type", "torch_dtype", "quantization_config", "deployments", "dims", "dtypes"]
     for _ in range(rng.randint(1, 3)):
         values[rng.choice(keys)] = rng.choice(WEIRD)
     values.pop(rng.choice(list(values)))

@@ -8,7 +8,8 @@ from places import ROOT
 
 from runner.cli.main import main
 from runner.config.config import load_config
-from runner.config.layers import presets, properties
+from runner.config.layers import presets
+from runner.models.deepseek_v4 import FAMILY
 
 DOCS = ROOT / "docs"
 PAGES = ("configuration", "checkpoints")
@@ -51,11 +52,11 @@ def test_layers_in_the_text_load(tmp_path):
 
 def test_every_field_and_preset_is_in_the_text():
     text = page("configuration")
-    fields = {name for name, rule in properties().items() if not rule.get("x-alias")}
+    fields = {name for name, rule in FAMILY.fields().items() if not rule.get("x-alias")}
     listed = re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]+ \|$", text.split("## Fields")[1].split("## Hugging")[0], re.MULTILINE)
     assert set(listed) == fields and len(listed) == len(fields)
     assert all(
-        f"`{name}`" in text for name in (*presets(), *(name for name, rule in properties().items() if rule.get("x-alias")))
+        f"`{name}`" in text for name in (*presets(), *(name for name, rule in FAMILY.fields().items() if rule.get("x-alias")))
     )
 
 

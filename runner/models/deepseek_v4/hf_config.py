@@ -10,9 +10,10 @@ Source: transformers 5.23.0, `models/deepseek_v4/configuration_deepseek_v4.py` (
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from math import floor, log, nextafter
 from typing import Any
+
+from runner.models.protocols import Normalised
 
 MODEL_TYPE = "deepseek_v4"
 LAYER_TYPES = ("sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention")
@@ -26,6 +27,22 @@ YARN_FIELDS = {
 }
 RENAMED = {"num_local_experts": "n_routed_experts", "intermediate_size": "moe_intermediate_size"}
 DTYPES = {"float32": "f32", "bfloat16": "bf16"}
+IGNORED = (
+    "architectures",
+    "attention_dropout",
+    "auto_map",
+    "expert_dtype",
+    "model_type",
+    "output_router_logits",
+    "quantization_config",
+    "router_aux_loss_coef",
+    "router_jitter_noise",
+    "topk_method",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+)
+"""Keys that say nothing about how the model is run here; a YAML layer may carry them."""
 MODEL_DEFAULTS: dict[str, Any] = {
     "vocab_size": 129280,
     "hidden_size": 4096,
@@ -72,21 +89,13 @@ DERIVED_DEFAULTS: dict[str, Any] = {
 """What transformers takes for a field that a `config.json` leaves out, in its fields and in those made of others."""
 
 
-@dataclass(slots=True)
-class Normalised:
-    """Our fields with the key each came from, and problems as (key, message)."""
-
-    fields: dict[str, tuple[Any, str]] = field(default_factory=dict)
-    problems: list[tuple[str, str]] = field(default_factory=list)
-
-
 def normalise(given: Mapping[str, Any], *, whole: bool = False) -> Normalised:
-    """`given` with Hugging Face spellings replaced by our fields; other keys are kept as they are.
+    """`given` with Hugging Face spellings replaced by our fields; unknown keys are kept as they are.
 
     `whole`: this is a complete `config.json`, so what it leaves out takes the Hugging Face default and its
     `dtype` and `quantization_config` say how to run it.
     """
-    result = Normalised({key: (value, key) for key, value in given.items() if key not in _CONVERT})
+    result = Normalised({key: (value, key) for key, value in given.items() if key not in (*_CONVERT, *IGNORED)})
     if whole:
         _whole_file(given, result)
     for key, convert in _CONVERT.items():
@@ -101,9 +110,6 @@ def normalise(given: Mapping[str, Any], *, whole: bool = False) -> Normalised:
 
 
 def _whole_file(given: Mapping[str, Any], result: Normalised) -> None:
-    model_type = given.get("model_type", MODEL_TYPE)
-    if model_type != MODEL_TYPE:
-        result.problems.append(("model_type", f"'model_type' is '{model_type}', expected '{MODEL_TYPE}'"))
     for key in ("dtype", "torch_dtype"):
         result.fields.pop(key, None)
         ours = DTYPES.get(str(given.get(key)))
