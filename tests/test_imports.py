@@ -29,7 +29,6 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 """Rooms from the roof down; a room may import what stands on lower floors."""
 
 RISES_TODAY: set[tuple[str, str]] = {
-    ("runner.checkpoint", "runner.models.deepseek_v4"),
     ("runner.driver", "runner.cli"),
     ("runner.ranks", "runner.models.deepseek_v4"),
     ("runner.serving", "runner.models.deepseek_v4"),
