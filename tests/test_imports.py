@@ -26,7 +26,6 @@ def _floors() -> tuple[tuple[str, ...], ...]:
 FLOORS = _floors()
 
 RISES_TODAY: set[tuple[str, str]] = {
-    ("runner.checkpoint", "runner.models.deepseek_v4"),
     ("runner.ranks", "runner.models.deepseek_v4"),
     ("runner.serving", "runner.models.deepseek_v4"),
 }

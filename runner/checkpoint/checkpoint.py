@@ -4,7 +4,8 @@
     checkpoint.require(config)                                   # raises CheckpointError naming everything that is wrong
     checkpoint.weight("layers.0.attn.wq_b.weight", rows=(0, 128))  # f32, whatever it is stored as
 
-Opening reads headers only. Data are memory-mapped, and decoded when asked for.
+Opening reads headers only. Data are memory-mapped, and decoded when asked for. Tensors have the canonical names of a family of
+models: of the one that the folder's `config.json` is of, or that of a configuration which the checkpoint is compared with.
 """
 
 from __future__ import annotations
@@ -13,8 +14,7 @@ import json
 import re
 import stat
 import struct
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
@@ -26,9 +26,11 @@ from safetensors import SafetensorError, safe_open
 
 from runner.base.errors import CheckpointError, Diagnostic
 from runner.base.tensor_spec import DTYPE_BYTES, TensorSpec
-from runner.checkpoint.encodings import decode
+from runner.checkpoint.encodings import FLAVOURS, FP8_BLOCK, decode, encoded
+from runner.checkpoint.names import names_in
 from runner.execution.storage import TORCH_DTYPES
-from runner.models.deepseek_v4.tensors import FP8_BLOCK, canonical, encoded, encoding, expected_tensors, is_draft, scale_name
+from runner.language.notation import scale_of
+from runner.models.protocols import ModelFamily, TensorNames
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -60,6 +62,8 @@ class Fields(Protocol):
 
     @property
     def values(self) -> Mapping[str, Any]: ...
+    @property
+    def family(self) -> ModelFamily: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +80,10 @@ class Stored:
 
 @dataclass
 class Checkpoint:
-    """The tensors of a checkpoint by canonical name; `problems` are those of the files themselves."""
+    """The tensors of a checkpoint by canonical name, of which `names` knows; `problems` are those of the files themselves."""
 
     folder: Path
+    names: TensorNames
     tensors: Mapping[str, Stored]
     shards: tuple[Path, ...]
     problems: tuple[Diagnostic, ...]
@@ -86,12 +91,19 @@ class Checkpoint:
     _files: dict[Path, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def open(cls, folder: str | Path, *, mapped: bool = True) -> Checkpoint:
+    def open(cls, folder: str | Path, names: TensorNames | None = None, *, mapped: bool = True) -> Checkpoint:
         """Read the index and every shard's header. Raises CheckpointError where there is no checkpoint at all.
 
+        `names` are the layout of a family; by default that of the folder's `config.json`, and without one names stay as stored.
         Not `mapped`, tensors are read into memory of their own: whoever reads all of them once keeps no file's pages.
         """
-        return replace(_open(Path(folder)), mapped=mapped)
+        folder = Path(folder)
+        return replace(_open(folder, names or names_in(folder)), mapped=mapped)
+
+    def of(self, config: Fields) -> Checkpoint:
+        """This checkpoint with the names of a configuration's family: read again if they were other ones."""
+        layout = config.family.layout
+        return self if self.names is layout else Checkpoint.open(self.folder, layout, mapped=self.mapped)
 
     @cached_property
     def size_bytes(self) -> int:
@@ -100,18 +112,20 @@ class Checkpoint:
     @cached_property
     def flavour(self) -> str:
         """The flavour that the stored dtypes say: one of `FLAVOURS`, or `mixed`."""
-        hows = Counter(self.how(name) for name in self.tensors if encoding(name, "fp4") != "plain")
-        plain = Counter(self.tensors[name].spec.dtype for name in ("embed.weight", "head.weight") if name in self.tensors)
-        if not set(hows) - {"plain"}:
-            return next(iter(plain)) if len(plain) == 1 else "mixed"
-        if "fp4" in hows:
+        kinds = {self.how(name) for name in self.tensors if self._may_be_quantised(name)} - {"plain"}
+        if "fp4" in kinds:
             return "fp4"
-        kinds = set(hows) - {"plain"}
+        if not kinds:
+            kinds = {self.tensors[name].spec.dtype for name in self.names.plain or self.tensors if name in self.tensors}
         return kinds.pop() if len(kinds) == 1 else "mixed"
+
+    def _may_be_quantised(self, name: str) -> bool:
+        """Whether some flavour quantises a tensor."""
+        return any(self.names.encoding(name, flavour) != "plain" for flavour in reversed(FLAVOURS))
 
     def how(self, name: str) -> str:
         """How a weight is stored: `plain`, `w8a8`, `fp8`, `fp8-e8m0` or `fp4`, told by its dtype and its scale's."""
-        spec, scale = self.tensors[name].spec, self.tensors.get(scale_name(name))
+        spec, scale = self.tensors[name].spec, self.tensors.get(scale_of(name))
         if spec.dtype == "f8e4m3":
             return "fp8-e8m0" if scale is not None and scale.spec.dtype == "f8e8m0" else "fp8"
         if spec.dtype in ("i8", "u8") and name.endswith(".weight"):
@@ -121,7 +135,10 @@ class Checkpoint:
     def check(self, config: Fields) -> list[Diagnostic]:
         """Everything that keeps this checkpoint from being the model of `config`: missing, extra, misshapen, mistyped tensors,
         truncated or corrupt shards."""
-        expected = expected_tensors(config.values)
+        names = config.family.layout
+        if self.names is not names:
+            return self.of(config).check(config)
+        expected = names.expected(config.values)
         problems = list(self.problems)
         named = _named(self.problems)
         problems += [
@@ -132,10 +149,8 @@ class Checkpoint:
         for name, spec in expected.items():
             if name in self.tensors:
                 problems += self.misfit(name, spec)
-        known = expected.keys() | {
-            scale_name(name) for name in expected.keys() & self.tensors.keys() if self.how(name) != "plain"
-        }
-        extra = [name for name in self.tensors if name not in known and not is_draft(name)]
+        known = expected.keys() | {scale_of(name) for name in expected.keys() & self.tensors.keys() if self.how(name) != "plain"}
+        extra = [name for name in self.tensors if name not in known and not names.is_unused(name)]
         problems += [Diagnostic("K102", f"tensor '{name}' {self.tensors[name].spec} is not part of the model") for name in extra]
         return problems
 
@@ -150,20 +165,20 @@ class Checkpoint:
         got, how = self.tensors[name].spec, self.how(name)
         if how == "plain":
             return _plain_misfit(name, got, expected)
-        if encoding(name, "fp4") == "plain":
+        if not self._may_be_quantised(name):
             return [Diagnostic("K104", f"tensor '{name}' is {got}, expected {expected}: this one is never quantised")]
         weight, scale = encoded(expected, how)
         assert scale is not None
         problems = []
         if got.shape != weight.shape:
             problems.append(Diagnostic("K103", f"tensor '{name}' is {got}, expected {weight} (stored as {how})"))
-        stored = self.tensors.get(scale_name(name))
+        stored = self.tensors.get(scale_of(name))
         if stored is None:
-            problems.append(Diagnostic("K101", f"tensor '{scale_name(name)}' {scale} is missing: '{name}' is {got}"))
+            problems.append(Diagnostic("K101", f"tensor '{scale_of(name)}' {scale} is missing: '{name}' is {got}"))
         elif stored.spec.shape not in (scale.shape, (*scale.shape, 1)):
-            problems.append(Diagnostic("K103", f"tensor '{scale_name(name)}' is {stored.spec}, expected {scale}"))
+            problems.append(Diagnostic("K103", f"tensor '{scale_of(name)}' is {stored.spec}, expected {scale}"))
         elif stored.spec.dtype not in (*FLOATS, "f8e8m0"):
-            problems.append(Diagnostic("K104", f"tensor '{scale_name(name)}' is {stored.spec}, expected {scale}"))
+            problems.append(Diagnostic("K104", f"tensor '{scale_of(name)}' is {stored.spec}, expected {scale}"))
         return problems
 
     def raw(self, name: str, rows: tuple[int, int] | None = None) -> torch.Tensor:
@@ -189,7 +204,7 @@ class Checkpoint:
             return codes
         lo, hi = rows or (0, codes.shape[0])
         scale_rows = (lo // FP8_BLOCK, -(-hi // FP8_BLOCK)) if how.startswith("fp8") else (lo, hi)
-        return decode(codes, self.raw(scale_name(name), scale_rows), how, lo)
+        return decode(codes, self.raw(scale_of(name), scale_rows), how, lo)
 
 
 def _read_rows(stored: Stored, rows: tuple[int, int]) -> torch.Tensor:
@@ -218,6 +233,10 @@ def _plain_misfit(name: str, got: TensorSpec, expected: TensorSpec) -> list[Diag
 # Opening: index and headers
 
 
+Canonical = Callable[[str], str]
+"""A tensor's canonical name, of its stored one."""
+
+
 class _UnusableShardError(Exception):
     """A shard whose header says nothing."""
 
@@ -226,29 +245,30 @@ class _CorruptEntryError(Exception):
     """A tensor's entry in a header that says nothing, or two things."""
 
 
-def _open(folder: Path) -> Checkpoint:
+def _open(folder: Path, names: TensorNames) -> Checkpoint:
     if not folder.is_dir():
         raise CheckpointError(f"checkpoint '{folder}': no such folder")
     if (folder / UNFINISHED_NAME).is_file():
         hint = "the same 'checkpoint convert' goes on with it"
         raise CheckpointError(f"checkpoint '{folder}' is an unfinished conversion", hint=hint)
     problems: list[Diagnostic] = []
-    index = _read_index(folder, problems)
-    names = sorted(set(index.values())) if index is not None else _shards_without_index(folder)
-    if not names:
+    canonical = names.canonical
+    index = _read_index(folder, canonical, problems)
+    shards = sorted(set(index.values())) if index is not None else _shards_without_index(folder)
+    if not shards:
         hint = "a checkpoint is a folder with model.safetensors, or shards and their index"
         raise CheckpointError([*problems, Diagnostic("K108", f"checkpoint '{folder}' has no safetensors files", hint=hint)])
     found: dict[str, Stored] = {}
-    for name in names:
+    for name in shards:
         listed = [key for key, shard in (index or {}).items() if shard == name]
-        for stored in _read_shard(folder / name, listed, problems):
+        for stored in _read_shard(folder / name, listed, canonical, problems):
             _place(stored, found, index, problems)
     if index is not None:
-        problems += _index_gaps(index, found, problems)
-    return Checkpoint(folder, found, tuple(folder / name for name in names), tuple(problems))
+        problems += _index_gaps(index, found, canonical, problems)
+    return Checkpoint(folder, names, found, tuple(folder / name for name in shards), tuple(problems))
 
 
-def _read_index(folder: Path, problems: list[Diagnostic]) -> dict[str, str] | None:
+def _read_index(folder: Path, canonical: Canonical, problems: list[Diagnostic]) -> dict[str, str] | None:
     """Stored names to shards; None without an index."""
     path = folder / INDEX_NAME
     if not path.is_file():
@@ -278,7 +298,7 @@ def _shards_without_index(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.glob("*.safetensors"))
 
 
-def _read_shard(path: Path, listed: Iterable[str], problems: list[Diagnostic]) -> list[Stored]:
+def _read_shard(path: Path, listed: Iterable[str], canonical: Canonical, problems: list[Diagnostic]) -> list[Stored]:
     """The tensors of a shard; what cannot be read is told for every tensor that the index puts there."""
     try:
         size, header_end, header = _read_header(path)
@@ -293,7 +313,7 @@ def _read_shard(path: Path, listed: Iterable[str], problems: list[Diagnostic]) -
     usable = []
     for name, entry in entries.items():
         try:
-            usable.append(_stored(name, entry, path, header_end))
+            usable.append(_stored(name, canonical(name), entry, path, header_end))
         except _CorruptEntryError as error:
             message = f"tensor '{canonical(name)}' has a corrupt entry in the header of shard '{path.name}': {error}"
             problems.append(Diagnostic("K106", message))
@@ -344,7 +364,7 @@ def _read_header(path: Path) -> tuple[int, int, dict[str, Any]]:
     return size, 8 + length, header
 
 
-def _stored(name: str, entry: Any, path: Path, header_end: int) -> Stored:
+def _stored(stored_name: str, name: str, entry: Any, path: Path, header_end: int) -> Stored:
     """One header entry; raises _CorruptEntryError where it says nothing or contradicts itself."""
     fields = entry if isinstance(entry, dict) else {}
     dtype = STORED_DTYPES.get(str(fields.get("dtype")))
@@ -356,7 +376,7 @@ def _stored(name: str, entry: Any, path: Path, header_end: int) -> Stored:
     spec, (begin, end) = TensorSpec(dtype, tuple(shape)), offsets
     if end - begin != prod(shape) * DTYPE_BYTES[dtype]:
         raise _CorruptEntryError(f"{spec} takes {prod(shape) * DTYPE_BYTES[dtype]:,} bytes, but its offsets hold {end - begin:,}")
-    return Stored(canonical(name), name, path, spec, header_end + begin, header_end + end)
+    return Stored(name, stored_name, path, spec, header_end + begin, header_end + end)
 
 
 def _sizes(value: Any) -> TypeGuard[list[int]]:
@@ -378,7 +398,9 @@ def _place(stored: Stored, found: dict[str, Stored], index: Mapping[str, str] | 
         found[stored.name] = stored
 
 
-def _index_gaps(index: Mapping[str, str], found: Mapping[str, Stored], problems: list[Diagnostic]) -> list[Diagnostic]:
+def _index_gaps(
+    index: Mapping[str, str], found: Mapping[str, Stored], canonical: Canonical, problems: list[Diagnostic]
+) -> list[Diagnostic]:
     """Tensors that the index lists and no shard has, unless something was said about them."""
     said = _named(problems)
     gaps = [(canonical(name), shard) for name, shard in index.items() if canonical(name) not in found]

@@ -21,12 +21,11 @@ import torch
 from runner.base.errors import CheckpointError, Diagnostic
 from runner.base.tensor_spec import TensorSpec
 from runner.checkpoint.checkpoint import INDEX_NAME, UNFINISHED_NAME, Checkpoint, Fields
-from runner.checkpoint.encodings import decode, encode
-from runner.checkpoint.random import quantisation_config, refuse_existing, weights_with_scales
+from runner.checkpoint.encodings import decode, encode, plain_dtype, stored_tensors, weights_with_scales
+from runner.checkpoint.random import refuse_existing
 from runner.checkpoint.write import plan_shards, shard_names, write_index, write_json, write_shard
 from runner.execution.storage import TORCH_DTYPES
-from runner.models.deepseek_v4.hf_config import config_json
-from runner.models.deepseek_v4.tensors import encoding, is_draft, plain_dtype, scale_name, stored_tensors
+from runner.language.notation import scale_of
 
 MAX_SHARD_BYTES = 2**30
 REPORT_NAME = "conversion_report.json"
@@ -78,10 +77,10 @@ def convert(
 ) -> Conversion:
     """Write the checkpoint `source` of the model of `config` as flavour `to` into the new folder `out`.
 
-    `dtype` is that of weights which `to` leaves plain: f32 or bf16; by default as the embedding is stored. Raises CheckpointError
-    for a checkpoint that does not fit, weights that are not finite, and an `out` or `out.partial` in the way.
+    `dtype` is that of weights which `to` leaves plain: f32 or bf16; by default as the plain weights are stored. Raises
+    CheckpointError for a checkpoint that does not fit, weights that are not finite, and an `out` or `out.partial` in the way.
     """
-    checkpoint, out = Checkpoint.open(source, mapped=False), Path(out)
+    checkpoint, out = Checkpoint.open(source, config.family.layout, mapped=False), Path(out)
     plain_dtype(to, dtype)
     checkpoint.require(config)
     refuse_existing(out)
@@ -104,11 +103,11 @@ class _Work:
     """What is to be written, and from what."""
 
     def __init__(self, checkpoint: Checkpoint, config: Fields, to: str, dtype: str | None, max_shard_bytes: int):
-        self.checkpoint, self.to = checkpoint, to
-        stored = checkpoint.tensors["embed.weight"].spec.dtype
-        self.dtype = plain_dtype(to, dtype or ("f32" if stored == "f32" else "bf16"))
-        targets = stored_tensors(config.values, to, self.dtype)
-        targets |= {name: item.spec for name, item in checkpoint.tensors.items() if is_draft(name)}
+        self.checkpoint, self.to, self.layout = checkpoint, to, config.family.layout
+        stored = {checkpoint.tensors[name].spec.dtype for name in self.layout.plain[:1]}
+        self.dtype = plain_dtype(to, dtype or ("f32" if stored == {"f32"} else "bf16"))
+        targets = stored_tensors(self.layout, config.values, to, self.dtype)
+        targets |= {name: item.spec for name, item in checkpoint.tensors.items() if self.layout.is_unused(name)}
         shards = plan_shards(weights_with_scales(targets), max_shard_bytes)
         self.shards = dict(zip(shard_names(len(shards)), shards, strict=True))
 
@@ -131,7 +130,7 @@ class _Work:
         def pieces(name: str) -> Iterator[torch.Tensor]:
             if name in scales:
                 yield from scales.pop(name)
-            elif is_draft(name):
+            elif self.layout.is_unused(name):
                 yield self.checkpoint.raw(name)
             else:
                 yield from self._weight(name, shard[name], scales, errors)
@@ -143,7 +142,7 @@ class _Work:
         self, name: str, spec: TensorSpec, scales: dict[str, list[torch.Tensor]], errors: list[TensorError]
     ) -> Iterator[torch.Tensor]:
         """A weight's stored pieces; its scales and its error are left in `scales` and `errors`."""
-        how, stored = encoding(name, self.to), self.checkpoint.tensors[name].spec
+        how, stored = self.layout.encoding(name, self.to), self.checkpoint.tensors[name].spec
         read_as = stored.dtype if self.checkpoint.how(name) == "plain" else self.checkpoint.how(name)
         error = _Error()
         for rows in _row_ranges(spec):
@@ -154,7 +153,7 @@ class _Work:
             codes, scale = self._encode(name, rows, before, spec)
             error.add(before, codes if codes.dtype == before.dtype else decode(codes, scale, how))
             if scale is not None:
-                scales.setdefault(scale_name(name), []).append(scale)
+                scales.setdefault(scale_of(name), []).append(scale)
             yield codes
         errors.append(TensorError(name, read_as, spec.dtype if how == "plain" else how, *error.result()))
 
@@ -162,9 +161,9 @@ class _Work:
         self, name: str, rows: tuple[int, int], before: torch.Tensor, spec: TensorSpec
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Rows of a weight as the flavour stores them: as they are where they are stored so already."""
-        how = encoding(name, self.to)
+        how = self.layout.encoding(name, self.to)
         if how == "w8a8" and self.checkpoint.how(name) == how:
-            return self.checkpoint.raw(name, rows), self.checkpoint.raw(scale_name(name), rows).float().reshape(-1)
+            return self.checkpoint.raw(name, rows), self.checkpoint.raw(scale_of(name), rows).float().reshape(-1)
         if how == "plain":
             return before.to(TORCH_DTYPES[spec.dtype]), None
         return encode(before.float(), how)
@@ -257,9 +256,7 @@ def _finish(work: _Work, partial: Path, config: Fields, errors: list[TensorError
     source = work.checkpoint.folder
     own = source / "config.json"
     described = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else {}
-    for key in ("torch_dtype", "quantization_config", "expert_dtype"):
-        described.pop(key, None)
-    write_json(partial / "config.json", described | config_json(config.values, work.dtype, quantisation_config(work.to)))
+    write_json(partial / "config.json", work.layout.config_json(config.values, work.dtype, work.to, described))
     write_json(partial / REPORT_NAME, [asdict(error) for error in errors])
     for path in sorted(source.iterdir()):
         if path.is_file() and path.suffix in KEPT_SUFFIXES and not (partial / path.name).exists() and path.name != INDEX_NAME:

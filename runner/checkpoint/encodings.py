@@ -1,14 +1,23 @@
-"""Weight encodings of checkpoints: W8A8, FP8 with block scales, FP4 with column scales; each encoded and decoded.
+"""Weight encodings of checkpoints: W8A8, FP8 with block scales, FP4 with column scales; what each stores, encoded and decoded.
 
-All functions take and return torch tensors on any device. A weight is [rows, columns]; decoding gives f32.
+A flavour of a checkpoint is named after the encoding of most of its weights; a family's layout says which weights that are.
+Functions of values take and return torch tensors on any device. A weight is [rows, columns]; decoding gives f32.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 import torch
 
-from runner.models.deepseek_v4.tensors import FP4_COLUMNS, FP8_BLOCK
+from runner.base.errors import CheckpointError
+from runner.base.tensor_spec import TensorSpec
+from runner.language.notation import scale_of
+from runner.models.protocols import CheckpointLayout, Values
 
+FLAVOURS = ("f32", "bf16", "w8a8", "fp8", "fp8-e8m0", "fp4")
+FP8_BLOCK = 128
+FP4_COLUMNS = 32
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """Magnitudes of the eight E2M1 codes; bit 3 is the sign."""
 MAX_I8 = 127.0
@@ -16,6 +25,54 @@ MAX_E4M3 = 448.0
 MAX_E2M1 = 6.0
 MIN_SCALE = 2.0**-126
 """Keeps block scales normal numbers, also where a whole block is zero."""
+
+
+def plain_dtype(flavour: str, dtype: str | None = None) -> str:
+    """The dtype of weights that a flavour does not quantise; raises CheckpointError for an unknown flavour or dtype."""
+    if flavour not in FLAVOURS:
+        raise CheckpointError(f"unknown flavour '{flavour}', expected one of {', '.join(FLAVOURS)}")
+    if flavour in ("f32", "bf16"):
+        return flavour
+    if dtype not in (None, "f32", "bf16"):
+        raise CheckpointError(f"unknown dtype '{dtype}' of plain weights, expected f32 or bf16")
+    return dtype or "bf16"
+
+
+def encoded(spec: TensorSpec, how: str) -> tuple[TensorSpec, TensorSpec | None]:
+    """Spec of the stored weight and of its scale, of a weight [rows, columns] stored as `how`."""
+    if how == "plain":
+        return spec, None
+    rows, columns = spec.shape
+    if how == "w8a8":
+        return TensorSpec("i8", spec.shape), TensorSpec("f32", (rows,))
+    if how == "fp4":
+        return TensorSpec("i8", (rows, columns // 2)), TensorSpec("f8e8m0", (rows, columns // FP4_COLUMNS))
+    blocks = -(-rows // FP8_BLOCK), -(-columns // FP8_BLOCK)
+    return TensorSpec("f8e4m3", spec.shape), TensorSpec("f8e8m0" if how == "fp8-e8m0" else "f32", blocks)
+
+
+def stored_tensors(layout: CheckpointLayout, values: Values, flavour: str, dtype: str | None = None) -> dict[str, TensorSpec]:
+    """Every tensor as a checkpoint of a flavour stores it, scales included. Raises CheckpointError where that is impossible."""
+    plain = plain_dtype(flavour, dtype)
+    found: dict[str, TensorSpec] = {}
+    for name, spec in layout.expected(values, plain).items():
+        how = layout.encoding(name, flavour)
+        if how == "fp4" and spec.shape[1] % FP4_COLUMNS:
+            message = f"tensor '{name}' has {spec.shape[1]} columns, expected a multiple of {FP4_COLUMNS} in flavour fp4"
+            raise CheckpointError(message)
+        found[name], scale = encoded(spec, how)
+        if scale is not None:
+            found[scale_of(name)] = scale
+    return found
+
+
+def weights_with_scales(stored: Mapping[str, TensorSpec]) -> Iterator[dict[str, TensorSpec]]:
+    """Every weight together with its scale."""
+    for name, spec in stored.items():
+        if name.endswith(".scale"):
+            continue
+        scale = scale_of(name)
+        yield {name: spec, scale: stored[scale]} if scale in stored and name.endswith(".weight") else {name: spec}
 
 
 def quantise_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -102,7 +159,7 @@ def _spread(scale: torch.Tensor, block_rows: int, block_columns: int, rows: int,
 
 
 def encode(weight: torch.Tensor, how: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """A weight as one of the encodings of `checkpoint_layout.encoding` stores it, and its scale."""
+    """A weight as an encoding (`TensorNames.encoding`) stores it, and its scale."""
     if how == "plain":
         return weight, None
     if how == "w8a8":

@@ -9,7 +9,6 @@ from typing import Any
 from runner.base.errors import CheckpointError, ConfigError, Diagnostic
 from runner.checkpoint.checkpoint import Checkpoint
 from runner.config.config import Config, load_config
-from runner.models.deepseek_v4.tensors import is_draft
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +28,8 @@ class Inspection:
     total: Amount
     shards: dict[str, Amount]
     dtypes: dict[str, Amount]
-    draft_tensors: int
+    unused_tensors: int
+    unused: str
     config: str | None
     problems: tuple[Diagnostic, ...]
 
@@ -51,7 +51,7 @@ class Inspection:
             "bytes": self.total.size_bytes,
             "shards": amounts(self.shards),
             "dtypes": amounts(self.dtypes),
-            "draft_tensors": self.draft_tensors,
+            "unused_tensors": self.unused_tensors,
             "config": self.config,
             "fits": self.fits,
             "problems": [{"code": problem.code, "message": problem.message} for problem in self.problems],
@@ -64,8 +64,8 @@ class Inspection:
             f"tensors     {self.total.tensors:,} ({self.total.size_bytes:,} bytes) in {len(self.shards)} shards",
         ]
         lines += [f"  {name:<8}  {item.tensors:>7,} tensors  {item.size_bytes:>15,} bytes" for name, item in self.dtypes.items()]
-        if self.draft_tensors:
-            lines.append(f"draft       {self.draft_tensors:,} tensors of the draft (MTP) layer, not used")
+        if self.unused_tensors:
+            lines.append(f"unused      {self.unused_tensors:,} tensors of {self.unused}")
         if self.config is None:
             lines.append("fits        not checked: no configuration")
         elif self.fits:
@@ -78,8 +78,8 @@ class Inspection:
 def inspect_checkpoint(folder: str | Path, config: Config | None = None) -> Inspection:
     """Look at a checkpoint, against `config` or its own `config.json`. Raises CheckpointError where there is none."""
     folder = Path(folder)
-    checkpoint = Checkpoint.open(folder)
     problems: list[Diagnostic] = []
+    checkpoint = Checkpoint.open(folder, None if config is None else config.family.layout)
     if config is None:
         config = own_config(folder, problems)
     problems += checkpoint.problems if config is None else checkpoint.check(config)
@@ -89,7 +89,8 @@ def inspect_checkpoint(folder: str | Path, config: Config | None = None) -> Insp
         total=Amount(len(checkpoint.tensors), checkpoint.size_bytes),
         shards=_amounts((item.shard.name, item.end - item.begin) for item in checkpoint.tensors.values()),
         dtypes=_amounts((item.spec.dtype, item.end - item.begin) for item in checkpoint.tensors.values()),
-        draft_tensors=sum(is_draft(name) for name in checkpoint.tensors),
+        unused_tensors=sum(map(checkpoint.names.is_unused, checkpoint.tensors)),
+        unused=checkpoint.names.unused,
         config=None if config is None else config.name,
         problems=tuple(problems),
     )

@@ -18,7 +18,7 @@ from runner.base.tensor_spec import TensorSpec
 from runner.checkpoint.checkpoint import FLOATS, INTEGERS, Checkpoint, Fields
 from runner.checkpoint.encodings import quantise_rows
 from runner.execution.storage import TORCH_DTYPES
-from runner.models.deepseek_v4.tensors import expected_tensors, scale_name
+from runner.language.notation import scale_of
 from runner.program.program import Program, Span, Tensor
 
 Progress = Callable[[int, int], None]
@@ -43,7 +43,7 @@ def load_weights(
     `loaded` keeps what was read: programs that share it share their weights. Raises CheckpointError that names every weight
     which is missing, misshapen or mistyped.
     """
-    tensors = _needed(program)
+    tensors, checkpoint = _needed(program), checkpoint.of(config)
     loader = _Loader(program, checkpoint, config, torch.device(device), rank, size, {} if loaded is None else loaded)
     problems = [problem for tensor in tensors for problem in loader.misfits(tensor)]
     if problems or checkpoint.problems:
@@ -86,11 +86,11 @@ class _Loader:
     def _weights(self) -> dict[str, Tensor]:
         """The program's weights that have scales in the program, by the source of the scale."""
         weights = (tensor for tensor in self.program.tensors if tensor.kind == "weight")
-        return {scale_name(tensor.source): tensor for tensor in weights if tensor.source.endswith(".weight")}
+        return {scale_of(tensor.source): tensor for tensor in weights if tensor.source.endswith(".weight")}
 
     @cached_property
     def _model(self) -> dict[str, TensorSpec]:
-        return expected_tensors(self.config.values)
+        return self.config.family.layout.expected(self.config.values)
 
     def load(self, tensor: Tensor) -> torch.Tensor:
         """The value of a weight, or of a scale."""
@@ -145,21 +145,14 @@ class _Loader:
     def _one(self, name: str, dtype: str, rows: tuple[int, int] | None) -> Loaded:
         """A checkpoint tensor, or its rows, as a program declares it."""
         checkpoint = self.checkpoint
-        if name.endswith(".tid2eid"):
-            self._check_experts(name, checkpoint.raw(name, rows))
         if dtype != "i8":
-            return checkpoint.weight(name, rows).to(TORCH_DTYPES[dtype]), None
+            value = checkpoint.weight(name, rows)
+            if problem := self.config.family.layout.unusable(name, value, self.config.values):
+                raise CheckpointError(Diagnostic("K110", f"tensor '{name}' {problem}"))
+            return value.to(TORCH_DTYPES[dtype]), None
         if checkpoint.how(name) == "w8a8":
-            return checkpoint.raw(name, rows), checkpoint.raw(scale_name(name), rows).float().reshape(-1)
+            return checkpoint.raw(name, rows), checkpoint.raw(scale_of(name), rows).float().reshape(-1)
         return quantise_rows(checkpoint.weight(name, rows))
-
-    def _check_experts(self, name: str, table: torch.Tensor) -> None:
-        """Raises CheckpointError where a table of experts names one that there is not."""
-        experts = self.config.values["n_routed_experts"]
-        for expert in (int(table.min()), int(table.max())):
-            if not 0 <= expert < experts:
-                message = f"tensor '{name}' has {expert}, expected experts from 0 to {experts - 1}"
-                raise CheckpointError(Diagnostic("K110", message))
 
     def _names(self, tensor: Tensor) -> list[str]:
         """The checkpoint tensors that make up a program's tensor."""

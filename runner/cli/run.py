@@ -121,7 +121,7 @@ def _externals(program: Program, config, inputs: list[Path], checkpoint: str | N
     for path in inputs:
         given |= read_tensors(path)
     weights = load_weights(program, Checkpoint.open(checkpoint), config, device) if checkpoint else None
-    return external_tensors(program, given, weights, RandomExternals(config.values, seed), torch.device(device))
+    return external_tensors(program, given, weights, RandomExternals(config, seed), torch.device(device))
 
 
 def _write_profile(path: Path, graph: str, config: str, deploy: str, times) -> None:

@@ -15,11 +15,9 @@ from runner.expansion.names import Context, Frame, View
 from runner.expansion.state import Expansion
 from runner.language.expressions import ExprError, parse
 from runner.language.graph import Declaration, Graph, Text, Use
-from runner.language.notation import parse_region, parse_type
+from runner.language.notation import QUANTISED, parse_region, parse_type, scale_of
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
-QUANTISED = "wq"
-"""The dtype parameter whose weights bring a scale with them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +81,7 @@ class Externals:
     def source(self, declared: Declaration, context: Context, is_scale: bool) -> str:
         """What the tensor, or its scale, is called outside: with the placeholders filled in, except the one that is stacked."""
         name = self.filled(declared, context)
-        return scale_source(name) if is_scale else name
+        return scale_of(name) if is_scale else name
 
     def filled(self, declared: Declaration, context: Context) -> str:
         text = declared.source
@@ -168,8 +166,3 @@ class Externals:
             self.expansion.report_error(error)
             return None
         return self.ops.view(ref, frame, context)
-
-
-def scale_source(source: str) -> str:
-    """Where a quantised weight's scale is: `X.weight` has `X.scale`."""
-    return f"{source.removesuffix('.weight')}.scale"

@@ -20,6 +20,10 @@ _DTYPE_START = re.compile(r"\s*(\{|(" + "|".join(DTYPE_BYTES) + r")\s*\[)")
 _CREATES = re.compile(r"\s*(?P<name>[A-Za-z_]\w*)\s*:(?P<type>.*)", re.DOTALL)
 
 
+QUANTISED = "wq"
+"""The dtype parameter whose weights bring a scale with them: `NAME_scale`, from `scale_of(source)`."""
+
+
 @dataclass(frozen=True, slots=True)
 class TensorType:
     """`dtype[dims]` with nothing evaluated; `dtype` is a parameter of the configuration when `is_param`."""
@@ -105,6 +109,16 @@ def split_output(operand: str, text: Text) -> tuple[str, Text] | None:
     if _DTYPE_START.match(text.value):
         return operand, text
     return None
+
+
+def scale_of(weight: str) -> str:
+    """Where a quantised weight's scale is: `X.weight` has `X.scale`."""
+    return f"{weight.removesuffix('.weight')}.scale"
+
+
+def weight_of(scale: str) -> str:
+    """The weight that `X.scale` belongs to: `X.weight`."""
+    return f"{scale.removesuffix('.scale')}.weight"
 
 
 def _start(match: re.Match[str], group: str) -> int:

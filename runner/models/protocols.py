@@ -78,43 +78,74 @@ class RequestState(Protocol):
         ...
 
 
-class CheckpointLayout(Protocol):
-    """Which tensors a checkpoint of the family holds, and how each flavour stores them. Names are canonical ones."""
+class TensorNames(Protocol):
+    """What the names of a checkpoint's tensors say. All but `canonical` take canonical names."""
+
+    @property
+    def plain(self) -> Sequence[str]:
+        """Tensors that no flavour quantises and that have the dtype of plain weights."""
+        ...
+
+    @property
+    def unused(self) -> str:
+        """What `is_unused` tensors are part of, in words."""
+        ...
 
     def canonical(self, stored_name: str) -> str:
         """The family's own name of a tensor, of that or another tool's name."""
         ...
 
-    def is_ignored(self, name: str) -> bool:
+    def is_unused(self, name: str) -> bool:
         """Whether a tensor is part of the checkpoint, but of nothing that runs."""
         ...
 
-    def expected(self, values: Values, dtype: str) -> dict[str, TensorSpec]:
+    def encoding(self, name: str, flavour: str) -> str:
+        """How a flavour (`runner.checkpoint.encodings`) stores a tensor: `plain`, `w8a8`, `fp8`, `fp8-e8m0` or `fp4`."""
+        ...
+
+
+class CheckpointLayout(TensorNames, Protocol):
+    """Which tensors a checkpoint of the family holds."""
+
+    def expected(self, values: Values, dtype: str = "f32") -> dict[str, TensorSpec]:
         """Every tensor of the model, unquantised; `dtype` is that of plain weights."""
         ...
 
-    def encoding(self, name: str, flavour: str) -> str:
-        """How a flavour stores a tensor: `plain`, or one of `runner.checkpoint.encodings`."""
+    def unusable(self, name: str, value: torch.Tensor, values: Values) -> str | None:
+        """What is wrong with the values of a tensor that was loaded, to be read behind its name; None if nothing."""
+        ...
+
+    def flavour(self, values: Values) -> str:
+        """The flavour that a configuration runs as it is."""
         ...
 
     def random(self, name: str, spec: TensorSpec, values: Values, generator: torch.Generator) -> torch.Tensor:
-        """Values of a tensor for a random checkpoint."""
+        """Values of a tensor for a random checkpoint, as `spec` says."""
         ...
 
-    def config_json(self, values: Values, dtype: str, quantisation: Mapping[str, Any] | None) -> dict[str, Any]:
-        """The `config.json` of a checkpoint, as other tools read it."""
+    def config_json(self, values: Values, dtype: str, flavour: str, described: Mapping[str, Any]) -> dict[str, Any]:
+        """The `config.json` of a checkpoint of a flavour, as other tools read it; `described` is that of the checkpoint which it
+        was made from, whose other keys stay."""
         ...
 
 
 class ModelFamily(Protocol):
     """One family of models."""
 
-    name: str
-    model_types: Sequence[str]
-    """What a `config.json` of the family can have as its `model_type`."""
-    base_layer: str | Path
-    """The configuration under every layer of the family: a shipped file of `graphs/config` by name, or a path."""
-    layout: CheckpointLayout
+    @property
+    def name(self) -> str: ...
+    @property
+    def layout(self) -> CheckpointLayout: ...
+
+    @property
+    def model_types(self) -> Sequence[str]:
+        """What a `config.json` of the family can have as its `model_type`."""
+        ...
+
+    @property
+    def base_layer(self) -> str | Path:
+        """The configuration under every layer of the family: a shipped file of `graphs/config` by name, or a path."""
+        ...
 
     def fields(self) -> Mapping[str, Mapping[str, Any]]:
         """Every configuration field of the family, with its JSON Schema. `x-alias` marks another tool's spelling, which

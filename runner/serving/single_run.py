@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from runner.base.errors import RinggraphError
 from runner.base.tensor_spec import TensorSpec
+from runner.checkpoint.checkpoint import Fields
 from runner.checkpoint.encodings import quantise_rows
 from runner.checkpoint.random import RandomModel
 from runner.execution.run import TaskTime
@@ -70,8 +71,8 @@ class RandomExternals:
     root of their last dimension; integers are zeros, which every table and index allows.
     """
 
-    def __init__(self, values: Mapping[str, Any], seed: int):
-        self._model = RandomModel(values, "f32", "f32", seed)
+    def __init__(self, config: Fields, seed: int):
+        self._model = RandomModel(config, "f32", "f32", seed)
         self._seed = seed
 
     def value(self, tensor: Tensor, weights: Mapping[str, Tensor]) -> torch.Tensor:

@@ -16,10 +16,12 @@ from transformers.models.deepseek_v4.configuration_deepseek_v4 import DeepseekV4
 
 from runner.base.errors import CheckpointError
 from runner.checkpoint.checkpoint import INDEX_NAME, Checkpoint
+from runner.checkpoint.encodings import FLAVOURS
 from runner.checkpoint.inspect import inspect_checkpoint, require_own_config
 from runner.checkpoint.random import init_checkpoint
 from runner.config.config import load_config
-from runner.models.deepseek_v4.tensors import FLAVOURS, canonical, expected_tensors
+from runner.models.deepseek_v4 import FAMILY
+from runner.models.deepseek_v4.tensors import canonical, expected_tensors
 
 SIZES = ["vocab_size=96", "n_routed_experts=4", "num_hidden_layers=4", "compress_ratios=[0,4,128,4]"]
 GIVEN = "layers.1.attn.wq_b.weight"
@@ -290,7 +292,8 @@ def test_draft_layer_is_tolerated_and_counted(folder, config):
     index["weight_map"] |= {"mtp.0.attn.wq_a.weight": "draft.safetensors", "mtp.0.e_proj.weight": "draft.safetensors"}
     (folder / INDEX_NAME).write_text(json.dumps(index))
     assert problems(folder, config) == []
-    assert inspect_checkpoint(folder).draft_tensors == 2
+    assert inspect_checkpoint(folder).unused_tensors == 2
+    assert "\nunused      2 tensors of the draft (MTP) layer\n" in str(inspect_checkpoint(folder))
 
 
 def header_of(path):
@@ -449,7 +452,7 @@ def test_unreadable_index(folder, text, message):
 
 def test_two_names_of_one_tensor(tmp_path):
     save_file({"model.norm.weight": torch.ones(2), "norm.weight": torch.ones(2)}, tmp_path / "model.safetensors")
-    (found,) = Checkpoint.open(tmp_path).problems
+    (found,) = Checkpoint.open(tmp_path, FAMILY.layout).problems
     assert found.message == (
         "tensor 'norm.weight' is there twice: 'model.norm.weight' in 'model.safetensors' and 'norm.weight' in 'model.safetensors'"
     )

@@ -16,6 +16,7 @@ from runner.checkpoint import convert as conversion
 from runner.checkpoint.checkpoint import INDEX_NAME, Checkpoint
 from runner.checkpoint.convert import convert
 from runner.checkpoint.encodings import (
+    FLAVOURS,
     decode,
     decode_fp4,
     decode_fp8,
@@ -24,13 +25,15 @@ from runner.checkpoint.encodings import (
     encode_fp4,
     encode_fp8,
     quantise_rows,
+    stored_tensors,
 )
 from runner.checkpoint.inspect import inspect_checkpoint, require_own_config
 from runner.checkpoint.random import init_checkpoint
 from runner.checkpoint.weights import load_weights
 from runner.config.config import load_config
+from runner.models.deepseek_v4 import FAMILY
 from runner.models.deepseek_v4.hf_config import config_json
-from runner.models.deepseek_v4.tensors import FLAVOURS, encoding, expected_tensors, stored_tensors
+from runner.models.deepseek_v4.tensors import encoding, expected_tensors
 
 SIZES = [
     "vocab_size=40",
@@ -197,7 +200,7 @@ def test_layouts_of_the_published_flavours():
     w1 = "layers.0.ffn.experts.0.w1"
 
     def specs(flavour, module):
-        stored = stored_tensors(values, flavour)
+        stored = stored_tensors(FAMILY.layout, values, flavour)
         return str(stored[f"{module}.weight"]), str(stored[f"{module}.scale"])
 
     assert specs("fp8", w1) == ("f8e4m3[2048, 4096]", "f32[16, 32]")
@@ -208,7 +211,7 @@ def test_layouts_of_the_published_flavours():
 
 
 def test_what_w8a8_quantises(config):
-    stored = stored_tensors(config.values, "w8a8")
+    stored = stored_tensors(FAMILY.layout, config.values, "w8a8")
     leaves = {name.split(".", 2)[2] for name, spec in stored.items() if spec.dtype == "i8"}
     experts = {f"ffn.experts.{expert}.w{i}.weight" for expert in range(4) for i in (1, 2, 3)}
     shared = {f"ffn.shared_experts.w{i}.weight" for i in (1, 2, 3)}
@@ -221,7 +224,7 @@ def test_every_flavour_is_recognised_and_fits(folders, config, flavour):
     assert checkpoint.flavour == flavour
     assert checkpoint.check(config) == []
     assert inspect_checkpoint(folders[flavour]).fits
-    assert {name: item.spec for name, item in checkpoint.tensors.items()} == stored_tensors(config.values, flavour)
+    assert {name: item.spec for name, item in checkpoint.tensors.items()} == stored_tensors(FAMILY.layout, config.values, flavour)
 
 
 @pytest.mark.parametrize("flavour", QUANTISED)

@@ -4,41 +4,21 @@ import json
 import pickle
 import subprocess
 import sys
-from importlib import invalidate_caches
 
 import pytest
+from installed_family import installed
 from places import ROOT
 
-import runner.models
 from runner.base.errors import ConfigError, RinggraphError
 from runner.config.config import load_config
 from runner.config.layers import presets
 from runner.models import family, family_names, model_types
 
 
-def installed(folder, monkeypatch, **entries):
-    """Puts a package with entry points into `folder`, and that and the toy families on the path."""
-    info = folder / "ringgraph_toy-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: ringgraph-toy\nVersion: 1.0\n")
-    lines = "".join(f"{name} = {value}\n" for name, value in entries.items())
-    (info / "entry_points.txt").write_text(f"[ringgraph.models]\n{lines}")
-    monkeypatch.syspath_prepend(str(folder))
-    monkeypatch.syspath_prepend(str(ROOT / "tests" / "families"))
-    invalidate_caches()
-    runner.models.family.cache_clear()
-
-
-@pytest.fixture(autouse=True)
-def afterwards():
-    yield
-    runner.models.family.cache_clear()
-    sys.modules.pop("toy_model", None)
-
-
 @pytest.fixture
-def toy(tmp_path, monkeypatch):
-    installed(tmp_path / "site", monkeypatch, toy="toy_model:family")
+def toy(tmp_path):
+    with installed(tmp_path / "site", toy="toy_model:family"):
+        yield
 
 
 def layer(tmp_path, text, name="mine.yaml"):
@@ -175,15 +155,15 @@ def test_it_is_no_preset(toy):
     assert "toy" in family_names() and "toy" not in presets() and "deepseek_v4" not in presets()
 
 
-def test_a_family_that_cannot_be_loaded(tmp_path, monkeypatch):
-    installed(tmp_path / "site", monkeypatch, unlucky="toy_model:broken", lost="toy_model:nowhere")
-    with pytest.raises(RinggraphError, match=r"^model family 'unlucky' \(toy_model:broken\) cannot be loaded: no such luck"):
-        family("unlucky")
-    path = layer(tmp_path, "model: lost\n")
-    assert f"{path}:1:1: error C103: model family 'lost' (toy_model:nowhere) cannot be loaded: " in refusal(path)
-    assert load_config(["tiny"]), "it is in nobody's way"
-    saved = layer(tmp_path, json.dumps({"model_type": "deepseek_v4"}), "config.json")
-    assert load_config([saved]), "ours are asked first"
+def test_a_family_that_cannot_be_loaded(tmp_path):
+    with installed(tmp_path / "site", unlucky="toy_model:broken", lost="toy_model:nowhere"):
+        with pytest.raises(RinggraphError, match=r"^model family 'unlucky' \(toy_model:broken\) cannot be loaded: no such luck"):
+            family("unlucky")
+        path = layer(tmp_path, "model: lost\n")
+        assert f"{path}:1:1: error C103: model family 'lost' (toy_model:nowhere) cannot be loaded: " in refusal(path)
+        assert load_config(["tiny"]), "it is in nobody's way"
+        saved = layer(tmp_path, json.dumps({"model_type": "deepseek_v4"}), "config.json")
+        assert load_config([saved]), "ours are asked first"
 
 
 def test_a_base_layer_that_is_not_there_or_of_another_family(toy, tmp_path, monkeypatch):

@@ -2,6 +2,9 @@
 
 from pathlib import Path
 
+import torch
+
+from runner.base.tensor_spec import TensorSpec
 from runner.models.protocols import Normalised
 
 FIELDS = {
@@ -13,11 +16,45 @@ FIELDS = {
 }
 
 
+class Layout:
+    """See `CheckpointLayout`: `emb`, and a matrix a block that any quantised flavour quantises; `trace.*` is for nobody."""
+
+    plain = ("emb",)
+    unused = "a trace"
+
+    def canonical(self, stored_name):
+        return stored_name.removeprefix("toy.")
+
+    def is_unused(self, name):
+        return name.startswith("trace.")
+
+    def encoding(self, name, flavour):
+        return flavour if name.startswith("block.") and flavour not in ("f32", "bf16") else "plain"
+
+    def expected(self, values, dtype="f32"):
+        width = values["width"]
+        blocks = {f"block.{i}.weight": TensorSpec(dtype, (width, width)) for i in range(values["depth"])}
+        return {"emb": TensorSpec(dtype, (7, width)), **blocks}
+
+    def unusable(self, name, value, values):
+        return "is too large" if value.abs().max() > 100 else None
+
+    def flavour(self, values):
+        return "f32"
+
+    def random(self, name, spec, values, generator):
+        return torch.rand(spec.shape, generator=generator).to(torch.float32 if spec.dtype == "f32" else torch.bfloat16)
+
+    def config_json(self, values, dtype, flavour, described):
+        return {**described, "model_type": "toy_small", "n_embd": values["width"], "depth": values["depth"], "stored": flavour}
+
+
 class Toy:
     """See `ModelFamily`."""
 
     name = "toy"
     model_types = ("toy_small", "toy_large")
+    layout = Layout()
     base_layer = Path(__file__).with_name("toy_base.yaml")
 
     def fields(self):

@@ -82,10 +82,10 @@ def test_shapes_and_kinds_that_differ_are_told():
     assert compare("y", torch.zeros(2), torch.zeros(2, dtype=torch.int32), 0, 0).problem == "dtype float32, golden int32"
 
 
-def fields():
+def tiny():
     from runner.config.config import load_config
 
-    return load_config(["tiny"]).values
+    return load_config(["tiny"])
 
 
 def external(name: str, kind: str, dtype: str, shape: tuple[int, ...], source: str = "") -> Program:
@@ -94,7 +94,7 @@ def external(name: str, kind: str, dtype: str, shape: tuple[int, ...], source: s
 
 
 def given(program: Program, values=None, seed: int = 0):
-    random = RandomExternals(fields(), seed)
+    random = RandomExternals(tiny(), seed)
     return external_tensors(program, values or {}, None, random, torch.device("cpu"))[0]
 
 

@@ -9,6 +9,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from runner.base.errors import Diagnostic
+from runner.models.deepseek_v4.tensors import Layout
 from runner.models.protocols import Normalised, Values
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class DeepseekV4:
     name = "deepseek_v4"
     model_types = ("deepseek_v4",)
     base_layer = "deepseek_v4"
+    layout = Layout()
 
     def fields(self) -> Mapping[str, Mapping[str, Any]]:
         return _fields()

@@ -255,6 +255,17 @@ def config_json(values: Mapping[str, Any], dtype: str, quantisation: Mapping[str
     return result
 
 
+def quantisation_config(flavour: str) -> dict[str, Any] | None:
+    """What `config.json` says about quantised weights."""
+    if flavour in ("f32", "bf16"):
+        return None
+    if flavour == "w8a8":
+        return {"quant_method": "w8a8", "weights": "int8 per output channel", "activations": "int8 per token"}
+    scales = "ue8m0" if flavour in ("fp8-e8m0", "fp4") else "float32"
+    result = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128], "scale_fmt": scales}
+    return result | ({"expert_dtype": "fp4"} if flavour == "fp4" else {})
+
+
 def _rope_parameters(values: Mapping[str, Any], factor: float) -> dict[str, Any]:
     compress = {"rope_type": values["rope_type"], "rope_theta": values["compress_rope_theta"], "partial_rotary_factor": factor}
     if values["rope_type"] == "yarn":

@@ -1,4 +1,4 @@
-"""What a DeepSeek-V4 checkpoint holds: every tensor's name, shape and dtype, for a configuration and a flavour.
+"""What a DeepSeek-V4 checkpoint holds: every tensor's name, shape and dtype, for a configuration, and which a flavour quantises.
 
 Names are the checkpoints' own ("canonical"); `canonical` also takes what transformers' `save_pretrained` writes.
 
@@ -10,14 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from runner.base.errors import CheckpointError
 from runner.base.tensor_spec import TensorSpec
 
-FLAVOURS = ("f32", "bf16", "w8a8", "fp8", "fp8-e8m0", "fp4")
-FP8_BLOCK = 128
-FP4_COLUMNS = 32
+if TYPE_CHECKING:
+    import torch
 
 _RENAMED = (
     (re.compile(r"^model\."), ""),
@@ -42,16 +40,6 @@ def canonical(name: str) -> str:
     return name
 
 
-def is_draft(name: str) -> bool:
-    """Whether a canonical name belongs to the draft (MTP) layer, which is not run."""
-    return name.startswith("mtp.")
-
-
-def scale_name(weight_name: str) -> str:
-    """`x.wq_b.scale` for `x.wq_b.weight`."""
-    return weight_name.removesuffix("weight") + "scale"
-
-
 def encoding(name: str, flavour: str) -> str:
     """How the tensor of a canonical name is stored: `plain`, `w8a8`, `fp8`, `fp8-e8m0` or `fp4`."""
     module = _BLOCK_PREFIX.sub("", name)
@@ -66,19 +54,6 @@ def encoding(name: str, flavour: str) -> str:
     return dense if module in _FP8_LINEAR else "plain"
 
 
-def encoded(spec: TensorSpec, how: str) -> tuple[TensorSpec, TensorSpec | None]:
-    """Spec of the stored weight and of its scale, of a weight [rows, columns] stored as `how`."""
-    if how == "plain":
-        return spec, None
-    rows, columns = spec.shape
-    if how == "w8a8":
-        return TensorSpec("i8", spec.shape), TensorSpec("f32", (rows,))
-    if how == "fp4":
-        return TensorSpec("i8", (rows, columns // 2)), TensorSpec("f8e8m0", (rows, columns // FP4_COLUMNS))
-    blocks = -(-rows // FP8_BLOCK), -(-columns // FP8_BLOCK)
-    return TensorSpec("f8e4m3", spec.shape), TensorSpec("f8e8m0" if how == "fp8-e8m0" else "f32", blocks)
-
-
 def expected_tensors(values: Mapping[str, Any], dtype: str = "f32") -> dict[str, TensorSpec]:
     """Every tensor of the model that a configuration's values describe, unquantised, by canonical name.
 
@@ -90,32 +65,6 @@ def expected_tensors(values: Mapping[str, Any], dtype: str = "f32") -> dict[str,
         fixed = "i64" if name.endswith(".tid2eid") else "f32" if _F32_ALWAYS.search(name) else dtype
         found[name] = TensorSpec(fixed, shape)
     return found
-
-
-def stored_tensors(values: Mapping[str, Any], flavour: str, dtype: str | None = None) -> dict[str, TensorSpec]:
-    """Every tensor as a checkpoint of a flavour stores it, scales included. Raises CheckpointError where that is impossible."""
-    plain = plain_dtype(flavour, dtype)
-    found: dict[str, TensorSpec] = {}
-    for name, spec in expected_tensors(values, plain).items():
-        how = encoding(name, flavour)
-        if how == "fp4" and spec.shape[1] % FP4_COLUMNS:
-            message = f"tensor '{name}' has {spec.shape[1]} columns, expected a multiple of {FP4_COLUMNS} in flavour fp4"
-            raise CheckpointError(message)
-        found[name], scale = encoded(spec, how)
-        if scale is not None:
-            found[scale_name(name)] = scale
-    return found
-
-
-def plain_dtype(flavour: str, dtype: str | None = None) -> str:
-    """The dtype of weights that a flavour does not quantise; raises CheckpointError for an unknown flavour or dtype."""
-    if flavour not in FLAVOURS:
-        raise CheckpointError(f"unknown flavour '{flavour}', expected one of {', '.join(FLAVOURS)}")
-    if flavour in ("f32", "bf16"):
-        return flavour
-    if dtype not in (None, "f32", "bf16"):
-        raise CheckpointError(f"unknown dtype '{dtype}' of plain weights, expected f32 or bf16")
-    return dtype or "bf16"
 
 
 Shape = tuple[int, ...]
@@ -196,3 +145,46 @@ class _Shapes:
             yield f"{owner}.w1.weight", (inner, width)
             yield f"{owner}.w2.weight", (width, inner)
             yield f"{owner}.w3.weight", (inner, width)
+
+
+class Layout:
+    """See `CheckpointLayout`."""
+
+    plain = ("embed.weight", "head.weight")
+    unused = "the draft (MTP) layer"
+
+    def canonical(self, stored_name: str) -> str:
+        return canonical(stored_name)
+
+    def is_unused(self, name: str) -> bool:
+        return name.startswith("mtp.")
+
+    def encoding(self, name: str, flavour: str) -> str:
+        return encoding(name, flavour)
+
+    def expected(self, values: Mapping[str, Any], dtype: str = "f32") -> dict[str, TensorSpec]:
+        return expected_tensors(values, dtype)
+
+    def unusable(self, name: str, value: torch.Tensor, values: Mapping[str, Any]) -> str | None:
+        """A table of experts that names one which there is not."""
+        if not name.endswith(".tid2eid"):
+            return None
+        experts = values["n_routed_experts"]
+        wrong = [expert for expert in (int(value.min()), int(value.max())) if not 0 <= expert < experts]
+        return f"has {wrong[0]}, expected experts from 0 to {experts - 1}" if wrong else None
+
+    def flavour(self, values: Mapping[str, Any]) -> str:
+        return "w8a8" if values["precision"] == "w8a8" else str(values["dtype"])
+
+    def random(self, name: str, spec: TensorSpec, values: Mapping[str, Any], generator: torch.Generator) -> torch.Tensor:
+        from runner.models.deepseek_v4.random_weights import random_weight
+
+        return random_weight(name, spec, values, generator)
+
+    def config_json(self, values: Mapping[str, Any], dtype: str, flavour: str, described: Mapping[str, Any]) -> dict[str, Any]:
+        from runner.models.deepseek_v4.hf_config import config_json, quantisation_config
+
+        kept = {
+            key: value for key, value in described.items() if key not in ("torch_dtype", "quantization_config", "expert_dtype")
+        }
+        return kept | config_json(values, dtype, quantisation_config(flavour))
