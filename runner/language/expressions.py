@@ -1,7 +1,7 @@
 """The expressions of graphs and configurations: parsed with `ast`, evaluated by our own small evaluator, never by `eval`.
 
 Arithmetic (`+ - * / // %`, unary minus), comparisons, `and`/`or`/`not`, `a if c else b`, `ceil`/`floor`/`min`/`max`, and
-indexing of a list of the configuration (`compress_ratios[layer]`) or of a tensor (`recv_count[e, 0]`). `/` is exact:
+indexing of a list of the configuration (`widths[layer]`) or of a tensor (`counts[e, 0]`). `/` is exact:
 `ceil(n / 16)` is right for every n. Text constants may be compared with `==` and `!=`, stand alone, or be what an `if` chooses.
 """
 

@@ -26,8 +26,8 @@ class Text:
 class Declaration:
     """`name: dtype[dims]`, of an input, weight, state, output, alloc or created tensor.
 
-    `source` is where a weight or state comes from (`layers.{layer}.attn.wq_a.weight`); `stack` names the placeholder that runs
-    over the leading dimension (`expert`: this rank's experts), `shard` the dimension that is split over ranks.
+    `source` is where a weight or state comes from (`layers.{layer}.norm.weight`); `stack` names the placeholder that runs
+    over the leading dimension (`part`: the parts of this rank), `shard` the dimension that is split over ranks.
     """
 
     name: str

@@ -11,7 +11,8 @@ from jsonschema import Draft7Validator
 
 from runner.base.errors import GraphError, Mark
 from runner.language.graph import Alloc, Declaration, For, Op, Scope, Switch, Text, Use
-from runner.language.library import GraphLibrary, check_source, find_graph, load_graph, schema, shipped_graphs
+from runner.language.library import GraphLibrary, check_source, find_graph, load_graph, shipped_graphs
+from runner.language.structure import schema
 from runner.language.yaml_source import MAX_BYTES
 
 

@@ -15,7 +15,8 @@ from ops import register_all
 from runner.base.errors import GraphError
 from runner.config.config import load_config
 from runner.expansion.expander import expand
-from runner.language.library import load_graph, schema
+from runner.language.library import load_graph
+from runner.language.structure import schema
 from runner.lint.lint import lint
 from runner.program.ops import OpRegistry
 from runner.program.program import Program
