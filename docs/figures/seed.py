@@ -19,6 +19,7 @@ from runner.recorded.scope_stats import ring_stats
 from runner.rings.capacity import least_heap, ring_loads
 from runner.rings.schedule import Begin, End, Schedule, Submit
 from runner.rings.sizes import RingSizes
+from runner.rings.steps import StepWalk
 from runner.rings.timed import timed, uniform_timing
 from schedulers import get_scheduler
 
@@ -68,19 +69,19 @@ def stages(schedule: Schedule) -> Iterator[tuple[int | None, str]]:
 
     `3x32,768` stands for three equal blocks in a row, braces for an inner scope.
     """
-    depth, sizes, scope = 0, [], 0
-    for step in schedule.steps:
+    sizes, scope = [], 0
+    walk = StepWalk(schedule)
+    for step in walk:
+        depth = len(walk.scopes)
         if isinstance(step, Begin):
-            depth += 1
             if depth == 2:
                 sizes, scope = [], step.scope
             elif depth > 2:
                 sizes.append("{")
         elif isinstance(step, End):
-            depth -= 1
-            if depth == 1:
+            if depth == 2:
                 yield scope, _runs(sizes)
-            elif depth > 1:
+            elif depth > 2:
                 sizes.append("}")
         elif isinstance(step, Submit) and (size := schedule.submissions[step.submission].size_bytes):
             if depth == 1:

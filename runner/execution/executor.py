@@ -1,13 +1,13 @@
 """Runs a schedule: a submitting thread takes blocks and waits under back-pressure, tasks run in order or on worker threads.
 
 With one worker every task runs on the calling thread as soon as it is submitted. With more, the calling thread only submits, and
-worker threads run whatever is ready, oldest first (`workers`). Both walk the same steps with the same storage, and an op
-sees the same operands either way, so results do not depend on the number of workers.
+worker threads run whatever is ready, oldest first (`workers`). Both are driven through the same steps with the same storage, and
+an op sees the same operands either way, so results do not depend on the number of workers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -22,8 +22,9 @@ from runner.execution.storage import PlainStorage, RingStorage, Storage
 from runner.execution.workers import Workers
 from runner.program.ops import OpRegistry
 from runner.rings.heap import ScopeRecord
-from runner.rings.schedule import Begin, End, Read, Repeat, Schedule, Submit
+from runner.rings.schedule import Begin, End, Repeat, Schedule, Submit
 from runner.rings.sizes import RingSizes
+from runner.rings.steps import StepWalk
 
 PROGRESS_TASKS = 256
 """Tasks between two calls of `progress`."""
@@ -42,7 +43,7 @@ class RunResult:
 
 
 class Engine(Protocol):
-    """How tasks get run: what `walk` drives."""
+    """How tasks get run: what `drive` drives."""
 
     def begin(self, scope: int) -> None: ...
 
@@ -126,20 +127,16 @@ class Capture:
                 self.copies[tensor] = self._run.tensor(tensor).detach().clone()
 
 
-def walk(run: Run, engine: Engine, capture: Capture | None, progress: Callable[[int], None] | None) -> None:
+def drive(run: Run, engine: Engine, capture: Capture | None, progress: Callable[[int], None] | None) -> None:
     """Drives `engine` through the steps; of a dynamic loop through as many trips as its tensors say."""
-    steps = run.schedule.steps
-    jumps: dict[int, int] = {}  # at the first step of the first trip that is left out: where its loop ends
-    at, passed = 0, 0
-    while at < len(steps):
-        if jumps and at in jumps:
-            end = jumps.pop(at)
-            first, passed = passed, _past_submissions(steps, at, end, passed)
-            engine.leave_out(first, passed)
-            at = end
-            continue
-        step = steps[at]
-        at += 1
+    passed = 0  # everything before this submission was submitted or left out
+
+    def left_out(first: int, end: int) -> None:
+        nonlocal passed
+        engine.leave_out(first, end)
+        passed = end
+
+    for step in StepWalk(run.schedule, lambda repeat: _num_trips(run, repeat), left_out):
         if capture is not None:
             capture.passed(passed, engine)
         if isinstance(step, Submit):
@@ -151,26 +148,11 @@ def walk(run: Run, engine: Engine, capture: Capture | None, progress: Callable[[
             engine.begin(step.scope)
         elif isinstance(step, End):
             engine.end(step.scope)
-        elif isinstance(step, Read):
-            engine.wait(step.waits)
         else:
             engine.wait(step.waits)
-            trips = _num_trips(run, step)
-            stop = step.starts[trips] if trips < len(step.starts) else step.end
-            if stop != step.end:
-                jumps[stop] = step.end
     engine.drain()
     if capture is not None:
         capture.passed(len(run.schedule.submissions), engine)
-
-
-def _past_submissions(steps: Sequence[object], start: int, end: int, passed: int) -> int:
-    """One past the last submission in `steps[start:end]`."""
-    for at in range(end - 1, start - 1, -1):
-        step = steps[at]
-        if isinstance(step, Submit):
-            return step.submission + 1
-    return passed
 
 
 def _num_trips(run: Run, step: Repeat) -> int:
@@ -240,7 +222,7 @@ class CompiledSchedule:
         copies = Capture(run, wanted) if wanted else None
         try:
             with torch.no_grad(), self._engine(run) as engine:
-                walk(run, engine, copies, progress)
+                drive(run, engine, copies, progress)
         finally:
             if scope_stats is not None:
                 scope_stats += storage.records

@@ -16,8 +16,9 @@ from runner.base.errors import Mark, ScheduleError
 from runner.base.tensor_spec import round_up
 from runner.program.ops import CORES
 from runner.rings.replay import Replay
-from runner.rings.schedule import Begin, End, Read, Schedule, ScopeInfo, Slot, Step, Submission, Submit
+from runner.rings.schedule import NUM_RINGS, Begin, End, Read, Schedule, ScopeInfo, Slot, Step, Submission, Submit
 from runner.rings.sizes import RingSizes
+from runner.rings.steps import submission_rings
 
 EXTERNAL = "ext"
 """The one tensor that a recorded program does not create."""
@@ -182,26 +183,20 @@ def recorded_from_replay(replay: Replay) -> dict[str, Any]:
 
 def _blocks(replay: Replay) -> Iterable[dict[str, Any]]:
     schedule = replay.schedule
-    open_rings: list[int] = []
-    num_tasks = [0, 0, 0, 0]
-    for step in schedule.steps:
-        if isinstance(step, Begin):
-            open_rings.append(schedule.scopes[step.scope].ring)
-        elif isinstance(step, End):
-            open_rings.pop()
-        elif isinstance(step, Submit):
-            offset, ring = replay.offsets[step.submission], open_rings[-1]
-            if offset < 0:
-                return
-            for slot in schedule.submissions[step.submission].slots:
-                yield {
-                    "name": slot.name,
-                    "ring": ring,
-                    "task": num_tasks[ring],
-                    "offset": offset + slot.offset,
-                    "bytes": slot.size_bytes,
-                }
-            num_tasks[ring] += 1
+    num_tasks = [0] * NUM_RINGS
+    for submission, ring in submission_rings(schedule):
+        offset = replay.offsets[submission]
+        if offset < 0:
+            return
+        for slot in schedule.submissions[submission].slots:
+            yield {
+                "name": slot.name,
+                "ring": ring,
+                "task": num_tasks[ring],
+                "offset": offset + slot.offset,
+                "bytes": slot.size_bytes,
+            }
+        num_tasks[ring] += 1
 
 
 # --- traces -----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,8 @@ from typing import Any
 
 from runner.base.errors import RinggraphError
 from runner.rings.capacity import least_heap, ring_loads, robust_heap, safe_heap
-from runner.rings.schedule import Begin, End, Schedule, Submit
+from runner.rings.schedule import NUM_RINGS, Begin, Schedule, Submission, Submit
+from runner.rings.steps import StepWalk
 
 RING_FIGURES = ("safe_bytes", "robust_bytes", "least_bytes", "num_blocks", "num_tasks")
 SCOPE_FIGURES = ("count", "bytes", "total_bytes", "num_blocks", "num_tasks")
@@ -41,24 +42,24 @@ class ScopeRow:
 def scope_rows(schedule: Schedule) -> list[ScopeRow]:
     """The scopes of a schedule in the order in which they first open; trips of a loop and layers share a row."""
     rows: dict[tuple[int, str], ScopeRow] = {}
-    open_scopes: list[tuple[ScopeRow, list[int]]] = []
-    for step in schedule.steps:
-        if isinstance(step, Begin):
+    row_of: dict[int, ScopeRow] = {}
+    members: list[list[Submission]] = [[] for _ in schedule.scopes]
+    walk = StepWalk(schedule)
+    scopes, submissions = walk.scopes, schedule.submissions
+    for step in walk:
+        if isinstance(step, Submit):
+            members[scopes[-1]].append(submissions[step.submission])
+        elif isinstance(step, Begin):
             info = schedule.scopes[step.scope]
             name = any_trip(info.name)
-            row = rows.setdefault((info.ring, name), ScopeRow(info.ring, name))
-            row.count += 1
-            open_scopes.append((row, [0]))
-        elif isinstance(step, End):
-            row, own = open_scopes.pop()
-            row.bytes = max(row.bytes, own[0])
-            row.total_bytes += own[0]
-        elif isinstance(step, Submit):
-            submission = schedule.submissions[step.submission]
-            row, own = open_scopes[-1]
-            own[0] += submission.size_bytes
-            row.num_blocks += submission.size_bytes > 0
-            row.num_tasks += submission.core is not None
+            row_of[step.scope] = rows.setdefault((info.ring, name), ScopeRow(info.ring, name))
+    for scope, row in row_of.items():
+        own_bytes = sum(item.size_bytes for item in members[scope])
+        row.count += 1
+        row.bytes = max(row.bytes, own_bytes)
+        row.total_bytes += own_bytes
+        row.num_blocks += sum(item.size_bytes > 0 for item in members[scope])
+        row.num_tasks += sum(item.core is not None for item in members[scope])
     return list(rows.values())
 
 
@@ -82,7 +83,7 @@ class Side:
 def side_of(schedule: Schedule, name: str) -> Side:
     """The side of a schedule that was just made."""
     rings = {}
-    tasks = [0, 0, 0, 0]
+    tasks = [0] * NUM_RINGS
     rows = scope_rows(schedule)
     for row in rows:
         tasks[row.ring] += row.num_tasks

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from runner.base.errors import RinggraphError
 from runner.program.program import Program, Span
-from runner.rings.schedule import Begin, End, Schedule, Submit
+from runner.rings.schedule import Schedule, Submit
+from runner.rings.steps import StepWalk
 
 LEVELS = ("layer", "stage", "task")
 RING_COLOURS = ("#4e79a7", "#59a14f", "#f28e2b", "#b07aa1")
@@ -97,17 +98,12 @@ def _label(key: str, level: str) -> str:
 def _scopes_of_tasks(schedule: Schedule) -> dict[int, tuple[int, ...]]:
     """For each task, the scopes around it, outermost first, without the root."""
     found: dict[int, tuple[int, ...]] = {}
-    stack: list[int] = []
-    for step in schedule.steps:
-        match step:
-            case Begin():
-                stack.append(step.scope)
-            case End():
-                stack.pop()
-            case Submit():
-                task = schedule.submissions[step.submission].task
-                if task is not None:
-                    found[task] = tuple(stack[1:])
+    walk = StepWalk(schedule)
+    for step in walk:
+        if isinstance(step, Submit):
+            task = schedule.submissions[step.submission].task
+            if task is not None:
+                found[task] = tuple(walk.scopes[1:])
     return found
 
 

@@ -10,8 +10,8 @@ from runner.base.errors import GraphError, did_you_mean
 from runner.base.tensor_spec import TensorSpec, round_up
 from runner.program.ops import OpRegistry
 from runner.program.program import Program, Region, Span, Task
+from runner.rings.schedule import ring_of
 
-NUM_RINGS = 4
 MAX_LISTED = 6
 """Tasks that one line of text names; the rest is counted."""
 
@@ -125,7 +125,7 @@ def _scopes(program: Program, target: int | Span) -> tuple[tuple[str, str, int],
         return None
 
     chain = [span for span in inside(program.body) or [] if span.kind in ("root", "scope")]
-    return tuple((span.path or program.name, span.mode, min(depth, NUM_RINGS - 1)) for depth, span in enumerate(chain))
+    return tuple((span.path or program.name, span.mode, ring_of(depth)) for depth, span in enumerate(chain))
 
 
 def _explain_span(program: Program, span: Span) -> Explanation:

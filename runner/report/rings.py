@@ -13,7 +13,8 @@ from typing import Any
 
 from runner.base.errors import RinggraphError
 from runner.rings.replay import Replay
-from runner.rings.schedule import NUM_RINGS, Begin, End, Schedule, Submit
+from runner.rings.schedule import NUM_RINGS, End, Schedule, Submit
+from runner.rings.steps import StepWalk
 
 MIB = 2**20
 MANY_BLOCKS = 2000
@@ -38,22 +39,18 @@ def block_lives(schedule: Schedule) -> list[BlockLife]:
     for i, submission in enumerate(schedule.submissions):
         for held in submission.holds:
             last_use[held] = i + 1
-    stack: list[tuple[int, list[int]]] = []
-    scope_of, closes = [0] * num, [num] * num
-    count = 0
-    for step in schedule.steps:
-        match step:
-            case Begin():
-                stack.append((step.scope, []))
-            case End():
-                for member in stack.pop()[1]:
-                    closes[member] = count
-            case Submit():
-                scope_of[step.submission] = stack[-1][0]
-                stack[-1][1].append(step.submission)
-                count += 1
+    scope_of = [0] * num
+    closes = [num] * len(schedule.scopes)
+    submitted = 0
+    walk = StepWalk(schedule)
+    for step in walk:
+        if isinstance(step, Submit):
+            scope_of[step.submission] = walk.scopes[-1]
+            submitted += 1
+        elif isinstance(step, End):
+            closes[step.scope] = submitted
     return [
-        BlockLife(i, schedule.scopes[scope_of[i]].ring, scope_of[i], i, max(last_use[i], closes[i]))
+        BlockLife(i, schedule.scopes[scope_of[i]].ring, scope_of[i], i, max(last_use[i], closes[scope_of[i]]))
         for i, submission in enumerate(schedule.submissions)
         if submission.size_bytes
     ]

@@ -11,8 +11,9 @@ from runner.recorded.scope_stats import ring_stats
 from runner.rings.capacity import RingLoad, fits, least_heap, least_window, program_peak_live, ring_loads, robust_heap, safe_heap
 from runner.rings.heap import Deadlock
 from runner.rings.replay import Replay
-from runner.rings.schedule import Begin, End, Schedule, Submit
+from runner.rings.schedule import NUM_RINGS, Schedule
 from runner.rings.sizes import RingSizes
+from runner.rings.steps import submission_rings
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,22 +115,10 @@ def _ring_reports(replay: Replay, loads: Sequence[RingLoad]) -> Iterator[RingRep
 
 def _tasks_per_ring(schedule: Schedule) -> list[int]:
     """Tasks with a kernel, by the ring of the scope that submits them."""
-    counts = [0, 0, 0, 0]
+    counts = [0] * NUM_RINGS
     for submission, ring in submission_rings(schedule):
         counts[ring] += schedule.submissions[submission].core is not None
     return counts
-
-
-def submission_rings(schedule: Schedule) -> Iterator[tuple[int, int]]:
-    """(submission, ring) of every submission, in order."""
-    open_rings: list[int] = []
-    for step in schedule.steps:
-        if isinstance(step, Begin):
-            open_rings.append(schedule.scopes[step.scope].ring)
-        elif isinstance(step, End):
-            open_rings.pop()
-        elif isinstance(step, Submit):
-            yield step.submission, open_rings[-1]
 
 
 # --- deadlocks --------------------------------------------------------------------------------------------------------

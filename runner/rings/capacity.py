@@ -15,8 +15,9 @@ from itertools import accumulate, pairwise
 from runner.base.tensor_spec import round_up
 from runner.program.program import Program
 from runner.rings.heap import INLINE_EDGES, POOL_SWEEP
-from runner.rings.schedule import NUM_RINGS, Begin, End, Repeat, Schedule, Submit
+from runner.rings.schedule import NUM_RINGS, End, Schedule, Submission, Submit
 from runner.rings.sizes import MIN_HEAP_BYTES, MIN_WINDOW
+from runner.rings.steps import StepWalk
 
 
 @dataclass(slots=True)
@@ -54,57 +55,44 @@ class RingLoad:
 
 def ring_loads(schedule: Schedule) -> list[RingLoad]:
     """The epochs of each ring when every trip that the schedule holds runs."""
-    loads = [RingLoad() for _ in range(NUM_RINGS)]
-    collectors = [_Epochs(load) for load in loads]
-    open_scopes: list[tuple[int, int]] = []
-    dynamic_until = 0
-    for at, step in enumerate(schedule.steps):
+    collectors = [_Epochs(RingLoad()) for _ in range(NUM_RINGS)]
+    walk = StepWalk(schedule)
+    submissions, scopes, rings, loops = schedule.submissions, walk.scopes, walk.rings, walk.loops
+    for step in walk:
         if isinstance(step, Submit):
-            submission = schedule.submissions[step.submission]
-            scope, ring = open_scopes[-1]
-            collectors[ring].submit(scope, submission.size_bytes, len(submission.waits))
-            if at < dynamic_until and (submission.size_bytes or ring == NUM_RINGS - 1):
-                loads[ring].dynamic = True
-        elif isinstance(step, Begin):
-            open_scopes.append((step.scope, schedule.scopes[step.scope].ring))
+            epoch = collectors[rings[-1]]
+            if not epoch.members:
+                epoch.owner = scopes[-1]
+            epoch.members.append(submissions[step.submission])
+            if loops and not epoch.load.dynamic:
+                epoch.load.dynamic = rings[-1] == NUM_RINGS - 1 or submissions[step.submission].size_bytes > 0
         elif isinstance(step, End):
-            scope, ring = open_scopes.pop()
-            collectors[ring].end(scope)
-        elif isinstance(step, Repeat):
-            dynamic_until = max(dynamic_until, step.end)
-    return loads
+            collectors[rings[-1]].end(step.scope)
+    return [epoch.load for epoch in collectors]
 
 
 class _Epochs:
-    """Collects the epochs of one ring from its submissions and scope ends."""
+    """Collects the epochs of one ring: `members` are the submissions of the present one, `owner` is the scope that ends it."""
 
     def __init__(self, load: RingLoad) -> None:
         self.load = load
-        self.owner: int | None = None  # the scope whose end closes the epoch
-        self.blocks: list[int] = []
-        self.num_slots = 0
-        self.edges: list[int] = []  # of all submissions so far
-        self.first = 0  # index in `edges` of the epoch's first
-
-    def submit(self, scope: int, size_bytes: int, num_edges: int) -> None:
-        if self.owner is None:
-            self.owner = scope
-            self.first = len(self.edges)
-        if size_bytes:
-            self.blocks.append(size_bytes)
-        self.num_slots += 1
-        self.edges.append(num_edges)
+        self.owner: int | None = None
+        self.members: list[Submission] = []
+        self.unswept: list[int] = []  # edges of the last tasks before the epoch
 
     def end(self, scope: int) -> None:
         if scope != self.owner:
             return
-        self.load.epochs.append((0, *accumulate(self.blocks)))
-        self.load.num_slots.append(self.num_slots)
-        unswept = self.edges[max(0, self.first - POOL_SWEEP + 1) :]  # up to 63 retired tasks may not be swept yet
-        spilled = sum(edges - INLINE_EDGES for edges in self.edges[self.first :] if edges > INLINE_EDGES)
-        self.load.pool_bound = max(self.load.pool_bound, sum(unswept), spilled)
-        self.owner, self.num_slots = None, 0
-        self.blocks = []
+        load, members = self.load, self.members
+        load.epochs.append((0, *accumulate([s.size_bytes for s in members if s.size_bytes])))
+        load.num_slots.append(len(members))
+        # The pool is swept only when 64 tasks have retired since the last sweep, so up to 63 tasks from before the epoch may
+        # still hold entries. Edges beyond the 64 that a task holds itself spill; those entries are reclaimed with their task.
+        edges = [len(s.waits) for s in members]
+        spilled = sum([num - INLINE_EDGES for num in edges if num > INLINE_EDGES])
+        load.pool_bound = max(load.pool_bound, sum(self.unswept) + sum(edges), spilled)
+        self.unswept = (self.unswept + edges)[1 - POOL_SWEEP :]
+        self.owner, self.members = None, []
 
 
 # --- heap -------------------------------------------------------------------------------------------------------------

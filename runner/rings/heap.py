@@ -312,11 +312,12 @@ class RingHeap:
     def _wire(self, submission: int, ring: Ring) -> bool:
         """Take pool entries for the edges to producers that are not consumed; False when they do not fit yet."""
         need = self._pool_need(submission)
-        if not ring.spill_fits(need.spilled) or not ring.pool_fits(need.free):
-            return False
-        ring.spill_head += need.spilled
+        if need is not NO_POOL_NEED:  # nothing always fits, and sweeps nothing
+            if not ring.spill_fits(need.spilled) or not ring.pool_fits(need.free):
+                return False
+            ring.spill_head += need.spilled
+            ring.pool_head += need.taken
         ring.spill_marks.append(ring.spill_head)
-        ring.pool_head += need.taken
         ring.pool_marks.append(ring.pool_head)
         return True
 
@@ -330,7 +331,7 @@ class RingHeap:
         if not pending and len(waits) <= INLINE_EDGES:
             return NO_POOL_NEED
         consumed = self._consumed
-        edges = sum(1 for wait in waits if not consumed[wait])
+        edges = len([wait for wait in waits if not consumed[wait]])
         return PoolNeed(edges if pending else 0, pending, max(0, edges - INLINE_EDGES))
 
     def leave_out(self, first: int, end: int) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from runner.rings.heap import Deadlock, RingHeap, ScopeRecord
 from runner.rings.schedule import Begin, End, Schedule, Submit
 from runner.rings.sizes import RingSizes
+from runner.rings.steps import StepWalk
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +53,17 @@ class Driver:
     def run(self) -> Replay:
         deadlock = None
         heap = self.heap
-        for step in self.schedule.steps:
-            kind = type(step)
-            if kind is Submit:
-                deadlock = self.submit(step.submission)  # type: ignore[union-attr]
+        for step in StepWalk(self.schedule):
+            if isinstance(step, Submit):
+                deadlock = self.submit(step.submission)
                 if deadlock is not None:
                     break
-            elif kind is Begin:
-                heap.begin(step.scope)  # type: ignore[union-attr]
-            elif kind is End:
-                heap.end(step.scope)  # type: ignore[union-attr]
+            elif isinstance(step, Begin):
+                heap.begin(step.scope)
+            elif isinstance(step, End):
+                heap.end(step.scope)
             else:
-                self.read(step.waits)  # type: ignore[union-attr]
+                self.read(step.waits)
         return self.result(deadlock)
 
     def submit(self, submission: int) -> Deadlock | None:

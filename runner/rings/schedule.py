@@ -20,6 +20,12 @@ from runner.base.tensor_spec import block_bytes
 from runner.program.program import Program, Trips
 
 NUM_RINGS = 4
+"""Ring heaps of a device; a scope that lies deeper than there are rings shares the last one."""
+
+
+def ring_of(depth: int) -> int:
+    """The ring of a scope at `depth`, counted from 0 at the root."""
+    return min(depth, NUM_RINGS - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +61,7 @@ class Submission:
 
 @dataclass(frozen=True, slots=True)
 class ScopeInfo:
-    """A runtime scope. `depth` counts from 0 at the root; its ring is `min(depth, 3)`."""
+    """A runtime scope. `depth` counts from 0 at the root and decides the ring (`ring_of`)."""
 
     name: str
     depth: int
@@ -65,7 +71,7 @@ class ScopeInfo:
 
     @property
     def ring(self) -> int:
-        return min(self.depth, NUM_RINGS - 1)
+        return ring_of(self.depth)
 
 
 @dataclass(frozen=True, slots=True)

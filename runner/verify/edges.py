@@ -14,6 +14,7 @@ from itertools import groupby, islice
 
 from runner.program.program import Box, Program, Region
 from runner.rings.schedule import Read, Repeat, Schedule, Submit
+from runner.rings.steps import StepWalk
 
 Trip = tuple[tuple[int, int], ...]
 """The dynamic loops around a submission, outermost first: (step of the loop, trip)."""
@@ -81,21 +82,16 @@ class Order:
         self._walk(schedule)
 
     def _walk(self, schedule: Schedule) -> None:
-        open_loops: list[tuple[int, Repeat]] = []
         submitted = 0
-        for at, step in enumerate(schedule.steps):
-            while open_loops and at >= open_loops[-1][1].end:
-                open_loops.pop()
+        walk = StepWalk(schedule)
+        for step in walk:
             if isinstance(step, Submit):
-                self.trips[step.submission] = tuple((loop, bisect_right(r.starts, at) - 1) for loop, r in open_loops)
+                self.trips[step.submission] = tuple((loop.at, loop.trip) for loop in walk.loops)
                 self.read_before[step.submission] = len(self.reads) - 1
                 submitted += 1
-            elif isinstance(step, Read | Repeat):
+            elif isinstance(step, Read | Repeat) and step.waits and not walk.loops:
                 # A read inside a trip need not happen; only those outside of all loops order what comes after them.
-                if step.waits and not open_loops:
-                    self.reads.append((step.waits, submitted))
-                if isinstance(step, Repeat):
-                    open_loops.append((at, step))
+                self.reads.append((step.waits, submitted))
 
     def runs_with(self, inner: int, outer: int) -> bool:
         """Whether submission `inner` runs whenever `outer` does: its loop trips are trips of `outer`, or come before them."""

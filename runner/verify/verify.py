@@ -11,14 +11,16 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from runner.base.errors import Diagnostic, Mark, ScheduleError
 from runner.base.tensor_spec import BLOCK_ALIGN
 from runner.program.program import Program
 from runner.rings.schedule import Begin, End, Repeat, Schedule, Submission, Submit
 from runner.rings.sizes import RingSizes
+from runner.rings.steps import StepWalk
 from runner.verify.edges import Conflict, Order, region_needs, sharing_needs
 
 MAX_BLOCK_BYTES = 2**31 - 1
@@ -58,22 +60,24 @@ def _finding(code: str, message: str, mark: Mark | None = None, hint: str | None
 
 def _structure(schedule: Schedule) -> Iterator[Diagnostic]:
     """Scopes nest, every submission is submitted once and in order, waits point backwards, every task of the program is there."""
-    open_scopes: list[int] = []
+    if (misplaced := _misplaced_loop(schedule)) is not None:
+        yield misplaced
+        return
+    walk = StepWalk(schedule)
+    open_scopes = walk.scopes
     begun: set[int] = set()
     submitted = 0
-    for step in schedule.steps:
+    for step in walk:
         if isinstance(step, Begin):
-            depth = schedule.scopes[step.scope].depth
-            if depth != len(open_scopes) or step.scope in begun:
+            depth, outer = schedule.scopes[step.scope].depth, len(open_scopes) - 1
+            if depth != outer or step.scope in begun:
                 name = schedule.scopes[step.scope].name
-                yield _finding("V1", f"scope '{name}' of depth {depth} begins at depth {len(open_scopes)}, or twice")
+                yield _finding("V1", f"scope '{name}' of depth {depth} begins at depth {outer}, or twice")
             begun.add(step.scope)
-            open_scopes.append(step.scope)
         elif isinstance(step, End):
             if not open_scopes or open_scopes[-1] != step.scope:
                 yield _finding("V1", f"scope '{schedule.scopes[step.scope].name}' ends but is not the innermost open scope")
                 return
-            open_scopes.pop()
         elif isinstance(step, Submit):
             if step.submission != submitted or not open_scopes:
                 yield _finding("V1", f"submission {step.submission} comes as number {submitted}, or outside of all scopes")
@@ -88,6 +92,21 @@ def _structure(schedule: Schedule) -> Iterator[Diagnostic]:
             yield _finding("V1", f"'{item.name}' waits for a later submission, or holds one that it does not wait for", item.mark)
     if schedule.program is not None:
         yield from _missing_tasks(schedule, schedule.program)
+
+
+def _misplaced_loop(schedule: Schedule) -> Diagnostic | None:
+    """The first dynamic loop whose trips do not lie behind it one after another, inside the trip around it: no walk is safe."""
+    ends = [len(schedule.steps)]  # where open trips end, the innermost last
+    for at, step in enumerate(schedule.steps):
+        while at >= ends[-1]:
+            ends.pop()
+        if isinstance(step, Repeat):
+            bounds = (*step.starts, step.end)
+            if bounds[0] != at + 1 or any(low > high for low, high in pairwise(bounds)) or step.end > ends[-1]:
+                name = step.trips.path if step.trips is not None else "of a recorded program"
+                return _finding("V1", f"the trips of loop '{name}' do not lie behind it one after another")
+            ends += reversed(bounds[1:])
+    return None
 
 
 def _missing_tasks(schedule: Schedule, program: Program) -> Iterator[Diagnostic]:
@@ -105,17 +124,14 @@ def _missing_tasks(schedule: Schedule, program: Program) -> Iterator[Diagnostic]
 
 
 def _modes(schedule: Schedule) -> Iterator[Diagnostic]:
-    open_scopes: list[int] = []
-    for step in schedule.steps:
+    walk = StepWalk(schedule)
+    for step in walk:
         if isinstance(step, Begin):
             scope = schedule.scopes[step.scope]
-            outer = next((s for s in open_scopes if schedule.scopes[s].mode == "manual"), None)
+            outer = next((s for s in walk.scopes[:-1] if schedule.scopes[s].mode == "manual"), None)
             if outer is not None:
                 name = schedule.scopes[outer].name
                 yield _finding("V2", f"{scope.mode} scope '{scope.name}' lies inside the manual scope '{name}'", scope.mark)
-            open_scopes.append(step.scope)
-        elif isinstance(step, End):
-            open_scopes.pop()
 
 
 # --- V3: blocks -------------------------------------------------------------------------------------------------------
@@ -179,7 +195,7 @@ class _Line:
         """The oldest live byte, below which a wrapped block must stay."""
         return next((start for _, start, end in self.queue if end > start), self.at)
 
-    def release(self, scope: int, open_scopes: set[int]) -> None:
+    def release(self, open_scopes: Collection[int]) -> None:
         """Drop the oldest blocks whose scopes have closed; everything behind an open scope's block stays."""
         while self.queue and self.queue[0][0] not in open_scopes:
             _, start, end = self.queue.popleft()
@@ -193,16 +209,12 @@ class _Line:
 def _capacity(schedule: Schedule, sizes: RingSizes) -> Iterator[Diagnostic]:
     """The first submission that cannot be placed when all others have completed: then it cannot be in any run."""
     lines = [_Line(capacity) for capacity in sizes.heap]
-    open_scopes: list[int] = []
-    for step in schedule.steps:
-        if isinstance(step, Begin):
-            open_scopes.append(step.scope)
-        elif isinstance(step, End):
-            closed = open_scopes.pop()
-            lines[schedule.scopes[closed].ring].release(closed, set(open_scopes))
+    walk = StepWalk(schedule)
+    for step in walk:
+        if isinstance(step, End):
+            lines[walk.rings[-1]].release(walk.scopes[:-1])
         elif isinstance(step, Submit):
-            scope = open_scopes[-1]
-            ring = schedule.scopes[scope].ring
+            ring = walk.rings[-1]
             line, item = lines[ring], schedule.submissions[step.submission]
             if len(line.queue) >= sizes.window[ring] - 1:
                 yield _finding("V4", f"ring {ring}: no slot for '{item.name}', {len(line.queue):,} are held", item.mark)
@@ -213,7 +225,7 @@ def _capacity(schedule: Schedule, sizes: RingSizes) -> Iterator[Diagnostic]:
                 message = f"ring {ring} ({line.capacity:,} bytes) cannot hold '{_title(item)}' ({item.size_bytes:,} bytes)"
                 yield _finding("V4", f"{message}: {held:,} bytes are held by open scopes", item.mark)
                 return
-            line.queue.append((scope, start, start + item.size_bytes))
+            line.queue.append((walk.scopes[-1], start, start + item.size_bytes))
 
 
 def _title(item: Submission) -> str:
@@ -229,13 +241,10 @@ def _closed_reads(schedule: Schedule) -> Iterator[Diagnostic]:
     program = schedule.program
     owner_scope: dict[int, int] = {}  # submission -> scope
     block_of: dict[int, int] = {}  # tensor -> submission
-    open_scopes: list[int] = []
-    for step in schedule.steps:
-        if isinstance(step, Begin):
-            open_scopes.append(step.scope)
-        elif isinstance(step, End):
-            open_scopes.pop()
-        elif isinstance(step, Submit):
+    walk = StepWalk(schedule)
+    open_scopes = walk.scopes
+    for step in walk:
+        if isinstance(step, Submit):
             item = schedule.submissions[step.submission]
             owner_scope[step.submission] = open_scopes[-1]
             block_of.update(dict.fromkeys((slot.tensor for slot in item.slots), step.submission))

@@ -203,6 +203,29 @@ def test_findings_by_hand(broken, text):
     assert text in [str(finding) for finding in verify(broken)]
 
 
+@pytest.mark.parametrize(
+    ("at", "loop"),
+    [
+        (1, Repeat((), None, (0, 3), 4)),  # a trip before the loop
+        (1, Repeat((), None, (3, 2), 4)),
+        (1, Repeat((), None, (2, 3), 9)),
+        (2, Repeat((), None, (3,), 5)),  # an inner loop that goes on where its outer trip has ended
+    ],
+)
+def test_misplaced_trips_are_refused(at, loop):
+    """Nobody could say which steps run."""
+    inner = Repeat((), None, (3,), 4) if at == 1 else loop
+    outer = loop if at == 1 else Repeat((), None, (2, 4), 5)
+    sound = replace(
+        _small(), steps=(Begin(0), Repeat((), None, (2, 4), 5), Repeat((), None, (3,), 4), Submit(0), Submit(1), End(0))
+    )
+    assert "trips of loop" not in str(list(map(str, verify(sound))))
+    broken = replace(sound, steps=(Begin(0), outer, inner, *sound.steps[3:]))
+    assert [str(finding) for finding in verify(broken)] == [
+        "error V1: the trips of loop 'of a recorded program' do not lie behind it one after another"
+    ]
+
+
 def test_capacity_finding_names_the_block():
     found = verify(_small(), small_sizes((1, 1, 1, 1)))
     message = "g.yaml:4:1: error V4: ring 1 (1,024 bytes) cannot hold 'x' (2,048 bytes): 0 bytes are held by open scopes"
