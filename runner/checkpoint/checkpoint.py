@@ -2,7 +2,7 @@
 
     checkpoint = Checkpoint.open("DIR")
     checkpoint.require(config)                                   # raises CheckpointError naming everything that is wrong
-    checkpoint.weight("layers.0.attn.wq_b.weight", rows=(0, 128))  # f32, whatever it is stored as
+    checkpoint.weight("X.weight", rows=(0, 128))     # f32, whatever it is stored as
 
 Opening reads headers only. Data are memory-mapped, and decoded when asked for. Tensors have the canonical names of a family of
 models: of the one that the folder's `config.json` is of, or that of a configuration which the checkpoint is compared with.

@@ -30,7 +30,7 @@ SECTION_DEPTHS = {"deployments": 2, "dims": 1, "dtypes": 1}
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A value as given, and where: `mark` for a file, `option` for a command line (`--set o_groups=3`)."""
+    """A value as given, and where: `mark` for a file, `option` for a command line (`--set ep=3`)."""
 
     value: Any
     mark: Mark | None = None

@@ -1,8 +1,8 @@
 """What the machine asks of a model, and all that it knows of one.
 
-A family (DeepSeek-V4, and whatever an installed package brings) is one object that satisfies `ModelFamily`. A configuration's
-base layer names it (`model: NAME`); `runner.models.family` finds it, in the folder of that name here or by an entry point of
-the group `ringgraph.models`. Nothing outside of a family's own folders knows its fields, tensors, ops or dims.
+A family (a folder here, or what an installed package brings) is one object that satisfies `ModelFamily`. The layers of
+a configuration name it (`model: NAME`); `runner.models.family` finds it, in the folder of that name or by an entry point of the
+group `ringgraph.models`. Nothing outside of a family's own folders knows its fields, tensors, ops or dims.
 docs/add-a-model.md leads through an implementation.
 """
 

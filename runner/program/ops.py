@@ -2,8 +2,8 @@
 
 An op is declared once, by decorating its implementation:
 
-    @op("rms_norm", "x: {act}[T, D], w: f32[D] -> y: {act}[T, D]", core="AIV", params={"eps": "rms_norm_eps"})
-    def rms_norm(x, w, *, y, eps):
+    @op("scaled", "x: {act}[T, D], w: f32[D] -> y: {act}[T, D]", core="AIV", params={"by": "scaling_factor"})
+    def scaled(x, w, *, y, by):
         ...
 
 The signature lists operands as `name: dtype[dims]`: inputs, `->`, outputs. `&name` marks an in-out operand (listed among the
