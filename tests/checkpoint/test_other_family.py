@@ -1,4 +1,4 @@
-"""Checkpoints of a family that is not ours: written, inspected, converted and loaded by its own layout."""
+"""Checkpoints of a family that is not ours: written, inspected, converted and loaded by its layout; and a graph that runs on one."""
 
 import json
 
@@ -15,7 +15,13 @@ from runner.checkpoint.inspect import inspect_checkpoint, require_own_config
 from runner.checkpoint.random import init_checkpoint
 from runner.checkpoint.weights import load_weights
 from runner.config.config import load_config
+from runner.execution.executor import execute
+from runner.expansion.expander import expand
+from runner.language.library import load_graph
+from runner.lint.lint import lint
+from runner.program.ops import OpRegistry
 from runner.program.program import Program, Span, Task, Tensor
+from schedulers import get_scheduler
 
 WIDTH, DEPTH = 32, 3
 
@@ -80,6 +86,43 @@ def test_loading(config, folder, tmp_path):
     save_file({**everything(folder), "block.1.weight": torch.full((WIDTH, WIDTH), 101.0)}, other / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"^error K110: tensor 'block\.1\.weight' is too large$"):
         load_weights(program("block.1.weight"), Checkpoint.open(other), config)
+
+
+BLOCKS = """
+graph: blocks
+inputs: {x: "{act}[batch, W]"}
+outputs: {y: "{act}[batch, W]"}
+weights:
+  w: {type: "{act}[depth, W, W]", from: "block.{block}.weight", stack: block}
+body:
+  - op: chain
+    in: {x: x, w: w}
+    out: {y: y}
+    attrs: {times: 3}
+"""
+
+
+def test_a_graph_in_its_dims_runs_on_its_weights(config, folder, tmp_path):
+    """Lint, expansion, scheduling, weights and execution, with an op of the family's own."""
+    registry = OpRegistry()
+
+    @registry.op("chain", "x: {act}[B, K], w: {act}[N, K, K] -> y: {act}[B, K]", core="AIC", params={"times": 1})
+    def chain(x, w, *, y, times):
+        for block in range(times):
+            x = x @ w[block].T
+        y.copy_(x)
+
+    path = tmp_path / "blocks.yaml"
+    path.write_text(BLOCKS)
+    assert lint([path], config, registry) == []
+    program = expand(load_graph(path), config, registry)
+    weights = load_weights(program, Checkpoint.open(folder), config)
+    x, y = torch.randn(2, WIDTH), torch.empty(2, WIDTH)
+    execute(get_scheduler("annotated")(program, {}), registry, {**weights, program.inputs["x"]: x, program.outputs["y"]: y})
+    stored = everything(folder)
+    for block in range(DEPTH):
+        x = x @ stored[f"block.{block}.weight"].T
+    torch.testing.assert_close(y, x)
 
 
 def test_a_checkpoint_whose_model_nobody_knows(folder, config, tmp_path):
