@@ -20,7 +20,8 @@ from docs.figures.seed import print_seed
 from docs.figures.strategies import print_strategies
 from docs.figures.targets import print_targets
 from runner.base.errors import RinggraphError
-from runner.cli.frontier import print_frontier, say, trace_frontier
+from runner.cli.sizing import print_frontier, say
+from runner.driver.frontier import trace_frontier
 from runner.report.frontier import draw_frontier
 from runner.rings.timed import uniform_timing
 

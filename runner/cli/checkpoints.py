@@ -34,7 +34,7 @@ def init(
     """Write a random checkpoint in the real layout: shards, index, config.json."""
     from runner.checkpoint.checkpoint import Checkpoint
     from runner.checkpoint.random import init_checkpoint
-    from runner.cli.progress_bar import progress_bar
+    from runner.cli.shared import progress_bar
     from runner.report.dot import human_bytes
 
     resolved = resolve(config, sets)
@@ -79,7 +79,7 @@ def convert(
     from dataclasses import asdict
 
     from runner.checkpoint.convert import convert as write_converted
-    from runner.cli.progress_bar import progress_bar
+    from runner.cli.shared import progress_bar
 
     wanted = resolve(config, sets) if config else _own(source, sets)
     with progress_bar("converting") as progress:

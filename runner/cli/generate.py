@@ -273,7 +273,7 @@ def _facts(config: Config, wanted: Wanted) -> dict[str, Any]:
 
 
 def _open(config: Config, wanted: Wanted, comm: Comm) -> ModelSession:
-    from runner.cli.progress_bar import progress_bar
+    from runner.cli.shared import progress_bar
     from runner.serving.session import Placement, open_session
 
     placement = Placement(

@@ -9,7 +9,7 @@ import typer
 
 from runner.cli import options
 from runner.cli.shared import console, messages, print_json, table
-from runner.driver.driver import program_of, registry, resolve
+from runner.driver.driver import Setup, registry
 
 graph_app = typer.Typer(help="Shipped graphs.", no_args_is_help=True)
 ops_app = typer.Typer(help="Registered ops.", no_args_is_help=True)
@@ -36,7 +36,7 @@ def lint(
 ) -> None:
     """Check graphs: 0 when clean, 1 with findings, 2 for unusable arguments."""
     from runner.base.errors import ConfigError
-    from runner.lint.lint import lint as find
+    from runner.driver.linting import lint as find
     from runner.lint.output import FORMATS, format_findings
     from runner.rings.sizes import RingSizes
 
@@ -44,11 +44,10 @@ def lint(
         raise typer.BadParameter(f"'{form}' is not a format; expected one of {', '.join(FORMATS)}", param_hint="--format")
     try:
         heap = RingSizes.resolve(ring_heap, environ={}).heap if ring_heap is not None else None
-        resolved = resolve(config, sets, deploy, ep, paths[0])
+        findings = find(Setup(config, sets, deploy, ep), paths, ring_heap=heap)
     except ConfigError as error:
         messages().print(str(error), markup=False)
         raise typer.Exit(2) from None
-    findings = find(paths, resolved, registry(), ring_heap=heap)
     if text := format_findings(findings, form):
         print(text)
     if findings:
@@ -71,7 +70,7 @@ def explain(
     if node is None:
         print(explain_rule(graph))
         return
-    found = explained(program_of(graph, resolve(config, sets, deploy, ep, graph)), registry(), node)
+    found = explained(Setup(config, sets, deploy, ep).program(graph), registry(), node)
     if as_json:
         print_json(found.to_dict())
     else:
@@ -166,7 +165,7 @@ def dot(
     from runner.report.dot import render_svg, to_dot
     from schedulers import get_scheduler
 
-    program = program_of(graph, resolve(config, sets, deploy, ep, graph))
+    program = Setup(config, sets, deploy, ep).program(graph)
     text = to_dot(get_scheduler(scheduler)(program, {}), level, layer)
     if svg and out is None:
         raise typer.BadParameter("--svg needs --out FILE")

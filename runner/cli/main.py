@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from runner.base.errors import RinggraphError
-from runner.cli import checkpoints, configs, frontier, generate, graphs, receive_depth, run, schedule, sizing
+from runner.cli import checkpoints, configs, generate, graphs, receive_depth, recorded, run, schedule, sizing
 from runner.ranks.reports import own_folder, write_report
 
 app = typer.Typer(
@@ -45,9 +45,9 @@ COMMANDS = (
     generate,
     run,
     schedule,
+    recorded,
     receive_depth,
     sizing,
-    frontier,
 )
 for module in COMMANDS:
     module.register(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -45,4 +46,41 @@ Unchecked = Annotated[
 ]
 Threads = Annotated[
     int | None, typer.Option("--threads", min=1, metavar="N", help="Torch's threads per op; without, as suits the model's size.")
+]
+
+# --- planning ---------------------------------------------------------------------------------------------------------
+
+Progress = Annotated[
+    str, typer.Option("--progress", metavar="MODEL", help="How far execution has come: eager, lagging or timed.")
+]
+Batch = Annotated[
+    bool, typer.Option("--batch-allocs", help="Gather a body's tensors into blocks of up to 16, as the compiler does.")
+]
+Routing = Annotated[
+    str, typer.Option("--routing", metavar="SOURCE", help="Trip counts: bound, uniform, random:SEED or a JSON file.")
+]
+SubmitUs = Annotated[float, typer.Option("--submit-us", min=0, metavar="US", help="Cost of one submission, for timed.")]
+TaskUs = Annotated[float | None, typer.Option("--task-us", min=0, metavar="US", help="One duration for all tasks, for timed.")]
+Cores = Annotated[str, typer.Option("--cores", metavar="COUNTS", help="Workers for timed: aic=24,aiv=48 or unlimited.")]
+Profile = Annotated[
+    Path | None, typer.Option("--profile", metavar="FILE", help="Durations that 'ringgraph run --profile' measured.")
+]
+AllowMissing = Annotated[
+    bool, typer.Option("--allow-missing-edges", help="Go on when a manual scope lacks edges; running cannot.")
+]
+ScopeStats = Annotated[Path | None, typer.Option("--scope-stats", metavar="FILE", help="Write scope_stats.jsonl.")]
+Write = Annotated[bool, typer.Option("--write", help="Put the strategy's scopes into the graph's files.")]
+
+# --- what the strategy minpeak is told (runner.driver.planning.MinpeakOptions) -----------------------------------------
+
+Objective = Annotated[
+    str | None,
+    typer.Option("--objective", metavar="NAME", help="minpeak: total (the default), worst (the largest ring) or makespan."),
+]
+Budget = Annotated[
+    str | None, typer.Option("--budget", metavar="SIZE", help="minpeak: the shortest makespan within so many bytes (128MiB).")
+]
+NoShare = Annotated[bool, typer.Option("--no-share", help="minpeak: no two tensors share bytes; scopes alone.")]
+TimeLimit = Annotated[
+    float | None, typer.Option("--time-limit", min=0, metavar="S", help="minpeak: seconds after which the best so far is taken.")
 ]

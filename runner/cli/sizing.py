@@ -1,27 +1,30 @@
-"""`ringgraph size`: ring sizes for a device that runs a set of graphs on the same rings."""
+"""`ringgraph size | frontier`: ring sizes for graphs that share a device, and what more bytes buy in time."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runner.cli import minpeak, options
-from runner.cli.shared import console, print_json, table, warned
-from runner.driver.driver import program_of, resolve, schedule_of
+from runner.cli import options
+from runner.cli.schedule import better
+from runner.cli.shared import MIB, console, print_json, table
+from runner.driver.driver import Setup
 
-MIB = 2**20
-
-
-def register(app: typer.Typer) -> None:
-    app.command()(size)
-
+if TYPE_CHECKING:
+    from runner.driver.sizing import SizeResult
+    from runner.report.frontier import Frontier
 
 Graphs = Annotated[
     list[str], typer.Argument(metavar="GRAPH...", help="Graph files or names of shipped graphs; GRAPH@DEPLOY says for which.")
 ]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(size)
+    app.command()(frontier)
 
 
 def size(
@@ -31,31 +34,32 @@ def size(
     deploy: options.Deploy = None,
     ep: options.Ep = None,
     scheduler: options.Scheduler = "annotated",
-    objective: minpeak.Objective = None,
-    no_share: minpeak.NoShare = False,
+    objective: options.Objective = None,
+    no_share: options.NoShare = False,
     as_json: options.Json = False,
 ) -> None:
     """The smallest ring sizes known to be safe for all the graphs together, ready to paste."""
-    from runner.rings.device_sizes import device_sizes
+    from runner.driver.planning import MinpeakOptions
+    from runner.driver.sizing import size as work_out
 
-    wanted = minpeak.MinpeakOptions(objective, no_share=no_share, show_progress=sys.stderr.isatty())
-    schedules, names = [], []
-    for graph, chosen in deployments(graphs, deploy):
-        resolved = resolve(config, sets, chosen, ep, graph)
-        schedules.append(warned(schedule_of(program_of(graph, resolved), scheduler, given=wanted.mapping())))
-        names.append(f"{Path(graph).stem}@{resolved.deploy}")
-    found = device_sizes(schedules, names)
+    minpeak = MinpeakOptions(objective, no_share=no_share)
+    found = work_out(Setup(config, sets, deploy, ep), graphs, scheduler, minpeak, better())
     if as_json:
-        print_json({"scheduler": scheduler} | found.as_json())
-        return
-    out = table("ring", *(f"{name} MiB>" for name in names), "heap MiB>", "heap bytes>", "window>", "pool>")
+        print_json(found.as_json())
+    else:
+        _print_sizes(found)
+
+
+def _print_sizes(result: SizeResult) -> None:
+    found = result.found
+    out = table("ring", *(f"{name} MiB>" for name in result.names), "heap MiB>", "heap bytes>", "window>", "pool>")
     for ring in range(len(found.sizes.heap)):
         alone = [f"{need.safe_bytes / MIB:,.2f}" for need in found.needs if need.ring == ring]
         heap = found.sizes.heap[ring]
         counts = (found.sizes.window[ring], found.sizes.pool[ring])
         out.add_row(str(ring), *alone, f"{heap / MIB:,.2f}", f"{heap:,}", *(f"{count:,}" for count in counts))
     console().print(out)
-    print(f"\ntotal {_mib(found.total_bytes)}, scheduler {scheduler}")
+    print(f"\ntotal {_mib(found.total_bytes)}, scheduler {result.scheduler}")
     uniform = f"four rings of the largest size ({_mib(found.uniform_bytes)})"
     print(f"saved against {uniform}: {_mib(found.saved_against_uniform_bytes)}")
     print(f"saved against 4 x 1 GiB: {_mib(found.saved_against_gib_bytes)}\n")
@@ -63,20 +67,54 @@ def size(
     print(f"\n# heaps of a RunConfig are powers of two: {_mib(sum(found.power_heap))} in all\n{found.run_config()}")
 
 
-def deployments(graphs: list[str], deploy: str | None) -> list[tuple[str, str | None]]:
-    """Each graph and the deployment to give it.
-
-    `GRAPH@DEPLOY` has its own. Among graphs of both kinds `deploy` is that of those whose name does not begin with `prefill`:
-    sizes for a prefill that were worked out for a decode step would be far too small.
-    """
-    named = [graph.rpartition("@") if "@" in graph else (graph, "", "") for graph in graphs]
-    prefills = [Path(graph).stem.startswith("prefill") for graph, _, _ in named]
-    mixed = any(prefills) and not all(prefills)
-    return [
-        (graph, own or (None if mixed and is_prefill else deploy))
-        for (graph, _, own), is_prefill in zip(named, prefills, strict=True)
-    ]
-
-
 def _mib(size_bytes: int) -> str:
     return f"{size_bytes / MIB:,.2f} MiB"
+
+
+def frontier(
+    graph: options.GraphName,
+    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Draw to a .svg, .png or .pdf file.")] = None,
+    num_points: Annotated[int, typer.Option("--points", min=1, metavar="N", help="Budgets between the ends.")] = 6,
+    config: options.Configs = [],  # noqa: B006
+    sets: options.Sets = [],  # noqa: B006
+    deploy: options.Deploy = None,
+    ep: options.Ep = None,
+    routing: options.Routing = "random:0",
+    submit_us: options.SubmitUs = 0.5,
+    task_us: Annotated[float, typer.Option("--task-us", min=0, metavar="US", help="Duration of every task.")] = 20.0,
+    cores: options.Cores = "unlimited",
+    as_json: options.Json = False,
+) -> None:
+    """What more bytes buy in time: minpeak within budgets, beside the other strategies and two lower bounds."""
+    from runner.driver.frontier import trace_frontier
+    from runner.report.frontier import check_format, draw_frontier
+    from runner.rings.timed import parse_cores, uniform_timing
+
+    if out is not None:
+        check_format(out)
+    timing = uniform_timing(submit_us, task_us, parse_cores(cores))
+    program = Setup(config, sets, deploy, ep).program(graph, routing=routing)
+    found = trace_frontier(program, lambda schedule: timing, f"{program.name}, routing {routing}", num_points, say)
+    if out is not None:
+        draw_frontier(found, out)
+    if as_json:
+        print_json(found.as_json())
+        return
+    print_frontier(found)
+    if out is not None:
+        print(f"\ndrawn to {out}")
+
+
+def say(text: str) -> None:
+    print(f"planning: {text}", file=sys.stderr, flush=True)
+
+
+def print_frontier(found: Frontier) -> None:
+    """The points as a table."""
+    out = table("placement", "safe MiB>", "makespan ms>")
+    for point in (*found.points, *found.others):
+        out.add_row(point.label, f"{point.total_bytes / MIB:,.1f}", f"{point.makespan_us / 1000:,.2f}")
+    out.add_row(
+        "lower bounds: peak live, critical path", f"{found.peak_live_bytes / MIB:,.1f}", f"{found.critical_path_us / 1000:,.2f}"
+    )
+    console().print(out)

@@ -22,7 +22,7 @@ from typing import Any
 from jsonschema import Draft7Validator
 from jsonschema.exceptions import best_match
 
-from runner.base.errors import ConfigError, Diagnostic, did_you_mean
+from runner.base.errors import ConfigError, Diagnostic, Mark, did_you_mean
 from runner.base.tensor_spec import DTYPE_BYTES
 from runner.config.layers import (
     Given,
@@ -102,8 +102,12 @@ def load_config(
     sets: Sequence[str] = (),
     deploy: str | None = None,
     ep: int | None = None,
+    *,
+    deploy_mark: Mark | None = None,
 ) -> Config:
     """Resolve `layers` (presets, YAML files, Hugging Face `config.json`s) and `sets` (`key=value`).
+
+    `deploy_mark` is where `deploy` is written, for the message about one that does not exist.
 
     Raises ConfigError that lists every problem found.
     """
@@ -125,7 +129,7 @@ def load_config(
     problems += [*(problem for _, found in read for problem in found), *found, *wrong]
     if unreadable:
         raise ConfigError([*unreadable, *problems])
-    return _resolve(model.name, tuple(layer for layer, _ in read), options, deploy, problems)
+    return _resolve(model.name, tuple(layer for layer, _ in read), options, deploy, problems, deploy_mark)
 
 
 def _read_into(name: str | Path, sources: list[Source], problems: list[Diagnostic], unreadable: list[Diagnostic]) -> None:
@@ -161,7 +165,12 @@ def _option_layers(
 
 
 def _resolve(
-    model: str, layers: tuple[Layer, ...], options: tuple[Layer, ...], deploy: str | None, problems: list[Diagnostic]
+    model: str,
+    layers: tuple[Layer, ...],
+    options: tuple[Layer, ...],
+    deploy: str | None,
+    problems: list[Diagnostic],
+    deploy_mark: Mark | None = None,
 ) -> Config:
     """Layers, the family's base first, the chosen deployment's fields, and options, combined, evaluated and checked.
 
@@ -172,7 +181,7 @@ def _resolve(
     chosen = deploy or _default_deployment(every)
     if chosen not in deployments:
         hint = did_you_mean(chosen, deployments) or f"deployments are {', '.join(deployments)}"
-        raise ConfigError([*problems, Diagnostic("C103", f"unknown deployment '{chosen}'", hint=hint)])
+        raise ConfigError([*problems, Diagnostic("C103", f"unknown deployment '{chosen}'", deploy_mark, hint=hint)])
     fields: dict[str, Given] = {}
     for layer in (*layers, Layer(chosen, deployments[chosen]), *options):
         fields |= layer.fields

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -37,19 +38,67 @@ def registry() -> OpRegistry:
     return found
 
 
-def resolve(
-    configs: Sequence[str], sets: Sequence[str] = (), deploy: str | None = None, ep: int | None = None, graph: str | None = None
-) -> Config:
-    """The configuration of the options; a graph whose name says so gets its deployment by default (`prefill_fwd`: prefill)."""
-    from runner.config.config import load_config
+@dataclass(frozen=True)
+class Setup:
+    """What graphs are expanded with: configuration layers, options over them, a deployment, ranks, and ops (ours without)."""
 
-    if deploy is None and graph is not None and Path(graph).stem.startswith("prefill"):
-        deploy = "prefill"
-    return load_config(tuple(configs) or DEFAULT_CONFIG, tuple(sets), deploy, ep)
+    configs: Sequence[str | Path] = ()
+    sets: Sequence[str] = ()
+    deploy: str | None = None
+    ep: int | None = None
+    ops: OpRegistry | None = None
+
+    @property
+    def registry(self) -> OpRegistry:
+        return registry() if self.ops is None else self.ops
+
+    def config(self, graph: str | Path | None = None, library: GraphLibrary | None = None) -> Config:
+        """The configuration, for a graph that may say its own deployment; raises ConfigError or GraphError."""
+        return resolve(self.configs, self.sets, self.deploy, self.ep, graph, library)
+
+    def program(self, graph: str | Path, *, routing: str = "bound", library: GraphLibrary | None = None) -> Program:
+        """A graph, expanded under its configuration."""
+        from runner.language.library import GraphLibrary
+
+        library = library or GraphLibrary()
+        return program_of(graph, self.config(graph, library), routing=routing, library=library, ops=self.registry)
+
+
+def resolve(
+    configs: Sequence[str | Path],
+    sets: Sequence[str] = (),
+    deploy: str | None = None,
+    ep: int | None = None,
+    graph: str | Path | None = None,
+    library: GraphLibrary | None = None,
+) -> Config:
+    """The configuration of the options. Without `deploy`, a graph's own deployment, if it names one, else the default one.
+
+    Raises ConfigError, and GraphError where the graph has to be read and cannot.
+    """
+    from runner.config.config import load_config
+    from runner.language.library import GraphLibrary, find_graph, with_source_lines
+
+    layers = tuple(configs) or DEFAULT_CONFIG
+    if deploy is not None or graph is None:
+        return load_config(layers, tuple(sets), deploy, ep)
+    read = (library or GraphLibrary()).load(find_graph(graph))
+    said = read.deploy
+    try:
+        return load_config(layers, tuple(sets), said and said.value, ep, deploy_mark=said and said.mark)
+    except ConfigError as error:
+        if said is None or not error.diagnostics:
+            raise
+        raise ConfigError(with_source_lines(list(error.diagnostics), {read.file: read.lines})) from None
 
 
 def program_of(
-    graph: str, config: Config, *, routing: str = "bound", library: GraphLibrary | None = None, ops: OpRegistry | None = None
+    graph: str | Path,
+    config: Config,
+    *,
+    routing: str = "bound",
+    library: GraphLibrary | None = None,
+    ops: OpRegistry | None = None,
 ) -> Program:
     """A graph, by path or shipped name, expanded under a configuration; `routing` says how many trips dynamic loops make."""
     from runner.expansion.expander import expand

@@ -62,10 +62,11 @@ class GraphBuilder:
         params = _texts(root.get("params"))
         for text in params.values():
             self.expression(text)
-        name, body = root.get("graph"), root.get("body")
+        name, body, deploy = root.get("graph"), root.get("body"), root.get("deploy")
         assert name is not None and body is not None, "the schema requires them"
         items = self.body(body, _Ids())
-        return Graph(name.value, file, name.mark, items, _doc(root), params, **sections, lines=lines)
+        said = text_of(deploy) if deploy else None
+        return Graph(name.value, file, name.mark, items, _doc(root), params, **sections, deploy=said, lines=lines)
 
     def attempt(self, parser: Callable[[Text], object], text: Text) -> None:
         try:

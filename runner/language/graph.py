@@ -109,7 +109,7 @@ Item = Op | Alloc | Scope | For | Switch | Use
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A whole file; `lines` is its text, for messages."""
+    """A whole file; `lines` is its text, for messages. `deploy` is the deployment that it is for, None for the default one."""
 
     name: str
     file: str
@@ -121,4 +121,5 @@ class Graph:
     weights: Mapping[str, Declaration] = field(default_factory=dict)
     state: Mapping[str, Declaration] = field(default_factory=dict)
     outputs: Mapping[str, Declaration] = field(default_factory=dict)
+    deploy: Text | None = None
     lines: tuple[str, ...] = field(default=(), repr=False, compare=False)

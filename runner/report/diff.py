@@ -134,7 +134,7 @@ def scope_differences(left: Side, right: Side) -> list[ScopeDifference]:
 
 
 def diff_json(left: Side, right: Side, differences: Sequence[ScopeDifference]) -> dict[str, Any]:
-    """The object of `ringgraph schedule diff --json`; pairs are `[left, right]`, and `scopes` holds those that differ."""
+    """The object of `ringgraph schedule-diff --json`; pairs are `[left, right]`, and `scopes` holds those that differ."""
     rings = [
         {"ring": ring} | {name: [left.rings[ring][name], right.rings[ring][name]] for name in RING_FIGURES}
         for ring in sorted(left.rings.keys() & right.rings.keys())

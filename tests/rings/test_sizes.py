@@ -6,7 +6,8 @@ import re
 import pytest
 from programs import random_program
 
-from runner.cli.sizing import deployments
+from runner.base.errors import ConfigError
+from runner.driver.sizing import deployments
 from runner.rings.capacity import fits, ring_loads, robust_heap
 from runner.rings.device_sizes import device_sizes
 from runner.rings.replay import lagging
@@ -75,9 +76,21 @@ def test_text_has_lines_that_the_runtime_and_python_read(call):
 
 
 def test_which_graph_gets_which_deployment():
-    assert deployments(["decode_fwd", "prefill_fwd"], "decode-mtp") == [("decode_fwd", "decode-mtp"), ("prefill_fwd", None)]
-    assert deployments(["prefill_fwd"], "decode") == [("prefill_fwd", "decode")]
-    assert deployments(["moe@prefill", "moe"], "decode-mtp") == [("moe", "prefill"), ("moe", "decode-mtp")]
+    said = {"decode_fwd": "decode", "prefill_fwd": "prefill"}.get
+    both = ["decode_fwd", "prefill_fwd"]
+    assert deployments(both, None, said) == [(graph, None) for graph in both], "each its own"
+    assert deployments(["prefill_fwd", "moe"], "decode", said) == [("prefill_fwd", "decode"), ("moe", "decode")]
+    assert deployments(["moe@prefill", "moe"], "decode-mtp", said) == [("moe", "prefill"), ("moe", "decode-mtp")]
+    assert deployments(["decode_fwd@decode-mtp", "prefill_fwd"], None, said) == [
+        ("decode_fwd", "decode-mtp"),
+        ("prefill_fwd", None),
+    ]
+    with pytest.raises(ConfigError) as caught:
+        deployments(both, "decode-mtp", said)
+    assert str(caught.value) == (
+        "--deploy decode-mtp is given for graphs of several deployments: 'decode_fwd' for 'decode', 'prefill_fwd' for 'prefill'\n"
+        "hint: give it to those that it is meant for, as in decode_fwd@decode-mtp"
+    )
 
 
 def test_an_unknown_graph_is_an_error(call):

@@ -1,0 +1,204 @@
+"""`ringgraph ring-heap | scope-stats`: programs and scope stats that a device recorded, or that were predicted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from runner.cli import options
+from runner.cli.shared import MIB, console, print_json, table
+from runner.driver.driver import Setup
+
+if TYPE_CHECKING:
+    from runner.recorded.scope_stats import Parting, StatsFile
+
+ring_heap_app = typer.Typer(help="The ring heaps themselves.", no_args_is_help=True)
+scope_stats_app = typer.Typer(help="Scope stats, predicted or recorded on a device.", no_args_is_help=True)
+
+
+def register(app: typer.Typer) -> None:
+    app.add_typer(ring_heap_app, name="ring-heap")
+    app.add_typer(scope_stats_app, name="scope-stats")
+
+
+# --- ring-heap replay -------------------------------------------------------------------------------------------------
+
+
+@ring_heap_app.command("replay")
+def replay_recorded(
+    program: Annotated[Path, typer.Argument(metavar="PROGRAM.json", help="A program in the conformance format.")],
+    progress: options.Progress = "eager",
+    submit_us: options.SubmitUs = 0.5,
+    task_us: options.TaskUs = 20.0,
+    cores: options.Cores = "unlimited",
+    as_json: options.Json = False,
+) -> None:
+    """Replay a recorded program and print its outcome, scope records and blocks."""
+    from runner.driver.planning import replay_under
+    from runner.recorded.programs import load_json, recorded_from_replay, schedule_from_recorded
+    from runner.rings.timed import parse_cores, uniform_timing
+
+    planned, sizes = schedule_from_recorded(load_json(program), str(program))
+    timing = uniform_timing(submit_us, 20.0 if task_us is None else task_us, parse_cores(cores))
+    replay = replay_under(progress, planned, sizes, lambda: timing)
+    found = recorded_from_replay(replay)
+    if as_json:
+        print_json(found)
+        return
+    print(f"{found['outcome']['name']}: {replay.deadlock}" if replay.deadlock else "ok")
+    for title, rows in (("scope records", found["records"]), ("blocks", found["blocks"])):
+        if rows:
+            out = table(*(name if name in ("phase", "name") else f"{name}>" for name in rows[0]), title=f"\n{title}")
+            for row in rows:
+                out.add_row(*(f"{v:,}" if isinstance(v, int) else v for v in row.values()))
+            console().print(out)
+
+
+# --- scope-stats ------------------------------------------------------------------------------------------------------
+
+StatsPath = Annotated[Path, typer.Argument(metavar="FILE", help="A scope_stats.jsonl of schema 6.")]
+
+
+@scope_stats_app.command("show")
+def show(file: StatsPath, as_json: options.Json = False) -> None:
+    """Show the worst figures of a file per ring and per scope."""
+    from runner.recorded.scope_stats import read_scope_stats
+
+    stats = read_scope_stats(file)
+    rows = _site_rows(stats)
+    if as_json:
+        print_json(
+            {"file": stats.name, "fatal": stats.fatal, "dropped": stats.dropped, "heap_max": stats.heap_max, "scopes": rows}
+        )
+        return
+    state = "ended by a fatal error" if stats.fatal else "complete"
+    print(f"{stats.name}: {len(stats.scopes):,} scopes, {state}, {stats.dropped} records dropped, {stats.num_unclosed} unclosed")
+    out = table("ring", "scope", "closed>", "high-water MiB>", "% of ring>", "occupancy MiB>", "alloc MiB>", "slots>")
+    for row in rows:
+        capacity = stats.heap_max[row["ring"]] if row["ring"] < len(stats.heap_max) else 0
+        percent = f"{100 * row['high_water_bytes'] / capacity:.1f}" if capacity else ""
+        sizes = [_mib(row[f"{name}_bytes"]) for name in ("high_water", "occupancy", "alloc")]
+        slots = f"{row['high_water_slots']:,}"
+        out.add_row(str(row["ring"]), row["site"], f"{row['closed']:,}", sizes[0], percent, sizes[1], sizes[2], slots)
+    console().print(out)
+
+
+def _site_rows(stats: StatsFile) -> list[dict[str, Any]]:
+    """The worst figures per ring and site, in order of first close within a ring."""
+    rows: dict[tuple[int, str], dict[str, Any]] = {}
+    figures = ("high_water_bytes", "occupancy_bytes", "alloc_bytes", "high_water_slots")
+    for scope in stats.scopes:
+        row = rows.setdefault(
+            (scope.ring, scope.site), {"ring": scope.ring, "site": scope.site, "closed": 0} | dict.fromkeys(figures, 0)
+        )
+        row["closed"] += 1
+        for figure in figures:
+            row[figure] = max(row[figure], getattr(scope, figure))
+    return sorted(rows.values(), key=lambda row: row["ring"])
+
+
+@scope_stats_app.command("diff")
+def diff(
+    file: StatsPath,
+    other: Annotated[Path | None, typer.Argument(metavar="[OTHER]", help="Another file to compare with.")] = None,
+    graph: Annotated[
+        str | None, typer.Option("--schedule", metavar="GRAPH", help="Compare with what is predicted for a graph.")
+    ] = None,
+    config: options.Configs = [],  # noqa: B006
+    sets: options.Sets = [],  # noqa: B006
+    deploy: options.Deploy = None,
+    ep: options.Ep = None,
+    scheduler: options.Scheduler = "annotated",
+    batch_allocs: options.Batch = False,
+    routing: options.Routing = "bound",
+    progress: options.Progress = "timed",
+    submit_us: options.SubmitUs = 0.5,
+    task_us: options.TaskUs = None,
+    cores: options.Cores = "aic=24,aiv=48",
+    as_json: options.Json = False,
+) -> None:
+    """Compare a file with another, or with the prediction for a graph on rings of the same sizes."""
+    from runner.driver.planning import PlanRequest, TimedOptions, place, replay_under
+    from runner.recorded.scope_stats import read_scope_stats, stats_of_replay
+    from runner.rings.sizes import RingSizes
+
+    if (other is None) == (graph is None):
+        raise typer.BadParameter("give either a second FILE or --schedule GRAPH")
+    left = read_scope_stats(file)
+    if graph is not None:
+        request = PlanRequest(graph, scheduler, batch_allocs, routing, timed=TimedOptions(submit_us, task_us, cores))
+        placed = place(Setup(config, sets, deploy, ep), request)
+        sizes = RingSizes.from_lists(left.heap_max, left.window_max)
+        right = stats_of_replay(replay_under(progress, placed.schedule, sizes, placed.timing))
+        _print_diff(left, right, ("recorded", "predicted"), as_json)
+    else:
+        assert other is not None
+        _print_diff(left, read_scope_stats(other), ("left", "right"), as_json)
+
+
+def _print_diff(left: StatsFile, right: StatsFile, sides: tuple[str, str], as_json: bool) -> None:
+    from runner.recorded.scope_stats import partings
+    from runner.rings.schedule import NUM_RINGS
+
+    parted = partings(left, right)
+    rings = [_ring_diff(ring, left, right) for ring in range(NUM_RINGS) if left.on_ring(ring) or right.on_ring(ring)]
+    if as_json:
+        names = {sides[0]: left.name, sides[1]: right.name}
+        places = [{"ring": p.ring, "scope": p.number} | dict(zip(sides, _sites(p), strict=True)) for p in parted]
+        scopes = {f"{sides[0]}_scopes": _site_rows(left), f"{sides[1]}_scopes": _site_rows(right)}
+        print_json(names | {"rings": rings, "partings": places} | scopes)
+        return
+    print(f"{sides[0]}: {left.name}\n{sides[1]}: {right.name}")
+    out = table("ring", "figure", f"{sides[0]}>", f"{sides[1]}>", "difference>")
+    for ring in rings:
+        for figure in ("scopes", "high_water_bytes", "occupancy_bytes", "alloc_bytes"):
+            a, b = ring[figure]
+            shown = [f"{v:,}" if figure == "scopes" else f"{v / MIB:,.2f} MiB" for v in (a, b, b - a)]
+            out.add_row(str(ring["ring"]), figure.removesuffix("_bytes"), *shown)
+    console().print(out)
+    _print_scope_diff(left, right, sides)
+    for p in parted:
+        print(f"ring {p.ring} parts at scope {p.number}: {_closed_text(p.left)} against {_closed_text(p.right)}")
+    if not parted:
+        print("every scope allocates the same")
+
+
+def _ring_diff(ring: int, left: StatsFile, right: StatsFile) -> dict[str, Any]:
+    sides = (left.on_ring(ring), right.on_ring(ring))
+    figures = ("high_water_bytes", "occupancy_bytes", "alloc_bytes")
+    worst = {f: [max((getattr(scope, f) for scope in side), default=0) for side in sides] for f in figures}
+    return {"ring": ring, "scopes": [len(side) for side in sides]} | worst
+
+
+def _sites(parting: Parting) -> list[str | None]:
+    return [scope and scope.site for scope in (parting.left, parting.right)]
+
+
+def _print_scope_diff(left: StatsFile, right: StatsFile, sides: tuple[str, str]) -> None:
+    """Per scope: those of the same ring that close in the same order stand beside each other, with their worst figures."""
+    from itertools import zip_longest
+
+    pairs: dict[tuple[int, str, str], list[int]] = {}
+    for ring in range(len(left.heap_max)):
+        for a, b in zip_longest(left.on_ring(ring), right.on_ring(ring)):
+            worst = pairs.setdefault((ring, a.site if a else "-", b.site if b else "-"), [0, 0, 0, 0, 0])
+            sizes = (a and a.high_water_bytes, b and b.high_water_bytes, a and a.alloc_bytes, b and b.alloc_bytes)
+            pairs[ring, a.site if a else "-", b.site if b else "-"] = [
+                worst[0] + 1,
+                *(max(old, new or 0) for old, new in zip(worst[1:], sizes, strict=True)),
+            ]
+    titles = [f"{side} scope" for side in sides]
+    out = table("ring", *titles, "closed>", "high-water MiB>", "and>", "alloc MiB>", "and>")
+    for (ring, a, b), (count, *sizes) in pairs.items():
+        out.add_row(str(ring), a, b, f"{count:,}", *map(_mib, sizes))
+    console().print(out)
+
+
+def _closed_text(scope: Any) -> str:
+    return "nothing" if scope is None else f"{scope.site} ({scope.alloc_bytes:,} bytes)"
+
+
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / MIB:,.2f}"

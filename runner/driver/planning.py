@@ -1,0 +1,286 @@
+"""What `ringgraph schedule` works out: a graph placed on the rings, replayed, timed, checked; as data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from runner.base.errors import ConfigError, DeadlockError, Diagnostic
+from runner.base.records import collector_off
+from runner.driver.driver import Setup, program_of
+from runner.driver.write import Texts, new_texts, settled_texts
+from runner.language.library import GraphLibrary
+from runner.program.ops import OpRegistry
+from runner.report.diff import ScopeDifference, Side, diff_json, read_side, scope_differences, scope_rows, side_of
+from runner.report.schedule import ScheduleReport, deadlock_error, make_report, report_json
+from runner.rings.capacity import ring_loads, safe_heap
+from runner.rings.durations import Rates, estimated_us, measured_us
+from runner.rings.replay import Replay, eager, lagging
+from runner.rings.schedule import Schedule
+from runner.rings.sizes import RingSizes, parse_size
+from runner.rings.timed import Timing, parse_cores, timed, uniform_timing
+from runner.rings.unlimited import run_unlimited
+from runner.verify.verify import check
+from schedulers import get_scheduler
+from schedulers.minpeak.planner import Plan
+
+MODELS = ("eager", "lagging", "timed")
+"""How far execution has come at a submission; docs/memory-model.md says what each means."""
+
+Say = Callable[[str, float], None]
+"""Told who found a better plan, and what it is worth."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimedOptions:
+    """What the timed model assumes: microseconds a submission and a task, and workers (`aic=24,aiv=48` or `unlimited`).
+
+    Without `task_us` a task takes what `profile`, of `ringgraph run --profile`, measured, else what its op's cost says.
+    """
+
+    submit_us: float = 0.5
+    task_us: float | None = None
+    cores: str = "aic=24,aiv=48"
+    profile: Path | None = None
+
+    def timing(self, planned: Schedule, ops: OpRegistry, dtypes: Mapping[str, str]) -> Timing:
+        """The timing of a schedule; raises ConfigError."""
+        cores = parse_cores(self.cores)
+        if self.profile is not None and self.task_us is not None:
+            raise ConfigError("--profile and --task-us both say how long a task takes", hint="give one of them")
+        if self.task_us is not None:
+            return uniform_timing(self.submit_us, self.task_us, cores)
+        if self.profile is not None:
+            return Timing(self.submit_us, measured_us(planned, self.profile), *cores)
+        return Timing(self.submit_us, estimated_us(planned, ops, dtypes, Rates()), *cores)
+
+
+@dataclass(frozen=True, slots=True)
+class MinpeakOptions:
+    """What the strategy `minpeak` is told (`schedulers.minpeak.planner`); a budget is text with a unit (`128MiB`)."""
+
+    objective: str | None = None
+    budget: str | None = None
+    no_share: bool = False
+    time_limit: float | None = None
+
+    def mapping(self) -> dict[str, object]:
+        """As the strategy takes them; raises ConfigError."""
+        return {
+            "objective": self.objective,
+            "budget_bytes": None if self.budget is None else _size(self.budget),
+            "share": not self.no_share,
+            "time_limit_s": self.time_limit,
+        }
+
+
+def _size(text: str) -> int:
+    try:
+        return parse_size(text)
+    except ValueError as error:
+        raise ConfigError(f"--budget {text}: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRequest:
+    """A graph to plan, and how.
+
+    routing     trip counts of dynamic loops: bound, uniform, random:SEED, or a file
+    rings       texts of heap, window and pool, each one value or four, the heap also `safe`
+    progress    the model of the report's figures, one of MODELS
+    write       work out the texts of the graph's files that say this placement
+    """
+
+    graph: str | Path
+    scheduler: str = "annotated"
+    batch_allocs: bool = False
+    routing: str = "bound"
+    rings: tuple[str | None, str | None, str | None] = (None, None, None)
+    progress: str = "lagging"
+    timed: TimedOptions = TimedOptions()
+    minpeak: MinpeakOptions = MinpeakOptions()
+    allow_missing_edges: bool = False
+    write: bool = False
+
+    def sizes(self) -> RingSizes:
+        """The rings that are asked for; for `safe`, heaps wait for the schedule. Raises ConfigError."""
+        heap, window, pool = self.rings
+        return RingSizes.resolve(None if heap == "safe" else heap, window, pool)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A schedule, the timing to replay it with (made when it is needed), and minpeak's plan if that is the strategy."""
+
+    schedule: Schedule
+    timing: Callable[[], Timing]
+    plan: Plan | None = None
+
+
+@dataclass(frozen=True)
+class PlanResult:
+    """What a request comes to. `warnings` are edges that a manual scope lacks; `texts` the files that `write` would change."""
+
+    request: PlanRequest
+    schedule: Schedule
+    sizes: RingSizes
+    replay: Replay
+    report: ScheduleReport
+    plan: Plan | None = None
+    warnings: tuple[Diagnostic, ...] = ()
+    texts: Texts = field(default_factory=dict)
+
+    @property
+    def certificate(self) -> dict[str, Any] | None:
+        """What minpeak proved of its plan, None for another strategy."""
+        return None if self.plan is None else certificate_json(self.plan)
+
+    @property
+    def deadlock(self) -> DeadlockError | None:
+        """The refusal of a schedule that deadlocks in these rings."""
+        return None if self.report.deadlock is None else deadlock_error(self.schedule, self.sizes, self.report)
+
+    def as_json(self) -> dict[str, Any]:
+        """The object of `ringgraph schedule --json`."""
+        head = {"graph": self.schedule.name, "scheduler": self.schedule.strategy, "routing": self.request.routing}
+        proved = {} if self.plan is None else {"certificate": self.certificate}
+        return head | proved | report_json(self.report) | {"scopes": [asdict(row) for row in scope_rows(self.schedule)]}
+
+
+def certificate_json(plan: Plan) -> dict[str, Any]:
+    """A plan's certificate as plain data. Bytes, or microseconds for `makespan`."""
+    found = plan.certificate
+    return {
+        "objective": found.objective,
+        "value": found.value,
+        "lower_bound": found.lower_bound,
+        "gap": found.gap,
+        "bound": found.bound,
+        "idle_bytes": found.idle_bytes,
+        "proved_optimal": found.proved_optimal,
+        "found_by": plan.found_by,
+    } | ({} if plan.shared_bytes is None else {"shared_bytes": plan.shared_bytes})
+
+
+def plan(setup: Setup, request: PlanRequest, say: Say | None = None) -> PlanResult:
+    """Expands, places, replays, times and checks; raises RinggraphError. A deadlock is part of the result.
+
+    A pool that edges to lagging producers can fill is the one deadlock that an eager replay does not see: where it threatens, the
+    lagging replay is the result's.
+    """
+    sizes = request.sizes()
+    with collector_off():
+        placed, texts = _written(setup, request, say) if request.write else (place(setup, request, say=say), {})
+        planned = placed.schedule
+        if request.rings[0] == "safe":
+            sizes = sizes.with_heap([safe_heap(load) for load in ring_loads(planned)])
+        replay = replay_under(request.progress, planned, sizes, placed.timing)
+        if replay.deadlock is None and _pool_may_overflow(planned, sizes):
+            lagged = lagging(planned, sizes)
+            replay = replay if lagged.deadlock is None else lagged
+        runs = replay.deadlock is None
+        warnings = check(planned, sizes if runs else None, allow_missing_edges=request.allow_missing_edges)
+        timed_replay = unlimited = None
+        if runs:
+            timed_replay = replay if request.progress == "timed" else timed(planned, sizes, placed.timing())
+            unlimited = run_unlimited(planned, placed.timing())
+        report = make_report(replay, timed_replay, unlimited)
+    return PlanResult(request, planned, sizes, replay, report, placed.plan, tuple(warnings), texts)
+
+
+def place(
+    setup: Setup,
+    request: PlanRequest,
+    *,
+    scheduler: str | None = None,
+    library: GraphLibrary | None = None,
+    say: Say | None = None,
+    written: bool = False,
+) -> Placed:
+    """The placement alone, by the request's strategy or another; raises RinggraphError.
+
+    `library` holds files' texts in place of those on disk; `written` keeps minpeak to what files can say.
+    """
+    name = scheduler or request.scheduler
+    strategy = get_scheduler(name)
+    library = library or GraphLibrary()
+    config = setup.config(request.graph, library)
+    program = program_of(request.graph, config, routing=request.routing, library=library, ops=setup.registry)
+    plans: list[Plan] = []
+
+    def timing(schedule: Schedule) -> Timing:
+        return request.timed.timing(schedule, setup.registry, config.dtypes)
+
+    given = {"batch_allocs": request.batch_allocs, "timing": timing, "report": plans.append, "progress": say}
+    schedule = strategy(program, given | request.minpeak.mapping() | {"written": written})
+    return Placed(schedule, lambda: timing(schedule), plans[-1] if plans else None)
+
+
+def _written(setup: Setup, request: PlanRequest, say: Say | None) -> tuple[Placed, Texts]:
+    """The placement that files can say, and the files' new texts."""
+    if request.scheduler != "minpeak":
+        placed = place(setup, request, say=say)
+        as_read = replace(request, batch_allocs=request.batch_allocs and request.scheduler == "annotated")
+
+        def annotated(library: GraphLibrary) -> Schedule:
+            return place(setup, as_read, scheduler="annotated", library=library).schedule
+
+        return placed, new_texts(placed.schedule, annotated)
+    found: list[Placed] = []
+
+    def planned(library: GraphLibrary) -> Schedule:
+        found.append(place(setup, request, library=library, say=say, written=True))
+        return found[-1].schedule
+
+    def annotations() -> Any:
+        assert found[-1].plan is not None, "minpeak reports its plan"
+        return found[-1].plan.annotations
+
+    _, texts = settled_texts(planned, annotations)
+    return found[-1], texts
+
+
+def _pool_may_overflow(planned: Schedule, sizes: RingSizes) -> bool:
+    return any(load.pool_bound > pool for load, pool in zip(ring_loads(planned), sizes.pool, strict=True))
+
+
+def replay_under(progress: str, planned: Schedule, sizes: RingSizes, timing: Callable[[], Timing]) -> Replay:
+    """A replay under the named model; raises ConfigError for a name that is none."""
+    if progress == "eager":
+        return eager(planned, sizes)
+    if progress == "lagging":
+        return lagging(planned, sizes)
+    if progress == "timed":
+        return timed(planned, sizes, timing())
+    raise ConfigError(f"--progress {progress}: expected one of {', '.join(MODELS)}")
+
+
+# --- comparison -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PlanDifference:
+    """Two schedules side by side, per ring and per scope."""
+
+    left: Side
+    right: Side
+    scopes: tuple[ScopeDifference, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """The object of `ringgraph schedule-diff --json`."""
+        return diff_json(self.left, self.right, self.scopes)
+
+
+def compare(setup: Setup, left: str, right: str, request: PlanRequest, say: Say | None = None) -> PlanDifference:
+    """Each side is a file that `schedule --json` wrote (`*.json`), or GRAPH[:STRATEGY], planned as `request` says otherwise."""
+
+    def side(text: str) -> Side:
+        if text.endswith(".json"):
+            return read_side(Path(text))
+        graph, _, strategy = text.partition(":")
+        return side_of(place(setup, replace(request, graph=graph), scheduler=strategy or None, say=say).schedule, text)
+
+    sides = side(left), side(right)
+    return PlanDifference(*sides, tuple(scope_differences(*sides)))

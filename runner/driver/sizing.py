@@ -1,0 +1,69 @@
+"""What `ringgraph size` works out: ring sizes for a device that runs a set of graphs on the same rings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.base.errors import ConfigError
+from runner.driver.driver import Setup, program_of, resolve, schedule_of
+from runner.driver.planning import MinpeakOptions, Say
+from runner.language.library import GraphLibrary, find_graph
+from runner.rings.device_sizes import DeviceSizes, device_sizes
+
+
+@dataclass(frozen=True, slots=True)
+class SizeResult:
+    """Sizes that serve every graph; `names` are the graphs, each with its deployment (`decode_fwd@decode`)."""
+
+    scheduler: str
+    names: tuple[str, ...]
+    found: DeviceSizes
+
+    def as_json(self) -> dict[str, Any]:
+        """The object of `ringgraph size --json`."""
+        return {"scheduler": self.scheduler} | self.found.as_json()
+
+
+def size(
+    setup: Setup,
+    graphs: Sequence[str],
+    scheduler: str = "annotated",
+    minpeak: MinpeakOptions | None = None,
+    say: Say | None = None,
+) -> SizeResult:
+    """The smallest ring sizes known to be safe for all the graphs together; raises RinggraphError."""
+    library = GraphLibrary()
+    given = (minpeak or MinpeakOptions()).mapping() | {"progress": say}
+    schedules, names = [], []
+    for graph, deploy in deployments(graphs, setup.deploy, lambda graph: _said(library, graph)):
+        config = resolve(setup.configs, setup.sets, deploy, setup.ep, graph, library)
+        program = program_of(graph, config, library=library, ops=setup.registry)
+        schedules.append(schedule_of(program, scheduler, given=given)[0])
+        names.append(f"{Path(graph).stem}@{config.deploy}")
+    return SizeResult(scheduler, tuple(names), device_sizes(schedules, names))
+
+
+def deployments(graphs: Sequence[str], deploy: str | None, said: Callable[[str], str | None]) -> list[tuple[str, str | None]]:
+    """Each graph with the deployment to give it, None for what it says itself; `said` tells that.
+
+    `GRAPH@DEPLOY` has its own. `deploy` is for all others, which then must not say different ones: sizes for a prefill that
+    were worked out for a decode step would be far too small. Raises ConfigError.
+    """
+    named = [graph.rpartition("@")[::2] if "@" in graph else (graph, "") for graph in graphs]
+    if deploy is not None:
+        own = {graph: found for graph, given in named if not given and (found := said(graph)) is not None}
+        if len(set(own.values())) > 1:
+            told = ", ".join(f"'{graph}' for '{found}'" for graph, found in own.items())
+            raise ConfigError(
+                f"--deploy {deploy} is given for graphs of several deployments: {told}",
+                hint=f"give it to those that it is meant for, as in {next(iter(own))}@{deploy}",
+            )
+    return [(graph, given or deploy) for graph, given in named]
+
+
+def _said(library: GraphLibrary, graph: str) -> str | None:
+    found = library.load(find_graph(graph)).deploy
+    return None if found is None else found.value
