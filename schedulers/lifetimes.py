@@ -15,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.base.tensor_spec import BLOCK_ALIGN, block_bytes
-from runner.program.program import Program, Span, Trips
+from runner.program.program import Program
+from runner.program.spans import host_reads as host_reads
+from runner.program.spans import last_task as last_task
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -85,34 +87,6 @@ def live_units(first: Ints, end: Ints, size: Ints, num_times: int) -> Ints:
     np.add.at(change, first, size)
     np.add.at(change, end, -size)
     return np.cumsum(change[:-1])
-
-
-def host_reads(span: Span) -> list[tuple[int, Trips]]:
-    """Every `Trips` that the submitting thread evaluates, with the id of the task submitted next."""
-    found: list[tuple[int, Trips]] = []
-    next_task = 0
-
-    def visit(span: Span) -> None:
-        nonlocal next_task
-        if span.trips is not None:
-            found.append((next_task, span.trips))
-        for item in span.items:
-            if isinstance(item, int):
-                next_task = item + 1
-            else:
-                visit(item)
-
-    visit(span)
-    return found
-
-
-def last_task(span: Span) -> int:
-    """The largest task id inside, -1 when there is none."""
-    for item in reversed(span.items):
-        last = item if isinstance(item, int) else last_task(item)
-        if last >= 0:
-            return last
-    return -1
 
 
 def lives_of(program: Program, *, allocs_touch: bool = True) -> Lives:

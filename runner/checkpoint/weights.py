@@ -6,7 +6,7 @@ declared as a float is decoded, and a scale declared beside it is ones. What fit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
@@ -19,7 +19,8 @@ from runner.checkpoint.checkpoint import FLOATS, INTEGERS, Checkpoint, Fields
 from runner.checkpoint.encodings import quantise_rows
 from runner.execution.storage import TORCH_DTYPES
 from runner.language.notation import scale_of
-from runner.program.program import Program, Span, Tensor
+from runner.program.program import Program, Tensor
+from runner.program.spans import host_reads
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
@@ -61,15 +62,8 @@ def load_weights(
 def _needed(program: Program) -> list[Tensor]:
     """Weights that some task, or a trip count, reads: a graph may declare more than one layer uses."""
     touched = {tensor for task in program.tasks for tensor in (*task.reads, *task.writes)}
-    touched |= {tensor for span in _spans(program.body) if span.trips is not None for tensor in span.trips.reads}
+    touched |= {tensor for _, trips in host_reads(program.body) for tensor in trips.reads}
     return [tensor for tensor in program.tensors if tensor.kind == "weight" and tensor.id in touched]
-
-
-def _spans(span: Span) -> Iterator[Span]:
-    yield span
-    for item in span.items:
-        if isinstance(item, Span):
-            yield from _spans(item)
 
 
 @dataclass

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from runner.base.errors import ScheduleError
-from runner.program.program import Program, Region, Span, Task, Trips
+from runner.program.program import Program, Region, Task
+from runner.program.spans import host_reads
 
 
 def refuse_other_work(before: Program, after: Program) -> None:
@@ -29,7 +30,7 @@ class _Comparison:
             self.tasks[one.id] = other.id
         if len(ours) != len(theirs):
             raise ScheduleError(f"the graph would have {len(theirs)} tasks, not {len(ours)}")
-        loops, others = list(_trips(self.before.body)), list(_trips(self.after.body))
+        loops, others = ([trips for _, trips in host_reads(program.body)] for program in (self.before, self.after))
         if len(loops) != len(others):
             raise ScheduleError(f"the graph would read {len(others)} values on the host, not {len(loops)}")
         for one, other in zip(loops, others, strict=True):
@@ -65,11 +66,3 @@ class _Comparison:
 
     def ops_of(self, tasks: tuple[int, ...]) -> set[int]:
         return {task for task in tasks if self.after.tasks[task].op is not None}
-
-
-def _trips(span: Span) -> Iterator[Trips]:
-    if span.trips is not None:
-        yield span.trips
-    for item in span.items:
-        if isinstance(item, Span):
-            yield from _trips(item)

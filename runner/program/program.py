@@ -1,4 +1,4 @@
-"""A graph expanded for one configuration: one submission order of tasks, with the structure they were written in.
+"""This module owns the expanded graph: one submission order of tasks, with the structure they were written in (`spans`).
 
 `Program` is data; `runner.expansion.expander` builds it from a `Graph`, schedulers read it, nobody changes it. Tensors and tasks
 are numbered in the order in which they are created and submitted, so `tasks[i].id == i` and `tensors[j].id == j`.
@@ -6,11 +6,13 @@ are numbered in the order in which they are created and submitted, so `tasks[i].
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from runner.base.errors import Mark
 from runner.base.tensor_spec import TensorSpec
+from runner.program.spans import Span as Span
+from runner.program.spans import Trips as Trips
 
 Box = tuple[tuple[int, int], ...]
 """One half-open range `[lo, hi)` per dimension."""
@@ -81,53 +83,6 @@ class Task:
     mark: Mark | None = None
     doc: str = ""
     device: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Trips:
-    """How often a dynamic `for` (or `if`: 0 or 1) body runs; known only when its tensors were written.
-
-    `evaluate` takes a function that returns one element of a tensor (tensor id, index) and gives the trip count.
-    `waits` are the tasks that write those tensors: the submitting thread blocks on them (rule 9).
-    """
-
-    path: str
-    reads: tuple[int, ...]
-    waits: tuple[int, ...]
-    bound: int
-    evaluate: Callable[[Callable[[int, tuple[int, ...]], int]], int]
-    mark: Mark | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A body of items in submission order; an item is a task's id or another Span.
-
-    kind       meaning
-    root       the whole program
-    scope      a scope as written; `mode` is auto or manual
-    use        a graph spliced in
-    for        a static loop, its children are `iteration` spans
-    iteration  one trip of a loop
-    if         the branch that was chosen
-    dynamic    a dynamic loop or `if`: `trips` says how many of its `iteration` children run
-    read       no items: the submitting thread blocks on `trips.waits` (a value read on the host)
-    """
-
-    kind: str
-    path: str
-    items: tuple[int | Span, ...] = ()
-    mode: str = "auto"
-    trips: Trips | None = None
-    mark: Mark | None = None
-
-    def tasks(self) -> Iterator[int]:
-        """Ids of all tasks inside, in submission order."""
-        for item in self.items:
-            if isinstance(item, int):
-                yield item
-            else:
-                yield from item.tasks()
 
 
 @dataclass(frozen=True, slots=True)

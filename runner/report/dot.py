@@ -15,6 +15,7 @@ from pathlib import Path
 
 from runner.base.errors import RinggraphError
 from runner.program.program import Program, Span
+from runner.program.spans import spans_of
 from runner.rings.schedule import Schedule, Submit
 from runner.rings.steps import StepWalk
 
@@ -45,8 +46,7 @@ def layers(program: Program) -> list[Span]:
 
 def _is_plain(span: Span) -> bool:
     """Whether a loop holds nothing but tasks and plain loops."""
-    inner = (item for item in span.items if isinstance(item, Span))
-    return all(s.kind in ("for", "dynamic", "iteration", "read", "if") and _is_plain(s) for s in inner)
+    return all(inner is span or inner.kind in ("for", "dynamic", "iteration", "read", "if") for inner in spans_of(span))
 
 
 def _nodes_by_task(program: Program, level: str, only: Span | None) -> dict[int, _Node]:

@@ -10,6 +10,7 @@ from runner.base.errors import GraphError, did_you_mean
 from runner.base.tensor_spec import TensorSpec, round_up
 from runner.program.ops import OpRegistry
 from runner.program.program import Program, Region, Span, Task
+from runner.program.spans import chain_to, spans_of
 from runner.rings.schedule import ring_of
 
 MAX_LISTED = 6
@@ -84,17 +85,10 @@ def explain(program: Program, registry: OpRegistry, node: str) -> Explanation:
     found = [exact] if exact else [task for task in program.tasks if task.path.endswith(ending)]
     if found:
         return _explain_task(program, registry, found[0], len(found) - 1)
-    span = next((span for span in _spans(program.body) if span.path == node), None)
+    span = next((span for span in spans_of(program.body) if span.path == node and span is not program.body), None)
     if span is not None:
         return _explain_span(program, span)
     raise GraphError(f"no node of '{program.name}' is called '{node}'", hint=_nearest(program, node))
-
-
-def _spans(span: Span) -> Iterator[Span]:
-    for item in span.items:
-        if isinstance(item, Span):
-            yield item
-            yield from _spans(item)
 
 
 def _nearest(program: Program, node: str) -> str | None:
@@ -115,16 +109,7 @@ def _nearest(program: Program, node: str) -> str | None:
 
 def _scopes(program: Program, target: int | Span) -> tuple[tuple[str, str, int], ...]:
     """Path, mode and ring of every scope around a task or span, the root first."""
-
-    def inside(span: Span) -> list[Span] | None:
-        for item in span.items:
-            if item is target or (isinstance(item, int) and item == target):
-                return [span]
-            if isinstance(item, Span) and (below := inside(item)) is not None:
-                return [span, *below]
-        return None
-
-    chain = [span for span in inside(program.body) or [] if span.kind in ("root", "scope")]
+    chain = [span for span in chain_to(program.body, target) if span.kind in ("root", "scope")]
     return tuple((span.path or program.name, span.mode, ring_of(depth)) for depth, span in enumerate(chain))
 
 

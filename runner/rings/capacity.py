@@ -8,12 +8,13 @@ between, and at its end the ring is empty. So each ring can be studied alone, as
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 
 from runner.base.tensor_spec import round_up
 from runner.program.program import Program
+from runner.program.spans import SpanWalk
 from runner.rings.heap import INLINE_EDGES, POOL_SWEEP
 from runner.rings.schedule import NUM_RINGS, End, Schedule, Submission, Submit
 from runner.rings.sizes import MIN_HEAP_BYTES, MIN_WINDOW
@@ -195,16 +196,11 @@ def program_peak_live(program: Program) -> int:
     return peak_live(_uses(program), sizes)
 
 
-def _uses(program: Program) -> Iterable[Iterable[int]]:
-    def walk(span):
-        if span.trips is not None:
-            yield span.trips.reads
-        for item in span.items:
-            if isinstance(item, int):
-                task = program.tasks[item]
-                if task.op is not None:
-                    yield (*task.creates, *task.reads, *task.writes)  # scratch is created, and neither read nor written
-            else:
-                yield from walk(item)
-
-    return walk(program.body)
+def _uses(program: Program) -> Iterator[Iterable[int]]:
+    for item in SpanWalk(program.body):
+        if isinstance(item, int):
+            task = program.tasks[item]
+            if task.op is not None:
+                yield (*task.creates, *task.reads, *task.writes)  # scratch is created, and neither read nor written
+        elif item.trips is not None:
+            yield item.trips.reads

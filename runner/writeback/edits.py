@@ -15,6 +15,7 @@ from types import MappingProxyType
 
 from runner.base.errors import Mark, ScheduleError
 from runner.program.program import Program, Span
+from runner.program.spans import SpanWalk
 from runner.rings.schedule import Schedule
 from runner.writeback.annotations import Annotations
 from runner.writeback.text import Edit, edited
@@ -89,25 +90,23 @@ def _plain(path: str) -> str:
 
 
 def _places(program: Program) -> Iterator[Place]:
-    def walk(span: Span) -> Iterator[Place]:
-        around = _name(span) if span.kind == "scope" and len(span.items) == 1 else None
-        for item in span.items:
-            if isinstance(item, int):
-                continue
-            if item.kind == "use":
-                assert item.mark is not None
-                yield Place(item, (item.mark,), around)
-            elif item.kind in ("iteration", "if", "scope"):
-                marks = tuple(mark for mark in map(mark_of, item.items) if mark is not None)
-                only = item.items[0] if len(item.items) == 1 else None
-                sole = _name(only) if isinstance(only, Span) and only.kind == "scope" else None
-                yield Place(item, marks if item.kind != "scope" else (), sole)
-            yield from walk(item)
-
     def mark_of(item: int | Span) -> Mark | None:
         return program.tasks[item].mark if isinstance(item, int) else item.mark
 
-    yield from walk(program.body)
+    walk = SpanWalk(program.body)
+    for item in walk:
+        if isinstance(item, int):
+            continue
+        if item.kind == "use":
+            assert item.mark is not None
+            outer = walk.around[-1]
+            around = _name(outer) if outer.kind == "scope" and len(outer.items) == 1 else None
+            yield Place(item, (item.mark,), around)
+        elif item.kind in ("iteration", "if", "scope"):
+            marks = tuple(mark for mark in map(mark_of, item.items) if mark is not None)
+            only = item.items[0] if len(item.items) == 1 else None
+            sole = _name(only) if isinstance(only, Span) and only.kind == "scope" else None
+            yield Place(item, marks if item.kind != "scope" else (), sole)
 
 
 def _name(span: Span) -> str:

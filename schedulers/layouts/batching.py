@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from runner.program.program import Program, Span, Task
+from runner.program.spans import SpanWalk
 from runner.rings.schedule import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask
 
 MAX_TENSORS = 16
@@ -55,19 +56,13 @@ def place(program: Program, layout: Layout) -> list[PlacedItem]:
 def _last_uses(program: Program) -> dict[int, int]:
     """The last task that touches each tensor; a value that a loop reads counts as used by the task after it."""
     last: dict[int, int] = {}
-
-    def walk(span: Span, at: int) -> int:
-        if span.trips is not None:
-            last.update(dict.fromkeys(span.trips.reads, at))
-        for item in span.items:
-            if isinstance(item, int):
-                last.update(dict.fromkeys((*program.tasks[item].creates, *program.tasks[item].uses), item))
-                at = item + 1
-            else:
-                at = walk(item, at)
-        return at
-
-    walk(program.body, 0)
+    next_task = 0
+    for item in SpanWalk(program.body):
+        if isinstance(item, int):
+            last.update(dict.fromkeys((*program.tasks[item].creates, *program.tasks[item].uses), item))
+            next_task = item + 1
+        elif item.trips is not None:
+            last.update(dict.fromkeys(item.trips.reads, next_task))
     return last
 
 
