@@ -1,7 +1,7 @@
 """The minpeak strategy: the placement that needs the least heap, or the shortest run within a budget of bytes.
 
 With sharing, all tensors lie in arenas with planned offsets (`packing`), whose reuse is made safe by edges
-(`reuse_edges`); without, in scopes (`scopes.exact`). docs/memory-model.md has the bounds and their proofs.
+(`reuse_edges`); without, in scopes (`scopes.search`). docs/memory-model.md has the bounds and their proofs.
 
 Options (all optional):
 
@@ -22,8 +22,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-import numpy as np
-
 from runner.base.errors import ConfigError
 from runner.base.tensor_spec import BLOCK_ALIGN
 from runner.program.program import Program, Span
@@ -40,23 +38,18 @@ from schedulers.layouts.manual import manual_layout
 from schedulers.layouts.unscoped import unscoped
 from schedulers.lifetimes import Floats, Rows, lives_of, named_allocs
 from schedulers.minpeak.arenas import Arenas, automatic, level_arenas, one_arena, place_arenas, split_arena
-from schedulers.minpeak.folding import Fold, fold, regroup, template, unfolded
+from schedulers.minpeak.folding import Fold, fold, regroup, unfolded
 from schedulers.minpeak.use_times import earliest_finish, in_task_lengths, replayed
-from schedulers.scopes.boundaries import boundaries
 from schedulers.scopes.bounds import chain_bound
-from schedulers.scopes.exact import TOTAL, WIDTHS, WORST, Goal, Lifetimes, solve
-from schedulers.scopes.intervals import cut_intervals
-from schedulers.scopes.placement import place_scopes
+from schedulers.scopes.scoping import TOTAL, WORST, Goal
+from schedulers.scopes.search import find_scopes
 from schedulers.written.search import written_scopes
 
 FOLD_FROM = 4_000
 """Programs with more tasks than this have their loops folded; smaller ones are solved in full."""
 
-EXACT_UP_TO = 12
-"""Programs with at most this many tasks get the search for scopes that ends with a proof, if labels do not run out."""
-
 SEARCH_UP_TO = 40
-"""Programs with at most this many tasks get the same search with fewer labels; larger ones the one over intervals."""
+"""Programs with at most this many tasks are dealt to all four rings."""
 
 GROUPS = (64, 8, 1)
 """How many trips of a loop get bytes of their own, where bytes are to be had; tried in this order."""
@@ -100,8 +93,9 @@ class Certificate:
     """What is proved about a plan. Sizes in bytes, of the safe capacities; makespans in microseconds.
 
     `lower_bound` holds for every placement of this order under the objective (without sharing, if the plan is without); `bound`
-    says which bound it is: `peak_live`, `chain` (`scopes.bounds`), or `search` for an exhaustive one. `idle_bytes` are those of
-    rings without blocks, which have 1,024 bytes each and count in a total: one arena leaves a gap of no more than that.
+    says which bound it is: `peak_live`, `largest_tensor`, `chain` (`scopes.bounds`), or `search` for an exhaustive one.
+    `idle_bytes` are those of rings without blocks, which have 1,024 bytes each and count in a total: one arena leaves a gap of
+    no more than that.
     """
 
     objective: str
@@ -245,6 +239,9 @@ class _Planner:
         shares = self.options.share and not self.options.written
         peak = (self.lives if shares else self.block_lives).peak_live_bytes // BLOCK_ALIGN
         chain = peak if shares else chain_bound(self.block_lives)
+        largest = int(self.block_lives.size.max(initial=0)) if goal is WORST else 0
+        if largest > goal.floor(chain):
+            return largest * BLOCK_ALIGN, "largest_tensor"
         return goal.floor(chain) * BLOCK_ALIGN, "chain" if chain > peak else "peak_live"
 
     # --- fewest bytes -------------------------------------------------------------------------------------------------
@@ -281,15 +278,8 @@ class _Planner:
         return None
 
     def _scoped(self, goal: Goal) -> _Candidate:
-        lives = self.block_lives
-        marks, loops = boundaries(self.program.body, lives.num_times)
-        whole = Lifetimes(lives.first, np.maximum(lives.end, lives.scope_end), lives.size, lives.num_times)
-        if lives.num_times <= SEARCH_UP_TO:
-            width = WIDTHS[-1] if lives.num_times <= EXACT_UP_TO else WIDTHS[1]
-            found = solve(whole, marks, goal, bound=self._bound(goal)[0] // BLOCK_ALIGN, max_width=width, stop=self.stop)
-        else:
-            found = cut_intervals(self.fold, template(self.fold, lives), lives, loops, goal, self.over)
-        return _Candidate.of("scopes", self._lower(place_scopes(lives, loops, found)), goal.value(found.need) * found.complete)
+        found = find_scopes(self.block_lives, self.fold, goal, self.over, self._bound(goal)[0] // BLOCK_ALIGN)
+        return _Candidate.of("scopes", self._lower(found.items), found.bound)
 
     def _others(self) -> Iterator[_Candidate]:
         """The other strategies, with and without batching: minpeak is never worse than any of them."""

@@ -1,6 +1,6 @@
 """The axis on which scopes of long programs are searched: the tasks of first trips, with empty places around every loop.
 
-Boundaries are numbered on it, and `unfold` turns cuts at its places into cuts of the whole program.
+Boundaries are numbered on it, and `depths_of` turns scopes between its places into depths of the whole program's tensors.
 """
 
 from __future__ import annotations
@@ -11,11 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from runner.program.program import Span
-from schedulers.lifetimes import Ints, Lives, last_task
+from schedulers.lifetimes import Ints, Lives
 from schedulers.minpeak.folding import Fold, FoldedLoop, Template, unfold_offsets
-from schedulers.scopes.boundaries import NO_CUT
-from schedulers.scopes.exact import Lifetimes, Scoping, needs
 
 
 @dataclass(frozen=True)
@@ -95,59 +92,12 @@ def template_mask(fold: Fold, num_tasks: int) -> np.ndarray:
     return mask
 
 
-def unfold(
-    axis: Axis, scopes: Sequence[tuple[int, int, int]], one: Template, lives: Lives, loops: Sequence[Span], fold: Fold
-) -> Scoping:
-    """Cuts and depths of the whole program from scopes on the axis (depth, first place, place after the last); every tensor goes
-    into the deepest of them that it lives in, as far as all trips of dynamic loops allow."""
-    on_axis = np.full(axis.num_places + 1, NO_CUT, np.int64)
+def depths_of(axis: Axis, scopes: Sequence[tuple[int, int, int]], one: Template, lives: Lives, fold: Fold) -> Ints:
+    """Per tensor of the whole program the depth of the deepest scope that it lives in; scopes are (depth, first place, end)."""
     first, last = axis.lives(one, lives)
-    depth_of = np.zeros(len(first), np.int64)
+    found = np.zeros(len(first), np.int64)
     for depth in sorted({depth for depth, _, _ in scopes}):
         starts, ends = np.array(sorted((start, end) for d, start, end in scopes if d == depth)).T
-        for at in (starts, ends):
-            on_axis[at] = np.minimum(on_axis[at], depth)
         scope = np.maximum(np.searchsorted(starts, first, side="right") - 1, 0)
-        depth_of[(first >= starts[scope]) & (last < ends[scope])] = depth
-    cuts = _unfold_cuts(axis, on_axis, lives.num_times)
-    for loop in reversed(loops):
-        _honour(loop, cuts)
-    whole = Lifetimes(lives.first, np.maximum(lives.end, lives.scope_end), lives.size, lives.num_times)
-    depth = np.minimum(unfold_offsets(fold, one.tensors, depth_of, len(lives.size)), _deepest(cuts, whole))
-    all_cuts = (*cuts.tolist(), 1)
-    return Scoping(all_cuts, tuple(depth.tolist()), needs(whole, all_cuts, depth), False)
-
-
-def _unfold_cuts(axis: Axis, on_axis: Ints, num_tasks: int) -> Ints:
-    """Levels of the cuts before each task of the whole program."""
-    tasks = np.flatnonzero(axis.in_template)
-    places = axis.place[tasks]
-    cuts = np.full(num_tasks, NO_CUT, np.int64)
-    before = np.concatenate([[-1], places[:-1]])
-    cuts[tasks] = [int(on_axis[a + 1 : b + 1].min()) for a, b in zip(before.tolist(), places.tolist(), strict=True)]
-    for entry in sorted(axis.loops, key=lambda e: e.end - e.start):  # inner ones first
-        loop = entry.loop
-        table = cuts[loop.start : loop.end].reshape(loop.num_trips, -1)
-        table[1:] = table[0]
-        table[1:, 0] = int(on_axis[entry.start : entry.end + 1].min())
-    return cuts
-
-
-def _honour(loop: Span, cuts: Ints) -> None:
-    """If scopes begin or end inside a dynamic loop, let them do so at its start, its end and between all of its trips."""
-    starts = [next(trip.tasks(), -1) for trip in loop.items if isinstance(trip, Span)]
-    starts = [task for task in starts if task >= 0]
-    end = last_task(loop) + 1
-    level = int(cuts[starts[0] + 1 : end].min(initial=NO_CUT))
-    if level < NO_CUT:
-        at = np.array([*starts, end] if end < len(cuts) else starts)
-        cuts[at] = np.minimum(cuts[at], level)
-
-
-def _deepest(cuts: Ints, lives: Lifetimes) -> Ints:
-    """Per tensor the depth below the lowest level of the cuts inside its life."""
-    depth = np.full(len(lives.first), 3, np.int64)
-    for level in (3, 2, 1):
-        counts = np.cumsum(cuts <= level)
-        depth[counts[lives.end - 1] > counts[lives.first]] = level - 1
-    return depth
+        found[(first >= starts[scope]) & (last < ends[scope])] = depth
+    return unfold_offsets(fold, one.tensors, found, len(lives.size))

@@ -18,12 +18,11 @@ from itertools import product
 
 import numpy as np
 
-from runner.program.program import Span
 from schedulers.lifetimes import Ints, Lives
 from schedulers.minpeak.folding import Fold, Template
-from schedulers.scopes.axis import Axis, unfold
+from schedulers.scopes.axis import Axis, depths_of
 from schedulers.scopes.bodies import Body, Kind, body_tree
-from schedulers.scopes.exact import Four, Goal, Scoping
+from schedulers.scopes.scoping import Four, Goal
 
 _NONE = -(1 << 60)
 """Weight of what is no cover."""
@@ -242,8 +241,8 @@ def find_cuts(root: Body, kinds: Sequence[Kind], peak: int, goal: Goal, over: Ov
     return exact.places(exact.best(1)[0])
 
 
-def cut_intervals(fold: Fold, one: Template, lives: Lives, loops: Sequence[Span], goal: Goal, over: Over) -> Scoping:
-    """A scoping of the whole program, never proved to be the best; `loops` are its dynamic loops, outer ones first."""
+def cut_intervals(fold: Fold, one: Template, lives: Lives, goal: Goal, over: Over) -> Ints:
+    """Depths of the whole program's tensors, never proved to be the best."""
     axis = Axis(fold, lives.num_times)
     root, kinds = body_tree(axis, one, lives)
-    return unfold(axis, find_cuts(root, kinds, one.peak, goal, over), one, lives, loops, fold)
+    return depths_of(axis, find_cuts(root, kinds, one.peak, goal, over), one, lives, fold)

@@ -1,4 +1,4 @@
-"""A placement tree from cuts between tasks and a depth for each tensor (`schedulers.scopes.exact`)."""
+"""A placement tree from cuts between tasks and a depth for each tensor (`schedulers.scopes.scoping`)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ import numpy as np
 
 from runner.program.program import Program, Span, Trips
 from runner.rings.schedule import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask
-from schedulers.lifetimes import Lives, named_allocs
-from schedulers.scopes.boundaries import NO_CUT
-from schedulers.scopes.exact import Scoping
+from schedulers.lifetimes import Ints, Lives, last_task, named_allocs
+from schedulers.scopes.scoping import NO_CUT, Scoping
 
 MAX_DEPTH = 3
 MAX_DIRECT = 256
@@ -170,23 +169,18 @@ def _chunked(items: list[PlacedItem], path: str, depth: int) -> list[PlacedItem]
     return [PlacedScope(f"{path}.{k}", tuple(run)) for k, run in enumerate(runs)]
 
 
-def loop_levels(cuts: Sequence[int], loops: Sequence[Span]) -> list[int]:
+def loop_levels(cuts: Ints, loops: Sequence[Span]) -> list[int]:
     """The level of each loop: the outermost cut strictly inside it."""
-    found = []
-    for loop in loops:
-        tasks = list(loop.tasks())
-        found.append(min((cuts[t] for t in tasks[1:]), default=NO_CUT))
-    return found
+    return [int(cuts[next(loop.tasks()) + 1 : last_task(loop) + 1].min(initial=NO_CUT)) for loop in loops]
 
 
 def place_scopes(lives: Lives, loops: Sequence[Span], found: Scoping) -> list[PlacedItem]:
     """The placement of a scoping of all tensors of `lives`, one block per scope."""
     order = np.argsort(lives.first, kind="stable")
-    depth = np.asarray(found.depth, np.int64)
-    per_depth = [order[depth[order] == d] for d in range(MAX_DEPTH + 1)]
+    per_depth = [order[found.depth[order] == d] for d in range(MAX_DEPTH + 1)]
     return ScopePlacement(
         lives.program,
-        found.cuts,
+        found.cuts.tolist(),
         loop_levels(found.cuts, loops),
         [lives.locals[mine].tolist() for mine in per_depth],
         [lives.first[mine].tolist() for mine in per_depth],

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from schedulers.lifetimes import Ints
-from schedulers.scopes.exact import Four, Goal
+from schedulers.scopes.scoping import Four, Goal
 from schedulers.written.texts import Body, Written
 
 DEEPEST = 3

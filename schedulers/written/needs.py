@@ -13,7 +13,7 @@ from itertools import accumulate
 from runner.base.tensor_spec import BLOCK_ALIGN
 from runner.rings.capacity import RingLoad, safe_heap
 from runner.rings.schedule import NUM_RINGS
-from schedulers.scopes.exact import Four
+from schedulers.scopes.scoping import Four
 from schedulers.written.cuts import NOTHING, Choice, Choices, Run
 from schedulers.written.texts import Body, Made, Node, Written
 

@@ -15,14 +15,26 @@ from runner.rings.capacity import ring_loads, safe_heap
 from runner.rings.schedule import PlacedAlloc, PlacedItem, PlacedScope, PlacedTask, Schedule, lower
 from runner.rings.sizes import RingSizes
 from schedulers.lifetimes import lives_of
-from schedulers.scopes.boundaries import boundaries
-from schedulers.scopes.exact import TOTAL, WORST, Goal, Lifetimes, needs, solve
+from schedulers.scopes.climbing import climbed
+from schedulers.scopes.exact import prove
 from schedulers.scopes.placement import place_scopes
+from schedulers.scopes.scoping import TOTAL, WORST, Goal, Lifetimes, Scoping
 
 
 def prepared(program: Program) -> Lifetimes:
-    lives = lives_of(program)
-    return Lifetimes(lives.first, np.maximum(lives.end, lives.scope_end), lives.size, len(program.tasks))
+    return Lifetimes.of(lives_of(program))
+
+
+def all_in_root(lives: Lifetimes) -> Scoping:
+    return Scoping.of(lives, np.zeros(len(lives.size), np.int64))
+
+
+def least(lives: Lifetimes, goal: Goal) -> int:
+    """The least value, as the search proves it."""
+    found, proved = prove(lives, goal, all_in_root(lives))
+    assert proved
+    assert found.need == Scoping.of(lives, found.depth).need
+    return goal.value(found.need)
 
 
 def capacities(schedule: Schedule) -> list[int]:
@@ -55,9 +67,9 @@ def test_equal_to_exhaustive_search(goal: Goal) -> None:
         lives = prepared(program)
         if lives.num_tasks > 5 or len(lives.size) > 5:
             continue
-        found = solve(lives, boundaries(program.body, lives.num_tasks)[0], goal)
-        assert found.complete
-        assert goal.value(found.need) == exhaustive(lives, goal), f"seed {seed}"
+        value = exhaustive(lives, goal)
+        assert least(lives, goal) == value, f"seed {seed}"
+        assert goal.value(climbed(lives, goal, all_in_root(lives), lambda: False).need) >= value, f"seed {seed}"
         checked += 1
         if checked == 15:
             return
@@ -116,8 +128,7 @@ def test_no_random_placement_is_better() -> None:
         lives = prepared(program)
         if lives.num_tasks > 9:
             continue
-        marks, _ = boundaries(program.body, lives.num_tasks)
-        best = {goal: goal.value(solve(lives, marks, goal).need) for goal in (TOTAL, WORST)}
+        best = {goal: least(lives, goal) for goal in (TOTAL, WORST)}
         for _ in range(40):
             need = [c // 1024 for c in capacities(lower(program, random_placement(program, rng)))]
             for goal, value in best.items():
@@ -127,17 +138,32 @@ def test_no_random_placement_is_better() -> None:
     assert equal > 20
 
 
-def test_placement_needs_what_was_found_and_runs() -> None:
+def test_any_depths_are_a_scoping_that_needs_what_it_says_and_runs() -> None:
     rng = random.Random(1)
+    with_loops = 0
     for seed in range(100):
         program = random_program(seed, max_tasks=12)
         lives = prepared(program)
-        marks, loops = boundaries(program.body, lives.num_tasks)
-        found = solve(lives, marks, TOTAL, max_width=16)
-        assert needs(lives, found.cuts, np.array(found.depth, np.int64)) == found.need
-        schedule = lower(program, place_scopes(lives_of(program), loops, found))
-        heap = capacities(schedule)
-        assert heap == [max(1, n) * 1024 for n in found.need], f"seed {seed}"
-        trips = random_trips(program, rng)
-        sizes = RingSizes().with_heap(heap)
-        assert run_shuffled(program, schedule, sizes, trips, seed) == run_in_order(program, trips), f"seed {seed}"
+        with_loops += bool(lives.loops)
+        depth = np.array([rng.randrange(4) for _ in lives.size], np.int64)
+        for found in (Scoping.of(lives, depth), climbed(lives, TOTAL, all_in_root(lives), lambda: False)):
+            schedule = lower(program, place_scopes(lives_of(program), lives.loops, found))
+            heap = capacities(schedule)
+            assert heap == [max(1, n) * 1024 for n in found.need], f"seed {seed}"
+            trips = random_trips(program, rng)
+            sizes = RingSizes().with_heap(heap)
+            assert run_shuffled(program, schedule, sizes, trips, seed) == run_in_order(program, trips), f"seed {seed}"
+    assert with_loops > 20
+
+
+@pytest.mark.parametrize("goal", [TOTAL, WORST], ids=["total", "worst"])
+def test_climbing_is_near_the_least(goal: Goal) -> None:
+    ratios = []
+    for seed in range(30):
+        lives = prepared(random_program(seed, max_tasks=7, loops=False))
+        if not 2 <= lives.num_tasks <= 8 or not len(lives.size):
+            continue
+        value = goal.value(climbed(lives, goal, all_in_root(lives), lambda: False).need)
+        ratios.append(value / least(lives, goal))
+    assert min(ratios) == 1
+    assert sum(ratios) / len(ratios) < 1.1

@@ -1,0 +1,64 @@
+"""Scopes without sharing: which runs of tasks become scopes, and in which scope each tensor lies.
+
+Intervals of bodies give scopes to programs of any length (`intervals`), in shorter ones tensors are then
+moved one by one (`climbing`), and in small ones a search finds better scopes or proves that there are none (`exact`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from runner.rings.schedule import PlacedItem
+from schedulers.lifetimes import Lives
+from schedulers.minpeak.folding import Fold, template
+from schedulers.scopes.climbing import climbed
+from schedulers.scopes.exact import prove
+from schedulers.scopes.intervals import cut_intervals
+from schedulers.scopes.placement import place_scopes
+from schedulers.scopes.scoping import Goal, Lifetimes, Scoping
+
+CLIMB_UP_TO = 200
+"""Tasks of programs in which tensors are moved one by one: trying every depth of each takes up to half a second."""
+
+PROVE_UP_TO = 12
+"""Tasks of programs that are searched in full: that takes up to some seconds, and ten times that for a few tasks more."""
+
+
+@dataclass(frozen=True)
+class Passes:
+    """Which passes run; whatever is off, what the others find is correct."""
+
+    intervals: bool = True
+    climbing: bool = True
+    proof: bool = True
+
+
+@dataclass(frozen=True)
+class Found:
+    """The placement, the goal's value in units of 1,024 bytes, and one that no scopes can beat."""
+
+    items: list[PlacedItem]
+    value: int
+    bound: int
+
+
+def find_scopes(
+    lives: Lives, fold: Fold, goal: Goal, over: Callable[[float], bool], bound: int = 0, passes: Passes = Passes()
+) -> Found:
+    """The best scopes found for a program; `bound` is a value that none can beat, `over` says whether a share of the time is."""
+    whole = Lifetimes.of(lives)
+    found, is_least = Scoping.of(whole, np.zeros_like(whole.size)), False
+    starts = [found]
+    if passes.intervals:
+        starts.append(Scoping.of(whole, cut_intervals(fold, template(fold, lives), lives, goal, over)))
+    for start in reversed(starts):
+        if passes.climbing and whole.num_tasks <= CLIMB_UP_TO and goal.value(found.need) > bound:
+            start = climbed(whole, goal, start, lambda: over(1.0))
+        found = min(found, start, key=lambda scoping: goal.value(scoping.need))
+    if passes.proof and whole.num_tasks <= PROVE_UP_TO and goal.value(found.need) > bound:
+        found, is_least = prove(whole, goal, found, bound, lambda: over(1.0))
+    value = goal.value(found.need)
+    return Found(place_scopes(lives, whole.loops, found), value, value if is_least else bound)
