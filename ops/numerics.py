@@ -27,7 +27,7 @@ def quantise_rows(x: torch.Tensor, out: torch.Tensor, scale_out: torch.Tensor) -
     even; a float dtype gets `x`. `scale_out` (f32, one element a row, with or without a trailing 1) gets what a row must
     be multiplied by to get `x` back: `amax / 127`, or 1 where nothing was quantised.
 
-    Source: W8A8 rules of the pypto-lib DeepSeek-V4 kernels. Their cast through FP16 changes nothing for integers up to 127.
+    Source: W8A8 rules of the pypto-lib kernels. Their cast through FP16 changes nothing for integers up to 127.
     """
     if out.dtype != torch.int8:
         out.copy_(x)

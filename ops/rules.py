@@ -84,7 +84,3 @@ def requires(*rules: Rule) -> Callable[[Call], str | None]:
         return None
 
     return check
-
-
-ENOUGH_SCRATCH: Rule = ("scratch has {M} rows, expected at least the {T} of the tokens", lambda d: d["M"] >= d["T"])
-"""Scratch of M rows that the T rows of a call are written to."""

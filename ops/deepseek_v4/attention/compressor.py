@@ -20,10 +20,10 @@ from __future__ import annotations
 
 import torch
 
-from ops.deepseek_v4.attention.qkv import rms_scale
+from ops.deepseek_v4.attention.qkv import ENOUGH_SCRATCH, rms_scale
 from ops.deepseek_v4.attention.rope import rotate
 from ops.numerics import matmul_nt
-from ops.rules import ENOUGH_SCRATCH, Rule, ceil_div, elementwise, every, moved, products, requires
+from ops.rules import Rule, ceil_div, elementwise, every, moved, products, requires
 from runner.program.ops import Call, Cost, OpRegistry
 
 ops = OpRegistry()

@@ -19,9 +19,10 @@ from __future__ import annotations
 import torch
 
 from ops.deepseek_v4.attention.compressor import paged_rows, write_rows
+from ops.deepseek_v4.attention.qkv import ENOUGH_SCRATCH
 from ops.deepseek_v4.attention.rope import rotate
 from ops.numerics import dequantise, matmul_nt, quantise_rows
-from ops.rules import ENOUGH_SCRATCH, Rule, ceil_div, elementwise, every, fixed, moved, pipe_buffer, products, requires
+from ops.rules import Rule, ceil_div, elementwise, every, fixed, moved, pipe_buffer, products, requires
 from runner.program.ops import Call, Cost, OpRegistry
 
 ops = OpRegistry()

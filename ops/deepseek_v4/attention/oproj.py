@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import torch
 
+from ops.deepseek_v4.attention.qkv import ENOUGH_SCRATCH
 from ops.numerics import AMAX_FLOOR, INT8_MAX, dequantise, matmul_nt, quantise_rows
-from ops.rules import ENOUGH_SCRATCH, ceil_div, elementwise, every, moved, pipe_buffer, products, requires
+from ops.rules import ceil_div, elementwise, every, moved, pipe_buffer, products, requires
 from runner.program.ops import Call, Cost, OpRegistry
 
 ops = OpRegistry()

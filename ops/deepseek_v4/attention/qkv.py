@@ -12,7 +12,7 @@ import torch
 
 from ops.deepseek_v4.attention.rope import rotate
 from ops.numerics import matmul_nt, quantise_rows
-from ops.rules import ENOUGH_SCRATCH, Rule, elementwise, every, fixed, products, requires
+from ops.rules import Rule, elementwise, every, fixed, products, requires
 from runner.program.ops import OpRegistry
 
 ops = OpRegistry()
@@ -20,6 +20,7 @@ ops = OpRegistry()
 _SOURCE = "transformers DeepseekV4Attention; pypto-lib qkv_proj_rope"
 
 
+ENOUGH_SCRATCH: Rule = ("scratch has {M} rows, expected at least the {T} of the tokens", lambda d: d["M"] >= d["T"])
 ROPE_COLUMNS: Rule = (
     "{R} columns are rotated of a row of {C}, expected an even number up to that",
     lambda d: d["R"] <= d["C"] and d["R"] % 2 == 0,
