@@ -1,4 +1,4 @@
-"""Checkpoints of a family that is not ours: written, inspected, converted and loaded by its layout; and a graph that runs on one."""
+"""Checkpoints of a family that is not ours: written, inspected, converted and loaded by its layout; a graph that runs on one."""
 
 import json
 
