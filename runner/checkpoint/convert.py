@@ -20,8 +20,9 @@ import torch
 
 from runner.base.errors import CheckpointError, Diagnostic
 from runner.base.tensor_spec import TensorSpec
-from runner.checkpoint.checkpoint import INDEX_NAME, UNFINISHED_NAME, Checkpoint, Fields
+from runner.checkpoint.checkpoint import Checkpoint, Fields
 from runner.checkpoint.encodings import decode, encode, plain_dtype, stored_tensors, weights_with_scales
+from runner.checkpoint.headers import INDEX_NAME, UNFINISHED_NAME
 from runner.checkpoint.random import refuse_existing
 from runner.checkpoint.write import plan_shards, shard_names, write_index, write_json, write_shard
 from runner.execution.storage import TORCH_DTYPES

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 from runner.base.tensor_spec import DTYPE_BYTES, TensorSpec
-from runner.checkpoint.checkpoint import INDEX_NAME, STORED_DTYPES
+from runner.checkpoint.headers import INDEX_NAME, STORED_DTYPES
 from runner.execution.storage import TORCH_DTYPES
 
 _FILE_DTYPES = {ours: theirs for theirs, ours in STORED_DTYPES.items()}

@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 @config_app.command("list")
 def list_presets() -> None:
     """List the shipped presets."""
-    from runner.config.layers import presets
+    from runner.config.sources import presets
 
     for name in presets():
         print(name)

@@ -11,32 +11,16 @@ Every problem of a configuration is reported at once, each with the place it cam
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from jsonschema import Draft7Validator
-from jsonschema.exceptions import best_match
-
 from runner.base.errors import ConfigError, Diagnostic, Mark, did_you_mean
-from runner.base.tensor_spec import DTYPE_BYTES
-from runner.config.layers import (
-    Given,
-    Layer,
-    Source,
-    as_layer,
-    describe,
-    fields_given,
-    fields_of,
-    named_family,
-    read_option,
-    read_source,
-)
-from runner.language.expressions import ExprError, parse
+from runner.config.evaluation import Evaluation
+from runner.config.layers import Layer, as_layer, fields_of, named_family
+from runner.config.sources import Given, Source, fields_given, read_option, read_source
 from runner.models import family
 from runner.models.protocols import ModelFamily
 
@@ -188,7 +172,7 @@ def _resolve(
     dims = {name: given for layer in every for name, given in layer.dims.items()}
     dtypes = {name: given for layer in every for name, given in layer.dtypes.items()}
     of = family(model)
-    evaluation = _Evaluation(fields, dims, fields_of(of))
+    evaluation = Evaluation(fields, dims, fields_of(of))
     values = evaluation.values()
     dtype_names = evaluation.dtypes(dtypes)
     problems = problems + evaluation.problems + of.impossible(values, {**fields, **dims}, chosen)
@@ -212,140 +196,3 @@ def _deployments(layers: Sequence[Layer]) -> dict[str, dict[str, Given]]:
 def _default_deployment(layers: Sequence[Layer]) -> str:
     given = [layer.fields["deploy"].value for layer in layers if "deploy" in layer.fields]
     return str(given[-1]) if given else ""
-
-
-class _ReportedError(Exception):
-    """A value that needs another one whose problem is already reported."""
-
-
-class _Evaluation:
-    """Fields and dims evaluated on demand, each once.
-
-    What goes wrong is collected in `problems`, and in `dim_problems` where a dim is not an integer: the fields that it
-    follows from are more to the point, if one of them is at fault.
-    """
-
-    def __init__(self, fields: Mapping[str, Given], dims: Mapping[str, Given], rules: Mapping[str, Mapping[str, Any]]):
-        self.fields, self.dims, self.rules = fields, dims, rules
-        self.problems: list[Diagnostic] = []
-        self.dim_problems: list[Diagnostic] = []
-        self._known: dict[str, Any] = {}
-        self._failed: set[str] = set()
-        self._open: list[str] = []
-
-    def values(self) -> dict[str, Any]:
-        """Every field and dim that has a value; missing fields are reported."""
-        for name, given in self.dims.items():
-            if name in self.rules:
-                self.problems.append(given.problem("C101", f"dim '{name}' has the name of a field; set the field instead"))
-        missing = [name for name, rule in self.rules.items() if not rule.get("x-alias") and name not in self.fields]
-        if missing:
-            names = ", ".join(f"'{name}'" for name in missing)
-            self.problems.append(Diagnostic("C105", f"no value for {names}", hint="start from a preset, such as --config flash"))
-            return {}
-        for name in (*self.fields, *self.dims):
-            with suppress(_ReportedError):
-                self._value(name)
-        return self._known
-
-    def dtypes(self, given: Mapping[str, Given]) -> dict[str, str]:
-        """Dtype parameters; each must come out as the name of a dtype."""
-        result = {}
-        for name, item in given.items():
-            with suppress(_ReportedError):
-                value = self._evaluate(f"dtype '{name}'", item, constants=DTYPE_BYTES)
-                if value not in DTYPE_BYTES:
-                    hint = f"dtypes are {', '.join(DTYPE_BYTES)}"
-                    self.problems.append(item.problem("C103", f"dtype '{name}' is {describe(value)}, expected a dtype", hint))
-                result[name] = value
-        return result
-
-    def _value(self, name: str) -> Any:
-        if name in self._failed:
-            raise _ReportedError
-        if name not in self._known:
-            try:
-                self._known[name] = self._field(name) if name in self.fields else self._dim(name)
-            except _ReportedError:
-                self._failed.add(name)
-                raise
-        return self._known[name]
-
-    def _field(self, name: str) -> Any:
-        given, rule = self.fields[name], self.rules[name]
-        types = rule.get("type", "string")
-        value = given.value
-        if isinstance(value, str) and types in (["integer", "string"], ["number", "string"]):
-            value = self._evaluate(f"'{name}'", given, name)
-            value = float(value) if isinstance(value, Fraction) else value
-        if problem := _broken_rule(name, value, rule):
-            self.problems.append(given.problem(*problem))
-            raise _ReportedError
-        return value
-
-    def _dim(self, name: str) -> Any:
-        given = self.dims[name]
-        value = self._evaluate(f"dim '{name}'", given, name) if isinstance(given.value, str) else given.value
-        if not isinstance(value, int):
-            shown = f"{float(value):g}" if isinstance(value, Fraction) else describe(value)
-            self.dim_problems.append(given.problem("C104", f"dim '{name}' = {given.value} is {shown}, expected an integer"))
-            raise _ReportedError
-        return value
-
-    def _evaluate(self, what: str, given: Given, name: str = "", constants: Collection[str] = ()) -> Any:
-        """The value of the expression `given`; a name in `constants` stands for itself."""
-        if name in self._open:
-            circle = self._open[self._open.index(name) :]
-            members = [self.fields.get(member) or self.dims[member] for member in circle]
-            blamed = next((member for member in members if member.option is not None), given)
-            self.problems.append(blamed.problem("C106", f"{what} needs its own value: {' -> '.join((*circle, name))}"))
-            raise _ReportedError
-        self._open.append(name)
-        try:
-            return parse(str(given.value)).evaluate(lambda other: other if other in constants else self._lookup(other))
-        except ExprError as error:
-            known = (*self.fields, *self.dims, *constants)
-            hint = did_you_mean(error.unknown, known) if error.unknown else None
-            self.problems.append(given.problem("C106", f"{what}: expression '{given.value}': {error.message}", hint))
-            raise _ReportedError from None
-        finally:
-            self._open.pop()
-
-    def _lookup(self, name: str) -> Any:
-        if name not in self.fields and name not in self.dims:
-            raise KeyError(name)
-        return self._value(name)
-
-
-_KINDS = {
-    "integer": "an integer",
-    "number": "a number",
-    "string": "a string",
-    "boolean": "true or false",
-    "array": "a list",
-    "null": "null",
-}
-
-
-def _broken_rule(name: str, value: Any, rule: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Code and message where `value` breaks a field's JSON Schema; an expression's string was evaluated before."""
-    types = rule["type"] if isinstance(rule["type"], list) else [rule["type"]]
-    if len(types) > 1 and types[1] == "string":
-        types = types[:1]
-    checked = {**rule, "type": types}
-    error = best_match(Draft7Validator(checked).iter_errors(value))
-    if error is None:
-        return None
-    at = name + "".join(f"[{index}]" for index in error.path)
-    got, limit = describe(error.instance), error.validator_value
-    if error.validator == "type":
-        expected = " or ".join(_KINDS[kind] for kind in (limit if isinstance(limit, list) else [limit]))
-        return "C102", f"'{at}' is {got}, expected {expected}"
-    if error.validator == "enum":
-        return "C103", f"'{at}' is {got}, expected {' or '.join(map(_plain, limit))}"
-    bounds = {"minimum": "at least", "exclusiveMinimum": "more than"}
-    return "C103", f"'{at}' is {got}, expected {bounds[str(error.validator)]} {limit}"
-
-
-def _plain(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

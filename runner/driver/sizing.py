@@ -16,7 +16,7 @@ from runner.rings.device_sizes import DeviceSizes, device_sizes
 
 @dataclass(frozen=True, slots=True)
 class SizeResult:
-    """Sizes that serve every graph; `names` are the graphs, each with its deployment (`decode_fwd@decode`)."""
+    """Sizes that serve every graph; `names` are the graphs, each with its deployment (`GRAPH@DEPLOY`)."""
 
     scheduler: str
     names: tuple[str, ...]

@@ -158,7 +158,7 @@ class ModelFamily(Protocol):
         ...
 
     def impossible(self, values: Values, given: Mapping[str, Any], deploy: str) -> list[Diagnostic]:
-        """Combinations of fields that cannot be, each told at a value of `given` (`runner.config.layers.Given`)."""
+        """Combinations of fields that cannot be, each told at a value of `given` (`runner.config.sources.Given`)."""
         ...
 
     def trip_counts(self, text: str, settings: Settings) -> TripCounts | None:

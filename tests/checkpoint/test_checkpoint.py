@@ -15,8 +15,9 @@ from transformers import DeepseekV4ForCausalLM
 from transformers.models.deepseek_v4.configuration_deepseek_v4 import DeepseekV4Config
 
 from runner.base.errors import CheckpointError
-from runner.checkpoint.checkpoint import INDEX_NAME, Checkpoint
+from runner.checkpoint.checkpoint import Checkpoint
 from runner.checkpoint.encodings import FLAVOURS
+from runner.checkpoint.headers import INDEX_NAME
 from runner.checkpoint.inspect import inspect_checkpoint, require_own_config
 from runner.checkpoint.random import init_checkpoint
 from runner.config.config import load_config

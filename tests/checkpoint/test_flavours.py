@@ -13,7 +13,7 @@ from transformers.models.deepseek_v4.configuration_deepseek_v4 import DeepseekV4
 
 from runner.base.errors import CheckpointError
 from runner.checkpoint import convert as conversion
-from runner.checkpoint.checkpoint import INDEX_NAME, Checkpoint
+from runner.checkpoint.checkpoint import Checkpoint
 from runner.checkpoint.convert import convert
 from runner.checkpoint.encodings import (
     FLAVOURS,
@@ -27,6 +27,7 @@ from runner.checkpoint.encodings import (
     quantise_rows,
     stored_tensors,
 )
+from runner.checkpoint.headers import INDEX_NAME
 from runner.checkpoint.inspect import inspect_checkpoint, require_own_config
 from runner.checkpoint.random import init_checkpoint
 from runner.checkpoint.weights import load_weights

@@ -14,7 +14,7 @@ from transformers.models.deepseek_v4.configuration_deepseek_v4 import DeepseekV4
 from runner.base.errors import ConfigError
 from runner.base.tensor_spec import DTYPE_BYTES
 from runner.config.config import load_config
-from runner.config.layers import presets
+from runner.config.sources import presets
 from runner.models.deepseek_v4 import FAMILY
 from runner.models.deepseek_v4.hf_config import config_json
 

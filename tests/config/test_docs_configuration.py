@@ -8,7 +8,7 @@ from places import ROOT
 
 from runner.cli.main import main
 from runner.config.config import load_config
-from runner.config.layers import presets
+from runner.config.sources import presets
 from runner.models.deepseek_v4 import FAMILY
 
 DOCS = ROOT / "docs"

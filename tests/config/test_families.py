@@ -11,7 +11,7 @@ from places import ROOT
 
 from runner.base.errors import ConfigError, RinggraphError
 from runner.config.config import load_config
-from runner.config.layers import presets
+from runner.config.sources import presets
 from runner.models import family, family_names, model_types
 
 

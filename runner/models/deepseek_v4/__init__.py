@@ -13,7 +13,7 @@ from runner.models.deepseek_v4.tensors import Layout
 from runner.models.protocols import Normalised, Values
 
 if TYPE_CHECKING:
-    from runner.config.layers import Given
+    from runner.config.sources import Given
 
 SCHEMA = "config.schema.json"
 """The one list of fields, which editors read too."""

@@ -1,0 +1,239 @@
+"""Index and shard headers of a checkpoint: where which tensor lies, and everything that is wrong with the files.
+
+Source: the safetensors format: 8 bytes of header length, a JSON header, then the tensors' bytes without gaps.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+import struct
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from runner.base.errors import CheckpointError, Diagnostic
+from runner.base.tensor_spec import DTYPE_BYTES, TensorSpec
+
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+UNFINISHED_NAME = "conversion.json"
+"""Lies in the folder of a conversion that has not come to its end."""
+MAX_HEADER_BYTES = 100_000_000
+MAX_SIZE = 2**63 - 1
+STORED_DTYPES = {
+    "BOOL": "bool",
+    "I8": "i8",
+    "U8": "u8",
+    "I16": "i16",
+    "I32": "i32",
+    "I64": "i64",
+    "F8_E4M3": "f8e4m3",
+    "F8_E8M0": "f8e8m0",
+    "F16": "f16",
+    "BF16": "bf16",
+    "F32": "f32",
+    "F64": "f64",
+}
+"""safetensors' dtype names to ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor as it lies in a shard; `begin` and `end` are bytes of the file."""
+
+    name: str
+    stored_name: str
+    shard: Path
+    spec: TensorSpec
+    begin: int
+    end: int
+
+
+Canonical = Callable[[str], str]
+"""A tensor's canonical name, of its stored one."""
+
+
+class _UnusableShardError(Exception):
+    """A shard whose header says nothing."""
+
+
+class _CorruptEntryError(Exception):
+    """A tensor's entry in a header that says nothing, or two things."""
+
+
+def read_headers(folder: Path, canonical: Canonical) -> tuple[dict[str, Stored], tuple[Path, ...], list[Diagnostic]]:
+    """The tensors of a checkpoint by canonical name, its shards, and what is wrong with the files.
+
+    Raises CheckpointError where there is no checkpoint at all.
+    """
+    if not folder.is_dir():
+        raise CheckpointError(f"checkpoint '{folder}': no such folder")
+    if (folder / UNFINISHED_NAME).is_file():
+        hint = "the same 'checkpoint convert' goes on with it"
+        raise CheckpointError(f"checkpoint '{folder}' is an unfinished conversion", hint=hint)
+    problems: list[Diagnostic] = []
+    index = _read_index(folder, canonical, problems)
+    shards = sorted(set(index.values())) if index is not None else _shards_without_index(folder)
+    if not shards:
+        hint = "a checkpoint is a folder with model.safetensors, or shards and their index"
+        raise CheckpointError([*problems, Diagnostic("K108", f"checkpoint '{folder}' has no safetensors files", hint=hint)])
+    found: dict[str, Stored] = {}
+    for name in shards:
+        listed = [key for key, shard in (index or {}).items() if shard == name]
+        for stored in _read_shard(folder / name, listed, canonical, problems):
+            _place(stored, found, index, problems)
+    if index is not None:
+        problems += _index_gaps(index, found, canonical, problems)
+    return found, tuple(folder / name for name in shards), problems
+
+
+def _read_index(folder: Path, canonical: Canonical, problems: list[Diagnostic]) -> dict[str, str] | None:
+    """Stored names to shards; None without an index."""
+    path = folder / INDEX_NAME
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(Diagnostic("K107", f"index '{path}' cannot be read: {error.strerror}")) from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(Diagnostic("K107", f"index '{path}' cannot be read: it is not JSON")) from error
+    weight_map = found.get("weight_map") if isinstance(found, dict) else None
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(Diagnostic("K107", f"index '{path}' cannot be read: it has no object 'weight_map'"))
+    usable = {}
+    for name, shard in weight_map.items():
+        if isinstance(shard, str) and shard not in ("", ".", "..") and Path(shard).name == shard:
+            usable[name] = shard
+        else:
+            message = f"tensor '{canonical(name)}' lies in {shard!r} according to the index, expected a file name"
+            problems.append(Diagnostic("K107", message))
+    return usable
+
+
+def _shards_without_index(folder: Path) -> list[str]:
+    if (folder / SINGLE_NAME).is_file():
+        return [SINGLE_NAME]
+    return sorted(path.name for path in folder.glob("*.safetensors"))
+
+
+def _read_shard(path: Path, listed: Iterable[str], canonical: Canonical, problems: list[Diagnostic]) -> list[Stored]:
+    """The tensors of a shard; what cannot be read is told for every tensor that the index puts there."""
+    try:
+        size, header_end, header = _read_header(path)
+    except _UnusableShardError as error:
+        lost = [canonical(name) for name in listed]
+        problems.append(Diagnostic("K106", f"shard '{path}' {error}"))
+        problems += [
+            Diagnostic("K105", f"tensor '{name}' cannot be read: it lies in shard '{path.name}'") for name in sorted(lost)
+        ]
+        return []
+    entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+    usable = []
+    for name, entry in entries.items():
+        try:
+            usable.append(_stored(name, canonical(name), entry, path, header_end))
+        except _CorruptEntryError as error:
+            message = f"tensor '{canonical(name)}' has a corrupt entry in the header of shard '{path.name}': {error}"
+            problems.append(Diagnostic("K106", message))
+    for item in (item for item in usable if item.end > size):
+        message = f"tensor '{item.name}' is truncated: it ends at byte {item.end:,} of shard '{path.name}', which has {size:,}"
+        problems.append(Diagnostic("K105", message))
+    if len(usable) == len(entries):
+        problems += _uneven(usable, path, header_end, size)
+    return [item for item in usable if item.end <= size]
+
+
+def _uneven(stored: list[Stored], path: Path, header_end: int, size: int) -> list[Diagnostic]:
+    """Whether tensors overlap, leave gaps, or end before the file does."""
+    at = header_end
+    for item in sorted(stored, key=lambda item: (item.begin, item.end)):
+        if item.begin != at:
+            message = f"tensor '{item.name}' begins at byte {item.begin:,} of shard '{path.name}', expected {at:,}"
+            return [Diagnostic("K106", message)]
+        at = item.end
+    if at < size:
+        return [Diagnostic("K106", f"shard '{path}' has {size - at:,} bytes behind its last tensor")]
+    return []
+
+
+def _read_header(path: Path) -> tuple[int, int, dict[str, Any]]:
+    """File size, first byte behind the header, and the header."""
+    try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
+            raise _UnusableShardError("is not a file")
+        size = found.st_size
+        with path.open("rb") as file:
+            start = file.read(8)
+            if len(start) < 8:
+                raise _UnusableShardError(f"is truncated: it has {size:,} bytes, its header needs more")
+            (length,) = struct.unpack("<Q", start)
+            if length > min(MAX_HEADER_BYTES, size - 8):
+                raise _UnusableShardError(f"has a corrupt or truncated header: {length:,} bytes of {size:,}")
+            header = json.loads(file.read(length).decode("utf-8"))
+    except FileNotFoundError:
+        raise _UnusableShardError("is missing") from None
+    except OSError as error:
+        raise _UnusableShardError(f"cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise _UnusableShardError("has a corrupt header: it is not JSON") from error
+    if not isinstance(header, dict):
+        raise _UnusableShardError("has a corrupt header: it is not a JSON object")
+    return size, 8 + length, header
+
+
+def _stored(stored_name: str, name: str, entry: Any, path: Path, header_end: int) -> Stored:
+    """One header entry; raises _CorruptEntryError where it says nothing or contradicts itself."""
+    fields = entry if isinstance(entry, dict) else {}
+    dtype = STORED_DTYPES.get(str(fields.get("dtype")))
+    if dtype is None:
+        raise _CorruptEntryError(f"dtype {fields.get('dtype')!r}, which is not known")
+    shape, offsets = fields.get("shape"), fields.get("data_offsets")
+    if not _sizes(shape) or not _sizes(offsets) or len(offsets) != 2:
+        raise _CorruptEntryError("expected 'shape' and two 'data_offsets' as numbers from 0")
+    spec, (begin, end) = TensorSpec(dtype, tuple(shape)), offsets
+    if end - begin != prod(shape) * DTYPE_BYTES[dtype]:
+        raise _CorruptEntryError(f"{spec} takes {prod(shape) * DTYPE_BYTES[dtype]:,} bytes, but its offsets hold {end - begin:,}")
+    return Stored(name, stored_name, path, spec, header_end + begin, header_end + end)
+
+
+def _sizes(value: Any) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(size) is int and 0 <= size <= MAX_SIZE for size in value)
+
+
+def _place(stored: Stored, found: dict[str, Stored], index: Mapping[str, str] | None, problems: list[Diagnostic]) -> None:
+    """Enters a tensor, unless the index or another shard says otherwise."""
+    shard = stored.shard.name
+    if index is not None and index.get(stored.stored_name) != shard:
+        where = index.get(stored.stored_name)
+        says = f"the index says '{where}'" if where else "the index does not list it"
+        problems.append(Diagnostic("K107", f"tensor '{stored.name}' lies in shard '{shard}', but {says}"))
+    elif stored.name in found:
+        other = found[stored.name]
+        both = f"'{other.stored_name}' in '{other.shard.name}' and '{stored.stored_name}' in '{shard}'"
+        problems.append(Diagnostic("K107", f"tensor '{stored.name}' is there twice: {both}"))
+    else:
+        found[stored.name] = stored
+
+
+def _index_gaps(
+    index: Mapping[str, str], found: Mapping[str, Stored], canonical: Canonical, problems: list[Diagnostic]
+) -> list[Diagnostic]:
+    """Tensors that the index lists and no shard has, unless something was said about them."""
+    said = named(problems)
+    gaps = [(canonical(name), shard) for name, shard in index.items() if canonical(name) not in found]
+    return [
+        Diagnostic("K107", f"tensor '{name}' is listed in shard '{shard}', but is not there")
+        for name, shard in sorted(gaps)
+        if name not in said
+    ]
+
+
+def named(problems: Iterable[Diagnostic]) -> set[str]:
+    """The tensors that problems of the files are about."""
+    return {name for problem in problems for name in re.findall(r"^tensor '([^']+)'", problem.message)}

@@ -1,0 +1,253 @@
+"""Sources of a configuration as somebody wrote them: presets, YAML files, Hugging Face `config.json`, options.
+
+They are parsed into `Given` values, each with the place it came from. What the keys mean is not known here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from runner.base.errors import ConfigError, Diagnostic, Mark, did_you_mean
+from runner.models import family_names
+
+MAX_FILE_BYTES = 1 << 20
+MAX_NODES = 100_000
+SECTIONS = ("doc", "model", "deployments", "dims", "dtypes")
+"""Keys that are no fields; every family has them."""
+SECTION_DEPTHS = {"deployments": 2, "dims": 1, "dtypes": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A value as given, and where: `mark` for a file, `option` for a command line (`--set ep=3`)."""
+
+    value: Any
+    mark: Mark | None = None
+    option: str | None = None
+    source_line: str | None = None
+
+    def problem(self, code: str, message: str, hint: str | None = None) -> Diagnostic:
+        """A diagnostic at this value's place."""
+        if self.option is not None:
+            message = f"{message} (from {self.option})"
+        return Diagnostic(code, message, self.mark, hint=hint, source_line=self.source_line)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A layer as it is written: keys to values.
+
+    is_whole   a complete `config.json`, which has other tools' fields and defaults
+    is_option  one `key=value`, whose key may have dots
+    """
+
+    name: str
+    given: Mapping[str, Given] = field(default_factory=dict)
+    is_whole: bool = False
+    is_option: bool = False
+
+
+def presets() -> tuple[str, ...]:
+    """Names of the shipped presets; a file with the name of a family is the family's base layer, and no preset."""
+    bases = family_names()
+    return tuple(name for name in _shipped() if name not in bases)
+
+
+def _shipped() -> list[str]:
+    """Names of all shipped layers."""
+    names = (Path(entry.name) for entry in files("graphs.config").iterdir() if entry.name.endswith(".yaml"))
+    return sorted(path.stem for path in names)
+
+
+def read_source(source: str | Path) -> tuple[Source, list[Diagnostic]]:
+    """A preset by name, a YAML layer, a Hugging Face `config.json`, or a folder that holds one.
+
+    Raises ConfigError where there is no such thing or it cannot be parsed; other problems are returned.
+    """
+    name, display, text, is_json = _open(source)
+    problems: list[Diagnostic] = []
+    given = _parse_json(text, display) if is_json else _parse_yaml(text, display, problems)
+    if is_json:
+        given = {key: item for key, item in given.items() if key not in SECTIONS}
+    return Source(name, given, is_json), problems
+
+
+def read_option(option: str, text: str) -> tuple[Source, list[Diagnostic]]:
+    """`key=value` as a source of one key."""
+    key, equals, value_text = text.partition("=")
+    key, label = key.strip(), f"{option} {text}"
+    if not equals or not key:
+        return Source(label), [Diagnostic("C100", f"{label}: expected key=value")]
+    try:
+        value = _construct_text(value_text)
+    except (yaml.YAMLError, RecursionError) as error:
+        return Source(label), [Diagnostic("C100", f"{label}: not a YAML value: {_reason(error)}")]
+    return Source(label, {key: Given(value, option=label)}, is_option=True), []
+
+
+def fields_given(values: Mapping[str, Any]) -> Source:
+    """Fields given by a caller in Python."""
+    return Source("", {key: Given(value, option=f"{key}={value!r}") for key, value in values.items()})
+
+
+def describe(value: Any) -> str:
+    """A value and its YAML type, for messages."""
+    if value is None:
+        return "null"
+    kinds = {bool: "a boolean", int: "an integer", float: "a number", str: "a string", list: "a list", dict: "a mapping"}
+    kind = kinds.get(type(value), type(value).__name__)
+    if isinstance(value, bool):
+        return f"{str(value).lower()} ({kind})"
+    return kind if isinstance(value, dict | list) else f"{value!r} ({kind})"
+
+
+# Reading files
+
+
+def _open(source: str | Path) -> tuple[str, str, str, bool]:
+    """Name, path as shown, text, and whether it is JSON."""
+    if isinstance(source, str) and source in _shipped():
+        entry = files("graphs.config").joinpath(f"{source}.yaml")
+        return source, _shown(Path(str(entry))), entry.read_text(encoding="utf-8"), False
+    path = Path(source)
+    if path.is_dir() and (path / "config.json").is_file():
+        path = path / "config.json"
+    if not path.is_file():
+        hint = did_you_mean(str(source), presets()) or f"presets are {', '.join(presets())}"
+        raise ConfigError(Diagnostic("C100", f"configuration '{source}': no such preset or file", hint=hint))
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ConfigError(Diagnostic("C100", f"configuration '{source}' has more than {MAX_FILE_BYTES:,} bytes"))
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(Diagnostic("C100", f"configuration '{source}' cannot be read: {error.strerror}")) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(Diagnostic("C100", f"configuration '{source}' is not UTF-8 text (byte {error.start})")) from error
+    name = path.parent.name if path.name == "config.json" else path.stem
+    return name, _shown(path), text, path.suffix == ".json"
+
+
+def _shown(path: Path) -> str:
+    try:
+        return str(path.resolve().relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
+
+
+def _parse_json(text: str, file: str) -> dict[str, Given]:
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ConfigError(Diagnostic("C100", "is nested too deeply", Mark(file, 1))) from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(Diagnostic("C100", f"not JSON: {error.msg}", Mark(file, error.lineno, error.colno))) from error
+    if not isinstance(value, dict):
+        raise ConfigError(Diagnostic("C100", f"is {describe(value)}, expected an object", Mark(file, 1)))
+    lines = text.splitlines()
+    return {key: _json_given(key, item, lines, file) for key, item in value.items()}
+
+
+def _json_given(key: str, value: Any, lines: list[str], file: str) -> Given:
+    pattern = re.compile(re.escape(json.dumps(key)) + r"\s*:")
+    for number, line in enumerate(lines, 1):
+        if found := pattern.search(line):
+            return Given(value, Mark(file, number, found.start() + 1), source_line=line)
+    return Given(value, Mark(file, 1))
+
+
+def _parse_yaml(text: str, file: str, problems: list[Diagnostic]) -> dict[str, Given]:
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(_yaml_problem(error, file, text)) from error
+    if root is None:
+        return {}
+    if not isinstance(root, yaml.MappingNode):
+        raise ConfigError(Diagnostic("C100", "is not a mapping of keys to values", _mark(root, file)))
+    return _Constructor(file, text.splitlines(), problems).layer(root)
+
+
+def _yaml_problem(error: Exception, file: str, text: str) -> Diagnostic:
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return Diagnostic("C100", f"not YAML: {_reason(error)}", Mark(file, 1))
+    lines = text.splitlines()
+    line = lines[mark.line] if mark.line < len(lines) else None
+    return Diagnostic("C100", f"not YAML: {_reason(error)}", Mark(file, mark.line + 1, mark.column + 1), source_line=line)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    return getattr(error, "problem", None) or getattr(error, "reason", None) or str(error).split("\n")[0]
+
+
+def _mark(node: yaml.Node, file: str) -> Mark:
+    return Mark(file, node.start_mark.line + 1, node.start_mark.column + 1)
+
+
+_INTEGER = re.compile(r"[-+]?[0-9]+\Z|0o[0-7]+\Z|0x[0-9a-fA-F]+\Z")
+_FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
+_SPECIAL = {"": None, "~": None, "null": None, "true": True, "false": False, ".inf": float("inf"), ".nan": float("nan")}
+
+
+def _scalar(node: yaml.ScalarNode) -> Any:
+    """By the YAML 1.2 core schema: `1e-6` is a number and `on` a string, unlike in YAML 1.1."""
+    text = node.value
+    if node.style is not None:
+        return text
+    if text.lower() in _SPECIAL:
+        return _SPECIAL[text.lower()]
+    if _INTEGER.match(text):
+        return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
+    return float(text) if _FLOAT.match(text) else text
+
+
+class _Constructor:
+    """Nodes to values. A layer's fields, and what its sections hold, are `Given` with their places."""
+
+    def __init__(self, file: str, lines: list[str], problems: list[Diagnostic]):
+        self.file, self.lines, self.problems, self.count = file, lines, problems, 0
+
+    def layer(self, node: yaml.MappingNode) -> dict[str, Given]:
+        return self._givens(node, SECTION_DEPTHS)
+
+    def _givens(self, node: yaml.MappingNode, depths: Mapping[str, int], depth: int = 0) -> dict[str, Given]:
+        result: dict[str, Given] = {}
+        for key_node, value_node in node.value:
+            mark = _mark(key_node, self.file)
+            line = self.lines[mark.line - 1] if mark.line <= len(self.lines) else None
+            key = str(key_node.value) if isinstance(key_node, yaml.ScalarNode) else None
+            if key is None or key in result:
+                what = "a key must be a plain name" if key is None else f"key '{key}' is given twice"
+                self.problems.append(Diagnostic("C100", what, mark, source_line=line))
+                continue
+            result[key] = Given(self.value(value_node, depths.get(key, depth)), mark, source_line=line)
+        return result
+
+    def value(self, node: yaml.Node, depth: int = 0) -> Any:
+        """Plain values; with `depth`, a mapping of that many levels of `Given`."""
+        self.count += 1
+        if self.count > MAX_NODES:
+            raise ConfigError(Diagnostic("C100", f"has more than {MAX_NODES:,} values", _mark(node, self.file)))
+        if isinstance(node, yaml.MappingNode):
+            if depth:
+                return self._givens(node, {}, depth - 1)
+            return {str(key.value): self.value(item) for key, item in node.value}
+        if isinstance(node, yaml.SequenceNode):
+            return [self.value(item) for item in node.value]
+        assert isinstance(node, yaml.ScalarNode)
+        return _scalar(node)
+
+
+def _construct_text(text: str) -> Any:
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    return None if node is None else _Constructor("", [], []).value(node)
