@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from runner.config.config import Config
     from runner.execution.comm import Comm
     from runner.ranks.gather import RoutingRecorder
-    from runner.ranks.launch import World
+    from runner.ranks.join import World
     from runner.serving.generate import Figures, Generation
     from runner.serving.prompts import Prompt
     from runner.serving.session import ModelSession
@@ -105,7 +105,8 @@ def generate_command(
 ) -> None:
     """Generate greedily from prompts: prefill in chunks, decode in ragged batches."""
     from runner.checkpoint.checkpoint import Checkpoint
-    from runner.ranks.launch import given_world, joined, launch, own_command, rank_device
+    from runner.ranks.join import given_world, joined, rank_device
+    from runner.ranks.launch import launch, own_command
 
     folder = Path(checkpoint)
     all_prompts = _prompts(folder, prompt_ids, prompts, prompt)
@@ -156,7 +157,7 @@ def _check_writable(*files: Path | None) -> None:
 
 def _over_ranks(config: Config, world: World | None, ep: int | None) -> Config:
     """The configuration for the world that this process was started in; one that asks for no number of ranks takes them all."""
-    from runner.ranks.launch import check_size
+    from runner.ranks.join import check_size
 
     if world is None:
         return config

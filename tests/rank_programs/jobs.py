@@ -16,7 +16,7 @@ from runner.config.config import load_config
 from runner.driver.driver import registry
 from runner.models.deepseek_v4.recorded_routing import write_routing
 from runner.ranks.gather import RoutingRecorder, gathered
-from runner.ranks.launch import given_world, joined
+from runner.ranks.join import given_world, joined
 from runner.serving.generate import generate
 from runner.serving.session import Placement, open_session
 from schedulers import get_scheduler
