@@ -25,10 +25,7 @@ def _floors() -> tuple[tuple[str, ...], ...]:
 
 FLOORS = _floors()
 
-RISES_TODAY: set[tuple[str, str]] = {
-    ("runner.ranks", "runner.models.deepseek_v4"),
-    ("runner.serving", "runner.models.deepseek_v4"),
-}
+RISES_TODAY: set[tuple[str, str]] = set()
 """Arrows that still rise, and go with the steps that follow."""
 
 

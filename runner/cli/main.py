@@ -82,7 +82,7 @@ def _reported(error: Exception) -> bool:
     """Whether the process that started this one has been told, as it speaks for all of its ranks."""
     if own_folder() is None:
         return False
-    from runner.ranks.launch import report_of
+    from runner.ranks.join import report_of
 
     return write_report(report_of(error))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,14 +11,31 @@ import typer
 
 from runner.base.errors import RinggraphError
 from runner.cli import options
-from runner.cli.shared import console, table, warned
-from runner.driver.driver import program_of, registry, resolve, ring_sizes, schedule_of, set_threads, usable_device
+from runner.cli.shared import console, placement, table
 
 if TYPE_CHECKING:
-    from runner.execution.executor import RunResult
-    from runner.program.program import Program
+    from runner.driver.single import Ran, Request
+    from runner.rings.schedule import Schedule
     from runner.rings.sizes import RingSizes
+    from runner.serving.session import Placement
     from runner.serving.single_run import Comparison
+
+Inputs = Annotated[
+    list[Path], typer.Option("--inputs", metavar="FILE", help="safetensors with inputs, weights and states by name; repeatable.")
+]
+Weights = Annotated[str | None, typer.Option("--checkpoint", metavar="DIR", help="Where weights come from.")]
+Seed = Annotated[int, typer.Option(help="For everything that is not given.")]
+Dump = Annotated[
+    list[str], typer.Option("--dump", metavar="NAMES", help="Tensors to save: names or globs, with commas; outputs without.")
+]
+Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="safetensors to save tensors in.")]
+Golden = Annotated[
+    Path | None, typer.Option("--golden", metavar="DIR", help="Compare with the tensors in this folder's safetensors.")
+]
+Rtol = Annotated[float, typer.Option(help="Tolerance relative to the golden element.")]
+Atol = Annotated[float, typer.Option(help="Absolute tolerance.")]
+Profile = Annotated[Path | None, typer.Option("--profile", metavar="FILE", help="Write measured durations as JSON.")]
+ScopeStats = Annotated[Path | None, typer.Option("--scope-stats", metavar="FILE", help="Write scope stats (needs rings).")]
 
 
 def register(app: typer.Typer) -> None:
@@ -26,25 +44,16 @@ def register(app: typer.Typer) -> None:
 
 def run(
     graph: options.GraphName,
-    inputs: Annotated[
-        list[Path],
-        typer.Option("--inputs", metavar="FILE", help="safetensors with inputs, weights and states by name; repeatable."),
-    ] = [],  # noqa: B006
-    checkpoint: Annotated[str | None, typer.Option("--checkpoint", metavar="DIR", help="Where weights come from.")] = None,
-    seed: Annotated[int, typer.Option(help="For everything that is not given.")] = 0,
-    dump: Annotated[
-        list[str], typer.Option("--dump", metavar="NAMES", help="Tensors to save: names or globs, with commas; outputs without.")
-    ] = [],  # noqa: B006
-    out: Annotated[Path | None, typer.Option("--out", metavar="FILE", help="safetensors to save tensors in.")] = None,
-    golden: Annotated[
-        Path | None, typer.Option("--golden", metavar="DIR", help="Compare with the tensors in this folder's safetensors.")
-    ] = None,
-    rtol: Annotated[float, typer.Option(help="Tolerance relative to the golden element.")] = 1e-4,
-    atol: Annotated[float, typer.Option(help="Absolute tolerance.")] = 1e-5,
-    profile: Annotated[Path | None, typer.Option("--profile", metavar="FILE", help="Write measured durations as JSON.")] = None,
-    scope_stats: Annotated[
-        Path | None, typer.Option("--scope-stats", metavar="FILE", help="Write scope stats (needs rings).")
-    ] = None,
+    inputs: Inputs = [],  # noqa: B006
+    checkpoint: Weights = None,
+    seed: Seed = 0,
+    dump: Dump = [],  # noqa: B006
+    out: Out = None,
+    golden: Golden = None,
+    rtol: Rtol = 1e-4,
+    atol: Atol = 1e-5,
+    profile: Profile = None,
+    scope_stats: ScopeStats = None,
     config: options.Configs = [],  # noqa: B006
     sets: options.Sets = [],  # noqa: B006
     deploy: options.Deploy = None,
@@ -62,104 +71,63 @@ def run(
     Without --inputs, a graph of the model reads random first tokens of new requests, and other inputs are normal; without
     --checkpoint, weights are those that 'checkpoint init' would write.
     """
-    from runner.execution.comm import LocalComm
-    from runner.execution.executor import execute
-    from runner.execution.run import TaskTime
-    from runner.recorded.scope_stats import write_scope_stats
-    from runner.rings.heap import ScopeRecord
-    from runner.serving.single_run import read_tensors, select, tensor_names, write_tensors
+    from runner.driver.single import Request
 
     if dump and out is None:
         raise typer.BadParameter("--dump needs --out FILE")
-    resolved = resolve([*([checkpoint] if checkpoint else []), *config], sets, deploy, None, graph)
-    set_threads(threads, resolved)
-    usable_device(device)
-    program = program_of(graph, resolved)
-    names = tensor_names(program)
-    wanted = select(names, [part.strip() for item in dump for part in item.split(",")] if dump else program.outputs)
-    expected = read_tensors(golden) if golden else {}
-    compared = {name: names[name] for name in expected if name in names}
-    schedule = warned(schedule_of(program, scheduler, unchecked=unchecked))
-    rings = ring_sizes([schedule], ring_heap, ring_window, ring_pool, unchecked=unchecked)
-    if scope_stats is not None and rings is None:
-        raise typer.BadParameter("--scope-stats needs rings: give --ring-heap")
-    externals = _externals(program, resolved, inputs, checkpoint, seed, device)
-    times: list[TaskTime] | None = [] if profile is not None else None
-    records: list[ScopeRecord] = []
-    capture = {*wanted.values(), *compared.values()}
-    result = execute(
-        schedule,
-        registry(),
-        externals,
-        rings=rings,
-        workers=workers,
-        comm=LocalComm(),
-        device=device,
-        scope_stats=records,
-        profile=times,
-        capture=capture,
-    )
-    if scope_stats is not None and rings is not None:
-        write_scope_stats(scope_stats, schedule, rings, records, False)
-    if profile is not None and times is not None:
-        _write_profile(profile, graph, resolved.name, resolved.deploy, times)
-    if out is not None:
-        write_tensors(out, {name: result.captured[tensor] for name, tensor in wanted.items() if tensor in result.captured})
-    _print_figures(program, result, rings)
-    if golden is not None:
-        _compare_all(expected, compared, result, rtol, atol)
+    wanted = tuple(part.strip() for item in dump for part in item.split(","))
+    request = Request(graph, tuple(inputs), checkpoint, seed, wanted, out, golden, rtol, atol, profile, scope_stats, device)
+    placed = placement(scheduler, (ring_heap, ring_window, ring_pool), workers, unchecked)
+    ran = _ran(request, [*([checkpoint] if checkpoint else []), *config], sets, deploy, placed, threads)
+    _print_figures(ran)
+    if ran.comparisons is not None:
+        _print_comparisons(ran.comparisons, rtol, atol)
 
 
-def _externals(program: Program, config, inputs: list[Path], checkpoint: str | None, seed: int, device: str):
-    import torch
+def _ran(
+    request: Request, layers: Sequence[str], sets: Sequence[str], deploy: str | None, placed: Placement, threads: int | None
+) -> Ran:
+    from runner.driver import single
+    from runner.driver.driver import program_of, registry, resolve, set_threads, usable_device
 
-    from runner.checkpoint.checkpoint import Checkpoint
-    from runner.checkpoint.weights import load_weights
-    from runner.serving.single_run import RandomExternals, external_tensors, first_call, read_tensors
-
-    given = first_call(program, config, seed)
-    for path in inputs:
-        given |= read_tensors(path)
-    weights = load_weights(program, Checkpoint.open(checkpoint), config, device) if checkpoint else None
-    return external_tensors(program, given, weights, RandomExternals(config, seed), torch.device(device))
-
-
-def _write_profile(path: Path, graph: str, config: str, deploy: str, times) -> None:
-    from runner.serving.single_run import profile_report
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(profile_report(graph, config, deploy, times), indent=1) + "\n", encoding="utf-8")
+    config = resolve(layers, sets, deploy, None, request.graph)
+    set_threads(threads, config)
+    usable_device(request.device)
+    placed = placed if request.scope_stats is None else _on_rings(placed)
+    return single.run(config, program_of(request.graph, config), request, registry(), placed)
 
 
-def _print_figures(program: Program, result: RunResult, rings: RingSizes | None) -> None:
+def _on_rings(placed: Placement) -> Placement:
+    """The same, where to run without rings is wrong usage."""
+
+    def rings(schedules: Sequence[Schedule]) -> RingSizes:
+        found = placed.rings(schedules)
+        if found is None:
+            raise typer.BadParameter("--scope-stats needs rings: give --ring-heap")
+        return found
+
+    return replace(placed, rings=rings)
+
+
+def _print_figures(ran: Ran) -> None:
     from runner.report.dot import human_bytes
 
     bytes_by_kind: dict[str, int] = {}
-    for tensor in program.tensors:
+    for tensor in ran.program.tensors:
         bytes_by_kind[tensor.kind] = bytes_by_kind.get(tensor.kind, 0) + tensor.spec.size_bytes
     out = table("figure", "value>")
-    out.add_row("tasks", f"{result.num_tasks:,}")
-    out.add_row("time", f"{result.elapsed_s * 1000:,.1f} ms")
+    out.add_row("tasks", f"{ran.result.num_tasks:,}")
+    out.add_row("time", f"{ran.result.elapsed_s * 1000:,.1f} ms")
     for kind in ("input", "weight", "state"):
         out.add_row(f"{kind} bytes", human_bytes(bytes_by_kind.get(kind, 0)))
-    out.add_row("most block bytes at once", human_bytes(result.peak_bytes))
-    if rings is not None:
-        out.add_row("ring heaps", human_bytes(sum(rings.heap)))
+    out.add_row("most block bytes at once", human_bytes(ran.result.peak_bytes))
+    if ran.rings is not None:
+        out.add_row("ring heaps", human_bytes(sum(ran.rings.heap)))
     console().print(out)
 
 
-def _compare_all(expected, compared, result: RunResult, rtol: float, atol: float) -> None:
+def _print_comparisons(found: Sequence[Comparison], rtol: float, atol: float) -> None:
     """Prints one line per golden tensor; raises RinggraphError when any disagrees."""
-    from runner.serving.single_run import Comparison, compare
-
-    found: list[Comparison] = []
-    for name, value in expected.items():
-        if name not in compared:
-            found.append(Comparison(name, problem="the graph has no tensor of this name"))
-        elif compared[name] not in result.captured:
-            found.append(Comparison(name, problem="the trip that creates it did not run"))
-        else:
-            found.append(compare(name, result.captured[compared[name]], value, rtol, atol))
     out = table("tensor", "verdict", "max abs>", "max rel>", "relative>", "first mismatch")
     for each in found:
         verdict = "equal" if each.agrees and each.max_abs == 0 else "close" if each.agrees else "differs"

@@ -15,6 +15,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from runner.base.errors import Diagnostic
     from runner.rings.schedule import Schedule
+    from runner.serving.session import Placement
 
 MIB = 2**20
 FILE_COLUMNS = 160
@@ -39,6 +40,20 @@ def warned(found: tuple[Schedule, Iterable[Diagnostic]]) -> Schedule:
     return schedule
 
 
+def placement(
+    scheduler: str, rings: tuple[str | None, str | None, str | None], workers: int = 1, unchecked: bool = False
+) -> Placement:
+    """How a command's options place programs that run: heap, window and pool of `rings` are texts of the options."""
+    from runner.driver.driver import ring_sizes, schedule_of
+    from runner.serving.session import Placement
+
+    return Placement(
+        lambda program: warned(schedule_of(program, scheduler, unchecked=unchecked)),
+        lambda schedules: ring_sizes(schedules, *rings, unchecked=unchecked),
+        workers,
+    )
+
+
 def print_json(value: Any) -> None:
     """One JSON object on standard output, with no markup."""
     print(json.dumps(value, indent=2, default=str))
@@ -53,12 +68,13 @@ def table(*columns: str, title: str | None = None) -> Table:
 
 
 @contextmanager
-def progress_bar(title: str, console: Console | None = None) -> Iterator[Callable[[int, int], None]]:
-    """Gives a function to call with bytes done and bytes in all; silent where standard error is not a terminal."""
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+def progress_bar(title: str, console: Console | None = None, unit: str = "bytes") -> Iterator[Callable[[int, int], None]]:
+    """Gives a function to call with what is done and what there is in all; silent where standard error is not a terminal."""
+    from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = console or Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
+    counts = (DownloadColumn(binary_units=True),) if unit == "bytes" else (MofNCompleteColumn(), TextColumn(unit))
+    columns = (TextColumn("{task.description}"), BarColumn(), *counts, TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from runner.rings.sizes import Four, RingSizes
 
 DEFAULT_CONFIG = ("tiny",)
-NARROW_MODEL = 1024
-"""Hidden sizes below this are narrow."""
 RING_VARIABLES = ("PTO2_RING_HEAP", "PTO2_RING_TASK_WINDOW", "PTO2_RING_DEP_POOL")
 
 
@@ -103,10 +101,9 @@ def program_of(
     """A graph, by path or shipped name, expanded under a configuration; `routing` says how many trips dynamic loops make."""
     from runner.expansion.expander import expand
     from runner.language.library import GraphLibrary, find_graph
-    from runner.models.deepseek_v4.planned_routing import routing_source
 
     library = library or GraphLibrary()
-    trips = routing_source(routing, config.values, config.deploy)
+    trips = config.family.trip_counts(routing, config)
     return expand(library.load(find_graph(graph)), config, ops or registry(), library=library, trips=trips)
 
 
@@ -142,7 +139,7 @@ def set_threads(threads: int | None, config: Config) -> None:
     """Torch's threads per op: as given, else one for a narrow model, whose ops are too short to be worth waking another."""
     import torch
 
-    if threads is None and "OMP_NUM_THREADS" not in os.environ and config["hidden_size"] < NARROW_MODEL:
+    if threads is None and "OMP_NUM_THREADS" not in os.environ and config.family.is_narrow(config):
         threads = 1
     if threads is not None:
         torch.set_num_threads(threads)

@@ -7,7 +7,7 @@ worked out once per combination of operand shapes, and last writers are found by
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +26,7 @@ from runner.language.expressions import Expr, ExprError, parse
 from runner.language.graph import Alloc, For, Graph, Item, Op, Scope, Switch, Text, Use
 from runner.language.library import GraphLibrary, with_source_lines
 from runner.language.notation import RegionRef, parse_type
+from runner.models.protocols import TripCounts
 from runner.program.ops import OpRegistry
 from runner.program.program import Program, Region, Span, Task, Trips
 
@@ -33,10 +34,6 @@ MAX_WORK = 20_000_000
 """Items and trips that an expansion may visit; a typing error in a range must not take the machine down."""
 
 _new_span, _new_task = builder(Span), builder(Task)
-
-TripCounts = Callable[[str, tuple[str, ...], tuple[tuple[int, ...] | None, ...], int], int | None]
-"""How many trips a dynamic loop makes when planning: its path, names of the tensors that its range reads, the element read of
-each (None when that depends on another tensor), the bound. Gives the number of trips, or None for the bound."""
 
 
 def expand(

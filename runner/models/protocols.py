@@ -8,10 +8,10 @@ docs/add-a-model.md leads through an implementation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from runner.base.tensor_spec import TensorSpec
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from runner.base.errors import Diagnostic
+    from runner.program.program import Program
 
 Values = Mapping[str, Any]
 """Fields and dims of a resolved configuration, by name."""
@@ -31,6 +32,18 @@ class Settings(Protocol):
     def values(self) -> Values: ...
     @property
     def dtypes(self) -> Mapping[str, str]: ...
+
+
+class Configuration(Settings, Protocol):
+    """A configuration of which others can be made (`Config`). `fields` are lists too; `with_` raises ConfigError."""
+
+    @property
+    def fields(self) -> Mapping[str, Any]: ...
+    def __getitem__(self, name: str, /) -> Any: ...
+    def with_(self, *, sets: Sequence[str] = (), deploy: str | None = None, ep: int | None = None) -> Self: ...
+
+
+C = TypeVar("C", bound=Configuration)
 
 
 @dataclass(slots=True)
@@ -51,6 +64,39 @@ class TripCounts(Protocol):
     def __call__(
         self, path: str, reads: tuple[str, ...], elements: tuple[tuple[int, ...] | None, ...], bound: int, /
     ) -> int | None: ...
+
+
+PHASES = ("prefill", "decode")
+"""The two calls that serve: prefill reads tokens of one prompt, decode a few tokens of each of many requests."""
+
+
+@dataclass(frozen=True, slots=True)
+class Serving(Generic[C]):
+    """How a family serves requests.
+
+    config          what weights and the state of all requests are for
+    graphs          by phase, what a call runs: a path, or a shipped graph's name
+    configs         by phase, the configuration of that graph: `config` in the phase's deployment
+    logits          the output of both graphs with logits f32[tokens of a call, vocabulary]
+    batch, seq      requests of a decode call, and tokens of each
+    prefill_tokens  tokens of a prompt that a prefill call takes
+    """
+
+    config: C
+    graphs: Mapping[str, str]
+    configs: Mapping[str, C]
+    logits: str
+    batch: int
+    seq: int
+    prefill_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """Tokens are ids below `size`; those of `end` end a sequence."""
+
+    size: int
+    end: tuple[int, ...]
 
 
 Row = tuple[int, Sequence[int], int]
@@ -75,6 +121,87 @@ class RequestState(Protocol):
 
     def batch_inputs(self, rows: Sequence[Row], inputs: Mapping[str, TensorSpec]) -> dict[str, torch.Tensor]:
         """Those of a graph's `inputs` that a call on `rows` needs and this state knows; the rows count as seen from here on."""
+        ...
+
+
+class Recorder(Protocol):
+    """Watches the calls of one rank's session, and keeps something of each."""
+
+    @property
+    def tensors(self) -> Mapping[str, Collection[int]]:
+        """The tensors that it wants to see after a call, by phase."""
+        ...
+
+    def admitted(self, handle: int) -> None:
+        """A request begins; requests begin in the order of the rank's prompts."""
+        ...
+
+    def called(self, phase: str, rows: Sequence[Row], seen: Mapping[int, torch.Tensor]) -> None:
+        """A call on `rows` is done (idle without any); `seen` are copies of what was wanted, where it was written."""
+        ...
+
+
+class Recording(Protocol):
+    """Which experts every token chose, on all ranks of a run."""
+
+    @property
+    def num_ranks(self) -> int: ...
+    def write(self, path: Path) -> None:
+        """Writes a file that `RoutedExperts.read` reads, whole or not at all; raises OSError."""
+        ...
+
+
+class RoutingRecorder(Recorder, Protocol):
+    """A recorder of the experts that tokens choose."""
+
+    def packed(self) -> bytes:
+        """All that was kept on this rank."""
+        ...
+
+    def recording(self, packed: Sequence[bytes]) -> Recording:
+        """What all ranks kept, by rank."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A table, and sentences under it; columns whose title ends in `>` are numbers."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    lines: tuple[str, ...]
+
+
+class DepthReport(Protocol):
+    """How deep receive buffers must be."""
+
+    def as_json(self) -> dict[str, Any]: ...
+    def sections(self) -> Sequence[Section]: ...
+    def plot(self, path: Path) -> None:
+        """Draws it; raises RinggraphError without matplotlib or for an unknown format."""
+        ...
+
+
+class RoutedExperts(Protocol):
+    """What a family brings whose tokens choose experts."""
+
+    def recorder(self, serving: Serving[Any], programs: Mapping[str, Program], rank: int, num_ranks: int) -> RoutingRecorder:
+        """A recorder for one rank of a session; `programs` by phase."""
+        ...
+
+    def read(self, path: Path) -> Recording:
+        """A recording; raises RinggraphError that names the line, or OSError."""
+        ...
+
+    def depths(
+        self, recording: Recording, config: Configuration, where: str, expanded: Callable[[str, Any], Program]
+    ) -> DepthReport:
+        """The receive depth that routing needs under `config`, whose number of ranks may be another than the recording's.
+
+        `where` names the recording in errors, `expanded` makes the program of a graph under a configuration. Raises
+        RinggraphError where the recording is of another model or of longer calls.
+        """
         ...
 
 
@@ -161,10 +288,36 @@ class ModelFamily(Protocol):
         """Combinations of fields that cannot be, each told at a value of `given` (`runner.config.sources.Given`)."""
         ...
 
+    @property
+    def routed_experts(self) -> RoutedExperts | None:
+        """None for a family whose tokens choose nothing."""
+        ...
+
     def trip_counts(self, text: str, settings: Settings) -> TripCounts | None:
-        """The routing that `--routing text` means under a configuration; None for the bound."""
+        """The routing that `--routing text` means under a configuration, None for the bound; raises ConfigError."""
+        ...
+
+    def serving(self, config: C, decode: str | None = None) -> Serving[C]:
+        """What a session runs; `decode` names the deployment that decodes, the family's usual one without. Raises ConfigError."""
+        ...
+
+    def fitting(self, config: C, lengths: Sequence[int], max_new_tokens: int, decode: str | None = None) -> C:
+        """`config` with room for prompts of these lengths, and for as many requests as decode takes; raises ConfigError."""
+        ...
+
+    def vocabulary(self, config: Configuration) -> Vocabulary: ...
+
+    def is_narrow(self, settings: Settings) -> bool:
+        """Whether the model's ops are so short that more than one thread for each would slow them."""
         ...
 
     def request_state(self, settings: Settings, states: Mapping[str, TensorSpec], device: torch.device | str) -> RequestState:
         """State of all requests, for programs with these `states`."""
+        ...
+
+    def first_call(self, inputs: Mapping[str, TensorSpec], settings: Settings, seed: int) -> dict[str, torch.Tensor]:
+        """Those of a graph's `inputs` that `request_state` knows, for a call on random tokens of as many requests as it takes.
+
+        Empty for a graph that takes no requests. Raises StateError where the configuration has no room for them.
+        """
         ...

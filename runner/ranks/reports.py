@@ -72,6 +72,7 @@ class Place:
 
     def __init__(self, folder: Path | None, rank: int):
         self._phase = "start"
+        self._calls: dict[str, int] = {}
         self._map: mmap.mmap | bytearray = bytearray(_PLACE_BYTES)
         if folder is not None:
             path = folder / f"{rank}.place"
@@ -84,6 +85,12 @@ class Place:
         """From here on nodes belong to this phase."""
         self._phase = text
         self._write(text)
+
+    def call(self, name: str) -> None:
+        """The next call of this name begins; the first one is `NAME call 0`."""
+        number = self._calls.get(name, 0)
+        self._calls[name] = number + 1
+        self.phase(f"{name} call {number}")
 
     def node(self, path: str) -> None:
         """This node begins."""

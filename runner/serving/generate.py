@@ -1,7 +1,7 @@
 """Prompts in, tokens out: prefill in chunks, then greedy decoding in ragged batches whose slots are refilled as requests end.
 
-All ranks of an expert-parallel group go through the same phases, since every call of a graph exchanges rows between them: a rank
-without work of its own takes part with idle tokens.
+All ranks of a group go through the same phases, since every call of a graph may exchange rows between them: a rank without work
+of its own takes part with idle tokens.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 
@@ -20,8 +20,7 @@ from runner.serving.prompts import Prompt
 _STOP, _DECODE, _PREFILL = 0, 1, 2
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """Tokens of one request in one call: `tokens[i]` is at position `start + i`. `handle` names the request's state."""
 
     handle: int

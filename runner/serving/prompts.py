@@ -46,17 +46,17 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "null")
 
 
-def check_prompts(prompts: Sequence[Prompt], vocab_size: int) -> None:
+def check_prompts(prompts: Sequence[Prompt], num_tokens: int) -> None:
     """Raises RinggraphError that names every empty prompt and every token outside of the vocabulary."""
     problems = [] if prompts else ["there is no prompt"]
     for index, prompt in enumerate(prompts):
         if not prompt:
             problems.append(f"prompt {index} is empty")
-        wrong = [(at, token) for at, token in enumerate(prompt) if not 0 <= token < vocab_size]
+        wrong = [(at, token) for at, token in enumerate(prompt) if not 0 <= token < num_tokens]
         if wrong:
             at, token = wrong[0]
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-            problems.append(f"prompt {index}: token {token} at {at} is outside of the vocabulary of {vocab_size}{more}")
+            problems.append(f"prompt {index}: token {token} at {at} is outside of the vocabulary of {num_tokens}{more}")
     if problems:
         raise RinggraphError("\n".join(problems))
 

@@ -1,23 +1,22 @@
 """A model in memory that serves requests: weights, state, and one compiled schedule each for prefill and for decode.
 
-    session = open_session(config, checkpoint, registry, schedule=annotated)
+    session = open_session(config, checkpoint, registry, Placement(annotated))
     handle = session.admit(400, len(tokens))
     logits = session.prefill(Row(handle, tokens, 0))
     [logits] = session.step([Row(handle, (token,), len(tokens))])
 
-Both programs read the same weights and state. A decode deployment of S tokens a request takes up to S tokens of each request at
-a time, as many as are known; what is left of it is idle.
+What the two programs are, and how requests keep state, the model's family says. Both read the same weights and state. A decode
+call takes up to `seq` tokens of each request at a time, as many as are known; what is left of it is idle.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from runner.base.errors import ConfigError
 from runner.base.tensor_spec import TensorSpec
 from runner.checkpoint.checkpoint import Checkpoint
 from runner.checkpoint.weights import Loaded, load_weights
@@ -28,7 +27,7 @@ from runner.execution.run import TaskTime
 from runner.execution.storage import TORCH_DTYPES
 from runner.expansion.expander import expand
 from runner.language.library import GraphLibrary, find_graph
-from runner.models.deepseek_v4.request_state import StateStore
+from runner.models.protocols import PHASES, Recorder, RequestState, Serving, Vocabulary
 from runner.program.ops import OpRegistry
 from runner.program.program import Program
 from runner.rings.heap import ScopeRecord
@@ -36,20 +35,14 @@ from runner.rings.schedule import Schedule
 from runner.rings.sizes import RingSizes
 from runner.serving.generate import Row
 
-PREFILL_GRAPH, DECODE_GRAPH = "prefill_fwd", "decode_fwd"
-LOGITS = "logits"
-
-Capture = Callable[[str, Program, Mapping[int, torch.Tensor]], None]
-"""Told the stage's name, its program, and copies of the captured tensors after a call."""
-
 
 class Stage:
-    """One program on its externals, with buffers of its own for inputs and outputs.
+    """The program of a phase on its externals, with buffers of its own for inputs and outputs; `logits` names an output.
 
     Raises ExecutionError and DeadlockError from `call`.
     """
 
-    def __init__(self, name: str, compiled: CompiledSchedule, externals: Mapping[int, torch.Tensor]):
+    def __init__(self, name: str, compiled: CompiledSchedule, externals: Mapping[int, torch.Tensor], logits: str):
         assert compiled.schedule.program is not None
         self.name = name
         self.program: Program = compiled.schedule.program
@@ -57,10 +50,10 @@ class Stage:
         self.inputs = {name: self.program.tensors[tensor].spec for name, tensor in self.program.inputs.items()}
         self._buffers = {name: externals[tensor] for name, tensor in self.program.inputs.items()}
         self._copied: dict[str, torch.Tensor] = {}
-        self.logits = externals[self.program.outputs[LOGITS]]
+        self.logits = externals[self.program.outputs[logits]]
 
     def call(self, batch: Mapping[str, torch.Tensor], **options) -> RunResult:
-        """Runs the program on new inputs; the logits of all tokens are then in `logits`, f32[T, V]."""
+        """Runs the program on new inputs; the logits of all tokens are then in `logits`, f32[tokens, vocabulary]."""
         for name, buffer in self._buffers.items():
             value = batch[name]
             if self._copied.get(name) is not value:  # tables that never change are the same object in every call
@@ -80,51 +73,79 @@ class Placement:
 
 @dataclass
 class ModelSession:
-    """See the module docstring, and `generate.Session` for the protocol."""
+    """See the module docstring, and `generate.Session` for the protocol.
+
+    `on_call` is told the phase of a call before it, `on_task` the path of a task, `recorder` what became of the call.
+    """
 
     config: Config
+    serving: Serving[Config]
     prefill_stage: Stage
     decode_stage: Stage
-    store: StateStore
+    state: RequestState
     rings: RingSizes | None
     weight_bytes: int
-    batch: int
-    seq: int
-    prefill_tokens: int
     num_tasks: int = 0
     peak_bytes: int = 0
     ring_peaks: tuple[int, ...] = ()
-    capture: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    on_capture: Capture | None = None
+    recorder: Recorder | None = None
     scope_stats: list[ScopeRecord] | None = None
     profile: list[TaskTime] | None = None
+    on_call: Callable[[str], None] | None = None
     on_task: Callable[[str], None] | None = None
 
     @property
+    def prefill_tokens(self) -> int:
+        return self.serving.prefill_tokens
+
+    @property
+    def batch(self) -> int:
+        return self.serving.batch
+
+    @property
+    def seq(self) -> int:
+        """Tokens of each request of a decode call."""
+        return self.serving.seq
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self.config.family.vocabulary(self.config)
+
+    @property
+    def programs(self) -> dict[str, Program]:
+        """By phase."""
+        return {stage.name: stage.program for stage in (self.prefill_stage, self.decode_stage)}
+
+    @property
     def state_bytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self.store.tensors.values())
+        return sum(tensor.nbytes for tensor in self.state.tensors.values())
 
     def admit(self, num_tokens: int, prompt_len: int) -> int:
         """State for a request of at most `num_tokens` positions, the prompt's `prompt_len` among them; raises StateError."""
-        return self.store.admit(num_tokens, prompt_len)
+        handle = self.state.admit(num_tokens, prompt_len)
+        if self.recorder is not None:
+            self.recorder.admitted(handle)
+        return handle
 
     def release(self, handle: int) -> None:
-        self.store.release(handle)
+        self.state.release(handle)
 
     def prefill(self, row: Row | None) -> torch.Tensor:
-        """Up to `prefill_tokens` tokens of one request: f32[len(row.tokens), V]. Without a row the call is idle."""
+        """Up to `prefill_tokens` tokens of one request: f32[len(row.tokens), vocabulary]. Without a row the call is idle."""
         rows = [] if row is None else [row]
         logits = self._call(self.prefill_stage, rows)
         return logits[: len(row.tokens)].clone() if row is not None else logits[:0].clone()
 
     def step(self, rows: Sequence[Row]) -> list[torch.Tensor]:
-        """Up to `seq` tokens of each of up to `batch` requests: f32[len(row.tokens), V] for each row."""
+        """Up to `seq` tokens of each of up to `batch` requests: f32[len(row.tokens), vocabulary] for each row."""
         logits = self._call(self.decode_stage, rows).clone()
         return [logits[i * self.seq : i * self.seq + len(row.tokens)] for i, row in enumerate(rows)]
 
     def _call(self, stage: Stage, rows: Sequence[Row]) -> torch.Tensor:
-        batch = self.store.batch_inputs([(row.handle, row.tokens, row.start) for row in rows], stage.inputs)
-        wanted = self.capture.get(stage.name, ())
+        if self.on_call is not None:
+            self.on_call(stage.name)
+        batch = self.state.batch_inputs(rows, stage.inputs)
+        wanted = self.recorder.tensors.get(stage.name, ()) if self.recorder is not None else ()
         stats = self.scope_stats if stage is self.decode_stage else None
         if stats is not None:
             stats.clear()
@@ -132,8 +153,8 @@ class ModelSession:
         self.num_tasks += result.num_tasks
         self.peak_bytes = max(self.peak_bytes, result.peak_bytes)
         self.ring_peaks = tuple(map(max, zip(self.ring_peaks or result.ring_peaks, result.ring_peaks, strict=True)))
-        if self.on_capture is not None:
-            self.on_capture(stage.name, stage.program, result.captured)
+        if self.recorder is not None:
+            self.recorder.called(stage.name, rows, result.captured)
         return stage.logits
 
 
@@ -149,55 +170,38 @@ def open_session(
     registry: OpRegistry,
     placement: Placement,
     *,
-    decode: str = "decode",
+    decode: str | None = None,
     device: torch.device | str = "cpu",
     comm: Comm | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ModelSession:
-    """Loads a model; `decode` names the deployment that decodes.
+    """Loads a model; `decode` names the deployment that decodes, the family's usual one without.
 
     Raises ConfigError, GraphError, CheckpointError or ScheduleError.
     """
     comm = comm or LocalComm()
     checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
     checkpoint.require(config)
-    configs = {"prefill": config.with_(deploy="prefill"), "decode": config.with_(deploy=decode)}
-    requests = max(made["REQUESTS"] for made in configs.values())  # one store serves both
-    configs = {name: made.with_(sets=[f"REQUESTS={requests}"]) for name, made in configs.items()}
-    config = config.with_(sets=[f"REQUESTS={requests}"])
-    graphs = {"prefill": PREFILL_GRAPH, "decode": DECODE_GRAPH}
-    programs = {name: program_for(configs[name], registry, graphs[name]) for name in configs}
-    if configs["prefill"]["B"] != 1:
-        raise ConfigError(
-            f"prefill takes one request at a time, got batch {configs['prefill']['B']}", hint="leave prefill.batch at 1"
-        )
-    schedules = {name: placement.schedule(program) for name, program in programs.items()}
+    serving = config.family.serving(config, decode)
+    config = serving.config
+    programs = {phase: program_for(serving.configs[phase], registry, serving.graphs[phase]) for phase in PHASES}
+    schedules = {phase: placement.schedule(program) for phase, program in programs.items()}
     rings = placement.rings(tuple(schedules.values()))
-    store = StateStore(config, _shared_states(programs.values()), device)
+    state = config.family.request_state(config, _shared_states(programs.values()), device)
     loaded: dict[object, Loaded] = {}
     weight_bytes: dict[int, int] = {}
     stages: dict[str, Stage] = {}
-    for name, program in programs.items():
+    for phase, program in programs.items():
         weights = load_weights(
             program, checkpoint, config, device, rank=comm.rank, size=comm.size, progress=progress, loaded=loaded
         )
         weight_bytes |= {weight.data_ptr(): weight.nbytes for weight in weights.values()}
-        externals = {**weights, **_buffers(program, store, torch.device(device))}
+        externals = {**weights, **_buffers(program, state, torch.device(device))}
         compiled = CompiledSchedule(
-            schedules[name], registry, externals, rings=rings, workers=placement.workers, comm=comm, device=device
+            schedules[phase], registry, externals, rings=rings, workers=placement.workers, comm=comm, device=device
         )
-        stages[name] = Stage(name, compiled, externals)
-    return ModelSession(
-        config,
-        stages["prefill"],
-        stages["decode"],
-        store,
-        rings,
-        sum(weight_bytes.values()),
-        configs["decode"]["B"],
-        configs["decode"]["S"],
-        configs["prefill"]["S"],
-    )
+        stages[phase] = Stage(phase, compiled, externals, serving.logits)
+    return ModelSession(config, serving, stages["prefill"], stages["decode"], state, rings, sum(weight_bytes.values()))
 
 
 def _shared_states(programs) -> dict[str, TensorSpec]:
@@ -210,12 +214,12 @@ def _shared_states(programs) -> dict[str, TensorSpec]:
     return {source: next(iter(specs)) for source, specs in found.items() if len(specs) == 1}
 
 
-def _buffers(program: Program, store: StateStore, device: torch.device) -> dict[int, torch.Tensor]:
-    """Inputs, outputs and state of a program: shared state from the store, everything else new and zero."""
+def _buffers(program: Program, state: RequestState, device: torch.device) -> dict[int, torch.Tensor]:
+    """Inputs, outputs and state of a program: shared state as requests keep it, everything else new and zero."""
     found: dict[int, torch.Tensor] = {}
     for tensor in program.tensors:
-        if tensor.kind == "state" and tensor.source in store.tensors:
-            found[tensor.id] = store.tensors[tensor.source]
+        if tensor.kind == "state" and tensor.source in state.tensors:
+            found[tensor.id] = state.tensors[tensor.source]
         elif tensor.kind in ("state", "input", "output"):
             found[tensor.id] = torch.zeros(tensor.spec.shape, dtype=TORCH_DTYPES[tensor.spec.dtype], device=device)
     return found

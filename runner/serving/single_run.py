@@ -21,7 +21,6 @@ from runner.checkpoint.encodings import quantise_rows
 from runner.checkpoint.random import RandomModel
 from runner.execution.run import TaskTime
 from runner.execution.storage import TORCH_DTYPES
-from runner.models.deepseek_v4.request_state import Row, Settings, StateStore
 from runner.program.program import Program, Tensor
 
 
@@ -145,26 +144,6 @@ def external_tensors(
     if problems:
         raise RinggraphError("\n".join(problems))
     return found
-
-
-def first_call(program: Program, config: Settings, seed: int) -> dict[str, torch.Tensor]:
-    """Inputs of a call that reads random tokens of new requests, as many as it takes: ids, positions, tables and slots.
-
-    Empty for a graph without `position_ids`. Raises StateError where the configuration has no room for the requests.
-    """
-    specs = {name: program.tensors[tensor].spec for name, tensor in program.inputs.items()}
-    if "position_ids" not in specs:
-        return {}
-    tables = [spec for name, spec in specs.items() if name.endswith("block_table") and len(spec.shape) == 2]
-    num_requests = tables[0].shape[0] if tables else 1
-    seq = specs["position_ids"].shape[0] // num_requests
-    generator = torch.Generator().manual_seed(seed)
-    store = StateStore(config, {})
-    rows: list[Row] = []
-    for _ in range(num_requests):
-        tokens = torch.randint(0, config.values["vocab_size"], (seq,), generator=generator).tolist()
-        rows.append((store.admit(seq, seq), tokens, 0))
-    return store.batch_inputs(rows, specs)
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

@@ -4,7 +4,7 @@ import sys
 
 import torch
 
-from runner.ranks.launch import given_world, joined
+from runner.ranks.join import given_world, joined
 
 DTYPES = (torch.int8, torch.uint8, torch.bool, torch.int32, torch.int64, torch.float32, torch.bfloat16, torch.float8_e4m3fn)
 

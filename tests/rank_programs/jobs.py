@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from runner.base.errors import ExecutionError
 from runner.config.config import load_config
 from runner.driver.driver import registry
-from runner.models.deepseek_v4.recorded_routing import write_routing
-from runner.ranks.gather import RoutingRecorder, gathered
-from runner.ranks.launch import given_world, joined
+from runner.driver.serve import experts_of
+from runner.ranks.gather import gather_bytes, gathered
+from runner.ranks.join import given_world, joined
 from runner.serving.generate import generate
 from runner.serving.session import Placement, open_session
 from schedulers import get_scheduler
@@ -26,18 +26,17 @@ def run(job, comm, folder: Path) -> None:
     config = load_config([Path(job["checkpoint"]) / "config.json"], [*job["sets"], f"ep={comm.size}"])
     annotated = get_scheduler("annotated")
     session = open_session(config, job["checkpoint"], registry(), Placement(lambda p: annotated(p, {})), comm=comm)
-    stages = {stage.name: stage.program for stage in (session.prefill_stage, session.decode_stage)}
-    recorder = RoutingRecorder(session, comm, stages, config["E_ALL"], config["TOPK"], session.seq)
-    session.capture, session.on_capture = recorder.wanted, recorder.capture
+    experts = experts_of(config, "this test")
+    session.recorder = recorder = experts.recorder(session.serving, session.programs, comm.rank, comm.size)
     prompts = [tuple(prompt) for prompt in job["prompts"]]
-    found, _ = generate(recorder, prompts[comm.rank :: comm.size], job["new_tokens"], keep_logits=True, comm=comm)
-    made, table = gathered(comm, found, prompts), recorder.table()
-    if made is not None and table is not None:
+    found, _ = generate(session, prompts[comm.rank :: comm.size], job["new_tokens"], keep_logits=True, comm=comm)
+    made, packed = gathered(comm, found, prompts), gather_bytes(comm, recorder.packed())
+    if made is not None:
         tensors = {f"{n}.tokens": torch.tensor(g.tokens) for n, g in enumerate(made)}
         for n, g in enumerate(made):
             tensors[f"{n}.logits"] = torch.cat([*g.prefill_logits, *(row.unsqueeze(0) for row in g.decode_logits)])
         save_file(tensors, folder / f"{job['name']}.safetensors")
-        write_routing(folder / f"{job['name']}.routing", table)
+        recorder.recording(packed).write(folder / f"{job['name']}.routing")
 
 
 def main(path: Path) -> None:

@@ -5,7 +5,7 @@ import sys
 import torch
 
 from runner.base.errors import RinggraphError
-from runner.ranks.launch import given_world, joined, report_of
+from runner.ranks.join import given_world, joined, report_of
 from runner.ranks.reports import Place, own_folder, write_report
 
 

@@ -16,7 +16,8 @@ from places import TESTS
 from rank_helpers import alive, finish, wait_for_stopped
 
 from runner.base.errors import RinggraphError
-from runner.ranks.launch import World, _signals_given_back, check_port, check_size, failure_text, given_world
+from runner.ranks.join import World, check_size, given_world
+from runner.ranks.launch import _signals_given_back, check_port, failure_text
 from runner.ranks.reports import Place, Report, own_rank, read_place, read_reports, write_report
 
 PROGRAMS = TESTS / "rank_programs"

@@ -12,7 +12,6 @@ from random_programs import loop_program, random_program, random_trips, run_in_o
 from runner.driver.driver import registry, resolve
 from runner.expansion.expander import expand
 from runner.language.library import GraphLibrary, find_graph
-from runner.models.deepseek_v4.planned_routing import routing_source
 from runner.program.program import Program, Span, Trips
 from runner.rings.capacity import program_peak_live, ring_loads, safe_heap
 from runner.rings.schedule import Schedule
@@ -67,7 +66,7 @@ def shipped_program(graph: str) -> Program:
     """A shipped graph under the smallest configuration, random routing."""
     config = resolve(["tiny"], ["num_hidden_layers=3", "compress_ratios=[0,4,128,0]"], None, None, graph)
     library = GraphLibrary()
-    trips = routing_source("random:0", config.values, config.deploy)
+    trips = config.family.trip_counts("random:0", config)
     return expand(library.load(find_graph(graph)), config, registry(), library=library, trips=trips)
 
 

@@ -3,17 +3,37 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.base.errors import Diagnostic
+from runner.base.tensor_spec import TensorSpec
+from runner.models.deepseek_v4 import planned_routing, requests
 from runner.models.deepseek_v4.tensors import Layout
-from runner.models.protocols import Normalised, Values
+from runner.models.protocols import (
+    C,
+    Configuration,
+    DepthReport,
+    ModelFamily,
+    Normalised,
+    Recording,
+    RequestState,
+    Serving,
+    Settings,
+    TripCounts,
+    Values,
+    Vocabulary,
+)
 
 if TYPE_CHECKING:
+    import torch
+
     from runner.config.sources import Given
+    from runner.models.deepseek_v4.recorded_routing import RoutingRecorder, RoutingTable
+    from runner.program.program import Program
 
 SCHEMA = "config.schema.json"
 """The one list of fields, which editors read too."""
@@ -23,6 +43,28 @@ SCHEMA = "config.schema.json"
 def _fields() -> Mapping[str, Mapping[str, Any]]:
     schema = json.loads(files("graphs.schema").joinpath(SCHEMA).read_text(encoding="utf-8"))
     return {name: rule for name, rule in schema["properties"].items() if not rule.get("x-section")}
+
+
+class Experts:
+    """See `RoutedExperts`."""
+
+    def recorder(self, serving: Serving[Any], programs: Mapping[str, Program], rank: int, num_ranks: int) -> RoutingRecorder:
+        from runner.models.deepseek_v4.recorded_routing import RoutingRecorder
+
+        config = serving.config
+        return RoutingRecorder(programs, config["E_ALL"], config["TOPK"], serving.seq, rank, num_ranks)
+
+    def read(self, path: Path) -> RoutingTable:
+        from runner.models.deepseek_v4.recorded_routing import read_routing
+
+        return read_routing(path)
+
+    def depths(
+        self, recording: Recording, config: Configuration, where: str, expanded: Callable[[str, Any], Program]
+    ) -> DepthReport:
+        from runner.models.deepseek_v4.receive_depth import report
+
+        return report(recording, config, where, expanded)
 
 
 class DeepseekV4:
@@ -46,5 +88,34 @@ class DeepseekV4:
 
         return impossible(values, given, deploy)
 
+    # --- serving ---
 
-FAMILY = DeepseekV4()
+    routed_experts = Experts()
+
+    def trip_counts(self, text: str, settings: Settings) -> TripCounts | None:
+        return planned_routing.trip_counts(text, settings)
+
+    def serving(self, config: C, decode: str | None = None) -> Serving[C]:
+        return requests.serving(config, decode)
+
+    def fitting(self, config: C, lengths: Sequence[int], max_new_tokens: int, decode: str | None = None) -> C:
+        return requests.fitting(config, lengths, max_new_tokens, decode)
+
+    def vocabulary(self, config: Configuration) -> Vocabulary:
+        return requests.vocabulary(config)
+
+    def is_narrow(self, settings: Settings) -> bool:
+        return requests.is_narrow(settings)
+
+    def request_state(self, settings: Settings, states: Mapping[str, TensorSpec], device: torch.device | str) -> RequestState:
+        from runner.models.deepseek_v4.request_state import StateStore
+
+        return StateStore(settings, states, device)
+
+    def first_call(self, inputs: Mapping[str, TensorSpec], settings: Settings, seed: int) -> dict[str, torch.Tensor]:
+        from runner.models.deepseek_v4.request_state import first_call
+
+        return first_call(inputs, settings, seed)
+
+
+FAMILY: ModelFamily = DeepseekV4()

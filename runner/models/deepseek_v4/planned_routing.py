@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from runner.base.errors import ConfigError
-
-TripCounts = Callable[[str, tuple[str, ...], tuple[tuple[int, ...] | None, ...], int], int | None]
+from runner.models.deepseek_v4.requests import phase_of
+from runner.models.protocols import Settings, TripCounts, Values
 
 
 @dataclass
 class Routing:
-    """Calls of one expansion, in order: a new stage begins when the element that a loop reads was read before in this one."""
+    """See `TripCounts`. Calls come in the order of one expansion: a new stage begins when the element that a loop reads was read
+    before in this one."""
 
     source: Callable[[int], Sequence[int]]  # stage -> rows per expert
     rows_per_trip: int
@@ -28,7 +29,9 @@ class Routing:
     rows: Sequence[int] = ()
     seen: set[tuple[int, ...]] = field(default_factory=set)
 
-    def __call__(self, path: str, names: tuple[str, ...], elements: tuple[tuple[int, ...] | None, ...], bound: int) -> int | None:
+    def __call__(
+        self, path: str, reads: tuple[str, ...], elements: tuple[tuple[int, ...] | None, ...], bound: int, /
+    ) -> int | None:
         if not elements or not elements[0]:
             return None
         element = elements[0]
@@ -50,10 +53,11 @@ class Routing:
         return trips
 
 
-def routing_source(text: str, values: Mapping[str, Any], deploy: str) -> TripCounts | None:
-    """The trip counts that `--routing` asks for, None for the bound; `values` are the configuration's. Raises ConfigError."""
+def trip_counts(text: str, settings: Settings) -> TripCounts | None:
+    """The trip counts that `--routing` asks for, None for the bound. Raises ConfigError."""
     if text == "bound":
         return None
+    values = settings.values
     kind, _, argument = text.partition(":")
     tile = int(values["ROW_TILE"])
     if text == "uniform":
@@ -65,11 +69,11 @@ def routing_source(text: str, values: Mapping[str, Any], deploy: str) -> TripCou
         return Routing(_random_source(int(argument), values), tile)
     if not Path(text).is_file():
         raise ConfigError(f"--routing {text}: no such file", hint="write bound, uniform, random:SEED or a JSON file")
-    stages = _recorded_rows(Path(text), values, deploy) if _is_recording(Path(text)) else _read_rows(Path(text))
+    stages = _recorded_rows(Path(text), values) if _is_recording(Path(text)) else _read_rows(Path(text))
     return Routing(lambda stage: stages[stage % len(stages)], tile)
 
 
-def _random_source(seed: int, values: Mapping[str, Any]) -> Callable[[int], Sequence[int]]:
+def _random_source(seed: int, values: Values) -> Callable[[int], Sequence[int]]:
     """Every token of every rank picks its experts uniformly, none twice; the rows of rank 0's experts are counted."""
     num_tokens, num_experts = int(values["T"]) * int(values["EP"]), int(values["E_ALL"])
 
@@ -93,12 +97,12 @@ def _is_recording(path: Path) -> bool:
         raise ConfigError(f"--routing {path}: {error}") from None
 
 
-def _recorded_rows(path: Path, values: Mapping[str, Any], deploy: str) -> list[list[int]]:
+def _recorded_rows(path: Path, values: Values) -> list[list[int]]:
     """Per layer the most rows that each expert of rank 0 got in any recorded call of the deployment's phase."""
     from runner.models.deepseek_v4.recorded_routing import read_routing
 
     table = read_routing(path)
-    phase = "prefill" if deploy == "prefill" else "decode"
+    phase = phase_of(values)
     if (table.num_experts, table.num_ranks) != (values["E_ALL"], values["EP"]):
         raise ConfigError(
             f"--routing {path}: recorded with {table.num_experts} experts on {table.num_ranks} ranks, "

@@ -7,24 +7,23 @@ exceeded, `T * ep * min(topk, experts of a rank)` rows.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from runner.base.errors import RinggraphError
 from runner.models.deepseek_v4.recorded_routing import RoutingTable
+from runner.models.deepseek_v4.requests import DEPLOYMENTS
+from runner.models.protocols import Configuration, Recording, Section, Settings
 from runner.program.program import Program
+from runner.report.dot import human_bytes
+
+STAGE = "moe"
+"""The graph of one mixture-of-experts stage."""
 
 _BUFFERS = {"dispatch": ("recv_x", "recv_scale", "recv_w", "recv_r_route"), "combine_push": ("recv_y",)}
 """The operands of each op that are receive buffers."""
-
-
-class Settings(Protocol):
-    """What is needed of a configuration (`runner.config.config.Config`)."""
-
-    @property
-    def values(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +62,61 @@ class PhaseDepth:
 
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "bytes": dict(self.bytes)}
+
+    def section(self) -> Section:
+        """A row a layer, the depths and the bytes of each layout."""
+        tokens = f"{self.num_calls} calls of up to {self.tokens} tokens on each of {self.ranks} rank{'s' * (self.ranks > 1)}"
+        rows = tuple(
+            (str(each.layer), f"{max(each.rows):,}", f"{each.uniform:,.1f}", f"{each.skew:.2f}", f"{each.least_depth:,}")
+            for each in self.layers
+        )
+        verdict = "passes" if self.formula_depth >= self.least_depth else "is too shallow"
+        sizes = {name: human_bytes(size) for name, size in self.bytes.items()}
+        lines = (
+            f"least depth that passes: {self.least_depth:,} (--set recv_max={self.least_depth})",
+            f"the formula gives {self.formula_depth:,}, which {verdict}; no routing needs more than {self.bound_depth:,}",
+            f"receive buffers of a layer and rank: padded {sizes['padded']} (by the formula {sizes['padded_formula']}), "
+            f"ragged {sizes['ragged']}",
+        )
+        return Section(f"{self.phase}: {tokens}", ("layer>", "most rows>", "uniform>", "skew>", "least depth>"), rows, lines)
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiveDepths:
+    """See `runner.models.protocols.DepthReport`: the phases that were recorded."""
+
+    phases: tuple[PhaseDepth, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        return {"phases": [phase.as_json() for phase in self.phases]}
+
+    def sections(self) -> list[Section]:
+        return [phase.section() for phase in self.phases]
+
+    def plot(self, path: Path) -> None:
+        plot(self.phases, path)
+
+
+def report(recording: Recording, config: Configuration, where: str, expanded: Callable[[str, Any], Program]) -> ReceiveDepths:
+    """See `RoutedExperts.depths`. The tokens are put together as the ranks of `config` would meet them."""
+    assert isinstance(recording, RoutingTable), "a family is given what it has read or recorded"
+    check_fits(recording, config.values, where)
+    configs = {phase: config.with_(deploy=deploy) for phase, deploy in DEPLOYMENTS.items()}
+    if recording.num_ranks != config["ep"]:
+        recording = recording.spread(config["ep"], configs["prefill"]["T"], configs["decode"]["B"])
+    recorded = [phase for phase in configs if recording.rows(phase)]
+    return ReceiveDepths(tuple(_with_bytes(phase_depth(recording, p, configs[p], {}), configs[p], expanded) for p in recorded))
+
+
+def _with_bytes(found: PhaseDepth, config: Configuration, expanded: Callable[[str, Any], Program]) -> PhaseDepth:
+    """With the bytes of each layout, of a padded buffer at the least depth that passes and at the formula's."""
+    layouts = {
+        "padded": ("recv_layout=padded", f"recv_max={found.least_depth}"),
+        "padded_formula": ("recv_layout=padded", f"recv_max={found.formula_depth}"),
+        "ragged": ("recv_layout=ragged",),
+    }
+    made = {name: receive_bytes(expanded(STAGE, config.with_(sets=sets))) for name, sets in layouts.items()}
+    return replace(found, bytes=made)
 
 
 def formula_depth(values: Mapping[str, Any]) -> int:

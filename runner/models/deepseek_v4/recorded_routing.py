@@ -17,12 +17,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.base.errors import RinggraphError
+from runner.models.protocols import PHASES, Row
+from runner.program.program import Program
+
+if TYPE_CHECKING:
+    import torch
 
 FORMAT, VERSION = "ringgraph-routing", 1
-PHASES = ("prefill", "decode")
 
 Routes = tuple[tuple[int, ...], ...]
 """Expert ids, one tuple a token."""
@@ -51,6 +55,10 @@ class RoutingTable:
     @property
     def layers(self) -> tuple[int, ...]:
         return tuple(sorted({layer for call in self.calls for layer in call.experts}))
+
+    def write(self, path: Path) -> None:
+        """Writes the file, whole or not at all; raises OSError."""
+        write_routing(path, self)
 
     def rows(self, phase: str) -> list[dict[int, list[int]]]:
         """For each call of a phase and each layer: rows that every expert gets from all ranks together."""
@@ -108,6 +116,54 @@ def _made(number: int, phase: str, rank: int, chunk: Sequence[_RoutedToken]) -> 
     layers = chunk[0][1]
     experts = {layer: tuple(token[1][layer] for token in chunk) for layer in layers}
     return RoutedCall(number, phase, rank, tuple(token for token, _ in chunk), experts)
+
+
+class RoutingRecorder:
+    """Keeps which experts the tokens of one rank's calls chose; see `runner.models.protocols.RoutingRecorder`."""
+
+    def __init__(self, programs: Mapping[str, Program], num_experts: int, topk: int, seq: int, rank: int, num_ranks: int):
+        """`seq` is how many tokens of each request a decode call takes."""
+        self._seq = {"prefill": 0, "decode": seq}
+        self._indices = {phase: routed_tensors(program) for phase, program in programs.items()}
+        self._num_experts, self._topk = num_experts, topk
+        self._rank, self._num_ranks = rank, num_ranks
+        self._prompts: dict[int, int] = {}
+        self._num_calls = 0
+        self._calls: list[RoutedCall] = []
+
+    @property
+    def tensors(self) -> dict[str, list[int]]:
+        return {phase: list(indices.values()) for phase, indices in self._indices.items()}
+
+    def admitted(self, handle: int) -> None:
+        self._prompts[handle] = self._rank + self._num_ranks * len(self._prompts)
+
+    def called(self, phase: str, rows: Sequence[Row], seen: Mapping[int, torch.Tensor]) -> None:
+        at = [i * self._seq[phase] + j for i, (_, tokens, _) in enumerate(rows) for j in range(len(tokens))]
+        if at:
+            routed = tuple((self._prompts[handle], start + j) for handle, tokens, start in rows for j in range(len(tokens)))
+            experts = {layer: tuple(map(tuple, seen[tensor][at].tolist())) for layer, tensor in self._indices[phase].items()}
+            self._calls.append(RoutedCall(self._num_calls, phase, self._rank, routed, experts))
+        self._num_calls += 1
+
+    def packed(self) -> bytes:
+        return json.dumps([[c.call, c.phase, c.rank, c.tokens, list(c.experts.items())] for c in self._calls]).encode()
+
+    def recording(self, packed: Sequence[bytes]) -> RoutingTable:
+        found = [_routed_call(line) for data in packed for line in json.loads(data)]
+        found.sort(key=lambda call: (call.call, call.rank))
+        return RoutingTable(self._num_experts, self._topk, self._num_ranks, tuple(found))
+
+
+def _routed_call(line: Sequence[Any]) -> RoutedCall:
+    call, phase, rank, tokens, experts = line
+    chosen = {layer: tuple(map(tuple, routes)) for layer, routes in experts}
+    return RoutedCall(call, phase, rank, tuple((prompt, position) for prompt, position in tokens), chosen)
+
+
+def routed_tensors(program: Program) -> dict[int, int]:
+    """The tensor with the chosen experts i32[T, K] of every layer: what `dispatch` sends by."""
+    return {int(str(t.attrs["layer"])): t.operands["indices"].tensor for t in program.tasks if t.op == "dispatch"}
 
 
 def write_routing(path: Path, table: RoutingTable) -> None:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
 
 import torch
 
@@ -20,23 +19,11 @@ from runner.base.errors import RinggraphError
 from runner.base.tensor_spec import TensorSpec
 from runner.execution.storage import TORCH_DTYPES
 from runner.models.deepseek_v4.tables import hadamard, rope_tables
-
-Row = tuple[int, Sequence[int], int]
-"""A request's part of a call: its handle, token ids, and the position of the first."""
+from runner.models.protocols import Row, Settings
 
 
 class StateError(RinggraphError):
     """A request that does not fit, or a call that does not go on where the request stands."""
-
-
-class Settings(Protocol):
-    """What is needed of a configuration (`runner.config.config.Config`)."""
-
-    @property
-    def values(self) -> Mapping: ...
-
-    @property
-    def dtypes(self) -> Mapping[str, str]: ...
 
 
 @dataclass
@@ -84,7 +71,7 @@ class _Request:
 
 
 class StateStore:
-    """State of all requests of one rank.
+    """State of all requests of one rank; see `RequestState`.
 
     `states` are the specs of the programs' states by source name (`layers.3.kv_cache`); `tensors` are they, zeroed, on `device`.
     """
@@ -353,3 +340,18 @@ def _num_requests(inputs: Mapping[str, TensorSpec]) -> int:
     """Requests of a call: the leading dimension of its block tables, 1 where they have none."""
     shapes = [spec.shape for name, spec in inputs.items() if name in _TABLES]
     return shapes[0][0] if shapes and len(shapes[0]) == 2 else 1
+
+
+def first_call(inputs: Mapping[str, TensorSpec], config: Settings, seed: int) -> dict[str, torch.Tensor]:
+    """See `ModelFamily.first_call`: ids, positions, tables and slots, for a graph with `position_ids`."""
+    if "position_ids" not in inputs:
+        return {}
+    num_requests = _num_requests(inputs)
+    seq = inputs["position_ids"].shape[0] // num_requests
+    generator = torch.Generator().manual_seed(seed)
+    store = StateStore(config, {})
+    rows: list[Row] = []
+    for _ in range(num_requests):
+        tokens = torch.randint(0, config.values["vocab_size"], (seq,), generator=generator).tolist()
+        rows.append((store.admit(seq, seq), tokens, 0))
+    return store.batch_inputs(rows, inputs)

@@ -21,10 +21,9 @@ from test_parity import LIMIT, MODELS, errors, in_order, prompts
 
 from runner.checkpoint.random import init_checkpoint
 from runner.config.config import load_config
-from runner.execution.comm import LocalComm
+from runner.driver.serve import experts_of
 from runner.models.deepseek_v4.receive_depth import layer_depths
 from runner.models.deepseek_v4.recorded_routing import RoutingTable, read_routing
-from runner.ranks.gather import RoutingRecorder
 from runner.ranks.launch import launch
 from runner.serving.generate import generate
 
@@ -70,12 +69,10 @@ def alone(checkpoint: Path, given, new_tokens: int, *sets: str) -> Made:
     """The same on one rank, in this process."""
     config = load_config([checkpoint / "config.json"], sets)
     session = in_order(config, checkpoint)
-    stages = {stage.name: stage.program for stage in (session.prefill_stage, session.decode_stage)}
-    recorder = RoutingRecorder(session, LocalComm(), stages, config["E_ALL"], config["TOPK"], session.seq)
-    session.capture, session.on_capture = recorder.wanted, recorder.capture
-    made, _ = generate(recorder, given, new_tokens, keep_logits=True)
+    recorder = session.recorder = experts_of(config, "this test").recorder(session.serving, session.programs, 0, 1)
+    made, _ = generate(session, given, new_tokens, keep_logits=True)
     rows = [torch.cat([*g.prefill_logits, *(row.unsqueeze(0) for row in g.decode_logits)]) for g in made]
-    return Made([g.tokens for g in made], rows, recorder.table(), [])
+    return Made([g.tokens for g in made], rows, recorder.recording([recorder.packed()]), [])
 
 
 # --- f32 against transformers ---------------------------------------------------------------------------------------

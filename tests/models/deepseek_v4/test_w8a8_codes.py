@@ -86,13 +86,18 @@ class Codes:
 
     def __init__(self, session: ModelSession):
         self._session = session
-        self._wanted = {stage.name: Wanted.of(stage.program) for stage in (session.prefill_stage, session.decode_stage)}
+        self._wanted = {phase: Wanted.of(program) for phase, program in session.programs.items()}
         self._parts: dict[Name, list[torch.Tensor]] = {}
         self._tokens = 0
         self._hidden: dict[Name, dict[int, torch.Tensor]] = {}
-        self._width = 0
-        session.capture = {name: wanted.tensors for name, wanted in self._wanted.items()}
-        session.on_capture = self._capture
+        session.recorder = self
+
+    @property
+    def tensors(self) -> dict[str, list[int]]:
+        return {phase: wanted.tensors for phase, wanted in self._wanted.items()}
+
+    def admitted(self, handle: int) -> None:
+        assert self._tokens == 0, "one request alone"
 
     def run(self, prompt: Sequence[int], new_tokens: int) -> tuple[list[int], torch.Tensor]:
         """Greedy tokens, all but the last of them read too, and the logits of all positions."""
@@ -100,9 +105,7 @@ class Codes:
         handle = session.admit(len(prompt) + new_tokens, len(prompt))
         for start in range(0, len(prompt), session.prefill_tokens):
             part = tuple(prompt[start : start + session.prefill_tokens])
-            self._width = len(part)
             rows.append(session.prefill(Row(handle, part, start)))
-        self._width = 1
         for _ in range(new_tokens):
             tokens.append(int(rows[-1][-1].argmax()))
             rows += session.step([Row(handle, (tokens[-1],), len(tokens) - 1)])
@@ -117,11 +120,12 @@ class Codes:
                 codes[name][token] = row
         return codes
 
-    def _capture(self, stage: str, program: Program, captured: Mapping[int, torch.Tensor]) -> None:
-        wanted, heads = self._wanted[stage], self._session.config["INDEX_H"]
+    def called(self, phase: str, given: Sequence[Row], captured: Mapping[int, torch.Tensor]) -> None:
+        width = len(given[0].tokens)
+        wanted, heads = self._wanted[phase], self._session.config["INDEX_H"]
         for (layer, kind), tensor in wanted.by_token.items():
             rows = captured[tensor].unflatten(0, (-1, heads)).flatten(1) if kind == "index query" else captured[tensor]
-            self._parts.setdefault((layer, kind), []).append(rows[: self._width])
+            self._parts.setdefault((layer, kind), []).append(rows[:width])
         for (layer, expert, tile), tensor in wanted.tiles.items():
             if tensor in captured:
                 rows, (count, route) = captured[tensor], (captured[part] for part in wanted.received[layer])
@@ -130,7 +134,7 @@ class Codes:
                 for at, number in enumerate(routes.tolist()):
                     token = self._tokens + number // self._session.config["TOPK"]
                     self._hidden.setdefault((layer, f"hidden of expert {expert}"), {})[token] = rows[at]
-        self._tokens += self._width
+        self._tokens += width
         for layer, (table, keys) in wanted.cached.items():  # rows are written once: those of the last call are all
             index = torch.arange(self._tokens // self._session.config["compress_rate_csa"])
             cache = captured[keys]

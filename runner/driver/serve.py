@@ -1,0 +1,291 @@
+"""What `ringgraph generate` does, without a screen: a model over the ranks of a group, prompts in, tokens and figures out.
+
+config = prepared(config, request)                                     # with room for the prompts
+served = serve(config, request, registry, placement, comm=comm)        # on every rank; None but on rank 0
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from runner.base.errors import ConfigError
+from runner.checkpoint.inspect import require_own_config
+from runner.config.config import Config
+from runner.execution.comm import Comm, LocalComm
+from runner.models.protocols import Recording, RoutedExperts, RoutingRecorder
+from runner.program.ops import OpRegistry
+from runner.ranks.gather import check_alike, gather_bytes, gathered, total_figures
+from runner.ranks.join import World, check_size
+from runner.ranks.reports import Place, own_folder
+from runner.recorded.scope_stats import write_scope_stats
+from runner.serving.generate import Figures, Generation, generate
+from runner.serving.prompts import Prompt, check_prompts, decode_tokens, encode_texts, parse_ids, read_prompts
+from runner.serving.session import ModelSession, Placement, open_session
+from runner.serving.single_run import write_tensors
+
+Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
+"""Opened for each part of the work by its name (`LOADING`, `GENERATING`); then told what is done and what there is in all."""
+
+LOADING, GENERATING = "loading weights", "generating"
+"""Counted in bytes, and in tokens read and made."""
+
+
+def silent(part: str) -> AbstractContextManager[Callable[[int, int], None]]:
+    """Progress that nobody watches."""
+    return nullcontext(lambda done, total: None)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be generated, and the files that rank 0 leaves.
+
+    decode       the deployment that decodes, the family's usual one without
+    logits       safetensors of every prompt's logits
+    routing      which experts every token chose
+    scope_stats  of the last decode call
+    """
+
+    checkpoint: Path
+    prompts: tuple[Prompt, ...]
+    max_new_tokens: int = 16
+    decode: str | None = None
+    ignore_eos: bool = False
+    device: str = "cpu"
+    logits: Path | None = None
+    routing: Path | None = None
+    scope_stats: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What all ranks made, in the order of the prompts; `texts` where the checkpoint has a tokenizer; bytes are of rank 0."""
+
+    generations: list[Generation]
+    texts: list[str] | None
+    figures: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        return {"tokens": [g.tokens for g in self.generations], "texts": self.texts, **self.figures}
+
+
+# --- before any rank starts -----------------------------------------------------------------------------------------
+
+
+def prompts_of(checkpoint: Path, ids: Sequence[str], file: Path | None, texts: Sequence[str]) -> tuple[Prompt, ...]:
+    """Prompts in all the ways that a user gives them; raises RinggraphError or OSError."""
+    found = [parse_ids(text) for text in ids]
+    if file is not None:
+        found += read_prompts(file, checkpoint)
+    if texts:
+        found += encode_texts(texts, checkpoint)
+    return tuple(found)
+
+
+def config_json(checkpoint: Path) -> str:
+    """The configuration in a checkpoint; raises CheckpointError where there is none."""
+    require_own_config(checkpoint)
+    return str(checkpoint / "config.json")
+
+
+def over_ranks(config: Config, world: World | None, ep: int | None) -> Config:
+    """The configuration for the world that this process was started in; one that asks for no number of ranks takes them all."""
+    if world is None:
+        return config
+    if ep is not None or config["ep"] > 1:
+        check_size(world, config["ep"])
+    return config.with_(ep=world.size)
+
+
+def prepared(config: Config, request: Request) -> Config:
+    """The configuration with room for the prompts, when all else can be done too.
+
+    Raises RinggraphError for prompts and options that the model cannot serve, OSError for a file that could not be written when
+    all is done; makes the folders that files are to lie in.
+    """
+    check_prompts(request.prompts, config.family.vocabulary(config).size)
+    lengths = [len(prompt) for prompt in request.prompts]
+    config = config.family.fitting(config, lengths, request.max_new_tokens, request.decode)
+    if request.routing is not None:
+        experts_of(config, "--record-routing")
+    for file in (request.logits, request.routing, request.scope_stats):
+        if file is not None:
+            _check_writable(file)
+    return config
+
+
+def experts_of(config: Config, wanted_by: str) -> RoutedExperts:
+    """What the model's family knows of routed experts; raises ConfigError that names the option for a family without any."""
+    found = config.family.routed_experts
+    if found is None:
+        raise ConfigError(f"{wanted_by} needs a model whose tokens choose experts, and family '{config.family.name}' has none")
+    return found
+
+
+def _check_writable(file: Path) -> None:
+    if file.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=file.parent):
+        pass
+
+
+# --- on every rank --------------------------------------------------------------------------------------------------
+
+
+def serve(
+    config: Config,
+    request: Request,
+    registry: OpRegistry,
+    placement: Placement,
+    *,
+    comm: Comm | None = None,
+    progress: Progress = silent,
+) -> Served | None:
+    """Generates from all prompts over the ranks of `comm` (alone without), and writes the files that are asked for.
+
+    Returns what was made on rank 0, None elsewhere. Raises RinggraphError or OSError.
+    """
+    group = comm or LocalComm()
+    check_alike(group, _facts(config, request))
+    place = Place(own_folder(), group.rank)
+    place.phase(LOADING)
+    start = perf_counter()
+    session = _open(config, request, registry, placement, group, progress)
+    loaded = perf_counter()
+    recorder = _watch(session, request, group)
+    if comm is not None:
+        session.on_call, session.on_task = place.call, place.node
+    found, figures = _generate(session, request, group, progress)
+    generations = gathered(group, found, request.prompts)
+    figures = total_figures(group, figures)
+    packed = gather_bytes(group, recorder.packed()) if recorder is not None else []
+    if generations is None:
+        return None
+    recording = recorder.recording(packed) if recorder is not None else None
+    _write_files(request, session, generations, recording)
+    texts = decode_tokens([g.tokens for g in generations], request.checkpoint)
+    return Served(generations, texts, _figures(figures, session, loaded - start, perf_counter() - loaded, group.size))
+
+
+def _facts(config: Config, request: Request) -> dict[str, Any]:
+    """What all ranks must have alike."""
+    asked = (request.max_new_tokens, request.decode, request.ignore_eos, request.logits is None, request.routing is None)
+    return {
+        "configuration": [dict(config.values), dict(config.dtypes)],
+        "list of prompts": request.prompts,
+        "set of options": asked,
+    }
+
+
+def _open(
+    config: Config, request: Request, registry: OpRegistry, placement: Placement, comm: Comm, progress: Progress
+) -> ModelSession:
+    with progress(LOADING) as loading:
+        session = open_session(
+            config,
+            request.checkpoint,
+            registry,
+            placement,
+            decode=request.decode,
+            device=request.device,
+            comm=comm,
+            progress=loading,
+        )
+    if request.scope_stats is not None and session.rings is None:
+        raise ConfigError("--scope-stats needs rings", hint="give --ring-heap, as in --ring-heap safe")
+    return session
+
+
+def _watch(session: ModelSession, request: Request, comm: Comm) -> RoutingRecorder | None:
+    """The recorder of routing, if it is asked for; the session keeps scope stats if they are."""
+    if request.scope_stats is not None:
+        session.scope_stats = []
+    if request.routing is None:
+        return None
+    experts = experts_of(session.config, "--record-routing")
+    session.recorder = recorder = experts.recorder(session.serving, session.programs, comm.rank, comm.size)
+    return recorder
+
+
+def _generate(session: ModelSession, request: Request, comm: Comm, progress: Progress) -> tuple[list[Generation], Figures]:
+    """This rank's prompts: rank r has prompts r, r + size, ..."""
+    mine = request.prompts[comm.rank :: comm.size]
+    total = sum(map(len, mine)) + len(mine) * request.max_new_tokens
+    with progress(GENERATING) as made:
+        return generate(
+            session,
+            mine,
+            request.max_new_tokens,
+            eos=() if request.ignore_eos else session.vocabulary.end,
+            keep_logits=request.logits is not None,
+            comm=comm,
+            progress=lambda prompt_tokens, new_tokens: made(prompt_tokens + new_tokens, total),
+        )
+
+
+# --- on rank 0, when all is done ------------------------------------------------------------------------------------
+
+
+def _write_files(request: Request, session: ModelSession, generations: Sequence[Generation], recording: Recording | None) -> None:
+    if request.logits is not None:
+        _write_logits(request.logits, generations, session.vocabulary.size)
+    if request.routing is not None and recording is not None:
+        recording.write(request.routing)
+    if request.scope_stats is not None and session.rings is not None and session.scope_stats is not None:
+        schedule = session.decode_stage.compiled.schedule
+        write_scope_stats(request.scope_stats, schedule, session.rings, session.scope_stats, False)
+
+
+def _write_logits(path: Path, generations: Sequence[Generation], num_tokens: int) -> None:
+    tensors = {}
+    for n, generation in enumerate(generations):
+        nothing = torch.empty(0, num_tokens)
+        tensors[f"prompt.{n}.prefill"] = torch.cat([nothing, *generation.prefill_logits])
+        tensors[f"prompt.{n}.decode"] = torch.stack(generation.decode_logits) if generation.decode_logits else nothing
+    write_tensors(path, tensors)
+
+
+def _figures(figures: Figures, session: ModelSession, load_s: float, elapsed_s: float, num_ranks: int) -> dict[str, Any]:
+    """The figures as plain data; bytes are of this rank."""
+    return {
+        **asdict(figures),
+        "load_s": load_s,
+        "elapsed_s": elapsed_s,
+        "ranks": num_ranks,
+        "weight_bytes": session.weight_bytes,
+        "state_bytes": session.state_bytes,
+        "peak_block_bytes": session.peak_bytes,
+        "ring_heap_bytes": list(session.rings.heap) if session.rings is not None else None,
+        "ring_peak_bytes": list(session.ring_peaks) if session.rings is not None else None,
+        "peak_process_bytes": _peak_process_bytes(),
+    }
+
+
+def _peak_process_bytes() -> int:
+    """The most memory that this process has had resident."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+# --- only for the routing -------------------------------------------------------------------------------------------
+
+
+def record_routing(config: Config, request: Request, registry: OpRegistry, placement: Placement) -> Recording:
+    """Runs the prompts on one rank and keeps which experts every token chose; raises RinggraphError."""
+    session = open_session(prepared(config, request), request.checkpoint, registry, placement, decode=request.decode)
+    experts = experts_of(session.config, "routing")
+    session.recorder = recorder = experts.recorder(session.serving, session.programs, 0, 1)
+    generate(session, request.prompts, request.max_new_tokens)
+    return recorder.recording([recorder.packed()])

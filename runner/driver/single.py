@@ -1,0 +1,146 @@
+"""What `ringgraph run` does, without a screen: one graph, once, on given or random tensors; some saved, some compared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from runner.base.errors import ConfigError
+from runner.checkpoint.checkpoint import Checkpoint
+from runner.checkpoint.weights import load_weights
+from runner.config.config import Config
+from runner.execution.comm import LocalComm
+from runner.execution.executor import RunResult, execute
+from runner.execution.run import TaskTime
+from runner.program.ops import OpRegistry
+from runner.program.program import Program
+from runner.recorded.scope_stats import write_scope_stats
+from runner.rings.heap import ScopeRecord
+from runner.rings.schedule import Schedule
+from runner.rings.sizes import RingSizes
+from runner.serving.session import Placement
+from runner.serving.single_run import (
+    Comparison,
+    RandomExternals,
+    compare,
+    external_tensors,
+    profile_report,
+    read_tensors,
+    select,
+    tensor_names,
+    write_tensors,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One run.
+
+    graph        how the user calls it, for the profile
+    inputs       safetensors with inputs, weights and states by name; later files win
+    checkpoint   where other weights come from; without, everything that is not given is random by `seed`
+    dump         names or globs of the tensors to save in `out`; the outputs without
+    golden       a folder with tensors to compare with, elementwise within `atol + rtol * |golden|`
+    profile      measured durations
+    """
+
+    graph: str
+    inputs: tuple[Path, ...] = ()
+    checkpoint: str | None = None
+    seed: int = 0
+    dump: tuple[str, ...] = ()
+    out: Path | None = None
+    golden: Path | None = None
+    rtol: float = 1e-4
+    atol: float = 1e-5
+    profile: Path | None = None
+    scope_stats: Path | None = None
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What came of it; one comparison for each golden tensor, None without any asked for."""
+
+    program: Program
+    result: RunResult
+    rings: RingSizes | None
+    comparisons: list[Comparison] | None
+
+
+def run(config: Config, program: Program, request: Request, registry: OpRegistry, placement: Placement) -> Ran:
+    """Runs `program` once and writes the files that are asked for; raises RinggraphError or OSError."""
+    names = tensor_names(program)
+    wanted = select(names, request.dump or program.outputs)
+    expected = read_tensors(request.golden) if request.golden is not None else {}
+    compared = {name: names[name] for name in expected if name in names}
+    schedule = placement.schedule(program)
+    rings = placement.rings([schedule])
+    if request.scope_stats is not None and rings is None:
+        raise ConfigError("--scope-stats needs rings", hint="give --ring-heap, as in --ring-heap safe")
+    times: list[TaskTime] | None = [] if request.profile is not None else None
+    records: list[ScopeRecord] = []
+    result = execute(
+        schedule,
+        registry,
+        _externals(program, config, request),
+        rings=rings,
+        workers=placement.workers,
+        comm=LocalComm(),
+        device=request.device,
+        scope_stats=records,
+        profile=times,
+        capture={*wanted.values(), *compared.values()},
+    )
+    _write_files(config, request, schedule, rings, records, times)
+    if request.out is not None:
+        write_tensors(request.out, {name: result.captured[at] for name, at in wanted.items() if at in result.captured})
+    comparisons = _compared(expected, compared, result, request) if request.golden is not None else None
+    return Ran(program, result, rings, comparisons)
+
+
+def _externals(program: Program, config: Config, request: Request) -> dict[int, torch.Tensor]:
+    """Every external tensor: as given, of the checkpoint, of a first call of new requests, or random."""
+    inputs = {name: program.tensors[tensor].spec for name, tensor in program.inputs.items()}
+    given = config.family.first_call(inputs, config, request.seed)
+    for path in request.inputs:
+        given |= read_tensors(path)
+    weights = None
+    if request.checkpoint is not None:
+        weights = load_weights(program, Checkpoint.open(request.checkpoint), config, request.device)
+    random = RandomExternals(config, request.seed)
+    return external_tensors(program, given, weights, random, torch.device(request.device))
+
+
+def _write_files(
+    config: Config,
+    request: Request,
+    schedule: Schedule,
+    rings: RingSizes | None,
+    records: Sequence[ScopeRecord],
+    times: Sequence[TaskTime] | None,
+) -> None:
+    if request.scope_stats is not None and rings is not None:
+        write_scope_stats(request.scope_stats, schedule, rings, records, False)
+    if request.profile is not None and times is not None:
+        report = profile_report(request.graph, config.name, config.deploy, times)
+        request.profile.parent.mkdir(parents=True, exist_ok=True)
+        request.profile.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def _compared(
+    expected: Mapping[str, torch.Tensor], compared: Mapping[str, int], result: RunResult, request: Request
+) -> list[Comparison]:
+    found = []
+    for name, golden in expected.items():
+        if name not in compared:
+            found.append(Comparison(name, problem="the graph has no tensor of this name"))
+        elif compared[name] not in result.captured:
+            found.append(Comparison(name, problem="the trip that creates it did not run"))
+        else:
+            found.append(compare(name, result.captured[compared[name]], golden, request.rtol, request.atol))
+    return found
