@@ -86,15 +86,14 @@ def frontier(
     as_json: options.Json = False,
 ) -> None:
     """What more bytes buy in time: minpeak within budgets, beside the other strategies and two lower bounds."""
-    from runner.driver.frontier import trace_frontier
+    from runner.driver.face import Driver
+    from runner.driver.planning import TimedOptions
     from runner.report.frontier import check_format, draw_frontier
-    from runner.rings.timed import parse_cores, uniform_timing
 
     if out is not None:
         check_format(out)
-    timing = uniform_timing(submit_us, task_us, parse_cores(cores))
-    program = Setup(config, sets, deploy, ep).program(graph, routing=routing)
-    found = trace_frontier(program, lambda schedule: timing, f"{program.name}, routing {routing}", num_points, say)
+    timing = TimedOptions(submit_us, task_us, cores)
+    found = Driver(config, sets, deploy, ep).frontier(graph, num_points, routing=routing, timed=timing, say=say)
     if out is not None:
         draw_frontier(found, out)
     if as_json:
