@@ -93,22 +93,22 @@ def frontier(
     if out is not None:
         check_format(out)
     timing = TimedOptions(submit_us, task_us, cores)
-    found = Driver(config, sets, deploy, ep).frontier(graph, num_points, routing=routing, timed=timing, say=say)
+    found = Driver(config, sets, deploy, ep).frontier(graph, num_points, routing=routing, timed=timing, say=_say)
     if out is not None:
         draw_frontier(found, out)
     if as_json:
         print_json(found.as_json())
         return
-    print_frontier(found)
+    _print_frontier(found)
     if out is not None:
         print(f"\ndrawn to {out}")
 
 
-def say(text: str) -> None:
+def _say(text: str) -> None:
     print(f"planning: {text}", file=sys.stderr, flush=True)
 
 
-def print_frontier(found: Frontier) -> None:
+def _print_frontier(found: Frontier) -> None:
     """The points as a table."""
     out = table("placement", "safe MiB>", "makespan ms>")
     for point in (*found.points, *found.others):
