@@ -15,7 +15,7 @@ from typing import TextIO
 
 import torch
 
-from runner.base.errors import RinggraphError
+from runner import Driver, RinggraphError
 from runner.cli.main import app
 
 FOLDER = Path("demo")
@@ -67,14 +67,10 @@ def write_prompts(path: Path) -> None:
 
 def draw(checkpoint: Path, out: Path) -> None:
     """A picture of the decode step's rings, where matplotlib is installed."""
-    from runner.driver.driver import program_of, resolve, schedule_of
     from runner.report.rings import draw_rings
-    from runner.rings.common_sizes import safe_sizes
-    from runner.rings.replay import eager
 
-    program = program_of("decode_fwd", resolve([str(checkpoint / "config.json")]))
-    schedule, _ = schedule_of(program, "annotated")
-    draw_rings(eager(schedule, safe_sizes([schedule])), out)
+    plan = Driver(checkpoint / "config.json").plan("decode_fwd", ring_heap="safe", progress="eager")
+    draw_rings(plan.replay, out)
     print(f"\n{out}: the blocks of one decode step on their rings")
 
 

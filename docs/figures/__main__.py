@@ -1,11 +1,12 @@
-"""`make figures`: what docs/memory-model.md and docs/minpeak.md show, worked out again.
+"""`make figures`: what docs/memory-model.md and docs/minpeak.md show, worked out again, kept as data and put into the pages.
 
     python -m docs.figures [seed|strategies|targets|frontier ...]     all of them without arguments
+    python -m docs.figures render                                     the pages from the data as they are
 
 seed        the seed's table from our own graphs, beside the traced program
 strategies  all strategies on prefill and decode of flash
 targets     what minpeak was to reach
-frontier    bytes against time, drawn to docs/images/frontier.svg
+frontier    bytes against time, drawn to docs/images/frontier.svg too
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ from __future__ import annotations
 import argparse
 import gc
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from docs.figures.cases import RANDOM, Case
-from docs.figures.seed import print_seed
-from docs.figures.strategies import print_strategies
-from docs.figures.targets import print_targets
-from runner.base.errors import RinggraphError
-from runner.cli.sizing import print_frontier, say
-from runner.driver.frontier import trace_frontier
+from docs.figures.seed import seed
+from docs.figures.strategies import strategies
+from docs.figures.tables import TABLES, render, render_pages, save
+from docs.figures.targets import targets
+from runner import Driver, RinggraphError, TimedOptions
 from runner.report.frontier import draw_frontier
-from runner.rings.timed import uniform_timing
 
 EIGHT_LAYERS = ("num_hidden_layers=8", "compress_ratios=[0, 0, 4, 128, 4, 128, 4, 128, 0]")
 """Layers of every kind, a fifth of the tasks: each point of the frontier is a plan of its own."""
@@ -31,30 +32,36 @@ FRONTIER_TITLE = f"flash prefill, 8 of 43 layers, 8 ranks, 128 tokens, routing {
 FRONTIER = Path(__file__).parents[1] / "images" / "frontier.svg"
 
 
-def frontier() -> None:
+def frontier() -> dict[str, Any]:
     """Prefill of flash cut to eight layers, on eight ranks, timed as in the other parts."""
-    case, timing = Case(("flash",), "prefill_fwd", 8, EIGHT_LAYERS), uniform_timing(0.5, 20)
-    found = trace_frontier(case.program(RANDOM), lambda schedule: timing, FRONTIER_TITLE, 3, say)
+    case = Case(("flash",), "prefill_fwd", 8, EIGHT_LAYERS)
+    timing = TimedOptions(0.5, 20, "unlimited")
+    found = Driver(case.configs, case.sets, ep=case.ep).frontier(
+        case.graph, 3, routing=RANDOM, timed=timing, say=lambda text: print(f"  {text}", file=sys.stderr, flush=True)
+    )
+    found = replace(found, name=FRONTIER_TITLE)
     draw_frontier(found, FRONTIER)
-    print_frontier(found)
-    print(f"drawn to {FRONTIER.name}")
+    return found.as_json()
 
 
-PARTS = {"seed": print_seed, "strategies": print_strategies, "targets": print_targets, "frontier": frontier}
+PARTS = {"seed": seed, "strategies": strategies, "targets": targets, "frontier": frontier}
 
 
 def main() -> None:
-    """Print the parts asked for, each under its name."""
+    """Work out the parts asked for, print their tables, and write data and pages."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)}")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"any of {', '.join(PARTS)}, or render")
     given = parser.parse_args().parts
-    if unknown := [name for name in given if name not in PARTS]:
-        parser.error(f"unknown part '{unknown[0]}': expected any of {', '.join(PARTS)}")
+    if unknown := [name for name in given if name not in (*PARTS, "render")]:
+        parser.error(f"unknown part '{unknown[0]}': expected any of {', '.join(PARTS)}, render")
     gc.disable()  # a large plan is millions of objects, hardly any in cycles; parts collect where they drop one
-    for name in given or PARTS:
-        print(f"\n== {name} ==", flush=True)
+    for name in [name for name in given if name != "render"] if given else PARTS:
         print(f"{name}:", file=sys.stderr)
-        PARTS[name]()
+        save(name, PARTS[name]())
+        for shown in [shown for shown, (source, _) in TABLES.items() if source == name]:
+            print(f"\n== {shown} ==\n{render(shown)}", flush=True)
+    for page in render_pages():
+        print(f"wrote {page.name}")
 
 
 if __name__ == "__main__":

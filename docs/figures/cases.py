@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from runner.driver.driver import program_of, resolve
+from runner import Driver
 from runner.program.program import Program
 from runner.rings.capacity import ring_loads, safe_heap
 from runner.rings.schedule import Schedule
@@ -18,6 +18,9 @@ SEED = ("flash", "seed")
 """Presets: flash with the constants of the reference."""
 RANDOM, BOUND = "random:0", "bound"
 """Routings: what a replay is shown with, and what a size has to hold for."""
+
+
+TITLES = {"recv_layout=padded": "padded", "recv_layout=ragged": "ragged", "chunked=true": "chunked"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +36,16 @@ class Case:
     def name(self) -> str:
         return " ".join([*self.configs, self.graph.removesuffix("_fwd"), f"ep{self.ep}", *self.sets])
 
+    @property
+    def title(self) -> str:
+        """As pages call it: `flash prefill, ep2, ragged, chunked`."""
+        model = "seed's" if self.configs == SEED else " ".join(self.configs)
+        words = [TITLES.get(text, text) for text in self.sets]
+        return ", ".join([f"{model} {self.graph.removesuffix('_fwd')}", f"ep{self.ep}", *words])
+
     def program(self, routing: str) -> Program:
         """The graph under its presets and sets and a routing, in its own deployment."""
-        return program_of(self.graph, resolve(self.configs, self.sets, None, self.ep, self.graph), routing=routing)
+        return Driver(self.configs, self.sets, ep=self.ep).expand(self.graph, routing)
 
 
 @contextmanager
@@ -52,5 +62,6 @@ def safe_bytes(schedule: Schedule) -> tuple[int, ...]:
     return tuple(safe_heap(load) for load in ring_loads(schedule))
 
 
-def mib(size_bytes: float, digits: int = 1) -> str:
-    return f"{size_bytes / MIB:,.{digits}f}"
+def mib(size_bytes: float) -> float:
+    """For data: to 3 digits, of which pages show fewer."""
+    return round(size_bytes / MIB, 3)

@@ -1,6 +1,6 @@
-"""`make figures`, part `seed`: the seed's table from our own graphs, beside the traced program, and block by block against it.
+"""Part `seed`: the seed's table from our own graphs, beside the traced program, and block by block against it.
 
-Prints what `docs/memory-model.md` explains. The traces lie in `tests/data/seed-program/` of a checkout; without them the
+docs/memory-model.md explains both. The traces lie in `tests/data/seed-program/` of a checkout; without them the
 comparison is skipped, aloud.
 """
 
@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby, zip_longest
 from pathlib import Path
+from typing import Any
 
-from docs.figures.cases import SEED, Case
-from runner.cli.shared import console, table
+from docs.figures.cases import SEED, Case, mib
 from runner.program.program import Program
 from runner.recorded.programs import read_trace
 from runner.recorded.scope_stats import ring_stats
@@ -23,7 +23,7 @@ from runner.rings.steps import StepWalk
 from runner.rings.timed import timed, uniform_timing
 from schedulers import get_scheduler
 
-GIB, MIB = 2**30, 2**20
+GIB = 2**30
 TRACES = Path(__file__).parents[2] / "tests" / "data" / "seed-program"
 
 
@@ -31,12 +31,17 @@ TRACES = Path(__file__).parents[2] / "tests" / "data" / "seed-program"
 class Variant:
     """One variant of the seed's program: our strategy, its trace, and the high-water that the seed reported."""
 
+    name: str
     strategy: str
     trace: str
     reported_percent: float
 
 
-VARIANTS = (Variant("unscoped", "a", 126.0), Variant("manual", "b", 90.6), Variant("auto", "c", 71.2))
+VARIANTS = (
+    Variant("no scope in the MoE", "unscoped", "a", 126.0),
+    Variant("one manual scope", "manual", "b", 90.6),
+    Variant("one auto scope", "auto", "c", 71.2),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,43 +140,37 @@ def _tile_bytes(schedule: Schedule) -> str:
     return f"{max(counts, key=lambda size: counts[size]):,}"
 
 
-# --- printing ---------------------------------------------------------------------------------------------------------
+# --- the part ---------------------------------------------------------------------------------------------------------
 
 
-def print_seed(routing: str = "random:0", folder: Path = TRACES) -> None:
-    """Print the table, and the comparison of blocks with the traces in `folder`."""
+def seed(routing: str = "random:0", folder: Path = TRACES) -> list[dict[str, Any]]:
+    """A row a variant. Prints how its blocks differ from those of the traces in `folder`."""
     program = seed_program(routing)
-    ours = {v.strategy: get_scheduler(v.strategy)(program, {"batch_allocs": True}) for v in VARIANTS}
-    traces = {v.strategy: folder / f"program_{v.trace}.jsonl.xz" for v in VARIANTS}
-    traced = {name: read_trace(path) for name, path in traces.items() if path.is_file()}
-    print(f"prefill of flash with the seed's constants, 2 ranks, routing {routing}, 1 GiB rings, progress timed")
-    print("worst: the largest scope_high_water of any ring; least: the smallest capacity of each ring that runs (MiB)")
-    _print_table(ours, traced)
-    if len(traced) < len(VARIANTS):
-        print(f"\nskipped: no traces in {folder}, so nothing is compared with the traced program")
-    else:
-        _print_blocks(ours, traced)
-
-
-def _print_table(ours: dict[str, Schedule], traced: dict[str, Schedule]) -> None:
-    out = table("variant", "from", "ring>", "worst %>", "least 0>", "least 1>", "least 2>", "total MiB>")
+    rows, known = [], set()
     for variant in VARIANTS:
-        out.add_row(variant.strategy, "report", "", f"{variant.reported_percent:.1f}", "", "", "", "")
-        for source, schedules in (("trace", traced), ("ours", ours)):
-            if variant.strategy in schedules:
-                found = figures_of(schedules[variant.strategy])
-                sizes = [f"{size / MIB:,.2f}" for size in (*found.least_bytes[:3], sum(found.least_bytes))]
-                out.add_row("", source, str(found.ring), f"{found.high_water_percent:.2f}", *sizes)
-    console().print(out)
+        ours = get_scheduler(variant.strategy)(program, {"batch_allocs": True})
+        path = folder / f"program_{variant.trace}.jsonl.xz"
+        traced = read_trace(path) if path.is_file() else None
+        if traced is None:
+            print(f"{variant.strategy}: skipped: there is no {path}, so nothing is compared with the traced program")
+        else:
+            known |= _print_blocks(variant.strategy, ours, traced, known)
+        head = {"variant": variant.name, "strategy": variant.strategy, "reported_percent": variant.reported_percent}
+        rows.append(head | {"traced": traced and _row(traced), "ours": _row(ours)})
+    return rows
 
 
-def _print_blocks(ours: dict[str, Schedule], traced: dict[str, Schedule]) -> None:
-    print("\nblocks of each attention, MoE stage and head, in order, against the trace (row tiles left out)")
-    known: set[StageDifference] = set()
-    for variant in VARIANTS:
-        same, differences = compare_stages(ours[variant.strategy], traced[variant.strategy])
-        print(f"{variant.strategy}: {same} stages have the same blocks, {sum(d.count for d in differences)} differ")
-        for found in differences:
-            if found not in known:
-                print(f"  {found.count} x {found.stage}\n    ours   {found.ours}\n    traced {found.traced}")
-        known.update(differences)
+def _row(schedule: Schedule) -> dict[str, Any]:
+    found = figures_of(schedule)
+    used = [mib(size) for size in found.least_bytes if size]
+    return {"ring": found.ring, "percent": round(found.high_water_percent, 2), "least_mib": used}
+
+
+def _print_blocks(strategy: str, ours: Schedule, traced: Schedule, known: set[StageDifference]) -> set[StageDifference]:
+    """Blocks of each attention, MoE stage and head, in order, against the trace, row tiles left out; those that differ."""
+    same, differences = compare_stages(ours, traced)
+    print(f"{strategy}: {same} stages have the same blocks, {sum(d.count for d in differences)} differ")
+    for found in differences:
+        if found not in known:
+            print(f"  {found.count} x {found.stage}\n    ours   {found.ours}\n    traced {found.traced}")
+    return set(differences)

@@ -9,7 +9,7 @@ import typer
 
 from runner.cli import options
 from runner.cli.shared import console, messages, print_json, table
-from runner.driver.driver import Setup, registry
+from runner.driver.driver import registry
 
 graph_app = typer.Typer(help="Shipped graphs.", no_args_is_help=True)
 ops_app = typer.Typer(help="Registered ops.", no_args_is_help=True)
@@ -36,15 +36,13 @@ def lint(
 ) -> None:
     """Check graphs: 0 when clean, 1 with findings, 2 for unusable arguments."""
     from runner.base.errors import ConfigError
-    from runner.driver.linting import lint as find
+    from runner.driver.face import Driver
     from runner.lint.output import FORMATS, format_findings
-    from runner.rings.sizes import RingSizes
 
     if form not in FORMATS:
         raise typer.BadParameter(f"'{form}' is not a format; expected one of {', '.join(FORMATS)}", param_hint="--format")
     try:
-        heap = RingSizes.resolve(ring_heap, environ={}).heap if ring_heap is not None else None
-        findings = find(Setup(config, sets, deploy, ep), paths, ring_heap=heap)
+        findings = Driver(config, sets, deploy, ep).lint(*paths, ring_heap=ring_heap)
     except ConfigError as error:
         messages().print(str(error), markup=False)
         raise typer.Exit(2) from None
@@ -65,12 +63,13 @@ def explain(
 ) -> None:
     """Show one node: what it does, its operands, its scopes, and who reads what it makes. Or what a lint code means."""
     from runner.lint.codes import explain_rule
-    from runner.report.explain import explain as explained
 
     if node is None:
         print(explain_rule(graph))
         return
-    found = explained(Setup(config, sets, deploy, ep).program(graph), registry(), node)
+    from runner.driver.face import Driver
+
+    found = Driver(config, sets, deploy, ep).explain(graph, node)
     if as_json:
         print_json(found.to_dict())
     else:
@@ -162,11 +161,10 @@ def dot(
     scheduler: options.Scheduler = "annotated",
 ) -> None:
     """Draw a graph as DOT: scopes are clusters, a ring has one colour, edges carry bytes."""
-    from runner.report.dot import render_svg, to_dot
-    from schedulers import get_scheduler
+    from runner.driver.face import Driver
+    from runner.report.dot import render_svg
 
-    program = Setup(config, sets, deploy, ep).program(graph)
-    text = to_dot(get_scheduler(scheduler)(program, {}), level, layer)
+    text = Driver(config, sets, deploy, ep).draw(graph, level=level, layer=layer, scheduler=scheduler)
     if svg and out is None:
         raise typer.BadParameter("--svg needs --out FILE")
     if svg and out is not None:

@@ -86,30 +86,29 @@ def frontier(
     as_json: options.Json = False,
 ) -> None:
     """What more bytes buy in time: minpeak within budgets, beside the other strategies and two lower bounds."""
-    from runner.driver.frontier import trace_frontier
+    from runner.driver.face import Driver
+    from runner.driver.planning import TimedOptions
     from runner.report.frontier import check_format, draw_frontier
-    from runner.rings.timed import parse_cores, uniform_timing
 
     if out is not None:
         check_format(out)
-    timing = uniform_timing(submit_us, task_us, parse_cores(cores))
-    program = Setup(config, sets, deploy, ep).program(graph, routing=routing)
-    found = trace_frontier(program, lambda schedule: timing, f"{program.name}, routing {routing}", num_points, say)
+    timing = TimedOptions(submit_us, task_us, cores)
+    found = Driver(config, sets, deploy, ep).frontier(graph, num_points, routing=routing, timed=timing, say=_say)
     if out is not None:
         draw_frontier(found, out)
     if as_json:
         print_json(found.as_json())
         return
-    print_frontier(found)
+    _print_frontier(found)
     if out is not None:
         print(f"\ndrawn to {out}")
 
 
-def say(text: str) -> None:
+def _say(text: str) -> None:
     print(f"planning: {text}", file=sys.stderr, flush=True)
 
 
-def print_frontier(found: Frontier) -> None:
+def _print_frontier(found: Frontier) -> None:
     """The points as a table."""
     out = table("placement", "safe MiB>", "makespan ms>")
     for point in (*found.points, *found.others):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,7 +38,7 @@ def registry() -> OpRegistry:
 
 @dataclass(frozen=True)
 class Setup:
-    """What graphs are expanded with: configuration layers, options over them, a deployment, ranks, and ops (ours without)."""
+    """What graphs are expanded with: configuration layers, `key=value` over them, a deployment, ranks, and ops besides ours."""
 
     configs: Sequence[str | Path] = ()
     sets: Sequence[str] = ()
@@ -46,9 +46,17 @@ class Setup:
     ep: int | None = None
     ops: OpRegistry | None = None
 
-    @property
+    @cached_property
     def registry(self) -> OpRegistry:
-        return registry() if self.ops is None else self.ops
+        """All ops that graphs may use; raises RinggraphError where two have one name."""
+        from runner.program.ops import OpRegistry
+
+        if self.ops is None:
+            return registry()
+        both = OpRegistry()
+        for definition in (*registry().values(), *self.ops.values()):
+            both.add(definition)
+        return both
 
     def config(self, graph: str | Path | None = None, library: GraphLibrary | None = None) -> Config:
         """The configuration, for a graph that may say its own deployment; raises ConfigError or GraphError."""

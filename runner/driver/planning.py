@@ -18,7 +18,7 @@ from runner.report.schedule import ScheduleReport, deadlock_error, make_report, 
 from runner.rings.capacity import ring_loads, safe_heap
 from runner.rings.durations import Rates, estimated_us, measured_us
 from runner.rings.replay import Replay, eager, lagging
-from runner.rings.schedule import Schedule
+from runner.rings.schedule import Schedule, Scheduler
 from runner.rings.sizes import RingSizes, parse_size
 from runner.rings.timed import Timing, parse_cores, timed, uniform_timing
 from runner.rings.unlimited import run_unlimited
@@ -87,6 +87,7 @@ def _size(text: str) -> int:
 class PlanRequest:
     """A graph to plan, and how.
 
+    scheduler   a strategy, by name or as a function
     routing     trip counts of dynamic loops: bound, uniform, random:SEED, or a file
     rings       texts of heap, window and pool, each one value or four, the heap also `safe`
     progress    the model of the report's figures, one of MODELS
@@ -94,7 +95,7 @@ class PlanRequest:
     """
 
     graph: str | Path
-    scheduler: str = "annotated"
+    scheduler: str | Scheduler = "annotated"
     batch_allocs: bool = False
     routing: str = "bound"
     rings: tuple[str | None, str | None, str | None] = (None, None, None)
@@ -194,7 +195,7 @@ def place(
     setup: Setup,
     request: PlanRequest,
     *,
-    scheduler: str | None = None,
+    scheduler: str | Scheduler | None = None,
     library: GraphLibrary | None = None,
     say: Say | None = None,
     written: bool = False,
@@ -203,8 +204,8 @@ def place(
 
     `library` holds files' texts in place of those on disk; `written` keeps minpeak to what files can say.
     """
-    name = scheduler or request.scheduler
-    strategy = get_scheduler(name)
+    chosen = scheduler or request.scheduler
+    strategy = get_scheduler(chosen) if isinstance(chosen, str) else chosen
     library = library or GraphLibrary()
     config = setup.config(request.graph, library)
     program = program_of(request.graph, config, routing=request.routing, library=library, ops=setup.registry)
@@ -273,14 +274,18 @@ class PlanDifference:
         return diff_json(self.left, self.right, self.scopes)
 
 
-def compare(setup: Setup, left: str, right: str, request: PlanRequest, say: Say | None = None) -> PlanDifference:
-    """Each side is a file that `schedule --json` wrote (`*.json`), or GRAPH[:STRATEGY], planned as `request` says otherwise."""
+def compare(
+    setup: Setup, left: str | PlanResult, right: str | PlanResult, request: PlanRequest, say: Say | None = None
+) -> PlanDifference:
+    """Each side is a plan, a file that `schedule --json` wrote (`*.json`), or GRAPH[:STRATEGY], planned as `request` says."""
 
-    def side(text: str) -> Side:
-        if text.endswith(".json"):
-            return read_side(Path(text))
-        graph, _, strategy = text.partition(":")
-        return side_of(place(setup, replace(request, graph=graph), scheduler=strategy or None, say=say).schedule, text)
+    def side(given: str | PlanResult) -> Side:
+        if isinstance(given, PlanResult):
+            return side_of(given.schedule, f"{given.schedule.name}:{given.schedule.strategy}")
+        if given.endswith(".json"):
+            return read_side(Path(given))
+        graph, _, strategy = given.partition(":")
+        return side_of(place(setup, replace(request, graph=graph), scheduler=strategy or None, say=say).schedule, given)
 
     sides = side(left), side(right)
     return PlanDifference(*sides, tuple(scope_differences(*sides)))

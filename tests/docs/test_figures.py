@@ -8,10 +8,12 @@ import json
 
 import pytest
 
-from docs.figures.cases import Case
+from docs.figures import tables
+from docs.figures.cases import Case, mib
 from docs.figures.seed import TRACES, VARIANTS, compare_stages, figures_of, seed_program, stages
-from docs.figures.strategies import STRATEGIES, cases, compare, print_rows
-from docs.figures.targets import TARGETS, Target, find, print_targets
+from docs.figures.strategies import STRATEGIES, cases, compare
+from docs.figures.tables import PAGES, TABLES, load, render, rendered
+from docs.figures.targets import TARGETS, Target, find, targets
 from runner.cli.main import main
 from runner.recorded.programs import Builder, read_trace
 from runner.rings.schedule import Slot, Submission
@@ -36,6 +38,10 @@ def test_the_seeds_table_from_our_graphs(program, variant):
     assert ours.high_water_percent == pytest.approx(traced.high_water_percent, abs=0.4)
     assert ours.least_bytes[1] == traced.least_bytes[1]
     assert ours.least_bytes[2] == pytest.approx(traced.least_bytes[2], rel=0.02)  # row tiles: another routing
+    kept = next(row for row in load("seed") if row["strategy"] == variant.strategy)
+    for name, found in (("ours", ours), ("traced", traced)):
+        assert kept[name]["ring"] == found.ring and kept[name]["percent"] == pytest.approx(found.high_water_percent, abs=0.01)
+        assert kept[name]["least_mib"] == pytest.approx([mib(size) for size in found.least_bytes if size], abs=0.01)
 
 
 def test_blocks_against_the_trace(program):
@@ -84,28 +90,77 @@ def _schedule_command(capsys, scheduler, *options):
     return json.loads(out)
 
 
-def test_strategies_side_by_side(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "160")
-    rows = {row.strategy: row for row in compare(TINY.program("random:0"))}
+def test_strategies_side_by_side(capsys):
+    program = TINY.program("random:0")
+    rows = {row["strategy"]: row for row in compare(program)}
     assert list(rows) == list(STRATEGIES)
-    print_rows("tiny", list(rows.values()))
-    printed = capsys.readouterr().out
     for name, options in {"annotated": (), "minpeak": (), "minpeak, no sharing": ("--no-share",)}.items():
         row, said = rows[name], _schedule_command(capsys, name.partition(",")[0], "--routing", "random:0", *options)
-        assert row.total_bytes == said["safe_total_bytes"] >= row.lower_bound_bytes
-        assert f"{row.total_bytes / 2**20:,.1f}" in next(line for line in printed.splitlines() if line.startswith(f"{name}  "))
-    assert rows["minpeak"].total_bytes == min(row.total_bytes for row in rows.values())
-    assert all(row.timed_percent and row.lagging_percent and row.timed_percent <= row.lagging_percent for row in rows.values())
+        assert row["total_mib"] == mib(said["safe_total_bytes"]) >= mib(said["peak_live_bytes"])
+    assert rows["minpeak"]["total_mib"] == min(row["total_mib"] for row in rows.values())
+    assert all(0 < row["timed_percent"] <= row["lagging_percent"] for row in rows.values())
 
 
 def test_targets_hold_for_any_routing(capsys):
     found = find(TINY.program("bound"))
-    assert found.minpeak_bytes == _schedule_command(capsys, "minpeak")["safe_total_bytes"]
-    assert found.annotated_bytes == _schedule_command(capsys, "annotated")["safe_total_bytes"]
-    assert found.lower_bound_bytes <= found.minpeak_bytes <= found.annotated_bytes
-    print_targets((Target("met", TINY, 2**10), Target("not met", TINY, 0), Target("none", TINY)))
-    lines = {line.partition("  ")[0]: line.split() for line in capsys.readouterr().out.splitlines()}
-    assert "yes" in lines["met"] and "no" in lines["not met"] and not {"yes", "no"} & {*lines["none"]}
+    assert found["minpeak_mib"] == mib(_schedule_command(capsys, "minpeak")["safe_total_bytes"])
+    assert found["annotated_mib"] == mib(_schedule_command(capsys, "annotated")["safe_total_bytes"])
+    assert found["lower_bound_mib"] <= found["minpeak_mib"] <= found["annotated_mib"]
+    assert targets((Target("met", TINY, 2**10),)) == [{"program": "met", "most_mib": 2**10} | found]
+
+
+# --- data and pages ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_pages_show_the_data(page):
+    text = page.read_text(encoding="utf-8")
+    assert text == rendered(text), "run: python -m docs.figures render"
+
+
+def test_every_table_is_on_a_page_and_every_data_file_is_one_of_a_table():
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert all(text.count(f"<!-- figures: {name} -->\n| ") == 1 for name in TABLES)
+    assert text.count("<!-- figures: ") == text.count("<!-- end -->") == len(TABLES)
+    assert {path.stem for path in tables.FOLDER.iterdir()} == {source for source, _ in TABLES.values()}
+
+
+def test_data_are_of_the_cases():
+    assert [case["program"] for case in load("strategies")] == [case.title for case in cases()]
+    assert all([row["strategy"] for row in case["rows"]] == list(STRATEGIES) for case in load("strategies"))
+    assert [(row["program"], row["most_mib"]) for row in load("targets")] == [(t.name, t.most_mib) for t in TARGETS]
+
+
+def _table(monkeypatch, tmp_path, name, data):
+    monkeypatch.setattr(tables, "FOLDER", tmp_path)
+    tables.save(TABLES[name][0], data)
+    return render(name).splitlines()
+
+
+def test_a_target_is_met_or_not(monkeypatch, tmp_path):
+    sizes = {"minpeak_mib": 10.04, "lower_bound_mib": 1234.5, "annotated_mib": None}
+    rows = [{"program": name, "most_mib": most} | sizes for name, most in (("met", 11), ("not met", 10), ("none", None))]
+    assert _table(monkeypatch, tmp_path, "targets", rows)[1:] == [
+        "|---|---|---|---|---|---|",
+        "| met | 11 | 10.0 | 1,234.5 | yes |  |",
+        "| not met | 10 | 10.0 | 1,234.5 | no |  |",
+        "| none |  | 10.0 | 1,234.5 |  |  |",
+    ]
+
+
+def _case(program, **totals):
+    row = {"timed_percent": 50, "lagging_percent": None, "makespan_ms": 4}
+    rows = [row | {"strategy": name.replace("_no", ", no sharing"), "total_mib": t} for name, t in totals.items()]
+    return {"program": program, "num_tasks": 12345, "lower_bound_mib": 3, "rows": rows}
+
+
+def test_strategies_of_equal_figures_share_a_row(monkeypatch, tmp_path):
+    data = [_case("p, ep2", auto=9, annotated=9, minpeak=3, minpeak_no=6), _case("p, ep8", annotated=12, minpeak=3, minpeak_no=6)]
+    assert _table(monkeypatch, tmp_path, "strategies", data)[2:4] == [
+        "| p, ep2; 12,345; 3.00 | `auto`; `annotated` | 9.0 | 50.0 | deadlock | 4.00 |",
+        "|  | `minpeak` | 3.0 | 50.0 | deadlock | 4.00 |",
+    ]
+    assert _table(monkeypatch, tmp_path, "ratios", data)[2:] == ["| p | 3.0 to 4.0 | 1.0 | 1.5 to 2.0 |"]
 
 
 def test_cases_are_told_apart():

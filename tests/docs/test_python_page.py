@@ -1,0 +1,48 @@
+"""docs/python.md runs from top to bottom and prints what it shows; `import runner` imports nothing."""
+
+import contextlib
+import io
+import re
+import subprocess
+import sys
+
+import pytest
+from places import DOCS
+
+import runner
+
+
+def _blocks():
+    """Each block of code with the output that the page shows below it."""
+    text = (DOCS / "python.md").read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def test_the_page_prints_what_it_shows(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = _blocks()
+    assert len(blocks) == (DOCS / "python.md").read_text().count("```python") >= 9
+    names = {}
+    for code, expected in blocks:
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(code, names)
+        pattern = re.escape(expected).replace(r"\.\.\.", ".*?")
+        assert re.fullmatch(pattern, printed.getvalue(), re.DOTALL), f"{code}\n{printed.getvalue()}"
+
+
+def test_importing_it_imports_nothing():
+    code = "import sys, runner; print([name for name in sys.modules if name.startswith(('runner.', 'torch', 'numpy', 'yaml'))])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("name", [n for n in dir(runner) if not n.startswith("_") and n not in ("import_module", "Any")])
+def test_every_name_is_there_and_has_a_docstring(name):
+    assert getattr(runner, name).__doc__
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'runner' has no attribute 'Drive'"):
+        runner.Drive  # noqa: B018
+    with pytest.raises(ImportError):
+        exec("from runner import Drive", {})
