@@ -12,15 +12,15 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import cast
 
 from runner.base.errors import RinggraphError
-from runner.rings.schedule import Scheduler
+from runner.rings.placement import Scheduler
 
 GROUP = "ringgraph.schedulers"
 BUILTIN = {
-    "annotated": "schedulers.layouts.annotated",
-    "unscoped": "schedulers.layouts.unscoped",
-    "manual": "schedulers.layouts.manual",
-    "auto": "schedulers.layouts.auto",
-    "autoscope": "schedulers.layouts.autoscope",
+    "annotated": "schedulers.layouts.layouts",
+    "unscoped": "schedulers.layouts.layouts",
+    "manual": "schedulers.layouts.layouts",
+    "auto": "schedulers.layouts.layouts",
+    "autoscope": "schedulers.layouts.layouts",
     "minpeak": "schedulers.minpeak.planner",
 }
 """Strategy NAME is the function NAME of this module."""

@@ -14,7 +14,7 @@ from runner.execution.storage import TORCH_DTYPES
 from runner.expansion.expander import expand
 from runner.language.library import find_graph, load_graph
 from runner.program.program import Program
-from schedulers.layouts.annotated import annotated
+from schedulers.layouts.layouts import annotated
 
 
 def expand_graph(name: str, config: Config, **params: int) -> Program:

@@ -11,7 +11,7 @@ from runner.base.errors import ConfigError
 from runner.driver.driver import Setup, program_of, resolve, schedule_of
 from runner.driver.planning import MinpeakOptions, Say
 from runner.language.library import GraphLibrary, find_graph
-from runner.rings.device_sizes import DeviceSizes, device_sizes
+from runner.rings.common_sizes import DeviceSizes, device_sizes
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Runs a schedule: a submitting thread takes blocks and waits under back-pressure, tasks run in order or on worker threads.
+"""This module owns the run of a schedule: a submitting thread takes blocks and waits under back-pressure, and tasks run.
 
 With one worker every task runs on the calling thread as soon as it is submitted. With more, the calling thread only submits, and
 worker threads run whatever is ready, oldest first (`workers`). Both are driven through the same steps with the same storage, and
@@ -11,12 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Protocol
 
 import torch
 
 from runner.base.errors import ExecutionError
 from runner.execution.binding import Binder
+from runner.execution.capture import Capture
+from runner.execution.engines import Engine, InOrder
 from runner.execution.run import Run, TaskTime
 from runner.execution.storage import PlainStorage, RingStorage, Storage
 from runner.execution.workers import Workers
@@ -40,91 +41,6 @@ class RunResult:
     peak_bytes: int
     ring_peaks: tuple[int, ...] = ()
     captured: Mapping[int, torch.Tensor] = field(default_factory=dict)
-
-
-class Engine(Protocol):
-    """How tasks get run: what `drive` drives."""
-
-    def begin(self, scope: int) -> None: ...
-
-    def end(self, scope: int) -> None: ...
-
-    def submit(self, submission: int) -> None: ...
-
-    def wait(self, submissions: Iterable[int]) -> None:
-        """Returns when these have completed (those that were never submitted count by what they waited for)."""
-        ...
-
-    def drain(self) -> None:
-        """Returns when everything submitted has completed."""
-        ...
-
-    def leave_out(self, first: int, end: int) -> None:
-        """Submissions `first` to `end - 1` will not come."""
-        ...
-
-
-class InOrder:
-    """Every task runs on the calling thread when it is submitted."""
-
-    def __init__(self, run: Run):
-        self._run = run
-        self._storage = run.storage
-
-    def begin(self, scope: int) -> None:
-        self._storage.begin(scope)
-
-    def end(self, scope: int) -> None:
-        self._storage.end(scope)
-
-    def submit(self, submission: int) -> None:
-        run = self._run
-        place = self._storage.take(submission)
-        assert place is not None, "nothing is in flight, so a submission fits or never will"
-        run.places[submission] = place
-        run.num_submissions += 1
-        if run.schedule.submissions[submission].op is not None:
-            run.num_tasks += 1
-            run.call(submission)
-        self._storage.complete(submission)
-
-    def wait(self, submissions: Iterable[int]) -> None:
-        pass
-
-    def drain(self) -> None:
-        pass
-
-    def leave_out(self, first: int, end: int) -> None:
-        self._storage.leave_out(first, end)
-
-
-class Capture:
-    """Copies tensors when the walk has passed the last submission that touches them."""
-
-    def __init__(self, run: Run, tensors: Iterable[int]):
-        self._run = run
-        self.copies: dict[int, torch.Tensor] = {}
-        wanted = set(tensors)
-        program = run.schedule.program
-        assert program is not None
-        last: dict[int, int] = {}
-        for index, submission in enumerate(run.schedule.submissions):
-            if submission.task is not None:
-                task = program.tasks[submission.task]
-                for tensor in wanted.intersection((*task.creates, *task.reads, *task.writes)):
-                    last[tensor] = index
-        for tensor in wanted:
-            if tensor not in last and program.tensors[tensor].is_local:
-                last[tensor] = run.binder.home(tensor)[0]
-        self._due = sorted(((index, tensor) for tensor, index in last.items()), reverse=True)
-
-    def passed(self, submission: int, engine: Engine) -> None:
-        """Everything before `submission` was submitted or skipped."""
-        while self._due and self._due[-1][0] < submission:
-            engine.drain()
-            _, tensor = self._due.pop()
-            if self._run.binder.external(tensor) is not None or self._run.places[self._run.binder.home(tensor)[0]] is not None:
-                self.copies[tensor] = self._run.tensor(tensor).detach().clone()
 
 
 def drive(run: Run, engine: Engine, capture: Capture | None, progress: Callable[[int], None] | None) -> None:

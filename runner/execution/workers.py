@@ -50,7 +50,7 @@ class Interrupts:
 
 
 class Workers:
-    """The out-of-order engine; see `executor.Engine`. `stop` must be called whatever happens."""
+    """The out-of-order engine; see `engines.Engine`. `stop` must be called whatever happens."""
 
     def __init__(self, run: Run, num_workers: int):
         self._run = run

@@ -1,16 +1,22 @@
-"""Ring sizes for schedules that run on the same rings, as prefill and decode of one model do."""
+"""This module owns ring sizes for schedules that run on the same rings, as prefill and decode of one model do.
+
+Sizes come as `RingSizes` to run with, and as `DeviceSizes` to give a device in the spellings that runtimes and programs read.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from runner.base.errors import ScheduleError
 from runner.rings.capacity import RingLoad, fits, least_heap, least_window, ring_loads, robust_heap, safe_heap
 from runner.rings.replay import eager
 from runner.rings.schedule import NUM_RINGS, Schedule
-from runner.rings.sizes import RingSizes
+from runner.rings.sizes import Four, RingSizes
 
 MIN_POOL = 4
+GIB = 2**30
 
 
 def safe_sizes(schedules: Sequence[Schedule]) -> RingSizes:
@@ -67,3 +73,113 @@ def _deadlock(schedule: Schedule, loads: Sequence[RingLoad], sizes: RingSizes) -
                 f"{needed:,} bytes do"
             )
     return None
+
+
+# --- for a device -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class RingNeed:
+    """What one ring needs for one schedule alone; `safe_bytes` holds for this schedule, `robust_bytes` and all above too."""
+
+    graph: str
+    ring: int
+    safe_bytes: int
+    robust_bytes: int
+    pool_bound: int
+    num_tasks: int
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSizes:
+    """Sizes that serve every schedule.
+
+    `power_heap` are heaps for `RunConfig`, which takes powers of two only: per ring the smallest one in which every schedule
+    runs. Bytes saved are those of `sizes.heap`.
+    """
+
+    sizes: RingSizes
+    power_heap: Four
+    needs: tuple[RingNeed, ...]
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(self.sizes.heap)
+
+    @property
+    def uniform_bytes(self) -> int:
+        """What four rings of the largest ring's size take."""
+        return NUM_RINGS * max(self.sizes.heap)
+
+    @property
+    def saved_against_uniform_bytes(self) -> int:
+        return self.uniform_bytes - self.total_bytes
+
+    @property
+    def saved_against_gib_bytes(self) -> int:
+        """Against four rings of 1 GiB; negative where those would be too small."""
+        return NUM_RINGS * GIB - self.total_bytes
+
+    def environment(self) -> list[str]:
+        """`PTO2_RING_*` lines, four values each."""
+        sizes = self.sizes
+        return [
+            f"PTO2_RING_HEAP={_commas(sizes.heap)}",
+            f"PTO2_RING_TASK_WINDOW={_commas(sizes.window)}",
+            f"PTO2_RING_DEP_POOL={_commas(sizes.pool)}",
+        ]
+
+    def run_config(self) -> str:
+        """The keyword arguments of pypto's `RunConfig`.
+
+        Source: pypto docs/en/dev/05-runtime-ring-sizing.md (field names; heaps and windows are powers of two).
+        """
+        fields = (
+            ("ring_heap", self.power_heap),
+            ("ring_task_window", self.sizes.window),
+            ("ring_dep_pool", self.sizes.pool),
+        )
+        lines = [f"    {name}=[{', '.join(map(str, values))}],\n" for name, values in fields]
+        return f"RunConfig(\n{''.join(lines)})"
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "ring_heap": list(self.sizes.heap),
+            "ring_task_window": list(self.sizes.window),
+            "ring_dep_pool": list(self.sizes.pool),
+            "run_config": {
+                "ring_heap": list(self.power_heap),
+                "ring_task_window": list(self.sizes.window),
+                "ring_dep_pool": list(self.sizes.pool),
+            },
+            "total_bytes": self.total_bytes,
+            "uniform_bytes": self.uniform_bytes,
+            "saved_against_uniform_bytes": self.saved_against_uniform_bytes,
+            "saved_against_4x1gib_bytes": self.saved_against_gib_bytes,
+            "needs": [asdict(need) for need in self.needs],
+        }
+
+
+def device_sizes(schedules: Sequence[Schedule], names: Sequence[str]) -> DeviceSizes:
+    """Sizes for all of `schedules`, of which `names` are the names to show."""
+    loads = [ring_loads(schedule) for schedule in schedules]
+    needs = [_need(name, ring, load[ring]) for name, load in zip(names, loads, strict=True) for ring in range(NUM_RINGS)]
+    sizes = safe_sizes(schedules)
+    a, b, c, d = (_power_heap([load[ring] for load in loads], sizes.heap[ring]) for ring in range(NUM_RINGS))
+    return DeviceSizes(sizes, (a, b, c, d), tuple(needs))
+
+
+def _need(name: str, ring: int, load: RingLoad) -> RingNeed:
+    return RingNeed(name, ring, safe_heap(load), robust_heap(load), load.pool_bound, load.num_tasks)
+
+
+def _power_heap(loads: Sequence[RingLoad], at_least: int) -> int:
+    """The smallest power of two from `at_least` up that serves all loads; a larger heap than one that works may deadlock."""
+    size = 1 << (at_least - 1).bit_length()
+    while not all(holds(load, size) for load in loads):
+        size *= 2
+    return size
+
+
+def _commas(values: Sequence[int]) -> str:
+    return ",".join(map(str, values))

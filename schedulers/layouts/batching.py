@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from runner.program.program import Program, Span, Task
 from runner.program.spans import SpanWalk
-from runner.rings.schedule import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask
+from runner.rings.placement import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask
 
 MAX_TENSORS = 16
 """Most tensors that the compiler puts into one alloc."""

@@ -12,7 +12,8 @@ import numpy as np
 from runner.base.tensor_spec import BLOCK_ALIGN
 from runner.program.program import Span
 from runner.rings.heap import MAX_BLOCK_BYTES
-from runner.rings.schedule import NUM_RINGS, PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask, placed_task
+from runner.rings.placement import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask, placed_task
+from runner.rings.schedule import NUM_RINGS
 from schedulers.lifetimes import Floats, Lives, Rows, last_task, live_units
 from schedulers.minpeak.folding import Fold, Template, kept_locals, template, unfold_offsets
 from schedulers.minpeak.packing import EFFORT, STARTS, Packing, Problem, pack, pack_bins

@@ -26,16 +26,13 @@ from runner.base.errors import ConfigError
 from runner.base.tensor_spec import BLOCK_ALIGN
 from runner.program.program import Program, Span
 from runner.rings.capacity import ring_loads, safe_heap
-from runner.rings.schedule import NUM_RINGS, PlacedItem, Schedule, lower
+from runner.rings.placement import PlacedItem, lower
+from runner.rings.schedule import NUM_RINGS, Schedule
 from runner.rings.sizes import MIN_HEAP_BYTES, RingSizes
 from runner.rings.timed import Timing, timed, uniform_timing
 from runner.writeback.annotations import Annotations
-from schedulers.layouts.annotated import annotated
-from schedulers.layouts.auto import auto
-from schedulers.layouts.autoscope import autoscope
 from schedulers.layouts.batching import place
-from schedulers.layouts.manual import manual_layout
-from schedulers.layouts.unscoped import unscoped
+from schedulers.layouts.layouts import annotated, auto, autoscope, manual_layout, unscoped
 from schedulers.lifetimes import Floats, Rows, lives_of, named_allocs
 from schedulers.minpeak.arenas import Arenas, automatic, level_arenas, one_arena, place_arenas, split_arena
 from schedulers.minpeak.folding import Fold, fold, regroup, unfolded

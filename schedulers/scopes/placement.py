@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from runner.program.program import Program, Span, Trips
-from runner.rings.schedule import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask
+from runner.rings.placement import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask
 from schedulers.lifetimes import Ints, Lives, last_task, named_allocs
 from schedulers.scopes.scoping import NO_CUT, Scoping
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from runner.rings.schedule import PlacedItem
+from runner.rings.placement import PlacedItem
 from schedulers.lifetimes import Lives
 from schedulers.minpeak.folding import Fold, template
 from schedulers.scopes.climbing import climbed

@@ -13,9 +13,10 @@ from itertools import chain, count
 from runner.base.tensor_spec import BLOCK_ALIGN
 from runner.program.program import Program, Span
 from runner.rings.capacity import ring_loads, safe_heap
-from runner.rings.schedule import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask, Schedule, lower
+from runner.rings.placement import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask, lower
+from runner.rings.schedule import Schedule
 from runner.writeback.annotations import Annotations, WrittenScope
-from schedulers.layouts.annotated import annotated
+from schedulers.layouts.layouts import annotated
 from schedulers.scopes.scoping import Goal
 from schedulers.written.cuts import NOTHING, Choice, Choices, Run, WrittenCuts
 from schedulers.written.needs import Needs, home_of

@@ -22,7 +22,7 @@ from runner.language.graph import Graph
 from runner.language.library import GraphLibrary, load_graph, shipped_graphs
 from runner.program.ops import OpRegistry
 from runner.program.program import Program
-from schedulers.layouts.annotated import annotated
+from schedulers.layouts.layouts import annotated
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(1800)]
 

@@ -17,7 +17,7 @@ from runner.expansion.expander import expand
 from runner.language.library import load_graph
 from runner.lint.lint import lint
 from runner.program.ops import OpRegistry
-from schedulers.layouts.annotated import annotated
+from schedulers.layouts.layouts import annotated
 
 PAGE = (ROOT / "docs" / "ops.md").read_text(encoding="utf-8")
 

@@ -4,19 +4,8 @@ import pytest
 
 from runner.base.tensor_spec import TensorSpec
 from runner.program.program import Program, Span, Task, Tensor, Trips
-from runner.rings.schedule import (
-    Begin,
-    End,
-    PlacedAlloc,
-    PlacedLoop,
-    PlacedRead,
-    PlacedScope,
-    PlacedTask,
-    Read,
-    Repeat,
-    Submit,
-    lower,
-)
+from runner.rings.placement import PlacedAlloc, PlacedLoop, PlacedRead, PlacedScope, PlacedTask, lower
+from runner.rings.schedule import Begin, End, Read, Repeat, Submit
 
 
 def _program(*tasks: Task, sizes: tuple[int, ...]) -> Program:

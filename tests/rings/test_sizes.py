@@ -9,7 +9,7 @@ from programs import random_program
 from runner.base.errors import ConfigError
 from runner.driver.sizing import deployments
 from runner.rings.capacity import fits, ring_loads, robust_heap
-from runner.rings.device_sizes import device_sizes
+from runner.rings.common_sizes import device_sizes
 from runner.rings.replay import lagging
 from runner.rings.sizes import RingSizes
 

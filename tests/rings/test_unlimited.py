@@ -8,7 +8,7 @@ from runner.rings.capacity import ring_loads, safe_heap
 from runner.rings.sizes import RingSizes
 from runner.rings.timed import timed, uniform_timing
 from runner.rings.unlimited import run_unlimited, without_sharing
-from schedulers.layouts.unscoped import unscoped
+from schedulers.layouts.layouts import unscoped
 from schedulers.minpeak.planner import plan
 
 SUBMIT_US, TASK_US = 0.5, 20.0

@@ -12,7 +12,8 @@ from random_programs import random_program, random_trips, run_in_order, run_shuf
 
 from runner.program.program import Program
 from runner.rings.capacity import ring_loads, safe_heap
-from runner.rings.schedule import PlacedAlloc, PlacedItem, PlacedScope, PlacedTask, Schedule, lower
+from runner.rings.placement import PlacedAlloc, PlacedItem, PlacedScope, PlacedTask, lower
+from runner.rings.schedule import Schedule
 from runner.rings.sizes import RingSizes
 from schedulers.lifetimes import lives_of
 from schedulers.scopes.climbing import climbed

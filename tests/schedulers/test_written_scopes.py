@@ -19,7 +19,7 @@ from runner.program.ops import OpRegistry
 from runner.program.program import Program
 from runner.rings.capacity import ring_loads, safe_heap
 from runner.verify.verify import check
-from schedulers.layouts.annotated import annotated
+from schedulers.layouts.layouts import annotated
 from schedulers.minpeak.planner import Plan, minpeak
 from schedulers.scopes.exact import TOTAL, WORST
 from schedulers.written.cuts import WrittenCuts

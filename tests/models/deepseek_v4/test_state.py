@@ -17,7 +17,7 @@ from runner.models.deepseek_v4.request_state import StateError, StateStore
 from runner.models.deepseek_v4.tables import hadamard, rope_tables
 from runner.serving.generate import Row
 from runner.serving.session import Placement, open_session
-from schedulers.layouts.annotated import annotated
+from schedulers.layouts.layouts import annotated
 
 INPUTS = {
     "input_ids": TensorSpec("i64", (6,)),

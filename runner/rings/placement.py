@@ -1,0 +1,197 @@
+"""This module owns placements, what a strategy returns, and `lower`, which makes a flat schedule of one.
+
+A placement is a tree of `PlacedScope`, `PlacedAlloc`, `PlacedTask`, `PlacedRead` and `PlacedLoop` items over the tasks of a
+`Program`; `lower` gives every tensor its place in a block and resolves every edge to submissions.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from operator import add
+from typing import Protocol
+
+from runner.base.errors import Mark
+from runner.base.records import LARGE, builder, collector_off
+from runner.base.tensor_spec import block_bytes
+from runner.program.program import Program, Task, Trips
+from runner.rings.schedule import Begin, End, Read, Repeat, Schedule, ScopeInfo, Slot, Step, Submission, Submit
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedTask:
+    """Submit a task here. What it creates is in its own block, except tensors that a PlacedAlloc already placed."""
+
+    task: int
+    extra_waits: tuple[int, ...] = ()  # tasks: the WAR and WAW edges that sharing a block needs
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedAlloc:
+    """A kernel-less submission whose block holds these tensors.
+
+    Without `offsets` they lie one after another; with them the block is an arena of `size_bytes`, where
+    tensors whose lives do not overlap may share bytes.
+    """
+
+    tensors: tuple[int, ...]
+    offsets: tuple[int, ...] | None = None
+    size_bytes: int = 0
+    name: str = ""
+    mark: Mark | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedRead:
+    trips: Trips
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedLoop:
+    """A dynamic loop: `trips` and one tuple of items per trip."""
+
+    trips: Trips
+    bodies: tuple[tuple[PlacedItem, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedScope:
+    name: str
+    items: tuple[PlacedItem, ...]
+    mode: str = "auto"
+    mark: Mark | None = None
+
+
+placed_task: Callable[[int, tuple[int, ...]], PlacedTask] = builder(PlacedTask)
+
+PlacedItem = PlacedTask | PlacedAlloc | PlacedRead | PlacedLoop | PlacedScope
+
+
+class Scheduler(Protocol):
+    """A placement strategy: pure, deterministic, mutates nothing."""
+
+    def __call__(self, program: Program, options: Mapping[str, object]) -> Schedule: ...
+
+
+_new_slot, _new_submission, _new_scope = builder(Slot), builder(Submission), builder(ScopeInfo)
+_new_begin, _new_end, _new_step = builder(Begin), builder(End), builder(Submit)
+
+
+_NOWHERE = -1
+"""Submission of what is not placed yet."""
+
+
+class _Lowering:
+    """State of one `lower` call."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.submissions: list[Submission] = []
+        self.scopes: list[ScopeInfo] = []
+        self.steps: list[Step] = []
+        self.of_task = [_NOWHERE] * len(program.tasks)  # the task's submission
+        self.owner = [_NOWHERE] * len(program.tensors)  # the submission in whose block the tensor lies
+        self.unseen: set[int] = set()  # tasks in manual scopes
+        self.sizes = block_bytes([tensor.spec for tensor in program.tensors])
+
+    def place(self, items: Sequence[PlacedItem], depth: int, mode: str) -> None:
+        for item in items:
+            match item:
+                case PlacedTask():
+                    self.task(item, mode)
+                case PlacedAlloc():
+                    self.alloc(item)
+                case PlacedScope():
+                    scope = len(self.scopes)
+                    self.scopes.append(_new_scope(item.name, depth + 1, item.mode, item.mark, None))
+                    self.steps.append(_new_begin(scope))
+                    self.place(item.items, depth + 1, item.mode)
+                    self.steps.append(_new_end(scope))
+                case PlacedRead():
+                    self.steps.append(Read(self.writers(item.trips)))
+                case PlacedLoop():
+                    at = len(self.steps)
+                    self.steps.append(Read(()))
+                    starts = []
+                    for body in item.bodies:
+                        starts.append(len(self.steps))
+                        self.place(body, depth, mode)
+                    self.steps[at] = Repeat(self.writers(item.trips), item.trips, tuple(starts), len(self.steps))
+
+    def writers(self, trips: Trips) -> tuple[int, ...]:
+        return tuple(sorted({self.of_task[t] for t in trips.waits}))
+
+    def submit(self, submission: Submission) -> None:
+        self.steps.append(_new_step(len(self.submissions)))
+        self.submissions.append(submission)
+
+    def alloc(self, item: PlacedAlloc) -> None:
+        sizes = [self.sizes[tensor] for tensor in item.tensors]
+        offsets = item.offsets or (0, *accumulate(sizes))
+        slots = self.slots(item.tensors, offsets, sizes)
+        end = max(map(add, offsets, sizes), default=0)
+        mark = item.mark or self.program.tensors[item.tensors[0]].mark
+        self.submit(Submission(item.name or "alloc", max(end, item.size_bytes), slots, mark=mark))
+
+    def slots(self, tensors: Sequence[int], offsets: Sequence[int], sizes: Sequence[int]) -> tuple[Slot, ...]:
+        """Places in the block of the next submission."""
+        owner, known, index = self.owner, self.program.tensors, len(self.submissions)
+        names = []
+        for tensor in tensors:
+            name = known[tensor].name
+            assert owner[tensor] == _NOWHERE, f"tensor {name!r} is placed twice"
+            owner[tensor] = index
+            names.append(name)
+        return tuple(map(_new_slot, tensors, offsets, sizes, names))
+
+    def task(self, item: PlacedTask, mode: str) -> None:
+        task, owner = self.program.tasks[item.task], self.owner
+        holds = {owner[tensor] for tensor in task.uses}
+        slots: tuple[Slot, ...] = ()
+        size_bytes = 0
+        if task.creates:
+            own = [tensor for tensor in task.creates if owner[tensor] == _NOWHERE]
+            if len(own) < len(task.creates):
+                holds.update([owner[tensor] for tensor in task.creates if owner[tensor] != _NOWHERE])
+            if own:
+                sizes = [self.sizes[tensor] for tensor in own]
+                slots = self.slots(own, (0, *accumulate(sizes)), sizes)
+                size_bytes = sum(sizes)
+            elif task.op is None:
+                self.of_task[task.id] = owner[task.creates[0]]  # an alloc whose tensors all went elsewhere
+                return
+        waits = self.waits(task, item.extra_waits, mode, holds)
+        self.of_task[task.id] = len(self.submissions)
+        edges = tuple(sorted(waits)), tuple(sorted(holds))
+        known = task.core, task.op, task.id, task.num_blocks, task.mark
+        self.submit(_new_submission(task.path, size_bytes, slots, *edges, *known))
+
+    def waits(self, task: Task, extra: Sequence[int], mode: str, holds: set[int]) -> set[int]:
+        """The submissions that a task waits for; takes out of `holds` the blocks that it does not keep alive."""
+        of_task = self.of_task
+        waits = {of_task[t] for t in extra}
+        waits.update([of_task[t] for t in task.after])
+        if mode == "manual":  # rule 8: nothing is inferred, so only an explicit edge to a creator keeps its block alive
+            holds &= waits
+            self.unseen.add(task.id)
+        elif self.unseen:  # ... and what such a task writes is not noted, so nobody waits for it
+            waits.update([of_task[t] for t in task.waits if t not in self.unseen], holds)
+        else:
+            waits.update([of_task[t] for t in task.waits], holds)
+        assert _NOWHERE not in waits, f"{task.path!r} is placed before what it waits for"
+        return waits
+
+
+def lower(program: Program, items: Sequence[PlacedItem], strategy: str = "") -> Schedule:
+    """The flat schedule of a placement; the root scope (depth 0) is added around it."""
+    state = _Lowering(program)
+    state.scopes.append(ScopeInfo(program.name, 0, "auto", program.body.mark))
+    state.steps.append(Begin(0))
+    with collector_off():
+        state.place(items, 0, "auto")
+        if len(state.submissions) > LARGE:
+            gc.freeze()
+    state.steps.append(End(0))
+    return Schedule(program.name, tuple(state.submissions), tuple(state.scopes), tuple(state.steps), strategy, program)
