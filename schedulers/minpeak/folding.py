@@ -2,25 +2,43 @@
 
 A loop folds when its trips have the same tasks, sizes, touches and edges up to a shift, and no tensor of one trip is touched by
 another. Then every trip gets the same offsets, and the edges of trip 1 (towards trip 0 and what comes before the loop) shifted
-are those of every later trip. `Fold` says which tasks are kept; tasks and tensors keep their numbers of the whole program.
+are those of every later trip. `Fold` says which tasks are kept; tasks and tensors keep their numbers of the whole program. A kept
+task of trip 1 stands for its clones in trips 1, 2, ...; inside nested loops, for the clones in all trips of each.
 
-A kept task of trip 1 stands for its clones in trips 1, 2, ...; inside nested loops, for the clones in all trips of each.
+Five tasks: 0 makes x, a loop of three trips (1, 2, 3) reads x and makes a y in each, 4 makes z. Trips 0 and 1 are kept. To place
+tensors one trip is enough, the *template*, whose times are 0, 1 and 2; offsets and edges are then repeated for the others:
+
+    unit 1            y0  y1  y2
+    unit 0        x   x   x   x   z
+    task          0   1   2   3   4
+    trip              0   1   2
+    stands in     0   1   2   2   4
+    time          0   1           2
+
+    reuse edges: 1 -> 2, 2 -> 3, 3 -> 4
+
+Edge 1 -> 2, between kept tasks, is repeated as 2 -> 3. So 3 comes after 1 and 2, and z, which lies where x lay, waits for 3.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from runner.program.program import Span
-from schedulers.lifetimes import Ints, Lives, Rows, last_task, live_units
+from schedulers.lifetimes import Ints, Lives, Rows, host_reads, last_task, live_units
 
 KEPT_TRIPS = 2
+"""Trips of a folded loop that are kept: the second alone shows which edges lead to the trip before."""
+
 MIN_SAVED = 16
-"""Loops that would drop fewer tasks than this stay as they are."""
+"""Loops that would drop fewer tasks than this stay as they are: less is saved than the comparison of trips takes."""
+
+_BEFORE = 1 << 40
+"""Larger than any task's number: what is added to it or taken off is not taken for a number inside the loop."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +138,7 @@ def regroup(fold: Fold, group: int) -> Fold:
 
 def unfolded(num_tasks: int) -> Fold:
     """No loop folded: every task stands for itself."""
-    return Fold((), np.arange(num_tasks), np.arange(num_tasks), np.ones(num_tasks, np.int64))
+    return _folded((), num_tasks)
 
 
 def _stand_in(loops: Sequence[FoldedLoop], stands_in: Ints, clones: Ints) -> None:
@@ -133,16 +151,13 @@ def _stand_in(loops: Sequence[FoldedLoop], stands_in: Ints, clones: Ints) -> Non
         table[KEPT_TRIPS:] = table[1]
 
 
-@dataclass
 class _Folder:
-    lives: Lives
-    waits: Rows
-    created: Ints = field(init=False)  # per task the number of locals created before it
-    made: Ints = field(init=False)  # locals in the order in which tasks create them
+    """Finds the loops that fold. `created` is per task the number of locals created before it, `made` these in that order."""
 
-    def __post_init__(self) -> None:
-        creates = Rows.of([task.creates for task in self.lives.program.tasks])
-        self.created, self.made = creates.starts, np.searchsorted(self.lives.locals, creates.values)
+    def __init__(self, lives: Lives, waits: Rows) -> None:
+        self.lives, self.waits = lives, waits
+        creates = Rows.of([task.creates for task in lives.program.tasks])
+        self.created, self.made = creates.starts, np.searchsorted(lives.locals, creates.values)
 
     def loops_in(self, span: Span) -> Iterator[FoldedLoop]:
         """Folded loops inside a span, in order, those inside folded ones left to them."""
@@ -164,34 +179,32 @@ class _Folder:
         size, rest = divmod(end - start, len(trips))
         if start < 0 or rest or (len(trips) - KEPT_TRIPS) * size < MIN_SAVED:
             return None
-        if [next(trip.tasks(), -1) for trip in trips] != [start + k * size for k in range(len(trips))]:
-            return None
-        if not self._alike(start, size, len(trips)):
+        begins = [start + k * size for k in range(len(trips))]
+        if [next(trip.tasks(), -1) for trip in trips] != begins or not self._alike(start, size, len(trips)):
             return None
         inner: list[tuple[FoldedLoop, ...]] = [()] * KEPT_TRIPS
         if any(isinstance(item, Span) for trip in trips for item in trip.items):
             inner = [tuple(self.loops_in(trip)) for trip in trips]
-            shapes = {tuple(loop.shape(start + k * size) for loop in loops) for k, loops in enumerate(inner)}
-            reads = {tuple(self._reads(trip, start, k, size)) for k, trip in enumerate(trips)}
+            shapes = {tuple(loop.shape(begin) for loop in loops) for begin, loops in zip(begins, inner, strict=True)}
+            reads = {self._reads(trip, begin, size) for begin, trip in zip(begins, trips, strict=True)}
             if len(shapes) > 1 or len(reads) > 1:
                 return None
         first, last = int(self.created[start]), int(self.created[end])
         base = int(self.made[first]) if last > first else 0
-        num_locals = (last - first) // len(trips)
-        return FoldedLoop(start, size, len(trips), base, num_locals, tuple(inner[:KEPT_TRIPS]))
+        return FoldedLoop(start, size, len(trips), base, (last - first) // len(trips), tuple(inner[:KEPT_TRIPS]))
 
     def _alike(self, start: int, size: int, num_trips: int) -> bool:
         """Whether all trips create and touch alike, and those from trip 1 on wait alike."""
         tasks = slice(start, start + size * num_trips)
         made = self.created[start : start + size * num_trips + 1]
         num_made = int(made[-1] - made[0])
-        if num_made % num_trips or not _equal_rows(np.diff(made), num_trips):
+        if num_made % num_trips or not _same(np.diff(made), num_trips):
             return False
         own_locals = self.made[int(made[0]) : int(made[-1])]
         if (np.diff(own_locals) != 1).any():
             return False
         base, per_trip = int(own_locals[0]) if num_made else len(self.lives.size), num_made // num_trips
-        if per_trip and not _equal_rows(self.lives.size[base : base + num_made], num_trips):
+        if per_trip and not _same(self.lives.size[base : base + num_made], num_trips):
             return False
         touched = _table(self.lives.touches, tasks, num_trips)
         waited = _table(self.waits, tasks, num_trips, skip=1)
@@ -201,24 +214,13 @@ class _Folder:
         if ((touched >= base) & ((touched < own) | (touched >= own + per_trip))).any():
             return False  # a tensor of another trip
         begins = start + size * np.arange(1, num_trips)[:, None]
-        return _same(np.where(touched >= base, touched - own, -1 - touched)) and _same(
-            np.where(waited >= start, waited - begins, waited - (1 << 40))
-        )
+        touches = np.where(touched >= base, touched - own, touched - _BEFORE)
+        return _same(touches, num_trips) and _same(np.where(waited >= start, waited - begins, waited - _BEFORE), num_trips - 1)
 
-    def _reads(self, trip: Span, start: int, number: int, size: int) -> Iterator[tuple[int, ...]]:
-        """Tensors read on the host inside a trip: numbers of its own ones from its first, of others as they are."""
-        begin = start + number * size
-        made = self.made[self.created[begin] : self.created[begin + size]]
-        own = range(int(self.lives.locals[made[0]]), int(self.lives.locals[made[-1]]) + 1) if len(made) else range(0)
-
-        def walk(span: Span) -> Iterator[tuple[int, ...]]:
-            for item in span.items:
-                if not isinstance(item, int):
-                    if item.trips is not None:
-                        yield tuple(-1 - (t - own.start) if t in own else t for t in item.trips.reads)
-                    yield from walk(item)
-
-        return walk(trip)
+    def _reads(self, trip: Span, begin: int, size: int) -> tuple[tuple[int, ...], ...]:
+        """Tensors read on the host inside a trip: its own ones as numbers from its first, others as they are, below 0."""
+        made = self.lives.locals[self.made[self.created[begin] : self.created[begin + size]]].tolist()
+        return tuple(tuple(t - made[0] if t in made else t - _BEFORE for t in trips.reads) for _, trips in host_reads(trip))
 
 
 def _table(rows: Rows, tasks: slice, num_trips: int, skip: int = 0) -> Ints | None:
@@ -232,11 +234,9 @@ def _table(rows: Rows, tasks: slice, num_trips: int, skip: int = 0) -> Ints | No
     return rows.values[first : starts[-1]].reshape(num_trips - skip, -1)
 
 
-def _equal_rows(values: Ints, num_trips: int) -> bool:
-    return _same(values.reshape(num_trips, -1))
-
-
-def _same(table: Ints) -> bool:
+def _same(values: Ints, num_trips: int) -> bool:
+    """Whether all trips have the same values."""
+    table = values.reshape(num_trips, -1)
     return bool((table == table[0]).all())
 
 

@@ -4,12 +4,28 @@ The runtime orders RAW and WAW of one tensor, never WAR, and knows nothing of tw
 whose bytes had earlier tenants, each of its *first* touches (none of its other touches comes before in the order of edges)
 waits for each *last* touch of those tenants, unless edges order the two already. Then every touch of the new tensor comes after
 every touch of the old ones, whatever runs in between.
+
+Five tasks: 0 makes a, 1 reads a and makes b, 2 reads a and makes c, 3 reads b and c and makes d, 4 reads c and makes e. In an
+arena of 4 units, of which a and d take 2 each:
+
+    unit 3                c   c   c
+    unit 2            b   b   b
+    unit 1        a   a   a   d
+    unit 0        a   a   a   d   e
+    task          0   1   2   3   4
+
+    d lies where a lay: task 3 waits for 1, 2; implied by its other edges
+    e lies where d lay: task 4 waits for 3; kept
+
+Task 3 reads b and c, so it comes after 1 and 2 as it is. Task 4 waits for 2 alone: without the edge it could write e while 3
+still writes d.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np
@@ -18,8 +34,10 @@ from schedulers.lifetimes import Ints, Rows
 from schedulers.minpeak.folding import Fold, FoldedLoop, unfold_edges
 
 WINDOW = 1 << 15
-"""Ancestors are remembered this many tasks back; older ones count as unordered, which can only add an edge."""
+"""Ancestors are remembered this many tasks back, 4 KiB a task; older ones count as unordered, which can only add an edge."""
+
 _BLOCK = 1 << 13
+"""Tasks whose sets begin at the same task: a quarter of the window, so that few sets are shifted to be compared."""
 
 
 class Order:
@@ -102,25 +120,36 @@ def predecessors(tensors: Ints, first: Ints, offsets: Ints, size: Ints) -> dict[
     return found
 
 
-def sharing_edges(fold: Fold, waits: Rows, touches: Rows, before: Mapping[int, Sequence[int]]) -> tuple[Ints, Ints]:
-    """Edges (sources, targets) that make the shared bytes safe and that no other edges imply, sorted by target.
+@dataclass(frozen=True)
+class Edges:
+    """Edges from `sources` to `targets`, sorted by target, how many the kept tasks want, and how many of these they keep."""
+
+    sources: Ints
+    targets: Ints
+    num_wanted: int
+    num_kept: int
+
+
+def sharing_edges(fold: Fold, waits: Rows, touches: Rows, before: Mapping[int, Sequence[int]], pruning: bool = True) -> Edges:
+    """Edges that make the shared bytes safe, without those that other edges imply if `pruning`.
 
     waits    per task the tasks that the runtime makes it wait for
     touches  per task the tensors that it touches
     before   per tensor the tensors that lay in its bytes before (nothing if none did), all of whose touches have smaller numbers
              than its own; of folded loops only tensors of the kept trips
     """
-    weaver = _Weaver(fold, waits, touches, before)
+    weaver = _Weaver(fold, waits, touches, before, pruning)
     weaver.run()
-    sources, targets = np.array(weaver.sources, np.int64), np.array(weaver.targets, np.int64)
-    return unfold_edges(fold, sources, targets)
+    sources, targets = unfold_edges(fold, np.array(weaver.sources, np.int64), np.array(weaver.targets, np.int64))
+    return Edges(sources, targets, weaver.num_wanted, weaver.num_kept)
 
 
 class _Weaver:
     """Walks the kept tasks in submission order and collects edges; positions among the kept tasks are called places."""
 
-    def __init__(self, fold: Fold, waits: Rows, touches: Rows, before: Mapping[int, Sequence[int]]) -> None:
-        self.fold, self.waits, self.touches, self.before = fold, waits, touches, before
+    def __init__(self, fold: Fold, waits: Rows, touches: Rows, before: Mapping[int, Sequence[int]], pruning: bool) -> None:
+        self.fold, self.waits, self.touches, self.before, self.pruning = fold, waits, touches, before, pruning
+        self.num_wanted = self.num_kept = 0
         self.order = Order()
         self.stands_in, self.clones = fold.stands_in.tolist(), fold.clones.tolist()
         self.place = dict(zip(fold.kept.tolist(), range(len(fold.kept)), strict=True))
@@ -139,7 +168,8 @@ class _Weaver:
                     self.touchers[tensor].append(place)
                 if tensor in self.before:
                     self._want(tensor, place, known, wanted)
-            added = _prune(wanted, known, place, self.order)
+            added = _prune(wanted, known, place, self.order) if self.pruning else sorted(wanted)
+            self.num_wanted, self.num_kept = self.num_wanted + len(wanted), self.num_kept + len(added)
             self.order.append(known | self.order.ancestors(added) if added else known)
             for source in added:
                 clones = self._clones(source, task)

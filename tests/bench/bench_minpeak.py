@@ -106,7 +106,7 @@ def test_general_planners_on_the_same_lives(capsys):
         program = _program(graph, ep, *sets)
         lives = lives_of(program)
         one = template(fold(lives, Rows.of([task.waits + task.after for task in program.tasks])), lives)
-        problem = Problem.free(one.first, one.end, one.size)
+        problem = Problem(one.first, one.end, one.size)
         cells, heights = [], []
         for planner, call in PLANNERS.items():
             _say(capsys, f"{name}: {planner}")
@@ -141,7 +141,7 @@ def cut(seed: int, num_boxes: int) -> Problem:
             boxes.insert(0, (first, end, low, high))
     draw.shuffle(boxes)
     first, end, low, high = (np.array(column, np.int64) for column in zip(*boxes, strict=True))
-    return Problem.free(first, end, high - low)
+    return Problem(first, end, high - low)
 
 
 @pytest.mark.bench

@@ -1,0 +1,123 @@
+"""What the planner is asked and what it answers: options, a plan with its certificate, and the notes that explain it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from time import perf_counter
+from typing import Any, cast
+
+from runner.base.errors import ConfigError
+from runner.rings.schedule import Schedule
+from runner.rings.timed import Timing, uniform_timing
+from runner.writeback.annotations import Annotations
+from schedulers.minpeak.techniques import ALL, Techniques, chosen
+
+OBJECTIVES = ("total", "worst", "makespan")
+
+
+@dataclass(frozen=True)
+class Options:
+    """See `schedulers.minpeak.planner`."""
+
+    objective: str = "total"
+    budget_bytes: int | None = None
+    share: bool = True
+    written: bool = False
+    techniques: Techniques = ALL
+    time_limit_s: float = 30.0
+    timing: Callable[[Schedule], Timing] = lambda schedule: uniform_timing(0.5, 20.0)
+    report: Callable[[Plan], None] = lambda plan: None
+    progress: Callable[[str, float], None] = lambda text, value: None
+
+    @classmethod
+    def of(cls, given: Mapping[str, object]) -> Options:
+        """Options from a mapping that may hold other strategies' too; raises ConfigError."""
+        known = {name: value for name, value in given.items() if name in cls.__dataclass_fields__ and value is not None}
+        if known.get("budget_bytes") is not None:
+            known.setdefault("objective", "makespan")
+        if "techniques" in known:
+            known["techniques"] = chosen(cast(Mapping[str, bool], known["techniques"]))
+        found = cls(**cast(dict[str, Any], known))
+        if found.objective not in OBJECTIVES:
+            close = get_close_matches(found.objective, OBJECTIVES, 1)
+            hint = f"did you mean '{close[0]}'?" if close else None
+            raise ConfigError(f"objective '{found.objective}': expected one of {', '.join(OBJECTIVES)}", hint=hint)
+        if found.written and found.objective == "makespan":
+            raise ConfigError("graph files say where scopes are, for an objective of bytes: total or worst")
+        return found
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What is proved about a plan. Sizes in bytes, of the safe capacities; makespans in microseconds.
+
+    `lower_bound` holds for every placement of this order under the objective (without sharing, if the plan is without); `bound`
+    says which bound it is: `peak_live`, `largest_tensor` (for the worst ring), `chain` (`scopes.bounds`), or `search` for an
+    exhaustive one. `idle_bytes` are those of rings without blocks, which have 1,024 bytes each and count in a total: one arena
+    leaves a gap of no more than that.
+    """
+
+    objective: str
+    value: float
+    lower_bound: float
+    bound: str
+    idle_bytes: int
+    total_bytes: int
+    peak_live_bytes: int
+
+    @property
+    def gap(self) -> float:
+        return self.value - self.lower_bound
+
+    @property
+    def proved_optimal(self) -> bool:
+        """Whether no placement of this order is better under the objective."""
+        return self.value <= self.lower_bound
+
+
+@dataclass(frozen=True)
+class Note:
+    """What one step of the planner gave: `technique` is a name of `TECHNIQUES`, or `candidate`, or `winner` for the last note.
+
+    `what` says it in words; `before` and `after` are in `unit` (bytes, us, tasks or edges), None where there is nothing to
+    compare; `seconds` passed since the note before.
+    """
+
+    technique: str
+    what: str
+    unit: str = ""
+    before: float | None = None
+    after: float | None = None
+    seconds: float = 0.0
+
+
+class Notes(list[Note]):
+    """Notes in the order in which they are made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last = perf_counter()
+
+    def add(self, technique: str, what: str, unit: str = "", before: float | None = None, after: float | None = None) -> None:
+        now = perf_counter()
+        self.append(Note(technique, what, unit, before, after, now - self._last))
+        self._last = now
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A schedule, its rings' safe capacities and its certificate; `found_by` names the way it was found.
+
+    `explanation` says what each technique gave and why this plan was taken. `annotations` are what to write for a plan of what
+    files can say, `shared_bytes` what an arena would take, if it was asked.
+    """
+
+    schedule: Schedule
+    heap_bytes: tuple[int, ...]
+    certificate: Certificate
+    found_by: str
+    explanation: tuple[Note, ...] = ()
+    annotations: Annotations = field(default_factory=Annotations)
+    shared_bytes: int | None = None

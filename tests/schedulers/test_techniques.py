@@ -1,0 +1,138 @@
+"""The planner's techniques: every combination of them yields a correct plan, and the plan says what each of them gave."""
+
+from __future__ import annotations
+
+import random
+from itertools import combinations
+from typing import Any
+
+import pytest
+from random_programs import loop_program, random_program, random_trips, run_in_order, run_shuffled
+
+from runner.base.errors import ConfigError
+from runner.program.program import Program
+from runner.rings.sizes import RingSizes
+from runner.verify.verify import check
+from schedulers.minpeak import folding, planner
+from schedulers.minpeak.plan import Plan
+from schedulers.minpeak.planner import plan
+from schedulers.minpeak.techniques import ALL, TECHNIQUES, chosen
+
+NAMES = [technique.name for technique in TECHNIQUES]
+GOALS: list[dict[str, Any]] = [
+    {"share": True, "objective": "total"},
+    {"share": True, "objective": "worst"},
+    {"share": False, "objective": "total"},
+    {"share": False, "objective": "worst"},
+    {"share": True, "objective": "makespan"},
+    {"share": False, "objective": "makespan"},
+]
+
+
+@pytest.fixture(autouse=True)
+def small_programs_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loops of the small programs of these tests fold as those of large ones do."""
+    monkeypatch.setattr(planner, "FOLD_FROM", 0)
+    monkeypatch.setattr(folding, "MIN_SAVED", 1)
+
+
+def program_of(seed: int) -> Program:
+    return loop_program(seed) if seed % 2 else random_program(seed, max_tasks=8)
+
+
+def planned(program: Program, switches: dict[str, bool], goal: dict[str, Any]) -> Plan:
+    return plan(program, goal | {"techniques": switches, "time_limit_s": 1e9})
+
+
+def assert_sound(program: Program, switches: dict[str, bool], goal: dict[str, Any], seed: int) -> Plan:
+    """The plan passes the verifier, runs in order and shuffled, and is not below its bound."""
+    found = planned(program, switches, goal)
+    sizes, said = RingSizes().with_heap(found.heap_bytes), f"{program.name} {goal} {switches}"
+    assert check(found.schedule, sizes) == [], said
+    rng = random.Random(seed)
+    for run in range(2):
+        trips = random_trips(program, rng)
+        assert run_shuffled(program, found.schedule, sizes, trips, run) == run_in_order(program, trips), said
+    assert found.certificate.value >= found.certificate.lower_bound - 1e-6, said
+    if goal["objective"] == "total":
+        assert sum(found.heap_bytes) >= found.certificate.peak_live_bytes, said
+    assert {note.technique for note in found.explanation} <= {name for name in NAMES if switches.get(name, True)} | {
+        "candidate",
+        "winner",
+    }, said
+    return found
+
+
+@pytest.mark.parametrize("goal", GOALS, ids=str)
+def test_all_pairs(goal: dict[str, Any]) -> None:
+    """Of every two techniques all settings, the others on: none is off, one of them is, both are."""
+    settings: list[tuple[str, ...]] = [(), *((name,) for name in NAMES), *combinations(NAMES, 2)]
+    for seed, off in enumerate(settings):
+        assert_sound(program_of(seed), dict.fromkeys(off, False), goal, seed)
+
+
+@pytest.mark.parametrize("goal", GOALS, ids=str)
+def test_random_combinations(goal: dict[str, Any]) -> None:
+    rng = random.Random(0)
+    for seed in range(30):
+        assert_sound(program_of(1000 + seed), {name: rng.random() < 0.5 for name in NAMES}, goal, seed)
+    for seed in range(6):
+        assert_sound(program_of(2000 + seed), dict.fromkeys(NAMES, False), goal, seed)
+
+
+NEVER_WORSE = sorted(ALL - {"orders", "folding"})
+"""With these on, the planner takes the better of what it finds with and without. Not so `orders`, which share the rounds of
+`learning`, and `folding`, which stretches lives over whole loops to be fast."""
+
+
+@pytest.mark.parametrize("goal", GOALS[:4], ids=str)
+def test_on_is_never_worse_than_off(goal: dict[str, Any]) -> None:
+    better: dict[str, int] = dict.fromkeys(NEVER_WORSE, 0)
+    for seed in range(16):
+        program = program_of(seed)
+        best = planned(program, {}, goal).certificate.value
+        for name in NEVER_WORSE:
+            off = planned(program, {name: False}, goal).certificate.value
+            assert best <= off, f"{program.name} without {name}"
+            better[name] += best < off
+    assert not goal["share"] or goal["objective"] == "total" or better["level_arenas"] > 5
+
+
+@pytest.mark.parametrize("goal", GOALS[:4], ids=str)
+def test_a_bound_ends_the_search_and_changes_no_result(goal: dict[str, Any]) -> None:
+    for seed in range(20):
+        short, full = (planned(program_of(seed), {"bounds": on}, goal) for on in (True, False))
+        assert short.heap_bytes == full.heap_bytes and short.found_by == full.found_by
+        assert len(short.explanation) <= len(full.explanation)
+
+
+def test_each_technique_says_what_it_gave() -> None:
+    """Over the objectives every technique that measures something is noted with its numbers, and the winner comes last."""
+    noted: dict[str, int] = {}
+    for seed in range(12):
+        for goal in GOALS:
+            found = planned(program_of(seed), {}, goal)
+            assert found.explanation[-1].technique == "winner"
+            assert found.explanation[-1].what.startswith(found.found_by)
+            assert found.explanation[-1].after == pytest.approx(found.certificate.value)
+            for note in found.explanation:
+                noted[note.technique] = noted.get(note.technique, 0) + 1
+                if note.technique in ("orders", "learning", "spread", "pruning", "folding"):
+                    assert note.before is not None and note.after is not None and note.after <= note.before
+    assert noted.keys() >= {"folding", "orders", "learning", "spread", "pruning", "level_arenas", "candidate", "winner"}
+
+
+def test_names() -> None:
+    assert len(set(NAMES)) == len(NAMES)
+    assert all(len(technique.why) == 2 and all(line.endswith(".") for line in technique.why) for technique in TECHNIQUES)
+    assert chosen({}) == ALL
+    assert chosen({"folding": False, "spread": True}) == ALL - {"folding"}
+
+
+def test_an_unknown_technique_is_refused() -> None:
+    with pytest.raises(ConfigError, match="unknown technique 'foldin'") as error:
+        planned(program_of(0), {"foldin": False}, GOALS[0])
+    assert "did you mean 'folding'?" in str(error.value.hint)
+    with pytest.raises(ConfigError) as error:
+        planned(program_of(0), {"zzz": True}, GOALS[0])
+    assert "one of folding, orders" in str(error.value.hint)
