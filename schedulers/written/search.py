@@ -16,8 +16,9 @@ from runner.rings.capacity import ring_loads, safe_heap
 from runner.rings.schedule import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask, Schedule, lower
 from runner.writeback.annotations import Annotations, WrittenScope
 from schedulers.layouts.annotated import annotated
+from schedulers.scopes.cover import Run
 from schedulers.scopes.scoping import Goal
-from schedulers.written.cuts import NOTHING, Choice, Choices, Run, WrittenCuts
+from schedulers.written.cuts import NOTHING, Choice, Choices, WrittenCuts
 from schedulers.written.needs import Needs, home_of
 from schedulers.written.texts import BODIES, Body, Made, Written, numbered, read_bodies
 
