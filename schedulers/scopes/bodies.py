@@ -3,6 +3,33 @@
 A body is a row of steps between boundaries. The bodies inside a step are the trips of a loop: of a dynamic one all trips, for a
 scope lies inside one trip or around the whole loop; of a folded one the first, which stands for all; of any other loop one trip
 a step, so that a scope may lie around several. Bodies of one kind have the same weights, and the same kinds of bodies inside.
+
+Example: five tasks, of which a loop's two trips have two each. t0 makes `s`, which both trips read; t1 makes `a` for t2, t3 makes
+`b` for t4.
+
+    boundary     0    1    2    3    4    5       The trips are of one kind, which is solved once: two steps, and 8 units
+    task         | t0 | t1 | t2 | t3 | t4 |       inside. The root has three steps, t0 and a trip each; a scope of its own
+    trip              [=trip 0=][=trip 1=]        may lie around both trips, 1 to 5, and holds 16 units there, but not from 2
+    s, 4 units   [===================]            to 4. All of it holds 20, with `s`.
+    a, 8              [=========]
+    b, 8                        [=========]
+
+>>> from runner.base.tensor_spec import TensorSpec
+>>> from runner.program.program import Program, Task, Tensor
+>>> from schedulers.lifetimes import lives_of
+>>> from schedulers.minpeak.folding import template, unfolded
+>>> units, made, read = (4, 8, 8), ((0,), (1,), (), (2,), ()), ((), (0,), (1,), (0,), (2,))
+>>> tensors = tuple(Tensor(t, name, TensorSpec("u8", (1024 * n,))) for t, (name, n) in enumerate(zip("sab", units)))
+>>> tasks = tuple(Task(t, f"t{t}", "op", creates=made[t], uses=read[t]) for t in range(5))
+>>> trips = tuple(Span("iteration", f"trip_{k}", (2 * k + 1, 2 * k + 2)) for k in range(2))
+>>> lives = lives_of(Program("five", tensors, tasks, Span("root", "five", (0, Span("for", "trips", trips)))))
+>>> root, kinds = body_tree(Axis(unfolded(5), 5), template(unfolded(5), lives), lives)
+>>> root.at.tolist(), [[(body.at.tolist(), body.kind) for body in step] for step in root.inner]
+([0, 1, 3, 5], [[], [([1, 2, 3], 0)], [([3, 4, 5], 0)]])
+>>> kinds[0].weights.tolist()  # inside boundaries i to j of a trip
+[[0, 0, 8], [0, 0, 0], [0, 0, 0]]
+>>> kinds[1].weights.tolist()
+[[0, 0, 8, 20], [0, 0, 8, 16], [0, 0, 0, 8], [0, 0, 0, 0]]
 """
 
 from __future__ import annotations
@@ -18,10 +45,10 @@ from schedulers.minpeak.folding import Template
 from schedulers.scopes.axis import Axis
 
 MAX_BOUNDARIES = 200
-"""Boundaries of one body, about."""
+"""Boundaries of one body, about: the search takes time by the third power of their number, half a second with so many."""
 
 NEGLIGIBLE = 200
-"""Loops whose trips together hold less than this part of the peak are not cut."""
+"""Loops whose trips together hold less than one part in so many of the peak are not cut: there is half a percent to gain."""
 
 
 @dataclass(frozen=True)

@@ -8,17 +8,17 @@ further out; four rings then need more of the chain than what is alive of it. do
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from heapq import heappop, heappush
 
 import numpy as np
 
 from schedulers.lifetimes import Ints, Lives, live_units
 
 MAX_SIZES = 16
-"""Sizes from which chains are looked for, the largest first."""
+"""Sizes from which chains are looked for, the largest first: a chain's bound is its number of tensors times its least size, and
+tensors below the largest dozen sizes are too small to count."""
 
 MAX_TENSORS = 200_000
-"""Tensors of one chain search at most."""
+"""Tensors of one search for chains at most: about a second."""
 
 
 def chain_bound(lives: Lives) -> int:
@@ -35,22 +35,22 @@ def chain_bound(lives: Lives) -> int:
 
 
 def _chains(first: Ints, end: Ints) -> Iterator[Ints]:
-    """Of each run of tensors that hang together two chains: the one with the fewest tensors, and the one with the most."""
+    """Of each run of tensors that hang together one chain: that with the fewest tensors from its begin to its end."""
     order = np.lexsort((end, first)).tolist()
     starts, ends = first.tolist(), end.tolist()
     run: list[int] = []
     reach = -1
     for tensor in order:
         if starts[tensor] >= reach and run:
-            yield from (_fewest_links(run, starts, ends), _most_links(run, starts, ends))
+            yield _chain(run, starts, ends)
             run = []
         run.append(tensor)
         reach = max(reach, ends[tensor])
     if run:
-        yield from (_fewest_links(run, starts, ends), _most_links(run, starts, ends))
+        yield _chain(run, starts, ends)
 
 
-def _fewest_links(run: Sequence[int], starts: Sequence[int], ends: Sequence[int]) -> Ints:
+def _chain(run: Sequence[int], starts: Sequence[int], ends: Sequence[int]) -> Ints:
     """Of all that begin before the last one ends, always the one that ends last."""
     chain = [run[0]]
     furthest = run[0]
@@ -62,25 +62,6 @@ def _fewest_links(run: Sequence[int], starts: Sequence[int], ends: Sequence[int]
     if furthest != chain[-1]:
         chain.append(furthest)
     return np.array(chain)
-
-
-def _most_links(run: Sequence[int], starts: Sequence[int], ends: Sequence[int]) -> Ints:
-    """The longest row in which each begins while the one before it lives."""
-    before: dict[int, int] = {}
-    length: dict[int, int] = {}
-    alive: list[tuple[int, int]] = []  # (length so far, negated; tensor), the longest first
-    for tensor in run:
-        while alive and ends[alive[0][1]] <= starts[tensor]:
-            heappop(alive)
-        length[tensor] = 1
-        if alive:
-            before[tensor] = alive[0][1]
-            length[tensor] -= alive[0][0]
-        heappush(alive, (-length[tensor], tensor))
-    chain = [max(run, key=lambda tensor: length[tensor])]
-    while chain[-1] in before:
-        chain.append(before[chain[-1]])
-    return np.array(chain[::-1])
 
 
 def _bound(lives: Lives, chain: Ints, live: Ints) -> int:

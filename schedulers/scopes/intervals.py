@@ -12,7 +12,6 @@ bodies that are alike, such as layers and row tiles, are solved once.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cache
 from itertools import product
 
@@ -22,10 +21,9 @@ from schedulers.lifetimes import Ints, Lives
 from schedulers.minpeak.folding import Fold, Template
 from schedulers.scopes.axis import Axis, depths_of
 from schedulers.scopes.bodies import Body, Kind, body_tree
+from schedulers.scopes.cover import Cover, cover
 from schedulers.scopes.scoping import Four, Goal
 
-_NONE = -(1 << 60)
-"""Weight of what is no cover."""
 _STEPS = (0.5, 0.75, 0.9, 0.97, 1.0, 1.03, 1.1, 1.3, 2.0)
 """By which what the best capacities came to is then changed, one ring at a time, for as long as that helps; 1.0 stands for the
 next smaller one."""
@@ -45,62 +43,6 @@ Three = tuple[int, int, int]
 
 Over = Callable[[float], bool]
 """Whether this share of the time is over."""
-
-
-@dataclass(frozen=True)
-class Cover:
-    """Per interval of a body, by its first and last boundary, the most weight that scopes cover, and where the last scope begins
-    that ends at its end (-1: none does)."""
-
-    best: Ints
-    begin: Ints
-
-    @property
-    def full(self) -> int:
-        """Of the whole body."""
-        return int(self.best[0, -1])
-
-    def scopes(self, low: int, high: int) -> list[tuple[int, int]]:
-        """The scopes that cover `[low, high]`, in order, without those inside the bodies of single steps."""
-        found = []
-        while high > low:
-            start = int(self.begin[low, high])
-            if start >= 0:
-                found.append((start, high))
-            high = start if start >= 0 else high - 1
-        return found[::-1]
-
-
-def cover(kind: Kind, cap: int, deeper: Cover | None, steps: Sequence[int], whole: bool = False) -> Cover:
-    """Scopes that hold at most `cap` and cover the most of every interval, given what deeper scopes cover.
-
-    `steps` is what scopes inside the bodies of each step cover. With `whole`, only intervals from the first boundary on.
-    """
-    num = len(kind.weights)
-    width = 1 if whole else num
-    held = kind.weights if deeper is None else kind.weights - deeper.best
-    fits = np.triu(held <= cap, 1)
-    lowest, counts = fits.argmax(axis=0).tolist(), np.count_nonzero(fits, axis=0).tolist()
-    up_to = kind.weights.T.copy()
-    best = np.full((num, width), _NONE, np.int64)  # lines are ends, columns are beginnings
-    best[0, 0] = 0
-    begin = np.full((width, num), -1, np.int64)
-    columns = np.arange(width)
-    for j in range(1, num):
-        i = min(j, width)
-        line = best[j, :i]
-        line[:] = best[j - 1, :i] + steps[j - 1]
-        best[j, j : j + 1] = 0
-        if counts[j]:
-            low = lowest[j]
-            starts = slice(low, j) if counts[j] == j - low else low + fits[low:j, j].nonzero()[0]
-            got = best[starts, :i] + up_to[j, starts, None]
-            last = got.argmax(axis=0)
-            most = got[last, columns[:i]]
-            better = most > line
-            line[better] = most[better]
-            begin[:i, j][better] = last[better] + low if isinstance(starts, slice) else starts[last[better]]
-    return Cover(np.maximum(best.T, 0), begin)
 
 
 Level = Sequence[Cover]
@@ -156,7 +98,8 @@ class _Search:
                 found.append(found[self.alike[number]])
                 continue
             steps = [sum(found[inner].full * trips for inner, trips in step) for step in kind.steps]
-            found.append(cover(kind, cap, None if deeper is None else deeper[number], steps, whole))
+            held = kind.weights if deeper is None else kind.weights - deeper[number].best
+            found.append(cover(kind.weights, held <= cap, steps, whole))
         return found
 
     def _need(self, levels: Sequence[Level]) -> Four:

@@ -61,4 +61,4 @@ def find_scopes(
     if passes.proof and whole.num_tasks <= PROVE_UP_TO and goal.value(found.need) > bound:
         found, is_least = prove(whole, goal, found, bound, lambda: over(1.0))
     value = goal.value(found.need)
-    return Found(place_scopes(lives, whole.loops, found), value, value if is_least else bound)
+    return Found(place_scopes(lives, found), value, value if is_least else bound)

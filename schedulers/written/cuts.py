@@ -14,14 +14,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from schedulers.lifetimes import Ints
+from schedulers.scopes.cover import Cover, Run, cover
 from schedulers.scopes.scoping import Four, Goal
 from schedulers.written.texts import Body, Written
 
 DEEPEST = 3
 UNLIMITED = 1 << 50
-Run = tuple[int, int]
-"""Items k to l - 1 of a body."""
-
 _TIGHTER = (0.999, 0.9, 0.75)
 
 
@@ -42,30 +40,29 @@ Choices = dict[Body, Choice]
 
 
 @dataclass(frozen=True)
-class _Cover:
-    """The scopes of one depth in a body, for every interval of its items.
+class _Saved:
+    """The scopes of one depth in a body, and per node and interval what they take off the depth above.
 
-    saved   int64[nodes, n + 1, n + 1]: bytes that they take off the depth above; `strict`: without a scope over the whole of it
-    begin   where the last scope of an interval begins, -1 if its last item is in none; `strict_begin` likewise
-    need    per run what its scope holds, the most over the nodes
+    `inside` is the same without a scope over the whole of the interval; `need` is per run what its scope holds, the most over
+    the nodes.
     """
 
-    saved: Ints
-    strict: Ints
-    begin: Ints
-    strict_begin: Ints
+    cover: Cover
+    all: Ints
+    inside: Ints
     need: Ints
 
-    def runs(self, low: int, high: int, strict: bool) -> list[Run]:
-        found = []
-        table = self.strict_begin if strict else self.begin
-        while high > low:
-            start = int(table[low, high])
-            if start >= 0:
-                found.append((start, high))
-            high = start if start >= 0 else high - 1
-            table = self.begin
-        return found
+    @classmethod
+    def of(cls, saves: Ints, need: Ints, fits: np.ndarray, weight: Ints) -> _Saved:
+        """The scopes that save the most by weight over the nodes, of runs that fit."""
+        found = cover(np.tensordot(weight, saves, 1), fits)
+        saved, inside = np.zeros_like(saves), np.zeros_like(saves)
+        for end in range(1, saves.shape[1]):
+            rows = np.arange(end)
+            for table, begin in ((inside, found.inner[:end, end]), (saved, found.begin[:end, end])):
+                in_scope = saved[:, rows, begin] + saves[:, begin, end]
+                table[:, :end, end] = np.where(begin < 0, saved[:, :end, end - 1], in_scope)
+        return cls(found, saved, inside, need)
 
 
 @dataclass(frozen=True)
@@ -92,14 +89,14 @@ class WrittenCuts:
     needed: list[int] = field(default_factory=lambda: [0] * 4)
 
     def __post_init__(self) -> None:
-        self.covers: list[dict[Body, _Cover]] = [{} for _ in range(5)]
+        self.covers: list[dict[Body, _Saved]] = [{} for _ in range(5)]
         self.levels: list[dict[Body, _Level]] = [{} for _ in range(4)]
         self.may = {body: body.allowed() for body in self.written.bodies}
         self.inside = {body: _inside(body) for body in self.written.bodies}
         self.total = {body: np.array([sum(s for _, s in node.tensors) for node in body.nodes]) for body in self.written.bodies}
         self.children = {body: [_counts(body, item) for item in range(body.num_items)] for body in self.written.bodies}
         self.grosses: list[dict[Body, Ints]] = [{} for _ in range(4)]
-        self.weight = {body: np.array([node.count for node in body.nodes], np.float64) for body in self.written.bodies}
+        self.weight = {body: np.array([node.count for node in body.nodes], np.int64) for body in self.written.bodies}
 
     def candidates(self, goal: Goal, stop: Callable[[], bool]) -> Iterator[tuple[int, Choices]]:
         """Choices with their value in this model, for all capacities that are walked; then for some around the best."""
@@ -179,8 +176,8 @@ class WrittenCuts:
         runs: list[Run] = []
         need = [0, 0, 0, 0]
         if depth < DEEPEST:
-            cover = self.cover(body, depth + 1)
-            own = own - cover.saved[:, 0, n]
+            saved = self.saved(body, depth + 1)
+            own = own - saved.all[:, 0, n]
             self._collect(body, 0, n, depth + 1, False, runs, need)
         choice = Choice(frozenset(runs))
         dropped = []
@@ -200,10 +197,10 @@ class WrittenCuts:
     def _collect(self, body: Body, low: int, high: int, depth: int, strict: bool, runs: list, need: list[int]) -> None:
         if depth > DEEPEST:
             return
-        cover = self.cover(body, depth)
-        for run in cover.runs(low, high, strict):
+        saved = self.saved(body, depth)
+        for run in saved.cover.scopes(low, high, strict):
             runs.append(run)
-            need[depth] = max(need[depth], int(cover.need[run]))
+            need[depth] = max(need[depth], int(saved.need[run]))
             self._collect(body, *run, depth + 1, True, runs, need)
 
     def _keeps(self, body: Body, item: int, scope: Body, depth: int) -> bool:
@@ -231,15 +228,18 @@ class WrittenCuts:
             self.grosses[depth][body] = found
         return found
 
-    def cover(self, body: Body, depth: int) -> _Cover:
-        """The best scopes of one depth in a body."""
+    def saved(self, body: Body, depth: int) -> _Saved:
+        """The best scopes of one depth in a body; a run that saves no more than a shorter one gets none."""
         found = self.covers[depth].get(body)
         if found is None:
-            saves, holds = self._gross(body, depth - 1), self._gross(body, depth)
+            saves, holds, may = self._gross(body, depth - 1), self._gross(body, depth), self.may[body]
             if depth < DEEPEST:
-                holds = holds - self.cover(body, depth + 1).strict
-            fits = self.may[body] & (holds <= self.caps[depth]).all(0)
-            found = self.covers[depth][body] = _cover(saves, fits, holds.max(0), self.may[body], self.weight[body])
+                holds = holds - self.saved(body, depth + 1).inside
+            worth = np.tensordot(self.weight[body], saves, 1)
+            useful = may & (holds <= self.caps[depth]).all(0) & (worth > 0)
+            useful[:-1] &= ~(may[1:] & (worth[1:] >= worth[:-1]))
+            useful[:, 1:] &= ~(may[:, :-1] & (worth[:, :-1] >= worth[:, 1:]))
+            found = self.covers[depth][body] = _Saved.of(saves, holds.max(0), useful, self.weight[body])
         return found
 
     # --- the whole ----------------------------------------------------------------------------------------------------
@@ -286,28 +286,3 @@ def _inside(body: Body) -> Ints:
         for made, units in node.tensors:
             found[k, : made.item + 1, body.last[made] + 1 :] += units
     return found
-
-
-def _cover(saves: Ints, fits: np.ndarray, need: Ints, may: np.ndarray, weight: np.ndarray) -> _Cover:
-    """Scopes that save the most, by weight over the nodes; a run that saves no more than a shorter one is left out."""
-    num = saves.shape[1]
-    worth = np.tensordot(weight, saves, 1)
-    useful = fits & (worth > 0)
-    useful[:-1] &= ~(may[1:] & (worth[1:] >= worth[:-1]))
-    useful[:, 1:] &= ~(may[:, :-1] & (worth[:, :-1] >= worth[:, 1:]))
-    saved, strict = np.zeros_like(saves), np.zeros_like(saves)
-    total = np.zeros((num, num))
-    begin, strict_begin = np.full((num, num), -1, np.int64), np.full((num, num), -1, np.int64)
-    for end in range(1, num):
-        saved[:, :end, end], total[:end, end] = saved[:, :end, end - 1], total[:end, end - 1]
-        starts = np.flatnonzero(useful[:end, end]).tolist()
-        for start in starts:
-            got = total[:start, start] + worth[start, end]
-            rows = np.flatnonzero(got > total[:start, end])
-            saved[:, rows, end] = saved[:, rows, start] + saves[:, start, end, None]
-            total[rows, end], begin[rows, end] = got[rows], start
-        strict[:, :end, end], strict_begin[:end, end] = saved[:, :end, end], begin[:end, end]
-        for start in starts:
-            if worth[start, end] > total[start, end]:
-                saved[:, start, end], total[start, end], begin[start, end] = saves[:, start, end], worth[start, end], start
-    return _Cover(saved, strict, begin, strict_begin, need)

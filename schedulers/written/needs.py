@@ -6,33 +6,49 @@ trips of different kinds stand in the order in which their kinds first appear. `
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import accumulate
 
 from runner.base.tensor_spec import BLOCK_ALIGN
 from runner.rings.capacity import RingLoad, safe_heap
 from runner.rings.schedule import NUM_RINGS
+from schedulers.scopes.cover import Run
 from schedulers.scopes.scoping import Four
-from schedulers.written.cuts import NOTHING, Choice, Choices, Run
+from schedulers.written.cuts import NOTHING, Choice, Choices
 from schedulers.written.texts import Body, Made, Node, Written
 
 REPEATS = 3
-"""Epochs of one kind after which nothing new is expected."""
+"""Scopes of one kind in a row that are looked at: the first two may begin differently, a third begins as the second does."""
 
 
 @dataclass
 class _Part:
-    """What lies in some items: sizes of the blocks left to the scope around them, and the epochs of the rings below."""
+    """What lies in some items at `depth`: bytes of blocks in the scope around them, epochs of the rings below, and in which rings
+    a dynamic loop allocates."""
 
+    depth: int
     blocks: list[int] = field(default_factory=list)
     epochs: list[list[tuple[int, ...]]] = field(default_factory=lambda: [[] for _ in range(NUM_RINGS)])
     dynamic: list[bool] = field(default_factory=lambda: [False] * NUM_RINGS)
 
-    def join(self, other: _Part, count: int) -> None:
+    def put(self, blocks: list[int], in_loop: bool) -> None:
+        """Blocks that are allocated here."""
+        self.blocks += blocks
+        ring = min(self.depth, NUM_RINGS - 1)
+        self.dynamic[ring] = self.dynamic[ring] or (in_loop and bool(blocks))
+
+    def add(self, other: _Part, count: int, in_loop: bool) -> None:
+        """Another part, `count` times: a scope if it lies deeper. Blocks deeper than the last ring belong to the scope around."""
+        repeats = min(count, REPEATS)
         for ring in range(NUM_RINGS):
-            self.epochs[ring] += other.epochs[ring] * min(count, REPEATS)
+            self.epochs[ring] += other.epochs[ring] * repeats
             self.dynamic[ring] = self.dynamic[ring] or other.dynamic[ring]
+        if other.depth == self.depth:
+            self.put(other.blocks * count, in_loop)
+        elif other.depth >= NUM_RINGS:
+            self.put(other.blocks * count, False)
+        elif other.blocks:
+            self.epochs[other.depth] += [tuple(accumulate(other.blocks, initial=0))] * repeats
 
 
 class Needs:
@@ -57,66 +73,44 @@ class Needs:
 
     def of(self, choices: Choices) -> Four:
         """Capacities in units of 1,024 bytes."""
-        part = self.body(self.written.root, 0, False, choices)
+        part = self._body(self.written.root, 0, False, choices)
         epochs = [[tuple(accumulate(part.blocks, initial=0))], *part.epochs[1:]]
         loads = [RingLoad(found, dynamic=dynamic) for found, dynamic in zip(epochs, part.dynamic, strict=True)]
         a, b, c, d = (safe_heap(load) // BLOCK_ALIGN for load in loads)
         return (a, b, c, d)
 
-    def body(self, node: Node, depth: int, dynamic: bool, choices: Choices) -> _Part:
+    def _body(self, node: Node, depth: int, dynamic: bool, choices: Choices) -> _Part:
+        """What one instance of a body takes whose items lie at `depth`; `dynamic` inside a dynamic loop."""
         key = (node, depth, dynamic, tuple([choices.get(text, NOTHING) for text in self.texts[node]]))
         found = self.known.get(key)
         if found is None:
-            found = self.known[key] = self._body(node, depth, dynamic, choices)
+            layout_key = (node.body, choices.get(node.body, NOTHING))
+            if layout_key not in self.layouts:
+                self.layouts[layout_key] = _Layout.of(*layout_key)
+            blocks = self.layouts[layout_key].blocks(node)
+            found = self.known[key] = _Part(depth)
+            self._run(found, node, (0, node.body.num_items), 0, blocks, dynamic, choices)
         return found
 
-    def _body(self, node: Node, depth: int, dynamic: bool, choices: Choices) -> _Part:
-        body, choice = node.body, choices.get(node.body, NOTHING)
-        layout = self.layouts.get((body, choice))
-        if layout is None:
-            layout = self.layouts[body, choice] = _Layout.of(body, choice)
-        own, hoisted = layout.blocks(node)
-        found = _Part()
-        open_runs: list[tuple[Run, list[int]]] = []  # with the blocks of each
-
-        def put(blocks: list[int], in_loop: bool) -> None:
-            (open_runs[-1][1] if open_runs else found.blocks).extend(blocks)
-            ring = min(depth + len(open_runs), NUM_RINGS - 1)
-            found.dynamic[ring] = found.dynamic[ring] or (in_loop and bool(blocks))
-
-        def close() -> None:
-            _, blocks = open_runs.pop()
-            _end(found, depth + len(open_runs) + 1, blocks, put)
-
-        for item, inside in enumerate(node.children):
-            while open_runs and open_runs[-1][0][1] <= item:
-                close()
-            for run in layout.around[item][len(open_runs) :]:
-                if run in hoisted:
-                    put([hoisted[run]], dynamic)
-                open_runs.append((run, []))
-            if item in own:
-                put([own[item]], dynamic)
-            at, in_loop = depth + len(open_runs), dynamic or body.kinds[item] == "dynamic"
-            for child, count in inside:
-                kept = child.body.kind == "scope" and item not in choice.dropped
-                part = self.body(child, at + kept, in_loop, choices)
-                found.join(part, count)
-                if kept:
-                    _end(found, at + 1, part.blocks, put, count)
-                else:
-                    put(part.blocks * count, in_loop)
-        while open_runs:
-            close()
-        return found
-
-
-def _end(found: _Part, depth: int, blocks: list[int], put: Callable[[list[int], bool], None], count: int = 1) -> None:
-    """A scope of `depth` with these blocks ends; one deeper than the last ring's belongs to that around it."""
-    if depth >= NUM_RINGS:
-        put(blocks * count, False)
-    elif blocks:
-        found.epochs[depth] += [tuple(accumulate(blocks, initial=0))] * min(count, REPEATS)
+    def _run(self, part: _Part, node: Node, run: Run, level: int, blocks: _Blocks, dynamic: bool, choices: Choices) -> None:
+        """Put the items of a run into `part`; `level` of the scopes that are chosen lie around it."""
+        item = run[0]
+        while item < run[1]:
+            if len(blocks.around[item]) > level:
+                inner_run, inner = blocks.around[item][level], _Part(part.depth + 1)
+                if inner_run in blocks.hoisted:
+                    part.put([blocks.hoisted[inner_run]], dynamic)
+                self._run(inner, node, inner_run, level + 1, blocks, dynamic, choices)
+                part.add(inner, 1, dynamic)
+                item = inner_run[1]
+                continue
+            if item in blocks.own:
+                part.put([blocks.own[item]], dynamic)
+            in_loop = dynamic or node.body.kinds[item] == "dynamic"
+            for child, count in node.children[item]:
+                in_scope = child.body.kind == "scope" and item not in choices.get(node.body, NOTHING).dropped
+                part.add(self._body(child, part.depth + in_scope, in_loop, choices), count, in_loop)
+            item += 1
 
 
 def home_of(body: Body, choice: Choice, made: Made) -> tuple[Run | None, Run | None]:
@@ -128,6 +122,16 @@ def home_of(body: Body, choice: Choice, made: Made) -> tuple[Run | None, Run | N
             break
         before = run
     return home, before
+
+
+@dataclass(frozen=True)
+class _Blocks:
+    """Per item the runs around it, outermost first; bytes of the block of every item that makes tensors, and of the allocs
+    before runs."""
+
+    around: list[list[Run]]
+    own: dict[int, int]
+    hoisted: dict[Run, int]
 
 
 @dataclass(frozen=True)
@@ -143,8 +147,7 @@ class _Layout:
         around = [choice.around(item) for item in range(body.num_items)]
         return cls(around, {made: run for made, run in homes.items() if run is not None})
 
-    def blocks(self, node: Node) -> tuple[dict[int, int], dict[Run, int]]:
-        """Bytes of the block of every item that makes tensors, and of the allocs before runs."""
+    def blocks(self, node: Node) -> _Blocks:
         own: dict[int, int] = {}
         hoisted: dict[Run, int] = {}
         for made, units in node.tensors:
@@ -153,4 +156,4 @@ class _Layout:
                 own[made.item] = own.get(made.item, 0) + units * BLOCK_ALIGN
             else:
                 hoisted[before] = hoisted.get(before, 0) + units * BLOCK_ALIGN
-        return own, hoisted
+        return _Blocks(self.around, own, hoisted)

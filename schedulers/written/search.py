@@ -17,8 +17,9 @@ from runner.rings.placement import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRe
 from runner.rings.schedule import Schedule
 from runner.writeback.annotations import Annotations, WrittenScope
 from schedulers.layouts.layouts import annotated
+from schedulers.scopes.cover import Run
 from schedulers.scopes.scoping import Goal
-from schedulers.written.cuts import NOTHING, Choice, Choices, Run, WrittenCuts
+from schedulers.written.cuts import NOTHING, Choice, Choices, WrittenCuts
 from schedulers.written.needs import Needs, home_of
 from schedulers.written.texts import BODIES, Body, Made, Written, numbered, read_bodies
 

@@ -3,6 +3,34 @@
 An item of a body is what has a place in a file: a task, a loop, a branch, a used graph, a scope. Items with the same marks belong
 to one text, whichever layer, trip or use they are in, and whatever is decided about a text holds for all of them. `Node` is one
 kind of instance of a body: the tensors that its items create, and the nodes inside them. Sizes are in units of 1,024 bytes.
+
+Example: five tasks of four lines. The loop's second trip makes a smaller tensor in line 3, so its text has two nodes.
+
+    line   text                         root        trip 0          trip 1
+    1      head makes s                 t0
+    2      for layer:
+    3        wide reads s, makes w                  t1 (w: 8)       t3 (w: 6)
+    4        last reads w                           t2              t4
+
+    text of the trips, items 0 and 1: w is made in 0 and last touched in 1, so a scope may hold both, as the
+    whole trip, or 0 alone, if w is allocated before it; of the root, items 0 and 1: s is made in 0 and last touched in 1
+
+>>> from runner.base.tensor_spec import TensorSpec
+>>> from runner.program.program import Tensor
+>>> line = [Mark("five.yaml", number) for number in range(5)]
+>>> units, lines = (4, 8, 6), (1, 3, 4, 3, 4)
+>>> tensors = tuple(Tensor(t, name, TensorSpec("u8", (1024 * n,))) for t, (name, n) in enumerate(zip("sww", units)))
+>>> made, read = ((0,), (1,), (), (2,), ()), ((), (0,), (1,), (0,), (2,))
+>>> tasks = tuple(Task(t, f"t{t}", "op", creates=made[t], uses=read[t], reads=read[t], mark=line[lines[t]]) for t in range(5))
+>>> trips = tuple(Span("iteration", f"layer_{k}", (2 * k + 1, 2 * k + 2)) for k in range(2))
+>>> loop = Span("for", "layers", trips, mark=line[2])
+>>> written = read_bodies(Program("five", tensors, tasks, Span("root", "five", (0, loop))))
+>>> [(body.kind, [(node.count, [size for _, size in node.tensors]) for node in body.nodes]) for body in written.bodies]
+[('iteration', [(1, [8]), (1, [6])]), ('root', [(1, [4])])]
+>>> written.bodies[0].last, written.root.body.last
+({Made(item=0, number=0): 1}, {Made(item=0, number=0): 1})
+>>> np.argwhere(written.bodies[0].allowed()).tolist()  # runs of items that may get a scope of their own
+[[0, 1], [0, 2], [1, 2]]
 """
 
 from __future__ import annotations
@@ -22,6 +50,7 @@ BODIES = ("root", "use", "scope", "if", "iteration")
 """Kinds of spans whose items are those of one text."""
 
 FOREVER = 1 << 62
+"""When outputs are touched last: after every task."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +142,7 @@ class Written:
     of_mark: dict[Mark, Body]
 
     def body_of(self, program: Program, span: Span) -> Body | None:
+        """The text of a span, None if no item of it has a place in a file."""
         mark = next((mark for item in span.items if (mark := mark_of(program, item)) is not None), None)
         return self.of_mark.get(mark) if mark is not None else None
 
@@ -178,6 +208,52 @@ class _Read:
     outliving: list[int]
 
 
+class _Items:
+    """The items of one instance of a body as far as they are read: lists have one entry per item.
+
+    ends       time after the item        inside     nodes inside it, and how many of each
+    touched    tensors that it touches    made       tensors that items create
+    outliving  (item, last touch) of tensors that are made inside the item and outlive it
+    """
+
+    def __init__(self, start: int) -> None:
+        self.time = start
+        self.kinds: list[str] = []
+        self.names: list[str] = []
+        self.marks: list[Mark | None] = []
+        self.ends: list[int] = []
+        self.inside: list[dict[Node, int]] = []
+        self.touched: list[set[int]] = []
+        self.made: list[tuple[Made, int]] = []
+        self.outliving: list[tuple[int, int]] = []
+
+    def begin(self, program: Program, item: int | Span) -> None:
+        path = program.tasks[item].path if isinstance(item, int) else item.path
+        self.kinds.append(_kind(program, item))
+        self.names.append(path.rpartition(".")[2])
+        self.marks.append(mark_of(program, item))
+        self.ends.append(self.time)
+        self.inside.append({})
+        self.touched.append(set())
+
+    def add_task(self, place: int, task: Task) -> None:
+        self.time = 2 * task.id + 2
+        self.made += [(Made(place, number), tensor) for number, tensor in enumerate(task.creates)]
+        self.touched[place].update(task.reads, task.writes, task.creates)
+
+    def add_body(self, place: int, read: _Read) -> None:
+        self.time = read.end
+        self.touched[place] |= read.touched
+        self.outliving += [(place, last) for last in read.outliving]
+        if read.node is not None:
+            self.inside[place][read.node] = self.inside[place].get(read.node, 0) + 1
+
+    def place_of(self, moment: int) -> int:
+        """The item in whose time a moment lies, their number if it comes after them."""
+        num = len(self.kinds)
+        return num if moment > self.ends[-1] else min(bisect_right(self.ends, moment), num - 1)
+
+
 class _Reader:
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -193,72 +269,49 @@ class _Reader:
 
     def body(self, span: Span, start: int, manual: bool) -> _Read:
         """Reads one instance of a body; `start` is the time of its begin."""
-        program, tasks = self.program, self.program.tasks
-        kinds: list[str] = []
-        names: list[str] = []
-        marks: list[Mark | None] = []
-        ends: list[int] = []
-        inside: list[dict[Node, int]] = []
-        touched: list[set[int]] = []
-        made: list[tuple[Made, int]] = []
-        outliving: list[tuple[int, int]] = []
-        time = start
-        for place, item in numbered(program, span):
-            if place == len(kinds):
-                kinds.append(_kind(program, item))
-                names.append((tasks[item].path if isinstance(item, int) else item.path).rpartition(".")[2])
-                marks.append(mark_of(program, item))
-                ends.append(time)
-                inside.append({})
-                touched.append(set())
+        items = _Items(start)
+        for place, item in numbered(self.program, span):
+            if place == len(items.kinds):
+                items.begin(self.program, item)
             if isinstance(item, int):
-                task = tasks[item]
-                time = 2 * item + 2
-                made += [(Made(place, number), tensor) for number, tensor in enumerate(task.creates)]
-                touched[place].update(task.reads, task.writes, task.creates)
+                items.add_task(place, self.program.tasks[item])
             else:
-                within = manual or kinds[place] == "manual"
                 parts = [item] if item.kind in BODIES else [part for part in item.items if isinstance(part, Span)]
                 if item.trips is not None:
-                    touched[place].update(item.trips.reads)
+                    items.touched[place].update(item.trips.reads)
                 for part in parts:
-                    read = self.body(part, time, within)
-                    time = read.end
-                    touched[place] |= read.touched
-                    outliving += [(place, last) for last in read.outliving]
-                    if read.node is not None:
-                        inside[place][read.node] = inside[place].get(read.node, 0) + 1
-            ends[place] = time
-        if not kinds:
-            return _Read(None, time, set(), [])
-        num = len(kinds)
+                    items.add_body(place, self.body(part, items.time, manual or items.kinds[place] == "manual"))
+            items.ends[place] = items.time
+        return self._read(span, items, manual) if items.kinds else _Read(None, items.time, set(), [])
 
-        def place_of(moment: int) -> int:
-            return num if moment > ends[-1] else min(bisect_right(ends, moment), num - 1)
-
-        places = [(m, tensor, place_of(self.last[tensor])) for m, tensor in made]
+    def _read(self, span: Span, items: _Items, manual: bool) -> _Read:
+        num = len(items.kinds)
+        places = [(made, tensor, items.place_of(self.last[tensor])) for made, tensor in items.made]
+        outliving = [(item, items.place_of(last)) for item, last in items.outliving]
+        node = self._node(span, items, places, outliving, manual)
+        own, seen = {tensor for _, tensor in items.made}, set().union(*items.touched)
+        if span.kind not in ("if", "iteration"):
+            return _Read(node, items.time, seen - own, [])
         gone = [self.last[tensor] for _, tensor, last in places if last == num]
-        gone += [last for _, last in outliving if place_of(last) == num]
-        key = (
-            marks[0] if marks[0] is not None else id(span),
-            tuple((m, last, self.units[tensor]) for m, tensor, last in places),
-            tuple(tuple(nodes.items()) for nodes in inside),
-            tuple((item, place_of(last)) for item, last in outliving),
-        )
+        gone += [last for _, last in items.outliving if items.place_of(last) == num]
+        return _Read(node, items.time, seen if span.kind == "if" else seen - own, gone)
+
+    def _node(
+        self, span: Span, items: _Items, places: list[tuple[Made, int, int]], outliving: list[tuple[int, int]], manual: bool
+    ) -> Node:
+        """The node of an instance, a new one if there is none like it."""
+        tensors = tuple((made, self.units[tensor]) for made, tensor, _ in places)
+        children = tuple(tuple(nodes.items()) for nodes in items.inside)
+        first = items.marks[0] if items.marks[0] is not None else id(span)
+        key = (first, tensors, tuple(last for _, _, last in places), children, tuple(outliving))
         node = self.known.get(key)
         if node is None:
-            body = self._text(span, marks, kinds, names, manual)
-            self._note(body, places, [(item, place_of(last)) for item, last in outliving], touched)
-            tensors = tuple((m, self.units[tensor]) for m, tensor, _ in places)
-            node = Node(body, len(body.nodes), tensors, tuple(tuple(nodes.items()) for nodes in inside))
+            body = self._text(span, items.marks, items.kinds, items.names, manual)
+            self._note(body, places, outliving, items.touched)
+            node = self.known[key] = Node(body, len(body.nodes), tensors, children)
             body.nodes.append(node)
             self.nodes.append(node)
-            self.known[key] = node
-        own = {tensor for _, tensor, _ in places}
-        seen = set().union(*touched)
-        if span.kind in ("if", "iteration"):
-            return _Read(node, time, seen if span.kind == "if" else seen - own, gone)
-        return _Read(node, time, seen - own, [])
+        return node
 
     def _text(self, span: Span, marks: list[Mark | None], kinds: list[str], names: list[str], manual: bool) -> Body:
         first = marks[0]

@@ -27,7 +27,7 @@ from schedulers.scopes.scoping import TOTAL, WORST, Goal, Lifetimes, Scoping
 def cut(program: Program, lives: Lives, how: Fold, goal: Goal) -> tuple[Scoping, Schedule]:
     whole = Lifetimes.of(lives)
     found = Scoping.of(whole, cut_intervals(how, template(how, lives), lives, goal, lambda share: False))
-    return found, lower(program, place_scopes(lives, whole.loops, found))
+    return found, lower(program, place_scopes(lives, found))
 
 
 def folds(program: Program, lives: Lives) -> list[Fold]:

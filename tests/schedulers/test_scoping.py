@@ -148,7 +148,7 @@ def test_any_depths_are_a_scoping_that_needs_what_it_says_and_runs() -> None:
         with_loops += bool(lives.loops)
         depth = np.array([rng.randrange(4) for _ in lives.size], np.int64)
         for found in (Scoping.of(lives, depth), climbed(lives, TOTAL, all_in_root(lives), lambda: False)):
-            schedule = lower(program, place_scopes(lives_of(program), lives.loops, found))
+            schedule = lower(program, place_scopes(lives_of(program), found))
             heap = capacities(schedule)
             assert heap == [max(1, n) * 1024 for n in found.need], f"seed {seed}"
             trips = random_trips(program, rng)

@@ -21,7 +21,7 @@ from runner.rings.capacity import ring_loads, safe_heap
 from runner.verify.verify import check
 from schedulers.layouts.layouts import annotated
 from schedulers.minpeak.planner import Plan, minpeak
-from schedulers.scopes.exact import TOTAL, WORST
+from schedulers.scopes.scoping import TOTAL, WORST
 from schedulers.written.cuts import WrittenCuts
 from schedulers.written.texts import read_bodies
 
