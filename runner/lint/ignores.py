@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from runner.base.errors import Diagnostic, Mark, did_you_mean
@@ -26,20 +26,24 @@ def _accepted(line: str) -> Iterator[tuple[str, int]]:
             yield code[0], match.start(1) + code.start() + 1
 
 
-def without_effect(graph: Graph, judged: Collection[str], findings: Iterable[Diagnostic]) -> Iterator[Diagnostic]:
+def without_effect(graph: Graph, judged: Collection[str], findings: Collection[Diagnostic]) -> Iterator[Diagnostic]:
     """Codes in the comments of `graph` that do not exist, or that accept nothing of `findings`.
 
     `judged` are the codes that were looked for: of the others, nobody can say that they accept nothing.
     """
+    accepted = [
+        (Mark(graph.file, number, at), code) for number, line in enumerate(graph.lines, 1) for code, at in _accepted(line)
+    ]
+    if not accepted:
+        return
     here = Path(graph.file).resolve()
-    found = {(f.mark.line, f.code) for f in findings if f.mark and Path(f.mark.file).resolve() == here}
+    named = {f.mark.file for f in findings if f.mark}
+    files = {file for file in named if Path(file).resolve() == here}
+    found = {(f.mark.line, f.code) for f in findings if f.mark and f.mark.file in files}
     severity = RULES[OWN_CODE].severity
-    for number, line in enumerate(graph.lines, 1):
-        for code, column in _accepted(line):
-            mark = Mark(graph.file, number, column)
-            if code not in RULES:
-                hint = did_you_mean(code, RULES)
-                yield Diagnostic(OWN_CODE, f"no lint rule is called '{code}'", mark, severity, hint)
-            elif code in judged and code != OWN_CODE and (number, code) not in found:
-                hint = f"remove it, or add {OWN_CODE} to it if another configuration needs it"
-                yield Diagnostic(OWN_CODE, f"nothing on this line is {code}, under this configuration", mark, severity, hint)
+    for mark, code in accepted:
+        if code not in RULES:
+            yield Diagnostic(OWN_CODE, f"no lint rule is called '{code}'", mark, severity, did_you_mean(code, RULES))
+        elif code in judged and code != OWN_CODE and (mark.line, code) not in found:
+            hint = f"remove it, or add {OWN_CODE} to it if another configuration needs it"
+            yield Diagnostic(OWN_CODE, f"nothing on this line is {code}, under this configuration", mark, severity, hint)
