@@ -1,4 +1,4 @@
-"""From a checked tree of nodes to a frozen `Graph`: ids are made unique, and texts parsed so that loading tells their errors."""
+"""A checked tree of nodes becomes a frozen `Graph`: ids are made unique, texts are parsed so that loading tells their errors."""
 
 from __future__ import annotations
 

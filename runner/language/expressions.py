@@ -1,4 +1,4 @@
-"""The expressions of graphs and configurations: parsed with `ast`, evaluated by our own small evaluator, never by `eval`.
+"""Expressions of graphs and configurations are parsed with `ast` and evaluated by a small evaluator here, never by `eval`.
 
 Arithmetic (`+ - * / // %`, unary minus), comparisons, `and`/`or`/`not`, `a if c else b`, `ceil`/`floor`/`min`/`max`, and
 indexing of a list of the configuration (`widths[layer]`) or of a tensor (`counts[e, 0]`). `/` is exact:

@@ -1,4 +1,4 @@
-"""A graph file as written: frozen, with the place of every name, and nothing evaluated.
+"""A `Graph` is a file as written: frozen, with the place of every name, and nothing evaluated.
 
 Texts that hold expressions (`range`, dims, `switch`) are kept as `Text`, which `runner.language.expressions` parses.
 """

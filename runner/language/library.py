@@ -1,4 +1,4 @@
-"""Graph files: found, read, checked (lint stages 1 and 2) and made into `Graph`s."""
+"""Graph files are found, read, checked (lint stages 1 and 2) and made into `Graph`s."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The small notations inside a graph's texts: tensor types `{act}[T, D]` and regions `x[e, a : b]`, `x{e, t}`."""
+"""A graph holds two small notations, which are parsed here: types `{act}[T, D]` and regions `x[e, a : b]`, `x{e, t}`."""
 
 from __future__ import annotations
 

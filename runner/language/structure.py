@@ -1,4 +1,4 @@
-"""What the schema says of a graph file: keys that nothing reads (lint stage 1), and a structure that does not fit (stage 2)."""
+"""The schema says of a graph file which keys nothing reads (lint stage 1), and where its structure does not fit (stage 2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Walking a graph as written: all its items, and the names that it mentions."""
+"""A walk over a graph as written gives all its items, and the names that it mentions."""
 
 from __future__ import annotations
 

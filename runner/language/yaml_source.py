@@ -1,4 +1,4 @@
-"""Lint stage 1: a YAML text as a tree of nodes with places, or what is wrong with the YAML itself.
+"""Lint stage 1 reads a YAML text into a tree of nodes with places, or says what is wrong with the YAML itself.
 
 Built from parser events, so that depth, aliases and duplicate keys are under control before anything is constructed, and every
 scalar keeps the text that the user wrote.

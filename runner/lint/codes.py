@@ -1,4 +1,4 @@
-"""Every code that lint can report, with what it means and why it matters; `docs/lint.md` shows an example of each."""
+"""`RULES` holds every code that lint can report, with its meaning and why it matters; `docs/lint.md` shows an example of each."""
 
 from __future__ import annotations
 

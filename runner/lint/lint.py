@@ -1,4 +1,4 @@
-"""Lint: everything that can be said about graph files without running them, in three stages (see `docs/lint.md`).
+"""Lint says everything that can be said about graph files without running them, in three stages (see `docs/lint.md`).
 
 Stages 1 and 2 are the loader's. Stage 3 expands each graph for the given configuration, and the rules of `runner/lint/rules/`
 look at the program. Dynamic loops are expanded with their first two trips and their last one only: trips of one loop run the same
@@ -8,7 +8,6 @@ fits in the last trip fits in all.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +16,8 @@ from runner.expansion.expander import expand_all
 from runner.expansion.state import Settings
 from runner.language.graph import Graph
 from runner.language.library import GraphLibrary, check_file, find_graph, with_source_lines
+from runner.lint.codes import RULES
+from runner.lint.ignores import is_ignored, without_effect
 from runner.lint.look import Look
 from runner.lint.rules import all_rules
 from runner.lint.walk import findings_of
@@ -24,8 +25,6 @@ from runner.program.ops import OpRegistry
 
 MAX_WORK = 1_000_000
 """Items and trips that lint expands at most."""
-
-_IGNORE = re.compile(r"#\s*ringgraph:\s*ignore\[([^\]]*)\]")
 
 
 def lint(
@@ -42,17 +41,20 @@ def lint(
     """
     library = library or GraphLibrary()
     found: list[Diagnostic] = []
-    lines: dict[str, tuple[str, ...]] = {}
+    checked: list[tuple[Graph, set[str]]] = []
     for path in paths:
         for file in _files(path, found):
             graph, problems = check_file(file)
             found += problems
             if graph is not None:
                 library.add(graph)
-                found += lint_graph(graph, config, registry, library, ring_heap)
-    lines |= {graph.file: graph.lines for graph in library.graphs()}
+                problems, judged = _meaning(graph, config, registry, library, ring_heap)
+                found += problems
+                checked.append((graph, judged))
+    found += [finding for graph, judged in checked for finding in without_effect(graph, judged, found)]
+    lines = {graph.file: graph.lines for graph in library.graphs()}
     unique = {(d.code, d.mark, d.related): d for d in reversed(with_source_lines(found, lines))}
-    return sorted((d for d in unique.values() if not _ignored(d)), key=lambda d: (d.mark or Mark("", 0), d.code, d.message))
+    return sorted((d for d in unique.values() if not is_ignored(d)), key=lambda d: (d.mark or Mark("", 0), d.code, d.message))
 
 
 def _files(path: str | Path, found: list[Diagnostic]) -> list[Path]:
@@ -66,15 +68,19 @@ def _files(path: str | Path, found: list[Diagnostic]) -> list[Path]:
         return []
 
 
-def _ignored(finding: Diagnostic) -> bool:
-    match = _IGNORE.search(finding.source_line or "")
-    return match is not None and finding.code in [code.strip() for code in match[1].split(",")]
-
-
 def lint_graph(
     graph: Graph, config: Settings, registry: OpRegistry, library: GraphLibrary, ring_heap: Sequence[int] | None = None
 ) -> list[Diagnostic]:
     """Stage 3 for one graph and those that it uses: what expansion finds, then what the rules find in the program."""
+    return _meaning(graph, config, registry, library, ring_heap)[0]
+
+
+def _meaning(
+    graph: Graph, config: Settings, registry: OpRegistry, library: GraphLibrary, ring_heap: Sequence[int] | None
+) -> tuple[list[Diagnostic], set[str]]:
+    """Stage 3 for one graph, and the codes that it looked for: none if the graph does not expand."""
     expanded = expand_all(graph, config, registry, library=library, max_work=MAX_WORK, sample=True)
     look = Look(graph, expanded, library, registry, ring_heap)
-    return [*expanded.problems, *findings_of(look, all_rules())]
+    left_out = {rule.about.code for rule in all_rules() if not rule.is_wanted(look)}
+    judged = RULES.keys() - left_out if look.has_all_operands else set()
+    return [*expanded.problems, *findings_of(look, all_rules())], judged

@@ -1,4 +1,4 @@
-"""What lint rules look at: a program beside the graphs that it was made from."""
+"""Lint rules look at a program beside the graphs that it was made from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules about a missing edge, and how such an edge is written: the `after` entry by which one task can name another."""
+"""Rules about a missing edge say how to write it: by the `after` entry with which one task can name another."""
 
 from __future__ import annotations
 

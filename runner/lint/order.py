@@ -1,4 +1,4 @@
-"""Which tasks are sure to have completed before another starts.
+"""An `Order` knows which tasks are sure to have completed before another starts.
 
 What orders tasks is what the runtime knows: creator, RAW and WAW edges and `after` of tasks in auto scopes, `after` alone in
 manual scopes (whose writes nobody outside is told of), and a value read on the host, which holds up all that is submitted after.

@@ -1,4 +1,4 @@
-"""Findings as text, JSON, GitHub workflow commands, or SARIF 2.1.0."""
+"""Findings are written as text, JSON, GitHub workflow commands, or SARIF 2.1.0."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a lint rule is: a code with its meaning, and a check that is told about the parts of a program that it asks for."""
+"""A lint rule is a code with its meaning, and a check that is told about the parts of a program that it asks for."""
 
 from __future__ import annotations
 

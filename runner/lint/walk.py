@@ -1,4 +1,4 @@
-"""The one traversal of a program that all lint rules share."""
+"""All lint rules share one traversal of a program."""
 
 from __future__ import annotations
 

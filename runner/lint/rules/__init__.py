@@ -1,4 +1,4 @@
-"""The lint rules with logic of their own, one module each; a module that is put into a folder here is found by itself."""
+"""Each module below holds one lint rule; a module that is put into one of these folders is found by itself."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What the codes mean that arise before any rule runs, by stage."""
+"""These modules say, stage by stage, what the codes mean that arise outside of the rules."""

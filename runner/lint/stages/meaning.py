@@ -1,4 +1,4 @@
-"""The codes of stage 3 that expansion finds; those that a rule finds stand with that rule, in `runner/lint/rules/`."""
+"""Expansion and `ignores` find these codes of stage 3; those that a rule finds stand with that rule, in `runner/lint/rules/`."""
 
 from runner.lint.rule import Description
 
@@ -58,4 +58,11 @@ DESCRIPTIONS = (
     Description("G327", "unknown dtype", "It is neither a dtype nor a dtype parameter of the configuration."),
     Description("G329", "program too large", "A range is so large that expansion would not end in reasonable time."),
     Description("G330", "switch without a case", "No case has the value, and there is no default."),
+    Description(
+        "G331",
+        "ignore without effect",
+        "The comment accepts a finding that is not there, or a code that does not exist. It misleads who reads it, and would "
+        "hide a finding that comes later.",
+        "warning",
+    ),
 )

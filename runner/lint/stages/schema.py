@@ -1,4 +1,4 @@
-"""The codes of stage 2, which `runner.language` finds while it checks a file's structure and parses its texts."""
+"""`runner.language` finds these codes of stage 2 while it checks a file's structure and parses its texts."""
 
 from runner.lint.rule import Description
 

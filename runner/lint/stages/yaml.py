@@ -1,4 +1,4 @@
-"""The codes of stage 1, which `runner.language` finds while it reads the YAML."""
+"""`runner.language` finds these codes of stage 1 while it reads the YAML."""
 
 from runner.lint.rule import Description
 

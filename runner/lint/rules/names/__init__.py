@@ -1,1 +1,1 @@
-"""Rules about what is written and read."""
+"""These rules look at what is written and read."""

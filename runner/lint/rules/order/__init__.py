@@ -1,1 +1,1 @@
-"""Rules about which task waits for which."""
+"""These rules look at which task waits for which."""

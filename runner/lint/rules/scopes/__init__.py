@@ -1,1 +1,1 @@
-"""Rules about scopes and the rings below them."""
+"""These rules look at scopes and the rings that serve them."""
