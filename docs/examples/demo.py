@@ -17,13 +17,15 @@ import torch
 
 from runner import Driver, RinggraphError
 from runner.cli.main import app
+from runner.config.config import load_config
 
 FOLDER = Path("demo")
 LENGTHS = (1, 3, 17, 64, 127, 128, 200, 300)
 """Tokens of the prompts: across the window, the compression ratios and the prefill chunk."""
 NEW_TOKENS = 32
-VOCAB = 512
-"""Of the preset `tiny`."""
+CONFIG = load_config(["tiny"])
+DECODE = CONFIG.family.serving(CONFIG).graphs["decode"]
+"""The graph of a decode step."""
 
 
 def command(*arguments: object, out: TextIO | None = None) -> None:
@@ -54,14 +56,14 @@ def compare_rings(run: tuple[object, ...], config: Path) -> None:
     sizes = " and ".join(f"{sum(one['ring_heap_bytes']) / 2**20:.1f} MiB ({name})" for name, one in found.items())
     print(f"the same {found['minpeak']['new_tokens']} tokens on rings of {sizes}")
     for name in found:
-        report = result("schedule", "decode_fwd", "--config", config, "--ring-heap", "safe", "--scheduler", name)
+        report = result("schedule", DECODE, "--config", config, "--ring-heap", "safe", "--scheduler", name)
         print(next(line for line in report.splitlines() if line.startswith("timed: ")))
 
 
 def write_prompts(path: Path) -> None:
     """Random prompts of LENGTHS, the same in every run."""
-    generator = torch.Generator().manual_seed(0)
-    prompts = [torch.randint(0, VOCAB, (length,), generator=generator).tolist() for length in LENGTHS]
+    size, generator = CONFIG.family.vocabulary(CONFIG).size, torch.Generator().manual_seed(0)
+    prompts = [torch.randint(0, size, (length,), generator=generator).tolist() for length in LENGTHS]
     path.write_text(json.dumps(prompts), encoding="utf-8")
 
 
@@ -69,7 +71,7 @@ def draw(checkpoint: Path, out: Path) -> None:
     """A picture of the decode step's rings, where matplotlib is installed."""
     from runner.report.rings import draw_rings
 
-    plan = Driver(checkpoint / "config.json").plan("decode_fwd", ring_heap="safe", progress="eager")
+    plan = Driver(checkpoint / "config.json").plan(DECODE, ring_heap="safe", progress="eager")
     draw_rings(plan.replay, out)
     print(f"\n{out}: the blocks of one decode step on their rings")
 
@@ -85,7 +87,7 @@ def main() -> None:
     run = ("generate", "--checkpoint", checkpoint, "--prompts", prompts, "--max-new-tokens", NEW_TOKENS, "--ignore-eos")
     command(*run, "--ring-heap", "safe", "--scope-stats", FOLDER / "scope_stats.jsonl")
     compare_rings(run, checkpoint / "config.json")
-    command("dot", "decode_fwd", "--config", checkpoint / "config.json", "--level", "stage", "-o", FOLDER / "decode_fwd.dot")
+    command("dot", DECODE, "--config", checkpoint / "config.json", "--level", "stage", "-o", FOLDER / f"{DECODE}.dot")
     draw(checkpoint, FOLDER / "rings.svg")
 
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from docs.figures.cases import RANDOM, Case
+from docs.figures.cases import CASES, RANDOM, Case
 from docs.figures.seed import seed
 from docs.figures.strategies import strategies
 from docs.figures.tables import TABLES, render, render_pages, save
@@ -26,15 +26,16 @@ from docs.figures.targets import targets
 from runner import Driver, RinggraphError, TimedOptions
 from runner.report.frontier import draw_frontier
 
-EIGHT_LAYERS = ("num_hidden_layers=8", "compress_ratios=[0, 0, 4, 128, 4, 128, 4, 128, 0]")
-"""Layers of every kind, a fifth of the tasks: each point of the frontier is a plan of its own."""
 FRONTIER_TITLE = f"flash prefill, 8 of 43 layers, 8 ranks, 128 tokens, routing {RANDOM}, 20 µs a task"
 FRONTIER = Path(__file__).parents[1] / "images" / "frontier.svg"
 
 
 def frontier() -> dict[str, Any]:
-    """Prefill of flash cut to eight layers, on eight ranks, timed as in the other parts."""
-    case = Case(("flash",), "prefill_fwd", 8, EIGHT_LAYERS)
+    """Prefill of flash cut to eight layers, on eight ranks, timed as in the other parts.
+
+    They are layers of every kind, a fifth of the tasks: each point of the frontier is a plan of its own.
+    """
+    case = Case.of(CASES["frontier"])
     timing = TimedOptions(0.5, 20, "unlimited")
     found = Driver(case.configs, case.sets, ep=case.ep).frontier(
         case.graph, 3, routing=RANDOM, timed=timing, say=lambda text: print(f"  {text}", file=sys.stderr, flush=True)

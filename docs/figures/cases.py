@@ -1,12 +1,18 @@
-"""What the parts of `make figures` share: the programs that they plan, progress on standard error, and how sizes are written."""
+"""What the parts of `make figures` share: the programs that they plan, progress on standard error, and how sizes are written.
+
+Which programs these are stands in `cases.json`.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from runner import Driver
 from runner.program.program import Program
@@ -19,8 +25,8 @@ SEED = ("flash", "seed")
 RANDOM, BOUND = "random:0", "bound"
 """Routings: what a replay is shown with, and what a size has to hold for."""
 
-
-TITLES = {"recv_layout=padded": "padded", "recv_layout=ragged": "ragged", "chunked=true": "chunked"}
+CASES: dict[str, Any] = json.loads(Path(__file__).with_name("cases.json").read_text(encoding="utf-8"))
+"""By part; `titles` are options as pages call them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +38,11 @@ class Case:
     ep: int
     sets: tuple[str, ...] = ()
 
+    @classmethod
+    def of(cls, entry: dict[str, Any]) -> Case:
+        """The case of an entry of `CASES`."""
+        return cls(tuple(entry["configs"]), entry["graph"], entry["ep"], tuple(entry["sets"]))
+
     @property
     def name(self) -> str:
         return " ".join([*self.configs, self.graph.removesuffix("_fwd"), f"ep{self.ep}", *self.sets])
@@ -40,7 +51,7 @@ class Case:
     def title(self) -> str:
         """As pages call it: `flash prefill, ep2, ragged, chunked`."""
         model = "seed's" if self.configs == SEED else " ".join(self.configs)
-        words = [TITLES.get(text, text) for text in self.sets]
+        words = [CASES["titles"].get(text, text) for text in self.sets]
         return ", ".join([f"{model} {self.graph.removesuffix('_fwd')}", f"ep{self.ep}", *words])
 
     def program(self, routing: str) -> Program:

@@ -12,7 +12,7 @@ from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import Any
 
-from docs.figures.cases import SEED, Case, mib
+from docs.figures.cases import CASES, Case, mib
 from runner.program.program import Program
 from runner.recorded.programs import read_trace
 from runner.recorded.scope_stats import ring_stats
@@ -63,7 +63,7 @@ def figures_of(schedule: Schedule) -> Figures:
 
 def seed_program(routing: str = "random:0") -> Program:
     """The seed's prefill: flash with the reference's constants, two ranks, one prompt of 128 tokens."""
-    return Case(SEED, "prefill_fwd", 2).program(routing)
+    return Case.of(CASES["seed"]).program(routing)
 
 
 # --- blocks -----------------------------------------------------------------------------------------------------------

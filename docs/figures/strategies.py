@@ -10,7 +10,7 @@ import gc
 from collections.abc import Mapping
 from typing import Any
 
-from docs.figures.cases import RANDOM, SEED, Case, mib, safe_bytes, step
+from docs.figures.cases import CASES, RANDOM, Case, mib, safe_bytes, step
 from runner.program.program import Program
 from runner.recorded.scope_stats import ring_stats
 from runner.rings.capacity import program_peak_live
@@ -33,14 +33,7 @@ AMPLE = 2**24
 
 def cases() -> list[Case]:
     """Our defaults in each layout, prefill in chunks too, which are made for ragged rows; the seed's constants in two."""
-    padded, ragged, chunked = "recv_layout=padded", "recv_layout=ragged", "chunked=true"
-    found = []
-    for graph, variants in (
-        ("prefill_fwd", ((padded,), (ragged,), (ragged, chunked))),
-        ("decode_fwd", ((padded,), (ragged,))),
-    ):
-        found += [Case(("flash",), graph, ep, sets) for ep in (2, 8) for sets in variants]
-    return [Case(SEED, "prefill_fwd", 2, (padded,)), Case(SEED, "prefill_fwd", 8, (ragged,)), *found]
+    return [Case.of(entry) for entry in CASES["strategies"]]
 
 
 def compare(program: Program, strategies: Strategies = STRATEGIES) -> list[dict[str, Any]]:

@@ -93,7 +93,7 @@ def _ratios(data: list[dict[str, Any]]) -> tuple[list[str], Rows]:
     columns.append("`annotated` takes, of the bytes of `minpeak` without sharing")
     kinds: dict[str, list[dict[str, Any]]] = {}
     for case in data:
-        kind = case["program"].partition(",")[0] + (", chunked" if "chunked" in case["program"] else "")
+        kind = case["program"].partition(",")[0] + (", chunked" if case["program"].endswith(", chunked") else "")
         kinds.setdefault(kind, []).append({row["strategy"]: row for row in case["rows"]})
     pairs = (
         ("annotated", "minpeak", "total_mib"),

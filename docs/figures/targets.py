@@ -10,12 +10,10 @@ import gc
 from dataclasses import dataclass
 from typing import Any
 
-from docs.figures.cases import BOUND, SEED, Case, mib, safe_bytes, step
+from docs.figures.cases import BOUND, CASES, Case, mib, safe_bytes, step
 from runner.program.program import Program
 from runner.rings.capacity import program_peak_live
 from schedulers import get_scheduler
-
-RAGGED, CHUNKED = "recv_layout=ragged", "chunked=true"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +25,7 @@ class Target:
     most_mib: int | None = None
 
 
-TARGETS = (
-    Target("seed's program, padded, ep2", Case(SEED, "prefill_fwd", 2), 413),
-    Target("the same, ragged, ep8", Case(SEED, "prefill_fwd", 8, (RAGGED,)), 128),
-    Target("the same, ragged, chunked, ep8", Case(SEED, "prefill_fwd", 8, (RAGGED, CHUNKED)), 96),
-    Target("the same, ragged, chunked, ep2", Case(SEED, "prefill_fwd", 2, (RAGGED, CHUNKED)), 64),
-    Target("flash, padded, decode 8x1, ep8", Case(("flash",), "decode_fwd", 8, ("recv_layout=padded",)), 8),
-    Target("flash, ragged, ep8, context 4,096", Case(("flash",), "prefill_fwd", 8, ("max_context=4096",))),
-    Target("flash, ragged, ep8, context 131,072", Case(("flash",), "prefill_fwd", 8, ("max_context=131072",))),
-    Target("the same, chunked", Case(("flash",), "prefill_fwd", 8, ("max_context=131072", CHUNKED))),
-)
+TARGETS = tuple(Target(entry["name"], Case.of(entry), entry["most_mib"]) for entry in CASES["targets"])
 
 
 def find(program: Program) -> dict[str, float]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pkgutil import iter_modules
 
 from runner.base.errors import RinggraphError, did_you_mean
 from runner.models.protocols import ModelFamily
 
 GROUP = "ringgraph.models"
-"""Entry points that name a `ModelFamily`: an object, or a function without arguments that returns one."""
+"""Entry points that name a `ModelFamily`: an object, or a class or function without arguments that gives one."""
 
 
 def _ours() -> set[str]:
@@ -31,14 +31,25 @@ def family(name: str) -> ModelFamily:
         return import_module(f"{__name__}.{name}").FAMILY
     for entry in entry_points(group=GROUP):
         if entry.name == name:
-            try:
-                found = entry.load()
-                return found() if isinstance(found, type) or not hasattr(found, "model_types") else found
-            except Exception as error:  # whatever somebody else's module does when it is imported
-                raise RinggraphError(f"model family '{name}' ({entry.value}) cannot be loaded: {error}") from error
+            return _loaded(entry)
     names = family_names()
     hint = did_you_mean(name, names) or f"families are {', '.join(names)}"
     raise RinggraphError(f"unknown model family '{name}'", hint=hint)
+
+
+def _loaded(entry: EntryPoint) -> ModelFamily:
+    """What an entry point names; raises RinggraphError."""
+    package = entry.dist.name if entry.dist else entry.module
+    what, hint = f"model family '{entry.name}' of package '{package}' ({entry.value})", f"mend or uninstall '{package}'"
+    try:
+        found = entry.load()
+        found = found if hasattr(found, "model_types") and not isinstance(found, type) else found()
+        name = found.name
+    except Exception as error:  # whatever somebody else's module does when it is imported
+        raise RinggraphError(f"{what} cannot be loaded: {error}", hint=hint) from error
+    if name != entry.name:
+        raise RinggraphError(f"{what} calls itself '{name}'", hint=hint)
+    return found
 
 
 def family_of_type(model_type: object) -> ModelFamily | None:

@@ -156,11 +156,17 @@ def test_it_is_no_preset(toy):
 
 
 def test_a_family_that_cannot_be_loaded(tmp_path):
-    with installed(tmp_path / "site", unlucky="toy_model:broken", lost="toy_model:nowhere"):
-        with pytest.raises(RinggraphError, match=r"^model family 'unlucky' \(toy_model:broken\) cannot be loaded: no such luck"):
-            family("unlucky")
+    entries = {"unlucky": "toy_model:broken", "lost": "toy_model:nowhere", "alias": "toy_model:family"}
+    with installed(tmp_path / "site", **entries):
+        for name, told in (("unlucky", "cannot be loaded: no such luck"), ("alias", "calls itself 'toy'")):
+            with pytest.raises(RinggraphError) as caught:
+                family(name)
+            where = f"model family '{name}' of package 'ringgraph-toy' ({entries[name]})"
+            assert str(caught.value) == f"{where} {told}\nhint: mend or uninstall 'ringgraph-toy'"
         path = layer(tmp_path, "model: lost\n")
-        assert f"{path}:1:1: error C103: model family 'lost' (toy_model:nowhere) cannot be loaded: " in refusal(path)
+        assert f"{path}:1:1: error C103: model family 'lost' of package 'ringgraph-toy' (toy_model:nowhere) cannot" in refusal(
+            path
+        )
         assert load_config(["tiny"]), "it is in nobody's way"
         saved = layer(tmp_path, json.dumps({"model_type": "deepseek_v4"}), "config.json")
         assert load_config([saved]), "ours are asked first"
