@@ -2,7 +2,6 @@
 
 import json
 from contextlib import contextmanager
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from runner.checkpoint.random import init_checkpoint
 from runner.config.config import load_config
 from runner.driver import single
 from runner.driver.driver import program_of, registry
-from runner.driver.serve import GENERATING, LOADING, Request, experts_of, prepared, record_routing, serve
+from runner.driver.serve import GENERATING, LOADING, Request, prepared, record_routing, serve
 from runner.ranks.reports import Place
 from runner.serving.session import Placement
 from runner.serving.single_run import read_tensors
@@ -72,13 +71,6 @@ def test_what_cannot_be_done_is_said_before_anything_is_loaded(model, tmp_path):
         prepared(own(model), Request(model, ((1,), (2,) * 4), 4096))
     with pytest.raises(IsADirectoryError):
         prepared(own(model), Request(model, PROMPTS, logits=tmp_path))
-
-
-def test_a_family_without_experts_records_no_routing():
-    config = SimpleNamespace(family=SimpleNamespace(name="plain", routed_experts=None))
-    expected = "^--record-routing needs a model whose tokens choose experts, and family 'plain' has none$"
-    with pytest.raises(ConfigError, match=expected):
-        experts_of(config, "--record-routing")
 
 
 def test_calls_of_a_rank_are_counted_by_name():
