@@ -1,4 +1,4 @@
-"""The report of `ringgraph schedule`: per ring what a schedule takes and needs, and for a deadlock what would help."""
+"""This module makes the report of a schedule: per ring what it takes and needs, and for a deadlock what would help."""
 
 from __future__ import annotations
 

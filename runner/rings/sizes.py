@@ -1,4 +1,4 @@
-"""Capacities of the four rings and how a user gives them: command line, then environment, then default."""
+"""This module owns the capacities of the four rings and how a user gives them: command line, then environment, then default."""
 
 from __future__ import annotations
 

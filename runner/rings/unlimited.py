@@ -1,4 +1,4 @@
-"""A timed run that memory holds up nowhere: what the rings, and bytes that are used twice, cost in time is told against it."""
+"""This module runs a schedule where memory holds it up nowhere: what rings and shared bytes cost in time is told against that."""
 
 from __future__ import annotations
 
