@@ -12,7 +12,8 @@ _NAMES = {
     "runner.program.ops": ("Call", "Cost", "OpRegistry"),
     "runner.base.tensor_spec": ("TensorSpec",),
     "runner.program.program": ("Program",),
-    "runner.rings.schedule": ("Schedule", "lower", "PlacedTask", "PlacedAlloc", "PlacedRead", "PlacedLoop", "PlacedScope"),
+    "runner.rings.schedule": ("Schedule",),
+    "runner.rings.placement": ("lower", "PlacedTask", "PlacedAlloc", "PlacedRead", "PlacedLoop", "PlacedScope"),
     "schedulers.layouts.batching": ("Layout", "place"),
     "runner.base.errors": (
         "CheckpointError",

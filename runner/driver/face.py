@@ -21,7 +21,7 @@ from runner.program.program import Program
 from runner.report.dot import to_dot
 from runner.report.explain import Explanation, explain
 from runner.report.frontier import Frontier
-from runner.rings.schedule import Scheduler
+from runner.rings.placement import Scheduler
 from runner.rings.sizes import RingSizes
 
 

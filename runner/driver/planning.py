@@ -17,8 +17,9 @@ from runner.report.diff import ScopeDifference, Side, diff_json, read_side, scop
 from runner.report.schedule import ScheduleReport, deadlock_error, make_report, report_json
 from runner.rings.capacity import ring_loads, safe_heap
 from runner.rings.durations import Rates, estimated_us, measured_us
+from runner.rings.placement import Scheduler
 from runner.rings.replay import Replay, eager, lagging
-from runner.rings.schedule import Schedule, Scheduler
+from runner.rings.schedule import Schedule
 from runner.rings.sizes import RingSizes, parse_size
 from runner.rings.timed import Timing, parse_cores, timed, uniform_timing
 from runner.rings.unlimited import run_unlimited
