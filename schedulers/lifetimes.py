@@ -1,4 +1,4 @@
-"""Who touches which tensor when: a program's local tensors as arrays over its submission order.
+"""This module tells who touches which tensor when: a program's local tensors as arrays over its submission order.
 
 Time is the index of a task in submission order. A local tensor lives from its first to its last *touch*: a task that is not an
 alloc and reads, writes or creates it, or a value read on the submitting thread. Sizes are in units of 1,024 bytes, what a block

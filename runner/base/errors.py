@@ -1,4 +1,4 @@
-"""Where something is wrong, and how it is told.
+"""This module owns where something is wrong, and how it is told.
 
 Everything that a user can cause ends as a `RinggraphError`, which carries one or more `Diagnostic`s and never
 reaches the terminal as a traceback. Invariants of our own are `assert`s.

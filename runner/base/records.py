@@ -1,4 +1,4 @@
-"""Building frozen records by the million."""
+"""This module builds frozen records by the million."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Shapes and dtypes as plain data: no torch here, so that planning never touches memory."""
+"""This module owns shapes and dtypes as plain data: no torch here, so that planning never touches memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a submission to a call: the op's implementation with every operand as a view into the memory that it has.
+"""This module makes a call of a submission: the op's implementation with every operand as a view into the memory that it has.
 
 What can be known without knowing where blocks lie (views of externals, parameters, shapes and strides of local operands) is
 worked out once per submission. The views themselves depend on the places of the blocks alone and are kept for the places last

@@ -1,4 +1,4 @@
-"""How the ranks of a group talk: the protocol that ops see, and the group of one.
+"""This module says how ranks of one group talk: the protocol that ops see, and the group of one.
 
 Every rank makes the same calls in the same order; a call is itself the only synchronisation.
 """

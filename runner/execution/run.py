@@ -1,4 +1,4 @@
-"""One run of a schedule: where blocks lie, calls of tasks, and what is measured. What engines share."""
+"""This module owns what engines share of one run of a schedule: where blocks lie, calls of tasks, and what is measured."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory that a schedule's blocks lie in: a buffer each, or rings.
+"""This module owns the memory that a schedule's blocks lie in: a buffer each, or rings.
 
 The executor asks a `Storage` for the block of every submission and tells it what has completed; which bytes that block has is
 the storage's business. A *place* is `(buffer, offset)`: a buffer's number and a byte offset in it.

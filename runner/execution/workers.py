@@ -1,4 +1,4 @@
-"""Worker threads that run a schedule's tasks out of order.
+"""This module owns the worker threads that run a schedule's tasks out of order.
 
 The calling thread submits. A task is ready when all that it waits for has completed; a submission that was left out (a trip of a
 dynamic loop that did not run) counts as what it waits for itself. Of the ready tasks the oldest runs first, since memory is

@@ -1,4 +1,4 @@
-"""Whether two programs do the same work: what differs may be scopes, and which task creates a tensor."""
+"""This module tells whether two programs do the same work: scopes may differ, and so may the task that creates a tensor."""
 
 from __future__ import annotations
 

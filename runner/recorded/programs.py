@@ -1,4 +1,4 @@
-"""Programs recorded elsewhere, as schedules: the conformance format (docs/memory-model.md) and traces of submissions.
+"""This module reads programs recorded elsewhere as schedules: the conformance format (docs/memory-model.md), and traces.
 
 Both hold submissions directly, so no graph and no op registry is involved.
 """

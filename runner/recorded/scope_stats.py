@@ -1,4 +1,4 @@
-"""Scope stats: figures of a replay's records, and `scope_stats.jsonl` (schema 6) written and read.
+"""This module works out scope stats from a replay's records, and reads and writes `scope_stats.jsonl` (schema 6).
 
 figure              formula               reads as
 scope_high_water    end.head - begin.tail pressure, backlog and wrap gaps included; can exceed the ring

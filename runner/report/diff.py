@@ -1,4 +1,4 @@
-"""Two schedules compared ring by ring and scope by scope. Sizes in bytes."""
+"""This module compares two schedules ring by ring and scope by scope. Sizes in bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A schedule as a Graphviz picture: scopes are clusters, a ring has one colour, edges carry bytes.
+"""This module draws a schedule with Graphviz: scopes are clusters, a ring has one colour, edges carry bytes.
 
 Three levels of detail: a node is a layer (one trip of the outermost loop), a stage (one graph that was spliced in by `use`) or a
 task. Loops without scopes or stages of their own, such as row tiles and experts, are drawn once and labelled with their
@@ -22,6 +22,8 @@ from runner.rings.steps import StepWalk
 LEVELS = ("layer", "stage", "task")
 RING_COLOURS = ("#4e79a7", "#59a14f", "#f28e2b", "#b07aa1")
 RING_FILLS = ("#dbe6f1", "#ddf0da", "#fde6cc", "#eddcea")
+MANY_NODES = 500
+"""From here on Graphviz is told to lay out quickly rather than well; it would take minutes."""
 
 
 @dataclass
@@ -53,16 +55,17 @@ def _nodes_by_task(program: Program, level: str, only: Span | None) -> dict[int,
     """The node of every task that is drawn."""
     nodes: dict[str, _Node] = {}
     by_task: dict[int, _Node] = {}
-    top = layers(program)
+    top = {id(trip) for trip in layers(program)}
 
     def add(task: int, key: str, trips: int) -> None:
         node = nodes.setdefault(key, _Node(key, _label(key, level), trips=trips))
         node.tasks.append(task)
+        node.created.update(program.tasks[task].creates)
         by_task[task] = node
 
     def walk(span: Span, rename: Callable[[str], str], stage: str | None, trips: int) -> None:
         """`rename` maps paths inside to keys: what is in a collapsed trip takes the keys of its loop's first one."""
-        if span.kind == "use" or (level == "layer" and span in top):
+        if span.kind == "use" or (level == "layer" and id(span) in top):
             stage = stage if level == "layer" and stage is not None else rename(span.path)
         collapse = span.kind in ("for", "dynamic") and _is_plain(span)
         inside = trips * (_num_trips(span) if collapse else 1)
@@ -121,7 +124,6 @@ def _edges(program: Program, by_task: dict[int, _Node]) -> dict[tuple[str, str],
         node = by_task.get(task.id)
         if node is None:
             continue
-        node.created.update(task.creates)
         reads = set(task.reads)
         for before in (*task.waits, *task.after):
             other = by_task.get(before)
@@ -129,6 +131,14 @@ def _edges(program: Program, by_task: dict[int, _Node]) -> dict[tuple[str, str],
                 tensors = edges.setdefault((other.key, node.key), set())
                 tensors.update(reads.intersection(program.tasks[before].writes))
     return edges
+
+
+def _edge_lines(program: Program, by_task: dict[int, _Node]) -> Iterator[str]:
+    for (source, target), tensors in sorted(_edges(program, by_task).items()):
+        size = sum(program.tensors[t].spec.size_bytes for t in tensors)
+        names = ", ".join(sorted({program.tensors[t].name.rsplit(".", 1)[-1] for t in tensors})[:6])
+        style = f"label={_quote(human_bytes(size))}, tooltip={_quote(names)}" if tensors else "style=dashed"
+        yield f"  {_quote(source)} -> {_quote(target)} [{style}];"
 
 
 def human_bytes(size_bytes: int) -> str:
@@ -208,24 +218,10 @@ def to_dot(schedule: Schedule, level: str = "stage", layer: int | None = None) -
         raise RinggraphError(f"schedule '{schedule.name}' was recorded: it has no graph to draw")
     if level not in LEVELS:
         raise RinggraphError(f"level is '{level}', expected one of {', '.join(LEVELS)}")
-    only = None
-    if layer is not None:
-        trips = layers(program)
-        if not 0 <= layer < len(trips):
-            have = f"layers 0 to {len(trips) - 1}" if trips else "no layers"
-            raise RinggraphError(f"layer is {layer}, but '{program.name}' has {have}")
-        only = trips[layer]
-    by_task = _nodes_by_task(program, level, only)
+    by_task = _nodes_by_task(program, level, None if layer is None else _layer(program, layer))
     nodes = list({id(node): node for node in by_task.values()}.values())
-    scopes = _scopes_of_tasks(schedule)
-    for node in nodes:
-        chains = [scopes[t] for t in node.tasks if t in scopes]
-        node.scopes = chains[0] if chains else ()
-        if level != "task":
-            for chain in chains[1:]:
-                node.scopes = _common_prefix(node.scopes, chain)
-    edges = _edges(program, by_task)
-    many = len(nodes) > 500
+    _note_scopes(nodes, schedule, level)
+    many = len(nodes) > MANY_NODES
     lines = [
         f"digraph {_quote(program.name)} {{",
         f"  label={_quote(f'{program.name}, {schedule.strategy} placement')}; labelloc=t;",
@@ -233,13 +229,28 @@ def to_dot(schedule: Schedule, level: str = "stage", layer: int | None = None) -
         '  node [shape=box, style="rounded,filled", fontname="Helvetica", fontsize=10];',
         '  edge [fontname="Helvetica", fontsize=8, color="#555555"];',
         *_clusters(schedule, nodes, program, level),
+        *_edge_lines(program, by_task),
     ]
-    for (source, target), tensors in sorted(edges.items()):
-        size = sum(program.tensors[t].spec.size_bytes for t in tensors)
-        names = ", ".join(sorted({program.tensors[t].name.rsplit(".", 1)[-1] for t in tensors})[:6])
-        style = f"label={_quote(human_bytes(size))}, tooltip={_quote(names)}" if tensors else "style=dashed"
-        lines.append(f"  {_quote(source)} -> {_quote(target)} [{style}];")
     return "\n".join((*lines, "}", ""))
+
+
+def _layer(program: Program, layer: int) -> Span:
+    trips = layers(program)
+    if not 0 <= layer < len(trips):
+        have = f"layers 0 to {len(trips) - 1}" if trips else "no layers"
+        raise RinggraphError(f"layer is {layer}, but '{program.name}' has {have}")
+    return trips[layer]
+
+
+def _note_scopes(nodes: list[_Node], schedule: Schedule, level: str) -> None:
+    """A node lies in the scopes around all of its tasks; at level `task`, where it stands for trips, in those of its first."""
+    scopes = _scopes_of_tasks(schedule)
+    for node in nodes:
+        chains = [scopes[t] for t in node.tasks if t in scopes]
+        node.scopes = chains[0] if chains else ()
+        if level != "task":
+            for chain in chains[1:]:
+                node.scopes = _common_prefix(node.scopes, chain)
 
 
 def render_svg(dot: str, out: Path, *, timeout_s: float = 600) -> None:

@@ -1,4 +1,4 @@
-"""What one node of a program is: its op and doc, operands, place among the scopes, and whom it works for."""
+"""This module tells what one node of a program is: its op and doc, operands, place among the scopes, and whom it works for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bytes against time: how much sooner a run ends on rings that may be larger, as data and as a picture."""
+"""This module sets bytes against time: how much sooner a run ends on rings that may be larger, as data and as a picture."""
 
 from __future__ import annotations
 

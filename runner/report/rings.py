@@ -1,4 +1,4 @@
-"""A schedule's rings as a picture: time to the right, offsets upwards, one rectangle a block.
+"""This module draws a schedule's rings: time to the right, offsets upwards, one rectangle a block.
 
 A rectangle reaches from the submission that takes the block to the first moment at which it can be reclaimed (its scope has
 closed and the last task that uses it was submitted): what `eager` progress shows, and what any interleaving has to hold at least.

@@ -1,4 +1,4 @@
-"""The report of `ringgraph schedule`: per ring what a schedule takes and needs, and for a deadlock what would help."""
+"""This module makes the report of a schedule: per ring what it takes and needs, and for a deadlock what would help."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runner.rings.capacity import RingLoad, fits, least_heap, least_window, prog
 from runner.rings.heap import Deadlock
 from runner.rings.replay import Replay
 from runner.rings.schedule import NUM_RINGS, Schedule
-from runner.rings.sizes import RingSizes
+from runner.rings.sizes import MIN_POOL, RingSizes
 from runner.rings.steps import submission_rings
 
 
@@ -131,7 +131,7 @@ def remedies(report: ScheduleReport) -> list[str]:
     if any(ring.least_window > ring.window for ring in rings):
         lines.append(f"PTO2_RING_TASK_WINDOW={_four(ring.least_window for ring in rings)}")
     if any(ring.pool_bound > ring.pool for ring in rings):
-        lines.append(f"PTO2_RING_DEP_POOL={_four(max(4, ring.pool_bound) for ring in rings)}")
+        lines.append(f"PTO2_RING_DEP_POOL={_four(max(MIN_POOL, ring.pool_bound) for ring in rings)}")
     return lines
 
 

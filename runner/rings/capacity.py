@@ -1,4 +1,4 @@
-"""How large the rings must be: `least`, `robust`, safe capacity, windows, pools, and lower bounds. Sizes in bytes.
+"""This module works out how large the rings must be: `least`, `robust` and safe capacity, windows, pools, lower bounds. In bytes.
 
 Everything rests on one fact (docs/memory-model.md proves it): under `eager` progress a ring's blocks fall into *epochs*. An epoch
 begins with the first block after the ring was empty and ends when the scope that owns that block closes; nothing is reclaimed in
@@ -123,7 +123,11 @@ def robust_heap(load: RingLoad) -> int:
 
 
 def safe_heap(load: RingLoad) -> int:
-    """The smaller of the figures that hold for the ring: `least` only where nothing depends on a trip count."""
+    """The smaller of the figures that hold for the ring.
+
+    `least` is the size of one run: a trip fewer shifts every block behind it and with them the gaps at the ring's end, and what
+    fitted may deadlock. So it holds only where nothing depends on a trip count; `robust` counts such gaps at their worst.
+    """
     return robust_heap(load) if load.dynamic else least_heap(load)
 
 

@@ -13,9 +13,8 @@ from runner.base.errors import ScheduleError
 from runner.rings.capacity import RingLoad, fits, least_heap, least_window, ring_loads, robust_heap, safe_heap
 from runner.rings.replay import eager
 from runner.rings.schedule import NUM_RINGS, Schedule
-from runner.rings.sizes import Four, RingSizes
+from runner.rings.sizes import MIN_POOL, Four, RingSizes
 
-MIN_POOL = 4
 GIB = 2**30
 
 

@@ -1,4 +1,4 @@
-"""How long a task takes on a device, for the `timed` progress model: estimated from its op's cost, or measured.
+"""This module tells how long a task takes on a device, for the `timed` progress model: estimated from its op's cost, or measured.
 
 An estimate is a roofline per core: the larger of arithmetic and traffic, at the nominal rates of `Rates`, split over the SPMD
 blocks of the task. It ranks schedules; it is no promise about a device, for which there is `ringgraph run --profile`.
@@ -34,39 +34,54 @@ def estimated_us(schedule: Schedule, ops: Mapping[str, OpDef], dtypes: Mapping[s
     """Duration of one block of a submission's task, in microseconds, from the cost that its op declares."""
     program = schedule.program
     assert program is not None
-    tensors = program.tensors
-    signatures: dict[str, Signature] = {}
-    known: dict[object, _Known] = {}
-
-    def cost_of(task: Task, definition: OpDef, attrs: Mapping[str, object]) -> float:
-        specs = {name: _spec(program, region) for name, region in task.operands.items()}
-        if definition.name not in signatures:
-            signatures[definition.name] = Signature(definition, dtypes)
-        return _roofline(definition, Call(specs, signatures[definition.name].match(specs).dims, attrs), task, rates)
+    costs = _Costs(program, ops, dtypes, rates)
 
     def block_us(submission: int) -> float:
-        index = schedule.submissions[submission].task
-        assert index is not None
-        task = program.tasks[index]
-        if task.op is None or task.op not in ops:
-            return rates.task_us
+        task = schedule.submissions[submission].task
+        assert task is not None
+        return costs.block_us(program.tasks[task])
+
+    return block_us
+
+
+class _Costs:
+    """Costs of the tasks of a program; an op's cost rule runs once for calls that it cannot tell apart."""
+
+    def __init__(self, program: Program, ops: Mapping[str, OpDef], dtypes: Mapping[str, str], rates: Rates) -> None:
+        self.program, self.ops, self.dtypes, self.rates = program, ops, dtypes, rates
+        self.signatures: dict[str, Signature] = {}
+        self.known: dict[object, _Known] = {}
+
+    def block_us(self, task: Task) -> float:
+        if task.op is None or task.op not in self.ops:
+            return self.rates.task_us
+        key = self.shapes(task)
+        found = self.known.setdefault(key, _Known())
+        values = found.values(task)
+        if values not in found.cost_us:
+            noted = _Noted(task.attrs)
+            cost_us = self.cost_us(task, self.ops[task.op], noted)
+            if noted.names - found.attrs.keys():  # the rule looked at more than before: what is known is too coarse
+                found = self.known[key] = _Known(dict.fromkeys(sorted({*found.attrs, *noted.names})))
+                values = found.values(task)
+            found.cost_us[values] = cost_us
+        return found.cost_us[values]
+
+    def shapes(self, task: Task) -> object:
+        """What a call is known by beside its attributes; tensors share specs, so the identity of one stands for its shape."""
+        tensors = self.program.tensors
         shapes = [
             (id(tensors[r.tensor].spec), r.dropped, r.box and tuple([hi - lo for lo, hi in r.box]))
             for r in task.operands.values()
         ]
-        key = (task.op, task.num_blocks, *task.operands, *shapes)
-        found = known.setdefault(key, _Known())
-        values = repr([task.attrs.get(name) for name in found.attrs])
-        if values not in found.cost_us:
-            noted = _Noted(task.attrs)
-            cost_us = cost_of(task, ops[task.op], noted)
-            if noted.names - found.attrs.keys():
-                found = known[key] = _Known(dict.fromkeys(sorted({*found.attrs, *noted.names})))
-                values = repr([task.attrs.get(name) for name in found.attrs])
-            found.cost_us[values] = cost_us
-        return found.cost_us[values]
+        return (task.op, task.num_blocks, *task.operands, *shapes)
 
-    return block_us
+    def cost_us(self, task: Task, definition: OpDef, attrs: Mapping[str, object]) -> float:
+        specs = {name: _spec(self.program, region) for name, region in task.operands.items()}
+        if definition.name not in self.signatures:
+            self.signatures[definition.name] = Signature(definition, self.dtypes)
+        dims = self.signatures[definition.name].match(specs).dims
+        return _roofline(definition, Call(specs, dims, attrs), task, self.rates)
 
 
 @dataclass(slots=True)
@@ -76,6 +91,9 @@ class _Known:
 
     attrs: dict[str, None] = field(default_factory=dict)
     cost_us: dict[str, float] = field(default_factory=dict)
+
+    def values(self, task: Task) -> str:
+        return repr([task.attrs.get(name) for name in self.attrs])
 
 
 class _Noted(Mapping[str, object]):

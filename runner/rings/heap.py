@@ -1,4 +1,4 @@
-"""Four ring heaps under one submitting thread: placement, FIFO reclaim, deadlock, scope stats.
+"""This module owns the four ring heaps under one submitting thread: placement, FIFO reclaim, deadlock, scope stats.
 
 No memory is touched here: the planner replays schedules on a `RingHeap`, the executor asks the same object where a block lies.
 The caller drives it, in the order of the schedule's steps:
@@ -134,10 +134,15 @@ class Ring:
         self.spill_marks: list[int] = []
 
     def refresh(self) -> None:
-        """Rule 5: move the tail to the end of the block of the last consumed task."""
+        """Rule 5: move the tail to the end of the block of the last consumed task.
+
+        Called before a submission only, as on the device: what retires in between is not seen, so scope stats show the old tail.
+        """
         if self.alive == self.seen:
             return
         self.seen = self.alive
+        # After a restart at 0 the tail is 0 already. Tasks from before it end at the ring's far end, where the tail must not go
+        # back to, so their retirement is passed over until the task that restarted the ring has retired too.
         if self.anchor >= 0:
             if self.alive <= self.anchor:
                 return
@@ -152,6 +157,8 @@ class Ring:
         top, tail = self.top, self.tail
         if size_bytes == 0:
             return top
+        # What is held lies in [tail, top), or once wrapped in [tail, size) and [0, top). `top == tail` means empty, so a block
+        # put below the tail has to end strictly below it: a full ring would look like an empty one.
         if top >= tail:
             if self.size - top >= size_bytes:
                 self.top = top + size_bytes
@@ -357,6 +364,7 @@ class RingHeap:
                 self._advance(ring)
 
     def _advance(self, ring: Ring) -> None:
+        """Retire the oldest tasks as far as they are consumed; one that is not holds up all behind it, whose bytes it fences."""
         tasks, consumed, alive = ring.tasks, self._consumed, ring.alive
         end = len(tasks)
         while alive < end and consumed[tasks[alive]]:

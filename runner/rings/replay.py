@@ -1,4 +1,4 @@
-"""Replays of a schedule on ring heaps under a named model of how far execution has come when something is submitted.
+"""This module replays a schedule on ring heaps under a named model of how far execution has come at each submission.
 
 eager    a task completes as soon as it is submitted: the least that a program can occupy
 lagging  nothing completes until the submitting thread has to wait, then only as much as it needs: the most

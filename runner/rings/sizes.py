@@ -1,4 +1,4 @@
-"""Capacities of the four rings and how a user gives them: command line, then environment, then default."""
+"""This module owns the capacities of the four rings and how a user gives them: command line, then environment, then default."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ DEFAULT_WINDOW = 16_384
 DEFAULT_POOL = 16_384
 MIN_HEAP_BYTES = 1024
 MIN_WINDOW = 4
+MIN_POOL = 4
 MAX_COUNT = 2**31 - 1  # windows and pools are 32-bit counters of the runtime
 
 _UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -38,8 +39,8 @@ class RingSizes:
                 raise ConfigError(f"ring {ring}: heap of {heap:,} bytes, expected at least {MIN_HEAP_BYTES:,}")
             if not MIN_WINDOW <= window <= MAX_COUNT or window & (window - 1):
                 raise ConfigError(f"ring {ring}: task window of {window:,}, expected a power of two from {MIN_WINDOW} up")
-            if not 4 <= pool <= MAX_COUNT:
-                raise ConfigError(f"ring {ring}: dependency pool of {pool:,}, expected 4 to {MAX_COUNT:,} entries")
+            if not MIN_POOL <= pool <= MAX_COUNT:
+                raise ConfigError(f"ring {ring}: dependency pool of {pool:,}, expected {MIN_POOL} to {MAX_COUNT:,} entries")
 
     @classmethod
     def resolve(

@@ -1,4 +1,4 @@
-"""The `timed` progress model: a discrete-event run of a schedule on a device with workers per core type.
+"""This module owns the `timed` progress model: a discrete-event run of a schedule on a device with workers per core type.
 
 The submitting thread spends `submit_us` on every submission and stops when a ring is short or a value is read. A task is ready
 when it was submitted and all that it waits for has completed; its blocks then run on free workers of its core type, first come,

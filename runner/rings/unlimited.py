@@ -1,4 +1,4 @@
-"""A timed run that memory holds up nowhere: what the rings, and bytes that are used twice, cost in time is told against it."""
+"""This module runs a schedule where memory holds it up nowhere: what rings and shared bytes cost in time is told against that."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ from dataclasses import replace
 from runner.rings.capacity import ring_loads
 from runner.rings.replay import Replay
 from runner.rings.schedule import Schedule, Slot
-from runner.rings.sizes import MIN_HEAP_BYTES, MIN_WINDOW, RingSizes
+from runner.rings.sizes import MIN_HEAP_BYTES, MIN_POOL, MIN_WINDOW, RingSizes
 from runner.rings.timed import Timing, timed
-
-MIN_POOL = 4
 
 
 def unlimited_sizes(schedule: Schedule) -> RingSizes:

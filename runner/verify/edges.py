@@ -1,4 +1,4 @@
-"""Whether a schedule's edges order all that its program's data needs: RAW, WAW and WAR of every region, and of shared bytes.
+"""This module tells whether a schedule's edges order all that its program's data needs: regions (RAW, WAW, WAR), shared bytes.
 
 Found from the operands' regions alone: neither the edges that expansion inferred nor anything of a scheduler is believed. Two
 accesses are ordered when a chain of waits leads from one to the other; a trip that does not run hands on what it waits for. A

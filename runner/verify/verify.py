@@ -1,4 +1,4 @@
-"""An independent checker of schedules: what it passes is safe at the given capacities, for any progress of execution.
+"""This module checks schedules on its own: what it passes is safe at the given capacities, for any progress of execution.
 
 It shares no code with `runner.rings.heap` and with no scheduler: it simulates the rings on intervals of bytes and works out from
 the program's regions which tasks must be ordered (`runner.verify.edges`). Findings have a code:

@@ -1,4 +1,4 @@
-"""What a strategy asks a graph's files to say: scopes around runs of items, by the marks of what is written there."""
+"""This module owns what a strategy asks a graph's files to say: scopes around runs of items, told by marks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A placement's scopes put back into the graph files they came from, as text edits that leave everything else as it stands.
+"""This module puts a placement's scopes back into the graph files they came from, as edits that leave all else as it is.
 
 What a graph file can say is: this item, this branch, or the body of this loop lies in a scope, the same for every trip, layer and
 use. A placement that says more, such as an arena of planned offsets, is refused before anything is written.

@@ -1,4 +1,4 @@
-"""Scopes put into and taken out of the text of a graph file, with comments, order and spelling left alone."""
+"""This module puts scopes into the text of a graph file and takes them out; comments, order and spelling stay as they are."""
 
 from __future__ import annotations
 

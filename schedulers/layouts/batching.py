@@ -1,4 +1,4 @@
-"""What the scope strategies share: the tree of scopes over a program's spans, and the compiler's block batching.
+"""This module owns what the layouts share: the tree of scopes over a program's spans, and the compiler's block batching.
 
 Batching gathers all tensors that the tasks of a scope's or loop's body create into blocks of up to 16, at the entry of that body.
 The scratch memory of a body's first task stands there already and keeps a block of its own, just before that task.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from runner.lint.look import Look
 from runner.lint.rule import Description, Rule
 from runner.program.program import Span, Task
-from runner.rings.schedule import NUM_RINGS
+from runner.rings.schedule import NUM_RINGS, ring_of
 
 
 @dataclass(slots=True)
@@ -60,7 +60,7 @@ class RingCapacity(Rule):
             around.inner = max(around.inner, around.held + done.held)
 
     def _compare(self, span: Span, size_bytes: int) -> None:
-        ring = min(self.depth, NUM_RINGS - 1)
+        ring = ring_of(self.depth)
         if size_bytes > self.heap[ring]:
             what = f"scope '{span.path}'" if span.kind == "scope" else "the graph outside of all scopes"
             message = f"{what} allocates {size_bytes:,} bytes before it closes, but ring {ring} has {self.heap[ring]:,}"
