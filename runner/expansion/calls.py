@@ -8,15 +8,18 @@ from fractions import Fraction
 from typing import Any
 
 from runner.base.errors import did_you_mean
+from runner.base.records import builder as record_builder
 from runner.base.tensor_spec import DTYPE_BYTES, TensorSpec
+from runner.expansion.builder import ProgramBuilder
 from runner.expansion.names import Context, Frame, View
-from runner.expansion.state import Expansion
 from runner.language.expressions import Expr, ExprError, parse
 from runner.language.graph import Declaration, For, Item, Op, Scope, Switch
 from runner.language.notation import RegionRef, TensorType, parse_region, parse_type
 from runner.program.ops import Call, OpDef, OpRegistry
 from runner.program.program import Box, Region
 from runner.program.signature import Signature
+
+_new_region, _new_view = record_builder(Region), record_builder(View)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,7 @@ class NodeOp:
     fixed: Mapping[str, Any] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
     calls: dict[tuple[int, ...], Fitted] = field(default_factory=dict)
+    is_faulty: bool = False  # something about it is wrong wherever it is used
 
     @property
     def rules_read_attrs(self) -> bool:
@@ -78,13 +82,14 @@ class NodeOp:
 
 
 class OpCompiler:
-    """Compiles op items and answers what their calls need; tells problems to the expansion."""
+    """Compiles op items and answers what their calls need; tells problems to the builder."""
 
-    def __init__(self, expansion: Expansion, registry: OpRegistry):
-        self.expansion = expansion
+    def __init__(self, builder: ProgramBuilder, registry: OpRegistry):
+        self.builder = builder
         self.registry = registry
         self.nodes: dict[int, NodeOp] = {}
         self.signatures: dict[str, Signature] = {}
+        self._modes: dict[str, Mapping[str, str]] = {}
 
     # --- compiling ---
 
@@ -98,10 +103,10 @@ class OpCompiler:
         name = item.op.value
         definition = self.registry.get(name)
         if definition is None:
-            self.expansion.report("G302", f"unknown op '{name}'", item.op.mark, did_you_mean(name, self.registry))
+            self.builder.report("G302", f"unknown op '{name}'", item.op.mark, did_you_mean(name, self.registry))
         elif name not in self.signatures:
-            self.signatures[name] = Signature(definition, self.expansion.config.dtypes)
-        node = NodeOp(item, definition)
+            self.signatures[name] = Signature(definition, self.builder.config.dtypes)
+        node, before = NodeOp(item, definition), self.builder.num_obstacles
         modes = {operand.name: operand.mode for operand in definition.operands} if definition else {}
         self.check_operands(item, definition)
         node.inputs = [(operand, parse_region(text)) for operand, text in item.inputs.items()]
@@ -114,7 +119,15 @@ class OpCompiler:
         node.attrs = [(attr, parse(text.value, text.mark)) for attr, text in item.attrs.items()]
         node.param_attrs = [(attr, expr) for attr, expr in node.attrs if not expr.names().isdisjoint(context.graph.params)]
         node.fixed = self.defaults(item, definition, context)
+        node.is_faulty = self.builder.num_obstacles > before or definition is None
         return node
+
+    def modes(self, op: str) -> Mapping[str, str]:
+        """By operand of an op, whether it is `in`, `out` or `inout`."""
+        known = self._modes.get(op)
+        if known is None:
+            known = self._modes[op] = {operand.name: operand.mode for operand in self.registry[op].operands}
+        return known
 
     def check_operands(self, item: Op, definition: OpDef | None) -> None:
         if definition is None:
@@ -127,30 +140,30 @@ class OpCompiler:
                     other = {o.name for o in definition.operands} - set(names)
                     hint = f"'{name}' is listed under '{'out' if kind == 'input' else 'in'}:'" if name in other else None
                     hint = hint or did_you_mean(name, names) or f"signature: {definition.signature}"
-                    self.expansion.report("G305", f"{where} has no {kind} '{name}'", value.mark, hint)
+                    self.builder.report("G305", f"{where} has no {kind} '{name}'", value.mark, hint)
             missing = [o.name for o in known if o.name not in given and not o.optional]
             if missing:
                 listed = ", ".join(f"'{name}'" for name in missing)
                 plural = "s" * (len(missing) > 1)
                 hint = f"signature: {definition.signature}"
-                self.expansion.report("G304", f"{where}: {kind}{plural} {listed} missing", item.op.mark, hint)
+                self.builder.report("G304", f"{where}: {kind}{plural} {listed} missing", item.op.mark, hint)
 
     def defaults(self, item: Op, definition: OpDef | None, context: Context) -> Mapping[str, Any]:
         """The op's params that the item does not give: literals, or fields of the configuration."""
         found: dict[str, Any] = {}
         params = definition.params if definition else {}
-        values = self.expansion.config.values
+        values = self.builder.config.values
         for name, default in params.items():
             if name in item.attrs:
                 continue
             if isinstance(default, str) and default not in values:
                 hint = f"give it under 'attrs:', or add the field '{default}' to the configuration"
-                self.expansion.report("G322", f"op '{item.op}': param '{name}' has no value", item.op.mark, hint)
+                self.builder.report("G322", f"op '{item.op}': param '{name}' has no value", item.op.mark, hint)
             found[name] = values.get(default) if isinstance(default, str) else default
         for name, text in item.attrs.items():
             if definition is not None and name not in params:
                 hint = did_you_mean(name, params) or (f"its params: {', '.join(params)}" if params else "it has no params")
-                self.expansion.report("G322", f"op '{item.op}' has no param '{name}'", text.mark, hint)
+                self.builder.report("G322", f"op '{item.op}' has no param '{name}'", text.mark, hint)
         return found
 
     # --- resolving ---
@@ -161,6 +174,10 @@ class OpCompiler:
         if base is None:
             self.unknown(ref, frame, context)
             return None
+        return self.shown(ref, base, context)
+
+    def shown(self, ref: RegionRef, base: View, context: Context) -> View | None:
+        """What a region shows of what its name stands for."""
         if not ref.indices and ref.part is None:
             return base
         look = context.values.__getitem__
@@ -168,17 +185,17 @@ class OpCompiler:
             if ref.part is not None:
                 key = tuple([expr.integer(look) for expr in ref.part])
                 region = base.region
-                return View(base.tensor, base.spec, Region(base.tensor, region.box, region.dropped, key))
+                return _new_view(base.tensor, base.spec, _new_region(base.tensor, region.box, region.dropped, key))
             return self.sliced(ref, base, look)
         except ExprError as error:
-            self.expansion.report_error(error, list(context.values))
+            self.builder.report_error(error, list(context.values))
             return None
 
     def sliced(self, ref: RegionRef, base: View, look: Any) -> View | None:
         shape = base.spec.shape
         if len(ref.indices) > len(shape):
             message = f"'{ref.text}' has {len(ref.indices)} indices, but '{ref.name}' is {base.spec}"
-            self.expansion.report("G307", message, ref.text.mark)
+            self.builder.report("G307", message, ref.text.mark)
             return None
         ranges: list[tuple[int, int]] = []
         kept: list[int] = []
@@ -196,17 +213,17 @@ class OpCompiler:
             if not 0 <= lo <= hi <= size:
                 where = f"[{lo} : {hi}]" if not isinstance(index, Expr) else f"[{lo}]"
                 message = f"'{ref.text}' is outside '{ref.name}', which is {base.spec}: {where} of dim {axis}"
-                self.expansion.report("G307", message, ref.text.mark)
+                self.builder.report("G307", message, ref.text.mark)
                 return None
             ranges.append((lo, hi))
         if tuple(kept) == shape:
             return base
-        spec = self.expansion.intern(base.spec.dtype, tuple(kept))
+        spec = self.builder.intern(base.spec.dtype, tuple(kept))
         if base.region.box is None:
             box, gone = tuple(ranges), tuple(dropped)
         else:
             box, gone = _inside(base.region, ranges, dropped)
-        return View(base.tensor, spec, Region(base.tensor, box, gone, base.region.part))
+        return _new_view(base.tensor, spec, _new_region(base.tensor, box, gone, base.region.part))
 
     def unknown(self, ref: RegionRef, frame: Frame, context: Context) -> None:
         """Says why a name stands for no tensor here."""
@@ -214,7 +231,7 @@ class OpCompiler:
         if where is not None and where[0] == "scope":
             hint = f"read it inside, or alloc it before scope '{where[1]}'"
             message = f"'{ref.name}' is read after its scope '{where[1]}' closed"
-            self.expansion.report("G315", message, ref.text.mark, hint)
+            self.builder.report("G315", message, ref.text.mark, hint)
             return
         hint = did_you_mean(ref.name, frame.visible())
         if where is not None:
@@ -222,7 +239,7 @@ class OpCompiler:
         elif hint is None and "[" in ref.text.value:
             near = did_you_mean(ref.name, DTYPE_BYTES)
             hint = f"{near[:-1]} as a dtype?" if near else None
-        self.expansion.report("G306", f"unknown tensor '{ref.name}'", ref.text.mark, hint)
+        self.builder.report("G306", f"unknown tensor '{ref.name}'", ref.text.mark, hint)
 
     def call(self, node: NodeOp, specs: Sequence[TensorSpec | None], context: Context) -> NodeCall:
         """What the call needs, worked out once per combination of operand types unless the op's rules read the item's attrs."""
@@ -243,7 +260,7 @@ class OpCompiler:
             try:
                 attrs[name] = attr_value(expr, context)
             except ExprError as error:
-                self.expansion.report_error(error, list(context.values))
+                self.builder.report_error(error, list(context.values))
         return attrs
 
     def fit(self, node: NodeOp, specs: Sequence[TensorSpec | None], attrs: Mapping[str, Any]) -> Fitted:
@@ -257,7 +274,7 @@ class OpCompiler:
         for operand, message in found.problems:
             value = node.item.inputs.get(operand) or node.item.outputs[operand]
             mark = value.spec.mark if isinstance(value, Declaration) else value.mark
-            self.expansion.report("G303", f"op '{definition.name}': {message}", mark)
+            self.builder.report("G303", f"op '{definition.name}': {message}", mark)
         if found.problems or any(o.name not in given and not o.optional for o in definition.operands):
             return Fitted(NodeCall(definition.core, attrs, 1, ()))
         watched = _Watched(attrs, node.item.attrs)
@@ -270,12 +287,12 @@ class OpCompiler:
         try:
             message = definition.check(call)
             if message is None:
-                workspace = definition.workspace(call) if self.expansion.with_workspace else {}
-                scratch = tuple((name, self.expansion.intern(spec.dtype, spec.shape)) for name, spec in workspace.items())
+                workspace = definition.workspace(call) if self.builder.with_workspace else {}
+                scratch = tuple((name, self.builder.intern(spec.dtype, spec.shape)) for name, spec in workspace.items())
                 return NodeCall(definition.core, attrs, definition.num_blocks(call), scratch)
         except Exception as error:
             message = f"its rules failed: {type(error).__name__}: {error}"
-        self.expansion.report("G323", f"op '{definition.name}': {message}", mark)
+        self.builder.report("G323", f"op '{definition.name}': {message}", mark)
         return NodeCall(definition.core, attrs, 1, ())
 
 

@@ -15,18 +15,18 @@ from typing import Any
 from runner.base.errors import Diagnostic, GraphError, Mark, did_you_mean
 from runner.base.records import LARGE, builder, collector_off
 from runner.base.tensor_spec import TensorSpec
+from runner.expansion.builder import ProgramBuilder, StopExpansionError
 from runner.expansion.calls import NodeOp, OpCompiler, closed_in
+from runner.expansion.copies import Copier
 from runner.expansion.externals import Externals
 from runner.expansion.names import Context, Frame, View
-from runner.expansion.state import Expansion, Settings, StopExpansionError
-from runner.expansion.trip_copies import FEWEST_TRIPS, TripCopier, trip_copier
+from runner.expansion.pieces import Piece
 from runner.expansion.trip_counts import DynamicRange, case_test
-from runner.expansion.use_copies import Stamps
 from runner.language.expressions import Expr, ExprError, parse
 from runner.language.graph import Alloc, For, Graph, Item, Op, Scope, Switch, Text, Use
 from runner.language.library import GraphLibrary, with_source_lines
 from runner.language.notation import RegionRef, parse_type
-from runner.models.protocols import TripCounts
+from runner.models.protocols import Settings, TripCounts
 from runner.program.ops import OpRegistry
 from runner.program.program import Program, Region, Span, Task, Trips
 
@@ -85,17 +85,15 @@ def expand_all(
     """
     library = library or GraphLibrary()
     library.add(graph)
-    expander = _Expander(config, registry, library, trips, max_work)
-    expander.sample = sample
-    expander.copies = stamp
-    expander.stamp = stamp and not sample and trips is None
+    builder = ProgramBuilder(config, max_work)
+    walk = _Walk(builder, OpCompiler(builder, registry), library, trips, sample=sample, copies=stamp)
     with collector_off():
-        program = expander.run(graph, params or {})
+        program = walk.program(graph, params or {})
         if len(program.tasks) > LARGE:
             gc.freeze()
     lines = {used.file: used.lines for used in library.graphs()}
-    problems = with_source_lines(sorted(expander.problems.values(), key=_order), lines)
-    return Expanded(program, problems, expander.unwritten)
+    problems = with_source_lines(sorted(builder.problems.values(), key=_order), lines)
+    return Expanded(program, problems, builder.unwritten)
 
 
 def _order(problem: Diagnostic) -> tuple[Mark, str]:
@@ -123,30 +121,35 @@ class _Making:
             self.uses.append(tensor)
 
 
-class _Expander(Expansion):
-    """Walks the items of a graph."""
+class _Walk:
+    """Walks the items of a graph and hands what they mean to the builder."""
 
-    def __init__(self, config: Settings, registry: OpRegistry, library: GraphLibrary, trips: TripCounts | None, max_work: int):
-        super().__init__(config, max_work)
+    def __init__(
+        self,
+        builder: ProgramBuilder,
+        ops: OpCompiler,
+        library: GraphLibrary,
+        trips: TripCounts | None,
+        *,
+        sample: bool,
+        copies: bool,
+    ):
+        self.builder = builder
+        self.ops = ops
         self.library = library
         self.trips = trips
-        self.sample = False
-        self.stamp = False
-        self.copies = True
+        self.sample = sample
         self.using: list[Graph] = []
-        self.ops = OpCompiler(self, registry)
-        self.externals = Externals(self, self.ops)
-        self.stamps = Stamps(self, self.externals, library)
+        self.externals = Externals(builder, ops)
+        self.copier = Copier(builder, ops, self.externals, library)
+        self.copies = copies
+        self.copies_uses = copies and not sample and trips is None  # else loops of like uses may make different trips
 
     # --- the program ---
 
-    def run(self, graph: Graph, params: Mapping[str, int]) -> Program:
-        values = dict(self.config.values)
-        context = Context(graph, values)
-        for name, text in graph.params.items():
-            values[name] = params[name] if name in params else self.integer(text, Context(graph, dict(self.config.values)))
-        for name in set(params) - set(graph.params):
-            self.report("G308", f"graph '{graph.name}' has no param '{name}'", graph.mark, did_you_mean(name, graph.params))
+    def program(self, graph: Graph, params: Mapping[str, int]) -> Program:
+        builder = self.builder
+        context = Context(graph, self.values(graph, params))
         frame = Frame(None, "", graph.body)
         sections = {"input": graph.inputs, "output": graph.outputs, "weight": graph.weights, "state": graph.state}
         for kind, declarations in sections.items():
@@ -158,13 +161,23 @@ class _Expander(Expansion):
         with suppress(StopExpansionError):
             self.body(graph.body, frame, context, items)
         body = Span("root", "", tuple(items), mark=graph.mark)
-        return Program(graph.name, tuple(self.tensors), tuple(self.tasks), body, inputs, outputs)
+        return Program(graph.name, tuple(builder.tensors), tuple(builder.tasks), body, inputs, outputs)
+
+    def values(self, graph: Graph, params: Mapping[str, int]) -> dict[str, Any]:
+        """The configuration's values and the graph's params."""
+        builder, values = self.builder, dict(self.builder.config.values)
+        for name, text in graph.params.items():
+            given = params.get(name)
+            values[name] = builder.integer(text, Context(graph, dict(builder.config.values))) if given is None else given
+        for name in set(params) - set(graph.params):
+            builder.report("G308", f"graph '{graph.name}' has no param '{name}'", graph.mark, did_you_mean(name, graph.params))
+        return values
 
     def body(self, body: Sequence[Item], frame: Frame, context: Context, items: list[int | Span]) -> None:
         """Expand `body` into `items`."""
-        self.work += len(body) + 1
-        if self.work > self.max_work:
-            raise self.too_large(body[0].mark if body else context.graph.mark)
+        self.builder.work += len(body) + 1
+        if self.builder.work > self.builder.max_work:
+            raise self.builder.too_large(body[0].mark if body else context.graph.mark)
         for item in body:
             if type(item) is Op:
                 items.append(self.op(item, frame, context))
@@ -187,19 +200,21 @@ class _Expander(Expansion):
     def op(self, item: Op, frame: Frame, context: Context) -> int:
         """One task."""
         node = self.ops.compiled(item, context)
-        index = len(self.tasks)
+        index = len(self.builder.tasks)
         made = _Making(index)
         self.operands(made, node, frame, context)
         call = self.ops.call(node, made.specs, context)
         if call.workspace:
-            made.creates += [self.tensor(name, spec, item.mark, index).tensor for name, spec in call.workspace]
-        if node.param_attrs:
-            self.record_attrs(node, index, context)
+            made.creates += [self.builder.tensor(name, spec, item.mark, index).tensor for name, spec in call.workspace]
+        if node.param_attrs:  # they may differ in a copy; what the op's rules make of them could not be copied
+            self.builder.attrs.append((index, context, node.param_attrs))
+            self.builder.num_obstacles += node.rules_read_attrs
+        self.builder.num_obstacles += node.is_faulty
         after = self.after(item.after, frame, context) if item.after else ()
         if context.wants(item.id):
             frame.ids[item.id] = [index]
         made.waits.discard(index)
-        self.tasks.append(
+        self.builder.tasks.append(
             _new_task(
                 index,
                 frame.prefix + item.id,
@@ -236,45 +251,39 @@ class _Expander(Expansion):
                 made.regions[name] = view.region
                 if is_inout:
                     self.read_operand(made, view, ref, node, frame)
-                made.note(view.tensor, made.writes, self.local[view.tensor])
-                self.write(view, made.index, made.waits)
+                made.note(view.tensor, made.writes, self.builder.local[view.tensor])
+                self.builder.write(view, made.index, made.waits)
         for name, declared, kind in node.created:
-            spec = self.spec(kind, context)
+            spec = self.builder.spec(kind, context)
             made.specs.append(spec)
             if spec is not None:
-                view = frame.names[declared.name] = self.tensor(declared.name, spec, declared.mark, made.index)
+                view = frame.names[declared.name] = self.builder.tensor(declared.name, spec, declared.mark, made.index)
                 made.regions[name] = view.region
                 made.creates.append(view.tensor)
                 made.writes.append(view.tensor)
 
     def read_operand(self, made: _Making, view: View, ref: RegionRef, node: NodeOp, frame: Frame) -> None:
-        if not self.read(view, made.waits, made.index):
-            self.note_unwritten(view, ref.text.mark, frame.prefix + node.item.id)
-        made.note(view.tensor, made.reads, self.local[view.tensor])
-
-    def record_attrs(self, node: NodeOp, task: int, context: Context) -> None:
-        """Attrs that depend on params may differ in a copy; what the op's rules make of them could not be copied."""
-        for recorder in self.recorders:
-            recorder.attrs[task] = (context, node.param_attrs)
-            recorder.is_complete = recorder.is_complete and not node.rules_read_attrs
+        if not self.builder.read(view, made.waits):
+            self.builder.note_unwritten(view.tensor, ref.text.mark, frame.prefix + node.item.id)
+        made.note(view.tensor, made.reads, self.builder.local[view.tensor])
 
     def alloc(self, item: Alloc, frame: Frame, context: Context, items: list[int | Span]) -> None:
         creates = []
         for declared in item.tensors:
-            spec = self.spec(parse_type(declared.spec), context)
+            spec = self.builder.spec(parse_type(declared.spec), context)
             if spec is not None:
-                view = frame.names[declared.name] = self.tensor(declared.name, spec, declared.mark)
+                view = frame.names[declared.name] = self.builder.tensor(declared.name, spec, declared.mark)
                 creates.append(view.tensor)
-        task = len(self.tasks)
+        task = len(self.builder.tasks)
         if context.wants(item.id):
             frame.ids[item.id] = [task]
-        self.tasks.append(Task(task, frame.prefix + item.id, None, creates=tuple(creates), mark=item.mark, doc=item.doc))
+        self.builder.tasks.append(Task(task, frame.prefix + item.id, None, creates=tuple(creates), mark=item.mark, doc=item.doc))
         items.append(task)
 
     def scope(self, item: Scope, frame: Frame, context: Context) -> Span:
         inner = Frame(frame, f"{frame.prefix}{item.name}.", item.body, scope=item.name)
         items: list[int | Span] = []
-        first = len(self.tasks)
+        first = len(self.builder.tasks)
         self.body(item.body, inner, context, items)
         self.remember(item.name, inner, frame, context, first)
         return Span("scope", inner.prefix[:-1], tuple(items), item.mode, mark=item.mark)
@@ -282,7 +291,7 @@ class _Expander(Expansion):
     def remember(self, name: str, inner: Frame, frame: Frame, context: Context, first: int) -> None:
         """Let `after` name what was just expanded: as a whole, and by dotted names what is inside."""
         if context.wants(name):
-            frame.ids.setdefault(name, []).extend(range(first, len(self.tasks)))
+            frame.ids.setdefault(name, []).extend(range(first, len(self.builder.tasks)))
         for below, tasks in inner.ids.items():
             if context.wants(f"{name}.{below}"):
                 frame.ids.setdefault(f"{name}.{below}", []).extend(tasks)
@@ -296,7 +305,7 @@ class _Expander(Expansion):
                 tasks.update(found)
             elif name.value not in frame.declared_ids():
                 hint = did_you_mean(name.value, frame.declared_ids())
-                self.report("G321", f"'after' names '{name}', but no item here or around has that id", name.mark, hint)
+                self.builder.report("G321", f"'after' names '{name}', but no item here or around has that id", name.mark, hint)
         return tuple(sorted(tasks))
 
     # --- loops ---
@@ -307,31 +316,31 @@ class _Expander(Expansion):
         path = f"{frame.prefix}{item.variable}"
         if read and item.maximum is None:
             message = f"the range reads tensor '{read[0]}', so the loop needs 'max'"
-            self.report("G326", message, item.range.mark, "add 'max:' with the largest number of trips")
+            self.builder.report("G326", message, item.range.mark, "add 'max:' with the largest number of trips")
             return Span("for", path, mark=item.mark)
         if not read:
-            num = self.integer(item.range, context)
+            num = self.builder.integer(item.range, context)
             if num < 0:
-                self.report(
+                self.builder.report(
                     "G310", f"expression '{item.range}': is {num}, but a loop cannot make fewer than 0 trips", item.range.mark
                 )
-            if self.work + num > self.max_work:
-                raise self.too_large(item.range.mark)
+            if self.builder.work + num > self.builder.max_work:
+                raise self.builder.too_large(item.range.mark)
             return Span("for", path, self.iterations(item, range(num), frame, context), mark=item.mark)
         assert item.maximum is not None
         if item.carry:
-            self.report(
+            self.builder.report(
                 "G325", "a loop with a range known only at run time cannot carry a tensor", next(iter(item.carry.values())).mark
             )
-        bound = max(self.integer(item.maximum, context), 0)
+        bound = max(self.builder.integer(item.maximum, context), 0)
         trips = self.dynamic(expr, path, read, bound, frame, context, item.mark)
         return self.dynamic_span(path, trips, self.planned(trips, expr, read, context), item, frame, context)
 
     def dynamic_span(self, path: str, trips: Trips, num: int, item: For, frame: Frame, context: Context) -> Span:
-        if self.work + num > self.max_work and not self.sample:
-            raise self.too_large(item.range.mark)
+        if self.builder.work + num > self.builder.max_work and not self.sample:
+            raise self.builder.too_large(item.range.mark)
         chosen = sorted({0, 1, num - 1} & set(range(num))) if self.sample else range(num)
-        with self.dynamic_loop():
+        with self.builder.dynamic_loop():
             items = self.iterations(item, chosen, frame, context)
         return Span("dynamic", path, items, trips=trips, mark=item.mark)
 
@@ -341,19 +350,14 @@ class _Expander(Expansion):
         joint = "" if len(variable) == 1 else "_"
         previous: Frame | None = None
         carried: dict[str, View] = {}
-        copier: TripCopier | None = None
+        loop = self.copier.loop(item, context, len(trips)) if self.copies else None
         for trip in trips:
             context.values[variable] = trip
             inner = Frame(frame, f"{frame.prefix}{variable}{joint}{trip}.", item.body, previous=previous, loop=variable)
             inner.names.update(carried)
-            first, work = len(self.tasks), self.work
-            items = copier.copy(inner) if copier is not None else None
-            if items is None:
-                expanded: list[int | Span] = []
-                self.body(item.body, inner, context, expanded)
-                items = tuple(expanded)
-            if not spans and self.copies and len(trips) >= FEWEST_TRIPS:
-                copier = trip_copier(self, item, frame, context, inner.prefix, first, items, self.work - work)
+            first = len(self.builder.tasks)
+            piece = self.copier.trip(loop, inner) if loop is not None else None
+            items = self.piece(piece, item.body, inner, context)
             spans.append(_new_span("iteration", inner.prefix[:-1], items, "auto", None, item.mark))
             self.remember(variable, inner, frame, context, first)
             if item.carry:
@@ -366,20 +370,36 @@ class _Expander(Expansion):
             context.values[variable] = had
         return tuple(spans)
 
+    def piece(self, piece: Piece | None, body: Sequence[Item], frame: Frame, context: Context) -> tuple[int | Span, ...]:
+        """The items of a trip or of a used graph: copied where a piece like it was expanded before."""
+        copied = self.copier.copy(piece) if piece is not None else None
+        if copied is not None:
+            return copied
+        items: list[int | Span] = []
+        if piece is not None:
+            self.copier.begin(piece)
+        self.body(body, frame, context, items)
+        if piece is not None:
+            self.copier.end(piece, items)
+        return tuple(items)
+
     def carry(self, item: For, inner: Frame, carried: dict[str, View]) -> None:
         """Rebind carried names after a trip; the tensor must have the type that the name stood for."""
         for name, text in item.carry.items():
             before, view = inner.find(name), inner.find(text.value)
+            hint = None
             if view is None:
                 closed = closed_in(item.body, text.value)
                 hint = f"alloc it before {closed[0]} '{closed[1]}', where it is a name of that alone" if closed else None
-                self.report("G325", f"carry: no tensor '{text}' at the end of the body of 'for {item.variable}'", text.mark, hint)
+                message = f"no tensor '{text}' at the end of the body of 'for {item.variable}'"
             elif before is None:
-                self.report("G325", f"carry: no tensor '{name}' before 'for {item.variable}'", text.mark)
+                message = f"no tensor '{name}' before 'for {item.variable}'"
             elif before.spec is not view.spec:
-                self.report("G325", f"carry: '{name}' is {before.spec}, but '{text}' is {view.spec}", text.mark)
+                message = f"'{name}' is {before.spec}, but '{text}' is {view.spec}"
             else:
                 carried[name] = view
+                continue
+            self.builder.report("G325", f"carry: {message}", text.mark, hint)
 
     def planned(self, trips: Trips, expr: Expr, read: Sequence[str], context: Context) -> int:
         """The number of trips that the program holds."""
@@ -401,17 +421,16 @@ class _Expander(Expansion):
         self, expr: Expr, path: str, read: Sequence[str], bound: int, frame: Frame, context: Context, mark: Mark
     ) -> Trips:
         """How often something runs whose number of trips `expr` reads the tensors named `read`."""
-        self.begin_range()
         views = {name: view for name in read if (view := frame.find(name)) is not None}
         values = {name: context.values[name] for name in expr.names() if name in context.values}
         waits: set[int] = set()
         for name, view in views.items():
             if name not in expr.indexed() and view.spec.shape:
-                self.report(
+                self.builder.report(
                     "G326", f"the range reads all of tensor '{name}', expected one element", expr.mark, f"write {name}[...]"
                 )
-            if not self.read(view, waits, None):
-                self.note_unwritten(view, expr.mark or mark, path)
+            if not self.builder.read(view, waits):
+                self.builder.note_unwritten(view.tensor, expr.mark or mark, path)
         count = DynamicRange(expr, path, values, views, bound, mark)
         return Trips(path, count.reads, tuple(sorted(waits)), bound, count, mark)
 
@@ -426,13 +445,15 @@ class _Expander(Expansion):
         try:
             value = expr.evaluate(context.values.__getitem__)
         except ExprError as error:
-            self.report_error(error, list(context.values))
+            self.builder.report_error(error, list(context.values))
             return []
         value = bool(value) if item.keyword == "if" else value
         body = item.cases.get(value, item.cases.get(None)) if isinstance(value, int) else None
         if body is None:
             cases = ", ".join("default" if case is None else str(case) for case in item.cases)
-            self.report("G330", f"switch: no case for '{item.value}', which is {value}", item.value.mark, f"cases: {cases}")
+            self.builder.report(
+                "G330", f"switch: no case for '{item.value}', which is {value}", item.value.mark, f"cases: {cases}"
+            )
             return []
         items: list[int | Span] = []
         self.body(body, frame, context, items)
@@ -451,7 +472,7 @@ class _Expander(Expansion):
             inner = Frame(frame, frame.prefix, body)
             items: list[int | Span] = []
             num = self.planned(trips, test, read, context)
-            with self.dynamic_loop():
+            with self.builder.dynamic_loop():
                 if num:
                     self.body(body, inner, context, items)
             branch = (Span("iteration", path, tuple(items), mark=item.mark),) * num
@@ -462,35 +483,19 @@ class _Expander(Expansion):
         try:
             graph = self.library(item.graph, context.graph.file)
         except GraphError as error:
-            self.report_error(error)
+            self.builder.report_error(error)
             return
         if any(used is graph for used in self.using):
             cycle = " > ".join([used.name for used in self.using] + [graph.name])
-            self.report("G309", f"graph '{graph.name}' uses itself: {cycle}", item.graph.mark)
+            self.builder.report("G309", f"graph '{graph.name}' uses itself: {cycle}", item.graph.mark)
             return
         path = frame.prefix[:-1] if frame.scope == item.id and len(frame.body) == 1 else f"{frame.prefix}{item.id}"
         inner, used = self.externals.bind(item, graph, frame, context, f"{path}.")
-        first = len(self.tasks)
+        first = len(self.builder.tasks)
         self.using.append(graph)
-        inside = self.used(graph, inner, used)
+        piece = self.copier.use(inner, used) if self.copies_uses else None
+        inside = self.piece(piece, graph.body, inner, used)
         self.using.pop()
         if context.wants(item.id):
-            frame.ids.setdefault(item.id, []).extend(range(first, len(self.tasks)))
-        items.append(Span("use", path, tuple(inside), mark=item.mark))
-
-    def used(self, graph: Graph, frame: Frame, context: Context) -> list[int | Span]:
-        """The items of a used graph: copied where one like it was expanded before (see `runner.expansion.use_copies`)."""
-        key = self.stamps.key(frame, context) if self.stamp else None
-        stamp = self.stamps.known.get(key) if key is not None else None
-        if stamp is not None:
-            items = self.stamps.copy(stamp, frame, context)
-            if items is not None:
-                return items
-        items = []
-        if key is None:
-            self.body(graph.body, frame, context, items)
-            return items
-        stamp = self.stamps.begin(frame, context)
-        self.body(graph.body, frame, context, items)
-        self.stamps.end(key, stamp, items)
-        return items
+            frame.ids.setdefault(item.id, []).extend(range(first, len(self.builder.tasks)))
+        items.append(Span("use", path, inside, mark=item.mark))

@@ -4,42 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from runner.base.errors import GraphError, Mark, did_you_mean
-from runner.base.tensor_spec import TensorSpec
+from runner.expansion.builder import ProgramBuilder
 from runner.expansion.calls import OpCompiler
-from runner.expansion.names import Context, Frame, View
-from runner.expansion.state import Expansion
+from runner.expansion.names import Context, Frame, Resolved, View
 from runner.language.expressions import ExprError, parse
 from runner.language.graph import Declaration, Graph, Text, Use
-from runner.language.notation import QUANTISED, parse_region, parse_type, scale_of
+from runner.language.notation import parse_region, parse_type
 
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
-
-
-@dataclass(frozen=True, slots=True)
-class Resolved:
-    """An external tensor as a graph names it; `tensor` is what that stands for, `at` how many tensors there were before."""
-
-    kind: str
-    name: str
-    source: str
-    spec: TensorSpec
-    declared: Declaration
-    is_scale: bool
-    context: Context
-    tensor: int = -1
-    at: int = -1
+QUANTISED = "wq"
+"""The dtype parameter whose weights bring a scale with them."""
 
 
 class Externals:
     """The external tensors of one expansion: one per kind and source, whoever uses it."""
 
-    def __init__(self, expansion: Expansion, ops: OpCompiler):
-        self.expansion = expansion
+    def __init__(self, builder: ProgramBuilder, ops: OpCompiler):
+        self.builder = builder
         self.ops = ops
         self.known: dict[tuple[str, str], View] = {}
 
@@ -47,41 +33,37 @@ class Externals:
         """Names external tensors in `frame`; weights and states are made when they are first used."""
         for name, declared in declarations.items():
             parsed = parse_type(declared.spec)
-            spec = self.expansion.spec(parsed, context)
+            spec = self.builder.spec(parsed, context)
             if spec is None:
                 continue
             source = self.source(declared, context, False)
             frame.unused[name] = partial(self.resolve, Resolved(kind, name, source, spec, declared, False, context))
             if kind == "weight" and parsed.is_param and parsed.dtype == QUANTISED:
-                scale, name = self.expansion.intern("f32", spec.shape[:-1]), f"{name}_scale"
+                scale, name = self.builder.intern("f32", spec.shape[:-1]), f"{name}_scale"
                 source = self.source(declared, context, True)
                 frame.unused[name] = partial(self.resolve, Resolved(kind, name, source, scale, declared, True, context))
 
     def resolve(self, first: Resolved) -> View:
         """The tensor that a name stands for when it is used first."""
-        at = len(self.expansion.tensors)
-        view = self.external(first.name, first.kind, first.source, first.spec, first.declared)
-        for recorder in self.expansion.recorders:
-            recorder.externals.append(replace(first, tensor=view.tensor, at=at))
+        at, key = len(self.builder.tensors), (first.kind, first.source)
+        view = self.known.get(key)
+        if view is None:
+            view = self.known[key] = self.made(first)
+        elif view.spec is not first.spec:
+            other = self.builder.tensors[view.tensor].mark
+            message = f"{first.kind} '{first.source}' is {first.spec} here, but {view.spec} in {other}"
+            self.builder.report("G324", message, first.declared.spec.mark)
+            view = self.made(first)
+        self.builder.externals.append(replace(first, tensor=view.tensor, at=at))
         return view
 
-    def external(self, name: str, kind: str, source: str, spec: TensorSpec, declared: Declaration) -> View:
-        known = self.known.get((kind, source))
-        if known is None:
-            shard = declared.shard if declared.shard is None or declared.shard < len(spec.shape) else None
-            outside = {"kind": kind, "source": source, "stack": declared.stack, "shard": shard}
-            known = self.known[kind, source] = self.expansion.tensor(name, spec, declared.mark, **outside)
-        elif known.spec is not spec:
-            other = self.expansion.tensors[known.tensor].mark
-            message = f"{kind} '{source}' is {spec} here, but {known.spec} in {other}"
-            self.expansion.report("G324", message, declared.spec.mark)
-            return self.expansion.tensor(name, spec, declared.mark, kind=kind, source=source)
-        return known
+    def made(self, first: Resolved) -> View:
+        return self.builder.external(first.declared, first.name, first.spec, first.kind, first.source)
 
     def source(self, declared: Declaration, context: Context, is_scale: bool) -> str:
         """What the tensor, or its scale, is called outside: with the placeholders filled in, except the one that is stacked."""
         name = self.filled(declared, context)
-        return scale_of(name) if is_scale else name
+        return scale_source(name) if is_scale else name
 
     def filled(self, declared: Declaration, context: Context) -> str:
         text = declared.source
@@ -95,7 +77,7 @@ class Externals:
             try:
                 return str(parse(match[1], mark).evaluate(context.values.__getitem__))
             except ExprError as error:
-                self.expansion.report_error(error, list(context.values))
+                self.builder.report_error(error, list(context.values))
                 return match[0]
 
         return _PLACEHOLDER.sub(fill, text.value)
@@ -104,7 +86,7 @@ class Externals:
 
     def bind(self, item: Use, graph: Graph, frame: Frame, context: Context, prefix: str) -> tuple[Frame, Context]:
         """Names and values inside a used graph."""
-        values: dict[str, Any] = dict(self.expansion.config.values)
+        values: dict[str, Any] = dict(self.builder.config.values)
         for name in graph.params:
             values[name] = self.param(item, name, context)
         inner, used = Frame(None, prefix, graph.body), Context(graph, values, context, item)
@@ -112,7 +94,7 @@ class Externals:
         for name, text in item.bindings.items():
             if name not in known:
                 hint = did_you_mean(name, known)
-                self.expansion.report("G308", f"graph '{graph.name}' has no param, input or output '{name}'", text.mark, hint)
+                self.builder.report("G308", f"graph '{graph.name}' has no param, input or output '{name}'", text.mark, hint)
         for kind, declarations in (("input", graph.inputs), ("output", graph.outputs)):
             for declared in declarations.values():
                 self.operand(item, kind, declared, frame, context, inner, used)
@@ -127,12 +109,10 @@ class Externals:
         """The value given, or that of the same name here."""
         text = item.bindings.get(name)
         if text is not None:
-            return self.expansion.integer(text, context)
+            return self.builder.integer(text, context)
         if name in context.values:
             return context.values[name]
-        self.expansion.report(
-            "G308", f"use '{item.graph}': param '{name}' is not given", item.mark, f"add 'with: {{{name}: ...}}'"
-        )
+        self.builder.report("G308", f"use '{item.graph}': param '{name}' is not given", item.mark, f"add 'with: {{{name}: ...}}'")
         return 0
 
     def operand(
@@ -141,28 +121,31 @@ class Externals:
         """Binds one input or output to the tensor given, or to the one of the same name here."""
         text = item.bindings.get(declared.name)
         view = self.given(item, kind, declared.name, text, frame, context)
-        spec = self.expansion.spec(parse_type(declared.spec), used)
+        spec = self.builder.spec(parse_type(declared.spec), used)
         if view is None:
             if spec is not None:  # go on with a tensor of the right type, so that one mistake is one finding
-                inner.names[declared.name] = self.expansion.tensor(
-                    declared.name, spec, declared.mark, kind=kind, source=declared.name
-                )
+                inner.names[declared.name] = self.builder.external(declared, declared.name, spec, kind, declared.name)
             return
         inner.names[declared.name] = view
         if spec is not None and view.spec is not spec:
             message = f"use '{item.graph}': {kind} '{declared.name}' is {view.spec}, expected {spec}"
-            self.expansion.report("G303", message, text.mark if text else item.mark)
+            self.builder.report("G303", message, text.mark if text else item.mark)
 
     def given(self, item: Use, kind: str, name: str, text: Text | None, frame: Frame, context: Context) -> View | None:
         if text is None:
             view = frame.find(name)
             if view is None:
                 message = f"use '{item.graph}': {kind} '{name}' is not given, and no tensor here has that name"
-                self.expansion.report("G308", message, item.mark, f"add 'with: {{{name}: ...}}'")
+                self.builder.report("G308", message, item.mark, f"add 'with: {{{name}: ...}}'")
             return view
         try:
             ref = parse_region(text)
         except GraphError as error:
-            self.expansion.report_error(error)
+            self.builder.report_error(error)
             return None
         return self.ops.view(ref, frame, context)
+
+
+def scale_source(source: str) -> str:
+    """Where a quantised weight's scale is: `X.weight` has `X.scale`."""
+    return f"{source.removesuffix('.weight')}.scale"

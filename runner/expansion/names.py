@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.base.tensor_spec import TensorSpec
-from runner.language.graph import Alloc, For, Graph, Item, Op, Scope, Switch, Use
+from runner.language.graph import Alloc, Declaration, For, Graph, Item, Op, Scope, Switch, Use
 from runner.program.program import Region
 
 
@@ -131,3 +131,18 @@ class Context:
     def wants(self, name: str) -> bool:
         """Does any `after` of the graph name this id?"""
         return name in self._wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """An external tensor as a graph names it; `tensor` is what that stands for, `at` how many tensors there were before."""
+
+    kind: str
+    name: str
+    source: str
+    spec: TensorSpec
+    declared: Declaration
+    is_scale: bool
+    context: Context
+    tensor: int = -1
+    at: int = -1

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from runner.base.errors import Diagnostic, GraphError, Mark
 from runner.expansion.expander import expand_all
-from runner.expansion.state import Settings
 from runner.language.graph import Graph
 from runner.language.library import GraphLibrary, check_file, find_graph, with_source_lines
 from runner.lint.codes import RULES
@@ -21,6 +20,7 @@ from runner.lint.ignores import is_ignored, without_effect
 from runner.lint.look import Look
 from runner.lint.rules import all_rules
 from runner.lint.walk import findings_of
+from runner.models.protocols import Settings
 from runner.program.ops import OpRegistry
 
 MAX_WORK = 1_000_000

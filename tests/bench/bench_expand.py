@@ -17,9 +17,9 @@ import pytest
 from ops import register_all
 from runner.config.config import Config, load_config
 from runner.expansion.expander import expand
-from runner.expansion.state import Settings
 from runner.language.graph import Graph
 from runner.language.library import GraphLibrary, load_graph, shipped_graphs
+from runner.models.protocols import Settings
 from runner.program.ops import OpRegistry
 from runner.program.program import Program
 from schedulers.layouts.layouts import annotated

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from ops import register_all
 from runner.config.config import load_config
+from runner.expansion.copies import Copier
 from runner.expansion.expander import expand_all
 from runner.expansion.trip_counts import DynamicRange
-from runner.expansion.use_copies import Stamps
 from runner.language.library import GraphLibrary, load_graph, shipped_graphs
 from runner.program.ops import OpRegistry
 from runner.program.program import Program, Span
@@ -60,15 +60,15 @@ def assert_same(graph, config, registry) -> Program:
 def copies(monkeypatch) -> list[str]:
     """The paths of all uses that were stamped."""
     made: list[str] = []
-    original = Stamps.copy
+    original = Copier.copy
 
-    def copy(self, stamp, frame, context):
-        items = original(self, stamp, frame, context)
-        if items is not None:
-            made.append(frame.prefix[:-1])
+    def copy(self, piece):
+        items = original(self, piece)
+        if items is not None and piece.loop is None:
+            made.append(piece.frame.prefix[:-1])
         return items
 
-    monkeypatch.setattr(Stamps, "copy", copy)
+    monkeypatch.setattr(Copier, "copy", copy)
     return made
 
 

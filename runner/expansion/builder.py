@@ -1,79 +1,62 @@
-"""The state of one expansion: problems, tensors, and who wrote what last. `expander` walks the graph and fills it."""
+"""The program under construction: its tasks and tensors, who wrote what last, and what is wrong.
+
+A `ProgramBuilder` only ever grows. `expander` walks a graph and fills it; compilers, externals and copies are handed the builder,
+never the walk, so that whoever adds something to the program does it here.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import NamedTuple
 
 from runner.base.errors import Diagnostic, GraphError, Mark, did_you_mean
 from runner.base.records import builder
 from runner.base.tensor_spec import DTYPE_BYTES, TensorSpec
 from runner.expansion.last_writers import NOBODY, Writers
-from runner.expansion.names import Context, View
+from runner.expansion.names import Context, Resolved, View
 from runner.language.expressions import Expr, ExprError, parse
-from runner.language.graph import Text
+from runner.language.graph import Declaration, Text
 from runner.language.notation import TensorType
+from runner.models.protocols import Settings
 from runner.program.program import Region, Task, Tensor
 
 _new_region, _new_tensor, _new_view = builder(Region), builder(Tensor), builder(View)
-
-
-class Settings(Protocol):
-    """What expansion needs of a configuration (`runner.config.config.Config`)."""
-
-    @property
-    def values(self) -> Mapping[str, Any]: ...
-
-    @property
-    def dtypes(self) -> Mapping[str, str]: ...
 
 
 class StopExpansionError(Exception):
     """Expansion cannot go on; the reason is among the problems."""
 
 
-@dataclass(frozen=True, slots=True)
-class Access:
-    """A read or write of a tensor from outside of a recorded use, in dynamic loops `open_loops` (the innermost is `loop`)."""
+class Position(NamedTuple):
+    """How far a program has come; what lies between two positions is a piece of it."""
 
-    view: View
-    is_write: bool
-    loop: int
-    open_loops: tuple[int, ...]
-
-
-@dataclass(slots=True)
-class Recorder:
-    """What a used graph does to tensors from outside while it is expanded, so that it can be done again for a copy.
-
-    `base` is the first tensor that is not from outside unless it is external. `ranges` are the accesses of dynamic loops and
-    choices, in order; `externals` those that were named for the first time; `attrs` the tasks' attrs that depend on params.
-    """
-
-    base: int
-    loop: int
-    open_loops: frozenset[int]
-    accesses: dict[int, list[Access]] = field(default_factory=dict)
-    ranges: list[list[Access]] = field(default_factory=list)
-    externals: list[Any] = field(default_factory=list)
-    attrs: dict[int, tuple[Context, list[tuple[str, Expr]]]] = field(default_factory=dict)
-    is_complete: bool = True
+    tasks: int
+    tensors: int
+    work: int
+    externals: int
+    attrs: int
+    obstacles: int
 
 
-class Expansion:
+NOWHERE = Position(0, 0, 0, 0, 0, 0)
+
+
+class ProgramBuilder:
     """The tensors, tasks and problems so far.
 
     `last[tensor]` is its last writer (NOBODY if none), or Writers once parts are written. `displaced` keeps, for tasks in dynamic
-    loops, the writers that they follow, since such a task may turn out not to run.
+    loops, the writers that they follow, since such a task may turn out not to run. `unwritten` maps the place of a read of what
+    nobody has written to the tensor and the path of the reader.
+
+    For copies: `externals` are the external tensors in the order in which graphs named them, `attrs` the attrs of tasks that
+    depend on a graph's params, and `num_obstacles` counts what keeps the piece that it happened in from being copied.
     """
 
     def __init__(self, config: Settings, max_work: int):
         self.config = config
         self.max_work = max_work
         self.work = 0
-        self.recorders: list[Recorder] = []
         self.with_workspace = bool(config.values.get("workspace", True))
         self.problems: dict[tuple[str, Mark | None], Diagnostic] = {}
         self.tensors: list[Tensor] = []
@@ -87,14 +70,22 @@ class Expansion:
         self.displaced: dict[tuple[int, int], set[int]] = {}
         self.loop_of: dict[int, int] = {}
         self.unwritten: dict[Mark, tuple[int, str]] = {}
+        self.externals: list[Resolved] = []
+        self.attrs: list[tuple[int, Context, list[tuple[str, Expr]]]] = []
+        self.num_obstacles = 0
+
+    @property
+    def position(self) -> Position:
+        """Where the next task goes."""
+        sizes = len(self.tasks), len(self.tensors), self.work, len(self.externals), len(self.attrs)
+        return Position(*sizes, self.num_obstacles)
 
     # --- problems and values ---
 
     def report(self, code: str, message: str, mark: Mark | None, hint: str | None = None) -> None:
         """Note a finding; the same one of another layer or trip is the same finding."""
         self.problems.setdefault((code, mark), Diagnostic(code, message, mark, hint=hint))
-        for recorder in self.recorders:
-            recorder.is_complete = False
+        self.num_obstacles += 1
 
     def too_large(self, mark: Mark) -> StopExpansionError:
         """Says that the program is too large, and stops."""
@@ -147,69 +138,67 @@ class Expansion:
 
     # --- tensors ---
 
-    def tensor(self, name: str, spec: TensorSpec, mark: Mark | None, writer: int = NOBODY, **outside: Any) -> View:
-        """A new tensor, last written by `writer`; `outside` says what an external is."""
+    def tensor(self, name: str, spec: TensorSpec, mark: Mark | None, writer: int = NOBODY) -> View:
+        """A new local tensor, last written by `writer`."""
         index = len(self.tensors)
-        made = (
-            Tensor(index, name, spec, mark=mark, **outside)
-            if outside
-            else _new_tensor(index, name, spec, "local", "", mark, None, None)
-        )
-        self.tensors.append(made)
-        self.local.append(made.kind == "local")
+        self.tensors.append(_new_tensor(index, name, spec, "local", "", mark, None, None))
+        self.local.append(True)
         self.last.append(writer)
         return _new_view(index, spec, _new_region(index, None, (), None))
 
-    def record(self, view: View, is_write: bool, task: int | None) -> None:
-        """Note an access by `task`, or by the range last begun, for those recorders that the tensor lies outside of."""
-        for recorder in self.recorders:
-            if view.tensor < recorder.base or not self.local[view.tensor]:
-                opened = tuple(self.open_loops - recorder.open_loops) if self.loop != recorder.loop else ()
-                log = recorder.ranges[-1] if task is None else recorder.accesses.setdefault(task, [])
-                log.append(Access(view, is_write, self.loop, opened))
+    def add_like(self, tensors: Sequence[Tensor]) -> int:
+        """New local tensors like others, that nobody has written; returns the id of the first."""
+        first = len(self.tensors)
+        self.tensors += [
+            _new_tensor(index, old.name, old.spec, "local", "", old.mark, None, None) for index, old in enumerate(tensors, first)
+        ]
+        self.local += [True] * len(tensors)
+        self.last += [NOBODY] * len(tensors)
+        return first
 
-    def begin_range(self) -> None:
-        """The accesses that follow are those of the next dynamic loop or choice."""
-        for recorder in self.recorders:
-            recorder.ranges.append([])
+    def external(self, declared: Declaration, name: str, spec: TensorSpec, kind: str, source: str) -> View:
+        """A new tensor from outside, that `declared` (or the scale of what it declares) is called there."""
+        index = len(self.tensors)
+        shard = declared.shard if declared.shard is None or declared.shard < len(spec.shape) else None
+        self.tensors.append(Tensor(index, name, spec, kind, source, declared.mark, declared.stack, shard))
+        self.local.append(False)
+        self.last.append(NOBODY)
+        return View(index, spec, Region(index))
 
-    def read(self, view: View, waits: set[int], task: int | None) -> bool:
+    def read(self, view: View, waits: set[int]) -> bool:
         """Add the last writers of what `view` shows to `waits`; False when nobody has written any of it."""
-        if self.recorders:
-            self.record(view, False, task)
-        return self.follow(view, waits)
+        return 0 in view.spec.shape or self.follow(view.region, waits)
 
-    def follow(self, view: View, waits: set[int]) -> bool:
-        """What `read` does beside recording."""
-        if 0 in view.spec.shape:
-            return True
-        last = self.last[view.tensor]
+    def follow(self, region: Region, waits: set[int]) -> bool:
+        """What `read` does for a region that is not empty."""
+        last = self.last[region.tensor]
         if type(last) is int:
             if last < 0:
                 return False
             waits.add(last)
             if self.displaced:
-                self.add_displaced(view.tensor, last, waits)
+                self.add_displaced(region.tensor, last, waits)
             return True
-        found = last.of(view.region)  # type: ignore[union-attr]
+        found = last.of(region)  # type: ignore[union-attr]
         for writer in found:
             waits.add(writer)
             if self.displaced:
-                self.add_displaced(view.tensor, writer, waits)
+                self.add_displaced(region.tensor, writer, waits)
         return bool(found)
 
-    def note_unwritten(self, view: View, mark: Mark, path: str) -> None:
+    def note_unwritten(self, tensor: int, mark: Mark, path: str) -> None:
         """For lint: a local tensor or an output is read before anybody wrote it."""
-        if self.tensors[view.tensor].kind in ("local", "output"):
-            self.unwritten.setdefault(mark, (view.tensor, path))
+        if self.tensors[tensor].kind in ("local", "output"):
+            self.unwritten.setdefault(mark, (tensor, path))
 
     def write(self, view: View, task: int, waits: set[int]) -> None:
         """Make `task` the last writer of what `view` shows, waiting for those before."""
-        if self.recorders:
-            self.record(view, True, task)
-        if 0 in view.spec.shape:
-            return
-        tensor, region = view.tensor, view.region
+        if 0 not in view.spec.shape:
+            self.overwrite(view.region, task, waits)
+
+    def overwrite(self, region: Region, task: int, waits: set[int]) -> None:
+        """What `write` does for a region that is not empty."""
+        tensor = region.tensor
         last = self.last[tensor]
         if type(last) is int:
             found = {last} if last >= 0 else set()
@@ -240,12 +229,20 @@ class Expansion:
             seen |= before
         waits |= seen
 
-    @contextmanager
-    def dynamic_loop(self) -> Iterator[None]:
-        """What is expanded inside may not run."""
+    def open_loop(self) -> int:
+        """What follows may not run, until the loop is closed; returns the loop around it."""
         self.num_loops += 1
         outer, self.loop = self.loop, self.num_loops
         self.open_loops.add(self.loop)
-        yield
+        return outer
+
+    def close_loop(self, outer: int) -> None:
         self.open_loops.discard(self.loop)
         self.loop = outer
+
+    @contextmanager
+    def dynamic_loop(self) -> Iterator[None]:
+        """What is expanded inside may not run."""
+        outer = self.open_loop()
+        yield
+        self.close_loop(outer)

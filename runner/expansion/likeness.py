@@ -1,17 +1,24 @@
-"""Which values shape what a used graph expands to: two uses with the same ones differ only in names, ids and sources."""
+"""Which pieces of a program are alike, so that one can be copied from the other.
+
+Two uses of a graph are alike when the values that shape what it expands to are the same: they differ only in names, ids, sources
+and attrs. Two trips of a loop are alike when its body is plain enough to say beforehand what the loop variable decides.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 from runner.base.errors import GraphError
-from runner.expansion.names import Context
+from runner.expansion.builder import ProgramBuilder
+from runner.expansion.calls import NodeOp, OpCompiler
+from runner.expansion.names import Context, View, ids
 from runner.language.expressions import Expr, parse
-from runner.language.graph import Alloc, Declaration, For, Graph, Item, Op, Switch, Use
+from runner.language.graph import Alloc, Declaration, For, Graph, Item, Op, Scope, Switch, Text, Use
 from runner.language.library import GraphLibrary
-from runner.language.notation import RegionRef, parse_binding, parse_region, parse_type
+from runner.language.notation import RegionRef, TensorType, parse_binding, parse_region, parse_type
 from runner.language.walk import all_items
 
 Key = tuple[Any, ...]
@@ -97,6 +104,64 @@ class ControlKeys:
                     uses.append(item)
             found = self._exprs[id(graph)] = (shaping, attrs, uses)
         return found
+
+
+def shape(names: Mapping[str, View], builder: ProgramBuilder) -> Key:
+    """What two pieces must share of the tensors that are handed to them: which are the same, which local, and what is seen."""
+    first: dict[int, int] = {}
+    found: list[Any] = []
+    for name, view in names.items():
+        region, alias = view.region, first.setdefault(view.tensor, len(first))
+        found.append((name, alias, builder.local[view.tensor], id(view.spec), region.box, region.dropped, region.part))
+    return tuple(found)
+
+
+@dataclass(slots=True)
+class LoopForm:
+    """A loop whose trips make the same tasks: its body holds ops, allocs and scopes, and what it makes always has the same type.
+
+    `nodes` are its ops and allocs (None) in order. `varying` are the operands, by place and name, whose regions the loop variable
+    decides, `attrs` the attrs (place, name, expression) that name it.
+    """
+
+    nodes: list[NodeOp | None]
+    carry: Mapping[str, Text]
+    refs: dict[tuple[int, str], RegionRef] = field(default_factory=dict)
+    varying: list[tuple[int, str]] = field(default_factory=list)
+    attrs: list[tuple[int, str, Expr]] = field(default_factory=list)
+
+    @property
+    def has_rules_that_vary(self) -> bool:
+        """May what an op's rules say differ from trip to trip?"""
+        return any((node := self.nodes[place]) is not None and node.rules_read_attrs for place, _, _ in self.attrs)
+
+
+def loop_form(loop: For, context: Context, ops: OpCompiler) -> LoopForm | None:
+    """What differs between trips of a loop; None when that cannot be said, or what `after` means would differ."""
+    if any(context.wants(name) for name in ids((loop,))):
+        return None
+
+    def depends(exprs: Iterable[Expr]) -> bool:
+        return any(loop.variable in expr.names() for expr in exprs)
+
+    form = LoopForm([], loop.carry)
+    for item in all_items(loop.body):
+        place, node, kinds = len(form.nodes), None, list[TensorType]()
+        if isinstance(item, Alloc):
+            kinds = [parse_type(declared.spec) for declared in item.tensors]
+        elif isinstance(item, Op) and not item.after:
+            node = ops.compiled(item, context)
+            kinds = [kind for _, _, kind in node.created]
+            refs = {(place, name): ref for name, ref in (*node.inputs, *((name, ref) for name, ref, _ in node.targets))}
+            form.refs |= refs
+            form.varying += [where for where, ref in refs.items() if depends(_indices(ref))]
+            form.attrs += [(place, name, expr) for name, expr in node.attrs if depends((expr,))]
+        elif not isinstance(item, Scope):
+            return None
+        if any(depends(kind.dims) for kind in kinds):
+            return None
+        form.nodes += [node] * (not isinstance(item, Scope))
+    return form
 
 
 def _shaping(item: Item) -> Iterator[Expr]:
