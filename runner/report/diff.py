@@ -54,12 +54,12 @@ def scope_rows(schedule: Schedule) -> list[ScopeRow]:
             name = any_trip(info.name)
             row_of[step.scope] = rows.setdefault((info.ring, name), ScopeRow(info.ring, name))
     for scope, row in row_of.items():
-        own_bytes = sum(item.size_bytes for item in members[scope])
+        own_bytes = sum([item.size_bytes for item in members[scope]])
         row.count += 1
         row.bytes = max(row.bytes, own_bytes)
         row.total_bytes += own_bytes
-        row.num_blocks += sum(item.size_bytes > 0 for item in members[scope])
-        row.num_tasks += sum(item.core is not None for item in members[scope])
+        row.num_blocks += sum([item.size_bytes > 0 for item in members[scope]])
+        row.num_tasks += sum([item.core is not None for item in members[scope]])
     return list(rows.values())
 
 

@@ -16,7 +16,7 @@ from runner.base.tensor_spec import round_up
 from runner.program.program import Program
 from runner.program.spans import SpanWalk
 from runner.rings.heap import INLINE_EDGES, POOL_SWEEP
-from runner.rings.schedule import NUM_RINGS, End, Schedule, Submission, Submit
+from runner.rings.schedule import NUM_RINGS, End, Schedule, Submit
 from runner.rings.sizes import MIN_HEAP_BYTES, MIN_WINDOW
 from runner.rings.steps import StepWalk
 
@@ -61,39 +61,41 @@ def ring_loads(schedule: Schedule) -> list[RingLoad]:
     submissions, scopes, rings, loops = schedule.submissions, walk.scopes, walk.rings, walk.loops
     for step in walk:
         if isinstance(step, Submit):
-            epoch = collectors[rings[-1]]
-            if not epoch.members:
+            submission, epoch = submissions[step.submission], collectors[rings[-1]]
+            if not epoch.edges:
                 epoch.owner = scopes[-1]
-            epoch.members.append(submissions[step.submission])
-            if loops and not epoch.load.dynamic:
-                epoch.load.dynamic = rings[-1] == NUM_RINGS - 1 or submissions[step.submission].size_bytes > 0
+            epoch.edges.append(len(submission.waits))
+            if submission.size_bytes:
+                epoch.blocks.append(submission.size_bytes)
+            if loops and (submission.size_bytes or rings[-1] == NUM_RINGS - 1):
+                epoch.load.dynamic = True
         elif isinstance(step, End):
             collectors[rings[-1]].end(step.scope)
     return [epoch.load for epoch in collectors]
 
 
 class _Epochs:
-    """Collects the epochs of one ring: `members` are the submissions of the present one, `owner` is the scope that ends it."""
+    """Collects the epochs of one ring: block sizes and edges of the present one, and the scope that ends it."""
 
     def __init__(self, load: RingLoad) -> None:
         self.load = load
         self.owner: int | None = None
-        self.members: list[Submission] = []
-        self.unswept: list[int] = []  # edges of the last tasks before the epoch
+        self.blocks: list[int] = []
+        self.edges: list[int] = []
+        self.unswept: list[int] = []  # edges of the last submissions before the epoch
 
     def end(self, scope: int) -> None:
         if scope != self.owner:
             return
-        load, members = self.load, self.members
-        load.epochs.append((0, *accumulate([s.size_bytes for s in members if s.size_bytes])))
-        load.num_slots.append(len(members))
+        load, edges = self.load, self.edges
+        load.epochs.append((0, *accumulate(self.blocks)))
+        load.num_slots.append(len(edges))
         # The pool is swept only when 64 tasks have retired since the last sweep, so up to 63 tasks from before the epoch may
         # still hold entries. Edges beyond the 64 that a task holds itself spill; those entries are reclaimed with their task.
-        edges = [len(s.waits) for s in members]
         spilled = sum([num - INLINE_EDGES for num in edges if num > INLINE_EDGES])
         load.pool_bound = max(load.pool_bound, sum(self.unswept) + sum(edges), spilled)
         self.unswept = (self.unswept + edges)[1 - POOL_SWEEP :]
-        self.owner, self.members = None, []
+        self.owner, self.blocks, self.edges = None, [], []
 
 
 # --- heap -------------------------------------------------------------------------------------------------------------

@@ -351,17 +351,13 @@ class RingHeap:
             return
         self.completed[submission] = 1
         pins = self._pins
-        self._unpin(submission, pins)
-        for held in self._holds[submission]:
-            self._unpin(held, pins)
-
-    def _unpin(self, submission: int, pins: list[int]) -> None:
-        pins[submission] -= 1
-        if pins[submission] == 0:
-            self._consumed[submission] = 1
-            ring = self.rings[self._ring_of[submission]]
-            if ring.alive < len(ring.tasks) and ring.tasks[ring.alive] == submission:
-                self._advance(ring)
+        for pinned in (submission, *self._holds[submission]):
+            pins[pinned] -= 1
+            if not pins[pinned]:
+                self._consumed[pinned] = 1
+                ring = self.rings[self._ring_of[pinned]]
+                if ring.alive < len(ring.tasks) and ring.tasks[ring.alive] == pinned:
+                    self._advance(ring)
 
     def _advance(self, ring: Ring) -> None:
         """Retire the oldest tasks as far as they are consumed; one that is not holds up all behind it, whose bytes it fences."""

@@ -164,15 +164,16 @@ class _Lowering:
                 return
         waits = self.waits(task, item.extra_waits, mode, holds)
         self.of_task[task.id] = len(self.submissions)
-        edges = tuple(sorted(waits)), tuple(sorted(holds))
-        known = task.core, task.op, task.id, task.num_blocks, task.mark
-        self.submit(_new_submission(task.path, size_bytes, slots, *edges, *known))
+        edges, held = tuple(sorted(waits)), tuple(sorted(holds))
+        core, op, number, num_blocks, mark = task.core, task.op, task.id, task.num_blocks, task.mark
+        self.submit(_new_submission(task.path, size_bytes, slots, edges, held, core, op, number, num_blocks, mark))
 
     def waits(self, task: Task, extra: Sequence[int], mode: str, holds: set[int]) -> set[int]:
         """The submissions that a task waits for; takes out of `holds` the blocks that it does not keep alive."""
         of_task = self.of_task
-        waits = {of_task[t] for t in extra}
-        waits.update([of_task[t] for t in task.after])
+        waits = {of_task[t] for t in extra} if extra else set()
+        if task.after:
+            waits.update([of_task[t] for t in task.after])
         if mode == "manual":  # rule 8: nothing is inferred, so only an explicit edge to a creator keeps its block alive
             holds &= waits
             self.unseen.add(task.id)
