@@ -1,5 +1,4 @@
-"""Scopes for programs too long for `scoping.solve`: nested partitions of an interval, by dynamic programming over chosen
-boundaries.
+"""Scopes for programs of any length: nested covers of intervals of bodies, by dynamic programming over chosen boundaries.
 
 For given capacities of the rings 1 to 3, the least bytes left in the root follow bottom up: a scope of depth 3 holds all
 tensors that live inside it; of an interval, as much as possible is covered by feasible scopes of depth 3, and what is not
@@ -24,26 +23,26 @@ from schedulers.scopes.bodies import Body, Kind, body_tree
 from schedulers.scopes.cover import Cover, cover
 from schedulers.scopes.scoping import Four, Goal
 
-_STEPS = (0.5, 0.75, 0.9, 0.97, 1.0, 1.03, 1.1, 1.3, 2.0)
-"""By which what the best capacities came to is then changed, one ring at a time, for as long as that helps; 1.0 stands for the
-next smaller one."""
+_SHARES = (1 / 16, 1 / 4, 1 / 32, 1 / 2, 1 / 8, 1.0)
+"""Capacities that are tried first, as shares of the peak of live units: halves down to what a ring of scratch takes."""
+
 _STARTS = 6
-"""Capacities from which that begins, the best of all that were tried first."""
+"""Capacities from which a descent begins, the best of all that were tried first: each takes some dozens of tries."""
+
+_STEPS = (0.5, 0.75, 0.9, 0.97, 1.0, 1.03, 1.1, 1.3, 2.0)
+"""Factors by which a descent changes what one ring needs; 1.0 stands for one unit less, the least change that matters."""
 
 _NEAR = 0.05
-"""Kinds whose weights differ by at most this part of the whole are taken for one while capacities are looked for."""
-
-_SHARES = (1 / 16, 1 / 4, 1 / 32, 1 / 2, 1 / 8, 1.0)
-"""Capacities that are tried first, as shares of the peak of live bytes."""
+"""Kinds whose weights differ by at most this part of the whole are taken for one in a first, rough search, so that layers that
+are nearly alike are solved once."""
 
 _ROUGH = 0.7
-"""Share of the time in which kinds that are nearly alike are taken for one."""
+"""The rough search's share of the time: the exact one begins near its end, and then needs less."""
 
 Three = tuple[int, int, int]
 
 Over = Callable[[float], bool]
 """Whether this share of the time is over."""
-
 
 Level = Sequence[Cover]
 """Scopes of one depth: a cover for each kind of body."""
@@ -104,54 +103,38 @@ class _Search:
 
     def _need(self, levels: Sequence[Level]) -> Four:
         """What each ring needs."""
-        need = [0] * (len(levels) + 1)
-        scopes = {(self.alike[self.root.kind], 0, len(self.root.at) - 1)}
-        for depth in range(len(need)):
-            inside: set[tuple[int, int, int]] = set()
-            seen: set[int] = set()
-            for kind, i, j in scopes:
-                covered = levels[depth][kind].best[i, j] if depth < len(levels) else 0
-                need[depth] = max(need[depth], int(self.kinds[kind].weights[i, j] - covered))
-                if depth < len(levels):
-                    self._note(levels[depth], (kind, i, j), inside, seen)
-            scopes = inside
-        return (need[0], need[1], need[2], need[3])
+        found = []
+        for scopes, level in zip(self.scopes(levels, once=True), [*levels, None], strict=True):
+            most = 0
+            for body, i, j in scopes:
+                covered = 0 if level is None else level[body.kind].best[i, j]
+                most = max(most, int(self.kinds[self.alike[body.kind]].weights[i, j] - covered))
+            found.append(most)
+        return (found[0], found[1], found[2], found[3])
 
-    def _note(self, level: Level, interval: tuple[int, int, int], found: set[tuple[int, int, int]], seen: set[int]) -> None:
-        """Note the scopes of a level inside an interval of a kind, each once; `seen` are the kinds that were looked at as a
-        whole."""
-        kind, low, high = interval
-        for i, j in [*level[kind].scopes(low, high), (high, high)]:
-            for step in range(low, i):
-                for number, _ in self.kinds[kind].steps[step]:
-                    inner = self.alike[number]
-                    if inner not in seen:
-                        seen.add(inner)
-                        self._note(level, (inner, 0, len(self.kinds[inner].weights) - 1), found, seen)
-            if i < j:
-                found.add((kind, i, j))
-            low = j
-
-    def places(self, caps: Three) -> list[tuple[int, int, int]]:
-        """All scopes as depth and two places of the axis."""
-        found: list[tuple[int, int, int]] = []
-        scopes: list[Interval] = [(self.root, 0, len(self.root.at) - 1)]
-        for depth, level in enumerate(self.levels(caps), 1):
-            scopes = [inner for scope in scopes for inner in _inside(level, scope)]
-            found += [(depth, int(body.at[i]), int(body.at[j])) for body, i, j in scopes]
+    def scopes(self, levels: Sequence[Level], once: bool = False) -> list[list[Interval]]:
+        """The scopes of each depth, the root first; with `once` not those that another of the same kind stands for."""
+        found: list[list[Interval]] = [[(self.root, 0, len(self.root.at) - 1)]]
+        for level in levels:
+            seen: set[int] | None = set() if once else None
+            scopes = [inside for scope in found[-1] for inside in self._inside(level, scope, seen)]
+            unlike = {(self.alike[body.kind], i, j): (body, i, j) for body, i, j in scopes}
+            found.append(list(unlike.values()) if once else scopes)
         return found
 
-
-def _inside(level: Level, interval: Interval) -> Iterator[Interval]:
-    """The scopes of a level inside an interval of a body, in order."""
-    body, low, high = interval
-    for i, j in [*level[body.kind].scopes(low, high), (high, high)]:
-        for step in range(low, i):
-            for inner in body.inner[step]:
-                yield from _inside(level, (inner, 0, len(inner.at) - 1))
-        if i < j:
-            yield (body, i, j)
-        low = j
+    def _inside(self, level: Level, interval: Interval, seen: set[int] | None) -> Iterator[Interval]:
+        """The scopes of a level inside an interval of a body, in order; of kinds in `seen` there is one body already."""
+        body, low, high = interval
+        for i, j in [*level[body.kind].scopes(low, high), (high, high)]:
+            for inner in (inner for step in range(low, i) for inner in body.inner[step]):
+                if seen is not None:
+                    if self.alike[inner.kind] in seen:
+                        continue
+                    seen.add(self.alike[inner.kind])
+                yield from self._inside(level, (inner, 0, len(inner.at) - 1), seen)
+            if i < j:
+                yield (body, i, j)
+            low = j
 
 
 def _alike(kinds: Sequence[Kind]) -> list[int]:
@@ -181,7 +164,8 @@ def find_cuts(root: Body, kinds: Sequence[Kind], peak: int, goal: Goal, over: Ov
         for more in (1 + _NEAR, 1):  # what was taken for alike may not fit by so much
             exact.value((int(c1 * more), int(c2 * more), int(c3 * more)))
     exact.descend(exact.best(1)[0])
-    return exact.places(exact.best(1)[0])
+    depths = enumerate(exact.scopes(exact.levels(exact.best(1)[0])))
+    return [(depth, int(body.at[i]), int(body.at[j])) for depth, scopes in depths if depth for body, i, j in scopes]
 
 
 def cut_intervals(fold: Fold, one: Template, lives: Lives, goal: Goal, over: Over) -> Ints:
