@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from runner.language.library import GraphLibrary
     from runner.program.ops import OpRegistry
     from runner.program.program import Program
+    from runner.rings.placement import Scheduler
     from runner.rings.schedule import Schedule
     from runner.rings.sizes import Four, RingSizes
 
@@ -116,7 +117,7 @@ def program_of(
 
 
 def schedule_of(
-    program: Program, scheduler: str, *, given: Mapping[str, object] | None = None, unchecked: bool = False
+    program: Program, scheduler: str | Scheduler, *, given: Mapping[str, object] | None = None, unchecked: bool = False
 ) -> tuple[Schedule, list[Diagnostic]]:
     """A strategy's schedule, verified, and warnings: the edges that a manual scope lacks, if `unchecked`. Raises ScheduleError.
 
@@ -125,7 +126,8 @@ def schedule_of(
     from runner.verify.verify import check
     from schedulers import get_scheduler
 
-    schedule = get_scheduler(scheduler)(program, given or {})
+    strategy = get_scheduler(scheduler) if isinstance(scheduler, str) else scheduler
+    schedule = strategy(program, given or {})
     return schedule, check(schedule, allow_missing_edges=unchecked)
 
 

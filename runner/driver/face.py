@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from runner.base.errors import Diagnostic
+from runner.base.errors import ConfigError, Diagnostic
 from runner.config.config import Config
-from runner.driver.driver import Setup
+from runner.driver.driver import Setup, resolve, ring_sizes, schedule_of
 from runner.driver.frontier import trace_frontier
 from runner.driver.linting import lint
 from runner.driver.planning import MinpeakOptions, PlanDifference, PlanRequest, PlanResult, TimedOptions, compare, place, plan
@@ -23,6 +23,13 @@ from runner.report.explain import Explanation, explain
 from runner.report.frontier import Frontier
 from runner.rings.placement import Scheduler
 from runner.rings.sizes import RingSizes
+
+if TYPE_CHECKING:
+    import torch
+
+    from runner.driver.serve import Served
+    from runner.driver.single import Ran
+    from runner.serving.session import Placement
 
 
 @dataclass(frozen=True)
@@ -116,4 +123,61 @@ class Driver:
         name = f"{program.name}, routing {routing}"
         return trace_frontier(
             program, lambda schedule: given.timing(schedule, self.setup.registry, config.dtypes), name, num_points, say
+        )
+
+    def run(
+        self,
+        graph: str | Path,
+        given: Mapping[str, torch.Tensor] | None = None,
+        keep: Sequence[str] = (),
+        *,
+        scheduler: str | Scheduler = "annotated",
+        ring_heap: str | None = None,
+        workers: int = 1,
+        **options: Any,
+    ) -> Ran:
+        """A graph, once: `tensors` of the result are those that `keep` names (full names, last names or globs), else the outputs.
+
+        `given` are inputs, weights and states by name; the rest is random by `seed`. Without `ring_heap` there are no rings.
+        `options` are other fields of `runner.driver.single.Request`.
+        """
+        from runner.driver import single
+
+        request = single.Request(str(graph), dump=tuple(keep), given=given or {}, **options)
+        placement = self._placement(scheduler, ring_heap, workers)
+        return single.run(self.resolve(graph), self.expand(graph), request, self.setup.registry, placement)
+
+    def generate(
+        self,
+        checkpoint: str | Path,
+        prompts: Sequence[Sequence[int]],
+        max_new_tokens: int = 16,
+        *,
+        scheduler: str | Scheduler = "annotated",
+        ring_heap: str | None = None,
+        workers: int = 1,
+        **options: Any,
+    ) -> Served:
+        """Prompts of token ids in, tokens out, on one rank, under the checkpoint's configuration and `sets`.
+
+        `options` are other fields of `runner.driver.serve.Request`. Raises ConfigError for more ranks.
+        """
+        from runner.driver import serve
+
+        folder = Path(checkpoint)
+        request = serve.Request(folder, tuple(map(tuple, prompts)), max_new_tokens, **options)
+        config = serve.prepared(resolve([serve.config_json(folder)], self.sets, None, self.ep), request)
+        if config["ep"] > 1:
+            raise ConfigError(f"{config['ep']} ranks are processes of their own", hint="run 'ringgraph generate'")
+        served = serve.serve(config, request, self.setup.registry, self._placement(scheduler, ring_heap, workers))
+        assert served is not None, "rank 0 tells what was made"
+        return served
+
+    def _placement(self, scheduler: str | Scheduler, ring_heap: str | None, workers: int) -> Placement:
+        from runner.serving.session import Placement
+
+        return Placement(
+            lambda program: schedule_of(program, scheduler)[0],
+            lambda schedules: ring_sizes(schedules, ring_heap, None, None),
+            workers,
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -42,6 +42,7 @@ class Request:
 
     graph        how the user calls it, for the profile
     inputs       safetensors with inputs, weights and states by name; later files win
+    given        the same as tensors, which win over files
     checkpoint   where other weights come from; without, everything that is not given is random by `seed`
     dump         names or globs of the tensors to save in `out`; the outputs without
     golden       a folder with tensors to compare with, elementwise within `atol + rtol * |golden|`
@@ -60,16 +61,18 @@ class Request:
     profile: Path | None = None
     scope_stats: Path | None = None
     device: str = "cpu"
+    given: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What came of it; one comparison for each golden tensor, None without any asked for."""
+    """What came of it: the tensors of `dump` by name, and one comparison for each golden tensor, None without any asked for."""
 
     program: Program
     result: RunResult
     rings: RingSizes | None
     comparisons: list[Comparison] | None
+    tensors: Mapping[str, torch.Tensor]
 
 
 def run(config: Config, program: Program, request: Request, registry: OpRegistry, placement: Placement) -> Ran:
@@ -97,10 +100,11 @@ def run(config: Config, program: Program, request: Request, registry: OpRegistry
         capture={*wanted.values(), *compared.values()},
     )
     _write_files(config, request, schedule, rings, records, times)
+    tensors = {name: result.captured[at] for name, at in wanted.items() if at in result.captured}
     if request.out is not None:
-        write_tensors(request.out, {name: result.captured[at] for name, at in wanted.items() if at in result.captured})
+        write_tensors(request.out, tensors)
     comparisons = _compared(expected, compared, result, request) if request.golden is not None else None
-    return Ran(program, result, rings, comparisons)
+    return Ran(program, result, rings, comparisons, tensors)
 
 
 def _externals(program: Program, config: Config, request: Request) -> dict[int, torch.Tensor]:
@@ -109,6 +113,7 @@ def _externals(program: Program, config: Config, request: Request) -> dict[int, 
     given = config.family.first_call(inputs, config, request.seed)
     for path in request.inputs:
         given |= read_tensors(path)
+    given |= request.given
     weights = None
     if request.checkpoint is not None:
         weights = load_weights(program, Checkpoint.open(request.checkpoint), config, request.device)

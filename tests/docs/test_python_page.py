@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import re
 import subprocess
 import sys
@@ -46,3 +47,19 @@ def test_an_unknown_name_is_an_attribute_error():
         runner.Drive  # noqa: B018
     with pytest.raises(ImportError):
         exec("from runner import Drive", {})
+
+
+def test_generate_makes_the_tokens_of_the_command(tmp_path, call):
+    folder = tmp_path / "model"
+    sets = ["num_hidden_layers=3"]
+    assert call("checkpoint", "init", folder, "--config", "tiny", "--set", *sets)[0] == 0
+    made = runner.Driver().generate(folder, [[1, 2, 3], [7]], 3, ignore_eos=True, ring_heap="safe")
+    _, out, _ = call("generate", "--checkpoint", folder, *ids("1,2,3", "7"), "--max-new-tokens", "3", "--ignore-eos", "--json")
+    assert made.as_json()["tokens"] == json.loads(out)["tokens"]
+    assert len(made.figures["ring_heap_bytes"]) == 4
+    with pytest.raises(runner.ConfigError, match="2 ranks are processes of their own"):
+        runner.Driver(ep=2).generate(folder, [[1]])
+
+
+def ids(*prompts):
+    return [word for prompt in prompts for word in ("--prompt-ids", prompt)]
