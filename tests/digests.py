@@ -1,4 +1,4 @@
-"""Digests of programs and schedules: equal if and only if every field is, places by file name, line and column."""
+"""Digests of programs and schedules: equal if and only if every field is, but places in files and what is called at run time."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+LEFT_OUT = ("mark", "end_mark", "evaluate", "program")
+
 
 def digest(value: Any) -> str:
-    """24 hex digits. What a program calls at run time (`evaluate`) and a schedule's `program` are left out."""
+    """24 hex digits; a schedule's `program` is not looked at."""
     state = hashlib.blake2b(digest_size=12)
     _feed(value, state.update)
     return state.hexdigest()
@@ -17,12 +19,9 @@ def digest(value: Any) -> str:
 
 def _feed(value: Any, out: Callable[[bytes], Any]) -> None:
     if is_dataclass(value):
-        if type(value).__name__ == "Mark":
-            out(f"@{str(value.file).rpartition('/')[2]}:{value.line}:{value.column}".encode())
-            return
         out(f"{type(value).__name__}(".encode())
         for field in fields(value):
-            if field.name not in ("evaluate", "program"):
+            if field.name not in LEFT_OUT:
                 _feed(getattr(value, field.name), out)
                 out(b",")
         out(b")")
