@@ -2,7 +2,7 @@
 
 A copy differs from its piece in its path, in the ids of what it makes, in the tensors handed to it, in who wrote those before, in
 regions that the loop variable decides, and in attrs; all that is found anew, and everything that could go wrong is tried before
-anything is made. `tests/expansion/test_copies.py` and `test_trips.py` compare programs with and without copies.
+anything is made. `tests/expansion/test_uses.py` and `test_trips.py` compare programs with and without copies.
 """
 
 from __future__ import annotations

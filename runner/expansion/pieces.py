@@ -1,12 +1,26 @@
 """A piece of a program, a trip of a loop or a used graph, as a template for others like it.
 
-    - {op: f, in: {x: a}, out: {y: "d: f32[8]"}}         piece          settled: d          made in the piece, dies with it
-    - {op: g, in: {x: d, w: "w[i]"}, out: {y: "s[0]"}}                  steady:  a, w       from outside, only read
-                                                                        live:    s          from outside, written
+    - for: i
+      range: 3
+      body:
+        - {op: f, id: f, in: {x: a}, out: {y: "d: f32[8]"}}
+        - {op: g, id: g, in: {x: d, w: "w[i]"}, out: {y: s}}
 
-What a task of a copy waits for is found by what its operands lie in. In *settled* tensors the writers are tasks of the piece
-itself, so their ids move with the copy. Who wrote *steady* ones is asked once a copy, not once a task. *Live* ones are read and
-written anew, in the order of the tasks, as are regions that the loop variable decides.
+       the first trip, expanded                   the second, copied: its tasks are 2 later, what it makes 1 later
+              ┌───┐     ┌───┐                              ┌───┐     ┌───┐
+        a ──► │ 0 │─ d ►│ 1 │──► s                   a ──► │ 2 │─ d ►│ 3 │──► s
+              └───┘     └───┘                              └───┘     └───┘
+                          ▲                                            ▲
+                        w[0]                                         w[1]
+
+    tensor  is                                            task 3 waits for
+    d       settled: made in the piece, and dies with it  2, since 1 waits for 0 and all ids move alike
+    a       steady: from outside, and only read           nobody, as its writers are asked for once a copy
+    w[i]    varying: decided by the loop variable         nobody, as those are asked for in every copy
+    s       live: from outside, and written               1, which wrote it last: written anew in every copy
+
+What params are to a used graph, the loop variable is to a trip. A used graph is handed all of its tensors, a trip those that the
+loop carries. `tests/expansion/test_pieces.py` runs the example.
 """
 
 from __future__ import annotations

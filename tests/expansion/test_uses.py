@@ -1,4 +1,4 @@
-"""A program is the same whether used graphs are stamped or expanded every time."""
+"""A program is the same whether used graphs are copied or expanded every time."""
 
 from __future__ import annotations
 
@@ -47,18 +47,18 @@ def spans(span: Span) -> list[tuple]:
 
 
 def assert_same(graph, config, registry) -> Program:
-    stamped, plain = (expand_all(graph, config, registry, library=GraphLibrary(), stamp=stamp) for stamp in (True, False))
-    assert stamped.problems == plain.problems
-    assert stamped.program.tensors == plain.program.tensors
-    for one, other in zip(stamped.program.tasks, plain.program.tasks, strict=True):
+    copied, plain = (expand_all(graph, config, registry, library=GraphLibrary(), stamp=stamp) for stamp in (True, False))
+    assert copied.problems == plain.problems
+    assert copied.program.tensors == plain.program.tensors
+    for one, other in zip(copied.program.tasks, plain.program.tasks, strict=True):
         assert one == other
-    assert spans(stamped.program.body) == spans(plain.program.body)
-    return stamped.program
+    assert spans(copied.program.body) == spans(plain.program.body)
+    return copied.program
 
 
 @pytest.fixture
 def copies(monkeypatch) -> list[str]:
-    """The paths of all uses that were stamped."""
+    """The paths of all uses that were copied."""
     made: list[str] = []
     original = Copier.copy
 
