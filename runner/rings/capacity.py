@@ -16,7 +16,7 @@ from runner.base.tensor_spec import round_up
 from runner.program.program import Program
 from runner.program.spans import SpanWalk
 from runner.rings.heap import INLINE_EDGES, POOL_SWEEP
-from runner.rings.schedule import NUM_RINGS, End, Schedule, Submit
+from runner.rings.schedule import NUM_RINGS, Begin, End, Schedule, Submit
 from runner.rings.sizes import MIN_HEAP_BYTES, MIN_WINDOW
 from runner.rings.steps import StepWalk
 
@@ -59,19 +59,23 @@ def ring_loads(schedule: Schedule) -> list[RingLoad]:
     collectors = [_Epochs(RingLoad()) for _ in range(NUM_RINGS)]
     walk = StepWalk(schedule)
     submissions, scopes, rings, loops = schedule.submissions, walk.scopes, walk.rings, walk.loops
+    epoch = collectors[0]  # of the innermost open scope's ring
     for step in walk:
         if isinstance(step, Submit):
-            submission, epoch = submissions[step.submission], collectors[rings[-1]]
-            if not epoch.edges:
+            submission, edges = submissions[step.submission], epoch.edges
+            if not edges:
                 epoch.owner = scopes[-1]
-            epoch.edges.append(len(submission.waits))
+            edges.append(len(submission.waits))
             if submission.size_bytes:
                 epoch.blocks.append(submission.size_bytes)
             if loops and (submission.size_bytes or rings[-1] == NUM_RINGS - 1):
                 epoch.load.dynamic = True
+        elif isinstance(step, Begin):
+            epoch = collectors[rings[-1]]
         elif isinstance(step, End):
-            collectors[rings[-1]].end(step.scope)
-    return [epoch.load for epoch in collectors]
+            epoch.end(step.scope)
+            epoch = collectors[rings[-2:][0]]  # of the scope around it; the root ends last
+    return [collector.load for collector in collectors]
 
 
 class _Epochs:

@@ -136,10 +136,9 @@ class Ring:
     def refresh(self) -> None:
         """Rule 5: move the tail to the end of the block of the last consumed task.
 
-        Called before a submission only, as on the device: what retires in between is not seen, so scope stats show the old tail.
+        Called before a submission only, if anything has retired since the last call: what retires in between is not seen, as on
+        the device, and scope stats show the old tail.
         """
-        if self.alive == self.seen:
-            return
         self.seen = self.alive
         # After a restart at 0 the tail is 0 already. Tasks from before it end at the ring's far end, where the tail must not go
         # back to, so their retirement is passed over until the task that restarted the ring has retired too.
@@ -282,7 +281,8 @@ class RingHeap:
         if self._unwired is None:
             if len(members) >= ring.window - 1:
                 return None
-            ring.refresh()
+            if ring.alive != ring.seen:
+                ring.refresh()
             if len(ring.tasks) - ring.alive >= ring.window - 1:
                 return None
             offset = ring.bump(self._size[submission])
@@ -337,9 +337,8 @@ class RingHeap:
                 pending += 1
         if not pending and len(waits) <= INLINE_EDGES:
             return NO_POOL_NEED
-        consumed = self._consumed
-        edges = len([wait for wait in waits if not consumed[wait]])
-        return PoolNeed(edges if pending else 0, pending, max(0, edges - INLINE_EDGES))
+        edges = len(waits) - sum(map(self._consumed.__getitem__, waits))  # a byte each: 1 once consumed
+        return PoolNeed(edges if pending else 0, pending, edges - INLINE_EDGES if edges > INLINE_EDGES else 0)
 
     def leave_out(self, first: int, end: int) -> None:
         """Submissions `first` to `end - 1` will not come (trips that do not run): nobody waits for them."""
