@@ -84,3 +84,27 @@ NoShare = Annotated[bool, typer.Option("--no-share", help="minpeak: no two tenso
 TimeLimit = Annotated[
     float | None, typer.Option("--time-limit", min=0, metavar="S", help="minpeak: seconds after which the best so far is taken.")
 ]
+
+
+def _list_techniques(wanted: bool) -> None:
+    """Print the techniques of minpeak and end: an option that needs no graph."""
+    from schedulers.minpeak.techniques import TECHNIQUES
+
+    if wanted:
+        for technique in TECHNIQUES:
+            print(f"{technique.name} (on)", *technique.why, sep="\n    ")
+        raise typer.Exit()
+
+
+Techniques = Annotated[
+    list[str], typer.Option("--technique", metavar="NAME", help="minpeak: use a technique (all are used anyway); repeatable.")
+]
+NoTechniques = Annotated[
+    list[str], typer.Option("--no-technique", metavar="NAME", help="minpeak: do without a technique; repeatable.")
+]
+ListTechniques = Annotated[
+    bool, typer.Option("--list-techniques", is_eager=True, callback=_list_techniques, help="minpeak: print the techniques.")
+]
+ExplainPlan = Annotated[
+    bool, typer.Option("--explain-plan", help="minpeak: print what each technique gave, and why the plan was taken.")
+]

@@ -47,6 +47,10 @@ def schedule(
     budget: options.Budget = None,
     no_share: options.NoShare = False,
     time_limit: options.TimeLimit = None,
+    technique: options.Techniques = [],  # noqa: B006
+    no_technique: options.NoTechniques = [],  # noqa: B006
+    list_techniques: options.ListTechniques = False,
+    explain_plan: options.ExplainPlan = False,
     write: options.Write = False,
     as_json: options.Json = False,
 ) -> None:
@@ -55,7 +59,7 @@ def schedule(
     from runner.recorded.scope_stats import write_scope_stats
 
     rings, timing = (ring_heap, ring_window, ring_pool), TimedOptions(submit_us, task_us, cores, profile)
-    minpeak = MinpeakOptions(objective, budget, no_share, time_limit)
+    minpeak = MinpeakOptions(objective, budget, no_share, time_limit, technique, no_technique)
     request = PlanRequest(graph, scheduler, batch_allocs, routing, rings, progress, timing, minpeak, allow_missing_edges, write)
     found = plan(Setup(config, sets, deploy, ep), request, better())
     for missing in found.warnings:
@@ -64,14 +68,18 @@ def schedule(
         _write(found.texts)
     if scope_stats is not None:
         write_scope_stats(scope_stats, found.schedule, found.sizes, found.replay.records, fatal=found.deadlock is not None)
+    if explain_plan and found.plan is None:
+        raise typer.BadParameter(f"--explain-plan explains plans of minpeak, got --scheduler {scheduler}")
     if as_json:
-        print_json(found.as_json())
+        print_json(found.as_json() | ({"explanation": found.explanation} if explain_plan else {}))
         if found.deadlock is not None:
             raise typer.Exit(1)
     elif found.deadlock is not None:
         raise found.deadlock
     else:
         _print_plan(found)
+        if explain_plan:
+            _print_explanation(found.explanation)
 
 
 def better() -> Say | None:
@@ -152,6 +160,14 @@ def _print_certificate(found: Mapping[str, Any]) -> None:
     )
     if "shared_bytes" in found:
         print(f"with sharing, which files cannot say: {found['shared_bytes'] / MIB:,.3f} MiB")
+
+
+def _print_explanation(notes: Sequence[Mapping[str, Any]]) -> None:
+    out = table("technique", "what", "before>", "after>", "in", "s>", title="\nhow the plan was found")
+    for note in notes:
+        numbers = ["" if note[name] is None else f"{note[name]:,.0f}" for name in ("before", "after")]
+        out.add_row(note["technique"], note["what"], *numbers, note["unit"], f"{note['seconds']:.3f}")
+    console().print(out)
 
 
 def _mib(size_bytes: int) -> str:

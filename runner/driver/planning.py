@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -66,10 +66,16 @@ class MinpeakOptions:
     budget: str | None = None
     no_share: bool = False
     time_limit: float | None = None
+    techniques: Sequence[str] = ()
+    no_techniques: Sequence[str] = ()
 
     def mapping(self) -> dict[str, object]:
         """As the strategy takes them; raises ConfigError."""
+        for name in self.techniques:
+            if name in self.no_techniques:
+                raise ConfigError(f"technique '{name}' is switched both on and off", hint="give one of the two options")
         return {
+            "techniques": dict.fromkeys(self.techniques, True) | dict.fromkeys(self.no_techniques, False),
             "objective": self.objective,
             "budget_bytes": None if self.budget is None else _size(self.budget),
             "share": not self.no_share,
@@ -138,6 +144,11 @@ class PlanResult:
     def certificate(self) -> dict[str, Any] | None:
         """What minpeak proved of its plan, None for another strategy."""
         return None if self.plan is None else certificate_json(self.plan)
+
+    @property
+    def explanation(self) -> list[dict[str, Any]]:
+        """What each technique of minpeak gave, and why the plan was taken (`schedulers.minpeak.plan.Note`)."""
+        return [] if self.plan is None else [asdict(note) for note in self.plan.explanation]
 
     @property
     def deadlock(self) -> DeadlockError | None:

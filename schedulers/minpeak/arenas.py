@@ -128,55 +128,60 @@ def slot_scopes(span: Span, extra: Sequence[tuple[int, ...]], depth: int) -> lis
     Such scopes hold no bytes: they let slots and pool entries retire. `extra` are per task its reuse edges. A dynamic loop of
     many tasks has a scope or more in each trip, and lies in none itself.
     """
-    items = list(_flat(span, extra, depth))
-    if depth >= NUM_RINGS or sum(weight for _, weight in items) <= MAX_DIRECT:
-        return [item for item, _ in items]
-    return _runs(items, span.path)
+    body = _Body(extra, depth < NUM_RINGS)
+    body.fill(span)
+    return body.runs(span.path) if body.weight > MAX_DIRECT and depth < NUM_RINGS else body.items
 
 
-def _flat(span: Span, extra: Sequence[tuple[int, ...]], depth: int) -> Iterator[tuple[PlacedItem, int]]:
-    """The items of a body without spans, each with its number of tasks."""
-    for item in span.items:
-        if isinstance(item, int):
-            yield placed_task(item, extra[item]), 1
-        elif item.kind == "read":
-            assert item.trips is not None
-            yield PlacedRead(item.trips), 0
-        elif item.kind == "dynamic":
-            assert item.trips is not None
-            trips = [(list(_flat(trip, extra, depth)), trip.path) for trip in item.items if isinstance(trip, Span)]
-            weight = sum(weight for body, _ in trips for _, weight in body)
-            if weight > MAX_DIRECT and depth < NUM_RINGS:
-                yield PlacedLoop(item.trips, tuple(tuple(_runs(body, path)) for body, path in trips)), weight
+class _Body:
+    """Items of one body without spans, each with its number of tasks; `weight` is that of all."""
+
+    def __init__(self, extra: Sequence[tuple[int, ...]], may_part: bool) -> None:
+        self.extra, self.may_part = extra, may_part
+        self.items: list[PlacedItem] = []
+        self.weights: list[int] = []
+
+    @property
+    def weight(self) -> int:
+        return sum(self.weights)
+
+    def fill(self, span: Span) -> None:
+        extra, add, weigh = self.extra, self.items.append, self.weights.append
+        for item in span.items:
+            if isinstance(item, int):
+                add(placed_task(item, extra[item]))
+                weigh(1)
+            elif item.kind in ("read", "dynamic"):
+                assert item.trips is not None
+                trips = [self.inner(trip) for trip in item.items if isinstance(trip, Span)]
+                weight = sum(body.weight for body, _ in trips)
+                parts = self.may_part and weight > MAX_DIRECT
+                bodies = tuple(tuple(body.runs(path) if parts else body.items) for body, path in trips)
+                add(PlacedLoop(item.trips, bodies) if item.kind == "dynamic" else PlacedRead(item.trips))
+                weigh(weight)
             else:
-                yield PlacedLoop(item.trips, tuple(tuple(item for item, _ in body) for body, _ in trips)), weight
-        else:
-            yield from _flat(item, extra, depth)
+                self.fill(item)
 
+    def inner(self, trip: Span) -> tuple[_Body, str]:
+        body = _Body(self.extra, self.may_part)
+        body.fill(trip)
+        return body, trip.path
 
-def _runs(items: Sequence[tuple[PlacedItem, int]], path: str) -> list[PlacedItem]:
-    """Scopes around runs of at most `MAX_DIRECT` tasks; a loop of more stays outside."""
-    found: list[PlacedItem] = []
-    run: list[PlacedItem] = []
-    room = MAX_DIRECT
-
-    def close() -> None:
-        nonlocal room
-        if run:
-            found.append(PlacedScope(f"{path}.{len(found)}", tuple(run)))
-        run.clear()
-        room = MAX_DIRECT
-
-    for item, weight in items:
-        if weight > room:
-            close()
-        if weight > MAX_DIRECT:
-            found.append(item)
-        else:
-            run.append(item)
-            room -= weight
-    close()
-    return found
+    def runs(self, path: str) -> list[PlacedItem]:
+        """The items in scopes of at most `MAX_DIRECT` tasks; a loop of more stays outside."""
+        found: list[PlacedItem] = []
+        start, room = 0, MAX_DIRECT
+        for at, weight in enumerate([*self.weights, MAX_DIRECT + 1]):
+            if weight > room:
+                if at > start:
+                    found.append(PlacedScope(f"{path}.{len(found)}", tuple(self.items[start:at])))
+                start, room = at, MAX_DIRECT
+            if weight > MAX_DIRECT:
+                found += self.items[at : at + 1]
+                start = at + 1
+            else:
+                room -= weight
+        return found
 
 
 def automatic(items: Sequence[PlacedItem]) -> list[PlacedItem]:

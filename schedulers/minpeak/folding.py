@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from runner.program.program import Span
-from schedulers.lifetimes import Ints, Lives, Rows, host_reads, last_task, live_units
+from schedulers.lifetimes import Ints, Lives, Rows, last_task, live_units
 
 KEPT_TRIPS = 2
 """Trips of a folded loop that are kept: the second alone shows which edges lead to the trip before."""
@@ -112,7 +112,7 @@ def fold(lives: Lives, waits: Rows) -> Fold:
 def _folded(loops: tuple[FoldedLoop, ...], num_tasks: int) -> Fold:
     stands_in, clones = np.arange(num_tasks), np.ones(num_tasks, np.int64)
     _stand_in(loops, stands_in, clones)
-    return Fold(loops, np.unique(stands_in), stands_in, clones)
+    return Fold(loops, np.flatnonzero(stands_in == np.arange(num_tasks)), stands_in, clones)
 
 
 def regroup(fold: Fold, group: int) -> Fold:
@@ -220,7 +220,15 @@ class _Folder:
     def _reads(self, trip: Span, begin: int, size: int) -> tuple[tuple[int, ...], ...]:
         """Tensors read on the host inside a trip: its own ones as numbers from its first, others as they are, below 0."""
         made = self.lives.locals[self.made[self.created[begin] : self.created[begin + size]]].tolist()
-        return tuple(tuple(t - made[0] if t in made else t - _BEFORE for t in trips.reads) for _, trips in host_reads(trip))
+
+        def walk(span: Span) -> Iterator[tuple[int, ...]]:
+            for item in span.items:
+                if not isinstance(item, int):
+                    if item.trips is not None:
+                        yield tuple(t - made[0] if t in made else t - _BEFORE for t in item.trips.reads)
+                    yield from walk(item)
+
+        return tuple(walk(trip))
 
 
 def _table(rows: Rows, tasks: slice, num_trips: int, skip: int = 0) -> Ints | None:

@@ -137,7 +137,7 @@ class _Planner:
         best: _Candidate | None = None
         why = "the least of all candidates"
         for candidate in self._candidates(goal):
-            if candidate.bound > bound:
+            if candidate.bound > bound and not self.options.share:  # a proof about scopes says nothing about arenas
                 bound, bound_name = candidate.bound, "search"
             value = candidate.value(goal)
             self._note("candidate", candidate.name, "bytes", best and best.value(goal), value)
@@ -193,9 +193,10 @@ class _Planner:
         arenas = lowest
         for group, wider in self._groups() if "spread" in self.on else ():
             apart = one_arena(wider, self.lives, self.on, in_task_lengths(wider, self.lives, self.waits), lowest.height)
-            if apart.height <= lowest.height:
-                sizes = lowest.height * BLOCK_ALIGN, apart.height * BLOCK_ALIGN
-                self._note("spread", f"bytes of their own for what is in use at once, {group} trips of a loop", "bytes", *sizes)
+            fits = apart.height <= lowest.height
+            what = f"bytes of their own for what is in use at once, {group} trips of a loop" + ("" if fits else ": no room")
+            self._note("spread", what, "bytes", lowest.height * BLOCK_ALIGN, apart.height * BLOCK_ALIGN)
+            if fits:
                 folded, arenas = wider, apart
                 break
         return self._placed("arena", folded, arenas)
@@ -225,11 +226,12 @@ class _Planner:
         program = replace(self.program, body=_automatic(self.program.body))
         all_of_them = "strategies" in self.on
         for batch in (False, True) if "batching" in self.on else (False,):
+            how = ", in blocks of up to 16" if batch else ""
             for name in STRATEGIES if all_of_them else STRATEGIES[:1]:
-                yield self._candidate(name, get_scheduler(name)(program, {"batch_allocs": batch}))
+                yield self._candidate(name + how, get_scheduler(name)(program, {"batch_allocs": batch}))
             if all_of_them:
                 # A manual scope orders nothing by itself; as an automatic one it takes the same bytes.
-                yield self._candidate("manual, as automatic scopes", automatic(place(self.program, manual_layout(batch))))
+                yield self._candidate("manual, as automatic scopes" + how, automatic(place(self.program, manual_layout(batch))))
 
     def _candidate(self, name: str, placed: list[PlacedItem] | Schedule, bound: int = 0) -> _Candidate:
         schedule = placed if isinstance(placed, Schedule) else lower(self.program, placed, "minpeak")

@@ -15,13 +15,13 @@ from runner.base.errors import ConfigError
 _TABLE = """
 folding
     Of a loop whose trips are alike, two stand for all, in programs of more than 4,000 tasks.
-    Planning time grows with the kinds of layers, not with their number; without, packing alone takes minutes for 20,000 tasks.
+    Planning time grows with the kinds of layers: of 621,521 tasks of a prefill 6,259 are decided, in a second.
 orders
     First fit places tensors in five orders, not only the largest first; the lowest arena is kept.
-    By length of life, by both, by first and by last use: on shipped graphs each of them is needed by some.
+    On shipped graphs the largest first reaches the lower bound; rectangles cut at random get up to 18 % lower by the others.
 learning
     Tensors that end too high move forward in the order, and first fit tries again, up to 500 times.
-    It closes most of the gap to the lower bound where the five orders leave one.
+    For what is hard to pack: rectangles cut at random get another 5 to 16 % lower, shipped graphs need none of it.
 level_arenas
     For the objective worst, arenas of one height lie on as many rings as can stay open.
     The largest ring falls to a quarter of one arena, or to its largest tensor.

@@ -35,12 +35,14 @@ def _run(fold: Fold, lives: Lives, waits: Rows, lengths: Floats, costs: Floats) 
     """Start and finish of every kept task in an unhindered run, 0 for the others; `costs` are those of submissions."""
     reads: dict[int, list[int]] = {}
     for next_task, trips in host_reads(lives.program.body):
-        reads.setdefault(next_task, []).extend(fold.stands_in[list(trips.waits)].tolist())
+        reads.setdefault(next_task, []).extend(trips.waits)
     starts, length_of, cost_of = waits.starts.tolist(), lengths.tolist(), costs.tolist()
     start, finish, clock = [0.0] * len(waits), [0.0] * len(waits), 0.0
     for task in fold.kept.tolist():
         item = lives.program.tasks[task]
-        clock = max(clock, max((finish[w] for w in reads.get(task, ())), default=0.0)) + cost_of[task]
+        if task in reads:
+            clock = max(clock, max((finish[int(fold.stands_in[w])] for w in reads[task]), default=0.0))
+        clock += cost_of[task]
         row = fold.stands_in[waits.values[starts[task] : starts[task + 1]]].tolist()
         start[task] = max(clock, max((finish[w] for w in row), default=0.0))
         finish[task] = start[task] + length_of[task] * (item.op is not None)

@@ -13,6 +13,7 @@ from runner.rings.capacity import ring_loads, safe_heap
 from runner.rings.sizes import RingSizes
 from runner.verify.verify import check
 from schedulers.minpeak.planner import plan
+from schedulers.minpeak.techniques import TECHNIQUES
 
 
 def run(*options: str, graph: str = "moe") -> tuple[int, str]:
@@ -57,12 +58,38 @@ def test_a_budget_buys_time() -> None:
         (("--budget", "1KiB"), "no placement was found within 1,024 bytes: the smallest one takes"),
         (("--budget", "much"), "--budget much: 'much' is not a size"),
         (("--objective", "speed"), "objective 'speed': expected one of total, worst, makespan"),
+        (("--no-technique", "foldin"), "unknown technique 'foldin'"),
+        (("--technique", "spread", "--no-technique", "spread"), "technique 'spread' is switched both on and off"),
+        (("--explain-plan", "--scheduler", "auto"), "--explain-plan explains plans of minpeak, got --scheduler auto"),
     ],
 )
 def test_refusals(options: tuple[str, ...], text: str) -> None:
     code, output = run(*options)
     assert code != 0
     assert text in output
+
+
+def test_techniques_are_listed_without_a_graph() -> None:
+    result = CliRunner().invoke(app, ["schedule", "--list-techniques"])
+    assert result.exit_code == 0
+    lines = result.output.splitlines()
+    assert lines[::3] == [f"{technique.name} (on)" for technique in TECHNIQUES]
+    assert lines[1].strip() == TECHNIQUES[0].why[0] and lines[2].strip() == TECHNIQUES[0].why[1]
+
+
+def test_a_technique_can_be_done_without() -> None:
+    code, output = run("--json", "--explain-plan", "--no-technique", "spread", "--no-technique", "orders")
+    assert code == 0, output
+    used = [note["technique"] for note in json.loads(output[output.index("{") :])["explanation"]]
+    assert "spread" not in used and "orders" not in used and used[-1] == "winner"
+
+
+def test_a_plan_is_explained() -> None:
+    code, output = run("--explain-plan")
+    assert code == 0, output
+    shown = output[output.index("how the plan was found") :]
+    for text in ("learning", "spread", "pruning", "reuse edges between kept tasks", "candidate", "winner", "arena: "):
+        assert text in shown
 
 
 @pytest.mark.parametrize("given", [{}, {"share": False}, {"objective": "worst"}, {"objective": "makespan"}], ids=str)
