@@ -92,8 +92,8 @@ class _Item:
 
 
 class _Builder:
-    def __init__(self, axis: Axis, one: Template, lives: Lives) -> None:
-        self.axis = axis
+    def __init__(self, axis: Axis, one: Template, lives: Lives, inner: bool) -> None:
+        self.axis, self.inner = axis, inner
         first, last = axis.lives(one, lives)
         copies = np.ones(len(one.tensors), np.int64)
         for entry in axis.loops:
@@ -120,7 +120,7 @@ class _Builder:
         must = {trip.start, trip.end}
         for item, end in zip(items, ends, strict=True):
             inner = list(self._trips(item, end))
-            if inner and self._weight(item.start, end) * NEGLIGIBLE >= self.peak * copies:
+            if self.inner and inner and self._weight(item.start, end) * NEGLIGIBLE >= self.peak * copies:
                 loops[item.start] = inner
                 must |= {item.start, end}
         at = self._boundaries([item.start for item in items], must)
@@ -198,8 +198,8 @@ class _Builder:
         return np.cumsum(np.cumsum(table[::-1], axis=0)[::-1], axis=1)[:num, :num]
 
 
-def body_tree(axis: Axis, one: Template, lives: Lives) -> tuple[Body, list[Kind]]:
-    """The whole program as a body, and all kinds of bodies, those inside others first."""
-    builder = _Builder(axis, one, lives)
+def body_tree(axis: Axis, one: Template, lives: Lives, inner: bool = True) -> tuple[Body, list[Kind]]:
+    """The whole program as a body, and all kinds of bodies, those inside others first; without `inner` there is just the one."""
+    builder = _Builder(axis, one, lives, inner)
     root = builder.body(_Trip(lives.program.body, 0, axis.num_places), 1)
     return root, builder.kinds

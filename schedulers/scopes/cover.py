@@ -19,7 +19,7 @@ Example: five tasks, and tensors a to e with units of 1,024 bytes. A scope may h
 
 >>> lives = {"a": (0, 2, 4), "b": (1, 2, 2), "c": (1, 3, 5), "d": (2, 4, 3), "e": (3, 5, 6)}
 >>> worth = np.array([[sum(n for a, b, n in lives.values() if i <= a and b <= j) for j in range(6)] for i in range(6)])
->>> found = cover(worth, worth <= 9)
+>>> found = cover(worth, worth <= 9, nested=True)
 >>> found.scopes(0, 5), found.full
 ([(0, 2), (2, 5)], 15)
 >>> found.scopes(0, 2), found.scopes(0, 2, inside=True)  # all of an interval is a scope, or none is
@@ -45,7 +45,7 @@ _NONE = -(1 << 60)
 @dataclass(frozen=True)
 class Cover:
     """Per interval, by its first and last boundary: what scopes cover, and where the last one begins, -1 if the last item is in
-    none. `inner` is the same as `begin` without a scope over the whole of the interval."""
+    none. `inner` is the same as `begin`, if asked for without a scope over the whole of the interval."""
 
     best: Ints
     begin: Ints
@@ -69,10 +69,13 @@ class Cover:
         return found[::-1]
 
 
-def cover(worth: Ints, fits: np.ndarray, gaps: Sequence[int] | None = None, prefixes: bool = False) -> Cover:
+def cover(
+    worth: Ints, fits: np.ndarray, gaps: Sequence[int] | None = None, prefixes: bool = False, nested: bool = False
+) -> Cover:
     """The scopes that cover the most of every interval, or, with `prefixes`, of those from the first boundary on.
 
-    worth  int64[n + 1, n + 1], fits bool[n + 1, n + 1], gaps per item
+    worth  int64[n + 1, n + 1], fits bool[n + 1, n + 1], gaps per item; `nested`, not with `prefixes`, fills in `inner` too, and
+    takes an interval as one scope only if that is better than any inside it
     """
     num = len(worth)
     width = 1 if prefixes else num
@@ -80,26 +83,29 @@ def cover(worth: Ints, fits: np.ndarray, gaps: Sequence[int] | None = None, pref
     lowest, counts = fits.argmax(axis=0).tolist(), np.count_nonzero(fits, axis=0).tolist()
     up_to = worth.T.copy()
     best = np.full((num, width), _NONE, np.int64)  # lines are ends, columns are beginnings
-    begin, inner = np.full((width, num), -1, np.int64), np.full((width, num), -1, np.int64)
+    best[0, 0] = 0
+    begin = np.full((width, num), -1, np.int64)
+    inner = begin.copy() if nested else begin
     columns = np.arange(width)
     for j in range(1, num):
-        i, gap = min(j, width), 0 if gaps is None else gaps[j - 1]
+        i = min(j, width)
         line = best[j, :i]
-        line[:] = best[j - 1, :i] + gap
-        if i == j:
-            line[j - 1] = gap
+        line[:] = best[j - 1, :i] + (0 if gaps is None else gaps[j - 1])
+        best[j, j : j + 1] = 0
         if not counts[j]:
             continue
         low = lowest[j]
         starts = slice(low, j) if counts[j] == j - low else low + fits[low:j, j].nonzero()[0]
         got = best[starts, :i] + up_to[j, starts, None]
+        if nested:
+            got[np.arange(len(got)), columns[starts]] = _NONE
         last = got.argmax(axis=0)
         most = got[last, columns[:i]]
         better = most > line
         line[better] = most[better]
-        inner[:i, j][better] = last[better] + low if isinstance(starts, slice) else starts[last[better]]
-        begin[:i, j] = inner[:i, j]
-        whole = fits[:i, j] & (up_to[j, :i] > line)
-        line[whole] = up_to[j, :i][whole]
-        begin[:i, j][whole] = columns[:i][whole]
+        begin[:i, j][better] = last[better] + low if isinstance(starts, slice) else starts[last[better]]
+        if nested:
+            inner[:, j] = begin[:, j]
+            whole = fits[:i, j] & (up_to[j, :i] > line)
+            line[whole], begin[:i, j][whole] = up_to[j, :i][whole], columns[:i][whole]
     return Cover(np.maximum(best.T, 0), begin, inner)

@@ -168,8 +168,8 @@ def find_cuts(root: Body, kinds: Sequence[Kind], peak: int, goal: Goal, over: Ov
     return [(depth, int(body.at[i]), int(body.at[j])) for depth, scopes in depths if depth for body, i, j in scopes]
 
 
-def cut_intervals(fold: Fold, one: Template, lives: Lives, goal: Goal, over: Over) -> Ints:
-    """Depths of the whole program's tensors, never proved to be the best."""
+def cut_intervals(fold: Fold, one: Template, lives: Lives, goal: Goal, over: Over, bodies: bool = True) -> Ints:
+    """Depths of the whole program's tensors, never proved to be the best; without `bodies` no scope lies inside a trip."""
     axis = Axis(fold, lives.num_times)
-    root, kinds = body_tree(axis, one, lives)
+    root, kinds = body_tree(axis, one, lives, bodies)
     return depths_of(axis, find_cuts(root, kinds, one.peak, goal, over), one, lives, fold)

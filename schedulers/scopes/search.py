@@ -29,9 +29,16 @@ PROVE_UP_TO = 12
 
 @dataclass(frozen=True)
 class Passes:
-    """Which passes run; whatever is off, what the others find is correct."""
+    """Which passes run; whatever is off, what the others find is correct.
+
+    intervals  covers of intervals; off, all tensors begin in the root
+    bodies     intervals of loops' trips by themselves, kinds that are alike solved once; off, no scope lies inside a trip
+    climbing   tensors of shorter programs moved one by one
+    proof      small programs searched in full
+    """
 
     intervals: bool = True
+    bodies: bool = True
     climbing: bool = True
     proof: bool = True
 
@@ -53,7 +60,7 @@ def find_scopes(
     found, is_least = Scoping.of(whole, np.zeros_like(whole.size)), False
     starts = [found]
     if passes.intervals:
-        starts.append(Scoping.of(whole, cut_intervals(fold, template(fold, lives), lives, goal, over)))
+        starts.append(Scoping.of(whole, cut_intervals(fold, template(fold, lives), lives, goal, over, passes.bodies)))
     for start in reversed(starts):
         if passes.climbing and whole.num_tasks <= CLIMB_UP_TO and goal.value(found.need) > bound:
             start = climbed(whole, goal, start, lambda: over(1.0))

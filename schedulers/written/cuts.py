@@ -20,7 +20,12 @@ from schedulers.written.texts import Body, Written
 
 DEEPEST = 3
 UNLIMITED = 1 << 50
+"""Units of a ring that everything fits into."""
 _TIGHTER = (0.999, 0.9, 0.75)
+"""Factors by which a ring is tightened below what the best answer needed: by the least that changes it, and by more."""
+
+_HOPELESS = 1.2
+"""What lies in the root alone, over the least value so far, from which less in ring 1 is not tried: the root then only grows."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +58,9 @@ class _Saved:
     need: Ints
 
     @classmethod
-    def of(cls, saves: Ints, need: Ints, fits: np.ndarray, weight: Ints) -> _Saved:
-        """The scopes that save the most by weight over the nodes, of runs that fit."""
-        found = cover(np.tensordot(weight, saves, 1), fits)
+    def of(cls, saves: Ints, need: Ints, fits: np.ndarray, worth: Ints) -> _Saved:
+        """The scopes that are worth the most, of runs that fit; `saves` is per node and interval what a scope over it does."""
+        found = cover(worth, fits, nested=True)
         saved, inside = np.zeros_like(saves), np.zeros_like(saves)
         for end in range(1, saves.shape[1]):
             rows = np.arange(end)
@@ -108,7 +113,7 @@ class WrittenCuts:
                     yield value, self.choices()
                     if best is None or value < best[0]:
                         best = (value, list(self.caps), need)
-                    if goal.value((need[0], 0, 0, 0)) > 1.2 * best[0]:  # with less in ring 1 it only grows
+                    if goal.value((need[0], 0, 0, 0)) > _HOPELESS * best[0]:
                         break
         if self.shrink < 1 and best is not None:
             yield from self._nearby(goal, *best, stop)
@@ -239,7 +244,7 @@ class WrittenCuts:
             useful = may & (holds <= self.caps[depth]).all(0) & (worth > 0)
             useful[:-1] &= ~(may[1:] & (worth[1:] >= worth[:-1]))
             useful[:, 1:] &= ~(may[:, :-1] & (worth[:, :-1] >= worth[:, 1:]))
-            found = self.covers[depth][body] = _Saved.of(saves, holds.max(0), useful, self.weight[body])
+            found = self.covers[depth][body] = _Saved.of(saves, holds.max(0), useful, worth)
         return found
 
     # --- the whole ----------------------------------------------------------------------------------------------------

@@ -38,13 +38,14 @@ def test_equal_to_trying_all() -> None:
         fits = np.array([[rng.random() < 0.6 for _ in range(num + 1)] for _ in range(num + 1)])
         gaps = [rng.randint(0, 3) for _ in range(num)]
         value = partial(value_of, worth, gaps)
-        found, prefixes = cover(worth, fits, gaps), cover(worth, fits, gaps, prefixes=True)
+        found, plain, prefixes = (cover(worth, fits, gaps, **how) for how in ({"nested": True}, {}, {"prefixes": True}))
         for low in range(num):
             for high in range(low + 1, num + 1):
                 allowed = [runs for runs in covers(low, high) if all(fits[run] for run in runs)]
                 most = max(value(runs, low, high) for runs in allowed)
                 inner = max(value(runs, low, high) for runs in allowed if (low, high) not in runs)
                 assert found.best[low, high] == most == value(found.scopes(low, high), low, high)
+                assert plain.best[low, high] == most == value(plain.scopes(low, high), low, high)
                 assert value(found.scopes(low, high, inside=True), low, high) == inner
                 if low == 0:
                     assert prefixes.best[0, high] == most == value(prefixes.scopes(0, high), 0, high)

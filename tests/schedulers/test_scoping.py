@@ -8,7 +8,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from random_programs import random_program, random_trips, run_in_order, run_shuffled
+from random_programs import loop_program, random_program, random_trips, run_in_order, run_shuffled
 
 from runner.program.program import Program
 from runner.rings.capacity import ring_loads, safe_heap
@@ -16,10 +16,12 @@ from runner.rings.placement import PlacedAlloc, PlacedItem, PlacedScope, PlacedT
 from runner.rings.schedule import Schedule
 from runner.rings.sizes import RingSizes
 from schedulers.lifetimes import lives_of
+from schedulers.minpeak.folding import unfolded
 from schedulers.scopes.climbing import climbed
 from schedulers.scopes.exact import prove
 from schedulers.scopes.placement import place_scopes
 from schedulers.scopes.scoping import TOTAL, WORST, Goal, Lifetimes, Scoping
+from schedulers.scopes.search import Passes, find_scopes
 
 
 def prepared(program: Program) -> Lifetimes:
@@ -168,3 +170,17 @@ def test_climbing_is_near_the_least(goal: Goal) -> None:
         ratios.append(value / least(lives, goal))
     assert min(ratios) == 1
     assert sum(ratios) / len(ratios) < 1.1
+
+
+@pytest.mark.parametrize("off", [{}, {"intervals"}, {"bodies"}, {"climbing"}, {"proof"}, {"intervals", "climbing", "proof"}])
+def test_without_a_pass_the_plan_is_right_and_no_smaller_than_proved(off: set[str]) -> None:
+    for make, seed in itertools.product((random_program, loop_program), range(8)):
+        program = make(seed)
+        lives, how = lives_of(program), unfolded(len(program.tasks))
+        found = find_scopes(lives, how, TOTAL, lambda share: False, passes=Passes(**dict.fromkeys(off, False)))
+        schedule = lower(program, found.items)
+        heap = capacities(schedule)
+        assert sum(heap) == 1024 * found.value >= 1024 * found.bound
+        trips = random_trips(program, random.Random(seed))
+        sizes = RingSizes().with_heap(heap)
+        assert run_shuffled(program, schedule, sizes, trips, seed) == run_in_order(program, trips), f"seed {seed}"

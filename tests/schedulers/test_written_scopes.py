@@ -19,10 +19,12 @@ from runner.program.ops import OpRegistry
 from runner.program.program import Program
 from runner.rings.capacity import ring_loads, safe_heap
 from runner.verify.verify import check
+from runner.writeback.annotations import Annotations
 from schedulers.layouts.layouts import annotated
 from schedulers.minpeak.planner import Plan, minpeak
 from schedulers.scopes.scoping import TOTAL, WORST
 from schedulers.written.cuts import WrittenCuts
+from schedulers.written.search import written_scopes
 from schedulers.written.texts import read_bodies
 
 OPS = OpRegistry()
@@ -165,6 +167,21 @@ def test_the_search_is_as_good_as_trying_all(goal, tmp_path: Path) -> None:
         best = min(goal.value(tuple(needed(scopes, tensors))) for scopes in all_scopes(0, num, 1, False))  # type: ignore[arg-type]
         cuts = WrittenCuts(read_bodies(program_of(tmp_path / "made.yaml")))
         assert min(value for value, _ in cuts.candidates(goal, lambda: False)) == best, f"seed {seed}"
+
+
+def test_without_a_pass_what_is_found_is_right(tmp_path: Path) -> None:
+    path = tmp_path / "made.yaml"
+    untrimmed_more = 0
+    for seed in range(10):
+        path.write_text(looped(seed))
+        program = program_of(path)
+        whole, untrimmed, uncut = (
+            written_scopes(program, TOTAL, lambda: False, **switches) for switches in ({}, {"trimming": False}, {"cuts": False})
+        )
+        assert list(uncut.heap_bytes) == totals(program) and uncut.annotations == Annotations()
+        assert check(untrimmed.schedule) == [] and sum(untrimmed.heap_bytes) <= sum(totals(program))
+        untrimmed_more += len(untrimmed.annotations.scopes) > len(whole.annotations.scopes)
+    assert untrimmed_more
 
 
 # --- writing ----------------------------------------------------------------------------------------------------------
