@@ -1,7 +1,7 @@
 """Programs and schedules of all shipped graphs, at 1, 2 and 8 ranks, are those that were recorded; plans take no more bytes.
 
-`tests/data/shipped_plans.json` was recorded by the build before the rooms (commit b8d4224), each graph under the deployment
-that it names itself now. Where a change is meant, `python tests/schedulers/test_shipped_plans.py` records anew: look at the difference.
+`tests/data/shipped_plans.json` was recorded by the build before the rooms (commit b8d4224), each graph under the deployment that
+it names itself now. Where a change is meant, `python tests/schedulers/test_shipped_plans.py` records anew: read the difference.
 """
 
 from __future__ import annotations
