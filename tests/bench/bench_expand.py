@@ -1,8 +1,8 @@
 """Tasks expanded and placed per second, at 10^3 to 10^6 tasks: `make bench`.
 
 The rows of a table differ in size alone, so that the last column shows how near to linear the growth is. A last table shows
-programs expanded with and without copies; `RINGGRAPH_BASE=/path/to/another/checkout` sets that one's expansion beside ours, by turns
-in one run.
+programs expanded with and without copies; `RINGGRAPH_BASE=/path/to/another/checkout` sets that one's expansion beside ours, by
+turns in one run.
 """
 
 from __future__ import annotations
