@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from runner.base.tensor_spec import BLOCK_ALIGN, block_bytes
 from runner.program.program import Program
-from runner.program.spans import host_reads as host_reads
-from runner.program.spans import last_task as last_task
+from runner.program.spans import host_reads
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

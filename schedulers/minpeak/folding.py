@@ -29,7 +29,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from runner.program.program import Span
-from schedulers.lifetimes import Ints, Lives, Rows, last_task, live_units
+from runner.program.spans import last_task
+from schedulers.lifetimes import Ints, Lives, Rows, live_units
 
 KEPT_TRIPS = 2
 """Trips of a folded loop that are kept: the second alone shows which edges lead to the trip before."""

@@ -40,7 +40,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from runner.program.program import Span
-from schedulers.lifetimes import Ints, Lives, last_task
+from runner.program.spans import last_task
+from schedulers.lifetimes import Ints, Lives
 from schedulers.minpeak.folding import Template
 from schedulers.scopes.axis import Axis
 

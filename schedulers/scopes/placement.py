@@ -10,8 +10,9 @@ from itertools import groupby
 import numpy as np
 
 from runner.program.program import Span
+from runner.program.spans import last_task
 from runner.rings.placement import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask
-from schedulers.lifetimes import Lives, last_task, named_allocs
+from schedulers.lifetimes import Lives, named_allocs
 from schedulers.scopes.scoping import NO_CUT, NUM_DEPTHS, Scoping
 
 MAX_DIRECT = 256

@@ -29,7 +29,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from runner.program.program import Span
-from schedulers.lifetimes import Ints, Lives, last_task
+from runner.program.spans import last_task, spans_of
+from schedulers.lifetimes import Ints, Lives
 
 NUM_DEPTHS = 4
 NO_CUT = NUM_DEPTHS
@@ -92,12 +93,7 @@ class Scoping:
 
 def dynamic_loops(span: Span) -> list[Span]:
     """Dynamic loops inside a span that hold tasks, outer ones before inner ones."""
-    found: list[Span] = []
-    for item in span.items:
-        if isinstance(item, Span):
-            found += [item] if item.kind == "dynamic" and last_task(item) >= 0 else []
-            found += dynamic_loops(item)
-    return found
+    return [item for item in spans_of(span) if item is not span and item.kind == "dynamic" and last_task(item) >= 0]
 
 
 def cuts_of(lives: Lifetimes, depth: Ints) -> Ints:

@@ -44,7 +44,7 @@ import numpy as np
 from runner.base.errors import Mark
 from runner.base.tensor_spec import BLOCK_ALIGN, round_up
 from runner.program.program import Program, Span, Task
-from schedulers.lifetimes import host_reads, last_task
+from runner.program.spans import host_reads, last_task, spans_of
 
 BODIES = ("root", "use", "scope", "if", "iteration")
 """Kinds of spans whose items are those of one text."""
@@ -263,7 +263,7 @@ class _Reader:
         self.known: dict[tuple, Node] = {}
         self.of_mark: dict[Mark, Body] = {}
         self.made_in: dict[Mark | None, set[str]] = {}  # names that each scope's items make
-        for scope in _scopes(program.body):
+        for scope in [span for span in spans_of(program.body) if span.kind == "scope"]:
             made = self.made_in.setdefault(scope.mark, set())
             made.update(program.tensors[t].name for task in _own_tasks(scope) for t in program.tasks[task].creates)
 
@@ -352,14 +352,6 @@ class _Reader:
         """Whether a name that is made in the scope `item` means something else after it."""
         later = {self.program.tensors[t].name for ids in touched[item + 1 :] for t in ids}
         return not later.isdisjoint(self.made_in.get(body.marks[item], ()))
-
-
-def _scopes(span: Span) -> Iterator[Span]:
-    if span.kind == "scope":
-        yield span
-    for item in span.items:
-        if isinstance(item, Span):
-            yield from _scopes(item)
 
 
 def _own_tasks(span: Span) -> Iterator[int]:
