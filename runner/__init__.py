@@ -11,6 +11,15 @@ _NAMES = {
     "runner.driver.planning": ("MinpeakOptions", "PlanResult", "TimedOptions"),
     "runner.program.ops": ("Call", "Cost", "OpRegistry"),
     "runner.base.tensor_spec": ("TensorSpec",),
+    "runner.models.protocols": (
+        "CheckpointLayout",
+        "ModelFamily",
+        "Normalised",
+        "RequestState",
+        "Serving",
+        "TripCounts",
+        "Vocabulary",
+    ),
     "runner.program.program": ("Program",),
     "runner.rings.schedule": ("Schedule",),
     "runner.rings.placement": ("lower", "PlacedTask", "PlacedAlloc", "PlacedRead", "PlacedLoop", "PlacedScope"),
@@ -24,6 +33,7 @@ _NAMES = {
         "GraphError",
         "RinggraphError",
         "ScheduleError",
+        "StateError",
     ),
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}

@@ -112,5 +112,9 @@ class DeadlockError(RinggraphError):
         self.deadlock = deadlock
 
 
+class StateError(RinggraphError):
+    """A request that does not fit, or a call that does not go on where the request stands."""
+
+
 class ExecutionError(RinggraphError):
     """A task that failed while running."""

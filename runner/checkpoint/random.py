@@ -17,6 +17,7 @@ from runner.base.errors import CheckpointError
 from runner.checkpoint.checkpoint import Fields
 from runner.checkpoint.encodings import encode, plain_dtype, stored_tensors, weights_with_scales
 from runner.checkpoint.write import plan_shards, shard_names, write_index, write_json, write_shard
+from runner.execution.storage import TORCH_DTYPES
 from runner.language.notation import weight_of
 
 MAX_SHARD_BYTES = 2**30
@@ -118,7 +119,8 @@ class RandomModel:
     def plain(self, name: str) -> torch.Tensor:
         """The unquantised tensor, in its layout's dtype."""
         generator = torch.Generator().manual_seed(_seed(self.seed, name))
-        return self.layout.random(name, self.specs[name], self.values, generator)
+        value = self.layout.random(name, self.specs[name], self.values, generator)
+        return value.to(TORCH_DTYPES[self.specs[name].dtype])
 
 
 def _seed(seed: int, name: str) -> int:

@@ -124,15 +124,15 @@ def _served(
     """What was generated in this process; None where ranks of its own did it, or where another rank tells of it."""
     from runner.checkpoint.checkpoint import Checkpoint
     from runner.driver.driver import registry, set_threads, usable_device
-    from runner.driver.serve import over_ranks, prepared, serve, silent
+    from runner.driver.serve import num_ranks, over_ranks, prepared, serve, silent
     from runner.ranks.join import given_world, joined, rank_device
     from runner.ranks.launch import launch, own_command
 
     world = given_world()
     config = prepared(over_ranks(config, world, ep), request)
-    if world is None and config["ep"] > 1:
+    if world is None and num_ranks(config) > 1:
         Checkpoint.open(request.checkpoint).require(config)  # what is wrong with it is said once, and before any rank starts
-        launch(own_command(command), config["ep"], timeout_s=timeout_s, port=port)
+        launch(own_command(command), num_ranks(config), timeout_s=timeout_s, port=port)
         return None
     set_threads(threads, config)
     if world is None:

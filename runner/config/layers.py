@@ -15,6 +15,9 @@ from runner.config.sources import SECTIONS, Given, Source, describe
 from runner.models import family, family_of_type, model_types
 from runner.models.protocols import ModelFamily, Normalised
 
+DEPLOY = {"deploy": {"type": "string", "description": "deployment used where none is asked for"}}
+"""The one field that every family has."""
+
 
 @dataclass(frozen=True, slots=True)
 class Layer:
@@ -28,8 +31,8 @@ class Layer:
 
 
 def fields_of(model: ModelFamily | None) -> Mapping[str, Mapping[str, Any]]:
-    """Every field's JSON Schema, other spellings (`x-alias`) included: those of the family."""
-    return {} if model is None else model.fields()
+    """Every field's JSON Schema, other spellings (`x-alias`) included: those of the family, and `deploy`."""
+    return {} if model is None else {**DEPLOY, **model.fields()}
 
 
 def named_family(sources: Iterable[Source], first: ModelFamily | None = None) -> tuple[ModelFamily | None, list[Diagnostic]]:

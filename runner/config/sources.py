@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from runner.base.errors import ConfigError, Diagnostic, Mark, did_you_mean
-from runner.models import family_names
+from runner.models import family, family_names
 
 MAX_FILE_BYTES = 1 << 20
 MAX_NODES = 100_000
@@ -68,7 +68,7 @@ def _shipped() -> list[str]:
 
 
 def read_source(source: str | Path) -> tuple[Source, list[Diagnostic]]:
-    """A preset by name, a YAML layer, a Hugging Face `config.json`, or a folder that holds one.
+    """A preset by name, a family by name (its base layer), a YAML file, a Hugging Face `config.json`, or a folder that holds one.
 
     Raises ConfigError where there is no such thing or it cannot be parsed; other problems are returned.
     """
@@ -121,7 +121,9 @@ def _open(source: str | Path) -> tuple[str, str, str, bool]:
     if path.is_dir() and (path / "config.json").is_file():
         path = path / "config.json"
     if not path.is_file():
-        hint = did_you_mean(str(source), presets()) or f"presets are {', '.join(presets())}"
+        if source in family_names() and (base := family(str(source)).base_layer) != source:
+            return _open(base)
+        hint = did_you_mean(str(source), (*presets(), *family_names())) or f"presets are {', '.join(presets())}"
         raise ConfigError(Diagnostic("C100", f"configuration '{source}': no such preset or file", hint=hint))
     try:
         if path.stat().st_size > MAX_FILE_BYTES:

@@ -99,12 +99,17 @@ def config_json(checkpoint: Path) -> str:
     return str(checkpoint / "config.json")
 
 
+def num_ranks(config: Config) -> int:
+    """The ranks that a configuration is for; a family without a field `ep` runs on one."""
+    return config.values.get("ep", 1)
+
+
 def over_ranks(config: Config, world: World | None, ep: int | None) -> Config:
     """The configuration for the world that this process was started in; one that asks for no number of ranks takes them all."""
     if world is None:
         return config
-    if ep is not None or config["ep"] > 1:
-        check_size(world, config["ep"])
+    if ep is not None or num_ranks(config) > 1:
+        check_size(world, num_ranks(config))
     return config.with_(ep=world.size)
 
 

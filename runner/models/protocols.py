@@ -4,6 +4,8 @@ A family (a folder here, or what an installed package brings) is one object that
 a configuration name it (`model: NAME`); `runner.models.family` finds it, in the folder of that name or by an entry point of the
 group `ringgraph.models`. Nothing outside of a family's own folders knows its fields, tensors, ops or dims.
 docs/add-a-model.md leads through an implementation.
+
+A member with a body has a default: a family that inherits from the protocol writes only what is otherwise with it.
 """
 
 from __future__ import annotations
@@ -210,25 +212,25 @@ class TensorNames(Protocol):
 
     @property
     def plain(self) -> Sequence[str]:
-        """Tensors that no flavour quantises and that have the dtype of plain weights."""
-        ...
+        """Tensors that no flavour quantises and that have the dtype of plain weights; none stand for all tensors there are."""
+        return ()
 
     @property
     def unused(self) -> str:
         """What `is_unused` tensors are part of, in words."""
-        ...
+        return "nothing"
 
     def canonical(self, stored_name: str) -> str:
         """The family's own name of a tensor, of that or another tool's name."""
-        ...
+        return stored_name
 
     def is_unused(self, name: str) -> bool:
         """Whether a tensor is part of the checkpoint, but of nothing that runs."""
-        ...
+        return False
 
     def encoding(self, name: str, flavour: str) -> str:
         """How a flavour (`runner.checkpoint.encodings`) stores a tensor: `plain`, `w8a8`, `fp8`, `fp8-e8m0` or `fp4`."""
-        ...
+        return "plain"
 
 
 class CheckpointLayout(TensorNames, Protocol):
@@ -240,14 +242,14 @@ class CheckpointLayout(TensorNames, Protocol):
 
     def unusable(self, name: str, value: torch.Tensor, values: Values) -> str | None:
         """What is wrong with the values of a tensor that was loaded, to be read behind its name; None if nothing."""
-        ...
+        return None
 
     def flavour(self, values: Values) -> str:
         """The flavour that a configuration runs as it is."""
-        ...
+        return "f32"
 
     def random(self, name: str, spec: TensorSpec, values: Values, generator: torch.Generator) -> torch.Tensor:
-        """Values of a tensor for a random checkpoint, as `spec` says."""
+        """Values of a tensor for a random checkpoint, of the shape of `spec`; they are rounded to its dtype."""
         ...
 
     def config_json(self, values: Values, dtype: str, flavour: str, described: Mapping[str, Any]) -> dict[str, Any]:
@@ -267,7 +269,7 @@ class ModelFamily(Protocol):
     @property
     def model_types(self) -> Sequence[str]:
         """What a `config.json` of the family can have as its `model_type`."""
-        ...
+        return (self.name,)
 
     @property
     def base_layer(self) -> str | Path:
@@ -276,26 +278,26 @@ class ModelFamily(Protocol):
 
     def fields(self) -> Mapping[str, Mapping[str, Any]]:
         """Every configuration field of the family, with its JSON Schema. `x-alias` marks another tool's spelling, which
-        `normalise` replaces; `x-machine` marks a field that generic code knows by name."""
+        `normalise` replaces; `x-machine` marks a field that generic code knows by name. `deploy` need not be among them."""
         ...
 
     def normalise(self, given: Values, *, whole: bool) -> Normalised:
         """Other tools' spellings in our fields, without keys that mean nothing here; `whole`: this is a complete `config.json`,
-        which has defaults."""
-        ...
+        which has defaults. By default there are neither other spellings nor defaults."""
+        return Normalised({key: (value, key) for key, value in given.items()})
 
     def impossible(self, values: Values, given: Mapping[str, Any], deploy: str) -> list[Diagnostic]:
         """Combinations of fields that cannot be, each told at a value of `given` (`runner.config.sources.Given`)."""
-        ...
+        return []
 
     @property
     def routed_experts(self) -> RoutedExperts | None:
         """None for a family whose tokens choose nothing."""
-        ...
+        return None
 
     def trip_counts(self, text: str, settings: Settings) -> TripCounts | None:
         """The routing that `--routing text` means under a configuration, None for the bound; raises ConfigError."""
-        ...
+        return None
 
     def serving(self, config: C, decode: str | None = None) -> Serving[C]:
         """What a session runs; `decode` names the deployment that decodes, the family's usual one without. Raises ConfigError."""
@@ -303,13 +305,13 @@ class ModelFamily(Protocol):
 
     def fitting(self, config: C, lengths: Sequence[int], max_new_tokens: int, decode: str | None = None) -> C:
         """`config` with room for prompts of these lengths, and for as many requests as decode takes; raises ConfigError."""
-        ...
+        return config
 
     def vocabulary(self, config: Configuration) -> Vocabulary: ...
 
     def is_narrow(self, settings: Settings) -> bool:
         """Whether the model's ops are so short that more than one thread for each would slow them."""
-        ...
+        return False
 
     def request_state(self, settings: Settings, states: Mapping[str, TensorSpec], device: torch.device | str) -> RequestState:
         """State of all requests, for programs with these `states`."""
@@ -319,5 +321,6 @@ class ModelFamily(Protocol):
         """Those of a graph's `inputs` that `request_state` knows, for a call on random tokens of as many requests as it takes.
 
         Empty for a graph that takes no requests. Raises StateError where the configuration has no room for them.
+        What is left out is random, integers zero.
         """
-        ...
+        return {}

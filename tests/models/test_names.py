@@ -3,7 +3,7 @@
 The names are collected from the family's data: fields of its schema (not those marked `x-machine`), dims of its base layer, ops
 that `ops.deepseek_v4` registers, parts of the names of a checkpoint's tensors, graphs of `graphs/deepseek_v4`, and inputs and
 outputs of those that run the whole model (`*_fwd`). What counts, in every module of runner, ops, schedulers and docs outside the
-family's own folders:
+families' own folders:
 
 - `deepseek`, in any case and also as a part of a word, in any identifier, string, docstring or comment;
 - any name but the plain words below: as an identifier (variable, function, class, parameter, attribute, keyword, import), as a
@@ -31,7 +31,8 @@ from runner.language.library import load_graph
 from runner.models.deepseek_v4 import FAMILY
 from runner.program.ops import CORES, OpRegistry
 
-OWN = ("runner/models/deepseek_v4/", "ops/deepseek_v4/")
+OWN = ("runner/models/deepseek_v4/", "ops/deepseek_v4/", "docs/examples/gru_family/")
+"""Folders of a family's own: the last is another family, whose tensors may have a `bias` too."""
 SOURCES = [
     path.relative_to(ROOT).as_posix()
     for package in ("runner", "ops", "schedulers", "docs")

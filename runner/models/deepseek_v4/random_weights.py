@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 from runner.base.tensor_spec import TensorSpec
-from runner.execution.storage import TORCH_DTYPES
 
 
 def random_weight(name: str, spec: TensorSpec, values: Mapping[str, Any], generator: torch.Generator) -> torch.Tensor:
@@ -16,8 +15,7 @@ def random_weight(name: str, spec: TensorSpec, values: Mapping[str, Any], genera
     if name.endswith(".tid2eid"):
         return _distinct(spec.shape, values["n_routed_experts"], generator)
     mean, deviation = _statistics(name, spec.shape)
-    value = torch.empty(spec.shape).normal_(mean, deviation, generator=generator)
-    return value.to(TORCH_DTYPES[spec.dtype])
+    return torch.empty(spec.shape).normal_(mean, deviation, generator=generator)
 
 
 def _statistics(name: str, shape: tuple[int, ...]) -> tuple[float, float]:

@@ -15,15 +15,11 @@ from functools import cached_property
 
 import torch
 
-from runner.base.errors import RinggraphError
+from runner.base.errors import StateError
 from runner.base.tensor_spec import TensorSpec
 from runner.execution.storage import TORCH_DTYPES
 from runner.models.deepseek_v4.tables import hadamard, rope_tables
 from runner.models.protocols import Row, Settings
-
-
-class StateError(RinggraphError):
-    """A request that does not fit, or a call that does not go on where the request stands."""
 
 
 @dataclass
