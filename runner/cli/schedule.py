@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from runner.base.errors import ConfigError
 from runner.cli import options
 from runner.cli.shared import MIB, console, messages, print_json, table
 from runner.driver.driver import Setup
@@ -69,7 +70,7 @@ def schedule(
     if scope_stats is not None:
         write_scope_stats(scope_stats, found.schedule, found.sizes, found.replay.records, fatal=found.deadlock is not None)
     if explain_plan and found.plan is None:
-        raise typer.BadParameter(f"--explain-plan explains plans of minpeak, got --scheduler {scheduler}")
+        raise ConfigError(f"--explain-plan explains plans of minpeak, got --scheduler {scheduler}")
     if as_json:
         print_json(found.as_json() | ({"explanation": found.explanation} if explain_plan else {}))
         if found.deadlock is not None:

@@ -21,9 +21,9 @@ from runner.rings.heap import MAX_BLOCK_BYTES
 from runner.rings.placement import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, placed_task
 from runner.rings.schedule import NUM_RINGS
 from schedulers.lifetimes import Floats, Ints, Lives, Rows
-from schedulers.minpeak.folding import Fold, kept_locals, template, unfold_offsets
+from schedulers.minpeak.folding import Fold, template, unfold_offsets
 from schedulers.minpeak.packing import STARTS, Packing, Problem, pack, pack_bins
-from schedulers.minpeak.reuse_edges import predecessors, sharing_edges
+from schedulers.minpeak.reuse_edges import kept_locals, predecessors, sharing_edges
 from schedulers.minpeak.techniques import ALL, Techniques
 
 MAX_DIRECT = 256

@@ -299,20 +299,6 @@ def _clamp(loops: list[FoldedLoop], first: Ints, last: Ints) -> None:
         times[inside] = new[at[inside]]
 
 
-def kept_locals(fold: Fold, num_locals: int) -> Ints:
-    """Locals of the kept trips."""
-    is_kept = np.ones(num_locals, bool)
-
-    def drop(loops: Sequence[FoldedLoop]) -> None:
-        for loop in loops:
-            is_kept[loop.base + loop.num_locals * KEPT_TRIPS : loop.base + loop.num_locals * loop.num_trips] = False
-            for inner in loop.inner:
-                drop(inner)
-
-    drop(fold.loops)
-    return np.flatnonzero(is_kept)
-
-
 def unfold_offsets(fold: Fold, left: Ints, offsets: Ints, num_locals: int) -> Ints:
     """Offsets of all locals from those of the template's tensors `left`."""
     found = np.zeros(num_locals, np.int64)

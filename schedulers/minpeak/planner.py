@@ -55,10 +55,6 @@ from schedulers.written.search import written_scopes
 FOLD_FROM = 4_000
 """Programs with more tasks than this have their loops folded; smaller ones are solved in full, in about a second at most."""
 
-SCOPES_UP_TO = 40
-"""Tasks of programs whose scopes without sharing are a candidate beside an arena: they use all four rings, where an arena leaves
-3 KiB idle. It takes about 30 ms; in larger programs 3 KiB are nothing."""
-
 GROUPS = (64, 8, 1)
 """How many trips of a loop get bytes of their own, where bytes are to be had; tried in this order."""
 
@@ -137,7 +133,7 @@ class _Planner:
         best: _Candidate | None = None
         why = "the least of all candidates"
         for candidate in self._candidates(goal):
-            if candidate.bound > bound and not self.options.share:  # a proof about scopes says nothing about arenas
+            if candidate.bound > bound:
                 bound, bound_name = candidate.bound, "search"
             value = candidate.value(goal)
             self._note("candidate", candidate.name, "bytes", best and best.value(goal), value)
@@ -180,8 +176,6 @@ class _Planner:
             yield self._placed("arenas of one height", self.fold, arenas)
         else:
             yield self._arena()
-        if self.options.share and len(self.program.tasks) <= SCOPES_UP_TO:
-            yield self._scoped(goal)
         yield from self._others()
 
     def _arena(self) -> _Candidate:

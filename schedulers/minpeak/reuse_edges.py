@@ -31,7 +31,7 @@ from math import prod
 import numpy as np
 
 from schedulers.lifetimes import Ints, Rows
-from schedulers.minpeak.folding import Fold, FoldedLoop, unfold_edges
+from schedulers.minpeak.folding import KEPT_TRIPS, Fold, FoldedLoop, unfold_edges
 
 WINDOW = 1 << 15
 """Ancestors are remembered this many tasks back, 4 KiB a task; older ones count as unordered, which can only add an edge."""
@@ -106,6 +106,20 @@ class Tenants:
             tensors.append(self._tensors[b - 1])
         self._lows[a:b], self._highs[a:b], self._tensors[a:b] = lows, highs, tensors
         return list(dict.fromkeys(before))
+
+
+def kept_locals(fold: Fold, num_locals: int) -> Ints:
+    """Locals of the kept trips."""
+    is_kept = np.ones(num_locals, bool)
+
+    def drop(loops: Sequence[FoldedLoop]) -> None:
+        for loop in loops:
+            is_kept[loop.base + loop.num_locals * KEPT_TRIPS : loop.base + loop.num_locals * loop.num_trips] = False
+            for inner in loop.inner:
+                drop(inner)
+
+    drop(fold.loops)
+    return np.flatnonzero(is_kept)
 
 
 def predecessors(tensors: Ints, first: Ints, offsets: Ints, size: Ints) -> dict[int, list[int]]:

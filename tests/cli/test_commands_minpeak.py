@@ -36,7 +36,7 @@ def test_the_arena_needs_no_more_than_is_alive() -> None:
 
 
 def test_without_sharing_more_bytes() -> None:
-    graph = "attention_decode_csa"
+    graph = "attention_decode_hca"
     assert certificate("--no-share", graph=graph)["value"] > certificate(graph=graph)["value"]
 
 

@@ -93,7 +93,7 @@ def test_folding(monkeypatch: pytest.MonkeyPatch) -> None:
         drawn("time", [str(in_template.get(k, ".")) for k in range(5)]),
     ]
     kept = sorted(set(folded.kept.tolist()))
-    before = predecessors(folding.kept_locals(folded, 5), lives.first, offsets, lives.size)
+    before = predecessors(reuse_edges.kept_locals(folded, 5), lives.first, offsets, lives.size)
     edges = sharing_edges(folded, waits, lives.touches, before)
     lines += ["", f"    reuse edges: {text_of(edges)}"]
     assert kept == [0, 1, 2, 4]
