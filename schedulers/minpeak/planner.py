@@ -216,9 +216,10 @@ class _Planner:
 
     def _scoped(self, goal: Goal) -> _Candidate:
         """The best scopes that are found, without sharing."""
-        passes = Passes("intervals" in self.on, "climbing" in self.on, "proof" in self.on)
+        passes = Passes(**{name: name in self.on for name in ("intervals", "bodies", "climbing", "proof")})
         found = find_scopes(self.block_lives, self.fold, goal, self._over, self._bound(goal)[0] // BLOCK_ALIGN, passes)
-        return self._candidate("scopes", found.items, found.bound * BLOCK_ALIGN)
+        proved = 0 if self.options.share else found.bound * BLOCK_ALIGN  # with sharing less may do
+        return self._candidate("scopes", found.items, proved)
 
     def _others(self) -> Iterator[_Candidate]:
         """The graph's own scopes and the other strategies, with and without batching: minpeak is never worse than any of them."""
@@ -248,7 +249,7 @@ class _Planner:
         """What graph files can say; of a program that is not folded, also what an arena would take."""
         small = len(self.program.tasks) <= FOLD_FROM
         shared_bytes = sum(self._arena().heap) if small else None
-        found = written_scopes(self.program, goal, self._stop)
+        found = written_scopes(self.program, goal, self._stop, cuts="written" in self.on, trimming="trimming" in self.on)
         best = self._candidate("scopes that files can say", found.schedule)
         self._note("candidate", best.name, "bytes", None, best.value(goal))
         self._note(
