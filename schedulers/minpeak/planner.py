@@ -153,7 +153,8 @@ class _Planner:
 
     def _enough(self, best: _Candidate, goal: Goal, bound: int) -> str:
         """Why no candidate that is left can be better, "" if one can."""
-        idle = best.idle(goal) if self.fold.loops else 0  # in a small program others may use all rings
+        folded = self.fold.loops and len(self.program.tasks) > SCOPES_UP_TO  # in a small program others may use all rings
+        idle = best.idle(goal) if folded else 0
         if best.value(goal) <= bound + idle:
             return "it takes as much as the lower bound" + (" and the 1,024 bytes of each unused ring" if idle else "")
         if best.value(goal) <= goal.floor(chain_bound(self.block_lives)) * BLOCK_ALIGN:
