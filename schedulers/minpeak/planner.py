@@ -149,7 +149,8 @@ class _Planner:
 
     def _enough(self, best: _Candidate, goal: Goal, bound: int) -> str:
         """Why no candidate that is left can be better, "" if one can."""
-        idle = best.idle(goal) if self.fold.loops else 0  # in a small program others may use all rings
+        folded = self.fold.loops and len(self.program.tasks) > SCOPES_UP_TO  # in a small program others may use all rings
+        idle = best.idle(goal) if folded else 0
         if best.value(goal) <= bound + idle:
             return "it takes as much as the lower bound" + (" and the 1,024 bytes of each unused ring" if idle else "")
         if best.value(goal) <= goal.floor(chain_bound(self.block_lives)) * BLOCK_ALIGN:
@@ -211,9 +212,10 @@ class _Planner:
 
     def _scoped(self, goal: Goal) -> _Candidate:
         """The best scopes that are found, without sharing."""
-        passes = Passes("intervals" in self.on, "climbing" in self.on, "proof" in self.on)
+        passes = Passes(**{name: name in self.on for name in ("intervals", "bodies", "climbing", "proof")})
         found = find_scopes(self.block_lives, self.fold, goal, self._over, self._bound(goal)[0] // BLOCK_ALIGN, passes)
-        return self._candidate("scopes", found.items, found.bound * BLOCK_ALIGN)
+        proved = 0 if self.options.share else found.bound * BLOCK_ALIGN  # with sharing less may do
+        return self._candidate("scopes", found.items, proved)
 
     def _others(self) -> Iterator[_Candidate]:
         """The graph's own scopes and the other strategies, with and without batching: minpeak is never worse than any of them."""
@@ -244,7 +246,7 @@ class _Planner:
         """What graph files can say; of a program that is not folded, also what an arena would take."""
         small = len(self.program.tasks) <= FOLD_FROM
         shared_bytes = sum(self._arena().heap) if small else None
-        found = written_scopes(self.program, goal, self._stop)
+        found = written_scopes(self.program, goal, self._stop, cuts="written" in self.on, trimming="trimming" in self.on)
         best = self._candidate("scopes that files can say", found.schedule)
         self._note("candidate", best.name, "bytes", None, best.value(goal))
         self._note(

@@ -40,12 +40,21 @@ delay
 intervals
     Without sharing, scopes come from dynamic programming over the boundaries of the program's bodies.
     Streams that layers hand on are released in groups of layers: a quarter to a half of the bytes of the scopes as written.
+bodies
+    Without sharing, trips of loops are intervals of their own, and bodies that are alike are solved once.
+    Scopes lie inside trips, too; without, a loop's trip is held as a whole.
 climbing
     Without sharing, in programs of at most 200 tasks single tensors move to other depths, as long as that helps.
     Intervals put every tensor as deep as it goes; further out there may be room beside what another moment needs.
 proof
     Without sharing, programs of at most 12 tasks get a search over all scopes that ends with a proof.
     The certificate then says search, and a gap of 0.
+written
+    For --write, scopes around runs of items of the files are searched, by covers for capacities of the rings.
+    Half the bytes of the scopes as written for decode, a fifth less for prefill.
+trimming
+    For --write, scopes that save less than 3 % of what the graph takes are left out again.
+    People read the files, and a scope that saves next to nothing is in their way.
 strategies
     The strategies unscoped, auto, autoscope and manual are candidates too, manual with all edges.
     The plan is then never worse than theirs.

@@ -57,7 +57,7 @@ def _chain(run: Sequence[int], starts: Sequence[int], ends: Sequence[int]) -> In
     for tensor in run:
         if starts[tensor] >= ends[chain[-1]]:
             chain.append(furthest)
-        if ends[tensor] > ends[furthest]:
+        if ends[tensor] >= ends[furthest]:  # of equals the last: one more link at the end of the run
             furthest = tensor
     if furthest != chain[-1]:
         chain.append(furthest)
