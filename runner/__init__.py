@@ -1,10 +1,50 @@
 """The Python face: what a notebook, a plugin or a test needs, by one name each. docs/python.md shows it.
 
-A name is imported when it is asked for first, so that `import runner` costs nothing.
+A name is imported when it is asked for first, so that `import runner` costs nothing. Editors and type checkers read the imports
+below instead, which never run; a test holds the two lists against each other.
 """
 
+# ruff: noqa: F401
+
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runner.base.errors import (
+        CheckpointError,
+        ConfigError,
+        DeadlockError,
+        Diagnostic,
+        ExecutionError,
+        GraphError,
+        RinggraphError,
+        ScheduleError,
+        StateError,
+    )
+    from runner.base.tensor_spec import TensorSpec
+    from runner.driver.face import Driver
+    from runner.driver.planning import MinpeakOptions, PlanResult, TimedOptions
+    from runner.models.protocols import (
+        CheckpointLayout,
+        ModelFamily,
+        Normalised,
+        RequestState,
+        Serving,
+        TripCounts,
+        Vocabulary,
+    )
+    from runner.program.ops import Call, Cost, OpRegistry
+    from runner.program.program import Program
+    from runner.rings.placement import (
+        PlacedAlloc,
+        PlacedLoop,
+        PlacedRead,
+        PlacedScope,
+        PlacedTask,
+        lower,
+    )
+    from runner.rings.schedule import Schedule
+    from schedulers.layouts.batching import Layout, place
 
 _NAMES = {
     "runner.driver.face": ("Driver",),
@@ -38,11 +78,12 @@ _NAMES = {
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names}
 
+if not TYPE_CHECKING:
 
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(import_module(_MODULES[name]), name)
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+    def __getattr__(name: str) -> Any:
+        if name in _MODULES:
+            return getattr(import_module(_MODULES[name]), name)
+        raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:

@@ -9,17 +9,8 @@ from runner.models import family_of_type
 from runner.models.protocols import TensorNames
 
 
-class AsStored:
+class AsStored(TensorNames):
     """Names of an unknown model: taken as they are, and any weight may be quantised. See `TensorNames`."""
-
-    plain = ()
-    unused = "nothing"
-
-    def canonical(self, stored_name: str) -> str:
-        return stored_name
-
-    def is_unused(self, name: str) -> bool:
-        return False
 
     def encoding(self, name: str, flavour: str) -> str:
         return flavour if flavour not in ("f32", "bf16") and name.endswith(".weight") else "plain"

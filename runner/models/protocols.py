@@ -5,7 +5,7 @@ a configuration name it (`model: NAME`); `runner.models.family` finds it, in the
 group `ringgraph.models`. Nothing outside of a family's own folders knows its fields, tensors, ops or dims.
 docs/add-a-model.md leads through an implementation.
 
-A member with a body has a default: a family that inherits from the protocol writes only what is otherwise with it.
+What has a value or a body has a default: a family that inherits from the protocol writes only what is otherwise with it.
 """
 
 from __future__ import annotations
@@ -210,15 +210,11 @@ class RoutedExperts(Protocol):
 class TensorNames(Protocol):
     """What the names of a checkpoint's tensors say. All but `canonical` take canonical names."""
 
-    @property
-    def plain(self) -> Sequence[str]:
-        """Tensors that no flavour quantises and that have the dtype of plain weights; none stand for all tensors there are."""
-        return ()
+    plain: Sequence[str] = ()
+    """Tensors that no flavour quantises and that have the dtype of plain weights; none stand for all tensors there are."""
 
-    @property
-    def unused(self) -> str:
-        """What `is_unused` tensors are part of, in words."""
-        return "nothing"
+    unused: str = "nothing"
+    """What `is_unused` tensors are part of, in words."""
 
     def canonical(self, stored_name: str) -> str:
         """The family's own name of a tensor, of that or another tool's name."""
@@ -261,20 +257,17 @@ class CheckpointLayout(TensorNames, Protocol):
 class ModelFamily(Protocol):
     """One family of models."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def layout(self) -> CheckpointLayout: ...
+    name: str
+    layout: CheckpointLayout
 
-    @property
-    def model_types(self) -> Sequence[str]:
-        """What a `config.json` of the family can have as its `model_type`."""
-        return (self.name,)
+    model_types: Sequence[str]
+    """What a `config.json` of the family can have as its `model_type`."""
 
-    @property
-    def base_layer(self) -> str | Path:
-        """The configuration under every layer of the family: a shipped file of `graphs/config` by name, or a path."""
-        ...
+    base_layer: str | Path
+    """The configuration under every layer of the family: a shipped file of `graphs/config` by name, or a path."""
+
+    routed_experts: RoutedExperts | None = None
+    """None for a family whose tokens choose nothing."""
 
     def fields(self) -> Mapping[str, Mapping[str, Any]]:
         """Every configuration field of the family, with its JSON Schema. `x-alias` marks another tool's spelling, which
@@ -289,11 +282,6 @@ class ModelFamily(Protocol):
     def impossible(self, values: Values, given: Mapping[str, Any], deploy: str) -> list[Diagnostic]:
         """Combinations of fields that cannot be, each told at a value of `given` (`runner.config.sources.Given`)."""
         return []
-
-    @property
-    def routed_experts(self) -> RoutedExperts | None:
-        """None for a family whose tokens choose nothing."""
-        return None
 
     def trip_counts(self, text: str, settings: Settings) -> TripCounts | None:
         """The routing that `--routing text` means under a configuration, None for the bound; raises ConfigError."""

@@ -1,5 +1,6 @@
 """docs/python.md runs from top to bottom and prints what it shows; `import runner` imports nothing."""
 
+import ast
 import contextlib
 import io
 import json
@@ -8,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from places import DOCS
+from places import DOCS, ROOT
 
 import runner
 
@@ -40,6 +41,15 @@ def test_importing_it_imports_nothing():
 @pytest.mark.parametrize("name", runner._MODULES)
 def test_every_name_is_there_and_has_a_docstring(name):
     assert getattr(runner, name).__doc__
+
+
+def test_type_checkers_see_the_same_names():
+    tree = ast.parse((ROOT / "runner" / "__init__.py").read_text(encoding="utf-8"))
+    [block] = [node for node in tree.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    assert len(imports) == len(block.body)
+    assert {name.name: node.module for node in imports for name in node.names} == runner._MODULES
+    assert not any(name.asname for node in imports for name in node.names)
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -67,7 +67,7 @@ class Experts:
         return report(recording, config, where, expanded)
 
 
-class DeepseekV4:
+class DeepseekV4(ModelFamily):
     """See `ModelFamily`."""
 
     name = "deepseek_v4"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runner.base.tensor_spec import TensorSpec
+from runner.models.protocols import CheckpointLayout
 
 if TYPE_CHECKING:
     import torch
@@ -147,7 +148,7 @@ class _Shapes:
             yield f"{owner}.w3.weight", (inner, width)
 
 
-class Layout:
+class Layout(CheckpointLayout):
     """See `CheckpointLayout`."""
 
     plain = ("embed.weight", "head.weight")

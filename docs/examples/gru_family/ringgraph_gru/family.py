@@ -41,6 +41,7 @@ class Layout(CheckpointLayout):
 
 class Gru(ModelFamily):
     name = "gru"
+    model_types = ("gru",)
     base_layer = HERE / "gru.yaml"
     layout = Layout()
 
