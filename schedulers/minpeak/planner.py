@@ -55,6 +55,10 @@ from schedulers.written.search import written_scopes
 FOLD_FROM = 4_000
 """Programs with more tasks than this have their loops folded; smaller ones are solved in full, in about a second at most."""
 
+SCOPES_UP_TO = 40
+"""Tasks of programs whose scopes without sharing are a candidate beside an arena, in about 30 ms; in larger ones the 3 KiB of
+idle rings are nothing."""
+
 GROUPS = (64, 8, 1)
 """How many trips of a loop get bytes of their own, where bytes are to be had; tried in this order."""
 
@@ -177,6 +181,8 @@ class _Planner:
             yield self._placed("arenas of one height", self.fold, arenas)
         else:
             yield self._arena()
+        if self.options.share and "apart" in self.on and len(self.program.tasks) <= SCOPES_UP_TO:
+            yield self._scoped(goal)
         yield from self._others()
 
     def _arena(self) -> _Candidate:

@@ -103,7 +103,7 @@ def test_without_the_sharing_edges_results_change() -> None:
     changed = 0
     for seed in range(100):
         program = random_program(seed, loops=False)
-        schedule = plan(program, {}).schedule
+        schedule = plan(program, {"techniques": {"apart": False}}).schedule
         natural = {i: set() for i in range(len(schedule.submissions))}
         of_task = {s.task: i for i, s in enumerate(schedule.submissions) if s.task is not None}
         for task in program.tasks:
