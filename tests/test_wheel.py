@@ -82,6 +82,7 @@ def test_an_empty_environment_runs_ours_and_a_package_of_somebody_else(wheel, tm
 
     assert run("ops", "show", "gru_cell").startswith("gru_cell (MIX)\n")
     assert "decode_fwd, scheduler per_layer" in run("schedule", "decode_fwd", "--scheduler", "per_layer")
+    assert "gru_prefill, scheduler per_layer" in run("schedule", "gru_prefill", "--config", "gru", "--scheduler", "per_layer")
     run("checkpoint", "init", "--config", "gru", "gru")
     assert "fits        gru" in run("checkpoint", "inspect", "gru")
     per_layer = json.loads(run("generate", "--checkpoint", "gru", *ask, "--scheduler", "per_layer"))
