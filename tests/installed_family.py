@@ -38,11 +38,15 @@ def on_path(*folders):
         yield
     finally:
         sys.path[:] = [place for place in sys.path if place not in path]
-        for name in set(sys.modules) - before:
-            file = getattr(sys.modules[name], "__file__", None) or ""
-            if file.startswith(tuple(path)):
-                del sys.modules[name]
+        for name in [name for name in set(sys.modules) - before if _lies_in(path, sys.modules[name])]:
+            del sys.modules[name]
         _forget()
+
+
+def _lies_in(path, module):
+    """Whether a module's file, or the folder of one that has none, lies in one of the folders."""
+    files = [getattr(module, "__file__", None) or "", *getattr(module, "__path__", ())]
+    return any(str(file).startswith(tuple(path)) for file in files)
 
 
 def _forget():

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from importlib.metadata import entry_points
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from runner.base.errors import Diagnostic, GraphError, Mark, did_you_mean
+from runner.base.errors import Diagnostic, GraphError, Mark, RinggraphError, did_you_mean
 from runner.language.builder import GraphBuilder
 from runner.language.graph import Graph, Text
 from runner.language.structure import schema, schema_problems, unknown_keys
@@ -17,8 +18,26 @@ from runner.language.yaml_source import read_source
 # --- finding ---
 
 
-def _shipped() -> Iterator[Traversable]:
-    pending = [files("graphs")]
+GROUP = "ringgraph.graphs"
+"""Entry points that name a package in whose folder graph files lie."""
+
+
+def _folders() -> Iterator[Traversable]:
+    """Where graphs lie that have names: ours, then those of installed packages; raises RinggraphError."""
+    yield files("graphs")
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        try:
+            yield files(entry.value)
+        except Exception as error:  # whatever somebody else's package does when it is imported
+            package = entry.dist.name if entry.dist else entry.module
+            raise RinggraphError(
+                f"graphs '{entry.name}' of package '{package}' ({entry.value}) cannot be found: {error}",
+                hint=f"mend or uninstall '{package}'",
+            ) from error
+
+
+def _files(folder: Traversable) -> Iterator[Traversable]:
+    pending = [folder]
     while pending:
         for entry in sorted(pending.pop().iterdir(), key=lambda e: e.name):
             if entry.is_dir() and entry.name not in ("config", "schema", "__pycache__"):
@@ -28,8 +47,11 @@ def _shipped() -> Iterator[Traversable]:
 
 
 def shipped_graphs() -> dict[str, Path]:
-    """The graphs that come with ringgraph: name -> file."""
-    return {entry.name.removesuffix(".yaml"): Path(str(entry)) for entry in _shipped()}
+    """The graphs that come with ringgraph or with an installed package: name -> file; a name of ours is taken."""
+    found: dict[str, Path] = {}
+    for folder in _folders():
+        found = {entry.name.removesuffix(".yaml"): Path(str(entry)) for entry in _files(folder)} | found
+    return found
 
 
 def find_graph(name_or_path: str | Path) -> Path:

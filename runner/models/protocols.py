@@ -77,7 +77,7 @@ class Serving(Generic[C]):
     """How a family serves requests.
 
     config          what weights and the state of all requests are for
-    graphs          by phase, what a call runs: a path, or a shipped graph's name
+    graphs          by phase, what a call runs: a graph by name, or a path
     configs         by phase, the configuration of that graph: `config` in the phase's deployment
     logits          the output of both graphs with logits f32[tokens of a call, vocabulary]
     batch, seq      requests of a decode call, and tokens of each

@@ -50,6 +50,7 @@ def site(tmp_path_factory):
 
 @pytest.fixture
 def gru(site):
+    """The folder of the installed package."""
     with on_path(site):
         yield site / "ringgraph_gru"
 
@@ -113,7 +114,7 @@ def test_a_request_without_a_slot_is_refused(gru):
 
 
 def test_every_command_knows_it(gru, call, tmp_path):
-    folder, graphs = tmp_path / "made", [gru / "gru_prefill.yaml", gru / "gru_decode.yaml"]
+    folder, graphs = tmp_path / "made", ["gru_prefill", "gru_decode"]
     assert call("checkpoint", "init", "--config", "gru", folder)[:2] == (0, f"{folder}: gru, 11 tensors, 21.0 KiB, 1 shards\n")
     assert "fits        made" in call("checkpoint", "inspect", folder)[1]
     assert call("lint", "--config", "gru", *graphs)[0] == 0
@@ -126,6 +127,14 @@ def test_every_command_knows_it(gru, call, tmp_path):
     options = ["--checkpoint", folder, "--prompt-ids", "1,2,3", "--max-new-tokens", 8, "--scheduler", "per_layer", "--json"]
     status, out, _ = call("generate", *options)
     assert status == 0 and json.loads(out)["tokens"] == [reference(folder).greedy((1, 2, 3), 8)]
+
+
+def test_its_graphs_have_names(gru, call):
+    status, out, err = call("graph", "list", "--json")
+    assert status == 0, err
+    shown = {entry["name"]: entry for entry in json.loads(out)}
+    assert {"gru_step", "gru_prefill", "gru_decode", "decode_fwd"} <= set(shown) and "gru" not in shown
+    assert shown["gru_decode"]["file"] == str(gru / "graphs" / "gru_decode.yaml")
 
 
 def test_a_family_that_runs_on_one_rank_says_so(gru, folder, call):

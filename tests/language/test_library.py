@@ -9,7 +9,7 @@ import pytest
 import yaml
 from jsonschema import Draft7Validator
 
-from runner.base.errors import GraphError, Mark
+from runner.base.errors import GraphError, Mark, RinggraphError
 from runner.language.graph import Alloc, Declaration, For, Op, Scope, Switch, Text, Use
 from runner.language.library import GraphLibrary, check_source, find_graph, load_graph, shipped_graphs
 from runner.language.structure import schema
@@ -178,6 +178,37 @@ def test_an_alias_bomb_is_refused_before_it_expands():
 
 
 # --- finding ---
+
+
+def package(folder, value):
+    """An installed package `other` with an entry point of the group `ringgraph.graphs`, made by hand."""
+    info = folder / "other-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[ringgraph.graphs]\nother = {value}\n")
+    graphs = folder / "other_graphs" / "deep"
+    graphs.mkdir(parents=True)
+    for name in ("moe", "theirs"):
+        (graphs / f"{name}.yaml").write_text("graph: theirs\ninputs: {x: 'f32[1]'}\nbody: [{use: embedding_of_nobody}]\n")
+    return graphs
+
+
+def test_graphs_of_installed_packages_have_names_but_ours_stay_ours(tmp_path, monkeypatch):
+    ours, graphs = shipped_graphs(), package(tmp_path, "other_graphs")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert shipped_graphs() == {**ours, "theirs": graphs / "theirs.yaml"}
+    assert find_graph("theirs") == graphs / "theirs.yaml" and find_graph("moe") == ours["moe"]
+
+
+def test_a_package_without_its_graphs_is_named(tmp_path, monkeypatch):
+    package(tmp_path, "no_such_graphs")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    expected = (
+        "^graphs 'other' of package 'other' \\(no_such_graphs\\) cannot be found: No module named 'no_such_graphs'\n"
+        "hint: mend or uninstall 'other'$"
+    )
+    with pytest.raises(RinggraphError, match=expected):
+        find_graph("theirs")
 
 
 def test_shipped_graphs_are_found_by_name_and_by_path():

@@ -4,7 +4,6 @@ from pathlib import Path
 
 from runner import CheckpointLayout, ModelFamily, Serving, TensorSpec, Vocabulary
 
-HERE = Path(__file__).parent
 SIZE = {"type": ["integer", "string"], "minimum": 1}
 MODEL = {
     "vocabulary": {**SIZE, "description": "number of token ids"},
@@ -42,7 +41,7 @@ class Layout(CheckpointLayout):
 class Gru(ModelFamily):
     name = "gru"
     model_types = ("gru",)
-    base_layer = HERE / "gru.yaml"
+    base_layer = Path(__file__).with_name("gru.yaml")
     layout = Layout()
 
     def fields(self):
@@ -50,7 +49,7 @@ class Gru(ModelFamily):
 
     def serving(self, config, decode=None):
         configs = {"prefill": config.with_(deploy="prefill"), "decode": config.with_(deploy=decode or "decode")}
-        graphs = {phase: str(HERE / f"gru_{phase}.yaml") for phase in configs}
+        graphs = {"prefill": "gru_prefill", "decode": "gru_decode"}
         batch, chunk = configs["decode"]["batch"], configs["prefill"]["seq"]
         return Serving(config, graphs, configs, logits="scores", batch=batch, seq=1, prefill_tokens=chunk)
 
