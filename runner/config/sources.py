@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,9 @@ MAX_NODES = 100_000
 SECTIONS = ("doc", "model", "deployments", "dims", "dtypes")
 """Keys that are no fields; every family has them."""
 GENERATION = "generation_config.json"
-"""The file beside a `config.json` that says how to generate, and the key that a source has for what it holds."""
+"""The file beside a `config.json` that says how to generate."""
+BESIDE = GENERATION + ": "
+"""What the keys of that file begin with in a source."""
 SECTION_DEPTHS = {"deployments": 2, "dims": 1, "dtypes": 1}
 
 
@@ -144,15 +146,13 @@ def _open(source: str | Path) -> tuple[str, str, str, bool]:
 
 
 def _generation_beside(path: Path) -> dict[str, Given]:
-    """What the `generation_config.json` beside a checkpoint's `config.json` holds, as one value; empty without one."""
+    """What the `generation_config.json` beside a checkpoint's `config.json` holds; empty without one."""
     folder = path if path.is_dir() else path.parent
     beside = folder / GENERATION
     if (not path.is_dir() and path.name != "config.json") or not beside.is_file():
         return {}
     _, display, text, _ = _open(beside)
-    held = _parse_json(text, display)
-    first = held.get("eos_token_id") or Given(None, Mark(display, 1))
-    return {GENERATION: replace(first, value={key: item.value for key, item in held.items()})}
+    return {BESIDE + key: item for key, item in _parse_json(text, display).items()}
 
 
 def _shown(path: Path) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from runner.config.sources import GENERATION, describe
+from runner.config.sources import BESIDE, describe
 from runner.models.deepseek_v4.hf_config import (
     CODES,
     CSA,
@@ -153,12 +153,12 @@ def _layer_kinds(values: Mapping[str, Any], result: Normalised) -> None:
     result.fields["compress_ratios"] = [rates.get(kind, DEFAULT_RATES.get(kind, 0)) for kind in kinds], origin
 
 
-def _rates(values: Mapping[str, Any], result: Normalised) -> dict[str, int]:
+def _rates(values: Mapping[str, Any], result: Normalised) -> dict[str, Any]:
     """Rates that the file has, by kind, and that of no compression; sets both fields."""
     given = values.get("compress_rates")
     rates: Mapping[str, Any] = DEFAULT_RATES if given is None else given
     origins = DEFAULT if given is None else "compress_rates"
-    found = {SWA: 0}
+    found: dict[str, Any] = {SWA: 0}
     for kind, name in RATE_FIELDS.items():
         older = values.get(name)
         rate, origin = (older, name) if older is not None else (rates.get(kind, ABSENT), origins)
@@ -242,9 +242,9 @@ def _dtype(values: Mapping[str, Any], result: Normalised) -> None:
 
 def _generation(values: Mapping[str, Any], result: Normalised) -> None:
     """What ends a text, if a `generation_config.json` lies beside the file and says it."""
-    beside = values.get(GENERATION)
-    if isinstance(beside, dict) and "eos_token_id" in beside:
-        result.fields["eos_token_id"] = beside["eos_token_id"], GENERATION
+    key = BESIDE + "eos_token_id"
+    if key in values:
+        result.fields["eos_token_id"] = values[key], key
 
 
 Step = Callable[[Mapping[str, Any], Normalised], None]
