@@ -12,7 +12,7 @@ Every problem of a configuration is reported at once, each with the place it cam
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -76,8 +76,10 @@ class Config:
         return _resolve, (self._model, self._layers, self._options, self._asked, [])
 
     def origin(self, name: str) -> str:
-        """Where a field or dim was given: `FILE:LINE`, or the option."""
+        """Where a field or dim was given: `FILE:LINE`, or the option; "default" where a `config.json` leaves it out."""
         given = self._given[name]
+        if given.is_default:
+            return "default"
         return given.option or (f"{given.mark.file}:{given.mark.line}" if given.mark else "")
 
 
@@ -103,7 +105,8 @@ def load_config(
     given, found = _read_options(sets, ep, {})
     model, not_one = named_family([*sources, *given])
     if model is None and not (unreadable or not_one):
-        not_one = [NO_MODEL]
+        untyped = any(source.is_whole for source in sources)
+        not_one = [replace(NO_MODEL, message=f"{NO_MODEL.message}: 'model_type' is missing") if untyped else NO_MODEL]
     if model is None or not_one:
         raise ConfigError([*unreadable, *problems, *found, *not_one])
     _read_into(model.base_layer, base := [], problems, unreadable)

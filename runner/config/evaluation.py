@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from fractions import Fraction
+from math import isfinite
 from typing import Any
 
 from jsonschema import Draft7Validator
@@ -131,6 +132,8 @@ _KINDS = {
 
 def _broken_rule(name: str, value: Any, rule: Mapping[str, Any]) -> tuple[str, str] | None:
     """Code and message where `value` breaks a field's JSON Schema; an expression's string was evaluated before."""
+    if isinstance(value, float) and not isfinite(value) and not (rule.get("x-infinite") and value > 0):
+        return "C103", f"'{name}' is {describe(value)}, expected a finite number"
     types = rule["type"] if isinstance(rule["type"], list) else [rule["type"]]
     if len(types) > 1 and types[1] == "string":
         types = types[:1]

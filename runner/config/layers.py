@@ -91,7 +91,7 @@ def as_layer(
     problems += [given.get(key, nowhere).problem("C102", message) for key, message in normalised.problems]
     fields: dict[str, Given] = {}
     for key, (value, origin) in normalised.fields.items():
-        item = given.get(origin, nowhere)
+        item = given.get(origin) or replace(nowhere, is_default=True)
         if key in known:
             fields[key] = replace(item, value=value)
         elif not source.is_whole:

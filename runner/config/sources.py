@@ -22,17 +22,25 @@ MAX_FILE_BYTES = 1 << 20
 MAX_NODES = 100_000
 SECTIONS = ("doc", "model", "deployments", "dims", "dtypes")
 """Keys that are no fields; every family has them."""
+GENERATION = "generation_config.json"
+"""The file beside a `config.json` that says how to generate."""
+BESIDE = GENERATION + ": "
+"""What the keys of that file begin with in a source."""
 SECTION_DEPTHS = {"deployments": 2, "dims": 1, "dtypes": 1}
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """A value as given, and where: `mark` for a file, `option` for a command line (`--set ep=3`)."""
+    """A value as given, and where: `mark` for a file, `option` for a command line (`--set ep=3`).
+
+    `is_default`: the file at `mark` leaves it out, so it has the value that other tools take then.
+    """
 
     value: Any
     mark: Mark | None = None
     option: str | None = None
     source_line: str | None = None
+    is_default: bool = False
 
     def problem(self, code: str, message: str, hint: str | None = None) -> Diagnostic:
         """A diagnostic at this value's place."""
@@ -76,7 +84,7 @@ def read_source(source: str | Path) -> tuple[Source, list[Diagnostic]]:
     problems: list[Diagnostic] = []
     given = _parse_json(text, display) if is_json else _parse_yaml(text, display, problems)
     if is_json:
-        given = {key: item for key, item in given.items() if key not in SECTIONS}
+        given = {key: item for key, item in given.items() if key not in SECTIONS} | _generation_beside(Path(source))
     return Source(name, given, is_json), problems
 
 
@@ -135,6 +143,16 @@ def _open(source: str | Path) -> tuple[str, str, str, bool]:
         raise ConfigError(Diagnostic("C100", f"configuration '{source}' is not UTF-8 text (byte {error.start})")) from error
     name = path.parent.name if path.name == "config.json" else path.stem
     return name, _shown(path), text, path.suffix == ".json"
+
+
+def _generation_beside(path: Path) -> dict[str, Given]:
+    """What the `generation_config.json` beside a checkpoint's `config.json` holds; empty without one."""
+    folder = path if path.is_dir() else path.parent
+    beside = folder / GENERATION
+    if (not path.is_dir() and path.name != "config.json") or not beside.is_file():
+        return {}
+    _, display, text, _ = _open(beside)
+    return {BESIDE + key: item for key, item in _parse_json(text, display).items()}
 
 
 def _shown(path: Path) -> str:

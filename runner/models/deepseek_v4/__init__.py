@@ -79,9 +79,9 @@ class DeepseekV4(ModelFamily):
         return _fields()
 
     def normalise(self, given: Values, *, whole: bool) -> Normalised:
-        from runner.models.deepseek_v4.hf_config import normalise
+        from runner.models.deepseek_v4 import hf_config, hf_file
 
-        return normalise(given, whole=whole)
+        return hf_file.read_file(given) if whole else hf_config.normalise(given)
 
     def impossible(self, values: Values, given: Mapping[str, Given], deploy: str) -> list[Diagnostic]:
         from runner.models.deepseek_v4.constraints import impossible

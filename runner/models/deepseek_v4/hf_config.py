@@ -1,21 +1,18 @@
-"""Hugging Face spellings of the model's fields: to ours, and back for a `config.json` that other tools load.
+"""Hugging Face spellings of the model's fields: those in YAML layers and options to ours, and ours to a `config.json`.
 
-`normalise` takes both generations of DeepSeek-V4 configurations: the checkpoints' own (`compress_ratios`,
-`num_hash_layers`, `qk_rope_head_dim`, `rope_scaling`) and the one that transformers saves (`layer_types`,
-`mlp_layer_types`, `compress_rates`, `partial_rotary_factor`, `rope_parameters` with `main` and `compress`).
-
-Source: transformers 5.23.0, `models/deepseek_v4/configuration_deepseek_v4.py` (field names, defaults, their order of precedence).
+Both generations of DeepSeek-V4 configurations are taken: the checkpoints' own (`compress_ratios`, `num_hash_layers`,
+`qk_rope_head_dim`, `rope_scaling`) and the one that transformers saves (`layer_types`, `mlp_layer_types`, `compress_rates`,
+`partial_rotary_factor`, `rope_parameters` with `main` and `compress`). `hf_file` reads a complete `config.json`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import floor, log, nextafter
+from math import floor, isinf, log, nextafter
 from typing import Any
 
 from runner.models.protocols import Normalised
 
-MODEL_TYPE = "deepseek_v4"
 LAYER_TYPES = ("sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention")
 SWA, CSA, HCA = LAYER_TYPES
 YARN_FIELDS = {
@@ -26,24 +23,7 @@ YARN_FIELDS = {
     "attention_factor": "rope_attention_factor",
 }
 RENAMED = {"num_local_experts": "n_routed_experts", "intermediate_size": "moe_intermediate_size"}
-DTYPES = {"float32": "f32", "bfloat16": "bf16"}
-IGNORED = (
-    "architectures",
-    "attention_dropout",
-    "auto_map",
-    "expert_dtype",
-    "model_type",
-    "output_router_logits",
-    "quantization_config",
-    "router_aux_loss_coef",
-    "router_jitter_noise",
-    "topk_method",
-    "torch_dtype",
-    "transformers_version",
-    "use_cache",
-)
-"""Keys that say nothing about how the model is run here; a YAML layer may carry them."""
-MODEL_DEFAULTS: dict[str, Any] = {
+DEFAULTS: dict[str, Any] = {
     "vocab_size": 129280,
     "hidden_size": 4096,
     "moe_intermediate_size": 2048,
@@ -72,62 +52,53 @@ MODEL_DEFAULTS: dict[str, Any] = {
     "index_head_dim": 128,
     "index_topk": 512,
     "num_nextn_predict_layers": 1,
+    "hidden_act": "silu",
+    "initializer_range": 0.02,
     "rms_norm_eps": 1e-6,
-    "num_hash_layers": 3,
+    "pad_token_id": None,
+    "bos_token_id": 0,
+    "eos_token_id": 1,
+    "tie_word_embeddings": False,
+    "attention_bias": False,
+    "mlp_bias": False,
 }
-DERIVED_DEFAULTS: dict[str, Any] = {
-    "qk_rope_head_dim": "floor(head_dim * 0.125)",
-    "compress_rate_csa": 4,
-    "compress_rate_hca": 128,
-    "rope_type": "default",
-    "rope_factor": 1,
-    "rope_original_max_position_embeddings": "max_position_embeddings",
-    "rope_beta_fast": 32,
-    "rope_beta_slow": 1,
-    "rope_attention_factor": 1.0,
-}
-"""What transformers takes for a field that a `config.json` leaves out, in its fields and in those made of others."""
+"""Fields that the class and we call the same, with its defaults."""
+RATE_FIELDS = {CSA: "compress_rate_csa", HCA: "compress_rate_hca"}
+EITHER = ("rope_theta", "compress_rope_theta")
+"""Numbers that the class takes as integers too."""
+CODES = {SWA: 0, CSA: 4, HCA: 128}
+"""What `compress_ratios` of a `config.json` says of a layer, whatever the rates are; those are in `compress_rates`."""
+STALE = ("torch_dtype", "quantization_config", "expert_dtype", "rope_scaling", *RENAMED, *RATE_FIELDS.values())
+"""Keys of the configuration that a checkpoint was made from which say otherwise, or again, what we write."""
+DTYPES = {"float32": "f32", "bfloat16": "bf16"}
+IGNORED = (
+    "architectures",
+    "attention_dropout",
+    "auto_map",
+    "expert_dtype",
+    "model_type",
+    "output_router_logits",
+    "quantization_config",
+    "router_aux_loss_coef",
+    "router_jitter_noise",
+    "topk_method",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+)
+"""Keys that say nothing about how the model is run here; a YAML layer may carry them."""
 
 
-def normalise(given: Mapping[str, Any], *, whole: bool = False) -> Normalised:
-    """`given` with Hugging Face spellings replaced by our fields; unknown keys are kept as they are.
-
-    `whole`: this is a complete `config.json`, so what it leaves out takes the Hugging Face default and its
-    `dtype` and `quantization_config` say how to run it.
-    """
+def normalise(given: Mapping[str, Any]) -> Normalised:
+    """Fields of a YAML layer or an option, Hugging Face spellings replaced by ours; unknown keys are kept as they are."""
     result = Normalised({key: (value, key) for key, value in given.items() if key not in (*_CONVERT, *IGNORED)})
-    if whole:
-        _whole_file(given, result)
     for key, convert in _CONVERT.items():
         if key in given:
             try:
                 convert(given, result)
             except (TypeError, ValueError, AttributeError, KeyError) as error:
                 result.problems.append((key, f"'{key}' cannot be understood: {error}"))
-    if whole:
-        _fill_defaults(result)
     return result
-
-
-def _whole_file(given: Mapping[str, Any], result: Normalised) -> None:
-    for key in ("dtype", "torch_dtype"):
-        result.fields.pop(key, None)
-        ours = DTYPES.get(str(given.get(key)))
-        if ours is not None:
-            result.fields["dtype"] = ours, key
-    quantisation = given.get("quantization_config")
-    if isinstance(quantisation, dict) and quantisation.get("quant_method") == "w8a8":
-        result.fields["precision"] = "w8a8", "quantization_config"
-
-
-def _fill_defaults(result: Normalised) -> None:
-    for name, value in (MODEL_DEFAULTS | DERIVED_DEFAULTS).items():
-        result.fields.setdefault(name, (value, name))
-    if "compress_ratios" not in result.fields:
-        layers = result.fields["num_hidden_layers"][0]
-        if isinstance(layers, int):
-            ratios = [128] * min(layers, 2) + [4 if i % 2 else 128 for i in range(layers - 2)]
-            result.fields["compress_ratios"] = ratios, "compress_ratios"
 
 
 def _layer_types(given: Mapping[str, Any], result: Normalised) -> None:
@@ -198,8 +169,6 @@ def _yarn(rope: Mapping[str, Any], result: Normalised, key: str) -> None:
     kind = rope.get("rope_type", rope.get("type"))
     if kind is not None:
         result.fields["rope_type"] = kind, key
-    if rope.get("truncate", True) is not True:
-        raise ValueError("truncate is false, which is not supported")
     for name, ours in YARN_FIELDS.items():
         if rope.get(name) is not None:
             result.fields[ours] = rope[name], key
@@ -228,24 +197,20 @@ def config_json(values: Mapping[str, Any], dtype: str, quantisation: Mapping[str
     `dtype` is `f32` or `bf16`: what the plain tensors are stored in. transformers loads the result as it is.
     """
     layers = values["num_hidden_layers"]
-    kinds = {0: SWA, values["compress_rate_csa"]: CSA, values["compress_rate_hca"]: HCA}
-    ratios = list(values["compress_ratios"])
+    kind_of = {0: SWA, values["compress_rate_csa"]: CSA, values["compress_rate_hca"]: HCA}
+    kinds = [kind_of[ratio] for ratio in values["compress_ratios"]]
     hashed = min(values["num_hash_layers"], layers)
     factor = _partial_factor(values["qk_rope_head_dim"], values["head_dim"])
     result = {
         "architectures": ["DeepseekV4ForCausalLM"],
-        "model_type": MODEL_TYPE,
+        "model_type": "deepseek_v4",
         "dtype": {ours: theirs for theirs, ours in DTYPES.items()}[dtype],
-        **{name: values[name] for name in MODEL_DEFAULTS},
-        "hidden_act": values["hidden_act"],
-        "bos_token_id": values["bos_token_id"],
-        "eos_token_id": values["eos_token_id"],
-        "pad_token_id": values["pad_token_id"],
-        "tie_word_embeddings": False,
+        **{name: _number(name, values[name]) for name in DEFAULTS},
         "qk_rope_head_dim": values["qk_rope_head_dim"],
         "partial_rotary_factor": factor,
-        "compress_ratios": ratios,
-        "layer_types": [kinds[ratio] for ratio in ratios[:layers]],
+        "num_hash_layers": hashed,
+        "compress_ratios": [CODES[kind] for kind in kinds],
+        "layer_types": kinds[:layers],
         "compress_rates": {CSA: values["compress_rate_csa"], HCA: values["compress_rate_hca"]},
         "mlp_layer_types": ["hash_moe"] * hashed + ["moe"] * (layers - hashed),
         "rope_parameters": _rope_parameters(values, factor),
@@ -261,7 +226,7 @@ def quantisation_config(flavour: str) -> dict[str, Any] | None:
         return None
     if flavour == "w8a8":
         return {"quant_method": "w8a8", "weights": "int8 per output channel", "activations": "int8 per token"}
-    scales = "ue8m0" if flavour in ("fp8-e8m0", "fp4") else "float32"
+    scales = "ue8m0" if flavour in ("fp8-e8m0", "fp4") else "float"
     result = {"quant_method": "fp8", "fmt": "e4m3", "weight_block_size": [128, 128], "scale_fmt": scales}
     return result | ({"expert_dtype": "fp4"} if flavour == "fp4" else {})
 
@@ -278,3 +243,10 @@ def _partial_factor(rope_width: int, head_dim: int) -> float:
     """`rope_width / head_dim`, rounded so that `int(head_dim * factor)` gives `rope_width` back."""
     factor = rope_width / head_dim
     return factor if floor(head_dim * factor) == rope_width else nextafter(factor, 2.0)
+
+
+def _number(name: str, value: Any) -> Any:
+    """A field's value as transformers takes it: no integer where it wants a float, infinity as it writes it."""
+    if not isinstance(DEFAULTS[name], float) or (name in EITHER and not isinstance(value, float)):
+        return value
+    return {"__float__": "Infinity"} if isinf(value) else float(value)

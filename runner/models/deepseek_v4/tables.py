@@ -40,27 +40,31 @@ def yarn_frequencies(
     return (1.0 / (factor * powers)) * (1 - kept) + (1.0 / powers) * kept
 
 
+def rope_frequencies(values: Mapping[str, Any], kind: str) -> tuple[torch.Tensor, float]:
+    """Radians per position of each pair, f32[width / 2], of the `main` (window layers) or `compress` rotation, and the factor on
+    its cosines and sines."""
+    width = values["qk_rope_head_dim"]
+    if kind == "main":
+        return plain_frequencies(width, values["rope_theta"]), 1.0
+    if values["rope_type"] == "default":
+        return plain_frequencies(width, values["compress_rope_theta"]), 1.0
+    frequencies = yarn_frequencies(
+        width,
+        values["compress_rope_theta"],
+        values["rope_factor"],
+        values["rope_original_max_position_embeddings"],
+        values["rope_beta_fast"],
+        values["rope_beta_slow"],
+    )
+    return frequencies, values["rope_attention_factor"]
+
+
 def rope_tables(values: Mapping[str, Any], kind: str, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and sines, f32[num_positions, width], of the `main` (window layers) or `compress` rotation.
 
     Columns are the angles of the pairs, twice side by side.
     """
-    width = values["qk_rope_head_dim"]
-    scale = 1.0
-    if kind == "main":
-        frequencies = plain_frequencies(width, values["rope_theta"])
-    elif values["rope_type"] == "default":
-        frequencies = plain_frequencies(width, values["compress_rope_theta"])
-    else:
-        scale = values["rope_attention_factor"]
-        frequencies = yarn_frequencies(
-            width,
-            values["compress_rope_theta"],
-            values["rope_factor"],
-            values["rope_original_max_position_embeddings"],
-            values["rope_beta_fast"],
-            values["rope_beta_slow"],
-        )
+    frequencies, scale = rope_frequencies(values, kind)
     assert num_positions <= _F32_POSITIONS
     angles = torch.arange(num_positions, dtype=torch.float32)[:, None] * frequencies
     angles = torch.cat((angles, angles), dim=1)

@@ -183,9 +183,7 @@ class Layout(CheckpointLayout):
         return random_weight(name, spec, values, generator)
 
     def config_json(self, values: Mapping[str, Any], dtype: str, flavour: str, described: Mapping[str, Any]) -> dict[str, Any]:
-        from runner.models.deepseek_v4.hf_config import config_json, quantisation_config
+        from runner.models.deepseek_v4.hf_config import STALE, config_json, quantisation_config
 
-        kept = {
-            key: value for key, value in described.items() if key not in ("torch_dtype", "quantization_config", "expert_dtype")
-        }
+        kept = {key: value for key, value in described.items() if key not in STALE}
         return kept | config_json(values, dtype, quantisation_config(flavour))
