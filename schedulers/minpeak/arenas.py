@@ -16,11 +16,11 @@ from itertools import pairwise
 import numpy as np
 
 from runner.base.tensor_spec import BLOCK_ALIGN
+from runner.program.lifetimes import Floats, Ints, Lives, Rows
 from runner.program.program import Span
 from runner.rings.heap import MAX_BLOCK_BYTES
 from runner.rings.placement import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, placed_task
 from runner.rings.schedule import NUM_RINGS
-from schedulers.lifetimes import Floats, Ints, Lives, Rows
 from schedulers.minpeak.folding import Fold, template, unfold_offsets
 from schedulers.minpeak.packing import STARTS, Packing, Problem, pack, pack_bins
 from schedulers.minpeak.reuse_edges import kept_locals, predecessors, sharing_edges

@@ -28,9 +28,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from runner.program.lifetimes import Ints, Lives, Rows, live_units
 from runner.program.program import Span
 from runner.program.spans import last_task
-from schedulers.lifetimes import Ints, Lives, Rows, live_units
 
 KEPT_TRIPS = 2
 """Trips of a folded loop that are kept: the second alone shows which edges lead to the trip before."""

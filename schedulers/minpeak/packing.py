@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from schedulers.lifetimes import Floats, Ints, live_units
+from runner.program.lifetimes import Floats, Ints, live_units
 from schedulers.minpeak.techniques import ALL, Techniques
 
 ROUNDS = 500

@@ -33,6 +33,7 @@ from dataclasses import dataclass, replace
 
 from runner.base.errors import ConfigError
 from runner.base.tensor_spec import BLOCK_ALIGN
+from runner.program.lifetimes import Rows, lives_of, named_allocs
 from runner.program.program import Program, Span
 from runner.rings.capacity import ring_loads, safe_heap
 from runner.rings.placement import PlacedItem, lower
@@ -42,7 +43,6 @@ from runner.rings.timed import timed
 from schedulers import get_scheduler
 from schedulers.layouts.batching import place
 from schedulers.layouts.layouts import manual_layout
-from schedulers.lifetimes import Rows, lives_of, named_allocs
 from schedulers.minpeak.arenas import Arenas, automatic, level_arenas, one_arena, place_arenas
 from schedulers.minpeak.folding import Fold, fold, regroup, unfolded
 from schedulers.minpeak.plan import Certificate, Notes, Options, Plan

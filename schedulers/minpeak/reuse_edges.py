@@ -30,7 +30,7 @@ from math import prod
 
 import numpy as np
 
-from schedulers.lifetimes import Ints, Rows
+from runner.program.lifetimes import Ints, Rows
 from schedulers.minpeak.folding import KEPT_TRIPS, Fold, FoldedLoop, unfold_edges
 
 WINDOW = 1 << 15

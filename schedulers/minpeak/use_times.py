@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from runner.program.lifetimes import Floats, Ints, Lives, Rows
 from runner.program.spans import host_reads
 from runner.rings.schedule import Schedule
 from runner.rings.timed import Timing
 from runner.rings.unlimited import run_unlimited
-from schedulers.lifetimes import Floats, Ints, Lives, Rows
 from schedulers.minpeak.folding import Fold, unfolded
 
 SUBMIT = 0.025

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schedulers.lifetimes import Ints, Lives
+from runner.program.lifetimes import Ints, Lives
 from schedulers.minpeak.folding import Fold, FoldedLoop, Template, unfold_offsets
 
 

@@ -16,7 +16,7 @@ Example: five tasks, of which a loop's two trips have two each. t0 makes `s`, wh
 
 >>> from runner.base.tensor_spec import TensorSpec
 >>> from runner.program.program import Program, Task, Tensor
->>> from schedulers.lifetimes import lives_of
+>>> from runner.program.lifetimes import lives_of
 >>> from schedulers.minpeak.folding import template, unfolded
 >>> units, made, read = (4, 8, 8), ((0,), (1,), (), (2,), ()), ((), (0,), (1,), (0,), (2,))
 >>> tensors = tuple(Tensor(t, name, TensorSpec("u8", (1024 * n,))) for t, (name, n) in enumerate(zip("sab", units)))
@@ -39,9 +39,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from runner.program.lifetimes import Ints, Lives
 from runner.program.program import Span
 from runner.program.spans import last_task
-from schedulers.lifetimes import Ints, Lives
 from schedulers.minpeak.folding import Template
 from schedulers.scopes.axis import Axis
 

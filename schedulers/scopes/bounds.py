@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from schedulers.lifetimes import Ints, Lives, live_units
+from runner.program.lifetimes import Ints, Lives, live_units
 
 MAX_SIZES = 16
 """Sizes from which chains are looked for, the largest first: a chain's bound is its number of tensors times its least size, and

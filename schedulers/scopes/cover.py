@@ -33,7 +33,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schedulers.lifetimes import Ints
+from runner.program.lifetimes import Ints
 
 Run = tuple[int, int]
 """Two boundaries, or the first item and the one after the last."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from schedulers.lifetimes import Ints
+from runner.program.lifetimes import Ints
 from schedulers.scopes.scoping import NUM_DEPTHS, Four, Goal, Lifetimes, Scoping
 
 MAX_LABELS = 30_000

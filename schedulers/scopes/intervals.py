@@ -16,7 +16,7 @@ from itertools import product
 
 import numpy as np
 
-from schedulers.lifetimes import Ints, Lives
+from runner.program.lifetimes import Ints, Lives
 from schedulers.minpeak.folding import Fold, Template
 from schedulers.scopes.axis import Axis, depths_of
 from schedulers.scopes.bodies import Body, Kind, body_tree

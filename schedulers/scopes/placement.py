@@ -9,10 +9,10 @@ from itertools import groupby
 
 import numpy as np
 
+from runner.program.lifetimes import Lives, named_allocs
 from runner.program.program import Span
 from runner.program.spans import last_task
 from runner.rings.placement import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask
-from schedulers.lifetimes import Lives, named_allocs
 from schedulers.scopes.scoping import NO_CUT, NUM_DEPTHS, Scoping
 
 MAX_DIRECT = 256

@@ -28,9 +28,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from runner.program.lifetimes import Ints, Lives
 from runner.program.program import Span
 from runner.program.spans import last_task, spans_of
-from schedulers.lifetimes import Ints, Lives
 
 NUM_DEPTHS = 4
 NO_CUT = NUM_DEPTHS

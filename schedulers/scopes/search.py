@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from runner.program.lifetimes import Lives
 from runner.rings.placement import PlacedItem
-from schedulers.lifetimes import Lives
 from schedulers.minpeak.folding import Fold, template
 from schedulers.scopes.climbing import climbed
 from schedulers.scopes.exact import prove

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from schedulers.lifetimes import Ints
+from runner.program.lifetimes import Ints
+from runner.writeback.bodies import Body, Written
 from schedulers.scopes.cover import Cover, Run, cover
 from schedulers.scopes.scoping import Four, Goal
-from schedulers.written.texts import Body, Written
 
 DEEPEST = 3
 UNLIMITED = 1 << 50

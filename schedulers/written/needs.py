@@ -12,10 +12,10 @@ from itertools import accumulate
 from runner.base.tensor_spec import BLOCK_ALIGN
 from runner.rings.capacity import RingLoad, safe_heap
 from runner.rings.schedule import NUM_RINGS
+from runner.writeback.bodies import Body, Made, Node, Written
 from schedulers.scopes.cover import Run
 from schedulers.scopes.scoping import Four
 from schedulers.written.cuts import NOTHING, Choice, Choices
-from schedulers.written.texts import Body, Made, Node, Written
 
 REPEATS = 3
 """Scopes of one kind in a row that are looked at: the first two may begin differently, a third begins as the second does."""

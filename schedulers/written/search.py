@@ -1,6 +1,6 @@
 """The best placement that graph files can say: scopes around runs of items of a body, the same for every trip, layer and use.
 
-`schedulers.written.texts` reads the texts out of a program, `cuts` proposes scopes for them, `Needs` works out what a
+`runner.writeback.bodies` reads the texts out of a program, `cuts` proposes scopes for them, `Needs` works out what a
 proposal takes; scopes that buy next to nothing are left out again, and the best few are lowered and measured.
 """
 
@@ -16,12 +16,12 @@ from runner.rings.capacity import ring_loads, safe_heap
 from runner.rings.placement import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask, lower
 from runner.rings.schedule import Schedule
 from runner.writeback.annotations import Annotations, WrittenScope
+from runner.writeback.bodies import BODIES, Body, Made, Written, numbered, read_bodies
 from schedulers.layouts.layouts import annotated
 from schedulers.scopes.cover import Run
 from schedulers.scopes.scoping import Goal
 from schedulers.written.cuts import NOTHING, Choice, Choices, WrittenCuts
 from schedulers.written.needs import Needs, home_of
-from schedulers.written.texts import BODIES, Body, Made, Written, numbered, read_bodies
 
 LEAST_GAIN = 0.03
 """The part of the present value that a scope must save to be written: people read the files."""

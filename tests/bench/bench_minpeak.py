@@ -18,7 +18,7 @@ import pytest
 from runner.base.tensor_spec import BLOCK_ALIGN
 from runner.cli.shared import console, table
 from runner.driver.driver import program_of, resolve
-from schedulers.lifetimes import Rows, lives_of
+from runner.program.lifetimes import Rows, lives_of
 from schedulers.minpeak.folding import fold, template
 from schedulers.minpeak.packing import FirstFit, Problem, pack
 from schedulers.minpeak.planner import plan

@@ -8,12 +8,12 @@ import pytest
 from random_programs import loop_program, random_program, random_trips, run_in_order, run_shuffled
 
 from runner.base.tensor_spec import TensorSpec
+from runner.program.lifetimes import Lives, Rows, lives_of
 from runner.program.program import Program, Span, Task, Tensor
 from runner.rings.capacity import ring_loads, safe_heap
 from runner.rings.placement import lower
 from runner.rings.schedule import Schedule
 from runner.rings.sizes import RingSizes
-from schedulers.lifetimes import Lives, Rows, lives_of
 from schedulers.minpeak.folding import Fold, fold, template, unfolded
 from schedulers.scopes.axis import Axis
 from schedulers.scopes.bodies import body_tree

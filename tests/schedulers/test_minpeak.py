@@ -12,6 +12,7 @@ from random_programs import loop_program, random_program, random_trips, run_in_o
 from runner.driver.driver import registry, resolve
 from runner.expansion.expander import expand
 from runner.language.library import GraphLibrary, find_graph
+from runner.program.lifetimes import Rows, lives_of
 from runner.program.program import Program, Span, Trips
 from runner.rings.capacity import program_peak_live, ring_loads, safe_heap
 from runner.rings.schedule import Schedule
@@ -19,7 +20,6 @@ from runner.rings.sizes import RingSizes
 from runner.rings.timed import timed, uniform_timing
 from runner.verify.verify import verify
 from schedulers import get_scheduler
-from schedulers.lifetimes import Rows, lives_of
 from schedulers.minpeak import folding as fold
 from schedulers.minpeak import planner as minpeak
 from schedulers.minpeak.planner import plan

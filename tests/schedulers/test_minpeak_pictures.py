@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from random_programs import Builder
 
+from runner.program.lifetimes import Lives, Rows, lives_of
 from runner.program.program import Program, Span
-from schedulers.lifetimes import Lives, Rows, lives_of
 from schedulers.minpeak import folding, reuse_edges
 from schedulers.minpeak.folding import fold, template, unfold_offsets, unfolded
 from schedulers.minpeak.packing import Problem, pack

@@ -12,8 +12,8 @@ import pytest
 from ortools.sat.python import cp_model
 from random_programs import Builder, random_program
 
+from runner.program.lifetimes import Lives, lives_of
 from runner.program.program import Program
-from schedulers.lifetimes import Lives, lives_of
 from schedulers.minpeak.packing import Problem, pack
 from schedulers.minpeak.planner import plan
 from schedulers.scopes.bounds import chain_bound

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from random_programs import loop_program, random_program, random_trips, run_in_order, run_shuffled
 
+from runner.program.lifetimes import lives_of
 from runner.program.program import Program
 from runner.rings.capacity import ring_loads, safe_heap
 from runner.rings.placement import PlacedAlloc, PlacedItem, PlacedScope, PlacedTask, lower
 from runner.rings.schedule import Schedule
 from runner.rings.sizes import RingSizes
-from schedulers.lifetimes import lives_of
 from schedulers.minpeak.folding import unfolded
 from schedulers.scopes.climbing import climbed
 from schedulers.scopes.exact import prove

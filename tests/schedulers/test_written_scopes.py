@@ -20,12 +20,12 @@ from runner.program.program import Program
 from runner.rings.capacity import ring_loads, safe_heap
 from runner.verify.verify import check
 from runner.writeback.annotations import Annotations
+from runner.writeback.bodies import read_bodies
 from schedulers.layouts.layouts import annotated
 from schedulers.minpeak.planner import Plan, minpeak
 from schedulers.scopes.scoping import TOTAL, WORST
 from schedulers.written.cuts import WrittenCuts
 from schedulers.written.search import written_scopes
-from schedulers.written.texts import read_bodies
 
 OPS = OpRegistry()
 
