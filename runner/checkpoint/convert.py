@@ -25,6 +25,7 @@ from runner.checkpoint.encodings import decode, encode, plain_dtype, stored_tens
 from runner.checkpoint.headers import INDEX_NAME, UNFINISHED_NAME
 from runner.checkpoint.random import refuse_existing
 from runner.checkpoint.write import plan_shards, shard_names, write_index, write_json, write_shard
+from runner.config.sources import GENERATION
 from runner.execution.storage import TORCH_DTYPES
 from runner.language.notation import scale_of
 
@@ -251,13 +252,23 @@ def _refuse_unusable(errors: list[TensorError]) -> None:
         raise CheckpointError([Diagnostic("K110", f"tensor '{name}' has values that are not finite") for name in unusable])
 
 
+def _write_generation(source: Path, partial: Path, fields: Mapping[str, Any]) -> None:
+    """What lies in the source's generation_config.json, its fields of the model those that config.json has now."""
+    path = source / GENERATION
+    if path.is_file():
+        held = json.loads(path.read_text(encoding="utf-8"))
+        write_json(partial / GENERATION, {key: fields.get(key, value) for key, value in held.items()})
+
+
 def _finish(work: _Work, partial: Path, config: Fields, errors: list[TensorError]) -> None:
     """Index, configuration, report, and what else lies beside the weights; the records of progress go."""
     write_index(partial, work.shards)
     source = work.checkpoint.folder
     own = source / "config.json"
     described = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else {}
-    write_json(partial / "config.json", work.layout.config_json(config.values, work.dtype, work.to, described))
+    written = work.layout.config_json(config.values, work.dtype, work.to, described)
+    write_json(partial / "config.json", written)
+    _write_generation(source, partial, {key: value for key, value in written.items() if key in config.values})
     write_json(partial / REPORT_NAME, [asdict(error) for error in errors])
     for path in sorted(source.iterdir()):
         if path.is_file() and path.suffix in KEPT_SUFFIXES and not (partial / path.name).exists() and path.name != INDEX_NAME:
