@@ -65,21 +65,26 @@ def schedule(
     found = plan(Setup(config, sets, deploy, ep), request, better())
     for missing in found.warnings:
         messages().print(f"warning: {missing.message}", markup=False)
+    if explain_plan and found.plan is None:
+        raise ConfigError(f"--explain-plan explains plans of minpeak, got --scheduler {scheduler}")
     if write:
         _write(found.texts)
     if scope_stats is not None:
         write_scope_stats(scope_stats, found.schedule, found.sizes, found.replay.records, fatal=found.deadlock is not None)
-    if explain_plan and found.plan is None:
-        raise ConfigError(f"--explain-plan explains plans of minpeak, got --scheduler {scheduler}")
+    _show(found, as_json, explain_plan)
+
+
+def _show(found: PlanResult, as_json: bool, explained: bool) -> None:
+    """Print a plan; raises what it deadlocks with, as JSON only the exit status."""
     if as_json:
-        print_json(found.as_json() | ({"explanation": found.explanation} if explain_plan else {}))
+        print_json(found.as_json() | ({"explanation": found.explanation} if explained else {}))
         if found.deadlock is not None:
             raise typer.Exit(1)
     elif found.deadlock is not None:
         raise found.deadlock
     else:
         _print_plan(found)
-        if explain_plan:
+        if explained:
             _print_explanation(found.explanation)
 
 
