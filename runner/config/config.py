@@ -170,7 +170,7 @@ def _resolve(
         hint = did_you_mean(chosen, deployments) or f"deployments are {', '.join(deployments)}"
         raise ConfigError([*problems, Diagnostic("C103", f"unknown deployment '{chosen}'", deploy_mark, hint=hint)])
     fields: dict[str, Given] = {}
-    for layer in (*layers, Layer(chosen, deployments[chosen]), *options):
+    for layer in (*layers, Layer(chosen, deployments[chosen]), *options):  # later ones win
         fields |= layer.fields
     dims = {name: given for layer in every for name, given in layer.dims.items()}
     dtypes = {name: given for layer in every for name, given in layer.dtypes.items()}

@@ -1,7 +1,8 @@
 """Who wrote which part of a tensor last: the RAW and WAW edges of overlapping regions, exactly.
 
 A tensor starts with one writer for all of it. Writing boxes splits it dimension by dimension into slabs, each with one writer
-or with slabs of the next dimension, so that tiles along any axis are found by bisection, whatever their number.
+or with slabs of the next dimension, so that tiles along any axis are found by bisection, whatever their number. That a writer may
+not run, being in a dynamic loop, is the builder's business (`ProgramBuilder.displaced`).
 """
 
 from __future__ import annotations
