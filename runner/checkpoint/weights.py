@@ -41,8 +41,8 @@ def load_weights(
 ) -> dict[int, torch.Tensor]:
     """Tensor id to torch tensor, of every weight that a task of `program` touches; rank `rank` of `size` reads its part only.
 
-    `loaded` keeps what was read: programs that share it share the weights that they declare alike. Raises CheckpointError that names every weight
-    which is missing, misshapen or mistyped.
+    `loaded` keeps what was read: programs that share it share the weights that they declare alike. Raises CheckpointError that
+    names every weight which is missing, misshapen or mistyped.
     """
     tensors, checkpoint = _needed(program), checkpoint.of(config)
     loader = _Loader(program, checkpoint, config, torch.device(device), rank, size, {} if loaded is None else loaded)
@@ -98,7 +98,7 @@ class _Loader:
         return scale
 
     def _pair(self, tensor: Tensor) -> Loaded:
-        """A weight and its scale, read once for all that decides their values: source, declared spec, stack, shard, rank, device."""
+        """A weight and its scale, read once for all that decides their values: source, spec, stack, shard, rank, device."""
         key = tensor.source, tensor.spec, tensor.stack, tensor.shard, self.rank, self.size, str(self.device)
         if key not in self.loaded:
             value, scale = self._read(tensor)
