@@ -45,8 +45,8 @@ NOWHERE = Position(0, 0, 0, 0, 0, 0)
 class ProgramBuilder:
     """The tensors, tasks and problems so far.
 
-    `last[tensor]` is its last writer (NOBODY if none), or Writers once parts are written. `displaced[task, tensor]` are the writers
-    that a task of the dynamic loop `loop_of[task]` follows: who touches the tensor outside of that loop (it is not one of
+    `last[tensor]` is its last writer (NOBODY if none), or Writers once parts are written. `displaced[task, tensor]` are the
+    writers that a task of the dynamic loop `loop_of[task]` follows: who touches the tensor outside of that loop (it is not one of
     `open_loops`) waits for them too, since the loop may make no trip, and a manual scope drops its tasks' edges. `unwritten` maps
     the place of a read of what nobody has written to the tensor and the path of the reader.
 
