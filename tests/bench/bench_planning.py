@@ -2,12 +2,19 @@
 
 The program is a stack of layers as large models have them: a scope a layer, tensors created by most tasks, each task reading the
 one before and a tensor of the layer, and a value read on the host once a layer.
+
+`RINGGRAPH_BASE=/path/to/another/checkout` adds expansion and planning of a whole prefill there and here, by turns in one run.
 """
 
 import gc
+import os
+import subprocess
+import sys
+from pathlib import Path
 from time import perf_counter
 
 import pytest
+from places import ROOT
 
 from runner.base.tensor_spec import TensorSpec
 from runner.program.program import Program, Region, Span, Task, Tensor, Trips
@@ -85,3 +92,48 @@ def _row(program: Program) -> str:
     total = sum(times.values())
     steps = ", ".join(f"{name} {num / max(t, 1e-6):,.0f}" for name, t in times.items())
     return f"{num:>9,} tasks in {total:7.2f} s: {num / total:>9,.0f} tasks a second ({steps})"
+
+
+WHOLE_PREFILL = """\
+import gc
+from time import process_time
+try:
+    from runner import Driver
+    expand = lambda: Driver("flash", ep=8).expand("prefill_fwd")
+except ImportError:  # before modules had rooms
+    from runner.commands_common import program_of, resolve
+    expand = lambda: program_of("prefill_fwd", resolve(["flash"], (), "prefill", 8))
+from schedulers import get_scheduler
+minpeak = get_scheduler("minpeak")
+gc.disable()
+start = process_time()
+program = expand()
+expanded = process_time()
+minpeak(program, {})
+print(len(program.tasks), expanded - start, process_time() - expanded)
+"""
+TURNS = 3
+
+
+def _whole_prefill(checkout: Path) -> tuple[int, float, float]:
+    """Tasks, and CPU seconds of expansion and planning, in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", WHOLE_PREFILL], cwd=checkout, env={**os.environ, "PYTHONPATH": str(checkout)}, capture_output=True,
+        text=True, check=True, timeout=600,
+    )  # fmt: skip
+    tasks, expanding, planning = done.stdout.split()
+    return int(tasks), float(expanding), float(planning)
+
+
+@pytest.mark.bench
+@pytest.mark.timeout(1800)
+@pytest.mark.skipif("RINGGRAPH_BASE" not in os.environ, reason="set RINGGRAPH_BASE to another checkout")
+def test_whole_prefill_beside_another_checkout(capsys):
+    base = Path(os.environ["RINGGRAPH_BASE"])
+    rows = [(_whole_prefill(base), _whole_prefill(ROOT)) for _ in range(TURNS)]
+    with capsys.disabled():
+        print(f"\nflash prefill at ep8, bound, {rows[0][1][0]:,} tasks; CPU seconds, least of {TURNS} turns\n")
+        for name, column in (("expansion", 1), ("minpeak", 2)):
+            theirs, ours = (min(row[side][column] for row in rows) for side in (0, 1))
+            print(f"{name:<10} {theirs:6.2f} there {ours:6.2f} here: {ours / theirs:.2f} times")
+    assert len({run[0] for row in rows for run in row}) == 1
