@@ -91,6 +91,8 @@ def convert(
     kept = f" ({made.shards_kept} kept)" if made.shards_kept else ""
     num_shards = made.shards_written + made.shards_kept
     print(f"{made.folder}: {made.flavour}, {num_shards} shards{kept}, {len(made.changed)} tensors changed")
+    if made.flavour == "w8a8":
+        print("note: transformers has no W8A8 of this kind and takes the codes for weights; convert to another flavour for it")
     listed = table("tensor", "from", "as", "relative error>", "largest>")
     for error in made.changed[:worst]:
         listed.add_row(error.name, error.stored_from, error.stored_as, f"{error.relative:.3g}", f"{error.largest:.3g}")

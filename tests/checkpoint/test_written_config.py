@@ -5,8 +5,9 @@ import math
 import shutil
 
 import pytest
+import torch
 from places import ROOT
-from transformers import DeepseekV4Config
+from transformers import DeepseekV4Config, DeepseekV4ForCausalLM
 from transformers.utils.quantization_config import FineGrainedFP8Config
 
 from runner.checkpoint.convert import convert
@@ -105,3 +106,26 @@ def test_what_ends_a_text_follows_a_conversion(native, tmp_path):
     out = convert(source, tmp_path / "other", other, to="bf16").folder
     assert load_config([out]).fields["eos_token_id"] == written(out)["eos_token_id"] == 5
     assert json.loads((out / "generation_config.json").read_text()) == {"eos_token_id": 5, "temperature": 0.6}
+
+
+def loaded(folder, monkeypatch):
+    """The model as transformers makes it of a checkpoint; FP8 and FP4 decoded on loading, for which it needs nothing else."""
+    described = DeepseekV4Config.from_pretrained(folder).to_dict().get("quantization_config") or {}
+    options = {}
+    if described.get("quant_method") == "fp8":
+        monkeypatch.setattr("transformers.quantizers.quantizer_finegrained_fp8.is_accelerate_available", lambda: True)
+        options["quantization_config"] = FineGrainedFP8Config(dequantize=True)
+    return DeepseekV4ForCausalLM.from_pretrained(folder, dtype=torch.float32, **options).float().eval()
+
+
+@pytest.mark.parametrize("flavour", FLAVOURS)
+def test_transformers_computes_the_same_logits_from_every_flavour_that_it_knows(flavour, tmp_path, monkeypatch):
+    """Against what it computes from the same checkpoint decoded by us. It has no W8A8, and takes the codes for weights."""
+    sizes = ["vocab_size=512", "hidden_size=128", "moe_intermediate_size=128", *SMALL[1:]]
+    folder = init_checkpoint(load_config(["tiny"], sizes), tmp_path / "made", flavour=flavour)
+    decoded = convert(folder, tmp_path / "decoded", require_own_config(folder), to="f32").folder
+    ids = torch.arange(30)[None]
+    with torch.no_grad():
+        got, expected = (loaded(path, monkeypatch)(ids, use_cache=False).logits for path in (folder, decoded))
+    error = float((got - expected).norm() / expected.norm())
+    assert error > 0.5 if flavour == "w8a8" else error < 1e-6
