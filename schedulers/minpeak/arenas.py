@@ -23,7 +23,7 @@ from runner.rings.placement import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRe
 from runner.rings.schedule import NUM_RINGS
 from schedulers.minpeak.folding import Fold, template, unfold_offsets
 from schedulers.minpeak.packing import STARTS, Packing, Problem, pack, pack_bins
-from schedulers.minpeak.reuse_edges import kept_locals, predecessors, sharing_edges
+from schedulers.minpeak.reuse_edges import predecessors, sharing_edges
 from schedulers.minpeak.techniques import ALL, Techniques
 
 MAX_DIRECT = 256
@@ -86,8 +86,8 @@ def place_arenas(fold: Fold, lives: Lives, waits: Rows, arenas: Arenas, techniqu
     """The arenas in scopes nested one in the other, every task inside all of them; `waits` are the edges of each task."""
     touched = np.zeros(len(lives.locals), bool)
     touched[lives.touches.values] = True
-    tensors = kept_locals(fold, len(lives.locals))
-    before = predecessors(tensors[touched[tensors]], lives.first, arenas.offsets, lives.size)
+    kept = fold.stands_in[lives.first] == lives.first  # of the kept trips
+    before = predecessors(np.flatnonzero(touched & kept), lives.first, arenas.offsets, lives.size)
     edges = sharing_edges(fold, waits, lives.touches, before, "pruning" in techniques)
     extra: list[tuple[int, ...]] = [()] * len(waits)
     marks = [*np.flatnonzero(np.diff(edges.targets, prepend=-1)).tolist(), len(edges.targets)]

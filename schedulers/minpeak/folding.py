@@ -30,7 +30,7 @@ import numpy as np
 
 from runner.program.lifetimes import Ints, Lives, Rows, live_units
 from runner.program.program import Span
-from runner.program.spans import last_task
+from runner.program.spans import last_task, spans_of
 
 KEPT_TRIPS = 2
 """Trips of a folded loop that are kept: the second alone shows which edges lead to the trip before."""
@@ -46,8 +46,8 @@ _BEFORE = 1 << 40
 class FoldedLoop:
     """A loop of `num_trips` trips with `num_tasks` tasks and `num_locals` local tensors each.
 
-    `start` is its first task, `base` its first local; `inner` lists the folded loops of each kept trip. `num_grouped` trips of
-    the program make one trip here (see `regroup`).
+    `start` is its first task, `base` its first local; `inner` lists the folded loops of each kept trip. A trip here may be several
+    of the program's (see `regroup`).
     """
 
     start: int
@@ -90,17 +90,10 @@ class Fold:
     def path(self, task: int) -> list[FoldedLoop]:
         """The folded loops around a kept task, outermost first."""
         found: list[FoldedLoop] = []
-        loops: Sequence[FoldedLoop] = self.loops
-        while loops:
-            at = bisect_right(loops, task, key=lambda loop: loop.start) - 1
-            if at < 0 or task >= loops[at].end:
-                break
-            loop = loops[at]
-            found.append(loop)
-            trip = loop.trip_of(task)
-            if trip >= KEPT_TRIPS:
-                break
-            loops = loop.inner[trip]
+        loops = self.loops
+        while (at := bisect_right(loops, task, key=lambda loop: loop.start) - 1) >= 0 and task < loops[at].end:
+            found.append(loops[at])
+            loops = loops[at].inner[loops[at].trip_of(task)]
         return found
 
 
@@ -127,12 +120,7 @@ def regroup(fold: Fold, group: int) -> Fold:
             return replace(loop, inner=tuple(tuple(map(grouped, inner)) for inner in loop.inner))
         most = max(1, min(group, loop.num_trips // (KEPT_TRIPS + 1)))
         by = next(g for g in range(most, 0, -1) if loop.num_trips % g == 0)
-        return replace(
-            loop,
-            num_tasks=by * loop.num_tasks,
-            num_trips=loop.num_trips // by,
-            num_locals=by * loop.num_locals,
-        )
+        return replace(loop, num_tasks=by * loop.num_tasks, num_trips=loop.num_trips // by, num_locals=by * loop.num_locals)
 
     return _folded(tuple(map(grouped, fold.loops)), len(fold.stands_in))
 
@@ -163,13 +151,9 @@ class _Folder:
     def loops_in(self, span: Span) -> Iterator[FoldedLoop]:
         """Folded loops inside a span, in order, those inside folded ones left to them."""
         for item in span.items:
-            if isinstance(item, int):
-                continue
-            loop = self.folded(item) if item.kind in ("for", "dynamic") else None
-            if loop is not None:
-                yield loop
-            else:
-                yield from self.loops_in(item)
+            if isinstance(item, Span):
+                loop = self.folded(item) if item.kind in ("for", "dynamic") else None
+                yield from self.loops_in(item) if loop is None else (loop,)
 
     def folded(self, span: Span) -> FoldedLoop | None:
         """The span as a folded loop, None if its trips are not alike or too few."""
@@ -221,15 +205,8 @@ class _Folder:
     def _reads(self, trip: Span, begin: int, size: int) -> tuple[tuple[int, ...], ...]:
         """Tensors read on the host inside a trip: its own ones as numbers from its first, others as they are, below 0."""
         made = self.lives.locals[self.made[self.created[begin] : self.created[begin + size]]].tolist()
-
-        def walk(span: Span) -> Iterator[tuple[int, ...]]:
-            for item in span.items:
-                if not isinstance(item, int):
-                    if item.trips is not None:
-                        yield tuple(t - made[0] if t in made else t - _BEFORE for t in item.trips.reads)
-                    yield from walk(item)
-
-        return tuple(walk(trip))
+        reads = (span.trips.reads for span in spans_of(trip) if span.trips is not None)
+        return tuple(tuple(t - made[0] if t in made else t - _BEFORE for t in read) for read in reads)
 
 
 def _table(rows: Rows, tasks: slice, num_trips: int, skip: int = 0) -> Ints | None:
@@ -271,32 +248,23 @@ class Template:
 def template(fold: Fold, lives: Lives) -> Template:
     """Lives over the tasks of first trips; times are their numbers among these."""
     in_template = np.ones(lives.num_times, bool)
-    is_left = np.ones(len(lives.size), bool)
     first, last = lives.first.copy(), lives.end - 1
     level = list(fold.loops)
     while level:
-        for loop in level:
+        around, owner = np.full(lives.num_times, -1), np.full(len(lives.size), -1)  # the loop at this level, -1 for none
+        for at, loop in enumerate(level):
             in_template[loop.trip_start(1) : loop.end] = False
-            is_left[loop.base + loop.num_locals : loop.base + loop.num_locals * loop.num_trips] = False
-        _clamp(level, first, last)
+            around[loop.start : loop.end] = at
+            owner[loop.base : loop.base + loop.num_locals * loop.num_trips] = at
+        starts, stops = [loop.start for loop in level], [loop.trip_start(1) - 1 for loop in level]
+        for times, edges in ((first, starts), (last, stops)):
+            # What begins or ends inside a loop and does not belong to it lives through its first trip.
+            stretched = (around[times] >= 0) & (around[times] != owner)
+            times[stretched] = np.array(edges)[around[times[stretched]]]
         level = [inner for loop in level for inner in loop.inner[0]]
     time = np.cumsum(in_template) - 1
-    left = np.flatnonzero(is_left)
+    left = np.flatnonzero(in_template[lives.first])  # what a loop touches first belongs to it, or its first trip touches it
     return Template(left, time[first[left]], time[last[left]] + 1, lives.size[left])
-
-
-def _clamp(loops: list[FoldedLoop], first: Ints, last: Ints) -> None:
-    """Stretch lives that begin or end inside one of these loops, and do not belong to it, over its first trip."""
-    starts = np.array([loop.start for loop in loops])
-    ends = np.array([loop.end for loop in loops])
-    bases = np.array([loop.base for loop in loops])
-    tops = bases + np.array([loop.num_locals * loop.num_trips for loop in loops])
-    first_trip = np.array([loop.trip_start(1) - 1 for loop in loops])
-    tensors = np.arange(len(first))
-    for times, new in ((first, starts), (last, first_trip)):
-        at = np.maximum(np.searchsorted(starts, times, side="right") - 1, 0)
-        inside = (times >= starts[at]) & (times < ends[at]) & ((tensors < bases[at]) | (tensors >= tops[at]))
-        times[inside] = new[at[inside]]
 
 
 def unfold_offsets(fold: Fold, left: Ints, offsets: Ints, num_locals: int) -> Ints:
@@ -306,44 +274,31 @@ def unfold_offsets(fold: Fold, left: Ints, offsets: Ints, num_locals: int) -> In
 
     def copy(loops: Sequence[FoldedLoop]) -> None:
         for loop in loops:
-            if not loop.num_locals:
-                continue
             copy(loop.inner[0])
-            table = found[loop.base : loop.base + loop.num_locals * loop.num_trips].reshape(loop.num_trips, -1)
-            table[1:] = table[0]
+            own = found[loop.base : loop.base + loop.num_locals * loop.num_trips]
+            own[:] = np.tile(own[: loop.num_locals], loop.num_trips)
 
     copy(fold.loops)
     return found
 
 
-def unfold_edges(fold: Fold, sources: Ints, targets: Ints) -> tuple[Ints, Ints]:
-    """All edges from those whose target is kept: trip 1's are repeated for every later trip. Sorted by target, then source."""
-    order = np.lexsort((sources, targets))
-    parts = _repeat(fold.loops, sources[order], targets[order])
-    sources, targets = np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
-    order = np.lexsort((sources, targets))
-    return sources[order], targets[order]
+def unfold_edges(fold: Fold, edges: Ints) -> Ints:
+    """All edges, int64[2, num_edges] of sources and targets, from those whose target is kept: trip 1's are repeated for every
+    later trip. Sorted by target, then source."""
+    edges = _repeat(fold.loops, edges[:, np.lexsort(edges)])
+    return edges[:, np.lexsort(edges)]
 
 
-def _repeat(loops: Sequence[FoldedLoop], sources: Ints, targets: Ints) -> list[tuple[Ints, Ints]]:
-    """Edges of one frame, sorted by target, as pieces that hold those of all trips."""
-    pieces: list[tuple[Ints, Ints]] = []
+def _repeat(loops: Sequence[FoldedLoop], edges: Ints) -> Ints:
+    """Edges of one frame, sorted by target, with those of all trips."""
+    pieces: list[Ints] = []
     done = 0
     for loop in loops:
-        marks = [loop.trip_start(trip) for trip in range(KEPT_TRIPS + 1)]
-        cuts = np.searchsorted(targets, [*marks, loop.end]).tolist()
-        pieces.append((sources[done : cuts[0]], targets[done : cuts[0]]))
-        first, second = (
-            _repeat(loop.inner[trip], sources[cuts[trip] : cuts[trip + 1]], targets[cuts[trip] : cuts[trip + 1]])
-            for trip in range(KEPT_TRIPS)
-        )
-        pieces += first + second
-        last_sources = np.concatenate([p[0] for p in second])
-        last_targets = np.concatenate([p[1] for p in second])
-        if len(last_targets):
-            shifts = loop.num_tasks * np.arange(1, loop.num_trips - KEPT_TRIPS + 1)[:, None]
-            moved = np.where(last_sources >= loop.start, last_sources + shifts, last_sources + 0 * shifts)
-            pieces.append((moved.ravel(), (last_targets + shifts).ravel()))
-        done = cuts[-1]
-    pieces.append((sources[done:], targets[done:]))
-    return pieces
+        marks = [loop.start, loop.trip_start(1), loop.trip_start(2), loop.end]
+        start, second, third, end = np.searchsorted(edges[1], marks).tolist()
+        repeated = _repeat(loop.inner[1], edges[:, second:third])
+        shifts = loop.num_tasks * np.arange(1, loop.num_trips - 1)[:, None, None]
+        later = repeated + shifts * (repeated >= loop.start)  # [trip, source or target, edge]
+        pieces += [edges[:, done:start], _repeat(loop.inner[0], edges[:, start:second]), repeated, *later]
+        done = end
+    return np.hstack([*pieces, edges[:, done:]])

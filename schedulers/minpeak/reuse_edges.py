@@ -27,11 +27,12 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from operator import itemgetter
 
 import numpy as np
 
 from runner.program.lifetimes import Ints, Rows
-from schedulers.minpeak.folding import KEPT_TRIPS, Fold, FoldedLoop, unfold_edges
+from schedulers.minpeak.folding import Fold, FoldedLoop, unfold_edges
 
 WINDOW = 1 << 15
 """Ancestors are remembered this many tasks back, 4 KiB a task; older ones count as unordered, which can only add an edge."""
@@ -46,9 +47,6 @@ class Order:
     def __init__(self) -> None:
         self._sets: list[int] = []
 
-    def __len__(self) -> int:
-        return len(self._sets)
-
     @staticmethod
     def _base(task: int) -> int:
         return max(0, task // _BLOCK * _BLOCK - WINDOW)
@@ -60,13 +58,9 @@ class Order:
 
     def ancestors(self, waits: Sequence[int]) -> int:
         """Set of all that come before the next task if it waits for these."""
-        task = len(self._sets)
-        base = self._base(task)
-        found = 0
+        task, found = len(self._sets), 0
         for wait in waits:
-            if wait >= base:
-                shift = base - self._base(wait)
-                found |= (self._sets[wait] >> shift) | (1 << (wait - base))
+            found |= self.seen(wait, task) | self.bit(wait, task)
         return found
 
     def append(self, ancestors: int) -> None:
@@ -76,61 +70,27 @@ class Order:
                 self._sets[old] = 0
 
     def seen(self, task: int, seen_from: int) -> int:
-        """Ancestors of `task` as a set of `seen_from` (a later task)."""
-        if task < self._base(seen_from):
-            return 0
-        return self._sets[task] >> (self._base(seen_from) - self._base(task))
-
-
-class Tenants:
-    """Which tensor last lay in which bytes: disjoint intervals, sorted."""
-
-    def __init__(self) -> None:
-        self._lows: list[int] = []
-        self._highs: list[int] = []
-        self._tensors: list[int] = []
-
-    def move_in(self, low: int, high: int, tensor: int) -> list[int]:
-        """Give `[low, high)` to `tensor`; returns the tensors that had any of it."""
-        a = bisect_right(self._highs, low)
-        b = bisect_left(self._lows, high)
-        before = self._tensors[a:b]
-        lows, highs, tensors = [low], [high], [tensor]
-        if a < b and self._lows[a] < low:
-            lows.insert(0, self._lows[a])
-            highs.insert(0, low)
-            tensors.insert(0, self._tensors[a])
-        if a < b and self._highs[b - 1] > high:
-            lows.append(high)
-            highs.append(self._highs[b - 1])
-            tensors.append(self._tensors[b - 1])
-        self._lows[a:b], self._highs[a:b], self._tensors[a:b] = lows, highs, tensors
-        return list(dict.fromkeys(before))
-
-
-def kept_locals(fold: Fold, num_locals: int) -> Ints:
-    """Locals of the kept trips."""
-    is_kept = np.ones(num_locals, bool)
-
-    def drop(loops: Sequence[FoldedLoop]) -> None:
-        for loop in loops:
-            is_kept[loop.base + loop.num_locals * KEPT_TRIPS : loop.base + loop.num_locals * loop.num_trips] = False
-            for inner in loop.inner:
-                drop(inner)
-
-    drop(fold.loops)
-    return np.flatnonzero(is_kept)
+        """Ancestors of `task` as a set of `seen_from` (a later task), none when it is out of sight."""
+        base = self._base(seen_from)
+        return self._sets[task] >> (base - self._base(task)) if task >= base else 0
 
 
 def predecessors(tensors: Ints, first: Ints, offsets: Ints, size: Ints) -> dict[int, list[int]]:
     """For each of `tensors` whose bytes had tenants before: those that had any of them last, by first touch (ties by index)."""
-    tenants = Tenants()
+    tenants: list[tuple[int, int, int]] = []  # low, high, and the tensor that last lay in `[low, high)`; disjoint, sorted
     found: dict[int, list[int]] = {}
     order = tensors[np.argsort(first[tensors], kind="stable")]
     lows, highs = offsets[order].tolist(), (offsets + size)[order].tolist()
     for tensor, low, high in zip(order.tolist(), lows, highs, strict=True):
-        if before := tenants.move_in(low, high, tensor):
-            found[tensor] = before
+        met = slice(bisect_right(tenants, low, key=itemgetter(1)), bisect_left(tenants, high, key=itemgetter(0)))
+        before = tenants[met]
+        if before:
+            found[tensor] = list(dict.fromkeys(old for _, _, old in before))
+        tenants[met] = [
+            *((start, low, old) for start, _, old in before[:1] if start < low),
+            (low, high, tensor),
+            *((high, end, old) for _, end, old in before[-1:] if end > high),
+        ]
     return found
 
 
@@ -152,10 +112,7 @@ def sharing_edges(fold: Fold, waits: Rows, touches: Rows, before: Mapping[int, S
     before   per tensor the tensors that lay in its bytes before (nothing if none did), all of whose touches have smaller numbers
              than its own; of folded loops only tensors of the kept trips
     """
-    weaver = _Weaver(fold, waits, touches, before, pruning)
-    weaver.run()
-    sources, targets = unfold_edges(fold, np.array(weaver.sources, np.int64), np.array(weaver.targets, np.int64))
-    return Edges(sources, targets, weaver.num_wanted, weaver.num_kept)
+    return _Weaver(fold, waits, touches, before, pruning).woven()
 
 
 class _Weaver:
@@ -170,10 +127,9 @@ class _Weaver:
         self.firsts: dict[int, list[int]] = {}  # tensor with tenants before it -> places of its first touches so far
         self.touchers: dict[int, list[int]] = {t: [] for olds in before.values() for t in olds}
         self.lasts: dict[int, list[int]] = {}
-        self.sources: list[int] = []
-        self.targets: list[int] = []
 
-    def run(self) -> None:
+    def woven(self) -> Edges:
+        edges: list[tuple[int, int]] = []
         for place, task in enumerate(self.fold.kept.tolist()):
             known = self.order.ancestors(self._natural(task))
             wanted: set[int] = set()
@@ -185,10 +141,9 @@ class _Weaver:
             added = _prune(wanted, known, place, self.order) if self.pruning else sorted(wanted)
             self.num_wanted, self.num_kept = self.num_wanted + len(wanted), self.num_kept + len(added)
             self.order.append(known | self.order.ancestors(added) if added else known)
-            for source in added:
-                clones = self._clones(source, task)
-                self.sources += clones
-                self.targets += [task] * len(clones)
+            edges += [(clone, task) for source in added for clone in self._clones(source, task)]
+        sources, targets = unfold_edges(self.fold, np.array(edges, np.int64).reshape(-1, 2).T)
+        return Edges(sources, targets, self.num_wanted, self.num_kept)
 
     def _want(self, tensor: int, place: int, known: int, wanted: set[int]) -> None:
         """If this is a first touch of the tensor, collect the last touches of all that lay in its bytes."""
@@ -233,8 +188,7 @@ class _Weaver:
     def _chained(self, kept: int, loop: FoldedLoop) -> bool:
         """Whether edges order `kept` after its twin in the trip before: then its last clone comes after all others."""
         place = self.place[kept]
-        bit = self.order.bit(self.place[kept - loop.num_tasks], place)
-        return bool(bit and self.order.seen(place, place) & bit)
+        return bool(self.order.seen(place, place) & self.order.bit(self.place[kept - loop.num_tasks], place))
 
     def _clones(self, source: int, task: int) -> list[int]:
         """Tasks that the place `source` stands for in the eyes of `task`; of those in a chain only the last."""
@@ -250,15 +204,11 @@ class _Weaver:
 def _maximal(touchers: list[int], order: Order) -> list[int]:
     """Those that no other of these tasks comes after."""
     found: list[int] = []
-    if not touchers:
-        return found
-    seen_from = touchers[-1]
     covered = 0
     for task in reversed(touchers):
-        bit = order.bit(task, seen_from)
-        if not bit or not covered & bit:
+        if not covered & order.bit(task, touchers[-1]):
             found.append(task)
-        covered |= order.seen(task, seen_from)
+        covered |= order.seen(task, touchers[-1])
     return found
 
 
@@ -266,9 +216,7 @@ def _prune(wanted: set[int], known: int, task: int, order: Order) -> list[int]:
     """`wanted` without what is implied by `known` or by others that are wanted, ascending."""
     kept: list[int] = []
     for wait in sorted(wanted, reverse=True):
-        bit = order.bit(wait, task)
-        if bit and known & bit:
-            continue
-        kept.append(wait)
-        known |= order.seen(wait, task)
+        if not known & order.bit(wait, task):
+            kept.append(wait)
+            known |= order.seen(wait, task)
     return kept[::-1]

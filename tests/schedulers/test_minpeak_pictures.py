@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from random_programs import Builder
 
@@ -93,7 +94,7 @@ def test_folding(monkeypatch: pytest.MonkeyPatch) -> None:
         drawn("time", [str(in_template.get(k, ".")) for k in range(5)]),
     ]
     kept = sorted(set(folded.kept.tolist()))
-    before = predecessors(reuse_edges.kept_locals(folded, 5), lives.first, offsets, lives.size)
+    before = predecessors(np.flatnonzero(np.isin(lives.first, folded.kept)), lives.first, offsets, lives.size)
     edges = sharing_edges(folded, waits, lives.touches, before)
     lines += ["", f"    reuse edges: {text_of(edges)}"]
     assert kept == [0, 1, 2, 4]
