@@ -34,29 +34,21 @@ class Axis:
     """
 
     def __init__(self, fold: Fold, num_tasks: int) -> None:
-        self.in_template = template_mask(fold, num_tasks)
         loops = list(_walk(fold.loops))
-        extra = np.zeros(num_tasks + 1, np.int64)
+        places = np.ones(num_tasks, np.int64)  # of each task, with the empty ones before it; none outside the template
         for loop in loops:
-            extra[loop.start] += 1
-            extra[loop.trip_start(1)] += 1
-        self.place = np.cumsum(self.in_template) - 1 + np.cumsum(extra[:-1])
-        self.num_places = int(self.in_template.sum()) + 2 * len(loops)
+            places[loop.trip_start(1) : loop.end] = 0
+        for loop in loops:
+            places[[loop.start, loop.trip_start(1)]] += 1
+        self.place = np.cumsum(places) - 1
+        self.num_places = int(places.sum())
+        self.beginning = Counter(loop.start for loop in loops)
         self.loops: list[LoopRange] = []
-        self._number(fold.loops, 0, 0)
-        self.beginning = Counter(entry.loop.start for entry in self.loops)
-
-    def _number(self, loops: Sequence[FoldedLoop], task: int, place: int) -> tuple[int, int]:
-        """Walk a frame from a task and its place; `place` is the place of the next item."""
+        inside = self.beginning.copy()
         for loop in loops:
-            place += loop.start - task
-            at = len(self.loops)
-            self.loops.append(LoopRange(loop, place + 1, 0))
-            task, inner_place = self._number(loop.inner[0], loop.start, place + 1)
-            end = inner_place + loop.trip_start(1) - task
-            self.loops[at] = LoopRange(loop, place + 1, end)
-            task, place = loop.end, end + 1
-        return task, place
+            inside[loop.start] -= 1  # loops that begin there, inside this one
+            start = int(self.place[loop.start]) - inside[loop.start]
+            self.loops.append(LoopRange(loop, start, int(self.place[loop.trip_start(1) - 1]) + 1))
 
     def lives(self, one: Template, lives: Lives) -> tuple[Ints, Ints]:
         """First and last place of the template's tensors; lives that enter a loop from outside go to its empty places."""
@@ -82,14 +74,6 @@ def _walk(loops: Sequence[FoldedLoop]) -> Iterator[FoldedLoop]:
     for loop in loops:
         yield loop
         yield from _walk(loop.inner[0])
-
-
-def template_mask(fold: Fold, num_tasks: int) -> np.ndarray:
-    """Which tasks are in the template: of folded loops, the first trip."""
-    mask = np.ones(num_tasks, bool)
-    for loop in _walk(fold.loops):
-        mask[loop.trip_start(1) : loop.end] = False
-    return mask
 
 
 def depths_of(axis: Axis, scopes: Sequence[tuple[int, int, int]], one: Template, lives: Lives, fold: Fold) -> Ints:

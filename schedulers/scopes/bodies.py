@@ -36,10 +36,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from runner.program.lifetimes import Ints, Lives
+from runner.program.lifetimes import Ints, Lives, live_units
 from runner.program.program import Span
 from runner.program.spans import last_task
 from schedulers.minpeak.folding import Template
@@ -73,23 +74,17 @@ class Body:
     kind: int
 
 
-@dataclass(frozen=True)
-class _Trip:
-    """A body to be built: `[start, end)` on the axis, standing for `num_trips`."""
+class _Trip(NamedTuple):
+    """A body to be built: `[start, end)` on the axis, up to the end of its item if `end` is -1, standing for `num_trips`."""
 
     span: Span
     start: int
-    end: int
+    end: int = -1
     num_trips: int = 1
 
 
-@dataclass(frozen=True)
-class _Item:
-    """From its place up to that of the next item: a task, one trip of a loop that may be parted, or a loop that may not."""
-
-    start: int
-    trips: tuple[Span, ...] = ()
-    first_trip: tuple[int, int, int] | None = None  # of a folded loop: start, end, number of trips
+Item = tuple[int, list[_Trip]]
+"""From its place up to that of the next item: a task, one trip of a loop that may be parted, or a loop that may not."""
 
 
 class _Builder:
@@ -104,71 +99,53 @@ class _Builder:
         order = np.argsort(first, kind="stable")
         self.first, self.last, self.weight = first[order], last[order], (one.size * copies)[order]
         self.peak = one.peak
-        spans = last > first
-        crossing = np.zeros(axis.num_places + 1, np.int64)
-        np.add.at(crossing, first[spans] + 1, one.size[spans])
-        np.add.at(crossing, last[spans] + 1, -one.size[spans])
-        self.crossing = np.cumsum(crossing)
+        self.crossing = live_units(first + 1, last + 1, one.size, axis.num_places + 1)  # units that live on there
         self.folded = {(entry.loop.start, entry.loop.end): entry for entry in axis.loops}
         self.kinds: list[Kind] = []
         self.known: dict[tuple, int] = {}
 
-    def body(self, trip: _Trip, copies: int) -> Body:
+    def body(self, span: Span, start: int, end: int, copies: int) -> Body:
         """The body of a trip; `copies` is how often it stands in the program."""
-        items = list(self._items(trip.span, trip.start))
-        ends = [*(item.start for item in items[1:]), trip.end]
+        items = list(self._items(span, start))
+        starts = [at for at, _ in items]
         loops: dict[int, list[_Trip]] = {}
-        must = {trip.start, trip.end}
-        for item, end in zip(items, ends, strict=True):
-            inner = list(self._trips(item, end))
-            if self.inner and inner and self._weight(item.start, end) * NEGLIGIBLE >= self.peak * copies:
-                loops[item.start] = inner
-                must |= {item.start, end}
-        at = self._boundaries([item.start for item in items], must)
+        must = {start, end}
+        for (begin, trips), stop in zip(items, [*starts[1:], end], strict=True):
+            if self.inner and trips and self._weights(np.array([begin, stop]))[0, 1] * NEGLIGIBLE >= self.peak * copies:
+                loops[begin] = [trip._replace(end=stop) if trip.end < 0 else trip for trip in trips]
+                must |= {begin, stop}
+        at = self._boundaries(starts, must)
         steps: list[list[tuple[Body, int]]] = [[] for _ in at[1:]]
-        for start, trips in loops.items():
-            step = int(np.searchsorted(at, start, side="right")) - 1
-            steps[step] += [(self.body(inner, copies * inner.num_trips), inner.num_trips) for inner in trips]
+        for begin, trips in loops.items():
+            step = steps[int(np.searchsorted(at, begin, side="right")) - 1]
+            step += [(self.body(*trip[:3], copies * trip.num_trips), trip.num_trips) for trip in trips]
         kind = Kind(self._weights(at) // copies, tuple(tuple((body.kind, trips) for body, trips in step) for step in steps))
-        return Body(at, tuple(tuple(body for body, _ in step) for step in steps), self._number(kind))
-
-    def _number(self, kind: Kind) -> int:
-        key = (kind.weights.tobytes(), kind.steps)
-        if key not in self.known:
-            self.known[key] = len(self.kinds)
+        number = self.known.setdefault((kind.weights.tobytes(), kind.steps), len(self.kinds))
+        if number == len(self.kinds):
             self.kinds.append(kind)
-        return self.known[key]
+        return Body(at, tuple(tuple(body for body, _ in step) for step in steps), number)
 
-    def _items(self, span: Span, start: int) -> Iterator[_Item]:
+    def _items(self, span: Span, start: int) -> Iterator[Item]:
         """Items of a body that begins at place `start`; trips of loops that may be parted are items of their own."""
         for item in span.items:
             if isinstance(item, int):
-                yield _Item(int(self.axis.place[item]))
+                yield int(self.axis.place[item]), []
                 continue
             first = next(item.tasks(), -1)
             if first < 0:
                 continue
             at = max(start, self.axis.before(first))
             entry = self.folded.get((first, last_task(item) + 1)) if item.kind in ("for", "dynamic") else None
-            trips = tuple(trip for trip in item.items if isinstance(trip, Span) and next(trip.tasks(), -1) >= 0)
+            trips = [trip for trip in item.items if isinstance(trip, Span) and next(trip.tasks(), -1) >= 0]
+            starts = [max(start, self.axis.before(next(trip.tasks()))) for trip in trips]
             if entry is not None:
-                yield _Item(at, trips[:1], (entry.start, entry.end, entry.loop.num_trips))
+                yield at, [_Trip(trips[0], entry.start, entry.end, entry.loop.num_trips)]
             elif item.kind == "dynamic":
-                yield _Item(at, trips)
+                yield at, list(map(_Trip, trips, starts, [*starts[1:], -1]))
             elif item.kind == "for":
-                for trip in trips:
-                    yield _Item(max(start, self.axis.before(next(trip.tasks()))), (trip,))
+                yield from ((begin, [_Trip(trip, begin)]) for trip, begin in zip(trips, starts, strict=True))
             else:
                 yield from self._items(item, start)
-
-    def _trips(self, item: _Item, end: int) -> Iterator[_Trip]:
-        """The bodies inside an item that ends at place `end`."""
-        if item.first_trip is not None:
-            yield _Trip(item.trips[0], *item.first_trip)
-            return
-        starts = [max(item.start, self.axis.before(next(trip.tasks()))) for trip in item.trips]
-        for trip, start, stop in zip(item.trips, starts, [*starts[1:], end], strict=False):
-            yield _Trip(trip, start, stop)
 
     def _boundaries(self, starts: Sequence[int], must: set[int]) -> Ints:
         """Boundaries that may be cut: those of loops, and of the others those that the fewest live bytes cross."""
@@ -180,17 +157,10 @@ class _Builder:
         kept = np.array(sorted(must)) if len(must) <= MAX_BOUNDARIES else places[[0, -1]]
         return np.unique(np.concatenate([kept, may]))
 
-    def _inside(self, start: int, end: int) -> slice:
-        """Tensors whose lives begin in `[start, end)`."""
-        return slice(*np.searchsorted(self.first, [start, end]).tolist())
-
-    def _weight(self, start: int, end: int) -> int:
-        mine = self._inside(start, end)
-        return int(self.weight[mine][self.last[mine] < end].sum())
-
     def _weights(self, at: Ints) -> Ints:
+        """[i, j]: units of all tensors inside boundaries i to j."""
         num = len(at)
-        mine = self._inside(int(at[0]), int(at[-1]))
+        mine = slice(*np.searchsorted(self.first, at[[0, -1]]).tolist())
         within = self.last[mine] < at[-1]
         table = np.zeros((num + 1, num + 1), np.int64)
         low = np.searchsorted(at, self.first[mine][within], side="right") - 1
@@ -202,5 +172,5 @@ class _Builder:
 def body_tree(axis: Axis, one: Template, lives: Lives, inner: bool = True) -> tuple[Body, list[Kind]]:
     """The whole program as a body, and all kinds of bodies, those inside others first; without `inner` there is just the one."""
     builder = _Builder(axis, one, lives, inner)
-    root = builder.body(_Trip(lives.program.body, 0, axis.num_places), 1)
+    root = builder.body(lives.program.body, 0, axis.num_places, 1)
     return root, builder.kinds

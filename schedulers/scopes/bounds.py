@@ -8,6 +8,8 @@ further out; four rings then need more of the chain than what is alive of it. do
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import count
+from math import prod
 
 import numpy as np
 
@@ -36,18 +38,12 @@ def chain_bound(lives: Lives) -> int:
 
 def _chains(first: Ints, end: Ints) -> Iterator[Ints]:
     """Of each run of tensors that hang together one chain: that with the fewest tensors from its begin to its end."""
-    order = np.lexsort((end, first)).tolist()
+    order = np.lexsort((end, first))
     starts, ends = first.tolist(), end.tolist()
-    run: list[int] = []
-    reach = -1
-    for tensor in order:
-        if starts[tensor] >= reach and run:
-            yield _chain(run, starts, ends)
-            run = []
-        run.append(tensor)
-        reach = max(reach, ends[tensor])
-    if run:
-        yield _chain(run, starts, ends)
+    reach = np.maximum.accumulate(end[order])
+    for run in np.split(order, np.flatnonzero(first[order][1:] >= reach[:-1]) + 1):
+        if len(run):
+            yield _chain(run.tolist(), starts, ends)
 
 
 def _chain(run: Sequence[int], starts: Sequence[int], ends: Sequence[int]) -> Ints:
@@ -68,22 +64,11 @@ def _bound(lives: Lives, chain: Ints, live: Ints) -> int:
     """For any number of the chain's tensors: the bytes beside the chain at a moment of each, and what the chain costs there."""
     first, end, size = lives.first[chain], lives.end[chain], lives.size[chain]
     beside = live - live_units(first, end, size, lives.num_times)
-    most_beside = sorted(
-        (int(beside[low:high].max()) for low, high in zip(first.tolist(), end.tolist(), strict=True)), reverse=True
-    )
+    most_beside = sorted((int(beside[low:high].max()) for low, high in zip(first, end, strict=True)), reverse=True)
     least = int(size.min())
-    return max(level + least * _fewest(count) for count, level in enumerate(most_beside, 1))
+    return max(level + least * _fewest(number) for number, level in enumerate(most_beside, 1))
 
 
 def _fewest(num_tensors: int) -> int:
     """The least sum of four counts c for which the product of all c + 1 exceeds `num_tensors`."""
-    count = 0
-    while _product(count) <= num_tensors:
-        count += 1
-    return count
-
-
-def _product(count: int) -> int:
-    """The largest product of four factors c + 1 whose c sum to `count`."""
-    low, more = divmod(count, 4)
-    return (low + 2) ** more * (low + 1) ** (4 - more)
+    return next(total for total in count() if prod((total + k) // 4 + 1 for k in range(4)) > num_tensors)

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from runner.program.lifetimes import Ints, Lives
+from runner.program.lifetimes import Ints, Lives, live_units
 from runner.program.program import Span
 from runner.program.spans import last_task, spans_of
 
@@ -72,7 +72,7 @@ class Lifetimes:
     @classmethod
     def of(cls, lives: Lives) -> Lifetimes:
         """A program's tensors; the scope of a value that is read on the host is still open at the task after it."""
-        loops = tuple(dynamic_loops(lives.program.body))
+        loops = tuple(span for span in spans_of(lives.program.body) if span.kind == "dynamic" and last_task(span) >= 0)
         return cls(lives.first, np.maximum(lives.end, lives.scope_end), lives.size, lives.num_times, loops)
 
 
@@ -87,24 +87,22 @@ class Scoping:
     @classmethod
     def of(cls, lives: Lifetimes, depth: Ints) -> Scoping:
         """The scoping with these depths and the most cuts that they allow."""
-        cuts = cuts_of(lives, depth)
-        return cls(depth, cuts, _most(held(lives, cuts, depth)))
+        cuts = _cuts_of(lives, depth)
+        most = []
+        for d in range(NUM_DEPTHS):
+            mine = depth == d
+            scope = np.cumsum(cuts <= d)[lives.first[mine]]  # in which the tensor's first task lies, by number
+            most.append(int(np.bincount(scope, lives.size[mine]).max(initial=0)))
+        return cls(depth, cuts, (most[0], most[1], most[2], most[3]))
 
 
-def dynamic_loops(span: Span) -> list[Span]:
-    """Dynamic loops inside a span that hold tasks, outer ones before inner ones."""
-    return [item for item in spans_of(span) if item is not span and item.kind == "dynamic" and last_task(item) >= 0]
-
-
-def cuts_of(lives: Lifetimes, depth: Ints) -> Ints:
+def _cuts_of(lives: Lifetimes, depth: Ints) -> Ints:
     """The least level that the cut before each task may have, int64[tasks]."""
     cuts = np.ones(lives.num_tasks, np.int64)
     for d in range(1, NUM_DEPTHS):
         mine = depth == d
-        change = np.zeros(lives.num_tasks + 2, np.int64)
-        np.add.at(change, lives.first[mine] + 1, 1)
-        np.add.at(change, lives.end[mine], -1)
-        cuts[np.cumsum(change)[: lives.num_tasks] > 0] = d + 1
+        living_on = live_units(lives.first[mine] + 1, lives.end[mine], np.ones(mine.sum(), np.int64), lives.num_tasks + 1)
+        cuts[living_on[:-1] > 0] = d + 1
     for loop in lives.loops:
         starts = [task for trip in loop.items if isinstance(trip, Span) and (task := next(trip.tasks(), -1)) >= 0]
         end = last_task(loop) + 1
@@ -112,18 +110,3 @@ def cuts_of(lives: Lifetimes, depth: Ints) -> Ints:
         inside = slice(starts[0] + 1, end)
         cuts[inside] = np.maximum(cuts[inside], cuts[edges].max())
     return cuts
-
-
-def held(lives: Lifetimes, cuts: Ints, depth: Ints) -> list[tuple[Ints, Ints]]:
-    """Per depth the scope that each tensor's first task lies in, by number, and the units that each scope holds directly."""
-    found = []
-    for d in range(NUM_DEPTHS):
-        scope = np.cumsum(cuts <= d)[lives.first]
-        mine = depth == d
-        found.append((scope, np.bincount(scope[mine], lives.size[mine], lives.num_tasks + 1).astype(np.int64)))
-    return found
-
-
-def _most(levels: Sequence[tuple[Ints, Ints]]) -> Four:
-    a, b, c, d = (int(units.max(initial=0)) for _, units in levels)
-    return (a, b, c, d)

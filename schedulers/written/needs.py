@@ -6,7 +6,9 @@ trips of different kinds stand in the order in which their kinds first appear. `
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
+from functools import cache
 from itertools import accumulate
 
 from runner.base.tensor_spec import BLOCK_ALIGN
@@ -58,7 +60,7 @@ class Needs:
         self.written = written
         self.known: dict[tuple, _Part] = {}
         self.texts: dict[Node, tuple[Body, ...]] = {}
-        self.layouts: dict[tuple[Body, Choice], _Layout] = {}
+        self.hoisted = cache(hoisted_before)
         self._texts_in(written.root)
 
     def _texts_in(self, node: Node) -> tuple[Body, ...]:
@@ -84,76 +86,37 @@ class Needs:
         key = (node, depth, dynamic, tuple([choices.get(text, NOTHING) for text in self.texts[node]]))
         found = self.known.get(key)
         if found is None:
-            layout_key = (node.body, choices.get(node.body, NOTHING))
-            if layout_key not in self.layouts:
-                self.layouts[layout_key] = _Layout.of(*layout_key)
-            blocks = self.layouts[layout_key].blocks(node)
+            choice, blocks = choices.get(node.body, NOTHING), Counter[int | Run]()
+            for made, units in node.tensors:
+                blocks[self.hoisted(node.body, choice, made) or made.item] += units * BLOCK_ALIGN
             found = self.known[key] = _Part(depth)
             self._run(found, node, (0, node.body.num_items), 0, blocks, dynamic, choices)
         return found
 
-    def _run(self, part: _Part, node: Node, run: Run, level: int, blocks: _Blocks, dynamic: bool, choices: Choices) -> None:
-        """Put the items of a run into `part`; `level` of the scopes that are chosen lie around it."""
-        item = run[0]
+    def _run(
+        self, part: _Part, node: Node, run: Run, level: int, blocks: Counter[int | Run], dynamic: bool, choices: Choices
+    ) -> None:
+        """Put the items of a run into `part`: `level` of the scopes that are chosen lie around it, `blocks` has the bytes of the
+        block of every item that makes tensors, and of those before runs."""
+        item, choice = run[0], choices.get(node.body, NOTHING)
         while item < run[1]:
-            if len(blocks.around[item]) > level:
-                inner_run, inner = blocks.around[item][level], _Part(part.depth + 1)
-                if inner_run in blocks.hoisted:
-                    part.put([blocks.hoisted[inner_run]], dynamic)
-                self._run(inner, node, inner_run, level + 1, blocks, dynamic, choices)
+            around = choice.around(item)
+            place = around[level] if len(around) > level else item
+            if place in blocks:
+                part.put([blocks[place]], dynamic)
+            if isinstance(place, tuple):
+                inner = _Part(part.depth + 1)
+                self._run(inner, node, place, level + 1, blocks, dynamic, choices)
                 part.add(inner, 1, dynamic)
-                item = inner_run[1]
+                item = place[1]
                 continue
-            if item in blocks.own:
-                part.put([blocks.own[item]], dynamic)
             in_loop = dynamic or node.body.kinds[item] == "dynamic"
             for child, count in node.children[item]:
-                in_scope = child.body.kind == "scope" and item not in choices.get(node.body, NOTHING).dropped
+                in_scope = child.body.kind == "scope" and item not in choice.dropped
                 part.add(self._body(child, part.depth + in_scope, in_loop, choices), count, in_loop)
             item += 1
 
 
-def home_of(body: Body, choice: Choice, made: Made) -> tuple[Run | None, Run | None]:
-    """The run in whose scope a tensor lies, and the one before which it is allocated, None if its item's own block holds it."""
-    home, before = None, None
-    for run in reversed(choice.around(made.item)):
-        if body.last[made] < run[1]:
-            home = run
-            break
-        before = run
-    return home, before
-
-
-@dataclass(frozen=True)
-class _Blocks:
-    """Per item the runs around it, outermost first; bytes of the block of every item that makes tensors, and of the allocs
-    before runs."""
-
-    around: list[list[Run]]
-    own: dict[int, int]
-    hoisted: dict[Run, int]
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """A choice for one text: per item the runs around it, outermost first; the run before which a tensor is allocated."""
-
-    around: list[list[Run]]
-    before: dict[Made, Run]
-
-    @classmethod
-    def of(cls, body: Body, choice: Choice) -> _Layout:
-        homes = {made: home_of(body, choice, made)[1] for made in body.last}
-        around = [choice.around(item) for item in range(body.num_items)]
-        return cls(around, {made: run for made, run in homes.items() if run is not None})
-
-    def blocks(self, node: Node) -> _Blocks:
-        own: dict[int, int] = {}
-        hoisted: dict[Run, int] = {}
-        for made, units in node.tensors:
-            before = self.before.get(made)
-            if before is None:
-                own[made.item] = own.get(made.item, 0) + units * BLOCK_ALIGN
-            else:
-                hoisted[before] = hoisted.get(before, 0) + units * BLOCK_ALIGN
-        return _Blocks(self.around, own, hoisted)
+def hoisted_before(body: Body, choice: Choice, made: Made) -> Run | None:
+    """The run before which a tensor is allocated, the outermost one that it outlives; None if its item's own block holds it."""
+    return next((run for run in choice.around(made.item) if run[1] <= body.last[made]), None)

@@ -21,7 +21,7 @@ from schedulers.layouts.layouts import annotated
 from schedulers.scopes.cover import Run
 from schedulers.scopes.scoping import Goal
 from schedulers.written.cuts import NOTHING, Choice, Choices, WrittenCuts
-from schedulers.written.needs import Needs, home_of
+from schedulers.written.needs import Needs, hoisted_before
 
 LEAST_GAIN = 0.03
 """The part of the present value that a scope must save to be written: people read the files."""
@@ -218,7 +218,7 @@ class Placing:
             tensor
             for task in tasks
             for number, tensor in enumerate(task.creates)
-            if home_of(body, choice, Made(place_of[task.id], number))[1] == run
+            if hoisted_before(body, choice, Made(place_of[task.id], number)) == run
         ]
         scope = self.scopes.get((body, run))
         if scope is None:
