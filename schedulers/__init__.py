@@ -6,21 +6,16 @@ Ours are listed here and loaded when they are asked for; other packages add thei
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import cast
 
-from runner.base.errors import RinggraphError
+from runner.base.errors import RinggraphError, did_you_mean
 from runner.rings.placement import Scheduler
 
 GROUP = "ringgraph.schedulers"
 BUILTIN = {
-    "annotated": "schedulers.layouts.layouts",
-    "unscoped": "schedulers.layouts.layouts",
-    "manual": "schedulers.layouts.layouts",
-    "auto": "schedulers.layouts.layouts",
-    "autoscope": "schedulers.layouts.layouts",
+    **dict.fromkeys(("annotated", "unscoped", "manual", "auto", "autoscope"), "schedulers.layouts.layouts"),
     "minpeak": "schedulers.minpeak.planner",
 }
 """Strategy NAME is the function NAME of this module."""
@@ -40,9 +35,7 @@ def get_scheduler(name: str) -> Scheduler:
         if entry.name == name:
             return _load(entry)
     names = scheduler_names()
-    close = get_close_matches(name, names, 1)
-    hint = f"did you mean '{close[0]}'?" if close else f"one of {', '.join(names)}"
-    raise RinggraphError(f"unknown scheduler '{name}'", hint=hint)
+    raise RinggraphError(f"unknown scheduler '{name}'", hint=did_you_mean(name, names) or f"one of {', '.join(names)}")
 
 
 def _load(entry: EntryPoint) -> Scheduler:

@@ -15,6 +15,8 @@ from runner.program.program import Program, Span, Task
 from runner.program.spans import SpanWalk
 from runner.rings.placement import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask
 
+ScopeMode = Callable[[Span, int, bool], str | None]
+
 MAX_TENSORS = 16
 """Most tensors that the compiler puts into one alloc."""
 
@@ -26,13 +28,14 @@ class Layout:
     `scope_mode` gets a span (scope, use, iteration or if), the depth that its scope would have and whether it lies in a manual
     scope; it returns the mode of the scope to put around the span's items, or None for none. `batch` is block batching. With
     `hoist`, tensors created directly in a manual scope are allocated just before that scope. With `outlive`, so are tensors that
-    are used after a scope which the graph does not write itself.
+    are used after a scope which the graph does not write itself. With `automatic`, every scope is one in mode auto in the end.
     """
 
-    scope_mode: Callable[[Span, int, bool], str | None]
+    scope_mode: ScopeMode
     batch: bool = False
     hoist: bool = False
     outlive: bool = False
+    automatic: bool = False
 
 
 @dataclass
@@ -104,6 +107,7 @@ class _Placing:
 
     def scope(self, span: Span, mode: str, outer: _Body) -> list[PlacedItem]:
         hoist = mode == "manual" and self.layout.hoist
+        mode = "auto" if self.layout.automatic else mode
         body = _Body(self.layout.batch or hoist, outer.depth + 1, outer.manual or mode == "manual")
         self.fill(span.items, body)
         before = self.outliving(span, body, outer) if self.layout.outlive and span.kind != "scope" else []

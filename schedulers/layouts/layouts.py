@@ -6,7 +6,8 @@ manual      the outermost scopes, and the scopes just inside them in mode manual
 auto        every scope that the graph writes, in mode auto
 autoscope   the graph's own scopes, and one around the body of every `use`, loop trip and branch
 
-All of them take the option `batch_allocs`, which gathers tensors into the blocks that the compiler makes (`batching`).
+All of them take the options `batch_allocs`, which gathers tensors into the blocks that the compiler makes (`batching`), and
+`automatic`, which makes every scope automatic: tensors lie as they do without it, but edges are inferred everywhere.
 """
 
 from __future__ import annotations
@@ -16,19 +17,19 @@ from collections.abc import Mapping
 from runner.program.program import Program, Span
 from runner.rings.placement import lower
 from runner.rings.schedule import Schedule
-from schedulers.layouts.batching import Layout, place
+from schedulers.layouts.batching import Layout, ScopeMode, place
 
 _BODIES = ("use", "iteration", "if")
 
 
 def annotated(program: Program, options: Mapping[str, object]) -> Schedule:
     """A runtime scope for every scope of the graph, in the mode it is written with."""
-    return _schedule(program, Layout(_as_written, _batches(options)), "annotated")
+    return _schedule(program, options, "annotated", _as_written)
 
 
 def unscoped(program: Program, options: Mapping[str, object]) -> Schedule:
     """The graph's outermost scopes as auto scopes; deeper ones are dropped."""
-    return _schedule(program, Layout(_outermost, _batches(options)), "unscoped")
+    return _schedule(program, options, "unscoped", _outermost)
 
 
 def manual(program: Program, options: Mapping[str, object]) -> Schedule:
@@ -37,12 +38,12 @@ def manual(program: Program, options: Mapping[str, object]) -> Schedule:
     The compiler hoists what a manual scope allocates directly, and its tasks get no inferred edges. Unless the graph writes every
     edge as `after:`, the schedule is wrong, which `runner.verify.verify` reports.
     """
-    return _schedule(program, manual_layout(_batches(options)), "manual")
+    return _schedule(program, options, "manual", _inner_manual, hoist=True)
 
 
 def auto(program: Program, options: Mapping[str, object]) -> Schedule:
     """A runtime scope in mode auto for every scope of the graph."""
-    return _schedule(program, Layout(_all_auto, _batches(options)), "auto")
+    return _schedule(program, {**options, "automatic": True}, "auto", _as_written)
 
 
 def autoscope(program: Program, options: Mapping[str, object]) -> Schedule:
@@ -50,20 +51,12 @@ def autoscope(program: Program, options: Mapping[str, object]) -> Schedule:
 
     This is the compiler's general rule. A tensor that is used after such a body belongs to the scope around it.
     """
-    return _schedule(program, Layout(_every_body, _batches(options), outlive=True), "autoscope")
+    return _schedule(program, options, "autoscope", _every_body, outlive=True)
 
 
-def manual_layout(batch: bool) -> Layout:
-    """The layout of `manual`, for who wants its scopes without their mode."""
-    return Layout(_inner_manual, batch, hoist=True)
-
-
-def _schedule(program: Program, layout: Layout, name: str) -> Schedule:
-    return lower(program, place(program, layout), name)
-
-
-def _batches(options: Mapping[str, object]) -> bool:
-    return bool(options.get("batch_allocs"))
+def _schedule(program: Program, options: Mapping[str, object], name: str, scope_mode: ScopeMode, **rules: bool) -> Schedule:
+    batch, automatic = bool(options.get("batch_allocs")), bool(options.get("automatic"))
+    return lower(program, place(program, Layout(scope_mode, batch, automatic=automatic, **rules)), name)
 
 
 # --- which spans get a scope, and in which mode (`Layout.scope_mode`) -------------------------------------------------
@@ -81,10 +74,6 @@ def _inner_manual(span: Span, depth: int, in_manual: bool) -> str | None:
     if span.kind != "scope" or depth > 2:
         return None
     return "auto" if depth == 1 else "manual"
-
-
-def _all_auto(span: Span, depth: int, in_manual: bool) -> str | None:
-    return "auto" if span.kind == "scope" else None
 
 
 def _every_body(span: Span, depth: int, in_manual: bool) -> str | None:

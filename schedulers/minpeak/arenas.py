@@ -22,7 +22,7 @@ from runner.rings.heap import MAX_BLOCK_BYTES
 from runner.rings.placement import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, placed_task
 from runner.rings.schedule import NUM_RINGS
 from schedulers.minpeak.folding import Fold, template, unfold_offsets
-from schedulers.minpeak.packing import STARTS, Packing, Problem, pack, pack_bins
+from schedulers.minpeak.packing import ROUNDS, STARTS, Packing, Problem, pack, pack_bins
 from schedulers.minpeak.reuse_edges import predecessors, sharing_edges
 from schedulers.minpeak.techniques import ALL, Techniques
 
@@ -55,12 +55,11 @@ def one_arena(
     units otherwise.
     """
     one = template(fold, lives)
-    problem = Problem(one.first, one.end, one.size)
-    if times is None:
-        packing = pack(problem, techniques)
-    else:
-        apart = replace(problem, begin=times[0][one.tensors], finish=times[1][one.tensors], soft_limit=limit)
-        packing = pack(apart, techniques, rounds=len(STARTS))
+    problem, rounds = Problem(one.first, one.end, one.size), ROUNDS
+    if times is not None:
+        problem = replace(problem, begin=times[0][one.tensors], finish=times[1][one.tensors], soft_limit=limit)
+        rounds = len(STARTS)
+    packing = pack(problem, techniques, rounds=rounds)
     return Arenas(unfold_offsets(fold, one.tensors, packing.offsets, len(lives.locals)), (0, packing.height), packing)
 
 
@@ -128,22 +127,19 @@ def slot_scopes(span: Span, extra: Sequence[tuple[int, ...]], depth: int) -> lis
     Such scopes hold no bytes: they let slots and pool entries retire. `extra` are per task its reuse edges. A dynamic loop of
     many tasks has a scope or more in each trip, and lies in none itself.
     """
-    body = _Body(extra, depth < NUM_RINGS)
-    body.fill(span)
-    return body.runs(span.path) if body.weight > MAX_DIRECT and depth < NUM_RINGS else body.items
+    body = _Body(span, extra, depth < NUM_RINGS)
+    return body.runs() if body.weight > MAX_DIRECT and depth < NUM_RINGS else body.items
 
 
 class _Body:
     """Items of one body without spans, each with its number of tasks; `weight` is that of all."""
 
-    def __init__(self, extra: Sequence[tuple[int, ...]], may_part: bool) -> None:
-        self.extra, self.may_part = extra, may_part
+    def __init__(self, span: Span, extra: Sequence[tuple[int, ...]], may_part: bool) -> None:
+        self.path, self.extra, self.may_part = span.path, extra, may_part
         self.items: list[PlacedItem] = []
         self.weights: list[int] = []
-
-    @property
-    def weight(self) -> int:
-        return sum(self.weights)
+        self.fill(span)
+        self.weight = sum(self.weights)
 
     def fill(self, span: Span) -> None:
         extra, add, weigh = self.extra, self.items.append, self.weights.append
@@ -153,28 +149,23 @@ class _Body:
                 weigh(1)
             elif item.kind in ("read", "dynamic"):
                 assert item.trips is not None
-                trips = [self.inner(trip) for trip in item.items if isinstance(trip, Span)]
-                weight = sum(body.weight for body, _ in trips)
+                trips = [_Body(trip, extra, self.may_part) for trip in item.items if isinstance(trip, Span)]
+                weight = sum(trip.weight for trip in trips)
                 parts = self.may_part and weight > MAX_DIRECT
-                bodies = tuple(tuple(body.runs(path) if parts else body.items) for body, path in trips)
+                bodies = tuple(tuple(trip.runs() if parts else trip.items) for trip in trips)
                 add(PlacedLoop(item.trips, bodies) if item.kind == "dynamic" else PlacedRead(item.trips))
                 weigh(weight)
             else:
                 self.fill(item)
 
-    def inner(self, trip: Span) -> tuple[_Body, str]:
-        body = _Body(self.extra, self.may_part)
-        body.fill(trip)
-        return body, trip.path
-
-    def runs(self, path: str) -> list[PlacedItem]:
+    def runs(self) -> list[PlacedItem]:
         """The items in scopes of at most `MAX_DIRECT` tasks; a loop of more stays outside."""
         found: list[PlacedItem] = []
         start, room = 0, MAX_DIRECT
         for at, weight in enumerate([*self.weights, MAX_DIRECT + 1]):
             if weight > room:
                 if at > start:
-                    found.append(PlacedScope(f"{path}.{len(found)}", tuple(self.items[start:at])))
+                    found.append(PlacedScope(f"{self.path}.{len(found)}", tuple(self.items[start:at])))
                 start, room = at, MAX_DIRECT
             if weight > MAX_DIRECT:
                 found += self.items[at : at + 1]
@@ -182,16 +173,3 @@ class _Body:
             else:
                 room -= weight
         return found
-
-
-def automatic(items: Sequence[PlacedItem]) -> list[PlacedItem]:
-    """The same placement with every scope automatic: the same bytes, and all the edges that the data needs."""
-
-    def one(item: PlacedItem) -> PlacedItem:
-        if isinstance(item, PlacedScope):
-            return replace(item, items=tuple(map(one, item.items)), mode="auto")
-        if isinstance(item, PlacedLoop):
-            return replace(item, bodies=tuple(tuple(map(one, body)) for body in item.bodies))
-        return item
-
-    return list(map(one, items))

@@ -46,8 +46,8 @@ _BEFORE = 1 << 40
 class FoldedLoop:
     """A loop of `num_trips` trips with `num_tasks` tasks and `num_locals` local tensors each.
 
-    `start` is its first task, `base` its first local; `inner` lists the folded loops of each kept trip. A trip here may be several
-    of the program's (see `regroup`).
+    `start` is its first task, `base` its first local; `inner` lists the folded loops of each kept trip. One trip here may be
+    several of the program's (see `regroup`).
     """
 
     start: int

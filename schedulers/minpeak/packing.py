@@ -160,7 +160,8 @@ def pack(problem: Problem, techniques: Techniques = ALL, *, target: int = 0, rou
         return Packing(np.zeros(0, np.int64), (0, 0, 0))
     starts = STARTS if "orders" in techniques else STARTS[:1]
     goal, first_fit, rng = max(target, problem.lower_bound()), FirstFit(problem), np.random.default_rng(0)
-    ranks = [_ranked(np.lexsort((minor, major))) for major, minor in (keys(problem) for keys in starts)]
+    # The ranks, places of the tensors in an order, are what sorts that order.
+    ranks = [np.argsort(np.lexsort((minor, major))) for major, minor in (keys(problem) for keys in starts)]
     rounds = max(1, min(rounds if "learning" in techniques else len(ranks), EFFORT // len(problem)))
     best, heights = np.zeros(0, np.int64), list[int]()
     for at in range(rounds):
@@ -173,15 +174,9 @@ def pack(problem: Problem, techniques: Techniques = ALL, *, target: int = 0, rou
         if heights[-1] <= goal:
             break
         high = tops > min(heights[-1] - 1, (goal + heights[-1]) // 2)
-        ranks[start] = _ranked(np.argsort(ranks[start] - high * rng.random(len(high)) * len(high) * JUMP, kind="stable"))
+        moved = ranks[start] - high * rng.random(len(high)) * len(high) * JUMP
+        ranks[start] = np.argsort(np.argsort(moved, kind="stable"))
     return Packing(best, (heights[0], heights[: len(ranks)][-1], heights[-1]))
-
-
-def _ranked(order: Ints) -> Ints:
-    """The place of each entry in an order."""
-    ranks = np.empty(len(order), np.int64)
-    ranks[order] = np.arange(len(order))
-    return ranks
 
 
 def pack_bins(problem: Problem, num_bins: int, techniques: Techniques = ALL) -> tuple[Packing, int]:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
-from time import perf_counter
 from typing import Any, cast
 
-from runner.base.errors import ConfigError
+from runner.base.errors import ConfigError, did_you_mean
 from runner.rings.schedule import Schedule
 from runner.rings.timed import Timing, uniform_timing
 from runner.writeback.annotations import Annotations
@@ -41,8 +39,7 @@ class Options:
             known["techniques"] = chosen(cast(Mapping[str, bool], known["techniques"]))
         found = cls(**cast(dict[str, Any], known))
         if found.objective not in OBJECTIVES:
-            close = get_close_matches(found.objective, OBJECTIVES, 1)
-            hint = f"did you mean '{close[0]}'?" if close else None
+            hint = did_you_mean(found.objective, OBJECTIVES)
             raise ConfigError(f"objective '{found.objective}': expected one of {', '.join(OBJECTIVES)}", hint=hint)
         if found.written and found.objective == "makespan":
             raise ConfigError("graph files say where scopes are, for an objective of bytes: total or worst")
@@ -91,19 +88,6 @@ class Note:
     before: float | None = None
     after: float | None = None
     seconds: float = 0.0
-
-
-class Notes(list[Note]):
-    """Notes in the order in which they are made."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._last = perf_counter()
-
-    def add(self, technique: str, what: str, unit: str = "", before: float | None = None, after: float | None = None) -> None:
-        now = perf_counter()
-        self.append(Note(technique, what, unit, before, after, now - self._last))
-        self._last = now
 
 
 @dataclass(frozen=True)

@@ -34,18 +34,16 @@ from dataclasses import dataclass, replace
 from runner.base.errors import ConfigError
 from runner.base.tensor_spec import BLOCK_ALIGN
 from runner.program.lifetimes import Rows, lives_of, named_allocs
-from runner.program.program import Program, Span
+from runner.program.program import Program
 from runner.rings.capacity import ring_loads, safe_heap
 from runner.rings.placement import PlacedItem, lower
 from runner.rings.schedule import NUM_RINGS, Schedule
 from runner.rings.sizes import MIN_HEAP_BYTES, RingSizes
 from runner.rings.timed import timed
 from schedulers import get_scheduler
-from schedulers.layouts.batching import place
-from schedulers.layouts.layouts import manual_layout
-from schedulers.minpeak.arenas import Arenas, automatic, level_arenas, one_arena, place_arenas
+from schedulers.minpeak.arenas import Arenas, level_arenas, one_arena, place_arenas
 from schedulers.minpeak.folding import Fold, fold, regroup, unfolded
-from schedulers.minpeak.plan import Certificate, Notes, Options, Plan
+from schedulers.minpeak.plan import Certificate, Note, Options, Plan
 from schedulers.minpeak.use_times import earliest_finish, in_task_lengths, replayed
 from schedulers.scopes.bounds import chain_bound
 from schedulers.scopes.scoping import TOTAL, WORST, Goal
@@ -66,8 +64,9 @@ DELAYS = (None, 0.02, 0.0, 0.1, 0.005, -0.01, 0.3)
 """For how long bytes are not used again, as parts of the run's length; None stands for times in task lengths, of no run. With
 a tenth more bytes than the fewest, shipped graphs are fastest by None 24 times, 0.02 14, 0.1 12, 0.3 9, the others 4 times."""
 
-STRATEGIES = ("annotated", "unscoped", "autoscope")
-"""Other strategies, of which the first, the graph's own scopes, is always a candidate; `auto` is the same as `annotated` here."""
+STRATEGIES = ("annotated", "unscoped", "autoscope", "manual")
+"""Other strategies, of which the first, the graph's own scopes, is always a candidate. Every scope of theirs is made automatic:
+that takes the same bytes, and a manual one orders nothing by itself. So `auto` is the same as `annotated` here."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +107,9 @@ def plan(program: Program, options: Mapping[str, object]) -> Plan:
 
 class _Planner:
     def __init__(self, program: Program, options: Options) -> None:
-        self.program, self.options, self.on, self.notes = program, options, options.techniques, Notes()
-        self.began = time.monotonic()
+        self.program, self.options, self.on = program, options, options.techniques
+        self.notes: list[Note] = []
+        self.began = self.noted = time.perf_counter()
         self.lives = lives_of(program, allocs_touch=False)  # for arenas
         self.block_lives = lives_of(program) if named_allocs(program) else self.lives  # for blocks in scopes
         self.waits = Rows.of([task.waits + task.after for task in program.tasks])
@@ -120,14 +120,13 @@ class _Planner:
 
     def _note(self, technique: str, what: str, unit: str = "", before: float | None = None, after: float | None = None) -> None:
         if technique in self.on or technique in ("candidate", "winner"):
-            self.notes.add(technique, what, unit, before, after)
+            now = time.perf_counter()
+            self.notes.append(Note(technique, what, unit, before, after, now - self.noted))
+            self.noted = now
 
-    def _over(self, share: float) -> bool:
+    def _over(self, share: float = 1.0) -> bool:
         """Whether this share of the time is over."""
-        return time.monotonic() > self.began + share * self.options.time_limit_s
-
-    def _stop(self) -> bool:
-        return self._over(1.0)
+        return time.perf_counter() > self.began + share * self.options.time_limit_s
 
     # --- fewest bytes -------------------------------------------------------------------------------------------------
 
@@ -204,12 +203,12 @@ class _Planner:
 
     def _groups(self) -> Iterator[tuple[int, Fold]]:
         """The folds with many trips in a group, some, and one; each fold once."""
-        before: Fold | None = None
+        loops = None
         for group in GROUPS if self.fold.loops and "grouping" in self.on else (1,):
-            folded = regroup(self.fold, group) if group > 1 else self.fold
-            if before is None or folded.loops != before.loops:
+            folded = regroup(self.fold, group)
+            if folded.loops != loops:
                 yield group, folded
-            before = folded
+            loops = folded.loops
 
     def _placed(self, name: str, folded: Fold, arenas: Arenas) -> _Candidate:
         placed = place_arenas(folded, self.lives, self.waits, arenas, self.on)
@@ -225,15 +224,11 @@ class _Planner:
 
     def _others(self) -> Iterator[_Candidate]:
         """The graph's own scopes and the other strategies, with and without batching: minpeak is never worse than any of them."""
-        program = replace(self.program, body=_automatic(self.program.body))
-        all_of_them = "strategies" in self.on
         for batch in (False, True) if "batching" in self.on else (False,):
-            how = ", in blocks of up to 16" if batch else ""
-            for name in STRATEGIES if all_of_them else STRATEGIES[:1]:
-                yield self._candidate(name + how, get_scheduler(name)(program, {"batch_allocs": batch}))
-            if all_of_them:
-                # A manual scope orders nothing by itself; as an automatic one it takes the same bytes.
-                yield self._candidate("manual, as automatic scopes" + how, automatic(place(self.program, manual_layout(batch))))
+            for name in STRATEGIES if "strategies" in self.on else STRATEGIES[:1]:
+                schedule = get_scheduler(name)(self.program, {"batch_allocs": batch, "automatic": True})
+                how = (", as automatic scopes" if name == "manual" else "") + (", in blocks of up to 16" if batch else "")
+                yield self._candidate(name + how, schedule)
 
     def _candidate(self, name: str, placed: list[PlacedItem] | Schedule, bound: int = 0) -> _Candidate:
         schedule = placed if isinstance(placed, Schedule) else lower(self.program, placed, "minpeak")
@@ -252,13 +247,12 @@ class _Planner:
         """What graph files can say; of a program that is not folded, also what an arena would take."""
         small = len(self.program.tasks) <= FOLD_FROM
         shared_bytes = sum(self._arena().heap) if small else None
-        found = written_scopes(self.program, goal, self._stop, cuts="written" in self.on, trimming="trimming" in self.on)
+        found = written_scopes(self.program, goal, self._over, cuts="written" in self.on, trimming="trimming" in self.on)
         best = self._candidate("scopes that files can say", found.schedule)
-        self._note("candidate", best.name, "bytes", None, best.value(goal))
-        self._note(
-            "winner", f"{best.name}: arenas and scopes for single trips cannot be written", "bytes", None, best.value(goal)
-        )
-        plan = self._finished(best, best.value(goal), *self._bound(goal), best.idle(goal))
+        value, why = best.value(goal), "arenas and scopes for single trips cannot be written"
+        self._note("candidate", best.name, "bytes", None, value)
+        self._note("winner", f"{best.name}: {why}", "bytes", None, value)
+        plan = self._finished(best, value, *self._bound(goal), best.idle(goal))
         return replace(plan, annotations=found.annotations, shared_bytes=shared_bytes)
 
     # --- shortest run -------------------------------------------------------------------------------------------------
@@ -279,7 +273,7 @@ class _Planner:
             if best is None or makespan_us < best[0]:
                 best = (makespan_us, candidate)
                 self.options.progress(candidate.name, makespan_us)
-            if self._stop():
+            if self._over():
                 break
         assert least is not None
         if best is None:
@@ -287,9 +281,11 @@ class _Planner:
                 f"no placement was found within {budget:,} bytes: the smallest one takes {sum(least.heap):,}",
                 hint=f"peak live is {self.lives.peak_live_bytes:,} bytes; allow at least what the smallest one takes",
             )
-        late = " that were made in time" if self._stop() else ""
+        late = " that were made in time" if self._over() else ""
         self._note("winner", f"{best[1].name}: the shortest run of all candidates{late}", "us", None, best[0])
-        return self._finished(best[1], best[0], self._earliest_us(best[1]), "critical path")
+        schedule = best[1].schedule
+        bound_us = earliest_finish(self.lives, self.waits, schedule, self.options.timing(schedule))
+        return self._finished(best[1], best[0], bound_us, "critical path")
 
     def _fast(self) -> Iterator[_Candidate]:
         """Candidates for a short run: the smallest first, then those that give bytes away for less waiting."""
@@ -298,7 +294,7 @@ class _Planner:
         if self.options.share and "delay" in self.on:
             yield from self._delayed(smallest)
         yield from self._others()
-        if self.options.share and not self._stop():
+        if self.options.share and not self._over():
             yield self._scoped(TOTAL)
 
     def _delayed(self, arena: _Candidate) -> Iterator[_Candidate]:
@@ -308,7 +304,7 @@ class _Planner:
         most = 0 if budget is None else budget // BLOCK_ALIGN - (NUM_RINGS - 1)
         for delay in DELAYS:
             for group, folded in self._groups():
-                if self._stop():
+                if self._over():
                     return
                 in_use = (begin, finish + (delay or 0) * run_us)
                 times = in_use if delay is not None else in_task_lengths(folded, self.lives, self.waits)
@@ -318,22 +314,7 @@ class _Planner:
                     yield self._placed(f"arena, {group} trips apart, bytes used again {after}", folded, arenas)
                     break
 
-    def _earliest_us(self, found: _Candidate) -> float:
-        """When the last task finishes at best: submissions at their cost, every task after what it waits for, workers abound."""
-        timing = self.options.timing(found.schedule)
-        task_us = [0.0] * len(self.program.tasks)
-        for k, submission in enumerate(found.schedule.submissions):
-            if submission.task is not None and submission.core is not None:
-                task_us[submission.task] = timing.block_us(k)
-        return earliest_finish(self.lives, self.waits, task_us, timing.submit_us)
-
     def _makespan_us(self, candidate: _Candidate) -> float:
         sizes = RingSizes().with_heap(candidate.heap)
         replay = timed(candidate.schedule, sizes, self.options.timing(candidate.schedule))
         return float("inf") if replay.makespan_us is None or replay.deadlock is not None else replay.makespan_us
-
-
-def _automatic(span: Span) -> Span:
-    """The span with every written scope automatic."""
-    items = tuple(_automatic(item) if isinstance(item, Span) else item for item in span.items)
-    return replace(span, items=items, mode="auto")

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
-from runner.base.errors import ConfigError
+from runner.base.errors import ConfigError, did_you_mean
 
 _TABLE = """
 folding
@@ -98,7 +97,6 @@ def chosen(switches: Mapping[str, bool]) -> Techniques:
     """All techniques but those switched off; raises ConfigError for a name that is none."""
     for name in switches:
         if name not in ALL:
-            close = get_close_matches(name, sorted(ALL), 1)
-            hint = f"did you mean '{close[0]}'?" if close else f"one of {', '.join(t.name for t in TECHNIQUES)}"
+            hint = did_you_mean(name, sorted(ALL)) or f"one of {', '.join(t.name for t in TECHNIQUES)}"
             raise ConfigError(f"unknown technique '{name}'", hint=hint)
     return ALL - {name for name, on in switches.items() if not on}

@@ -5,11 +5,11 @@ But for `earliest_finish` these are estimates, by which packings are ranked; not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 
 import numpy as np
 
-from runner.program.lifetimes import Floats, Ints, Lives, Rows
+from runner.program.lifetimes import Floats, Lives, Rows
 from runner.program.spans import host_reads
 from runner.rings.schedule import Schedule
 from runner.rings.timed import Timing
@@ -23,22 +23,25 @@ SUBMIT = 0.025
 def in_task_lengths(fold: Fold, lives: Lives, waits: Rows) -> tuple[Floats, Floats]:
     """Per local of the kept tasks the begin and finish of its use if every task took one unit of time and workers abound."""
     start, finish = _run(fold, lives, waits, np.ones(len(waits)), np.full(len(waits), SUBMIT))
-    return _spans(lives, start, finish, np.isin(lives.touches.owners(), fold.kept))
+    return _spans(lives, start, finish)
 
 
-def earliest_finish(lives: Lives, waits: Rows, task_us: Sequence[float], submit_us: float) -> float:
+def earliest_finish(lives: Lives, waits: Rows, schedule: Schedule, timing: Timing) -> float:
     """When the last task finishes at best, in microseconds: host reads block, allocs cost nothing, memory and workers abound."""
-    costs = np.array([submit_us * (task.op is not None) for task in lives.program.tasks])
-    return float(_run(unfolded(len(waits)), lives, waits, np.array(task_us), costs)[1].max(initial=0.0))
+    task_us = np.zeros(len(waits))
+    for k, task in _runs(schedule):
+        task_us[task] = timing.block_us(k)
+    costs = np.array([timing.submit_us * (task.op is not None) for task in lives.program.tasks])
+    return float(_run(unfolded(len(waits)), lives, waits, task_us, costs)[1].max(initial=0.0))
 
 
 def _run(fold: Fold, lives: Lives, waits: Rows, lengths: Floats, costs: Floats) -> tuple[Floats, Floats]:
-    """Start and finish of every kept task in an unhindered run, 0 for the others; `costs` are those of submissions."""
+    """Start and finish of every kept task in an unhindered run, inf and -inf for the others; `costs` are those of submissions."""
     reads: dict[int, list[int]] = {}
     for next_task, trips in host_reads(lives.program.body):
         reads.setdefault(next_task, []).extend(trips.waits)
     starts, length_of, cost_of = waits.starts.tolist(), lengths.tolist(), costs.tolist()
-    start, finish, clock = [0.0] * len(waits), [0.0] * len(waits), 0.0
+    start, finish, clock = [np.inf] * len(waits), [-np.inf] * len(waits), 0.0
     for task in fold.kept.tolist():
         item = lives.program.tasks[task]
         if task in reads:
@@ -58,22 +61,21 @@ def replayed(lives: Lives, shared: Schedule, timing: Timing) -> tuple[Floats, Fl
     """
     replay = run_unlimited(shared, timing)
     assert replay.finish_us is not None and replay.makespan_us is not None
-    finish = np.zeros(lives.num_times)
-    start = np.zeros(lives.num_times)
-    for k, submission in enumerate(shared.submissions):
-        if submission.task is not None and submission.core is not None:
-            finish[submission.task] = replay.finish_us[k]
-            start[submission.task] = finish[submission.task] - timing.block_us(k)
-    everything = np.ones(len(lives.touches.values), bool)
-    return *_spans(lives, start, finish, everything), replay.makespan_us
+    start, finish = np.zeros(lives.num_times), np.zeros(lives.num_times)
+    for k, task in _runs(shared):
+        finish[task] = replay.finish_us[k]
+        start[task] = finish[task] - timing.block_us(k)
+    return *_spans(lives, start, finish), replay.makespan_us
 
 
-def _spans(lives: Lives, start: Floats, finish: Floats, counted: np.ndarray) -> tuple[Floats, Floats]:
-    """Per local the start of its first and the finish of its last touch, of those `counted`."""
-    at: Ints = lives.touches.owners()[counted]
-    tensors = lives.touches.values[counted]
-    begin = np.full(len(lives.locals), np.inf)
-    last = np.full(len(lives.locals), -np.inf)
-    np.minimum.at(begin, tensors, start[at])
-    np.maximum.at(last, tensors, finish[at])
+def _runs(schedule: Schedule) -> Iterator[tuple[int, int]]:
+    """Every submission that runs a task, and that task."""
+    return ((k, s.task) for k, s in enumerate(schedule.submissions) if s.task is not None and s.core is not None)
+
+
+def _spans(lives: Lives, start: Floats, finish: Floats) -> tuple[Floats, Floats]:
+    """Per local the start of its first and the finish of its last touch."""
+    begin, last = np.full(len(lives.locals), np.inf), np.full(len(lives.locals), -np.inf)
+    np.minimum.at(begin, lives.touches.values, start[lives.touches.owners()])
+    np.maximum.at(last, lives.touches.values, finish[lives.touches.owners()])
     return begin, last
