@@ -84,13 +84,9 @@ class _Placing:
         for item in items:
             if isinstance(item, int):
                 _add_task(self.program.tasks[item], body)
-            elif item.kind == "read":
-                assert item.trips is not None
-                body.items.append(PlacedRead(item.trips))
-            elif item.kind == "dynamic":
-                assert item.trips is not None
-                trips = [tuple(self.trip(trip, body)) for trip in item.items if isinstance(trip, Span)]
-                body.items.append(PlacedLoop(item.trips, tuple(trips)))
+            elif item.trips is not None:
+                trips = tuple(tuple(self.trip(trip, body)) for trip in item.items if isinstance(trip, Span))
+                body.items.append(PlacedLoop(item.trips, trips) if item.kind == "dynamic" else PlacedRead(item.trips))
             elif item.kind == "iteration":
                 body.items += self.trip(item, body)
             elif item.kind == "for" or (mode := self.layout.scope_mode(item, body.depth + 1, body.manual)) is None:
@@ -135,7 +131,9 @@ class _Placing:
 def _add_task(task: Task, body: _Body) -> None:
     body.created += task.creates
     if body.gathers:
-        scratch = _scratch(task)
+        named = {region.tensor for region in task.operands.values()}
+        # What the op's workspace rule asks for: no operand names it.
+        scratch = [tensor for tensor in task.creates if tensor not in named] if task.op is not None else []
         body.gathered += [tensor for tensor in task.creates if tensor not in scratch]
         if body.started:
             body.gathered += scratch
@@ -143,11 +141,3 @@ def _add_task(task: Task, body: _Body) -> None:
             body.items.append(PlacedAlloc(tuple(scratch), name=f"{task.path}.scratch", mark=task.mark))
         body.started = body.started or task.op is not None
     body.items.append(PlacedTask(task.id))
-
-
-def _scratch(task: Task) -> list[int]:
-    """Tensors that the task creates and no operand names: what the op's workspace rule asks for."""
-    if task.op is None:
-        return []
-    named = {region.tensor for region in task.operands.values()}
-    return [tensor for tensor in task.creates if tensor not in named]

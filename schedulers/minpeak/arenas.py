@@ -23,7 +23,7 @@ from runner.rings.placement import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRe
 from runner.rings.schedule import NUM_RINGS
 from schedulers.minpeak.folding import Fold, template, unfold_offsets
 from schedulers.minpeak.packing import ROUNDS, STARTS, Packing, Problem, pack, pack_bins
-from schedulers.minpeak.reuse_edges import predecessors, sharing_edges
+from schedulers.minpeak.reuse_edges import Edges, predecessors, sharing_edges
 from schedulers.minpeak.techniques import ALL, Techniques
 
 MAX_DIRECT = 256
@@ -72,17 +72,11 @@ def level_arenas(fold: Fold, lives: Lives, techniques: Techniques = ALL) -> Aren
     return Arenas(offsets, tuple(height * k for k in range(num_bins + 1)), packing)
 
 
-@dataclass(frozen=True)
-class Placed:
-    """A placement, and how many reuse edges the kept tasks want and keep."""
-
-    items: list[PlacedItem]
-    num_wanted: int
-    num_kept: int
-
-
-def place_arenas(fold: Fold, lives: Lives, waits: Rows, arenas: Arenas, techniques: Techniques = ALL) -> Placed:
-    """The arenas in scopes nested one in the other, every task inside all of them; `waits` are the edges of each task."""
+def place_arenas(
+    fold: Fold, lives: Lives, waits: Rows, arenas: Arenas, techniques: Techniques = ALL
+) -> tuple[list[PlacedItem], Edges]:
+    """The arenas in scopes nested one in the other, every task inside all of them, and the reuse edges; `waits` are the edges of
+    each task."""
     touched = np.zeros(len(lives.locals), bool)
     touched[lives.touches.values] = True
     kept = fold.stands_in[lives.first] == lives.first  # of the kept trips
@@ -93,16 +87,14 @@ def place_arenas(fold: Fold, lives: Lives, waits: Rows, arenas: Arenas, techniqu
     for low, high in pairwise(marks):
         extra[int(edges.targets[low])] = tuple(edges.sources[low:high].tolist())
     ring_of = np.searchsorted(arenas.edges, arenas.offsets, side="right") - 1
-    rings = [np.flatnonzero(ring_of == ring) for ring in range(len(arenas.edges) - 1)]
-    while len(rings) > 1 and not len(rings[-1]):
-        rings.pop()
+    rings = [np.flatnonzero(ring_of == ring) for ring in range(int(ring_of.max(initial=0)) + 1)]
     items = slot_scopes(lives.program.body, extra, len(rings))
     for ring in reversed(range(len(rings))):
         mine = rings[ring]
         items = [*_allocs(lives, mine, arenas.offsets[mine] - arenas.edges[ring], f"arena{ring}"), *items]
         if ring:
             items = list[PlacedItem]([PlacedScope(f"ring{ring}", tuple(items))])
-    return Placed(items, edges.num_wanted, edges.num_kept)
+    return items, edges
 
 
 def _allocs(lives: Lives, mine: Ints, offsets: Ints, name: str) -> Iterator[PlacedItem]:
@@ -147,8 +139,7 @@ class _Body:
             if isinstance(item, int):
                 add(placed_task(item, extra[item]))
                 weigh(1)
-            elif item.kind in ("read", "dynamic"):
-                assert item.trips is not None
+            elif item.trips is not None:
                 trips = [_Body(trip, extra, self.may_part) for trip in item.items if isinstance(trip, Span)]
                 weight = sum(trip.weight for trip in trips)
                 parts = self.may_part and weight > MAX_DIRECT

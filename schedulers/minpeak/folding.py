@@ -183,10 +183,8 @@ class _Folder:
         tasks = slice(start, start + size * num_trips)
         made = self.created[start : start + size * num_trips + 1]
         num_made = int(made[-1] - made[0])
-        if num_made % num_trips or not _same(np.diff(made), num_trips):
-            return False
         own_locals = self.made[int(made[0]) : int(made[-1])]
-        if (np.diff(own_locals) != 1).any():
+        if not _same(np.diff(made), num_trips) or (np.diff(own_locals) != 1).any():
             return False
         base, per_trip = int(own_locals[0]) if num_made else len(self.lives.size), num_made // num_trips
         if per_trip and not _same(self.lives.size[base : base + num_made], num_trips):

@@ -211,9 +211,9 @@ class _Planner:
             loops = folded.loops
 
     def _placed(self, name: str, folded: Fold, arenas: Arenas) -> _Candidate:
-        placed = place_arenas(folded, self.lives, self.waits, arenas, self.on)
-        self._note("pruning", "reuse edges between kept tasks", "edges", placed.num_wanted, placed.num_kept)
-        return self._candidate(name, placed.items)
+        items, edges = place_arenas(folded, self.lives, self.waits, arenas, self.on)
+        self._note("pruning", "reuse edges between kept tasks", "edges", edges.num_wanted, edges.num_kept)
+        return self._candidate(name, items)
 
     def _scoped(self, goal: Goal) -> _Candidate:
         """The best scopes that are found, without sharing."""

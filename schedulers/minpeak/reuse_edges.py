@@ -176,8 +176,7 @@ class _Weaver:
         found, together = [], True
         for loop in self.fold.path(kept):
             trip = loop.trip_of(kept)
-            inside = loop.start <= task < loop.end
-            if together and inside and (loop.trip_of(task) == trip or loop.trip_of(task) == trip + 1):
+            if together and loop.start <= task < loop.end and loop.trip_of(task) - trip in (0, 1):
                 together = loop.trip_of(task) == trip
                 continue
             together = False
