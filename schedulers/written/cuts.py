@@ -4,6 +4,30 @@ Bottom up over the bodies, by dynamic programming over the runs of each. A scope
 it and in no scope inside; what outlives it is allocated before it. In a body at depth D, from the deepest level up: scopes of
 depth 3 that fit their ring save the most of what scopes of depth 2 would hold, and so on up to D. The capacities are then walked:
 each ring's next one is below what the last answer needed. A text that is met at several depths is decided for the deepest.
+`schedulers.scopes.cover` draws how scopes side by side are chosen; here they lie in each other.
+
+Example: the five tasks of `runner.writeback.bodies`. What the scopes hold, in units, by the capacities of rings 1 and 2:
+
+    root       | head |         loop          |       any, any     ring 0: s    ring 1: w, in a scope per trip
+    trips             | wide last | wide last |       < 8, any     ring 0: s    ring 1: none, in a scope around the loop
+    s, 4       [==============================]                                 ring 2: w, in a scope per trip inside it
+    w, 8              [===========]                   any, < 8     as the first
+    w, 6                          [===========]       < 8, < 8     ring 0: s and both w, 18
+
+>>> from runner.writeback.bodies import Made, Node
+>>> from schedulers.scopes.scoping import TOTAL
+>>> first = Made(0, 0)  # either text makes one tensor, in item 0, and touches it last in item 1
+>>> trip = Body("iteration", (None, None), ("task", "task"), ("wide", "last"), False, last={first: 1}, from_item={first: 0})
+>>> trip.nodes = [Node(trip, k, ((first, units),), ((), ()), 1) for k, units in enumerate((8, 6))]
+>>> root = Body("root", (None, None), ("task", "for"), ("head", "loop"), False, last={first: 1}, from_item={first: 0})
+>>> root.nodes = [Node(root, 0, ((first, 4),), ((), tuple((node, 1) for node in trip.nodes)), 1)]
+>>> cuts = WrittenCuts(Written((trip, root), root.nodes[0], {}))
+>>> for value, choices in cuts.candidates(TOTAL, lambda: False):  # an empty ring counts for one unit
+...     print(value, *(sorted(choices[body].runs) for body in (root, trip)))
+14 [] [(0, 2)]
+14 [(1, 2)] [(0, 2)]
+14 [] [(0, 2)]
+21 [] []
 """
 
 from __future__ import annotations
