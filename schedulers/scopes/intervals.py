@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from itertools import product
+from itertools import chain, product
 
 import numpy as np
 
@@ -103,14 +103,12 @@ class _Search:
 
     def _need(self, levels: Sequence[Level]) -> Four:
         """What each ring needs."""
-        found = []
-        for scopes, level in zip(self.scopes(levels, once=True), [*levels, None], strict=True):
-            most = 0
+        most = [0, 0, 0, 0]
+        for depth, scopes in enumerate(self.scopes(levels, once=True)):
             for body, i, j in scopes:
-                covered = 0 if level is None else level[body.kind].best[i, j]
-                most = max(most, int(self.kinds[self.alike[body.kind]].weights[i, j] - covered))
-            found.append(most)
-        return (found[0], found[1], found[2], found[3])
+                covered = levels[depth][body.kind].best[i, j] if depth < len(levels) else 0
+                most[depth] = max(most[depth], int(self.kinds[self.alike[body.kind]].weights[i, j] - covered))
+        return (most[0], most[1], most[2], most[3])
 
     def scopes(self, levels: Sequence[Level], once: bool = False) -> list[list[Interval]]:
         """The scopes of each depth, the root first; with `once` not those that another of the same kind stands for."""
@@ -126,12 +124,11 @@ class _Search:
         """The scopes of a level inside an interval of a body, in order; of kinds in `seen` there is one body already."""
         body, low, high = interval
         for i, j in [*level[body.kind].scopes(low, high), (high, high)]:
-            for inner in (inner for step in range(low, i) for inner in body.inner[step]):
-                if seen is not None:
-                    if self.alike[inner.kind] in seen:
-                        continue
-                    seen.add(self.alike[inner.kind])
-                yield from self._inside(level, (inner, 0, len(inner.at) - 1), seen)
+            for inner in chain.from_iterable(body.inner[low:i]):
+                if seen is None or self.alike[inner.kind] not in seen:
+                    if seen is not None:
+                        seen.add(self.alike[inner.kind])
+                    yield from self._inside(level, (inner, 0, len(inner.at) - 1), seen)
             if i < j:
                 yield (body, i, j)
             low = j
@@ -142,20 +139,17 @@ def _alike(kinds: Sequence[Kind]) -> list[int]:
     found: list[int] = []
     for number, kind in enumerate(kinds):
         near = _NEAR * int(kind.weights[0, -1])
-        found.append(
-            next(
-                first
-                for first in [*dict.fromkeys(found), number]
-                if kinds[first].weights.shape == kind.weights.shape and np.abs(kinds[first].weights - kind.weights).max() <= near
-            )
-        )
+        like = (first for first in dict.fromkeys(found) if kinds[first].weights.shape == kind.weights.shape)
+        found.append(next((first for first in like if np.abs(kinds[first].weights - kind.weights).max() <= near), number))
     return found
 
 
-def find_cuts(root: Body, kinds: Sequence[Kind], peak: int, goal: Goal, over: Over) -> list[tuple[int, int, int]]:
-    """Scopes as depth and two places of the axis; `peak` are the most units alive at once."""
+def cut_intervals(fold: Fold, one: Template, lives: Lives, goal: Goal, over: Over, bodies: bool = True) -> Ints:
+    """Depths of the whole program's tensors, never proved to be the best; without `bodies` no scope lies inside a trip."""
+    axis = Axis(fold, lives.num_times)
+    root, kinds = body_tree(axis, one, lives, bodies)
     rough = _Search(root, kinds, _alike(kinds), goal, lambda: over(_ROUGH))
-    for c3, c2, c1 in product(dict.fromkeys(int(peak * share) for share in _SHARES), repeat=3):
+    for c3, c2, c1 in product(dict.fromkeys(int(one.peak * share) for share in _SHARES), repeat=3):
         rough.value((c1, c2, c3))
     for caps in rough.best(_STARTS):
         rough.descend(caps)
@@ -165,11 +159,5 @@ def find_cuts(root: Body, kinds: Sequence[Kind], peak: int, goal: Goal, over: Ov
             exact.value((int(c1 * more), int(c2 * more), int(c3 * more)))
     exact.descend(exact.best(1)[0])
     depths = enumerate(exact.scopes(exact.levels(exact.best(1)[0])))
-    return [(depth, int(body.at[i]), int(body.at[j])) for depth, scopes in depths if depth for body, i, j in scopes]
-
-
-def cut_intervals(fold: Fold, one: Template, lives: Lives, goal: Goal, over: Over, bodies: bool = True) -> Ints:
-    """Depths of the whole program's tensors, never proved to be the best; without `bodies` no scope lies inside a trip."""
-    axis = Axis(fold, lives.num_times)
-    root, kinds = body_tree(axis, one, lives, bodies)
-    return depths_of(axis, find_cuts(root, kinds, one.peak, goal, over), one, lives, fold)
+    scopes = [(depth, int(body.at[i]), int(body.at[j])) for depth, found in depths if depth for body, i, j in found]
+    return depths_of(axis, scopes, one, lives, fold)

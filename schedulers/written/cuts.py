@@ -4,12 +4,38 @@ Bottom up over the bodies, by dynamic programming over the runs of each. A scope
 it and in no scope inside; what outlives it is allocated before it. In a body at depth D, from the deepest level up: scopes of
 depth 3 that fit their ring save the most of what scopes of depth 2 would hold, and so on up to D. The capacities are then walked:
 each ring's next one is below what the last answer needed. A text that is met at several depths is decided for the deepest.
+`schedulers.scopes.cover` draws how scopes side by side are chosen; here they lie in each other.
+
+Example: the five tasks of `runner.writeback.bodies`. What the scopes hold, in units, by the capacities of rings 1 and 2:
+
+    root       | head |         loop          |       any, any     ring 0: s    ring 1: w, in a scope per trip
+    trips             | wide last | wide last |       < 8, any     ring 0: s    ring 1: none, in a scope around the loop
+    s, 4       [==============================]                                 ring 2: w, in a scope per trip inside it
+    w, 8              [===========]                   any, < 8     as the first
+    w, 6                          [===========]       < 8, < 8     ring 0: s and both w, 18
+
+>>> from runner.writeback.bodies import Made, Node
+>>> from schedulers.scopes.scoping import TOTAL
+>>> first = Made(0, 0)  # either text makes one tensor, in item 0, and touches it last in item 1
+>>> trip = Body("iteration", (None, None), ("task", "task"), ("wide", "last"), False, last={first: 1}, from_item={first: 0})
+>>> trip.nodes = [Node(trip, k, ((first, units),), ((), ()), 1) for k, units in enumerate((8, 6))]
+>>> root = Body("root", (None, None), ("task", "for"), ("head", "loop"), False, last={first: 1}, from_item={first: 0})
+>>> root.nodes = [Node(root, 0, ((first, 4),), ((), tuple((node, 1) for node in trip.nodes)), 1)]
+>>> cuts = WrittenCuts(Written((trip, root), root.nodes[0], {}))
+>>> for value, choices in cuts.candidates(TOTAL, lambda: False):  # an empty ring counts for one unit
+...     print(value, *(sorted(choices[body].runs) for body in (root, trip)))
+14 [] [(0, 2)]
+14 [(1, 2)] [(0, 2)]
+14 [] [(0, 2)]
+21 [] []
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import product
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -42,6 +68,7 @@ class Choice:
 
 NOTHING = Choice()
 Choices = dict[Body, Choice]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -57,18 +84,6 @@ class _Saved:
     inside: Ints
     need: Ints
 
-    @classmethod
-    def of(cls, saves: Ints, need: Ints, fits: np.ndarray, worth: Ints) -> _Saved:
-        """The scopes that are worth the most, of runs that fit; `saves` is per node and interval what a scope over it does."""
-        found = cover(worth, fits, nested=True)
-        saved, inside = np.zeros_like(saves), np.zeros_like(saves)
-        for end in range(1, saves.shape[1]):
-            rows = np.arange(end)
-            for table, begin in ((inside, found.inner[:end, end]), (saved, found.begin[:end, end])):
-                in_scope = saved[:, rows, begin] + saves[:, begin, end]
-                table[:, :end, end] = np.where(begin < 0, saved[:, :end, end - 1], in_scope)
-        return cls(found, saved, inside, need)
-
 
 @dataclass(frozen=True)
 class _Level:
@@ -77,6 +92,18 @@ class _Level:
     own: Ints
     need: Four
     choice: Choice
+
+
+def _remembered(method: Callable[[Any, Body, int], T]) -> Callable[[Any, Body, int], T]:
+    """Remembers what is found for a body at a depth, none deeper than the last, until a ring below that gets another capacity."""
+
+    def found(cuts: WrittenCuts, body: Body, depth: int) -> T:
+        known, key = cuts.known[min(depth, DEEPEST)], (method.__name__, body)
+        if key not in known:
+            known[key] = method(cuts, body, min(depth, DEEPEST))
+        return known[key]
+
+    return found
 
 
 @dataclass
@@ -94,13 +121,11 @@ class WrittenCuts:
     needed: list[int] = field(default_factory=lambda: [0] * 4)
 
     def __post_init__(self) -> None:
-        self.covers: list[dict[Body, _Saved]] = [{} for _ in range(5)]
-        self.levels: list[dict[Body, _Level]] = [{} for _ in range(4)]
+        self.known: list[dict[tuple[str, Body], Any]] = [{} for _ in range(4)]
         self.may = {body: body.allowed() for body in self.written.bodies}
         self.inside = {body: _inside(body) for body in self.written.bodies}
         self.total = {body: np.array([sum(s for _, s in node.tensors) for node in body.nodes]) for body in self.written.bodies}
         self.children = {body: [_counts(body, item) for item in range(body.num_items)] for body in self.written.bodies}
-        self.grosses: list[dict[Body, Ints]] = [{} for _ in range(4)]
         self.weight = {body: np.array([node.count for node in body.nodes], np.int64) for body in self.written.bodies}
 
     def candidates(self, goal: Goal, stop: Callable[[], bool]) -> Iterator[tuple[int, Choices]]:
@@ -121,7 +146,7 @@ class WrittenCuts:
     def _tried(self, goal: Goal) -> tuple[int, Four]:
         found = self.level(self.written.root.body, 0)
         need = (int(found.own[0]), *found.need[1:])
-        self.needed = [max(pair) for pair in zip(self.needed, need, strict=True)]
+        self.needed = [*map(max, self.needed, need)]
         return goal.value(need), need
 
     def _nearby(
@@ -131,12 +156,10 @@ class WrittenCuts:
         better = True
         while better and not stop():
             better = False
-            for depth, factor in ((d, f) for d in (3, 2, 1) for f in _TIGHTER):
-                tried = [
-                    min(cap, n) if k != depth else int(n * factor) for k, (cap, n) in enumerate(zip(caps, need, strict=True))
-                ]
-                loose = [UNLIMITED if k < depth else cap for k, cap in enumerate(tried)]
-                for given in (tried, loose):
+            for depth, factor in product((3, 2, 1), _TIGHTER):
+                tried = [*map(min, caps, need)]
+                tried[depth] = int(need[depth] * factor)
+                for given in (tried, [UNLIMITED] * depth + tried[depth:]):
                     for k in (3, 2, 1):
                         self._set(k, given[k])
                     new, new_need = self._tried(goal)
@@ -161,29 +184,20 @@ class WrittenCuts:
         self.caps[depth] = cap
         self.needed[depth] = 0
         for level in range(depth):
-            self.levels[level].clear()
-            self.grosses[level].clear()
-            self.covers[level + 1].clear()
+            self.known[level].clear()
 
     # --- one body -----------------------------------------------------------------------------------------------------
 
+    @_remembered
     def level(self, body: Body, depth: int) -> _Level:
         """A body whose items lie at `depth` unless it puts them into scopes."""
-        depth = min(depth, DEEPEST)
-        found = self.levels[depth].get(body)
-        if found is None:
-            found = self.levels[depth][body] = self._decide(body, depth)
-        return found
-
-    def _decide(self, body: Body, depth: int) -> _Level:
         n = body.num_items
         own = self.total[body] + self._items(body, depth).sum(1)
         runs: list[Run] = []
         need = [0, 0, 0, 0]
         if depth < DEEPEST:
-            saved = self.saved(body, depth + 1)
-            own = own - saved.all[:, 0, n]
-            self._collect(body, 0, n, depth + 1, False, runs, need)
+            own = own - self.saved(body, depth).all[:, 0, n]
+            self._collect(body, (0, n), depth, runs, need)
         choice = Choice(frozenset(runs))
         dropped = []
         for item in range(n):
@@ -196,56 +210,56 @@ class WrittenCuts:
                     need[ring] = max(need[ring], int(inner.own.max()))
                 elif child.kind == "scope":
                     dropped.append(item)
-                need = [max(a, b) for a, b in zip(need, inner.need, strict=True)]
+                need = [*map(max, need, inner.need)]
         return _Level(own, (need[0], need[1], need[2], need[3]), Choice(choice.runs, frozenset(dropped)))
 
-    def _collect(self, body: Body, low: int, high: int, depth: int, strict: bool, runs: list, need: list[int]) -> None:
-        if depth > DEEPEST:
-            return
+    def _collect(self, body: Body, within: Run, depth: int, runs: list[Run], need: list[int]) -> None:
+        """Adds the scopes in a run at `depth`, deeper ones too, to `runs`, and what they hold to `need`."""
         saved = self.saved(body, depth)
-        for run in saved.cover.scopes(low, high, strict):
+        for run in saved.cover.scopes(*within, inside=within in runs):
             runs.append(run)
-            need[depth] = max(need[depth], int(saved.need[run]))
-            self._collect(body, *run, depth + 1, True, runs, need)
+            need[depth + 1] = max(need[depth + 1], int(saved.need[run]))
+            if depth + 1 < DEEPEST:
+                self._collect(body, run, depth + 1, runs, need)
 
     def _keeps(self, body: Body, item: int, scope: Body, depth: int) -> bool:
         """Whether a scope that is written at `depth` + 1 stays."""
-        if item in body.fixed or depth >= DEEPEST:
-            return True
-        return int(self.level(scope, depth + 1).own.max()) <= self.caps[depth + 1]
+        return item in body.fixed or depth >= DEEPEST or int(self.level(scope, depth + 1).own.max()) <= self.caps[depth + 1]
 
     def _items(self, body: Body, depth: int) -> Ints:
         """int64[nodes, items]: bytes that what lies inside the items leaves at `depth`."""
         own = np.zeros((len(body.nodes), body.num_items), np.int64)
         for item, children in enumerate(self.children[body]):
             for child, counts in children.items():
-                if child.kind != "scope" or depth >= DEEPEST or not self._keeps(body, item, child, depth):
+                if child.kind != "scope" or depth == DEEPEST or not self._keeps(body, item, child, depth):
                     own[:, item] += counts @ self.level(child, depth).own
         return own
 
+    @_remembered
     def _gross(self, body: Body, depth: int) -> Ints:
         """int64[nodes, n + 1, n + 1]: bytes of the items k to l - 1 that a scope over them would take from `depth`."""
-        found = self.grosses[depth].get(body)
-        if found is None:
-            sums = np.zeros((len(body.nodes), body.num_items + 1), np.int64)
-            np.cumsum(self._items(body, depth), 1, out=sums[:, 1:])
-            found = self.inside[body] + np.maximum(sums[:, None, :] - sums[:, :, None], 0)
-            self.grosses[depth][body] = found
-        return found
+        sums = np.zeros((len(body.nodes), body.num_items + 1), np.int64)
+        np.cumsum(self._items(body, depth), 1, out=sums[:, 1:])
+        return self.inside[body] + np.maximum(sums[:, None, :] - sums[:, :, None], 0)
 
+    @_remembered
     def saved(self, body: Body, depth: int) -> _Saved:
-        """The best scopes of one depth in a body; a run that saves no more than a shorter one gets none."""
-        found = self.covers[depth].get(body)
-        if found is None:
-            saves, holds, may = self._gross(body, depth - 1), self._gross(body, depth), self.may[body]
-            if depth < DEEPEST:
-                holds = holds - self.saved(body, depth + 1).inside
-            worth = np.tensordot(self.weight[body], saves, 1)
-            useful = may & (holds <= self.caps[depth]).all(0) & (worth > 0)
-            useful[:-1] &= ~(may[1:] & (worth[1:] >= worth[:-1]))
-            useful[:, 1:] &= ~(may[:, :-1] & (worth[:, :-1] >= worth[:, 1:]))
-            found = self.covers[depth][body] = _Saved.of(saves, holds.max(0), useful, worth)
-        return found
+        """The best scopes of depth + 1 in a body at `depth`; a run that saves no more than a shorter one gets none."""
+        saves, holds, may = self._gross(body, depth), self._gross(body, depth + 1), self.may[body]
+        if depth + 1 < DEEPEST:
+            holds = holds - self.saved(body, depth + 1).inside
+        worth = np.tensordot(self.weight[body], saves, 1)
+        useful = may & (holds <= self.caps[depth + 1]).all(0) & (worth > 0)
+        useful[:-1] &= ~(may[1:] & (worth[1:] >= worth[:-1]))
+        useful[:, 1:] &= ~(may[:, :-1] & (worth[:, :-1] >= worth[:, 1:]))
+        found = cover(worth, useful, nested=True)
+        saved, inside = np.zeros_like(saves), np.zeros_like(saves)
+        for end in range(1, body.num_items + 1):
+            rows = np.arange(end)
+            for table, begin in ((inside, found.inner[:end, end]), (saved, found.begin[:end, end])):
+                in_scope = saved[:, rows, begin] + saves[:, begin, end]
+                table[:, :end, end] = np.where(begin < 0, saved[:, :end, end - 1], in_scope)
+        return _Saved(found, saved, inside, holds.max(0))
 
     # --- the whole ----------------------------------------------------------------------------------------------------
 

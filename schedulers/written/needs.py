@@ -59,19 +59,12 @@ class Needs:
     def __init__(self, written: Written) -> None:
         self.written = written
         self.known: dict[tuple, _Part] = {}
-        self.texts: dict[Node, tuple[Body, ...]] = {}
-        self.hoisted = cache(hoisted_before)
-        self._texts_in(written.root)
+        self.texts_in, self.hoisted = cache(self._texts_in), cache(hoisted_before)
 
     def _texts_in(self, node: Node) -> tuple[Body, ...]:
         """The texts of a node and of all inside it."""
-        if node not in self.texts:
-            found = {node.body: None}
-            for inside in node.children:
-                for child, _ in inside:
-                    found |= dict.fromkeys(self._texts_in(child))
-            self.texts[node] = tuple(found)
-        return self.texts[node]
+        inner = (text for inside in node.children for child, _ in inside for text in self.texts_in(child))
+        return tuple(dict.fromkeys((node.body, *inner)))
 
     def of(self, choices: Choices) -> Four:
         """Capacities in units of 1,024 bytes."""
@@ -83,7 +76,7 @@ class Needs:
 
     def _body(self, node: Node, depth: int, dynamic: bool, choices: Choices) -> _Part:
         """What one instance of a body takes whose items lie at `depth`; `dynamic` inside a dynamic loop."""
-        key = (node, depth, dynamic, tuple([choices.get(text, NOTHING) for text in self.texts[node]]))
+        key = (node, depth, dynamic, tuple([choices.get(text, NOTHING) for text in self.texts_in(node)]))
         found = self.known.get(key)
         if found is None:
             choice, blocks = choices.get(node.body, NOTHING), Counter[int | Run]()

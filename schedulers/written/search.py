@@ -6,10 +6,11 @@ proposal takes; scopes that buy next to nothing are left out again, and the best
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, count
+from itertools import groupby
 
+from runner.base.errors import Mark
 from runner.base.tensor_spec import BLOCK_ALIGN
 from runner.program.program import Program, Span
 from runner.rings.capacity import ring_loads, safe_heap
@@ -17,6 +18,7 @@ from runner.rings.placement import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRe
 from runner.rings.schedule import Schedule
 from runner.writeback.annotations import Annotations, WrittenScope
 from runner.writeback.bodies import BODIES, Body, Made, Written, numbered, read_bodies
+from runner.writeback.naming import names_of_scopes
 from schedulers.layouts.layouts import annotated
 from schedulers.scopes.cover import Run
 from schedulers.scopes.scoping import Goal
@@ -81,33 +83,28 @@ class _Search:
     def proposals(self) -> list[Choices]:
         """What is worth lowering, the best first; nothing if the graph's own scopes are as good in this model."""
         now = self.value({})
-        seen: dict[tuple, tuple[int, Choices]] = {}
-        for choices in self.candidates()[:TRIMMED]:
-            trimmed = self._trimmed(choices, now) if self.trimming else choices
-            value = self.value(trimmed)
-            if value < now:
-                seen.setdefault(_key(trimmed), (value, trimmed))
-        return [choices for _, choices in sorted(seen.values(), key=lambda found: (found[0], _size(found[1])))]
+        best = self.candidates()[:TRIMMED]
+        trimmed = {_key(less): less for less in (self._trimmed(choices, now) if self.trimming else choices for choices in best)}
+        return sorted((less for less in trimmed.values() if self.value(less) < now), key=self._rank)
 
     def candidates(self) -> list[Choices]:
         """The best choices of scopes by the model, before any is left out."""
         num_items = sum(body.num_items for body in self.written.bodies)
         exact = num_items <= EXACT_UP_TO
         cuts = WrittenCuts(self.written, 1.0 if exact else SHRINK, 0 if exact else int(LEAST_GAIN * self.value({})))
-        best: dict[tuple, tuple[int, Choices]] = {}
+        found: dict[frozenset, tuple[int, Choices]] = {}
         for value, choices in cuts.candidates(self.goal, self.stop):
-            if len(best) < KEPT or value < max(v for v, _ in best.values()):
-                key = _key(choices)
-                if key not in best or value < best[key][0]:
-                    best[key] = (value, choices)
-                if len(best) > KEPT:
-                    del best[max(best, key=lambda k: (best[k][0], _size(best[k][1])))]
-        valued = [(self.value(choices), _size(choices), choices) for _, choices in best.values()]
-        return [choices for _, _, choices in sorted(valued, key=lambda found: found[:2])]
+            least, _ = found.get(_key(choices), (value, choices))
+            found[_key(choices)] = (min(least, value), choices)
+        best = sorted(found.values(), key=lambda entry: (entry[0], _size(entry[1])))[:KEPT]
+        return sorted((choices for _, choices in best), key=self._rank)
 
     def value(self, choices: Choices) -> int:
         """The objective in units, by what scopes hold."""
         return self.goal.value(self.needs.of(choices))
+
+    def _rank(self, choices: Choices) -> tuple[int, int]:
+        return self.value(choices), _size(choices)
 
     def _trimmed(self, choices: Choices, now: int) -> Choices:
         """The choices without scopes that buy less than `LEAST_GAIN` of `now` each, and without dropping what need not be."""
@@ -115,11 +112,9 @@ class _Search:
         changed = True
         while changed:
             changed = False
-            tried = sorted(
-                ((self.value(without(choices, one)), k, one) for k, one in enumerate(_parts(choices))), key=lambda t: t[:2]
-            )
-            for first_loss, _, one in tried:
-                if first_loss - value >= most:
+            tried = [(self.value(without(choices, one)), one) for one in _parts(choices)]
+            for first_value, one in sorted(tried, key=lambda entry: entry[0]):
+                if first_value - value >= most:
                     break
                 less = without(choices, one)
                 if (new := self.value(less)) - value < most:
@@ -138,21 +133,19 @@ def _parts(choices: Choices) -> list[tuple[Body, Run | int]]:
     """Every scope that is new, short ones first, and every dropped one."""
     found: list[tuple[Body, Run | int]] = []
     for body, choice in choices.items():
-        found += [(body, run) for run in sorted(choice.runs, key=lambda run: (run[1] - run[0], run))]
-        found += [(body, item) for item in sorted(choice.dropped)]
+        short_first = sorted(choice.runs, key=lambda run: (run[1] - run[0], run))
+        found += [(body, part) for part in (*short_first, *sorted(choice.dropped))]
     return found
 
 
 def without(choices: Choices, one: tuple[Body, Run | int]) -> Choices:
     """The choices without one of their scopes, or with one that they dropped."""
     body, part = one
-    choice = choices[body]
-    less = Choice(choice.runs, choice.dropped - {part}) if isinstance(part, int) else Choice(choice.runs - {part}, choice.dropped)
-    return choices | {body: less}
+    return choices | {body: Choice(choices[body].runs - {part}, choices[body].dropped - {part})}
 
 
-def _key(choices: Choices) -> tuple:
-    return tuple((id(body), choice.runs, choice.dropped) for body, choice in choices.items() if choice != NOTHING)
+def _key(choices: Choices) -> frozenset:
+    return frozenset((body, choice) for body, choice in choices.items() if choice != NOTHING)
 
 
 def _size(choices: Choices) -> int:
@@ -162,14 +155,18 @@ def _size(choices: Choices) -> int:
 # --- placing ----------------------------------------------------------------------------------------------------------
 
 
+Place = tuple[int, int | Span]
+"""An item of a span, after its place in the text."""
+
+
 class Placing:
     """Turns choices into a placement, and into what the files are to say."""
 
     def __init__(self, program: Program, written: Written, choices: Choices) -> None:
         self.program, self.written, self.choices = program, written, choices
         self.scopes: dict[tuple[Body, Run], WrittenScope] = {}
-        self.dropped: dict[tuple[Body, int], object] = {}
-        self.taken: dict[str, set[str]] = {}  # per file
+        self.dropped: dict[tuple[Body | None, int], Mark] = {}
+        self.name_of = names_of_scopes(written)
 
     def items(self) -> list[PlacedItem]:
         return self._body(self.program.body)
@@ -177,97 +174,53 @@ class Placing:
     def annotations(self) -> Annotations:
         """After `items`: the scopes that were placed and dropped."""
         outer_first = sorted(self.scopes.items(), key=lambda entry: entry[0][1][0] - entry[0][1][1])
-        return Annotations(tuple(scope for _, scope in outer_first), tuple(self.dropped.values()))  # type: ignore[arg-type]
+        return Annotations(tuple(scope for _, scope in outer_first), tuple(self.dropped.values()))
 
     def _body(self, span: Span) -> list[PlacedItem]:
         """The items of one instance of a body."""
         body = self.written.body_of(self.program, span)
-        choice = self.choices.get(body, NOTHING) if body is not None else NOTHING
-        if body is None or choice == NOTHING:
-            return [placed for item in span.items for placed in self._item(item, False)]
-        places = list(numbered(self.program, span))
-        return self._run(body, choice, places, (0, body.num_items), 0)
+        return self._run(body, self.choices.get(body, NOTHING) if body is not None else NOTHING, numbered(self.program, span), 0)
 
-    def _run(
-        self, body: Body, choice: Choice, places: Sequence[tuple[int, int | Span]], run: Run, level: int
-    ) -> list[PlacedItem]:
+    def _run(self, body: Body | None, choice: Choice, places: Iterable[Place], level: int) -> list[PlacedItem]:
         """Items of a run, in scopes as chosen for the next level."""
         found: list[PlacedItem] = []
-        at = 0
-        while at < len(places):
-            place, item = places[at]
-            around = choice.around(place)
-            if len(around) <= level:
-                if place in choice.dropped and isinstance(item, Span) and item.mark is not None:
-                    self.dropped[body, place] = item.mark
-                found += self._item(item, place in choice.dropped)
-                at += 1
+        for run, group in groupby(places, key=lambda entry: next(iter(choice.around(entry[0])[level:]), None)):
+            if body is not None and run is not None:
+                found += self._scope(body, choice, list(group), run, level)
                 continue
-            inner = around[level]
-            end = next((k for k in range(at, len(places)) if places[k][0] >= inner[1]), len(places))
-            found += self._scope(body, choice, places[at:end], inner, level)
-            at = end
+            for place, item in group:
+                dropped = place in choice.dropped
+                if dropped and isinstance(item, Span) and item.mark is not None:
+                    self.dropped[body, place] = item.mark
+                found += self._item(item, dropped)
         return found
 
-    def _scope(
-        self, body: Body, choice: Choice, places: Sequence[tuple[int, int | Span]], run: Run, level: int
-    ) -> list[PlacedItem]:
-        tasks = [self.program.tasks[item] for _, item in places if isinstance(item, int)]
-        place_of = {item: place for place, item in places if isinstance(item, int)}
+    def _scope(self, body: Body, choice: Choice, places: Sequence[Place], run: Run, level: int) -> list[PlacedItem]:
         hoisted = [
             tensor
-            for task in tasks
-            for number, tensor in enumerate(task.creates)
-            if hoisted_before(body, choice, Made(place_of[task.id], number)) == run
+            for place, item in places
+            if isinstance(item, int)
+            for number, tensor in enumerate(self.program.tasks[item].creates)
+            if hoisted_before(body, choice, Made(place, number)) == run
         ]
         scope = self.scopes.get((body, run))
         if scope is None:
             first, last = body.marks[run[0]], body.marks[run[1] - 1]
             marks = tuple(mark for tensor in hoisted if (mark := self.program.tensors[tensor].mark) is not None)
             assert first is not None and last is not None and len(marks) == len(hoisted)
-            scope = self.scopes[body, run] = WrittenScope(self._name(body, run), first, last, marks)
-        inside = PlacedScope(scope.name, tuple(self._run(body, choice, places, run, level + 1)), mark=scope.first)
+            scope = self.scopes[body, run] = WrittenScope(self.name_of(body, run), first, last, marks)
+        inside = PlacedScope(scope.name, tuple(self._run(body, choice, places, level + 1)), mark=scope.first)
         return [PlacedAlloc(tuple(hoisted)), inside] if hoisted else [inside]
 
     def _item(self, item: int | Span, dropped: bool) -> list[PlacedItem]:
         if isinstance(item, int):
             return [PlacedTask(item)]
-        if item.kind == "read":
-            assert item.trips is not None
-            return [PlacedRead(item.trips)]
-        if item.kind == "dynamic":
-            assert item.trips is not None
-            return [PlacedLoop(item.trips, tuple(tuple(self._body(part)) for part in item.items if isinstance(part, Span)))]
+        parts = [part for part in item.items if isinstance(part, Span)]
+        if item.trips is not None:
+            loop = PlacedLoop(item.trips, tuple(tuple(self._body(part)) for part in parts))
+            return [loop if item.kind == "dynamic" else PlacedRead(item.trips)]
         if item.kind == "scope" and not dropped:
             return [PlacedScope(item.path, tuple(self._body(item)), item.mode, item.mark)]
         if item.kind in BODIES:
             return self._body(item)
-        return [placed for part in item.items if isinstance(part, Span) for placed in self._body(part)]
-
-    def _name(self, body: Body, run: Run) -> str:
-        """A name for a new scope, by what it holds, that nothing else of the file has: `after:` may name that."""
-        mark = body.marks[0]
-        assert mark is not None
-        if mark.file not in self.taken:
-            texts = [text for text in self.written.bodies if (first := text.marks[0]) is not None and first.file == mark.file]
-            self.taken[mark.file] = {name for text in texts for name in text.names}
-        taken, base = self.taken[mark.file], _plain_name(body, run)
-        named = base if base.endswith("_scope") or base not in taken else f"{base}_scope"
-        name = next(name for name in chain((named,), (f"{named}_{k}" for k in count(2))) if name not in taken)
-        taken.add(name)
-        return name
-
-
-def _plain_name(body: Body, run: Run) -> str:
-    """`qkv_scope` for one item, `t0_trip` for a whole trip; else the words that all ids begin with, else first and last id."""
-    if body.kind == "iteration" and run == (0, body.num_items):
-        return f"{body.label}_trip"
-    names = [name for name, kind in zip(body.names[run[0] : run[1]], body.kinds[run[0] : run[1]], strict=True) if kind != "alloc"]
-    names = names or list(body.names[run[0] : run[1]])
-    if len(names) == 1:
-        return f"{names[0]}_scope"
-    words = [name.split("_") for name in names]
-    shared = 0
-    while all(len(w) > shared for w in words) and len({w[shared] for w in words}) == 1:
-        shared += 1
-    return "_".join(words[0][:shared]) if shared else f"{names[0]}_to_{names[-1]}"
+        return [placed for part in parts for placed in self._body(part)]

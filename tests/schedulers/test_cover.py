@@ -14,7 +14,9 @@ import pytest
 from schedulers.scopes.cover import Run, cover
 
 
-@pytest.mark.parametrize("name", ["schedulers.scopes.cover", "schedulers.scopes.bodies", "runner.writeback.bodies"])
+@pytest.mark.parametrize(
+    "name", ["schedulers.scopes.cover", "schedulers.scopes.bodies", "schedulers.written.cuts", "runner.writeback.bodies"]
+)
 def test_the_example_of_a_docstring(name: str) -> None:
     failed, tried = doctest.testmod(import_module(name))
     assert tried > 2 and not failed
