@@ -18,7 +18,7 @@ def impossible(values: Values, given: Mapping[str, Given], deploy: str) -> list[
     Values that could not be evaluated are absent; the rules that need them are left out.
     """
     found: list[tuple[str, tuple[str, ...]]] = []
-    for rules in (_attention(values), _layers(values), _experts(values), _tokens(values, deploy)):
+    for rules in (_attention(values), _rotation(values), _layers(values), _experts(values), _tokens(values, deploy)):
         with suppress(KeyError):
             found.extend(rules)
     return [_blame(message, names, given) for message, names in found]
@@ -51,6 +51,11 @@ def _attention(v: Values) -> Problems:
             f"'index_head_dim' is {width}, expected a power of two in 'precision' w8a8: its rows are rotated by a Hadamard matrix"
         )
         yield message, ("index_head_dim", "precision")
+
+
+def _rotation(v: Values) -> Problems:
+    if v["rope_type"] == "yarn" and v["compress_rope_theta"] == 1:
+        yield "'compress_rope_theta' is 1, from which yarn has no frequencies", ("compress_rope_theta", "rope_type")
 
 
 def _has_indexer(v: Values) -> bool:

@@ -44,6 +44,9 @@ SWA, CSA, HCA = KINDS
 ROTATIONS = ("main", "compress")
 INFINITY = {"__float__": "Infinity"}
 ABSENT = object()
+WEIRD = [None, True, False, -1, 0, 1, 0.0, 1.5, -2.5, 1e-30, float("nan"), float("inf"), "", "x", "T", "1e9"]
+WEIRD += [[], [1], [None], {}, {"a": 1}, {"main": {}, "compress": {}}, INFINITY]
+"""Nothing huge: of some sizes the class makes lists as long."""
 SAME = [name for name in BASE if name not in ("model_type",)]
 SAME += ["num_hidden_layers", "num_key_value_heads", "n_shared_experts", "scoring_func", "norm_topk_prob", "hidden_act"]
 SAME += ["routed_scaling_factor", "hc_mult", "hc_sinkhorn_iters", "hc_eps", "swiglu_limit", "sliding_window", "index_topk"]
@@ -77,9 +80,22 @@ class Generator:
             part()
         if self.rarely(0.03):
             self.config.pop(self.rng.choice(sorted(self.config)))
+        if self.rarely(0.1):
+            self.spoil()
         items = list(self.config.items())
         self.rng.shuffle(items)
         return dict(items)
+
+    def spoil(self) -> None:
+        """One value, at any depth, that is of another kind or far off."""
+        target: Any = self.config
+        while True:
+            keys = sorted(target) if isinstance(target, dict) else list(range(len(target)))
+            key = self.rng.choice([key for key in keys if key != "model_type"])
+            if not isinstance(target[key], dict | list) or not target[key] or self.rarely(0.2):
+                break
+            target = target[key]
+        target[key] = self.rng.choice(WEIRD)
 
     def rates(self) -> Any:
         rng = self.rng
