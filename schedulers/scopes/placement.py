@@ -38,12 +38,12 @@ def place_scopes(lives: Lives, found: Scoping) -> list[PlacedItem]:
 
 class _Placer:
     def __init__(self, lives: Lives, found: Scoping) -> None:
-        self.program, self.named, self.cuts = lives.program, named_allocs(lives.program), found.cuts
+        self.program, self.named = lives.program, named_allocs(lives.program)
         order = np.argsort(lives.first, kind="stable")
         per_depth = [order[found.depth[order] == d] for d in range(NUM_DEPTHS)]
         self.tensors = [lives.locals[mine].tolist() for mine in per_depth]
         self.firsts = [lives.first[mine].tolist() for mine in per_depth]
-        self.ends = [np.flatnonzero(found.cuts <= d).tolist() for d in range(NUM_DEPTHS)]
+        self.ends = [[*np.flatnonzero(found.cuts <= d).tolist(), len(found.cuts)] for d in range(NUM_DEPTHS)]
         self.level = found.cuts.tolist()
         self.end = 0  # the task after the last one placed
         self.base = 1  # frames that stay open: those around the trip at hand
@@ -57,11 +57,10 @@ class _Placer:
                 self.end = item + 1
                 if self.program.tasks[item].op is not None or item in self.named:  # other allocs' tensors lie in blocks of scopes
                     self.open[-1].items.append(PlacedTask(item))
-            elif item.kind == "read":
-                assert item.trips is not None
-                self.open[-1].items.append(PlacedRead(item.trips))
             elif item.kind == "dynamic":
                 self._loop(item)
+            elif item.trips is not None:
+                self.open[-1].items.append(PlacedRead(item.trips))
             else:
                 self.walk(item)
 
@@ -69,7 +68,7 @@ class _Placer:
         """Place a dynamic loop: what lies around all of its trips is opened before it, the rest inside each."""
         first, end = next(loop.tasks(), -1), last_task(loop) + 1
         if first >= 0:
-            self._reach(first, end, int(self.cuts[first + 1 : end].min(initial=NO_CUT)))
+            self._reach(first, end, min(self.level[first + 1 : end], default=NO_CUT))
         base, self.base = self.base, len(self.open)
         around, before, bodies = self.open[-1], self.open[-1].items, []
         for trip in loop.items:
@@ -87,10 +86,8 @@ class _Placer:
         depths = range(len(self.open), min(level, NUM_DEPTHS))
         deepest = level - 1 if level < NO_CUT else max((d for d in depths if self._born(d, first, end)), default=0)
         for d in range(len(self.open), deepest + 1):
-            ends = self.ends[d]
-            next_cut = bisect_right(ends, first)
-            stop = ends[next_cut] if next_cut < len(ends) else len(self.cuts)
-            self.open.append(_Frame(self._born(d, first, stop), first))
+            next_cut = self.ends[d][bisect_right(self.ends[d], first)]
+            self.open.append(_Frame(self._born(d, first, next_cut), first))
 
     def _born(self, depth: int, low: int, high: int) -> list[int]:
         """Tensors of a depth that are first touched in `[low, high)`."""

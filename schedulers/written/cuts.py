@@ -33,7 +33,8 @@ Example: the five tasks of `runner.writeback.bodies`. What the scopes hold, in u
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import wraps
 from itertools import product
 from typing import Any, TypeVar
 
@@ -97,6 +98,7 @@ class _Level:
 def _remembered(method: Callable[[Any, Body, int], T]) -> Callable[[Any, Body, int], T]:
     """Remembers what is found for a body at a depth, none deeper than the last, until a ring below that gets another capacity."""
 
+    @wraps(method)
     def found(cuts: WrittenCuts, body: Body, depth: int) -> T:
         known, key = cuts.known[min(depth, DEEPEST)], (method.__name__, body)
         if key not in known:
@@ -117,10 +119,8 @@ class WrittenCuts:
     least: int = 0
     """Scopes of a depth whose ring would have no more units than this are not worth having."""
 
-    caps: list[int] = field(default_factory=lambda: [UNLIMITED] * 4)
-    needed: list[int] = field(default_factory=lambda: [0] * 4)
-
     def __post_init__(self) -> None:
+        self.caps, self.needed = [UNLIMITED] * 4, [0] * 4
         self.known: list[dict[tuple[str, Body], Any]] = [{} for _ in range(4)]
         self.may = {body: body.allowed() for body in self.written.bodies}
         self.inside = {body: _inside(body) for body in self.written.bodies}
@@ -177,14 +177,12 @@ class WrittenCuts:
             if most <= 0 or stop():
                 return
             cap = min(most - 1, int(most * self.shrink))
-            if cap <= self.least:
-                cap = 0
+            cap = cap if cap > self.least else 0
 
     def _set(self, depth: int, cap: int) -> None:
-        self.caps[depth] = cap
-        self.needed[depth] = 0
-        for level in range(depth):
-            self.known[level].clear()
+        self.caps[depth], self.needed[depth] = cap, 0
+        for known in self.known[:depth]:
+            known.clear()
 
     # --- one body -----------------------------------------------------------------------------------------------------
 

@@ -74,8 +74,7 @@ class _Search:
         for choices in self.proposals()[:measured] if cuts else ():
             placing = Placing(self.program, self.written, choices)
             found = self._measured(lower(self.program, placing.items(), "minpeak"), placing.annotations())
-            if self._value(found) < self._value(best):
-                best = found
+            best = min(best, found, key=self._value)
             if self.stop():
                 break
         return replace(best, schedule=replace(best.schedule, strategy="minpeak"))
