@@ -34,6 +34,9 @@ ABSENT: Any = object()
 MAX_LAYERS = 4096
 """More than any model has; lists of this length are made of a number in a small file."""
 UNUSED_FLOATS = ("attention_dropout", "router_aux_loss_coef", "router_jitter_noise")
+_READ = {*DEFAULTS, *RENAMED, *RATE_FIELDS.values(), "compress_ratios", "compress_rates", "num_hash_layers", "qk_rope_head_dim"}
+_READ |= {"partial_rotary_factor", "rope_scaling", "rope_parameters"}
+"""Keys whose numbers are counted with."""
 UNSUPPORTED = (
     "per_layer_config",
     "default_compress_rates",
@@ -97,8 +100,16 @@ def _not_a_model(values: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def _wrong_type(key: str, value: Any) -> str | None:
+    if key in _READ and _has_huge(value):
+        return f"'{key}' has an integer of more than 64 bits"
     expected = _expected(key, value)
     return None if expected is None else f"'{key}' is {describe(value)}, expected {expected}"
+
+
+def _has_huge(value: Any) -> bool:
+    if isinstance(value, dict | list):
+        return any(map(_has_huge, value.values() if isinstance(value, dict) else value))
+    return isinstance(value, int) and abs(value) >= 2**63
 
 
 def _expected(key: str, value: Any) -> str | None:
