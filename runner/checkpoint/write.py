@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 
+from runner.base.files import naming, write_text
 from runner.base.tensor_spec import DTYPE_BYTES, TensorSpec
 from runner.checkpoint.headers import INDEX_NAME, STORED_DTYPES
 from runner.execution.storage import TORCH_DTYPES
@@ -28,7 +29,7 @@ def write_shard(path: Path, specs: Mapping[str, TensorSpec], pieces: Callable[[s
     """
     header, begins = _header(specs)
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
+    with naming(path, partial), partial.open("wb") as file:
         file.write(header)
         for name, spec in specs.items():
             file.seek(begins[name])
@@ -89,6 +90,4 @@ def write_index(folder: Path, shards: Mapping[str, Mapping[str, TensorSpec]]) ->
 
 def write_json(path: Path, value: object) -> None:
     """`value` as a JSON file, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, json.dumps(value, indent=2) + "\n")

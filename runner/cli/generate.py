@@ -16,6 +16,7 @@ from runner.cli.shared import console, messages, placement, progress_bar, table
 
 if TYPE_CHECKING:
     from runner.config.config import Config
+    from runner.driver.outputs import UnwrittenError
     from runner.driver.serve import Request, Served
     from runner.serving.prompts import Prompt
     from runner.serving.session import Placement
@@ -89,9 +90,11 @@ def generate_command(
     request = Request(folder, given, max_new_tokens, deploy, ignore_eos, device, *files)
     placed = placement(scheduler, (ring_heap, ring_window, ring_pool), workers, unchecked)
     resolved = _resolved(folder, config, [*sets, *([f"dtype={dtype}"] if dtype else [])], ep)
-    served = _served(context.obj, request, resolved, ep, placed, threads, timeout_s, port)
+    served, unwritten = _served(context.obj, request, resolved, ep, placed, threads, timeout_s, port)
     if served is not None:
         _print(served, as_json)
+    if unwritten is not None:
+        raise unwritten
 
 
 def _prompts(checkpoint: Path, ids: Sequence[str], file: Path | None, texts: Sequence[str]) -> tuple[Prompt, ...]:
@@ -120,10 +123,14 @@ def _served(
     threads: int | None,
     timeout_s: float,
     port: int,
-) -> Served | None:
-    """What was generated in this process; None where ranks of its own did it, or where another rank tells of it."""
+) -> tuple[Served | None, UnwrittenError | None]:
+    """What was generated in this process; None where ranks of its own did it, or where another rank tells of it.
+
+    A file that could not be written comes beside it: the tokens are told first, and other ranks end as they do when all is well.
+    """
     from runner.checkpoint.checkpoint import Checkpoint
     from runner.driver.driver import registry, set_threads, usable_device
+    from runner.driver.outputs import kept
     from runner.driver.serve import num_ranks, over_ranks, prepared, serve, silent
     from runner.ranks.join import given_world, joined, rank_device
     from runner.ranks.launch import launch, own_command
@@ -133,14 +140,15 @@ def _served(
     if world is None and num_ranks(config) > 1:
         Checkpoint.open(request.checkpoint).require(config)  # what is wrong with it is said once, and before any rank starts
         launch(own_command(command), num_ranks(config), timeout_s=timeout_s, port=port)
-        return None
+        return None, None
     set_threads(threads, config)
     if world is None:
         usable_device(request.device)
-        return serve(config, request, registry(), placed, progress=_bar)
+        return kept(lambda: serve(config, request, registry(), placed, progress=_bar))
     request = replace(request, device=usable_device(rank_device(request.device, world)))
     with joined(world, device=request.device, timeout_s=timeout_s) as comm:
-        return serve(config, request, registry(), placed, comm=comm, progress=_bar if comm.rank == 0 else silent)
+        shown = _bar if comm.rank == 0 else silent
+        return kept(lambda: serve(config, request, registry(), placed, comm=comm, progress=shown))
 
 
 def _bar(part: str) -> AbstractContextManager[Callable[[int, int], None]]:

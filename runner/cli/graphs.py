@@ -161,15 +161,18 @@ def dot(
     scheduler: options.Scheduler = "annotated",
 ) -> None:
     """Draw a graph as DOT: scopes are clusters, a ring has one colour, edges carry bytes."""
+    from runner.base.files import check_writable, write_text
     from runner.driver.face import Driver
     from runner.report.dot import render_svg
 
+    if out is not None:
+        check_writable(out)
     text = Driver(config, sets, deploy, ep).draw(graph, level=level, layer=layer, scheduler=scheduler)
     if svg and out is None:
         raise typer.BadParameter("--svg needs --out FILE")
     if svg and out is not None:
         render_svg(text, out)
     elif out is not None:
-        out.write_text(text, encoding="utf-8")
+        write_text(out, text)
     else:
         print(text, end="")

@@ -40,10 +40,12 @@ def receive_depth(
 ) -> None:
     """Work out the receive depth that routing needs: rows per expert and layer, skew, the least depth, bytes of each layout."""
     from runner.driver.driver import program_of, resolve
+    from runner.driver.outputs import check_outputs
     from runner.driver.serve import experts_of
 
     if (routing is None) == (checkpoint is None or prompts is None):
         raise typer.BadParameter("give either --checkpoint with --prompts, or --routing")
+    check_outputs([plot])
     layers = [*([str(Path(checkpoint) / "config.json")] if checkpoint is not None else []), *config]
     wanted = resolve(layers, sets, None, ep)
     experts = experts_of(wanted, "recv-depth")
@@ -54,13 +56,13 @@ def receive_depth(
         assert checkpoint is not None and prompts is not None
         recording = _record(resolve(layers, sets, None, 1), Path(checkpoint), prompts, max_new_tokens)
     report = experts.depths(recording, wanted, str(routing or prompts), program_of)
-    if plot is not None:
-        report.plot(plot)
     if as_json:
         print_json(report.as_json())
     else:
         for section in report.sections():
             _print(section)
+    if plot is not None:
+        report.plot(plot)
 
 
 def _record(config: Config, checkpoint: Path, prompts: Path, max_new_tokens: int) -> Recording:

@@ -71,6 +71,7 @@ def run(
     Without --inputs, a graph of the model reads random first tokens of new requests, and other inputs are normal; without
     --checkpoint, weights are those that 'checkpoint init' would write.
     """
+    from runner.driver.outputs import kept
     from runner.driver.single import Request
 
     if dump and out is None:
@@ -78,10 +79,15 @@ def run(
     wanted = tuple(part.strip() for item in dump for part in item.split(","))
     request = Request(graph, tuple(inputs), checkpoint, seed, wanted, out, golden, rtol, atol, profile, scope_stats, device)
     placed = placement(scheduler, (ring_heap, ring_window, ring_pool), workers, unchecked)
-    ran = _ran(request, [*([checkpoint] if checkpoint else []), *config], sets, deploy, placed, threads)
+    layers = [*([checkpoint] if checkpoint else []), *config]
+    ran, unwritten = kept(lambda: _ran(request, layers, sets, deploy, placed, threads))
     _print_figures(ran)
-    if ran.comparisons is not None:
-        _print_comparisons(ran.comparisons, rtol, atol)
+    try:
+        if ran.comparisons is not None:
+            _print_comparisons(ran.comparisons, rtol, atol)
+    finally:
+        if unwritten is not None:
+            raise unwritten
 
 
 def _ran(

@@ -56,9 +56,12 @@ def schedule(
     as_json: options.Json = False,
 ) -> None:
     """Plan a graph on the four rings: what it takes, what it needs at least, and whether it can deadlock."""
+    from runner.base.files import check_writable
     from runner.driver.planning import MinpeakOptions, PlanRequest, TimedOptions, plan
     from runner.recorded.scope_stats import write_scope_stats
 
+    if scope_stats is not None:
+        check_writable(scope_stats)
     rings, timing = (ring_heap, ring_window, ring_pool), TimedOptions(submit_us, task_us, cores, profile)
     minpeak = MinpeakOptions(objective, budget, no_share, time_limit, technique, no_technique)
     request = PlanRequest(graph, scheduler, batch_allocs, routing, rings, progress, timing, minpeak, allow_missing_edges, write)
@@ -69,9 +72,11 @@ def schedule(
         raise ConfigError(f"--explain-plan explains plans of minpeak, got --scheduler {scheduler}")
     if write:
         _write(found.texts)
-    if scope_stats is not None:
-        write_scope_stats(scope_stats, found.schedule, found.sizes, found.replay.records, fatal=found.deadlock is not None)
-    _show(found, as_json, explain_plan)
+    try:
+        if scope_stats is not None:
+            write_scope_stats(scope_stats, found.schedule, found.sizes, found.replay.records, fatal=found.deadlock is not None)
+    finally:
+        _show(found, as_json, explain_plan)
 
 
 def _show(found: PlanResult, as_json: bool, explained: bool) -> None:

@@ -86,22 +86,24 @@ def frontier(
     as_json: options.Json = False,
 ) -> None:
     """What more bytes buy in time: minpeak within budgets, beside the other strategies and two lower bounds."""
+    from runner.base.files import check_writable
     from runner.driver.face import Driver
     from runner.driver.planning import TimedOptions
     from runner.report.frontier import check_format, draw_frontier
 
     if out is not None:
         check_format(out)
+        check_writable(out)
     timing = TimedOptions(submit_us, task_us, cores)
     found = Driver(config, sets, deploy, ep).frontier(graph, num_points, routing=routing, timed=timing, say=_say)
-    if out is not None:
-        draw_frontier(found, out)
     if as_json:
         print_json(found.as_json())
-        return
-    _print_frontier(found)
+    else:
+        _print_frontier(found)
     if out is not None:
-        print(f"\ndrawn to {out}")
+        draw_frontier(found, out)
+        if not as_json:
+            print(f"\ndrawn to {out}")
 
 
 def _say(text: str) -> None:

@@ -6,14 +6,12 @@ served = serve(config, request, registry, placement, comm=comm)        # on ever
 
 from __future__ import annotations
 
-import errno
-import os
 import resource
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -23,6 +21,7 @@ import torch
 from runner.base.errors import ConfigError
 from runner.checkpoint.inspect import require_own_config
 from runner.config.config import Config
+from runner.driver.outputs import UnwrittenError, check_outputs, write_each
 from runner.execution.comm import Comm, LocalComm
 from runner.models.protocols import Recording, RoutedExperts, RoutingRecorder
 from runner.program.ops import OpRegistry
@@ -124,9 +123,7 @@ def prepared(config: Config, request: Request) -> Config:
     config = config.family.fitting(config, lengths, request.max_new_tokens, request.decode)
     if request.routing is not None:
         experts_of(config, "--record-routing")
-    for file in (request.logits, request.routing, request.scope_stats):
-        if file is not None:
-            _check_writable(file)
+    check_outputs((request.logits, request.routing, request.scope_stats))
     return config
 
 
@@ -136,14 +133,6 @@ def experts_of(config: Config, wanted_by: str) -> RoutedExperts:
     if found is None:
         raise ConfigError(f"{wanted_by} needs a model whose tokens choose experts, and family '{config.family.name}' has none")
     return found
-
-
-def _check_writable(file: Path) -> None:
-    if file.is_dir():
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=file.parent):
-        pass
 
 
 # --- on every rank --------------------------------------------------------------------------------------------------
@@ -160,7 +149,8 @@ def serve(
 ) -> Served | None:
     """Generates from all prompts over the ranks of `comm` (alone without), and writes the files that are asked for.
 
-    Returns what was made on rank 0, None elsewhere. Raises RinggraphError or OSError.
+    Returns what was made on rank 0, None elsewhere. Raises RinggraphError or OSError; UnwrittenError, which holds what was made,
+    where only a file is missing.
     """
     group = comm or LocalComm()
     check_alike(group, _facts(config, request))
@@ -179,9 +169,12 @@ def serve(
     if generations is None:
         return None
     recording = recorder.recording(packed) if recorder is not None else None
-    _write_files(request, session, generations, recording)
+    problems = write_each(_writers(request, session, generations, recording))
     texts = decode_tokens([g.tokens for g in generations], request.checkpoint)
-    return Served(generations, texts, _figures(figures, session, loaded - start, perf_counter() - loaded, group.size))
+    served = Served(generations, texts, _figures(figures, session, loaded - start, perf_counter() - loaded, group.size))
+    if problems:
+        raise UnwrittenError(problems, served)
+    return served
 
 
 def _facts(config: Config, request: Request) -> dict[str, Any]:
@@ -243,14 +236,17 @@ def _generate(session: ModelSession, request: Request, comm: Comm, progress: Pro
 # --- on rank 0, when all is done ------------------------------------------------------------------------------------
 
 
-def _write_files(request: Request, session: ModelSession, generations: Sequence[Generation], recording: Recording | None) -> None:
+def _writers(
+    request: Request, session: ModelSession, generations: Sequence[Generation], recording: Recording | None
+) -> Iterator[Callable[[], None]]:
+    """What writes each file that is asked for."""
     if request.logits is not None:
-        _write_logits(request.logits, generations, session.vocabulary.size)
+        yield partial(_write_logits, request.logits, generations, session.vocabulary.size)
     if request.routing is not None and recording is not None:
-        recording.write(request.routing)
+        yield partial(recording.write, request.routing)
     if request.scope_stats is not None and session.rings is not None and session.scope_stats is not None:
         schedule = session.decode_stage.compiled.schedule
-        write_scope_stats(request.scope_stats, schedule, session.rings, session.scope_stats, False)
+        yield partial(write_scope_stats, request.scope_stats, schedule, session.rings, session.scope_stats, False)
 
 
 def _write_logits(path: Path, generations: Sequence[Generation], num_tokens: int) -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from runner.base.errors import ConfigError
+from runner.base.files import write_text
 from runner.checkpoint.checkpoint import Checkpoint
 from runner.checkpoint.weights import load_weights
 from runner.config.config import Config
+from runner.driver.outputs import UnwrittenError, check_outputs, write_each
 from runner.execution.comm import LocalComm
 from runner.execution.executor import RunResult, execute
 from runner.execution.run import TaskTime
@@ -76,7 +79,11 @@ class Ran:
 
 
 def run(config: Config, program: Program, request: Request, registry: OpRegistry, placement: Placement) -> Ran:
-    """Runs `program` once and writes the files that are asked for; raises RinggraphError or OSError."""
+    """Runs `program` once and writes the files that are asked for; raises RinggraphError or OSError.
+
+    Files that could not be written are told before; UnwrittenError, which holds what was made, where one fails in the end.
+    """
+    check_outputs((request.out, request.profile, request.scope_stats))
     names = tensor_names(program)
     wanted = select(names, request.dump or program.outputs)
     expected = read_tensors(request.golden) if request.golden is not None else {}
@@ -99,12 +106,15 @@ def run(config: Config, program: Program, request: Request, registry: OpRegistry
         profile=times,
         capture={*wanted.values(), *compared.values()},
     )
-    _write_files(config, request, schedule, rings, records, times)
     tensors = {name: result.captured[at] for name, at in wanted.items() if at in result.captured}
-    if request.out is not None:
-        write_tensors(request.out, tensors)
     comparisons = _compared(expected, compared, result, request) if request.golden is not None else None
-    return Ran(program, result, rings, comparisons, tensors)
+    ran = Ran(program, result, rings, comparisons, tensors)
+    writers = [*_writers(config, request, schedule, rings, records, times)]
+    if request.out is not None:
+        writers.append(partial(write_tensors, request.out, tensors))
+    if problems := write_each(writers):
+        raise UnwrittenError(problems, ran)
+    return ran
 
 
 def _externals(program: Program, config: Config, request: Request) -> dict[int, torch.Tensor]:
@@ -121,20 +131,20 @@ def _externals(program: Program, config: Config, request: Request) -> dict[int, 
     return external_tensors(program, given, weights, random, torch.device(request.device))
 
 
-def _write_files(
+def _writers(
     config: Config,
     request: Request,
     schedule: Schedule,
     rings: RingSizes | None,
     records: Sequence[ScopeRecord],
     times: Sequence[TaskTime] | None,
-) -> None:
+) -> Iterator[Callable[[], None]]:
+    """What writes the figures that are asked for."""
     if request.scope_stats is not None and rings is not None:
-        write_scope_stats(request.scope_stats, schedule, rings, records, False)
+        yield partial(write_scope_stats, request.scope_stats, schedule, rings, records, False)
     if request.profile is not None and times is not None:
         report = profile_report(request.graph, config.name, config.deploy, times)
-        request.profile.parent.mkdir(parents=True, exist_ok=True)
-        request.profile.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        yield partial(write_text, request.profile, json.dumps(report, indent=1) + "\n")
 
 
 def _compared(

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.base.errors import ScheduleError
+from runner.base.files import write_text
 from runner.rings.heap import ScopeRecord
 from runner.rings.replay import Replay
 from runner.rings.schedule import NUM_RINGS, Schedule
@@ -118,12 +119,9 @@ def _line(schedule: Schedule, record: ScopeRecord) -> dict[str, Any]:
 
 
 def write_scope_stats(path: Path, schedule: Schedule, sizes: RingSizes, records: Sequence[ScopeRecord], fatal: bool) -> None:
-    """Write records as `scope_stats.jsonl`, schema 6; raises ScheduleError when the file cannot be written."""
+    """Write records as `scope_stats.jsonl`, schema 6, whole or not at all; raises OSError."""
     lines = [_meta(sizes, len(records), fatal), *(_line(schedule, record) for record in records)]
-    try:
-        path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    except OSError as error:
-        raise ScheduleError(f"cannot write {path}: {error.strerror}") from None
+    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runner.base.errors import RinggraphError
+from runner.base.files import write_text
 from runner.program.program import Program, Span
 from runner.program.spans import spans_of
 from runner.rings.schedule import Schedule, Submit
@@ -254,7 +255,7 @@ def _note_scopes(nodes: list[_Node], schedule: Schedule, level: str) -> None:
 
 
 def render_svg(dot: str, out: Path, *, timeout_s: float = 600) -> None:
-    """Render DOT text with Graphviz; raises `RinggraphError` that says how to install it when it is missing."""
+    """Render DOT text with Graphviz; raises `RinggraphError` that says how to install it when it is missing, OSError."""
     program = shutil.which("dot")
     if program is None:
         raise RinggraphError(
@@ -264,4 +265,4 @@ def render_svg(dot: str, out: Path, *, timeout_s: float = 600) -> None:
     done = subprocess.run([program, "-Tsvg"], input=dot, capture_output=True, text=True, timeout=timeout_s)
     if done.returncode != 0:
         raise RinggraphError(f"graphviz failed: {done.stderr.strip()}")
-    out.write_text(done.stdout)
+    write_text(out, done.stdout)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.base.errors import RinggraphError
+from runner.base.files import whole_file
 
 MIB = 2**20
 FORMATS = (".svg", ".png", ".pdf")
@@ -105,6 +106,7 @@ def draw_frontier(frontier: Frontier, out: Path) -> None:
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
     try:
-        figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None, dpi=150)
+        with whole_file(out) as partial:
+            figure.savefig(partial, metadata={"Date": None} if out.suffix == ".svg" else None, dpi=150)
     finally:
         pyplot.close(figure)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.base.errors import RinggraphError
+from runner.base.files import whole_file
 from runner.rings.replay import Replay
 from runner.rings.schedule import NUM_RINGS, End, Schedule, Submit
 from runner.rings.steps import StepWalk
@@ -92,8 +93,11 @@ def draw_rings(replay: Replay, out: Path) -> None:
     axes[0, 0].set_title(f"{schedule.name}, {schedule.strategy or 'recorded'} placement", loc="left")
     handles = [Rectangle((0, 0), 1, 1, color=colours[kind]) for kind in kinds[:12]]
     figure.legend(handles, kinds[:12], loc="outside lower center", ncols=6, frameon=False, fontsize=8)
-    figure.savefig(out, metadata={"Date": None} if out.suffix == ".svg" else None, bbox_inches="tight", dpi=150)
-    pyplot.close(figure)
+    try:
+        with whole_file(out) as partial:
+            figure.savefig(partial, metadata={"Date": None} if out.suffix == ".svg" else None, bbox_inches="tight", dpi=150)
+    finally:
+        pyplot.close(figure)
 
 
 def _draw_ring(axis: Any, replay: Replay, ring: int, lives: list[BlockLife], colours: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from runner.base.errors import RinggraphError
+from runner.base.files import whole_file
 from runner.base.tensor_spec import TensorSpec
 from runner.checkpoint.checkpoint import Fields
 from runner.checkpoint.encodings import quantise_rows
@@ -163,10 +164,9 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Writes a safetensors file, whole or not at all, parents included; raises RinggraphError or OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
     try:
-        save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
-        partial.replace(path)
+        with whole_file(path) as partial:
+            save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
     except SafetensorError as error:
         raise RinggraphError(f"'{path}' cannot be written: {error}") from error
 

@@ -6,14 +6,14 @@ use. A placement that says more, such as an arena of planned offsets, is refused
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 from runner.base.errors import Mark, ScheduleError
+from runner.base.files import whole_file
 from runner.program.program import Program, Span
 from runner.program.spans import SpanWalk
 from runner.rings.schedule import Schedule
@@ -148,17 +148,6 @@ def edited_files(edits: Sequence[Edit], texts: Mapping[Path, bytes] = MappingPro
 
 def write_files(contents: Mapping[Path, bytes]) -> None:
     """Every file is written whole beside its old one first; only when all are there do they take their places."""
-    ready: list[tuple[Path, Path]] = []
-    try:
+    with ExitStack() as files:
         for path, data in contents.items():
-            target = path.resolve()
-            handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-            ready.append((Path(name), target))
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            os.chmod(name, target.stat().st_mode & 0o7777)
-        for temporary, target in ready:
-            temporary.replace(target)
-    finally:
-        for temporary, _ in ready:
-            temporary.unlink(missing_ok=True)
+            files.enter_context(whole_file(path)).write_bytes(data)

@@ -144,6 +144,9 @@ def problems(tmp_path: Path, model: str) -> list[tuple[tuple[object, ...], str]]
         (("run", "moe", "--golden", tmp_path / "empty"), "holds no .safetensors file"),
         (("run", "moe", "--dump", "x_nxt", "--out", "f"), "no tensor is called 'x_nxt'; did you mean 'x_next'?"),
         (("run", "moe", "--checkpoint", tmp_path / "empty"), "empty"),
+        (("run", "moe", "--scope-stats", "/proc/none/x", "--ring-heap", "safe"), "'/proc/none/x': no such file or directory"),
+        (("schedule", "moe", "--scope-stats", "/proc/none/x"), "'/proc/none/x': no such file or directory"),
+        (("dot", "moe", "--out", "/"), "'/': is a directory"),
         (("run", "moe", "--ring-heap", "1QiB"), "'1QiB' is not a size"),
         (("explain", "moe", "gaet"), "no node of 'moe' is called 'gaet'"),
         (("dot", "moe", "--level", "galaxy"), "galaxy"),
@@ -304,6 +307,20 @@ def test_run_with_given_inputs_profile_and_scope_stats(tmp_path, ringgraph):
     profile = json.loads((tmp_path / "p.json").read_text())
     assert sum(op["count"] for op in profile["ops"].values()) == len(profile["tasks"]) > 5
     assert ringgraph("schedule", "head", "--progress", "timed", "--profile", tmp_path / "p.json", "--json")[0] == 0
+
+
+def test_a_full_disk_at_a_side_file_is_told_behind_the_result(model, tmp_path, ringgraph):
+    generate = ("generate", "--checkpoint", model, "--prompt-ids", "1,2", "--max-new-tokens", "2")
+    sides = (("--scope-stats", "/dev/full", "--ring-heap", "safe"), ("--record-routing", "/dev/full"))
+    for side in sides:
+        code, out, err = ringgraph(*generate, *side, "--json")
+        assert code == 1 and len(json.loads(out)["tokens"][0]) == 2
+        assert err == "error: '/dev/full': no space left on device\n"
+    code, out, err = ringgraph("run", "head", "--profile", "/dev/full", "--out", tmp_path / "new" / "x.safetensors")
+    assert code == 1 and "tasks" in out and err == "error: '/dev/full': no space left on device\n"
+    assert (tmp_path / "new" / "x.safetensors").is_file()
+    code, out, err = ringgraph("schedule", "moe", "--config", "tiny", "--scope-stats", "/dev/full", "--json")
+    assert code == 1 and json.loads(out)["rings"] and err == "error: '/dev/full': no space left on device\n"
 
 
 ENDLESS = """

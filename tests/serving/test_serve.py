@@ -11,6 +11,7 @@ from runner.checkpoint.random import init_checkpoint
 from runner.config.config import load_config
 from runner.driver import single
 from runner.driver.driver import program_of, registry
+from runner.driver.outputs import UnwrittenError
 from runner.driver.serve import GENERATING, LOADING, Request, prepared, record_routing, serve
 from runner.ranks.reports import Place
 from runner.serving.session import Placement
@@ -73,6 +74,18 @@ def test_what_cannot_be_done_is_said_before_anything_is_loaded(model, tmp_path):
         prepared(own(model), Request(model, PROMPTS, logits=tmp_path))
 
 
+def test_a_file_that_fails_does_not_swallow_the_tokens(model, tmp_path):
+    """The folder goes while the model runs; the other file is written all the same."""
+    request = Request(model, PROMPTS, 2, logits=tmp_path / "gone" / "l.safetensors", routing=tmp_path / "r.jsonl")
+    config = prepared(own(model), request)
+    (tmp_path / "gone").rmdir()
+    (tmp_path / "gone").touch()
+    with pytest.raises(UnwrittenError, match=r"gone") as failed:
+        serve(config, request, registry(), ANNOTATED)
+    assert [len(g.tokens) for g in failed.value.result.generations] == [2, 2]
+    assert request.routing.is_file()
+
+
 def test_calls_of_a_rank_are_counted_by_name():
     place, seen = Place(None, 0), []
     for name in ("prefill", "prefill", "decode", "prefill", "decode"):
@@ -96,5 +109,7 @@ def test_one_run_saves_compares_and_profiles(tmp_path, capfd):
     assert not any(each.agrees for each in other.comparisons)
     with pytest.raises(ConfigError, match="--scope-stats needs rings"):
         single.run(config, program, single.Request("moe", scope_stats=tmp_path / "s"), registry(), ANNOTATED)
+    with pytest.raises(IsADirectoryError):
+        single.run(config, program, single.Request("nothing runs", scope_stats=tmp_path), registry(), None)
     assert capfd.readouterr() == ("", "")
     assert {name: value.dtype for name, value in read_tensors(tmp_path / "golden").items()}.popitem()[1] == torch.float32

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.base.errors import RinggraphError
+from runner.base.files import whole_file
 from runner.models.deepseek_v4.recorded_routing import RoutingTable
 from runner.models.deepseek_v4.requests import DEPLOYMENTS
 from runner.models.protocols import Configuration, Recording, Section, Settings
@@ -218,7 +219,8 @@ def plot(phases: Sequence[PhaseDepth], path: Path) -> None:
         axis.set_title(f"{phase.phase}: {phase.num_calls} calls of {phase.tokens} tokens on each of {phase.ranks} ranks")
         axis.legend(fontsize="small")
     try:
-        figure.savefig(path)
+        with whole_file(path) as partial:
+            figure.savefig(partial)
     except ValueError as error:
         raise RinggraphError(f"'{path}': {error}") from None
     finally:

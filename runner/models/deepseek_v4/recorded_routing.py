@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.base.errors import RinggraphError
+from runner.base.files import whole_file
 from runner.models.protocols import PHASES, Row
 from runner.program.program import Program
 
@@ -170,13 +171,11 @@ def write_routing(path: Path, table: RoutingTable) -> None:
     """Writes a table, whole or not at all; raises OSError."""
     header = {"format": FORMAT, "version": VERSION, "n_routed_experts": table.num_experts, "num_experts_per_tok": table.topk}
     header |= {"ranks": table.num_ranks, "lines": len(table.calls)}
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as file:
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.write(json.dumps(header) + "\n")
         for call in table.calls:
             line = {"call": call.call, "phase": call.phase, "rank": call.rank, "tokens": call.tokens, "experts": call.experts}
             file.write(json.dumps(line, separators=(",", ":")) + "\n")
-    partial.replace(path)
 
 
 def read_routing(path: Path) -> RoutingTable:

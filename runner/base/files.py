@@ -1,0 +1,81 @@
+"""This module writes files whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def naming(path: Path, partial: Path | None = None) -> Iterator[None]:
+    """Errors of the system tell of `path`: a full disk names no file, and nobody knows a partial one.
+
+    With `partial`, errors that name any other file pass as they are.
+    """
+    try:
+        yield
+    except OSError as error:
+        if partial is not None and error.filename is not None and str(error.filename) != str(partial):
+            raise
+        code = errno.EIO if error.errno is None else error.errno
+        raise OSError(code, error.strerror or str(error), str(path)) from error
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """Gives the path of a partial file for the body to write; it becomes `path` when the body has ended well.
+
+    When the body fails, `path` is what it was and the partial file is gone. The partial file lies beside `path`, has its suffix
+    and a name that no other writer has. A link is followed, the mode of an older file stays, and what is no regular file, such as
+    /dev/stdout, is written itself. Raises OSError that names `path`.
+    """
+    if _is_special(path):
+        with naming(path, path):
+            yield path
+        return
+    target, partial = path.resolve(), _partial(path)
+    with naming(path, partial):
+        try:
+            yield partial
+            if target.exists():
+                partial.chmod(target.stat().st_mode & 0o7777)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text as UTF-8, whole or not at all; raises OSError that names `path`."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def check_writable(path: Path) -> None:
+    """Makes the folder of `path`; raises OSError that names `path` where `whole_file` could not write it."""
+    with naming(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if _is_special(path):
+            return
+        probe = _partial(path)
+        try:
+            probe.touch()
+        finally:
+            probe.unlink(missing_ok=True)
+
+
+def _is_special(path: Path) -> bool:
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _partial(path: Path) -> Path:
+    """A name that no other writer has, beside the file itself; raises PermissionError for an older file that may not change."""
+    target = path.resolve()
+    if target.exists() and not os.access(target, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+    return target.with_name(f".ringgraph-{os.getpid()}-{secrets.token_hex(8)}.partial{target.suffix}")

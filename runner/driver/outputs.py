@@ -1,0 +1,48 @@
+"""Files that a run leaves beside its result: told before the run where they cannot be written, never instead of the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from runner.base.errors import RinggraphError
+from runner.base.files import check_writable
+
+T = TypeVar("T")
+
+
+class UnwrittenError(RinggraphError):
+    """Files that could not be written when all was done; `.result` is what was to be returned."""
+
+    def __init__(self, problems: Sequence[str], result: Any):
+        super().__init__("\n".join(problems))
+        self.result = result
+
+
+def check_outputs(files: Iterable[Path | None]) -> None:
+    """Makes the folders that files are to lie in; raises OSError for the first that could not be written."""
+    for file in files:
+        if file is not None:
+            check_writable(file)
+
+
+def write_each(writers: Iterable[Callable[[], None]]) -> list[str]:
+    """Writes every file that can be written; returns what is wrong with the others."""
+    problems = []
+    for write in writers:
+        try:
+            write()
+        except OSError as error:
+            problems.append(f"'{error.filename}': {(error.strerror or str(error)).lower()}")
+        except RinggraphError as error:
+            problems.append(str(error))
+    return problems
+
+
+def kept(run: Callable[[], T]) -> tuple[T, UnwrittenError | None]:
+    """What `run` returns, or was to return when a file could not be written, and that error, to be raised when all is told."""
+    try:
+        return run(), None
+    except UnwrittenError as error:
+        return error.result, error

@@ -1,0 +1,152 @@
+"""Files whole or not at all: a write that fails, two writers of one file, and files that are told before the work."""
+
+import errno
+import multiprocessing
+import resource
+import signal
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from runner.base.files import check_writable, whole_file, write_text
+from runner.checkpoint.write import write_json
+from runner.driver.driver import program_of, resolve
+from runner.models.deepseek_v4.receive_depth import PhaseDepth, plot
+from runner.models.deepseek_v4.recorded_routing import RoutedCall, RoutingTable, write_routing
+from runner.recorded.scope_stats import write_scope_stats
+from runner.report.dot import to_dot
+from runner.report.frontier import Frontier, Point, draw_frontier
+from runner.report.rings import draw_rings
+from runner.rings.replay import eager
+from runner.rings.sizes import RingSizes
+from runner.serving.single_run import write_tensors
+from runner.writeback.edits import write_files
+from schedulers import get_scheduler
+
+OLD = b"the good older file"
+
+
+@contextmanager
+def full_disk(limit=64):
+    """No file grows beyond `limit` bytes: the system refuses the write itself, as a full disk does."""
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, before)
+
+
+def _replay():
+    return eager(get_scheduler("annotated")(program_of("moe", resolve(["tiny"], (), None)), {}), RingSizes())
+
+
+def _stats(path):
+    replay = _replay()
+    write_scope_stats(path, replay.schedule, replay.sizes, replay.records, fatal=False)
+
+
+def _frontier(path):
+    points = (Point("a", 2**20, 5.0), Point("b", 2**21, 4.0))
+    draw_frontier(Frontier("g", points, (), 2**19, 3.0), path)
+
+
+def _depths(path):
+    plot([PhaseDepth("decode", 1, 1, 1, 1, 1, 1, ())], path)
+
+
+WRITERS = {
+    "text.dot": lambda path: write_text(path, to_dot(_replay().schedule, "stage")),
+    "stats.jsonl": _stats,
+    "frontier.svg": _frontier,
+    "rings.png": lambda path: draw_rings(_replay(), path),
+    "routing.jsonl": lambda path: write_routing(path, RoutingTable(8, 2, 1, (RoutedCall(0, "decode", 0, ((0, 1),), {}),) * 9)),
+    "dump.safetensors": lambda path: write_tensors(path, {"a": torch.zeros(1000)}),
+    "graph.yaml": lambda path: write_files({path: b"x" * 1000}),
+    "config.json": lambda path: write_json(path, list(range(1000))),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_full_disk_leaves_the_older_file_and_no_partial_one(name, tmp_path):
+    path = tmp_path / name
+    WRITERS[name](path)  # what is made once only, as the fonts of a picture, is made
+    path.write_bytes(OLD)
+    path.chmod(0o640)
+    with full_disk(), pytest.raises(Exception, match=name) as failed:
+        WRITERS[name](path)
+    assert isinstance(failed.value, OSError) is (name != "dump.safetensors")
+    assert path.read_bytes() == OLD
+    assert list(tmp_path.iterdir()) == [path]
+    WRITERS[name](path)
+    assert path.read_bytes() != OLD and path.stat().st_mode & 0o777 == 0o640
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_of_several_files_none_changes_where_one_cannot_be_written(tmp_path):
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_bytes(OLD)
+    second.write_bytes(OLD)
+    with full_disk(), pytest.raises(OSError, match=r"b\.yaml"):
+        write_files({first: b"short", second: b"x" * 1000})
+    assert (first.read_bytes(), second.read_bytes()) == (OLD, OLD)
+    assert sorted(tmp_path.iterdir()) == [first, second]
+
+
+def _write_often(path, letter, count):
+    for _ in range(count):
+        write_text(path, letter * 300_000)
+
+
+def test_two_writers_never_give_a_mixed_file(tmp_path):
+    path = tmp_path / "x.txt"
+    write_text(path, "a" * 300_000)
+    fork = multiprocessing.get_context("fork")
+    writers = [fork.Process(target=_write_often, args=(path, letter, 60)) for letter in "ab"]
+    for writer in writers:
+        writer.start()
+    seen = []
+    while any(writer.is_alive() for writer in writers) or not seen:
+        seen.append(path.read_text())
+    for writer in writers:
+        writer.join()
+        assert writer.exitcode == 0
+    assert {(len(text), len(set(text))) for text in [*seen, path.read_text()]} == {(300_000, 1)}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_interrupted_body_leaves_nothing(tmp_path):
+    with pytest.raises(KeyboardInterrupt), whole_file(tmp_path / "x") as partial:
+        partial.write_text("half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_stays_a_link(tmp_path):
+    (tmp_path / "real").write_bytes(OLD)
+    (tmp_path / "link").symlink_to("real")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_text() == "new"
+
+
+def test_a_device_is_written_itself():
+    with pytest.raises(OSError, match="/dev/full") as failed, whole_file(Path("/dev/full")) as partial:
+        partial.write_text("x")
+    assert failed.value.errno == errno.ENOSPC
+    check_writable(Path("/dev/null"))
+    write_text(Path("/dev/null"), "x")
+
+
+def test_what_cannot_be_written_is_told_by_name(tmp_path):
+    (tmp_path / "file").write_bytes(OLD)
+    check_writable(tmp_path / "new" / "x")
+    assert list((tmp_path / "new").iterdir()) == []
+    for path, kind in ((tmp_path, IsADirectoryError), (tmp_path / "file" / "x", OSError)):
+        with pytest.raises(kind) as failed:
+            check_writable(path)
+        assert failed.value.filename == str(path)
+    assert (tmp_path / "file").read_bytes() == OLD
