@@ -73,8 +73,8 @@ def show(file: StatsPath, as_json: options.Json = False) -> None:
             {"file": stats.name, "fatal": stats.fatal, "dropped": stats.dropped, "heap_max": stats.heap_max, "scopes": rows}
         )
         return
-    state = "ended by a fatal error" if stats.fatal else "complete"
-    print(f"{stats.name}: {len(stats.scopes):,} scopes, {state}, {stats.dropped} records dropped, {stats.num_unclosed} unclosed")
+    unpaired = f"{stats.num_unclosed} unclosed" + (f", {stats.num_unopened} unopened" if stats.num_unopened else "")
+    print(f"{stats.name}: {len(stats.scopes):,} scopes, {stats.state}, {stats.dropped} records dropped, {unpaired}")
     out = table("ring", "scope", "closed>", "high-water MiB>", "% of ring>", "occupancy MiB>", "alloc MiB>", "slots>")
     for row in rows:
         capacity = stats.heap_max[row["ring"]] if row["ring"] < len(stats.heap_max) else 0

@@ -14,6 +14,8 @@ from runner.cli.shared import MIB, console, messages, print_json, table
 from runner.driver.driver import Setup
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from runner.driver.planning import PlanResult, Say
     from runner.driver.write import Texts
     from runner.report.diff import ScopeDifference, Side
@@ -56,12 +58,10 @@ def schedule(
     as_json: options.Json = False,
 ) -> None:
     """Plan a graph on the four rings: what it takes, what it needs at least, and whether it can deadlock."""
-    from runner.base.files import check_writable
+    from runner.driver.outputs import check_outputs
     from runner.driver.planning import MinpeakOptions, PlanRequest, TimedOptions, plan
-    from runner.recorded.scope_stats import write_scope_stats
 
-    if scope_stats is not None:
-        check_writable(scope_stats)
+    check_outputs([scope_stats])
     rings, timing = (ring_heap, ring_window, ring_pool), TimedOptions(submit_us, task_us, cores, profile)
     minpeak = MinpeakOptions(objective, budget, no_share, time_limit, technique, no_technique)
     request = PlanRequest(graph, scheduler, batch_allocs, routing, rings, progress, timing, minpeak, allow_missing_edges, write)
@@ -73,10 +73,16 @@ def schedule(
     if write:
         _write(found.texts)
     try:
-        if scope_stats is not None:
-            write_scope_stats(scope_stats, found.schedule, found.sizes, found.replay.records, fatal=found.deadlock is not None)
-    finally:
+        _write_stats(scope_stats, found)
+    finally:  # a file that cannot be written does not swallow the plan
         _show(found, as_json, explain_plan)
+
+
+def _write_stats(path: Path | None, found: PlanResult) -> None:
+    from runner.recorded.scope_stats import write_scope_stats
+
+    if path is not None:
+        write_scope_stats(path, found.schedule, found.sizes, found.replay.records, fatal=found.deadlock is not None)
 
 
 def _show(found: PlanResult, as_json: bool, explained: bool) -> None:

@@ -76,6 +76,10 @@ class _Recorded:
             self.item(_expect(item, dict, self.file, f"{where}[{index}]"), f"{where}[{index}]")
 
     def item(self, item: Mapping[str, Any], where: str) -> None:
+        kinds = [kind for kind in ("alloc", "task", "scope", "loop") if kind in item]
+        if len(kinds) != 1:
+            got = kinds or sorted(item)
+            raise ScheduleError(f"{self.file}: {where}: expected one of 'alloc', 'task', 'scope' or 'loop', got {got}")
         if "scope" in item:
             mode = item.get("mode", "auto")
             if mode not in ("auto", "manual"):
@@ -95,10 +99,8 @@ class _Recorded:
                 tensors = [{"name": tensors, "bytes": item.get("bytes")}]
             slots, size = self.create(tensors, f"{where}.alloc")
             self.build.submit(Submission("alloc", size, slots))
-        elif "task" in item:
-            self.task(item, where)
         else:
-            raise ScheduleError(f"{self.file}: {where}: expected one of 'alloc', 'task', 'scope' or 'loop', got {sorted(item)}")
+            self.task(item, where)
 
     def create(self, tensors: Any, where: str) -> tuple[tuple[Slot, ...], int]:
         slots, end = [], 0

@@ -11,7 +11,7 @@ Source: the public format of the device runtime's scope stats.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -147,6 +147,18 @@ class StatsFile:
     dropped: int
     scopes: tuple[ClosedScope, ...]
     num_unclosed: int
+    num_unopened: int = 0
+
+    @property
+    def state(self) -> str:
+        """How much of a run the file tells."""
+        if self.fatal:
+            return "ended by a fatal error"
+        if self.dropped:
+            return "records lost, peaks are lower bounds"
+        if self.num_unclosed:
+            return "not complete"
+        return "complete" if self.scopes else "no records"
 
     def on_ring(self, ring: int) -> list[ClosedScope]:
         return [scope for scope in self.scopes if scope.ring == ring]
@@ -158,61 +170,111 @@ def read_scope_stats(path: Path) -> StatsFile:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ScheduleError(f"cannot read {path}: {error}") from None
-    parsed = [_parse(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    parsed = {f"{path}:{number}": line for number, line in enumerate(lines, 1) if line.strip()}
     if not parsed:
         raise ScheduleError(f"{path}: empty, expected a line of capacities and one line per record")
-    if parsed[0].get("version") != VERSION:
-        raise ScheduleError(f"{path}:1: schema version {parsed[0].get('version')!r}, expected {VERSION}")
-    try:
-        return _stats(str(path), parsed[0], parsed[1:])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ScheduleError(f"{path}: not scope stats of schema {VERSION}: {error!r}") from None
+    (first, meta), *records = [(where, _parse(where, line)) for where, line in parsed.items()]
+    _check_meta(first, meta)
+    for where, record in records:
+        _check_record(where, record)
+    if meta["total"] != len(records) + meta["dropped"]:
+        raise ScheduleError(
+            f"{first}: 'total' is {meta['total']:,}, but the file has {len(records):,} records, the last at"
+            f" {[*parsed][-1]}, and 'dropped' is {meta['dropped']:,}: was it cut?"
+        )
+    return _stats(str(path), meta, records)
 
 
 def stats_of_replay(replay: Replay) -> StatsFile:
     """What `write_scope_stats` would write, parsed."""
-    lines = [_line(replay.schedule, record) for record in replay.records]
+    lines = [("", _line(replay.schedule, record)) for record in replay.records]
     meta = _meta(replay.sizes, len(lines), replay.deadlock is not None)
     return _stats(f"{replay.schedule.name} ({replay.model})", meta, lines)
 
 
-def _parse(path: Path, number: int, line: str) -> dict[str, Any]:
+def _parse(where: str, line: str) -> dict[str, Any]:
     try:
         value = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ScheduleError(f"{path}:{number}: not JSON: {error.msg}") from None
+    except (ValueError, RecursionError) as error:  # also an integer of more digits than Python reads
+        raise ScheduleError(f"{where}: not JSON: {getattr(error, 'msg', error)}") from None
     if not isinstance(value, dict):
-        raise ScheduleError(f"{path}:{number}: got {type(value).__name__}, expected an object")
+        raise ScheduleError(f"{where}: got {type(value).__name__}, expected an object")
     return value
 
 
-def _stats(name: str, meta: dict[str, Any], records: Iterable[dict[str, Any]]) -> StatsFile:
-    """Pair begin and end records last-in first-out per (ring, site)."""
-    begun: dict[tuple[int, str], list[dict[str, Any]]] = {}
+def _check_meta(where: str, meta: Mapping[str, Any]) -> None:
+    if meta.get("version") != VERSION:
+        raise ScheduleError(f"{where}: schema version {meta.get('version')!r}, expected {VERSION}")
+    for name in ("heap_max", "task_window_max", "dep_pool_max"):
+        values = meta.get(name)
+        if not isinstance(values, list) or len(values) != NUM_RINGS or not all(map(_is_count, values)):
+            raise _unexpected(where, meta, name, f"a list of {NUM_RINGS} integers from 0 up, one per ring")
+    for name in ("total", "dropped"):
+        if not _is_count(meta.get(name)):
+            raise _unexpected(where, meta, name, "an integer from 0 up")
+    if not isinstance(meta.get("fatal"), bool):
+        raise _unexpected(where, meta, "fatal", "true or false")
+
+
+def _check_record(where: str, record: Mapping[str, Any]) -> None:
+    if not isinstance(record.get("site"), str):
+        raise _unexpected(where, record, "site", "a string")
+    if record.get("phase") not in ("begin", "end"):
+        raise _unexpected(where, record, "phase", "'begin' or 'end'")
+    if not _is_count(record.get("ring")) or record["ring"] >= NUM_RINGS:
+        raise _unexpected(where, record, "ring", f"0 to {NUM_RINGS - 1}")
+    for name in FIELDS:
+        if not _is_count(record.get(name)):
+            raise _unexpected(where, record, name, "an integer from 0 up")
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _unexpected(where: str, holder: Mapping[str, Any], name: str, expected: str) -> ScheduleError:
+    got = repr(holder[name])[:60] if name in holder else "nothing"
+    return ScheduleError(f"{where}: '{name}' is {got}, expected {expected}")
+
+
+def _stats(name: str, meta: Mapping[str, Any], records: Iterable[tuple[str, Mapping[str, Any]]]) -> StatsFile:
+    """Pair begin and end records, each behind its place, last-in first-out per (ring, site).
+
+    An end without a begin is counted where records were lost; raises ScheduleError where none were.
+    """
+    begun: dict[tuple[int, str], list[Mapping[str, Any]]] = {}
     scopes: list[ClosedScope] = []
-    for record in records:
-        ring, where = int(record["ring"]), str(record["site"])
-        open_here = begun.setdefault((ring, where), [])
+    unopened = 0
+    for where, record in records:
+        ring, site = record["ring"], record["site"]
+        open_here = begun.setdefault((ring, site), [])
         if record["phase"] == "begin":
             open_here.append(record)
             continue
         if not open_here:
-            raise ValueError(f"the end of {where} on ring {ring} has no begin")
-        begin = open_here.pop()
-        scopes.append(
-            ClosedScope(
-                ring,
-                where,
-                record["heap_end"] - begin["heap_start"],
-                record["heap_end"] - record["heap_start"],
-                record["heap_end"] - begin["heap_end"],
-                record["task_window_end"] - begin["task_window_start"],
-            )
-        )
-    heap_max = tuple(int(value) for value in meta["heap_max"])
-    window_max = tuple(int(value) for value in meta["task_window_max"])
+            if not meta["dropped"]:
+                raise ScheduleError(f"{where}: the end of {site} on ring {ring} has no begin, and 'dropped' is 0")
+            unopened += 1
+            continue
+        closed = _closed(open_here.pop(), record)
+        if min(closed[2:]) < 0:
+            raise ScheduleError(f"{where}: {site} on ring {ring} ends before it begins: heads never go back")
+        scopes.append(ClosedScope(*closed))
+    heap_max, window_max = tuple(meta["heap_max"]), tuple(meta["task_window_max"])
     unclosed = sum(map(len, begun.values()))
-    return StatsFile(name, heap_max, window_max, bool(meta["fatal"]), int(meta["dropped"]), tuple(scopes), unclosed)
+    return StatsFile(name, heap_max, window_max, meta["fatal"], meta["dropped"], tuple(scopes), unclosed, unopened)
+
+
+def _closed(begin: Mapping[str, Any], end: Mapping[str, Any]) -> tuple[int, str, int, int, int, int]:
+    """The fields of a ClosedScope."""
+    return (
+        end["ring"],
+        end["site"],
+        end["heap_end"] - begin["heap_start"],
+        end["heap_end"] - end["heap_start"],
+        end["heap_end"] - begin["heap_end"],
+        end["task_window_end"] - begin["task_window_start"],
+    )
 
 
 # --- comparison -------------------------------------------------------------------------------------------------------

@@ -61,6 +61,14 @@ def test_loops_repeat_and_capacities_fall_back_to_defaults():
             _recorded({"allok": "a"}),
             "case.json: program.items[0]: expected one of 'alloc', 'task', 'scope' or 'loop', got ['allok']",
         ),
+        (
+            _recorded({"alloc": "a", "bytes": 1, "task": "t"}),
+            "case.json: program.items[0]: expected one of 'alloc', 'task', 'scope' or 'loop', got ['alloc', 'task']",
+        ),
+        (
+            _recorded({"loop": 2, "body": [], "scope": []}),
+            "case.json: program.items[0]: expected one of 'alloc', 'task', 'scope' or 'loop', got ['scope', 'loop']",
+        ),
         (_recorded({"alloc": "a"}), "case.json: program.items[0].alloc[0].bytes: got nothing, expected an integer"),
         (_recorded({"alloc": "a", "bytes": True}), "case.json: program.items[0].alloc[0].bytes: got True, expected an integer"),
         (_recorded({"alloc": "a", "bytes": -1}), "case.json: program.items[0].alloc[0].bytes: got -1, expected 0 or more"),

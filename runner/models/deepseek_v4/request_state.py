@@ -105,9 +105,13 @@ class StateStore:
         """A handle for a new request of at most `num_tokens` positions (`max_context` if None), with all pages that it can need.
 
         `prompt_len` is how many of them the prompt has, for prefill in chunks to choose among equal scores as one call would.
-        Raises StateError when that is more than `max_context`, or pages are short.
+        Raises StateError when that is less than 1 or more than `max_context`, the prompt is longer, or pages are short.
         """
         num_tokens = self.max_context if num_tokens is None else num_tokens
+        if num_tokens < 1:
+            raise StateError(f"a request of {num_tokens:,} tokens cannot be admitted, expected at least 1")
+        if not 0 <= prompt_len <= num_tokens:
+            raise StateError(f"a prompt of {prompt_len:,} tokens in a request of {num_tokens:,}, expected 0 to {num_tokens:,}")
         if num_tokens > self.max_context:
             raise StateError(
                 f"a request of {num_tokens:,} tokens is longer than 'max_context' ({self.max_context:,})",

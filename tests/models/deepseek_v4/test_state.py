@@ -140,6 +140,22 @@ def test_a_refused_request_takes_nothing():
     state.admit(32)
 
 
+@pytest.mark.parametrize(
+    ("request_of", "message"),
+    [
+        ((-5, 1), "a request of -5 tokens cannot be admitted, expected at least 1"),
+        ((0,), "a request of 0 tokens cannot be admitted, expected at least 1"),
+        ((5, -1), "a prompt of -1 tokens in a request of 5, expected 0 to 5"),
+        ((5, 6), "a prompt of 6 tokens in a request of 5, expected 0 to 5"),
+    ],
+)
+def test_a_request_of_no_length_is_refused(request_of, message):
+    state = store()
+    with pytest.raises(StateError) as error:
+        state.admit(*request_of)
+    assert str(error.value) == message
+
+
 def test_a_request_longer_than_the_context():
     with pytest.raises(StateError) as error:
         store().admit(65)
