@@ -1,0 +1,91 @@
+"""Pools of exactly the printed bound, attacked: any trip counts of dynamic loops, any interleaving, sweeps of any period."""
+
+import random
+from dataclasses import replace
+from itertools import product
+from unittest.mock import patch
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_programs import loop_program, random_program, random_trips, run_in_order, run_shuffled
+from random_schedules import build, programs
+
+from runner.rings import capacity, heap
+from runner.rings.capacity import ring_loads
+from runner.rings.common_sizes import safe_sizes
+from runner.rings.replay import lagging
+from runner.rings.sizes import RingSizes
+from schedulers import get_scheduler
+
+AMPLE = RingSizes((2**30,) * 4)
+
+
+def swept_every(period):
+    """Pools swept after fewer tasks than 64, so that small programs cross many sweeps."""
+    return patch.multiple(capacity, POOL_SWEEP=period), patch.object(heap, "POOL_SWEEP", period)
+
+
+def bounds(schedule):
+    return tuple(max(4, load.pool_bound) for load in ring_loads(schedule))
+
+
+@settings(max_examples=300, deadline=None)
+@given(programs(sizes=(0, 1), dynamic=True, max_items=6), st.integers(2, 8), st.data())
+def test_no_trip_counts_need_more_than_the_bound(items, period, data):
+    at_capacity, at_heap = swept_every(period)
+    with at_capacity, at_heap:
+        sizes = replace(AMPLE, pool=bounds(build(items)))
+        for _ in range(6):
+            trips = data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=6))
+            some = build(items, trips)
+            assert lagging(some, sizes).deadlock is None
+            assert all(own <= most for own, most in zip(bounds(some), sizes.pool, strict=True))
+
+
+def heavy(num):
+    """A scope of tasks that each wait for all of four earlier ones."""
+    return ("scope", [("task", 0, [0, 1, 2, 3]) for _ in range(num)])
+
+
+LIGHT = ("task", 0, [])
+FOUR = [LIGHT] * 4
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        [("repeat", 3, [("scope", [LIGHT] * 30)])],
+        [("repeat", 3, [("scope", [LIGHT] * 10), ("repeat", 3, [("scope", [LIGHT] * 20)])])],
+        [("repeat", 3, [("scope", [LIGHT] * 70)]), ("repeat", 3, [heavy(3)])],
+        [("repeat", 3, [heavy(30)]), ("scope", [LIGHT] * 40), ("repeat", 3, [("scope", [LIGHT] * 40)])],
+        [("scope", [("repeat", 3, [LIGHT] * 30), *[LIGHT] * 3])],
+        [("scope", [("scope", [("scope", [("repeat", 3, [("scope", [LIGHT] * 63), LIGHT]), heavy(20)])])])],
+    ],
+)
+def test_trips_that_do_not_run_push_nothing_out(between):
+    """Every combination of trip counts, with the sweep of the runtime."""
+    items = [*FOUR, heavy(20), *between, heavy(20)]
+    full = build(items)
+    sizes = replace(AMPLE, pool=bounds(full))
+    needed = [0] * 4
+    for trips in product(range(4), repeat=3):
+        some = build(items, trips)
+        assert lagging(some, sizes).deadlock is None
+        needed = [*map(max, needed, bounds(some))]
+    assert needed[0] == sizes.pool[0] and needed[1] == sizes.pool[1]  # no more than some run can need
+
+
+@pytest.mark.parametrize("make", [random_program, loop_program])
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), period=st.sampled_from((2, 3, 5, 64)))
+def test_random_programs_run_in_the_bounds_in_any_order(make, seed, period):
+    program = make(seed)
+    schedule = get_scheduler("annotated")(program, {})
+    at_capacity, at_heap = swept_every(period)
+    with at_capacity, at_heap:
+        sizes = safe_sizes([schedule])
+        assert lagging(schedule, sizes).deadlock is None
+        for turn in range(3):
+            trips = random_trips(program, random.Random(seed + turn))
+            assert run_shuffled(program, schedule, sizes, trips, seed + turn) == run_in_order(program, trips)
