@@ -1,16 +1,23 @@
 """Pools of exactly the printed bound, attacked: any trip counts of dynamic loops, any interleaving, sweeps of any period."""
 
 import random
+import time
 from dataclasses import replace
 from itertools import product
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_programs import loop_program, random_program, random_trips, run_in_order, run_shuffled
 from random_schedules import build, programs
 
+from runner.execution.executor import execute
+from runner.expansion.expander import expand
+from runner.language.library import load_graph
+from runner.program.ops import OpRegistry
 from runner.rings import capacity, heap
 from runner.rings.capacity import ring_loads
 from runner.rings.common_sizes import safe_sizes
@@ -89,3 +96,53 @@ def test_random_programs_run_in_the_bounds_in_any_order(make, seed, period):
         for turn in range(3):
             trips = random_trips(program, random.Random(seed + turn))
             assert run_shuffled(program, schedule, sizes, trips, seed + turn) == run_in_order(program, trips)
+
+
+# --- worker threads ---------------------------------------------------------------------------------------------------
+
+OPS = OpRegistry()
+OPS.op("slow", "a: f32[N] -> y: f32[N]", core="AIV")(lambda a, *, y: time.sleep(0.01))
+OPS.op("quick", "a: f32[N] -> y: f32[N]", core="AIV")(lambda a, *, y: None)
+
+
+def half(name):
+    """Ten slow producers, and a scope of 20 tasks that each wait for all of them."""
+    producers = [f"{name}{k}" for k in range(10)]
+    slow = [f"  - {{op: slow, id: {p}, in: {{a: a}}, out: {{y: '{p}_y: f32[4]'}}}}\n" for p in producers]
+    after = f"after: [{', '.join(producers)}]"
+    users = [f"      - {{op: quick, id: u{k}, in: {{a: a}}, out: {{y: 'y{k}: f32[4]'}}, {after}}}\n" for k in range(20)]
+    return "".join([*slow, f"  - scope: {name}_users\n    body:\n", *users])
+
+
+LOOP = """\
+  - scope: loop
+    body:
+      - for: t
+        range: n[0]
+        max: MAX
+        body:
+          - {op: quick, in: {a: a}, out: {y: "z: f32[4]"}}
+"""
+
+
+def slow_producers(tmp_path, most):
+    """Between two halves a dynamic loop of up to `most` tasks without edges."""
+    text = "graph: pool\ninputs: {a: 'f32[4]', n: 'i32[1]'}\nbody:\n"
+    (tmp_path / "pool.yaml").write_text(text + half("first") + LOOP.replace("MAX", str(most)) + half("second"))
+    program = expand(load_graph(tmp_path / "pool.yaml"), SimpleNamespace(values={}, dtypes={}), OPS)
+    return program, get_scheduler("annotated")(program, {})
+
+
+@pytest.mark.parametrize("most", [1, 43, 60, 200])
+def test_the_bound_does_not_fall_as_a_loop_grows(tmp_path, most):
+    assert ring_loads(slow_producers(tmp_path, most)[1])[1].pool_bound == 400
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_a_run_of_no_trips_fits_in_the_safe_pool(tmp_path, workers):
+    program, schedule = slow_producers(tmp_path, 60)
+    sizes = safe_sizes([schedule])
+    for num_trips in (0, 1, 60):
+        given = {"a": torch.zeros(4), "n": torch.tensor([num_trips], dtype=torch.int32)}
+        externals = {program.inputs[name]: value for name, value in given.items()}
+        execute(schedule, OPS, externals, rings=sizes, workers=workers)
