@@ -1,6 +1,7 @@
 """Pools of exactly the printed bound, attacked: any trip counts of dynamic loops, any interleaving, sweeps of any period."""
 
 import random
+import re
 import time
 from dataclasses import replace
 from itertools import product
@@ -14,13 +15,14 @@ from hypothesis import strategies as st
 from random_programs import loop_program, random_program, random_trips, run_in_order, run_shuffled
 from random_schedules import build, programs
 
+from runner.base.errors import ScheduleError
 from runner.execution.executor import execute
 from runner.expansion.expander import expand
 from runner.language.library import load_graph
 from runner.program.ops import OpRegistry
 from runner.rings import capacity, heap
 from runner.rings.capacity import ring_loads
-from runner.rings.common_sizes import safe_sizes
+from runner.rings.common_sizes import refuse_deadlock, safe_sizes
 from runner.rings.replay import lagging
 from runner.rings.sizes import RingSizes
 from schedulers import get_scheduler
@@ -96,6 +98,47 @@ def test_random_programs_run_in_the_bounds_in_any_order(make, seed, period):
         for turn in range(3):
             trips = random_trips(program, random.Random(seed + turn))
             assert run_shuffled(program, schedule, sizes, trips, seed + turn) == run_in_order(program, trips)
+
+
+FIELDS = {"--ring-heap": "heap", "--ring-window": "window", "--ring-pool": "pool"}
+
+
+def advised(schedule, sizes):
+    """The sizes with what a refusal's hint says in their place; None when they are not refused."""
+    try:
+        refuse_deadlock([schedule], sizes)
+    except ScheduleError as error:
+        changes = re.findall(r"(--ring-\w+) ([\d,]+)", error.hint)
+        assert changes
+        return replace(sizes, **{FIELDS[option]: tuple(map(int, four.split(","))) for option, four in changes})
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    programs(sizes=(0, 1, 1024, 3000), dynamic=True, max_items=7),
+    st.tuples(*[st.sampled_from((1, 2, 3, 8, 64))] * 4),
+    st.tuples(*[st.sampled_from((4, 8, 64))] * 4),
+    st.tuples(*[st.integers(4, 14)] * 4),
+    st.lists(st.integers(0, 3), min_size=1, max_size=6),
+)
+def test_sizes_run_or_are_refused_with_a_hint_that_helps(items, kib, window, pool, trips):
+    """For any heaps, windows and pools: what is not refused runs whatever the trip counts, and so does what the hint says."""
+    full, some = build(items), build(items, trips)
+    given_sizes = RingSizes(tuple(1024 * size for size in kib), window, pool)
+    helped = advised(full, given_sizes)
+    sizes = helped or given_sizes
+    assert advised(full, sizes) is None
+    for schedule in (full, some):
+        assert lagging(schedule, sizes).deadlock is None
+
+
+def test_only_the_option_that_is_too_small_is_named():
+    schedule = build([*FOUR, heavy(20)])
+    safe = safe_sizes([schedule])
+    for field, four in (("heap", safe.heap), ("window", (4,) * 4), ("pool", (4,) * 4)):
+        sizes = replace(safe, **{field: four})
+        helped = advised(schedule, sizes)
+        assert helped == (None if field == "heap" else safe)
 
 
 # --- worker threads ---------------------------------------------------------------------------------------------------
