@@ -165,13 +165,14 @@ def ring_sizes(
     from runner.rings.common_sizes import refuse_deadlock, safe_sizes
     from runner.rings.sizes import RingSizes
 
-    if heap == "safe":
-        sizes = safe_sizes(schedules)
-        return RingSizes(sizes.heap, *_given_counts(sizes, window, pool))
     asked = any(text is not None for text in (heap, window, pool)) or any(name in os.environ for name in RING_VARIABLES)
     if not asked:
         return None
-    sizes = RingSizes.resolve(heap, window, pool)
+    if heap == "safe":
+        sizes = safe_sizes(schedules)
+        sizes = RingSizes(sizes.heap, *_given_counts(sizes, window, pool))
+    else:
+        sizes = RingSizes.resolve(heap, window, pool)
     if not unchecked:
         refuse_deadlock(schedules, sizes)
     return sizes

@@ -18,7 +18,7 @@ from runner.program.spans import SpanWalk
 from runner.rings.heap import INLINE_EDGES, POOL_SWEEP
 from runner.rings.schedule import NUM_RINGS, Begin, End, Schedule, Submit
 from runner.rings.sizes import MIN_HEAP_BYTES, MIN_WINDOW
-from runner.rings.steps import StepWalk
+from runner.rings.steps import OpenLoop, StepWalk
 
 
 @dataclass(slots=True)
@@ -27,7 +27,8 @@ class RingLoad:
 
     epochs       per epoch the running totals of its blocks: `(0, n1, n1 + n2, ...)`, blocks without bytes left out
     num_slots    per epoch the number of submissions
-    pool_bound   entries that the dependency pool can need at worst, if no producer completes before its users are submitted
+    pool_bound   entries that the dependency pool can need at worst, if no producer completes before its users are submitted,
+                 whatever the trip counts
     dynamic      whether the epochs depend on a trip count
     """
 
@@ -59,20 +60,21 @@ def ring_loads(schedule: Schedule) -> list[RingLoad]:
     collectors = [_Epochs(RingLoad()) for _ in range(NUM_RINGS)]
     walk = StepWalk(schedule)
     submissions, scopes, rings, loops = schedule.submissions, walk.scopes, walk.rings, walk.loops
+    outer_loops: list[int] = []  # per open scope, how many dynamic loops are open around it
     epoch = collectors[0]  # of the innermost open scope's ring
     for step in walk:
         if isinstance(step, Submit):
-            submission, edges = submissions[step.submission], epoch.edges
-            if not edges:
-                epoch.owner = scopes[-1]
-            edges.append(len(submission.waits))
+            submission = submissions[step.submission]
+            epoch.submit(len(submission.waits), scopes[-1], loops, outer_loops[-1])
             if submission.size_bytes:
                 epoch.blocks.append(submission.size_bytes)
             if loops and (submission.size_bytes or rings[-1] == NUM_RINGS - 1):
                 epoch.load.dynamic = True
         elif isinstance(step, Begin):
+            outer_loops.append(len(loops))
             epoch = collectors[rings[-1]]
         elif isinstance(step, End):
+            outer_loops.pop()
             epoch.end(step.scope)
             epoch = collectors[rings[-2:][0]]  # of the scope around it; the root ends last
     return [collector.load for collector in collectors]
@@ -86,7 +88,18 @@ class _Epochs:
         self.owner: int | None = None
         self.blocks: list[int] = []
         self.edges: list[int] = []
-        self.unswept: list[int] = []  # edges of the last submissions before the epoch
+        self.last = _LastEdges()
+        self.unswept = 0  # the most edges of the last submissions before the epoch
+
+    def submit(self, num_edges: int, scope: int, loops: Sequence[OpenLoop], num_outer: int) -> None:
+        """Note a submission of `scope`; `loops` are the open dynamic loops, of which `num_outer` lie around the scope."""
+        if loops or self.last.loops:
+            self.last.follow(loops)
+        if not self.edges:
+            self.owner = scope
+            self.unswept = self.last.most(num_outer)
+        self.edges.append(num_edges)
+        self.last.add(num_edges)
 
     def end(self, scope: int) -> None:
         if scope != self.owner:
@@ -97,9 +110,74 @@ class _Epochs:
         # The pool is swept only when 64 tasks have retired since the last sweep, so up to 63 tasks from before the epoch may
         # still hold entries. Edges beyond the 64 that a task holds itself spill; those entries are reclaimed with their task.
         spilled = sum([num - INLINE_EDGES for num in edges if num > INLINE_EDGES])
-        load.pool_bound = max(load.pool_bound, sum(self.unswept) + sum(edges), spilled)
-        self.unswept = (self.unswept + edges)[1 - POOL_SWEEP :]
+        load.pool_bound = max(load.pool_bound, self.unswept + sum(edges), spilled)
         self.owner, self.blocks, self.edges = None, [], []
+
+
+@dataclass(slots=True)
+class _Trips:
+    """An open dynamic loop as one ring sees it; `most` is the largest `_LastEdges.before` at the starts of its trips so far."""
+
+    loop: OpenLoop
+    trip: int
+    most: tuple[int, ...]
+
+
+class _LastEdges:
+    """The most edges that the last 63 submissions of a ring can have, over all trip counts of dynamic loops that have ended.
+
+    `before[n]` is that figure for the last n submissions before those in `recent`, which surely run. A loop that ends leaves, for
+    each n, the largest over the trip counts: the tasks of its trips may push earlier ones out of the 63, and need not.
+    """
+
+    def __init__(self) -> None:
+        self.before: tuple[int, ...] = (0,) * POOL_SWEEP
+        self.recent: list[int] = []
+        self.loops: list[_Trips] = []
+
+    def add(self, num_edges: int) -> None:
+        self.recent.append(num_edges)
+
+    def follow(self, loops: Sequence[OpenLoop]) -> None:
+        """Bring the open loops up to date; where the ring got no submission in between, nothing has changed for it."""
+        known = self.loops
+        num_same = 0
+        for trips, loop in zip(known, loops, strict=False):
+            if trips.loop is not loop:
+                break
+            num_same += 1
+            if trips.trip != loop.trip:
+                break
+        while len(known) > num_same:  # these have ended
+            self._merge(known.pop())
+        if known and known[-1].trip != known[-1].loop.trip:
+            last = known[-1]
+            last.trip, last.most = last.loop.trip, _largest_of(last.most, self._settle())
+        for loop in loops[num_same:]:
+            known.append(_Trips(loop, loop.trip, self._settle()))
+
+    def most(self, num_outer: int) -> int:
+        """The figure for an epoch that begins here, in a scope inside the first `num_outer` of the open loops.
+
+        The other loops lie in that scope: if fewer of their trips run, its epoch begins behind them, and what came before them
+        is then not pushed out by those trips.
+        """
+        return max(self._settle()[-1], *(trips.most[-1] for trips in self.loops[num_outer:]), 0)
+
+    def _merge(self, ended: _Trips) -> None:
+        self.before = _largest_of(ended.most, self._settle())
+
+    def _settle(self) -> tuple[int, ...]:
+        """`before` with `recent` taken into it."""
+        if self.recent:
+            sums = list(accumulate(self.recent[:-POOL_SWEEP:-1], initial=0))
+            self.before = (*sums, *(sums[-1] + most for most in self.before[1 : POOL_SWEEP + 1 - len(sums)]))
+            self.recent = []
+        return self.before
+
+
+def _largest_of(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
+    return left if left is right else tuple(map(max, left, right))
 
 
 # --- heap -------------------------------------------------------------------------------------------------------------

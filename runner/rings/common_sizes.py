@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from operator import le
 from typing import Any
 
 from runner.base.errors import ScheduleError
 from runner.rings.capacity import RingLoad, fits, least_heap, least_window, ring_loads, robust_heap, safe_heap
-from runner.rings.replay import eager
+from runner.rings.replay import eager, lagging
 from runner.rings.schedule import NUM_RINGS, Schedule
 from runner.rings.sizes import MIN_POOL, Four, RingSizes
 
@@ -50,18 +51,16 @@ def holds(load: RingLoad, size_bytes: int) -> bool:
 def refuse_deadlock(schedules: Sequence[Schedule], sizes: RingSizes) -> None:
     """Raises ScheduleError when some run of a schedule can deadlock in rings of `sizes`, naming what and the sizes that work."""
     for schedule in schedules:
-        loads = ring_loads(schedule)
-        problem = _deadlock(schedule, loads, sizes)
+        problem = _deadlock(schedule, ring_loads(schedule), sizes)
         if problem is not None:
-            advised = safe_sizes(schedules)
-            heap = ",".join(map(str, advised.heap))
-            raise ScheduleError(
-                f"schedule '{schedule.name}' can deadlock: {problem}", hint=f"sizes that work: --ring-heap {heap}"
-            )
+            raise ScheduleError(f"schedule '{schedule.name}' can deadlock: {problem}", hint=_advice(schedules, sizes))
 
 
 def _deadlock(schedule: Schedule, loads: Sequence[RingLoad], sizes: RingSizes) -> str | None:
     deadlock = eager(schedule, sizes).deadlock
+    short_pools = [ring for ring, load in enumerate(loads) if load.pool_bound > sizes.pool[ring]]
+    if deadlock is None and short_pools:
+        deadlock = lagging(schedule, sizes).deadlock
     if deadlock is not None:
         return f"{deadlock.mark}: {deadlock}" if deadlock.mark else str(deadlock)
     for ring, load in enumerate(loads):
@@ -71,7 +70,22 @@ def _deadlock(schedule: Schedule, loads: Sequence[RingLoad], sizes: RingSizes) -
                 f"ring {ring} of {sizes.heap[ring]:,} bytes runs all trips of its dynamic loops, but not every number of them; "
                 f"{needed:,} bytes do"
             )
+    for ring in short_pools:
+        return f"ring {ring} has a pool of {sizes.pool[ring]:,} entries; a run may need {loads[ring].pool_bound:,}"
     return None
+
+
+def _advice(schedules: Sequence[Schedule], sizes: RingSizes) -> str:
+    """The options whose values are too small for some schedule, with values that work for all."""
+    advised = safe_sizes(schedules)
+    per_ring = list(zip(*(ring_loads(schedule) for schedule in schedules), strict=True))
+    heaps = all(holds(load, size) for loads, size in zip(per_ring, sizes.heap, strict=True) for load in loads)
+    found = {
+        "--ring-heap": (advised.heap, heaps),
+        "--ring-window": (advised.window, all(map(le, advised.window, sizes.window))),
+        "--ring-pool": (advised.pool, all(map(le, advised.pool, sizes.pool))),
+    }
+    return "sizes that work: " + " ".join(f"{option} {_commas(four)}" for option, (four, enough) in found.items() if not enough)
 
 
 # --- for a device -----------------------------------------------------------------------------------------------------

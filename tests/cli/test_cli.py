@@ -165,6 +165,8 @@ def problems(tmp_path: Path, model: str) -> list[tuple[tuple[object, ...], str]]
         ((*ids, "--dtype", "f12"), "f12"),
         ((*ids, "--scope-stats", tmp_path / "s"), "--scope-stats needs rings"),
         ((*ids, "--ring-heap", "64KiB"), "can deadlock"),
+        ((*ids, "--ring-heap", "safe", "--ring-window", "4"), "hint: sizes that work: --ring-window "),
+        ((*ids, "--ring-pool", "128", "--workers", "2"), "hint: sizes that work: --ring-pool "),
         ((*ids, "--logits", "/proc/none/x", "--max-new-tokens", "1"), "no such file or directory"),
         ((*ids, "--record-routing", "/"), "is a directory"),
         (("recv-depth", "--routing", tmp_path / "prompts.json"), "prompts.json"),
