@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from runner.base.errors import CheckpointError, Diagnostic
+from runner.base.reading import parse_json
 from runner.base.tensor_spec import DTYPE_BYTES, TensorSpec
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -97,10 +98,10 @@ def _read_index(folder: Path, canonical: Canonical, problems: list[Diagnostic]) 
     if not path.is_file():
         return None
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(Diagnostic("K107", f"index '{path}' cannot be read: {error.strerror}")) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise CheckpointError(Diagnostic("K107", f"index '{path}' cannot be read: it is not JSON")) from error
     weight_map = found.get("weight_map") if isinstance(found, dict) else None
     if not isinstance(weight_map, dict):
@@ -175,7 +176,7 @@ def _read_header(path: Path) -> tuple[int, int, dict[str, Any]]:
             (length,) = struct.unpack("<Q", start)
             if length > min(MAX_HEADER_BYTES, size - 8):
                 raise _UnusableShardError(f"has a corrupt or truncated header: {length:,} bytes of {size:,}")
-            header = json.loads(file.read(length).decode("utf-8"))
+            header = json.loads(file.read(length).decode("utf-8"))  # each entry's numbers are judged by themselves
     except FileNotFoundError:
         raise _UnusableShardError("is missing") from None
     except OSError as error:

@@ -53,7 +53,7 @@ def show(
     out = table("name", "value", "from")
     for name, value in chosen.items():
         origin = "" if name.startswith("{") else resolved.origin(name)
-        out.add_row(name.replace("[", "\\["), _plain(value), origin)
+        out.add_row(name, _plain(value), origin)
     console().print(out)
 
 

@@ -44,7 +44,7 @@ def lint(
     try:
         findings = Driver(config, sets, deploy, ep).lint(*paths, ring_heap=ring_heap)
     except ConfigError as error:
-        messages().print(str(error), markup=False)
+        messages().print(str(error))
         raise typer.Exit(2) from None
     if text := format_findings(findings, form):
         print(text)
@@ -121,7 +121,7 @@ def show_op(name: str, as_json: options.Json = False) -> None:
     out = table("operand", "mode", "type")
     for operand in op.operands:
         mode = f"{operand.mode}, optional" if operand.optional else operand.mode
-        out.add_row(operand.name, mode, f"{operand.dtype}\\[{', '.join(operand.dims)}]")
+        out.add_row(operand.name, mode, f"{operand.dtype}[{', '.join(operand.dims)}]")
     print()
     console().print(out)
     for parameter, default in op.params.items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib.metadata import version as installed_version
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -55,6 +56,9 @@ for module in COMMANDS:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command and ends the process: 0 done, 1 a problem, 2 unusable arguments, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):  # a name from a file may have characters that no encoding has, such as half a pair
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # before torch: products whose bits do not depend on threads or other rows
     try:
         app(args=arguments, prog_name="ringgraph", obj=sys.argv[1:] if arguments is None else arguments)
@@ -67,6 +71,9 @@ def main(arguments: list[str] | None = None) -> None:
         if ended.code == 130:  # how typer ends a command that Ctrl-C interrupted, without a word
             print("interrupted", file=sys.stderr)
         raise
+    except KeyboardInterrupt:  # before typer listens: while it makes its commands
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
     except Exception as error:  # nobody foresaw it: Python shows all of it, unless the process that started this rank does
         if not _reported(error):
             raise

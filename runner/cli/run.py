@@ -148,4 +148,4 @@ def _first(comparison: Comparison) -> str:
     if comparison.problem is not None or comparison.first is None:
         return comparison.problem or ""
     index, got, golden = comparison.first
-    return f"\\[{', '.join(map(str, index))}]: {got:.6g}, golden {golden:.6g} ({comparison.num_wrong:,} wrong)"
+    return f"[{', '.join(map(str, index))}]: {got:.6g}, golden {golden:.6g} ({comparison.num_wrong:,} wrong)"

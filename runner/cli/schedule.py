@@ -67,7 +67,7 @@ def schedule(
     request = PlanRequest(graph, scheduler, batch_allocs, routing, rings, progress, timing, minpeak, allow_missing_edges, write)
     found = plan(Setup(config, sets, deploy, ep), request, better())
     for missing in found.warnings:
-        messages().print(f"warning: {missing.message}", markup=False)
+        messages().print(f"warning: {missing.message}")
     if explain_plan and found.plan is None:
         raise ConfigError(f"--explain-plan explains plans of minpeak, got --scheduler {scheduler}")
     if write:
@@ -113,11 +113,11 @@ def _write(texts: Texts) -> None:
     from runner.writeback.edits import write_files
 
     if not texts:
-        messages().print("nothing to write: the graph has these scopes", markup=False)
+        messages().print("nothing to write: the graph has these scopes")
         return
     write_files(texts)
     for path in texts:
-        messages().print(f"wrote {path}", markup=False)
+        messages().print(f"wrote {path}")
 
 
 def _print_plan(found: PlanResult) -> None:

@@ -24,19 +24,24 @@ FILE_COLUMNS = 160
 def console() -> Console:
     """Where results go: standard output, as wide as the terminal; in a file or pipe wide enough not to fold names."""
     folds = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(highlight=False, soft_wrap=True, width=None if folds else FILE_COLUMNS)
+    return _plain_console(width=None if folds else FILE_COLUMNS)
 
 
 def messages() -> Console:
     """Where everything else goes: standard error."""
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return _plain_console(stderr=True)
+
+
+def _plain_console(**given: Any) -> Console:
+    """A console that shows text as it is: names come from files, and `[/a]` or `:warning:` in one is no markup."""
+    return Console(highlight=False, soft_wrap=True, markup=False, emoji=False, **given)
 
 
 def warned(found: tuple[Schedule, Iterable[Diagnostic]]) -> Schedule:
     """The schedule of `driver.schedule_of`, with its warnings told."""
     schedule, warnings = found
     for warning in warnings:
-        messages().print(f"warning: {warning}", markup=False)
+        messages().print(f"warning: {warning}")
     return schedule
 
 

@@ -16,6 +16,16 @@ from typing import Any
 import yaml
 
 from runner.base.errors import ConfigError, Diagnostic, Mark, did_you_mean
+from runner.base.reading import (
+    MAX_DEPTH,
+    MAX_DIGITS,
+    MAX_INTEGER,
+    NotJsonError,
+    number_problem,
+    parse_json,
+    shortened,
+)
+from runner.language.yaml_source import YAML_ERRORS, yaml_reason
 from runner.models import family, family_names
 
 MAX_FILE_BYTES = 1 << 20
@@ -96,8 +106,10 @@ def read_option(option: str, text: str) -> tuple[Source, list[Diagnostic]]:
         return Source(label), [Diagnostic("C100", f"{label}: expected key=value")]
     try:
         value = _construct_text(value_text)
-    except (yaml.YAMLError, RecursionError) as error:
-        return Source(label), [Diagnostic("C100", f"{label}: not a YAML value: {_reason(error)}")]
+    except ConfigError as error:
+        return Source(label), [Diagnostic("C100", f"{label}: {error.diagnostics[0].message}")]
+    except YAML_ERRORS as error:
+        return Source(label), [Diagnostic("C100", f"{label}: not a YAML value: {yaml_reason(error)}")]
     return Source(label, {key: Given(value, option=label)}, is_option=True), []
 
 
@@ -164,11 +176,9 @@ def _shown(path: Path) -> str:
 
 def _parse_json(text: str, file: str) -> dict[str, Given]:
     try:
-        value = json.loads(text)
-    except RecursionError:
-        raise ConfigError(Diagnostic("C100", "is nested too deeply", Mark(file, 1))) from None
-    except json.JSONDecodeError as error:
-        raise ConfigError(Diagnostic("C100", f"not JSON: {error.msg}", Mark(file, error.lineno, error.colno))) from error
+        value = parse_json(text, any_number=True)
+    except NotJsonError as error:
+        raise ConfigError(Diagnostic("C100", error.reason, Mark(file, error.line, error.column))) from error
     if not isinstance(value, dict):
         raise ConfigError(Diagnostic("C100", f"is {describe(value)}, expected an object", Mark(file, 1)))
     lines = text.splitlines()
@@ -186,7 +196,7 @@ def _json_given(key: str, value: Any, lines: list[str], file: str) -> Given:
 def _parse_yaml(text: str, file: str, problems: list[Diagnostic]) -> dict[str, Given]:
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except (yaml.YAMLError, RecursionError) as error:
+    except YAML_ERRORS as error:
         raise ConfigError(_yaml_problem(error, file, text)) from error
     if root is None:
         return {}
@@ -198,16 +208,10 @@ def _parse_yaml(text: str, file: str, problems: list[Diagnostic]) -> dict[str, G
 def _yaml_problem(error: Exception, file: str, text: str) -> Diagnostic:
     mark = getattr(error, "problem_mark", None)
     if mark is None:
-        return Diagnostic("C100", f"not YAML: {_reason(error)}", Mark(file, 1))
+        return Diagnostic("C100", f"not YAML: {yaml_reason(error)}", Mark(file, 1))
     lines = text.splitlines()
     line = lines[mark.line] if mark.line < len(lines) else None
-    return Diagnostic("C100", f"not YAML: {_reason(error)}", Mark(file, mark.line + 1, mark.column + 1), source_line=line)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, RecursionError):
-        return "nested too deeply"
-    return getattr(error, "problem", None) or getattr(error, "reason", None) or str(error).split("\n")[0]
+    return Diagnostic("C100", f"not YAML: {yaml_reason(error)}", Mark(file, mark.line + 1, mark.column + 1), source_line=line)
 
 
 def _mark(node: yaml.Node, file: str) -> Mark:
@@ -219,16 +223,25 @@ _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
 _SPECIAL = {"": None, "~": None, "null": None, "true": True, "false": False, ".inf": float("inf"), ".nan": float("nan")}
 
 
-def _scalar(node: yaml.ScalarNode) -> Any:
-    """By the YAML 1.2 core schema: `1e-6` is a number and `on` a string, unlike in YAML 1.1."""
+def _scalar(node: yaml.ScalarNode, file: str) -> Any:
+    """By the YAML 1.2 core schema: `1e-6` is a number and `on` a string, unlike in YAML 1.1. Raises ConfigError."""
     text = node.value
     if node.style is not None:
         return text
     if text.lower() in _SPECIAL:
         return _SPECIAL[text.lower()]
-    if _INTEGER.match(text):
-        return int(text, 0) if text[:2] in ("0x", "0o") else int(text)
-    return float(text) if _FLOAT.match(text) else text
+    is_integer = _INTEGER.match(text)
+    if not is_integer and not _FLOAT.match(text):
+        return text
+    if not is_integer:
+        value = float(text)
+    elif len(text) > MAX_DIGITS:
+        value = MAX_INTEGER + 1
+    else:
+        value = int(text, 0) if text[:2] in ("0x", "0o") else int(text)
+    if problem := number_problem(value):
+        raise ConfigError(Diagnostic("C100", f"{shortened(text)} is {problem}", _mark(node, file)))
+    return value
 
 
 class _Constructor:
@@ -236,8 +249,10 @@ class _Constructor:
 
     def __init__(self, file: str, lines: list[str], problems: list[Diagnostic]):
         self.file, self.lines, self.problems, self.count = file, lines, problems, 0
+        self.open: list[yaml.Node] = []  # collections that the one being made lies in
 
     def layer(self, node: yaml.MappingNode) -> dict[str, Given]:
+        self.enter(node)
         return self._givens(node, SECTION_DEPTHS)
 
     def _givens(self, node: yaml.MappingNode, depths: Mapping[str, int], depth: int = 0) -> dict[str, Given]:
@@ -258,14 +273,31 @@ class _Constructor:
         self.count += 1
         if self.count > MAX_NODES:
             raise ConfigError(Diagnostic("C100", f"has more than {MAX_NODES:,} values", _mark(node, self.file)))
-        if isinstance(node, yaml.MappingNode):
-            if depth:
-                return self._givens(node, {}, depth - 1)
-            return {str(key.value): self.value(item) for key, item in node.value}
+        if isinstance(node, yaml.ScalarNode):
+            return _scalar(node, self.file)
+        self.enter(node)
+        made = self._collection(node, depth)
+        self.open.pop()
+        return made
+
+    def enter(self, node: yaml.Node) -> None:
+        """Raises ConfigError where an alias stands inside of its own anchor, and for deep nesting."""
+        if node in self.open:
+            raise ConfigError(Diagnostic("C100", "a value holds itself through an alias", _mark(node, self.file)))
+        if len(self.open) >= MAX_DEPTH:
+            raise ConfigError(Diagnostic("C100", f"nested too deeply (more than {MAX_DEPTH} levels)", _mark(node, self.file)))
+        self.open.append(node)
+
+    def _collection(self, node: yaml.Node, depth: int) -> Any:
         if isinstance(node, yaml.SequenceNode):
             return [self.value(item) for item in node.value]
-        assert isinstance(node, yaml.ScalarNode)
-        return _scalar(node)
+        assert isinstance(node, yaml.MappingNode)
+        if depth:
+            return self._givens(node, {}, depth - 1)
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise ConfigError(Diagnostic("C100", "a key must be a plain name", _mark(key, self.file)))
+        return {key.value: self.value(item) for key, item in node.value}
 
 
 def _construct_text(text: str) -> Any:

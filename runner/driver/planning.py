@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,8 @@ class TimedOptions:
             raise ConfigError("--profile and --task-us both say how long a task takes", hint="give one of them")
         if self.task_us is not None:
             return uniform_timing(self.submit_us, self.task_us, cores)
+        if not isfinite(self.submit_us):
+            raise ConfigError(f"--submit-us {self.submit_us}: expected a finite number of microseconds")
         if self.profile is not None:
             return Timing(self.submit_us, measured_us(planned, self.profile), *cores)
         return Timing(self.submit_us, estimated_us(planned, ops, dtypes, Rates()), *cores)

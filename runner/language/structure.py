@@ -13,6 +13,7 @@ from jsonschema import Draft7Validator
 from jsonschema.exceptions import ValidationError
 
 from runner.base.errors import Diagnostic, did_you_mean
+from runner.base.reading import MAX_DIGITS
 from runner.language.builder import KEYWORDS
 from runner.language.yaml_source import Node
 
@@ -88,7 +89,7 @@ def to_data(node: Node) -> Any:
         return [to_data(item) for item in node.value]
     match node.type:
         case "int":
-            return int(node.value)
+            return int(node.value) if len(node.value) <= MAX_DIGITS else node.value  # the reader has told of it
         case "float":
             return float(node.value.replace(".inf", "inf").replace(".nan", "nan").replace(".NaN", "nan"))
         case "bool":

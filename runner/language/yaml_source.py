@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from runner.base.errors import Diagnostic, Mark
+from runner.base.reading import MAX_DIGITS, number_problem, shortened
 
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 64
@@ -23,6 +24,10 @@ _FAST_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _PLAIN_INT = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|0o[0-7]+")
 _resolve = yaml.resolver.Resolver().resolve
+_MAX_WRITTEN = 128
+"""Characters of an integer in any base that YAML has, with underscores; more are no integer of 64 bits."""
+YAML_ERRORS = (yaml.YAMLError, RecursionError, ValueError, OverflowError)
+"""What `yaml` raises for text: the last two for characters and versions with impossible numbers."""
 _YAML_TYPES = {"bool": "a boolean", "int": "an integer", "float": "a number", "timestamp": "a date"}
 
 
@@ -114,16 +119,24 @@ class _Builder:
                 f'write "{value}" for the text, true or false for the boolean',
             )
         elif kind == "int" and not _PLAIN_INT.fullmatch(value):
-            as_int = yaml.SafeLoader.construct_yaml_int(_CONSTRUCTOR, yaml.ScalarNode("", value))
+            as_int = _as_integer(value)
+            if as_int is None:
+                self.problem("G104", f"'{shortened(value)}' looks like an integer, but is none", mark, "quote it for the text")
+                return
             self.problem(
                 "G104", f"'{value}' is the integer {as_int} in YAML 1.1", mark, f'write {as_int}, or "{value}" for the text'
             )
+        elif kind == "int" and len(value) > MAX_DIGITS:
+            self.problem("G104", f"{shortened(value)} is an integer of more than 64 bits", mark, "quote it for the text")
         elif kind == "float" and ":" in value:
             self.problem("G104", f"'{value}' is a number to the base 60 in YAML 1.1", mark, f'write "{value}" for the text')
         elif kind == "timestamp":
             self.problem("G104", f"'{value}' is a date in YAML 1.1", mark, f'write "{value}" for the text')
         elif kind == "str" and _NUMBER.fullmatch(value):
-            number = int(value, 8) if value.startswith("0o") else float(value)
+            number = _as_integer(value) if value.startswith("0o") else float(value)
+            if number is None or number_problem(number):
+                self.problem("G104", f"'{shortened(value)}' is a number that is too large", mark, "quote it for the text")
+                return
             plain = f"{number:.17g}" if number == int(number) else _with_point(value)
             self.problem(
                 "G104",
@@ -189,6 +202,18 @@ class _Builder:
 _CONSTRUCTOR = yaml.SafeLoader("")
 
 
+def _as_integer(value: str) -> int | None:
+    """What YAML 1.1, or 1.2 for `0o17`, takes for an integer; None for digits that are none, and beyond 64 bits."""
+    try:
+        if len(value) > _MAX_WRITTEN:
+            return None
+        octal = value.startswith("0o")
+        found = int(value, 8) if octal else yaml.SafeLoader.construct_yaml_int(_CONSTRUCTOR, yaml.ScalarNode("", value))
+    except ValueError:
+        return None
+    return None if number_problem(found) else found
+
+
 def _with_point(value: str) -> str:
     """`1e-6` as `1.0e-6`, which is a number in every YAML."""
     mantissa, letter, exponent = re.split(r"([eE])", value)
@@ -228,7 +253,7 @@ def _build(text: str, file: str, loader: Any) -> tuple[Node | None, list[Diagnos
         for event in _events(text, loader):
             if not builder.feed(event):
                 return None, builder.problems
-    except yaml.YAMLError as error:
+    except YAML_ERRORS as error:
         if loader is not yaml.SafeLoader:
             return _build(text, file, yaml.SafeLoader)  # its messages are the same wherever libyaml is or is not installed
         builder.problems.append(_syntax_error(error, text, file))
@@ -240,12 +265,21 @@ def _events(text: str, loader: Any) -> Iterator[yaml.Event]:
     return yaml.parse(text, Loader=loader)
 
 
-def _syntax_error(error: yaml.YAMLError, text: str, file: str) -> Diagnostic:
+def yaml_reason(error: Exception) -> str:
+    """Why a text is not YAML, of one of `YAML_ERRORS`."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
+    if not isinstance(error, yaml.YAMLError):
+        return "a character or a version has an impossible number"
+    return getattr(error, "problem", None) or getattr(error, "reason", None) or str(error).split("\n")[0]
+
+
+def _syntax_error(error: Exception, text: str, file: str) -> Diagnostic:
     if isinstance(error, yaml.reader.ReaderError):
         line, column = text.count("\n", 0, error.position) + 1, error.position - text.rfind("\n", 0, error.position)
         return Diagnostic("G101", f"character {text[error.position]!r} is not allowed", Mark(file, line, column))
     at = getattr(error, "problem_mark", None)
     mark = Mark(file, at.line + 1, at.column + 1) if at else Mark(file, 1, 1)
-    problem = str(getattr(error, "problem", None) or error)
+    problem = yaml_reason(error)
     context = getattr(error, "context", None)
     return Diagnostic("G101", f"{problem} ({context})" if context else problem, mark)

@@ -5,7 +5,6 @@ Both hold submissions directly, so no graph and no op registry is involved.
 
 from __future__ import annotations
 
-import json
 import lzma
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.base.errors import Mark, ScheduleError
+from runner.base.reading import parse_json_line, read_json
 from runner.base.tensor_spec import round_up
 from runner.program.ops import CORES
 from runner.rings.replay import Replay
@@ -216,7 +216,7 @@ def read_trace(path: Path) -> Schedule:
     for number, item in enumerate(_json_lines(path), 1):
         try:
             _trace_item(item, build, index_of, owner, path.name)
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise ScheduleError(f"{path}:{number}: not a trace record: {error!r}") from None
     if build.open or not build.scopes:
         raise ScheduleError(f"{path}: the root scope is never {'closed' if build.open else 'opened'}")
@@ -261,22 +261,14 @@ def _json_lines(path: Path) -> Iterable[Any]:
     try:
         with opener(path, "rt", encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
-                try:
-                    yield json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise ScheduleError(f"{path}:{number}: not JSON: {error.msg}") from None
+                yield parse_json_line(f"{path}:{number}", line, ScheduleError)
     except (OSError, lzma.LZMAError, UnicodeDecodeError, EOFError) as error:
         raise ScheduleError(f"cannot read {path}: {error}") from None
 
 
 def load_json(path: Path) -> Any:
     """The parsed file; raises ScheduleError naming file, line and column."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ScheduleError(f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
-    except (OSError, UnicodeDecodeError, RecursionError) as error:
-        raise ScheduleError(f"cannot read {path}: {error}") from None
+    return read_json(path, ScheduleError)
 
 
 def _expect(value: Any, kind: type, file: str, where: str) -> Any:

@@ -19,6 +19,7 @@ from typing import Any
 
 from runner.base.errors import ScheduleError
 from runner.base.files import write_text
+from runner.base.reading import parse_json_line
 from runner.rings.heap import ScopeRecord
 from runner.rings.replay import Replay
 from runner.rings.schedule import NUM_RINGS, Schedule
@@ -193,10 +194,7 @@ def stats_of_replay(replay: Replay) -> StatsFile:
 
 
 def _parse(where: str, line: str) -> dict[str, Any]:
-    try:
-        value = json.loads(line)
-    except (ValueError, RecursionError) as error:  # also an integer of more digits than Python reads
-        raise ScheduleError(f"{where}: not JSON: {getattr(error, 'msg', error)}") from None
+    value = parse_json_line(where, line, ScheduleError, any_number=True)  # a bad number is told with its key
     if not isinstance(value, dict):
         raise ScheduleError(f"{where}: got {type(value).__name__}, expected an object")
     return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.base.errors import RinggraphError
+from runner.base.reading import parse_json
 from runner.rings.capacity import least_heap, ring_loads, robust_heap, safe_heap
 from runner.rings.schedule import NUM_RINGS, Begin, Schedule, Submission, Submit
 from runner.rings.steps import StepWalk
@@ -96,7 +96,7 @@ def side_of(schedule: Schedule, name: str) -> Side:
 def read_side(path: Path) -> Side:
     """The side that `ringgraph schedule --json` wrote; raises RinggraphError."""
     try:
-        found = json.loads(path.read_text("utf-8"))
+        found = parse_json(path.read_text("utf-8"))
         rings = {int(ring["ring"]): {name: int(ring[name]) for name in RING_FIGURES} for ring in found["rings"]}
         return Side(str(path), rings, _by_key(found["scopes"]))
     except (ValueError, TypeError, KeyError) as error:

@@ -6,13 +6,13 @@ blocks of the task. It ranks schedules; it is no promise about a device, for whi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from runner.base.errors import ScheduleError
+from runner.base.reading import read_json
 from runner.base.tensor_spec import TensorSpec
 from runner.program.ops import Call, OpDef
 from runner.program.program import Program, Region, Task
@@ -147,11 +147,11 @@ def measured_us(schedule: Schedule, path: Path) -> Callable[[int], float]:
 
 
 def _read_profile(path: Path) -> tuple[dict[str, float], dict[str, float]]:
+    data: Any = read_json(path, ScheduleError)
     try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
         tasks = {str(item["path"]): float(item["us"]) for item in data["tasks"]}
         ops = {str(op): float(item["mean_us"]) for op, item in data["ops"].items()}
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ScheduleError(f"cannot read the profile {path}: {error!r}", hint="'ringgraph run --profile' writes one") from None
     return tasks, ops
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from runner.base.errors import ConfigError
+from runner.base.reading import MAX_DIGITS, shortened
 from runner.rings.schedule import NUM_RINGS
 
 DEFAULT_HEAP_BYTES = 256 * 2**20
@@ -86,6 +87,8 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     if not match or match[2] not in _UNITS:
         raise ValueError(f"'{text}' is not a size; write bytes or a number with KiB, MiB or GiB")
+    if len(match[1]) > MAX_DIGITS:
+        raise ValueError(f"{shortened(match[1])} is too large")
     size = float(match[1]) * _UNITS[match[2]] if "." in match[1] else int(match[1]) * _UNITS[match[2]]
     if size != int(size):
         raise ValueError(f"'{text}' is not a whole number of bytes")
@@ -113,6 +116,8 @@ def _parse(name: str, text: str | None, parse) -> list[int]:
 def _parse_int(text: str) -> int:
     if not text.strip().isdecimal():
         raise ValueError(f"'{text.strip()}' is not a non-negative integer")
+    if len(text.strip()) > MAX_DIGITS:
+        raise ValueError(f"{shortened(text.strip())} is an integer of more than 64 bits")
     return int(text)
 
 

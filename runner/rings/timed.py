@@ -11,8 +11,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
+from math import isfinite
 
 from runner.base.errors import ConfigError
+from runner.base.reading import MAX_DIGITS
 from runner.rings.heap import Deadlock
 from runner.rings.replay import Driver, Replay
 from runner.rings.schedule import Schedule
@@ -42,7 +44,7 @@ def parse_cores(text: str) -> tuple[int | None, int | None]:
     found: dict[str, int] = {}
     for part in text.split(","):
         name, equals, count = part.strip().lower().partition("=")
-        if name not in ("aic", "aiv") or not equals or not count.isdecimal() or int(count) < 1:
+        if name not in ("aic", "aiv") or not equals or not count.isdecimal() or len(count) > MAX_DIGITS or int(count) < 1:
             raise ConfigError(f"--cores {text}: got '{part}'", hint="write 'unlimited' or counts such as 'aic=24,aiv=48'")
         found[name] = int(count)
     if found.get("aiv", AIV_PER_MIX) < AIV_PER_MIX:
@@ -181,5 +183,8 @@ def timed(schedule: Schedule, sizes: RingSizes, timing: Timing) -> Replay:
 
 
 def uniform_timing(submit_us: float, task_us: float, cores: tuple[int | None, int | None] = (None, None)) -> Timing:
-    """Every block of every task takes `task_us`."""
+    """Every block of every task takes `task_us`; raises ConfigError for a time that is not finite."""
+    for name, time_us in (("--submit-us", submit_us), ("--task-us", task_us)):
+        if not isfinite(time_us):
+            raise ConfigError(f"{name} {time_us}: expected a finite number of microseconds")
     return Timing(submit_us, lambda submission: task_us, *cores)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from runner.base.errors import RinggraphError
+from runner.base.reading import read_json
 
 Prompt = tuple[int, ...]
 """Token ids."""
@@ -23,13 +23,8 @@ def parse_ids(text: str) -> Prompt:
 
 
 def read_prompts(path: Path, checkpoint: Path) -> list[Prompt]:
-    """A JSON list of lists of token ids, or of strings; raises RinggraphError or OSError."""
-    try:
-        given = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise RinggraphError(f"{path}: not a JSON file: {error}") from None
-    except json.JSONDecodeError as error:
-        raise RinggraphError(f"{path}:{error.lineno}:{error.colno}: not JSON: {error.msg}") from None
+    """A JSON list of lists of token ids, or of strings; raises RinggraphError."""
+    given = read_json(path)
     if not isinstance(given, list):
         raise RinggraphError(f"{path}: {_kind(given)}, expected a list of prompts")
     if given and all(isinstance(prompt, str) for prompt in given):

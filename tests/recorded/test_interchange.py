@@ -102,7 +102,7 @@ def test_deep_nesting_is_refused(tmp_path):
         schedule_from_recorded(_recorded(item))
     path = tmp_path / "deep.json"
     path.write_text("[" * 100_000)
-    with pytest.raises(ScheduleError, match="cannot read"):
+    with pytest.raises(ScheduleError, match="nested too deeply"):
         load_json(path)
 
 

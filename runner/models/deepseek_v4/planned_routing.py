@@ -6,7 +6,6 @@ each expert of this rank receives. A source of routings gives these rows, stage 
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.base.errors import ConfigError
+from runner.base.reading import MAX_DIGITS, read_json
 from runner.models.deepseek_v4.requests import phase_of
 from runner.models.protocols import Settings, TripCounts, Values
 
@@ -64,7 +64,7 @@ def trip_counts(text: str, settings: Settings) -> TripCounts | None:
         share = -(-int(values["T"]) * int(values["EP"]) * int(values["TOPK"]) // int(values["E_ALL"]))
         return Routing(lambda stage: [share] * int(values["E"]), tile)
     if kind == "random":
-        if not argument.isdecimal():
+        if not argument.isdecimal() or len(argument) > MAX_DIGITS:
             raise ConfigError(f"--routing {text}: expected random:SEED with a non-negative integer")
         return Routing(_random_source(int(argument), values), tile)
     if not Path(text).is_file():
@@ -116,10 +116,7 @@ def _recorded_rows(path: Path, values: Values) -> list[list[int]]:
 
 def _read_rows(path: Path) -> list[list[int]]:
     """`[[rows of expert 0, ...], ...]`, one list per stage, used again from the start when there are more stages."""
-    try:
-        data: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"--routing {path}: {error}") from None
+    data: Any = read_json(path, ConfigError, f"--routing {path}")
     good = isinstance(data, list) and data and all(isinstance(stage, list) and stage for stage in data)
     if not good or not all(type(rows) is int and rows >= 0 for stage in data for rows in stage):
         raise ConfigError(f"--routing {path}: expected a list of stages, each a list of row counts, one per expert of this rank")

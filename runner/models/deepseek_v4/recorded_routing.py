@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.base.errors import RinggraphError
 from runner.base.files import whole_file
+from runner.base.reading import MAX_DIGITS, parse_json_line
 from runner.models.protocols import PHASES, Row
 from runner.program.program import Program
 
@@ -228,10 +229,7 @@ def _objects(path: Path, lines: Iterable[str], first: int = 1) -> Iterator[tuple
     for number, line in enumerate(lines, first):
         if not line.strip():
             continue
-        try:
-            value = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise RinggraphError(f"{path}:{number}: not a line of JSON: {error}") from None
+        value = parse_json_line(f"{path}:{number}", line)
         if not isinstance(value, dict):
             raise RinggraphError(f"{path}:{number}: expected a JSON object")
         yield number, value
@@ -247,12 +245,16 @@ def _call(where: str, value: Mapping[str, Any], table: RoutingTable) -> RoutedCa
     tokens, experts = value.get("tokens"), value.get("experts")
     if not isinstance(tokens, list) or not tokens or not all(_numbers(token) and len(token) == 2 for token in tokens):
         raise RinggraphError(f"{where}: expected 'tokens' as a list of [prompt, position], with one at least")
-    if not isinstance(experts, dict) or not experts or not all(layer.isascii() and layer.isdigit() for layer in experts):
+    if not isinstance(experts, dict) or not experts or not all(map(_is_layer, experts)):
         raise RinggraphError(f"{where}: expected 'experts' as lists by layer number")
     for layer, routes in experts.items():
         _check_routes(f"{where}: layer {layer}", routes, len(tokens), table)
     chosen = {int(layer): tuple(map(tuple, routes)) for layer, routes in sorted(experts.items(), key=lambda item: int(item[0]))}
     return RoutedCall(number, phase, rank, tuple((token[0], token[1]) for token in tokens), chosen)
+
+
+def _is_layer(name: str) -> bool:
+    return name.isascii() and name.isdigit() and len(name) <= MAX_DIGITS
 
 
 def _check_routes(where: str, routes: Any, num_tokens: int, table: RoutingTable) -> None:
