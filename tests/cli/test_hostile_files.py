@@ -233,7 +233,8 @@ def test_tables_and_messages_show_text_as_it_is(name, capsys):
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_commands_show_hostile_names(name, tmp_path, told):
+def test_commands_show_hostile_names(name, tmp_path, told, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")  # a folded name is not found again
     stats = tmp_path / "s.jsonl"
     stats.write_text(_stats(name))
     program = tmp_path / "p.json"

@@ -62,7 +62,14 @@ def test_measured_by_path_then_by_op(tmp_path):
         measured_us(_schedule(), path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"tasks": [{}], "ops": {}}', '{"tasks": [], "ops": {"copy": 3}}'])
+def test_a_profile_that_is_not_json_is_refused(tmp_path):
+    path = tmp_path / "profile.json"
+    path.write_text("")
+    with pytest.raises(ScheduleError, match=r"profile\.json:1:1: not JSON"):
+        measured_us(_schedule(), path)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"tasks": [{}], "ops": {}}', '{"tasks": [], "ops": {"copy": 3}}'])
 def test_broken_profiles_are_refused(tmp_path, text):
     path = tmp_path / "profile.json"
     path.write_text(text)

@@ -126,8 +126,8 @@ def test_dtype_wins_over_torch_dtype_and_another_is_refused_unless_set(tmp_path)
         ({"swiglu_limit": 7}, "'swiglu_limit' is 7 (an integer), expected a number with a point, as in 7.0"),
         ({"rms_norm_eps": {"__float__": "NaN"}}, "'rms_norm_eps' is nan (a number), expected a finite number"),
         ({"num_hidden_layers": 10**12}, "'num_hidden_layers' is 1000000000000, expected at most 4096"),
-        ({"head_dim": 10**400}, "'head_dim' has an integer of more than 64 bits"),
-        ({"rope_scaling": YARN | {"factor": 10**400}}, "'rope_scaling' has an integer of more than 64 bits"),
+        ({"head_dim": 10**400}, "(401 characters) is an integer of more than 64 bits"),
+        ({"rope_scaling": YARN | {"factor": 10**400}}, "(401 characters) is an integer of more than 64 bits"),
         ({"rope_scaling": YARN, "compress_rope_theta": 1}, "'compress_rope_theta' is 1, from which yarn has no frequencies"),
         ({"per_layer_config": {"0": {"head_dim": 16}}}, "'per_layer_config' is not supported"),
         (

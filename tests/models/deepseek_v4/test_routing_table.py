@@ -77,7 +77,7 @@ CALL = {"call": 0, "phase": "prefill", "rank": 0, "tokens": [[0, 0]], "experts":
     [
         ([{"format": "x"}], ":1: not a routing table: expected a header with format 'ringgraph-routing', version 1"),
         ([HEADER | {"ranks": 0}], ":1: 'ranks' is 0, expected a number above 0"),
-        ([HEADER, "{"], ":2: not a line of JSON"),
+        ([HEADER, "{"], ":2: not JSON: Expecting property name enclosed in double quotes"),
         ([HEADER, CALL | {"phase": "fill"}], ":2: expected 'call' and 'rank' as numbers and 'phase' as one of prefill, decode"),
         ([HEADER, CALL, CALL | {"rank": 1}], ":3: rank 1, expected less than 1, the ranks of the header"),
         ([HEADER, CALL | {"tokens": [[0]]}], ":2: expected 'tokens' as a list of [prompt, position]"),
