@@ -11,7 +11,7 @@ import ast
 import math
 import operator
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -27,7 +27,6 @@ MAX_LENGTH = 1000
 MAX_DEPTH = 32
 MAX_NUMBER = 2**63
 
-Value = int | float | bool | str | Fraction | Sequence[Any]
 Lookup = Callable[[str], Any]
 """Gives the value of a name or raises KeyError. What stands for a tensor is a function from an index tuple to an element."""
 

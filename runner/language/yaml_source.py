@@ -28,7 +28,6 @@ _MAX_WRITTEN = 128
 """Characters of an integer in any base that YAML has, with underscores; more are no integer of 64 bits."""
 YAML_ERRORS = (yaml.YAMLError, RecursionError, ValueError, OverflowError)
 """What `yaml` raises for text: the last two for characters and versions with impossible numbers."""
-_YAML_TYPES = {"bool": "a boolean", "int": "an integer", "float": "a number", "timestamp": "a date"}
 
 
 @dataclass(frozen=True, slots=True)

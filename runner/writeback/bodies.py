@@ -162,13 +162,6 @@ def numbered(program: Program, span: Span) -> Iterator[tuple[int, int | Span]]:
         yield place, item
 
 
-def scratch_of(task: Task) -> set[int]:
-    """Tensors that the task creates and no operand names."""
-    if task.op is None:
-        return set()
-    return set(task.creates) - {region.tensor for region in task.operands.values()}
-
-
 def read_bodies(program: Program) -> Written:
     """The bodies of a program."""
     reader = _Reader(program)
