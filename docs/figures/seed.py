@@ -14,8 +14,8 @@ from typing import Any
 
 from docs.figures.cases import CASES, Case, mib
 from runner.program.program import Program
-from runner.recorded.programs import read_trace
 from runner.recorded.scope_stats import ring_stats
+from runner.recorded.traces import read_trace
 from runner.rings.capacity import least_heap, ring_loads
 from runner.rings.schedule import Begin, End, Schedule, Submit
 from runner.rings.sizes import RingSizes

@@ -1,30 +1,20 @@
-"""This module reads programs recorded elsewhere as schedules: the conformance format (docs/memory-model.md), and traces.
-
-Both hold submissions directly, so no graph and no op registry is involved.
-"""
+"""This module turns recorded programs into schedules, and what a replay saw into the format of their recordings."""
 
 from __future__ import annotations
 
-import lzma
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from runner.base.errors import Mark, ScheduleError
-from runner.base.reading import parse_json_line, read_json
-from runner.base.tensor_spec import round_up
-from runner.program.ops import CORES
+from runner.base.reading import read_json
+from runner.recorded.conformance import read_conformance
+from runner.recorded.edges import schedule_of
 from runner.rings.replay import Replay
-from runner.rings.schedule import NUM_RINGS, Begin, End, Read, Schedule, ScopeInfo, Slot, Step, Submission, Submit
+from runner.rings.schedule import NUM_RINGS, Begin, End, Schedule, ScopeInfo, Step, Submission, Submit
 from runner.rings.sizes import RingSizes
 from runner.rings.steps import submission_rings
-
-EXTERNAL = "ext"
-"""The one tensor that a recorded program does not create."""
-
-MAX_STEPS = 10_000_000
-"""Steps that a recorded program may have; a typing error in a loop must not take the machine down."""
 
 
 @dataclass
@@ -54,111 +44,10 @@ class Builder:
         return Schedule(name, tuple(self.submissions), tuple(self.scopes), tuple(self.steps), strategy)
 
 
-# --- the conformance format -------------------------------------------------------------------------------------------
-
-
-@dataclass
-class _Recorded:
-    """State while a recorded program is read: who created each name last, and who wrote it last."""
-
-    file: str
-    build: Builder = field(default_factory=Builder)
-    creator: dict[str, tuple[int, int]] = field(default_factory=dict)  # name -> (submission, tensor)
-    writer: dict[str, int] = field(default_factory=dict)
-    num_tensors: int = 0
-    num_visited: int = 0
-
-    def items(self, items: Any, where: str) -> None:
-        self.num_visited += 1
-        if self.num_visited + len(self.build.steps) > MAX_STEPS:
-            raise ScheduleError(f"{self.file}: {where}: more than {MAX_STEPS:,} steps")
-        for index, item in enumerate(_expect(items, list, self.file, where)):
-            self.item(_expect(item, dict, self.file, f"{where}[{index}]"), f"{where}[{index}]")
-
-    def item(self, item: Mapping[str, Any], where: str) -> None:
-        kinds = [kind for kind in ("alloc", "task", "scope", "loop") if kind in item]
-        if len(kinds) != 1:
-            got = kinds or sorted(item)
-            raise ScheduleError(f"{self.file}: {where}: expected one of 'alloc', 'task', 'scope' or 'loop', got {got}")
-        if "scope" in item:
-            mode = item.get("mode", "auto")
-            if mode not in ("auto", "manual"):
-                raise ScheduleError(f"{self.file}: {where}.mode: got {mode!r}, expected 'auto' or 'manual'")
-            self.build.begin(f"{where}.scope", mode)
-            self.items(item["scope"], f"{where}.scope")
-            self.build.end()
-        elif "loop" in item:
-            trips = _expect(item["loop"], int, self.file, f"{where}.loop")
-            if trips < 0:
-                raise ScheduleError(f"{self.file}: {where}.loop: got {trips}, expected 0 or more")
-            for _ in range(trips):
-                self.items(item.get("body"), f"{where}.body")
-        elif "alloc" in item:
-            tensors = item["alloc"]
-            if isinstance(tensors, str):
-                tensors = [{"name": tensors, "bytes": item.get("bytes")}]
-            slots, size = self.create(tensors, f"{where}.alloc")
-            self.build.submit(Submission("alloc", size, slots))
-        else:
-            self.task(item, where)
-
-    def create(self, tensors: Any, where: str) -> tuple[tuple[Slot, ...], int]:
-        slots, end = [], 0
-        for index, tensor in enumerate(_expect(tensors, list, self.file, where)):
-            tensor = _expect(tensor, dict, self.file, f"{where}[{index}]")
-            name = _expect(tensor.get("name"), str, self.file, f"{where}[{index}].name")
-            size = _expect(tensor.get("bytes"), int, self.file, f"{where}[{index}].bytes")
-            if size < 0:
-                raise ScheduleError(f"{self.file}: {where}[{index}].bytes: got {size}, expected 0 or more")
-            slots.append(Slot(self.num_tensors, end, round_up(size), name))
-            self.creator[name] = (len(self.build.submissions), self.num_tensors)
-            self.writer.pop(name, None)
-            self.num_tensors += 1
-            end += round_up(size)
-        return tuple(slots), end
-
-    def names(self, names: Any, where: str) -> list[str]:
-        return [_expect(name, str, self.file, where) for name in _expect(names, list, self.file, where)]
-
-    def task(self, item: Mapping[str, Any], where: str) -> None:
-        inputs, inouts = (self.names(item.get(key, []), f"{where}.{key}") for key in ("inputs", "inouts"))
-        holds, waits = set(), set()
-        for name in (*inputs, *inouts):
-            if name != EXTERNAL and name not in self.creator:
-                raise ScheduleError(f"{self.file}: {where}: tensor {name!r} was never created")
-            if name in self.creator:
-                holds.add(self.creator[name][0])
-            if name in self.writer:
-                waits.add(self.writer[name])
-        submission = len(self.build.submissions)
-        slots, size = self.create(item.get("outputs", []), f"{where}.outputs")
-        self.writer.update(dict.fromkeys(inouts, submission))
-        waits |= holds
-        kind = str(item.get("kind", "aiv")).upper()
-        kind = kind if kind in CORES else "AIV"  # a dummy has no kernel, but waits for its edges like any task
-        name = str(item["task"])
-        self.build.submit(Submission(name, size, slots, tuple(sorted(waits)), tuple(sorted(holds)), kind))
-
-
 def schedule_from_recorded(data: Any, file: str = "program") -> tuple[Schedule, RingSizes]:
     """The schedule and capacities of a recorded program (a parsed JSON object); raises ScheduleError, ConfigError."""
-    data = _expect(data, dict, file, "the file")
-    program = _expect(data.get("program"), dict, file, "program")
-    recorded = _Recorded(file)
-    recorded.build.begin("root")
-    try:
-        recorded.items(program.get("items"), "program.items")
-    except RecursionError:
-        raise ScheduleError(f"{file}: scopes and loops are nested too deeply") from None
-    recorded.build.end()
-    capacities = _expect(data.get("capacities", {}), dict, file, "capacities")
-    keys = ("ring_heap", "ring_task_window", "ring_dep_pool")
-    sizes = RingSizes.from_lists(*(_integers(capacities.get(key, []), file, f"capacities.{key}") for key in keys))
-    return recorded.build.schedule(str(data.get("name", file)), "recorded"), sizes
-
-
-def _integers(values: Any, file: str, where: str) -> list[int]:
-    return [_expect(value, int, file, where) for value in _expect(values, list, file, where)]
+    recording = read_conformance(data, file)
+    return schedule_of(recording), recording.sizes
 
 
 def recorded_from_replay(replay: Replay) -> dict[str, Any]:
@@ -201,80 +90,6 @@ def _blocks(replay: Replay) -> Iterable[dict[str, Any]]:
         num_tasks[ring] += 1
 
 
-# --- traces -----------------------------------------------------------------------------------------------------------
-
-
-def read_trace(path: Path) -> Schedule:
-    """The schedule of a trace of submissions, one JSON object a line (`.jsonl` or `.jsonl.xz`); raises ScheduleError.
-
-    `begin` (mode, line), `end`, `alloc` (id, bytes, tensors as [buffer, bytes]), `task` (id, core, blocks, deps, reads, writes),
-    `read` (deps). Buffers without an alloc come from outside.
-    """
-    build = Builder()
-    index_of: dict[int, int] = {}
-    owner: dict[int, int] = {}
-    for number, item in enumerate(_json_lines(path), 1):
-        try:
-            _trace_item(item, build, index_of, owner, path.name)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise ScheduleError(f"{path}:{number}: not a trace record: {error!r}") from None
-    if build.open or not build.scopes:
-        raise ScheduleError(f"{path}: the root scope is never {'closed' if build.open else 'opened'}")
-    return build.schedule(path.name.split(".")[0], "trace")
-
-
-def _trace_item(item: Mapping[str, Any], build: Builder, index_of: dict[int, int], owner: dict[int, int], file: str) -> None:
-    match item["op"]:
-        case "begin":
-            build.begin(f"line {item['line']}" if build.open else "root", item["mode"], Mark(file, max(1, item["line"])))
-        case "end":
-            build.end()
-        case "alloc":
-            slots, end = [], 0
-            for buffer, size in item["tensors"]:
-                slots.append(Slot(buffer, end, round_up(size), f"buffer {buffer}"))
-                end += round_up(size)
-                owner[buffer] = len(build.submissions)
-            if end != item["bytes"]:
-                raise ValueError(f"the tensors of alloc {item['id']} take {end:,} bytes, not {item['bytes']:,}")
-            index_of[item["id"]] = build.submit(Submission("alloc", end, tuple(slots)))
-        case "task":
-            waits = {index_of[dep] for dep in item["deps"]}
-            touched = {owner[b] for b in (*item["reads"], *item["writes"]) if b in owner}
-            index_of[item["id"]] = build.submit(
-                Submission(
-                    f"task {item['id']}",
-                    waits=tuple(sorted(waits)),
-                    holds=tuple(sorted(touched & waits)),
-                    core=item["core"].upper(),
-                    num_blocks=item["blocks"],
-                )
-            )
-        case "read":
-            build.steps.append(Read(tuple(index_of[dep] for dep in item["deps"])))
-        case other:
-            raise ValueError(f"unknown op {other!r}")
-
-
-def _json_lines(path: Path) -> Iterable[Any]:
-    opener = lzma.open if path.suffix == ".xz" else open
-    try:
-        with opener(path, "rt", encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                yield parse_json_line(f"{path}:{number}", line, ScheduleError)
-    except (OSError, lzma.LZMAError, UnicodeDecodeError, EOFError) as error:
-        raise ScheduleError(f"cannot read {path}: {error}") from None
-
-
 def load_json(path: Path) -> Any:
     """The parsed file; raises ScheduleError naming file, line and column."""
     return read_json(path, ScheduleError)
-
-
-def _expect(value: Any, kind: type, file: str, where: str) -> Any:
-    """`value` if it is a `kind` (an int is no bool), else an error that says where."""
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        names = {list: "a list", dict: "an object", int: "an integer", str: "a string"}
-        got = "nothing" if value is None else repr(value)[:60]
-        raise ScheduleError(f"{file}: {where}: got {got}, expected {names[kind]}")
-    return value

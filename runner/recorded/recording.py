@@ -94,7 +94,8 @@ class Recording:
 
     `steps` holds Begin, End, Submit and Read steps over `scopes` and `submissions`, the root's Begin first.
     `estimated` names what is a guess, and why. `events` are completions and submissions in their order where the source dictates
-    progress, as `(what, ring, number on the ring)`.
+    progress (`progress` is then `steps`), as `(what, ring, number on the ring)`; `completions` says the same by step: the
+    submissions that completed just before `steps[k]`.
     """
 
     name: str
@@ -108,3 +109,4 @@ class Recording:
     events: tuple[tuple[str, int, int], ...] = ()
     estimated: tuple[str, ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    completions: Mapping[int, tuple[int, ...]] = field(default_factory=dict)

@@ -15,7 +15,8 @@ from docs.figures.strategies import STRATEGIES, cases, compare
 from docs.figures.tables import PAGES, TABLES, load, render, rendered
 from docs.figures.targets import TARGETS, Target, find, targets
 from runner.cli.main import main
-from runner.recorded.programs import Builder, read_trace
+from runner.recorded.programs import Builder
+from runner.recorded.traces import read_trace
 from runner.rings.schedule import Slot, Submission
 from schedulers import get_scheduler
 

@@ -7,7 +7,8 @@ import pytest
 from places import DATA
 
 from runner.base.errors import ConfigError, RinggraphError, ScheduleError
-from runner.recorded.programs import load_json, read_trace, recorded_from_replay, schedule_from_recorded
+from runner.recorded.programs import load_json, recorded_from_replay, schedule_from_recorded
+from runner.recorded.traces import read_trace
 from runner.rings.replay import eager
 from runner.rings.schedule import Read
 
@@ -87,7 +88,7 @@ def test_broken_programs_are_located(data, message):
 
 
 def test_endless_loops_are_refused(monkeypatch):
-    monkeypatch.setattr("runner.recorded.programs.MAX_STEPS", 1000)
+    monkeypatch.setattr("runner.recorded.conformance.MAX_STEPS", 1000)
     with pytest.raises(ScheduleError, match=r"program\.items\[0\]\.body: more than 1,000 steps"):
         schedule_from_recorded(_recorded({"loop": 10**12, "body": []}))
     with pytest.raises(ScheduleError, match="more than 1,000 steps"):

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from places import DATA
 from random_schedules import KIB, build, programs
 
-from runner.recorded.programs import load_json, read_trace, schedule_from_recorded
+from runner.recorded.programs import load_json, schedule_from_recorded
+from runner.recorded.traces import read_trace
 from runner.rings.capacity import fits, least_heap, least_window, peak_live, ring_loads, robust_heap, safe_heap
 from runner.rings.replay import eager, lagging
 from runner.rings.sizes import RingSizes

@@ -9,8 +9,9 @@ from places import DATA
 from random_schedules import Model, build, programs, small_sizes
 
 from runner.base.errors import ConfigError
-from runner.recorded.programs import Builder, read_trace
+from runner.recorded.programs import Builder
 from runner.recorded.scope_stats import ring_stats
+from runner.recorded.traces import read_trace
 from runner.rings.heap import RingHeap
 from runner.rings.replay import eager, lagging
 from runner.rings.schedule import Begin, End, Read, Slot, Submission
