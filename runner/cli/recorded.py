@@ -29,7 +29,10 @@ def register(app: typer.Typer) -> None:
 @ring_heap_app.command("replay")
 def replay_recorded(
     program: Annotated[Path, typer.Argument(metavar="PROGRAM.json", help="A program in the conformance format.")],
-    progress: options.Progress = "eager",
+    progress: Annotated[
+        str | None,
+        typer.Option("--progress", metavar="MODEL", help="eager, lagging or timed in place of what the program says."),
+    ] = None,
     submit_us: options.SubmitUs = 0.5,
     task_us: options.TaskUs = 20.0,
     cores: options.Cores = "unlimited",
@@ -37,12 +40,17 @@ def replay_recorded(
 ) -> None:
     """Replay a recorded program and print its outcome, scope records and blocks."""
     from runner.driver.planning import replay_under
-    from runner.recorded.programs import load_json, recorded_from_replay, schedule_from_recorded
+    from runner.recorded.conformance import read_conformance
+    from runner.recorded.edges import schedule_of
+    from runner.recorded.programs import load_json, recorded_from_replay, replay_recording
     from runner.rings.timed import parse_cores, uniform_timing
 
-    planned, sizes = schedule_from_recorded(load_json(program), str(program))
+    recording = read_conformance(load_json(program), str(program))
     timing = uniform_timing(submit_us, 20.0 if task_us is None else task_us, parse_cores(cores))
-    replay = replay_under(progress, planned, sizes, lambda: timing)
+    if progress is None:
+        replay = replay_recording(recording)
+    else:
+        replay = replay_under(progress, schedule_of(recording), recording.sizes, lambda: timing)
     found = recorded_from_replay(replay)
     if as_json:
         print_json(found)

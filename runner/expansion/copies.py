@@ -247,6 +247,7 @@ class _Copy:
                     old.mark,
                     old.doc,
                     old.device,
+                    tuple([task + shift for task in old.wait_only]) if old.wait_only else (),
                 )
             )
 

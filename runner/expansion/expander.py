@@ -211,6 +211,10 @@ class _Walk:
             self.builder.num_obstacles += node.rules_read_attrs
         self.builder.num_obstacles += node.is_faulty
         after = self.after(item.after, frame, context) if item.after else ()
+        wait_only: tuple[int, ...] = ()
+        if item.after_wait_only:
+            wait_only = tuple(task for task in self.after(item.after_wait_only, frame, context) if task not in after)
+            after = tuple(sorted((*after, *wait_only)))
         if context.wants(item.id):
             frame.ids[item.id] = [index]
         made.waits.discard(index)
@@ -232,6 +236,7 @@ class _Walk:
                 item.mark,
                 item.doc,
                 item.device,
+                wait_only,
             )
         )
         return index

@@ -149,7 +149,7 @@ def loop_form(loop: For, context: Context, ops: OpCompiler) -> LoopForm | None:
         place, node, kinds = len(form.nodes), None, list[TensorType]()
         if isinstance(item, Alloc):
             kinds = [parse_type(declared.spec) for declared in item.tensors]
-        elif isinstance(item, Op) and not item.after:
+        elif isinstance(item, Op) and not item.after and not item.after_wait_only:
             node = ops.compiled(item, context)
             kinds = [kind for _, _, kind in node.created]
             refs = {(place, name): ref for name, ref in (*node.inputs, *((name, ref) for name, ref, _ in node.targets))}

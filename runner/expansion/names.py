@@ -98,12 +98,12 @@ def ids(body: Sequence[Item]) -> Iterator[str]:
 
 
 def wanted_ids(body: Sequence[Item]) -> set[str]:
-    """All ids that some `after` in `body` names, and the ends of dotted ones."""
+    """All ids that some `after` or `after_wait_only` in `body` names, and the ends of dotted ones."""
     found: set[str] = set()
     for item in body:
         match item:
             case Op():
-                for text in item.after:
+                for text in (*item.after, *item.after_wait_only):
                     parts = text.value.split(".")
                     found |= {".".join(parts[i:]) for i in range(len(parts))}
             case Scope() | For():

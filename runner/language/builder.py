@@ -139,7 +139,7 @@ class GraphBuilder:
         for text in attrs.values():
             self.expression(text)
         outputs = {name: self.output(name, text) for name, text in given.items()}
-        after, device = node.get("after"), node.get("device")
+        after, wait_only, device = node.get("after"), node.get("after_wait_only"), node.get("device")
         return Op(
             text_of(head),
             self.id(node, head.value, ids),
@@ -150,6 +150,7 @@ class GraphBuilder:
             tuple(map(text_of, after.value)) if after else (),
             _doc(node),
             device.value if device else None,
+            tuple(map(text_of, wait_only.value)) if wait_only else (),
         )
 
     def output(self, operand: str, text: Text) -> Declaration | Text:

@@ -40,7 +40,10 @@ class Declaration:
 
 @dataclass(frozen=True, slots=True)
 class Op:
-    """`outputs` maps an operand to a Declaration (a new tensor) or a Text (an existing tensor or a slice of it)."""
+    """`outputs` maps an operand to a Declaration (a new tensor) or a Text (an existing tensor or a slice of it).
+
+    `after` and `after_wait_only` name explicit edges: the first keep the blocks of what they name, the second only wait.
+    """
 
     op: Text
     id: str
@@ -51,6 +54,7 @@ class Op:
     after: tuple[Text, ...] = ()
     doc: str = ""
     device: str | None = None
+    after_wait_only: tuple[Text, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

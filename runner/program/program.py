@@ -63,7 +63,8 @@ class Task:
 
     `operands` maps each operand of the op to its region. `creates` lists the tensors first created here, in block
     order; `uses` every local tensor that it touches but did not create (their blocks stay alive until it completes).
-    `waits` are the edges inferred from data (RAW and WAW; creator edges follow from `uses`), `after` the explicit ones.
+    `waits` are the edges inferred from data (RAW and WAW; creator edges follow from `uses`), `after` the explicit ones. Those
+    keep the other task's block until this one has completed, but for `wait_only`, which is part of them.
     `reads` and `writes` are tensor ids, locals and externals alike; an in-out tensor is in both.
     """
 
@@ -83,6 +84,16 @@ class Task:
     mark: Mark | None = None
     doc: str = ""
     device: str | None = None
+    wait_only: tuple[int, ...] = ()
+
+
+def num_arguments(task: Task) -> int:
+    """Tensor arguments of a submission: its operands, and what else it creates (scratch, the tensors of an alloc)."""
+    created = len(task.creates)
+    if created and task.operands:
+        operands = {region.tensor for region in task.operands.values()}
+        created = sum(tensor not in operands for tensor in task.creates)
+    return len(task.operands) + created
 
 
 @dataclass(frozen=True, slots=True)

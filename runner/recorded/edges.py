@@ -8,8 +8,8 @@ In an auto scope a task waits for
     what `after_wait_only` names                                     waits only
 
 Registered are the INOUT and `existing` arguments of tasks in auto scopes. A writer is forgotten once a later INOUT covers all
-that it wrote. Tensors marked `manual_dep` have creator edges only. In a manual scope the last two lines alone hold, and nothing
-is registered.
+that it wrote. A tensor marked `manual_dep` has creator edges only; a part of it has all of them. In a manual scope the last two
+lines alone hold, and nothing is registered.
 
 Source: docs/memory-model.md, rule 8.
 """
@@ -21,7 +21,10 @@ from dataclasses import dataclass, field
 from runner.base.tensor_spec import round_up
 from runner.program.ops import CORES
 from runner.recorded.recording import OUTSIDE, Argument, RecordedSubmission, Recording
-from runner.rings.schedule import Begin, End, Schedule, ScopeInfo, Slot, Submission, Submit
+from runner.rings.schedule import Begin, End, MapEntry, Schedule, ScopeInfo, Slot, Submission, Submit
+
+READING = ("input", "inout")
+WRITING = ("inout", "existing")
 
 _ENDLESS = 2**62
 """Where a tensor from outside ends, whose size no recording tells."""
@@ -33,10 +36,13 @@ class _Deriver:
 
     recording: Recording
     creator: list[int] = field(default_factory=list)
+    offset: list[int] = field(default_factory=list)  # of each tensor in its block
+    outside: dict[str, int] = field(default_factory=dict)  # tensors from outside, numbered
     writers: dict[int | str, list[tuple[int, int, int]]] = field(default_factory=dict)  # (submission, begin, end)
 
     def __post_init__(self) -> None:
         self.creator = [OUTSIDE] * len(self.recording.tensors)
+        self.offset = [0] * len(self.recording.tensors)
 
     def submission(self, index: int, mode: str) -> Submission:
         recorded = self.recording.submissions[index]
@@ -45,9 +51,10 @@ class _Deriver:
             known = self.recording.tensors[tensor]
             size = round_up(known.size_bytes)
             slots.append(Slot(tensor, end, size, known.name))
-            self.creator[tensor] = index
+            self.creator[tensor], self.offset[tensor] = index, end
             end += size
         waits, holds = self.edges(index, recorded, mode)
+        used = {self.creator[argument.tensor] for argument in recorded.arguments if argument.tensor != OUTSIDE}
         core = None if recorded.is_alloc else recorded.kind.upper()
         if core not in (None, *CORES):
             core = "AIV"  # a dummy has no kernel, but waits for its edges like any task
@@ -60,7 +67,23 @@ class _Deriver:
             core,
             num_blocks=recorded.num_blocks,
             mark=recorded.mark,
+            entries=() if mode == "manual" else self.entries(recorded),
+            num_tensors=len(recorded.creates) + len(recorded.arguments),
+            explicit=tuple(sorted(set(recorded.after) - used)),
         )
+
+    def entries(self, recorded: RecordedSubmission) -> tuple[MapEntry, ...]:
+        """What the arguments of a task in an auto scope take of the tensormap."""
+        found = []
+        for argument in recorded.arguments:
+            if argument.mode in WRITING and not self.is_manual(argument):
+                begin, end = self.bytes_of(argument)
+                if argument.tensor == OUTSIDE:
+                    owner, offset = OUTSIDE, self.outside.setdefault(argument.name, len(self.outside))
+                else:
+                    owner, offset = self.creator[argument.tensor], self.offset[argument.tensor]
+                found.append(MapEntry(owner, offset, begin, end, argument.mode == "inout"))
+        return tuple(found)
 
     def edges(self, index: int, recorded: RecordedSubmission, mode: str) -> tuple[set[int], set[int]]:
         """The submissions that one waits for, and those of them whose blocks it keeps."""
@@ -73,10 +96,10 @@ class _Deriver:
         for argument in recorded.arguments:
             if argument.tensor != OUTSIDE:
                 holds.add(self.creator[argument.tensor])
-            if argument.mode in ("input", "inout") and not self.is_manual(argument):
+            if argument.mode in READING and not self.is_manual(argument):
                 waits.update(self.look_up(argument))
         for argument in recorded.arguments:
-            if argument.mode in ("inout", "existing") and not self.is_manual(argument):
+            if argument.mode in WRITING and not self.is_manual(argument):
                 self.writers.setdefault(_key(argument), []).append((index, *self.bytes_of(argument)))
         return waits | holds, holds
 
@@ -91,7 +114,8 @@ class _Deriver:
         return {writer for writer, _, _ in found}
 
     def is_manual(self, argument: Argument) -> bool:
-        return argument.tensor != OUTSIDE and self.recording.tensors[argument.tensor].manual_dep
+        """Whether an argument has a creator edge only; a part of a `manual_dep` tensor has all others (so recorded)."""
+        return argument.size_bytes is None and argument.tensor != OUTSIDE and self.recording.tensors[argument.tensor].manual_dep
 
     def bytes_of(self, argument: Argument) -> tuple[int, int]:
         """Where the argument's bytes begin and end in its tensor."""

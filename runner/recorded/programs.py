@@ -11,7 +11,8 @@ from runner.base.errors import Mark, ScheduleError
 from runner.base.reading import read_json
 from runner.recorded.conformance import read_conformance
 from runner.recorded.edges import schedule_of
-from runner.rings.replay import Replay
+from runner.recorded.recording import Recording
+from runner.rings.replay import Replay, eager, in_steps
 from runner.rings.schedule import NUM_RINGS, Begin, End, Schedule, ScopeInfo, Step, Submission, Submit
 from runner.rings.sizes import RingSizes
 from runner.rings.steps import submission_rings
@@ -50,12 +51,22 @@ def schedule_from_recorded(data: Any, file: str = "program") -> tuple[Schedule, 
     return schedule_of(recording), recording.sizes
 
 
+def replay_recording(recording: Recording) -> Replay:
+    """A replay under the progress that the recording names: eager, or by its events."""
+    schedule = schedule_of(recording)
+    if recording.progress == "steps":
+        return in_steps(schedule, recording.sizes, recording.completions)
+    return eager(schedule, recording.sizes)
+
+
 def recorded_from_replay(replay: Replay) -> dict[str, Any]:
     """`outcome`, `records` and `blocks` of a replay in the conformance format."""
     deadlock = replay.deadlock
     outcome: dict[str, Any] = {"ok": True, "code": 0, "name": "none"}
     if deadlock is not None:
         outcome = {"ok": False, "code": deadlock.code, "name": deadlock.name, "how": deadlock.how, "ring": deadlock.ring}
+        if not deadlock.how:  # refused for what it is, before anything waited
+            del outcome["how"], outcome["ring"]
     scopes = replay.schedule.scopes
     records = [
         {
@@ -66,6 +77,9 @@ def recorded_from_replay(replay: Replay) -> dict[str, Any]:
             "task_window_end": r.slots_head,
             "heap_start": r.heap_tail,
             "heap_end": r.heap_head,
+            "dep_pool_start": r.pool_tail + 1,
+            "dep_pool_end": r.pool_head + 1,
+            "tensormap": r.tensormap,
         }
         for r in replay.records
     ]

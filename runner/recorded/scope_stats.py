@@ -24,6 +24,7 @@ from runner.rings.heap import ScopeRecord
 from runner.rings.replay import Replay
 from runner.rings.schedule import NUM_RINGS, Schedule
 from runner.rings.sizes import RingSizes
+from runner.rings.tensormap import CAPACITY as TENSORMAP_ENTRIES
 
 VERSION = 6
 FIELDS = ("task_window_start", "task_window_end", "heap_start", "heap_end", "dep_pool_start", "dep_pool_end")
@@ -109,14 +110,15 @@ def _meta(sizes: RingSizes, num_records: int, fatal: bool) -> dict[str, Any]:
         "task_window_max": list(sizes.window),
         "heap_max": list(sizes.heap),
         "dep_pool_max": list(sizes.pool),
-        "tensormap_max": 0,
+        "tensormap_max": TENSORMAP_ENTRIES,
     }
 
 
 def _line(schedule: Schedule, record: ScopeRecord) -> dict[str, Any]:
     scope = schedule.scopes[record.scope]
     head = {"site": site(schedule, record.scope), "phase": record.phase, "depth": scope.depth, "ring": scope.ring}
-    return head | dict(zip(FIELDS, record[2:], strict=True)) | {"tensormap": 0}
+    counters = (*record[2:6], record.pool_tail + 1, record.pool_head + 1)  # the runtime's pool counters begin at 1
+    return head | dict(zip(FIELDS, counters, strict=True)) | {"tensormap": record.tensormap}
 
 
 def write_scope_stats(path: Path, schedule: Schedule, sizes: RingSizes, records: Sequence[ScopeRecord], fatal: bool) -> None:

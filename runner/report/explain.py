@@ -55,6 +55,7 @@ class Explanation:
     num_tasks: int = 1
     block_bytes: int = 0
     others: int = 0
+    after_wait_only: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for JSON."""
@@ -70,6 +71,7 @@ class Explanation:
             "attrs": dict(self.attrs),
             "operands": [_use_dict(use) for use in self.operands],
             "after": list(self.after),
+            "after_wait_only": list(self.after_wait_only),
             "num_tasks": self.num_tasks,
             "block_bytes": self.block_bytes,
         }
@@ -147,10 +149,11 @@ def _explain_task(program: Program, registry: OpRegistry, task: Task, others: in
         _scopes(program, task.id),
         task.attrs,
         tuple(uses),
-        tuple(program.tasks[other].path for other in task.after),
+        tuple(program.tasks[other].path for other in task.after if other not in task.wait_only),
         1,
         _block_bytes(program, task),
         others,
+        tuple(program.tasks[other].path for other in task.wait_only),
     )
 
 
@@ -235,6 +238,8 @@ def _text(node: Explanation) -> Iterator[str]:
         yield from _use_text(use)
     if node.after:
         yield f"  after   {_listed(node.after)}"
+    if node.after_wait_only:
+        yield f"  waits   {_listed(node.after_wait_only)} (after_wait_only)"
     yield f"  block   {node.block_bytes:,} bytes"
 
 

@@ -27,8 +27,8 @@ class RingLoad:
 
     epochs       per epoch the running totals of its blocks: `(0, n1, n1 + n2, ...)`, blocks without bytes left out
     num_slots    per epoch the number of submissions
-    pool_bound   entries that the dependency pool can need at worst, if no producer completes before its users are submitted,
-                 whatever the trip counts
+    pool_bound   entries that the dependency pool can need at worst: no producer completes before its users are submitted, and
+                 every sweep comes where it frees least; whatever the trip counts
     dynamic      whether the epochs depend on a trip count
     """
 
@@ -66,6 +66,7 @@ def ring_loads(schedule: Schedule) -> list[RingLoad]:
         if isinstance(step, Submit):
             submission = submissions[step.submission]
             epoch.submit(len(submission.waits), scopes[-1], loops, outer_loops[-1])
+            epoch.has_alloc |= submission.core is None
             if submission.size_bytes:
                 epoch.blocks.append(submission.size_bytes)
             if loops and (submission.size_bytes or rings[-1] == NUM_RINGS - 1):
@@ -77,6 +78,8 @@ def ring_loads(schedule: Schedule) -> list[RingLoad]:
             outer_loops.pop()
             epoch.end(step.scope)
             epoch = collectors[rings[-2:][0]]  # of the scope around it; the root ends last
+    for collector in collectors:
+        collector.bound_pool()
     return [collector.load for collector in collectors]
 
 
@@ -89,6 +92,8 @@ class _Epochs:
         self.blocks: list[int] = []
         self.edges: list[int] = []
         self.last = _LastEdges()
+        self.has_alloc = False
+        self.num_edges = 0
         self.unswept = 0  # the most edges of the last submissions before the epoch
 
     def submit(self, num_edges: int, scope: int, loops: Sequence[OpenLoop], num_outer: int) -> None:
@@ -99,6 +104,7 @@ class _Epochs:
             self.owner = scope
             self.unswept = self.last.most(num_outer)
         self.edges.append(num_edges)
+        self.num_edges += num_edges
         self.last.add(num_edges)
 
     def end(self, scope: int) -> None:
@@ -112,6 +118,11 @@ class _Epochs:
         spilled = sum([num - INLINE_EDGES for num in edges if num > INLINE_EDGES])
         load.pool_bound = max(load.pool_bound, self.unswept + sum(edges), spilled)
         self.owner, self.blocks, self.edges = None, [], []
+
+    def bound_pool(self) -> None:
+        """Allocs leave no mark: a sweep that finds one as the last consumed task frees nothing, and in some run all do."""
+        if self.has_alloc:
+            self.load.pool_bound = max(self.load.pool_bound, self.num_edges)
 
 
 @dataclass(slots=True)

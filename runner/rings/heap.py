@@ -16,12 +16,14 @@ Source: the rules of docs/memory-model.md, which restate the public `simpler` ru
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from runner.base.errors import Mark, ScheduleError
-from runner.rings.schedule import NUM_RINGS, Schedule
+from runner.rings.schedule import MAX_TENSORS, NUM_RINGS, Schedule
 from runner.rings.sizes import RingSizes
+from runner.rings.tensormap import CAPACITY as TENSORMAP_ENTRIES
+from runner.rings.tensormap import TensorMap
 
 MAX_BLOCK_BYTES = 2**31 - 1  # the runtime holds a block's size in 32 bits and would wrap silently
 INLINE_EDGES = 64  # edges that a task holds itself; more spill into the ring's pool
@@ -33,13 +35,16 @@ CODE_NAMES = {
     2: "HEAP_RING_DEADLOCK",
     3: "FLOW_CONTROL_DEADLOCK",
     4: "DEP_POOL_OVERFLOW",
+    5: "INVALID_ARGS",
+    11: "TENSORMAP_OVERFLOW",
 }
 
 
 class ScopeRecord(NamedTuple):
     """What scope stats note at a scope's begin and end: tail and head of slots, bytes and pool entries of its ring.
 
-    All are monotonic counters; bytes are `offset + wraps x capacity`, so what a wrap leaves unused at the end counts.
+    `tensormap` is how many entries of the table of all rings are in use. The others are monotonic counters; bytes are
+    `offset + wraps x capacity`, so what a wrap leaves unused at the end counts.
     """
 
     phase: str
@@ -50,6 +55,7 @@ class ScopeRecord(NamedTuple):
     heap_head: int
     pool_tail: int
     pool_head: int
+    tensormap: int = 0
 
 
 class PoolNeed(NamedTuple):
@@ -67,9 +73,10 @@ NO_POOL_NEED = PoolNeed(0, 0, 0)
 class Deadlock:
     """A submission that can never be placed.
 
-    `how` is "open scope" (the ring's oldest live task belongs to a scope that cannot close before this submission), "no progress"
-    (the ring is empty and still too small) or "scope too large" (the scope alone fills the window). `scope` and `oldest` name
-    what pins the ring: the open scope that owns its oldest live task, and the largest tensor of that task's block.
+    With code 5 the runtime refuses it whatever the rings hold; `refused` says for what. Otherwise `how` is "open scope" (the
+    ring's oldest live task belongs to a scope that cannot close before this submission), "no progress" (the ring is empty and
+    still too small, or nothing retires in time) or "scope too large" (the scope alone fills the window). `scope` and `oldest`
+    name what pins the ring: the open scope that owns its oldest live task, and the largest tensor of that task's block.
     """
 
     code: int
@@ -88,12 +95,17 @@ class Deadlock:
     scope_mark: Mark | None = None
     oldest: str | None = None
     oldest_mark: Mark | None = None
+    refused: str = ""
 
     @property
     def name(self) -> str:
         return CODE_NAMES[self.code]
 
     def __str__(self) -> str:
+        if self.code == 5:
+            return f"'{self.block}': {self.refused}"
+        if self.code == 11:
+            return f"the tensormap has no entries left for the arguments of '{self.block}': all {TENSORMAP_ENTRIES:,} are in use"
         if self.code == 2:
             text = f"ring {self.ring} cannot hold '{self.block}' ({self.size_bytes:,} bytes): "
             if self.how == "no progress":
@@ -130,7 +142,7 @@ class Ring:
         self.top = self.tail = 0
         self.top_wraps = self.tail_wraps = 0
         self.pool_head = self.pool_tail = self.pool_swept = self.spill_head = 0
-        self.pool_marks: list[int] = []  # `pool_head` after each task
+        self.pool_marks: list[int] = []  # `pool_head` after each task; of an alloc, what the slot held a window ago
         self.spill_marks: list[int] = []
 
     def refresh(self) -> None:
@@ -196,7 +208,7 @@ class Ring:
         if self.pool - (self.pool_head - self.pool_tail) >= entries:
             return True
         if self.alive and self.alive >= self.pool_swept + POOL_SWEEP:
-            self.pool_tail = self.pool_marks[self.alive - 1]
+            self.pool_tail = max(self.pool_tail, self.pool_marks[self.alive - 1])
             self.pool_swept = self.alive
         return self.pool - (self.pool_head - self.pool_tail) >= entries
 
@@ -229,7 +241,10 @@ class RingHeap:
         self._pins = [0] * num  # the open scope, own completion, and submitted users that have not completed
         self._consumed = bytearray(num)
         self._open: list[tuple[int, int, list[int]]] = []  # (scope, ring, its own submissions)
-        self._unwired: int | None = None  # a submission that has its block and still waits for pool entries
+        self._unwired: int | None = None  # a submission that has its block and still waits for map or pool entries
+        self._unmapped: int | None = None  # ... for map entries
+        self._entries = [s.entries for s in schedule.submissions]
+        self.map = TensorMap() if any(self._entries) else None
         self.completed = bytearray(num)
         self.offsets = [-1] * num
         self.records: list[ScopeRecord] = []
@@ -269,6 +284,7 @@ class RingHeap:
                 ring.head_bytes,
                 ring.pool_tail,
                 ring.pool_head,
+                self.map.used if self.map else 0,
             )
         )
 
@@ -289,6 +305,12 @@ class RingHeap:
             if offset is None:
                 return None
             self._commit(submission, offset, index, ring, members)
+            if self.map is not None and self._is_task[submission]:
+                self.map.sync(index, len(ring.tasks) - 1, ring.alive, ring.window)
+                if self._entries[submission]:
+                    self._unmapped = self._unwired = submission
+        if self._unmapped is not None and not self._register(submission, index, ring):
+            return None
         if not self._wire(submission, ring):
             self._unwired = submission
             return None
@@ -316,6 +338,21 @@ class RingHeap:
         if len(ring.tasks) - ring.alive > self.peak_slots[index]:
             self.peak_slots[index] = len(ring.tasks) - ring.alive
 
+    def _register(self, submission: int, index: int, ring: Ring) -> bool:
+        """Take tensormap entries for what a task writes and has not created; False when they do not fit yet."""
+        assert self.map is not None
+        entries = self._entries[submission]
+        if not self.map.room(len(entries), [ring.alive for ring in self.rings]):
+            return False
+        placed = []
+        for entry in entries:
+            owner = entry.owner
+            at = (-1, entry.offset) if owner < 0 else (self._ring_of[owner], self.offsets[owner] + entry.offset)
+            placed.append((at, entry))
+        self.map.register(index, len(ring.tasks) - 1, placed)
+        self._unmapped = None
+        return True
+
     def _wire(self, submission: int, ring: Ring) -> bool:
         """Take pool entries for the edges to producers that are not consumed; False when they do not fit yet."""
         need = self._pool_need(submission)
@@ -325,7 +362,11 @@ class RingHeap:
             ring.spill_head += need.spilled
             ring.pool_head += need.taken
         ring.spill_marks.append(ring.spill_head)
-        ring.pool_marks.append(ring.pool_head)
+        marks = ring.pool_marks
+        if self._is_task[submission]:
+            marks.append(ring.pool_head)
+        else:  # allocs leave no mark
+            marks.append(marks[-ring.window] if len(marks) >= ring.window else 0)
         return True
 
     def _pool_need(self, submission: int) -> PoolNeed:
@@ -369,8 +410,17 @@ class RingHeap:
     # --- waiting ----------------------------------------------------------------------------------------------------
 
     def blocker(self) -> int | None:
-        """The oldest live submission of the current ring: nothing can be reclaimed there before it retires."""
-        ring = self.rings[self._open[-1][1]]
+        """The oldest live submission of the current ring: nothing can be reclaimed there before it retires.
+
+        While a submission waits for the tensormap, which serves all rings, it is that of a ring where waiting can help, if any.
+        """
+        if self._unmapped is None:
+            return self._head(self._open[-1][1])
+        heads = ((index, self._head(index)) for index in range(NUM_RINGS))
+        return next((head for index, head in heads if head is not None and head != self._oldest_open(index)), None)
+
+    def _head(self, index: int) -> int | None:
+        ring = self.rings[index]
         return ring.tasks[ring.alive] if ring.alive < len(ring.tasks) else None
 
     def deadlock(self, submission: int) -> Deadlock | None:
@@ -381,6 +431,8 @@ class RingHeap:
         if self._unwired is None and len(members) >= ring.window - 1:
             return self._facts(submission, 1, "scope too large", members[0])
         head = self.blocker()
+        if self._unmapped is not None:
+            return None if head is not None else self._facts(submission, 11, "no progress", None)
         oldest = self._oldest_open(index)
         if head is not None and head != oldest:
             return None
@@ -391,13 +443,44 @@ class RingHeap:
             return self._facts(submission, 2, "no progress", None)
         return self._facts(submission, 3 if ring.live >= ring.window - 1 else 2, "open scope", oldest)
 
+    def stuck(self, submission: int) -> Deadlock:
+        """What the runtime says when `submission`, just refused, has waited in vain: nothing retired in time."""
+        index = self._open[-1][1]
+        ring = self.rings[index]
+        if self._unmapped is not None:
+            code = 11
+        elif self._unwired is not None:
+            code = 4
+        else:
+            code = 3 if ring.live >= ring.window - 1 else 2
+        return self._facts(submission, code, "no progress", ring.tasks[ring.alive] if ring.live else None)
+
+    # --- what the runtime refuses ---------------------------------------------------------------------------------
+
+    def invalid(self, submission: int) -> Deadlock | None:
+        """Why the runtime refuses a submission for its arguments; None when it does not."""
+        item = self.schedule.submissions[submission]
+        if item.num_tensors <= MAX_TENSORS:
+            if item.core is not None or item.slots or item.size_bytes:
+                return None
+            return self._facts(submission, 5, "", None, "an alloc of no tensors")
+        return self._facts(submission, 5, "", None, f"{item.num_tensors} tensor arguments, more than {MAX_TENSORS}")
+
+    def invalid_scope(self, scope: int) -> Deadlock | None:
+        """The same of a scope that is to be opened."""
+        scopes = self.schedule.scopes
+        if self._open and scopes[scope].mode == "auto" and scopes[self._open[-1][0]].mode == "manual":
+            facts = self._facts(0, 5, "", None, "an auto scope in a manual one")
+            return replace(facts, block=scopes[scope].name, submission=-1, mark=scopes[scope].mark)
+        return None
+
     def _oldest_open(self, index: int) -> int | None:
         for _, ring, members in self._open:
             if ring == index and members:
                 return members[0]
         return None
 
-    def _facts(self, submission: int, code: int, how: str, oldest: int | None) -> Deadlock:
+    def _facts(self, submission: int, code: int, how: str, oldest: int | None, refused: str = "") -> Deadlock:
         index = self._open[-1][1]
         ring = self.rings[index]
         submissions = self.schedule.submissions
@@ -420,6 +503,7 @@ class RingHeap:
             info and info.mark,
             None if oldest is None else block_name(self.schedule, oldest),
             None if oldest is None else submissions[oldest].mark,
+            refused,
         )
 
 

@@ -16,8 +16,8 @@ from typing import Protocol
 from runner.base.errors import Mark
 from runner.base.records import LARGE, builder, collector_off
 from runner.base.tensor_spec import block_bytes
-from runner.program.program import Program, Task, Trips
-from runner.rings.schedule import Begin, End, Read, Repeat, Schedule, ScopeInfo, Slot, Step, Submission, Submit
+from runner.program.program import Program, Task, Trips, num_arguments
+from runner.rings.schedule import MAX_TENSORS, Begin, End, Read, Repeat, Schedule, ScopeInfo, Slot, Step, Submission, Submit
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +133,9 @@ class _Lowering:
         slots = self.slots(item.tensors, offsets, sizes)
         end = max(map(add, offsets, sizes), default=0)
         mark = item.mark or self.program.tensors[item.tensors[0]].mark
-        self.submit(Submission(item.name or "alloc", max(end, item.size_bytes), slots, mark=mark))
+        # an arena is one tensor, of which all in it are parts; so is a block of more tensors than an alloc may have
+        num_tensors = 1 if item.offsets or len(slots) > MAX_TENSORS else len(slots)
+        self.submit(Submission(item.name or "alloc", max(end, item.size_bytes), slots, mark=mark, num_tensors=num_tensors))
 
     def slots(self, tensors: Sequence[int], offsets: Sequence[int], sizes: Sequence[int]) -> tuple[Slot, ...]:
         """Places in the block of the next submission."""
@@ -162,25 +164,38 @@ class _Lowering:
             elif task.op is None:
                 self.of_task[task.id] = owner[task.creates[0]]  # an alloc whose tensors all went elsewhere
                 return
+        explicit = self.explicit(task, holds)
         waits = self.waits(task, item.extra_waits, mode, holds)
         self.of_task[task.id] = len(self.submissions)
         edges, held = tuple(sorted(waits)), tuple(sorted(holds))
         core, op, number, num_blocks, mark = task.core, task.op, task.id, task.num_blocks, task.mark
-        self.submit(_new_submission(task.path, size_bytes, slots, edges, held, core, op, number, num_blocks, mark))
+        values = task.path, size_bytes, slots, edges, held, core, op, number, num_blocks, mark, (), num_arguments(task), explicit
+        self.submit(_new_submission(*values))
+
+    def explicit(self, task: Task, holds: set[int]) -> tuple[int, ...]:
+        """What `after` alone keeps, whether or not the task touches its tensors."""
+        if not task.after:
+            return ()
+        return tuple(sorted({self.of_task[t] for t in task.after if t not in task.wait_only} - holds))
 
     def waits(self, task: Task, extra: Sequence[int], mode: str, holds: set[int]) -> set[int]:
-        """The submissions that a task waits for; takes out of `holds` the blocks that it does not keep alive."""
+        """The submissions that a task waits for; makes of `holds`, the blocks that it uses, those that it keeps.
+
+        The edges that sharing needs only wait: a plan must not pay for them with the bytes of what it waits for.
+        """
         of_task = self.of_task
         waits = {of_task[t] for t in extra} if extra else set()
         if task.after:
             waits.update([of_task[t] for t in task.after])
-        if mode == "manual":  # rule 8: nothing is inferred, so only an explicit edge to a creator keeps its block alive
-            holds &= waits
+        if mode == "manual":  # rule 8: nothing is inferred, so only explicit edges keep blocks
+            holds.clear()
             self.unseen.add(task.id)
         elif self.unseen:  # ... and what such a task writes is not noted, so nobody waits for it
             waits.update([of_task[t] for t in task.waits if t not in self.unseen], holds)
         else:
             waits.update([of_task[t] for t in task.waits], holds)
+        if task.after:
+            holds.update([of_task[t] for t in task.after if t not in task.wait_only])
         assert _NOWHERE not in waits, f"{task.path!r} is placed before what it waits for"
         return waits
 

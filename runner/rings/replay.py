@@ -1,6 +1,7 @@
 """This module replays a schedule on ring heaps under a named model of how far execution has come at each submission.
 
 eager    a task completes as soon as it is submitted: the least that a program can occupy
+steps    tasks complete when a recording says so, and at no other time
 lagging  nothing completes until the submitting thread has to wait, then only as much as it needs: the most
 timed    a discrete-event run: a cost per submission, a duration per task, workers per core type (runner.rings.timed)
 
@@ -9,11 +10,11 @@ Source: the progress models of docs/memory-model.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from runner.rings.heap import Deadlock, RingHeap, ScopeRecord
-from runner.rings.schedule import Begin, End, Schedule, Submit
+from runner.rings.schedule import Begin, End, Schedule, Step, Submit
 from runner.rings.sizes import RingSizes
 from runner.rings.steps import StepWalk
 
@@ -53,12 +54,15 @@ class Driver:
     def run(self) -> Replay:
         deadlock = None
         heap = self.heap
-        for step in StepWalk(self.schedule):
+        for step in self.steps():
             if isinstance(step, Submit):
-                deadlock = self.submit(step.submission)
+                deadlock = heap.invalid(step.submission) or self.submit(step.submission)
                 if deadlock is not None:
                     break
             elif isinstance(step, Begin):
+                deadlock = heap.invalid_scope(step.scope)
+                if deadlock is not None:
+                    break
                 heap.begin(step.scope)
             elif isinstance(step, End):
                 heap.end(step.scope)
@@ -66,13 +70,15 @@ class Driver:
                 self.read(step.waits)
         return self.result(deadlock)
 
+    def steps(self) -> Iterator[Step]:
+        return iter(StepWalk(self.schedule))
+
     def submit(self, submission: int) -> Deadlock | None:
         heap = self.heap
         while heap.try_submit(submission) is None:
-            deadlock = heap.deadlock(submission)
+            deadlock = heap.deadlock(submission) or self.wait(submission)
             if deadlock is not None:
                 return deadlock
-            self.wait()
         self.submitted(submission)
         return None
 
@@ -80,8 +86,8 @@ class Driver:
         """A submission has its slot and block."""
         raise NotImplementedError
 
-    def wait(self) -> None:
-        """Bring the retirement of the ring's oldest live task nearer; called when waiting can help."""
+    def wait(self, submission: int) -> Deadlock | None:
+        """Bring the retirement of the ring's oldest live task nearer; called when waiting can help. Facts where nothing moves."""
         raise NotImplementedError
 
     def read(self, waits: tuple[int, ...]) -> None:
@@ -109,8 +115,31 @@ class _Eager(Driver):
     def submitted(self, submission: int) -> None:
         self.heap.complete(submission)
 
-    def wait(self) -> None:
+    def wait(self, submission: int) -> Deadlock | None:
         raise AssertionError("everything submitted has completed, so only an open scope can hold a ring")
+
+    def read(self, waits: tuple[int, ...]) -> None:
+        pass
+
+
+class _Steps(Driver):
+    model = "steps"
+
+    def __init__(self, schedule: Schedule, sizes: RingSizes, completions: Mapping[int, Sequence[int]]) -> None:
+        super().__init__(schedule, sizes)
+        self._completions = completions
+
+    def steps(self) -> Iterator[Step]:
+        for index, step in enumerate(self.schedule.steps):
+            for submission in self._completions.get(index, ()):
+                self.heap.complete(submission)
+            yield step
+
+    def submitted(self, submission: int) -> None:
+        pass
+
+    def wait(self, submission: int) -> Deadlock | None:
+        return self.heap.stuck(submission)
 
     def read(self, waits: tuple[int, ...]) -> None:
         pass
@@ -129,7 +158,7 @@ class _Lagging(Driver):
         for held in self._holds[submission]:
             self._users[held].append(submission)
 
-    def wait(self) -> None:
+    def wait(self, submission: int) -> Deadlock | None:
         """Complete what the oldest live task's retirement needs: itself, the users of its block, and all that those wait for."""
         head = self.heap.blocker()
         assert head is not None
@@ -160,6 +189,14 @@ class _Lagging(Driver):
 def eager(schedule: Schedule, sizes: RingSizes) -> Replay:
     """Replay with every task completing as soon as it is submitted."""
     return _Eager(schedule, sizes).run()
+
+
+def in_steps(schedule: Schedule, sizes: RingSizes, completions: Mapping[int, Sequence[int]]) -> Replay:
+    """Replay where `completions[k]`, and nothing else, completes just before step k; the schedule has no dynamic loops.
+
+    A submission that has to wait then waits in vain, and the runtime gives up.
+    """
+    return _Steps(schedule, sizes, completions).run()
 
 
 def lagging(schedule: Schedule, sizes: RingSizes) -> Replay:

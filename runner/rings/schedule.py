@@ -7,12 +7,20 @@ strategy returns, and recorded and traced programs are made into one directly.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from runner.base.errors import Mark
 from runner.program.program import Program, Trips
 
 NUM_RINGS = 4
 """Ring heaps of a device; a scope that lies deeper than there are rings shares the last one."""
+
+
+MAX_TENSORS = 32
+"""Tensor arguments of a submission, created and used."""
+
+MAX_SCOPES = 64
+"""Scopes that may be open at a time, the root included; the runtime does not check."""
 
 
 def ring_of(depth: int) -> int:
@@ -30,13 +38,30 @@ class Slot:
     name: str = ""
 
 
+class MapEntry(NamedTuple):
+    """An argument that takes an entry of the tensormap: a tensor that exists and is written.
+
+    `owner` is the submission in whose block the tensor begins, at `offset`; -1 for a tensor from outside, which `offset` then
+    numbers. The argument is `begin` to `end` of its bytes. `covers` where it is read too (an INOUT) and has all of these bytes:
+    entries that lie in them go.
+    """
+
+    owner: int
+    offset: int
+    begin: int
+    end: int
+    covers: bool
+
+
 @dataclass(frozen=True, slots=True)
 class Submission:
     """One slot of a ring's window and one block of its heap (`size_bytes` may be 0).
 
     `waits` are the submissions that must have completed before this one may start (creator, RAW, WAW, explicit and
-    sharing edges, without repeats, all earlier in the schedule); `holds` those of them whose blocks it touches, which therefore
-    stay alive until it completes. `core` is None for an alloc, which completes as soon as it is submitted.
+    sharing edges, without repeats, all earlier in the schedule); `holds` those of them whose block and slot stay until it has
+    completed: creators of what it touches, and explicit edges, but for wait-only ones. `core` is None for an alloc, which
+    completes as soon as it is submitted. `explicit` are those of `holds` whose tensors it need not touch. `num_tensors` counts
+    its tensor arguments, created and used; `entries` are those that take an entry of the tensormap.
     """
 
     name: str
@@ -49,6 +74,9 @@ class Submission:
     task: int | None = None
     num_blocks: int = 1
     mark: Mark | None = None
+    entries: tuple[MapEntry, ...] = ()
+    num_tensors: int = 0
+    explicit: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,7 @@ class _Timed(Driver):
         if not pending:
             self._start(submission, core, self._now)
 
-    def wait(self) -> None:
+    def wait(self, submission: int) -> None:
         self._stall_until(self._events[0][0])
 
     def read(self, waits: tuple[int, ...]) -> None:

@@ -3,7 +3,7 @@
 It shares no code with `runner.rings.heap` and with no scheduler: it simulates the rings on intervals of bytes and works out from
 the program's regions which tasks must be ordered (`runner.verify.edges`). Findings have a code:
 
-V1 structure (scopes, submissions, trips)   V2 mode (AUTO or MANUAL in MANUAL)   V3 block (alignment, bounds, size)
+V1 structure (scopes, submissions, trips)   V2 mode (AUTO in MANUAL, too many open)   V3 block (alignment, bounds, size)
 V4 capacity (a ring is too small)           V5 read after close                  V6 missing edge: order, or a block kept alive
 """
 
@@ -24,6 +24,8 @@ from runner.rings.steps import StepWalk
 from runner.verify.edges import Conflict, Order, region_needs, sharing_needs
 
 MAX_BLOCK_BYTES = 2**31 - 1
+MAX_SCOPES = 64
+MAX_TENSORS = 32
 MAX_FINDINGS = 20
 """Findings of one kind that are listed; what comes after is counted."""
 
@@ -129,9 +131,11 @@ def _modes(schedule: Schedule) -> Iterator[Diagnostic]:
         if isinstance(step, Begin):
             scope = schedule.scopes[step.scope]
             outer = next((s for s in walk.scopes[:-1] if schedule.scopes[s].mode == "manual"), None)
-            if outer is not None:
+            if outer is not None and scope.mode == "auto":
                 name = schedule.scopes[outer].name
-                yield _finding("V2", f"{scope.mode} scope '{scope.name}' lies inside the manual scope '{name}'", scope.mark)
+                yield _finding("V2", f"auto scope '{scope.name}' lies inside the manual scope '{name}'", scope.mark)
+            if len(walk.scopes) == MAX_SCOPES + 1:
+                yield _finding("V2", f"scope '{scope.name}' is open beside {MAX_SCOPES} others, the most that may be", scope.mark)
 
 
 # --- V3: blocks -------------------------------------------------------------------------------------------------------
@@ -249,7 +253,7 @@ def _closed_reads(schedule: Schedule) -> Iterator[Diagnostic]:
             owner_scope[step.submission] = open_scopes[-1]
             block_of.update(dict.fromkeys((slot.tensor for slot in item.slots), step.submission))
             tensors = program.tasks[item.task].uses if program is not None and item.task is not None else ()
-            held = {*item.holds, *(block_of[t] for t in tensors if t in block_of)}
+            held = {*item.holds}.difference(item.explicit).union(block_of[t] for t in tensors if t in block_of)
             for block in sorted([block for block in held if owner_scope[block] not in open_scopes]):
                 yield _closed(schedule, f"'{item.name}' uses", block, owner_scope[block], item.mark)
         elif isinstance(step, Repeat) and step.trips is not None:

@@ -61,7 +61,7 @@ def test_nothing_is_inferred_in_a_manual_scope():
     )
     schedule = lower(program, [PlacedScope("m", (PlacedTask(0), PlacedTask(1), PlacedTask(2)), "manual")])
     assert [s.waits for s in schedule.submissions] == [(), (), (1,)]
-    assert [s.holds for s in schedule.submissions] == [(), (), ()]
+    assert [s.holds for s in schedule.submissions] == [(), (), (1,)]  # the explicit edge keeps what it waits for, the use nothing
 
 
 def test_an_arena_overlays_tensors_and_brings_its_edges():

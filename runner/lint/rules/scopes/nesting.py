@@ -13,7 +13,7 @@ class Nesting(Rule):
     about = Description(
         "G316",
         "scopes that may not nest",
-        "The runtime refuses an auto scope in a manual one, and a manual scope in a manual one.",
+        "The runtime refuses an auto scope in a manual one. A manual scope in a manual one is as good as none.",
     )
 
     def __init__(self, look: Look):
@@ -22,9 +22,9 @@ class Nesting(Rule):
 
     def enter(self, span: Span) -> None:
         outer = self.modes[-1]
-        if span.kind == "scope" and outer == "manual":
-            hint = "make the scope around it auto" if span.mode == "auto" else "remove one of the two"
-            self.tell(f"scope '{span.path}' is {span.mode}, but lies in a manual scope", span.mark, hint)
+        if span.kind == "scope" and span.mode == "auto" and outer == "manual":
+            hint = "make the scope around it auto, or this one manual"
+            self.tell(f"scope '{span.path}' is auto, but lies in a manual scope", span.mark, hint)
         self.modes.append(span.mode if span.kind == "scope" and outer == "auto" else outer)
 
     def leave(self, span: Span) -> None:

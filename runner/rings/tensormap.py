@@ -1,0 +1,97 @@
+"""This module owns the tensormap: the one table in which the runtime notes who writes which bytes of a tensor that exists.
+
+An INOUT or `existing` argument of a task in an auto scope takes an entry. Entries go
+
+- when an INOUT of a later task covers all that they stand for (at the same address);
+- when a task (no alloc) is submitted on the ring of their task, if 64 of its tasks have retired since the last sweep there, or
+  the new task has the slot at which that sweep ended: then those of all retired tasks of the ring go;
+- on all rings, when a task needs more entries than are free.
+
+Source: docs/memory-model.md, which restates the public `simpler` runtime (`tensormap_and_ringbuffer`, a2a3).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+from runner.rings.schedule import NUM_RINGS, MapEntry
+
+CAPACITY = 65_536
+"""Entries of the table, fixed when the runtime is built."""
+
+SWEEP = 64
+"""Tasks that retire on a ring before its entries are swept."""
+
+Held = tuple[int, int, int, int]
+"""An entry in use: ring and number of its task, and the bytes of the tensor that it stands for (begin, end)."""
+
+Address = tuple[int, int]
+"""Where a tensor begins: ring and offset; ring -1 and a number for a tensor from outside."""
+
+
+class TensorMap:
+    """Entries in use. Tasks are told by ring and number on it; `alive` lists each ring's oldest live task.
+
+    `used` counts the entries, `peak` is the most that were in use.
+    """
+
+    def __init__(self, capacity: int = CAPACITY) -> None:
+        self.capacity = capacity
+        self.used = self.peak = 0
+        self._held: dict[Address, list[Held]] = {}
+        self._tasks: list[deque[tuple[int, list[tuple[Address, Held]]]]] = [deque() for _ in range(NUM_RINGS)]
+        self._swept = [0] * NUM_RINGS  # up to which task entries have gone
+        self._seen = [0] * NUM_RINGS  # the oldest live task when the ring was last looked at
+
+    def sync(self, ring: int, number: int, alive: int, window: int) -> None:
+        """A task gets `number` on its ring, of which `alive` is the oldest live one: sweep if that is due."""
+        self._seen[ring] = alive
+        swept = self._swept[ring]
+        if alive - swept >= SWEEP or (number - swept) % window == 0:
+            self._sweep(ring, alive)
+
+    def room(self, needed: int, alive: Sequence[int]) -> bool:
+        """Whether `needed` entries are free, after a sweep of all rings where they are not."""
+        if self.used + needed > self.capacity:
+            for ring in range(NUM_RINGS):
+                self._seen[ring] = alive[ring]
+                self._sweep(ring, alive[ring])
+        return self.used + needed <= self.capacity
+
+    def register(self, ring: int, number: int, entries: Sequence[tuple[Address, MapEntry]]) -> None:
+        """Take out what the INOUT arguments among `entries` cover, then put them all in."""
+        for address, entry in entries:
+            if entry.covers and address in self._held:
+                self._cover(address, entry.begin, entry.end)
+        taken: list[tuple[Address, Held]] = []
+        for address, entry in entries:
+            held = (ring, number, entry.begin, entry.end)
+            self._held.setdefault(address, []).append(held)
+            taken.append((address, held))
+        self._tasks[ring].append((number, taken))
+        self.used += len(taken)
+        self.peak = max(self.peak, self.used)
+
+    def _cover(self, address: Address, begin: int, end: int) -> None:
+        """Those of retired tasks are passed over, as far as their ring has been looked at: a sweep takes them."""
+        kept = []
+        for held in self._held[address]:
+            ring, number, first, last = held
+            if number >= self._seen[ring] and begin <= first < last <= end:
+                self.used -= 1
+            else:
+                kept.append(held)
+        self._held[address] = kept
+
+    def _sweep(self, ring: int, alive: int) -> None:
+        self._swept[ring] = alive
+        tasks = self._tasks[ring]
+        while tasks and tasks[0][0] < alive:
+            for address, held in tasks.popleft()[1]:
+                there = self._held.get(address, [])
+                if held in there:  # else a later INOUT has covered it
+                    there.remove(held)
+                    self.used -= 1
+                    if not there:
+                        del self._held[address]
