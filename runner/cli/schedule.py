@@ -10,7 +10,7 @@ import typer
 
 from runner.base.errors import ConfigError
 from runner.cli import options
-from runner.cli.shared import MIB, console, messages, print_json, table
+from runner.cli.shared import MIB, console, memory_text, messages, print_json, table
 from runner.driver.driver import Setup
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ def _print_plan(found: PlanResult) -> None:
         print(f"timed: makespan {_ms(report.makespan_us)}, submission stalled {_ms(report.stall_us)} of it; ", end="")
         print(f"with unlimited rings {_ms(report.unlimited_makespan_us)} and {_ms(report.unlimited_stall_us)}")
     print(f"PTO2_RING_HEAP={','.join(str(ring.safe_bytes) for ring in report.rings)}")
+    _print_memory(report)
     _print_caveats(report)
     if found.certificate is not None:
         _print_certificate(found.certificate)
@@ -149,7 +150,18 @@ def _print_rings(report: ScheduleReport) -> None:
     console().print(taken, needed)
 
 
+def _print_memory(report: ScheduleReport) -> None:
+    from runner.rings.tensormap import CAPACITY as TENSORMAP_ENTRIES
+
+    for title, sizes in (("memory per rank", report.sizes), ("with the smallest sizes", report.smallest)):
+        print(f"{title}: {memory_text(sizes)}")
+    saved, entries = _mib(report.window_saving_bytes), f"{report.tensormap_bound:,} of {TENSORMAP_ENTRIES:,}"
+    print(f"the smallest windows save {saved}; tensormap: at most {entries} entries in use")
+
+
 def _print_caveats(report: ScheduleReport) -> None:
+    for warning in report.sizes.warnings():
+        messages().print(f"warning: {warning}")
     for ring in report.rings:
         if not ring.proved:
             messages().print(

@@ -15,6 +15,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from runner.base.errors import Diagnostic
     from runner.rings.schedule import Schedule
+    from runner.rings.sizes import RingSizes
     from runner.serving.session import Placement
 
 MIB = 2**20
@@ -45,6 +46,13 @@ def warned(found: tuple[Schedule, Iterable[Diagnostic]]) -> Schedule:
     return schedule
 
 
+def told(sizes: RingSizes | None) -> RingSizes | None:
+    """`sizes`, after saying what their user should know of them."""
+    for warning in sizes.warnings() if sizes is not None else ():
+        messages().print(f"warning: {warning}")
+    return sizes
+
+
 def placement(
     scheduler: str, rings: tuple[str | None, str | None, str | None], workers: int = 1, unchecked: bool = False
 ) -> Placement:
@@ -54,7 +62,7 @@ def placement(
 
     return Placement(
         lambda program: warned(schedule_of(program, scheduler, unchecked=unchecked)),
-        lambda schedules: ring_sizes(schedules, *rings, unchecked=unchecked),
+        lambda schedules: told(ring_sizes(schedules, *rings, unchecked=unchecked)),
         workers,
     )
 
@@ -62,6 +70,12 @@ def placement(
 def print_json(value: Any) -> None:
     """One JSON object on standard output, with no markup."""
     print(json.dumps(value, indent=2, default=str))
+
+
+def memory_text(sizes: RingSizes) -> str:
+    """Device memory of the rings, in MiB: `heaps 1.00, windows 310.50, pools 1.50: 313.00 in all`."""
+    found = {name.removesuffix("_bytes"): f"{size / MIB:,.2f}" for name, size in sizes.memory().items()}
+    return f"heaps {found['heap']}, windows {found['window']}, pools {found['pool']}: {found['total']} in all"
 
 
 def table(*columns: str, title: str | None = None) -> Table:

@@ -10,7 +10,7 @@ import typer
 
 from runner.cli import options
 from runner.cli.schedule import better
-from runner.cli.shared import MIB, console, print_json, table
+from runner.cli.shared import MIB, console, memory_text, print_json, table
 from runner.driver.driver import Setup
 
 if TYPE_CHECKING:
@@ -51,6 +51,8 @@ def size(
 
 
 def _print_sizes(result: SizeResult) -> None:
+    from runner.rings.tensormap import CAPACITY as TENSORMAP_ENTRIES
+
     found = result.found
     out = table("ring", *(f"{name} MiB>" for name in result.names), "heap MiB>", "heap bytes>", "window>", "pool>")
     for ring in range(len(found.sizes.heap)):
@@ -63,6 +65,9 @@ def _print_sizes(result: SizeResult) -> None:
     uniform = f"four rings of the largest size ({_mib(found.uniform_bytes)})"
     print(f"saved against {uniform}: {_mib(found.saved_against_uniform_bytes)}")
     print(f"saved against 4 x 1 GiB: {_mib(found.saved_against_gib_bytes)}\n")
+    entries = f"{found.tensormap_bound:,} of {TENSORMAP_ENTRIES:,}"
+    print(f"memory per rank: {memory_text(found.sizes)}; the windows save {_mib(found.window_saving_bytes)} against the default")
+    print(f"tensormap: at most {entries} entries in use\n")
     print("\n".join(found.environment()))
     print(f"\n# heaps of a RunConfig are powers of two: {_mib(sum(found.power_heap))} in all\n{found.run_config()}")
 

@@ -165,8 +165,8 @@ def ring_sizes(
     from runner.rings.common_sizes import refuse_deadlock, safe_sizes
     from runner.rings.sizes import RingSizes
 
-    asked = any(text is not None for text in (heap, window, pool)) or any(name in os.environ for name in RING_VARIABLES)
-    if not asked:
+    set_outside = any(os.environ.get(name, "").strip() for name in RING_VARIABLES)
+    if not set_outside and all(text is None for text in (heap, window, pool)):
         return None
     if heap == "safe":
         sizes = safe_sizes(schedules)

@@ -14,6 +14,8 @@ from runner.rings.replay import Replay
 from runner.rings.schedule import NUM_RINGS, Schedule
 from runner.rings.sizes import MIN_POOL, RingSizes
 from runner.rings.steps import submission_rings
+from runner.rings.tensormap import CAPACITY as TENSORMAP_ENTRIES
+from runner.rings.tensormap import entries_bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,23 @@ class ScheduleReport:
     makespan_us: float | None
     unlimited_stall_us: float | None
     unlimited_makespan_us: float | None
+    sizes: RingSizes
+    tensormap_bound: int
+
+    @property
+    def smallest(self) -> RingSizes:
+        """The smallest sizes known to be safe; the pools are as large as the bounds that hold for every run."""
+        rings = self.rings
+        return RingSizes.from_lists(
+            [ring.safe_bytes for ring in rings],
+            [ring.least_window for ring in rings],
+            [max(MIN_POOL, ring.pool_bound) for ring in rings],
+        )
+
+    @property
+    def window_saving_bytes(self) -> int:
+        """What the smallest task windows save against the present ones."""
+        return self.sizes.memory()["window_bytes"] - self.smallest.memory()["window_bytes"]
 
     @property
     def safe_total_bytes(self) -> int:
@@ -84,6 +103,8 @@ def make_report(replay: Replay, timing: Replay | None, unlimited: Replay | None 
         timing and timing.makespan_us,
         unlimited and unlimited.stall_us,
         unlimited and unlimited.makespan_us,
+        replay.sizes,
+        entries_bound(schedule, replay.sizes.window),
     )
 
 
@@ -172,6 +193,10 @@ def report_json(report: ScheduleReport) -> dict[str, Any]:
         "peak_live_bytes": report.peak_live_bytes,
         "num_tasks": report.num_tasks,
         "safe_total_bytes": report.safe_total_bytes,
+        "memory": report.sizes.memory()
+        | {"smallest": report.smallest.memory(), "window_saving_bytes": report.window_saving_bytes},
+        "warnings": report.sizes.warnings(),
+        "tensormap": {"capacity": TENSORMAP_ENTRIES, "bound": report.tensormap_bound},
         "stall_us": report.stall_us,
         "makespan_us": report.makespan_us,
         "unlimited_stall_us": report.unlimited_stall_us,

@@ -15,6 +15,8 @@ from runner.rings.capacity import RingLoad, fits, least_heap, least_window, ring
 from runner.rings.replay import eager, lagging
 from runner.rings.schedule import NUM_RINGS, Schedule
 from runner.rings.sizes import MIN_POOL, Four, RingSizes
+from runner.rings.tensormap import CAPACITY as TENSORMAP_ENTRIES
+from runner.rings.tensormap import entries_bound
 
 GIB = 2**30
 
@@ -108,12 +110,13 @@ class DeviceSizes:
     """Sizes that serve every schedule.
 
     `power_heap` are heaps for `RunConfig`, which takes powers of two only: per ring the smallest one in which every schedule
-    runs. Bytes saved are those of `sizes.heap`.
+    runs. Bytes saved are those of `sizes.heap`. `tensormap_bound` is the most entries that any run of one of them has in use.
     """
 
     sizes: RingSizes
     power_heap: Four
     needs: tuple[RingNeed, ...]
+    tensormap_bound: int = 0
 
     @property
     def total_bytes(self) -> int:
@@ -132,6 +135,11 @@ class DeviceSizes:
     def saved_against_gib_bytes(self) -> int:
         """Against four rings of 1 GiB; negative where those would be too small."""
         return NUM_RINGS * GIB - self.total_bytes
+
+    @property
+    def window_saving_bytes(self) -> int:
+        """What these task windows save against the runtime's default ones."""
+        return RingSizes().memory()["window_bytes"] - self.sizes.memory()["window_bytes"]
 
     def environment(self) -> list[str]:
         """`PTO2_RING_*` lines, four values each."""
@@ -169,6 +177,8 @@ class DeviceSizes:
             "uniform_bytes": self.uniform_bytes,
             "saved_against_uniform_bytes": self.saved_against_uniform_bytes,
             "saved_against_4x1gib_bytes": self.saved_against_gib_bytes,
+            "memory": self.sizes.memory() | {"window_saving_bytes": self.window_saving_bytes},
+            "tensormap": {"capacity": TENSORMAP_ENTRIES, "bound": self.tensormap_bound},
             "needs": [asdict(need) for need in self.needs],
         }
 
@@ -179,7 +189,8 @@ def device_sizes(schedules: Sequence[Schedule], names: Sequence[str]) -> DeviceS
     needs = [_need(name, ring, load[ring]) for name, load in zip(names, loads, strict=True) for ring in range(NUM_RINGS)]
     sizes = safe_sizes(schedules)
     a, b, c, d = (_power_heap([load[ring] for load in loads], sizes.heap[ring]) for ring in range(NUM_RINGS))
-    return DeviceSizes(sizes, (a, b, c, d), tuple(needs))
+    entries = max((entries_bound(schedule, sizes.window) for schedule in schedules), default=0)
+    return DeviceSizes(sizes, (a, b, c, d), tuple(needs), entries)
 
 
 def _need(name: str, ring: int, load: RingLoad) -> RingNeed:

@@ -9,15 +9,29 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import accumulate
 from operator import add
 from typing import Protocol
 
 from runner.base.errors import Mark
 from runner.base.records import LARGE, builder, collector_off
-from runner.base.tensor_spec import block_bytes
-from runner.program.program import Program, Task, Trips, num_arguments
-from runner.rings.schedule import MAX_TENSORS, Begin, End, Read, Repeat, Schedule, ScopeInfo, Slot, Step, Submission, Submit
+from runner.base.tensor_spec import DTYPE_BYTES, TensorSpec, block_bytes
+from runner.program.program import Box, Program, Task, Trips, num_arguments
+from runner.rings.schedule import (
+    MAX_TENSORS,
+    Begin,
+    End,
+    MapEntry,
+    Read,
+    Repeat,
+    Schedule,
+    ScopeInfo,
+    Slot,
+    Step,
+    Submission,
+    Submit,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +107,7 @@ class _Lowering:
         self.steps: list[Step] = []
         self.of_task = [_NOWHERE] * len(program.tasks)  # the task's submission
         self.owner = [_NOWHERE] * len(program.tensors)  # the submission in whose block the tensor lies
+        self.offset = [0] * len(program.tensors)  # and where in it
         self.unseen: set[int] = set()  # tasks in manual scopes
         self.sizes = block_bytes([tensor.spec for tensor in program.tensors])
 
@@ -141,10 +156,10 @@ class _Lowering:
         """Places in the block of the next submission."""
         owner, known, index = self.owner, self.program.tensors, len(self.submissions)
         names = []
-        for tensor in tensors:
+        for tensor, offset in zip(tensors, offsets, strict=False):
             name = known[tensor].name
             assert owner[tensor] == _NOWHERE, f"tensor {name!r} is placed twice"
-            owner[tensor] = index
+            owner[tensor], self.offset[tensor] = index, offset
             names.append(name)
         return tuple(map(_new_slot, tensors, offsets, sizes, names))
 
@@ -152,6 +167,7 @@ class _Lowering:
         task, owner = self.program.tasks[item.task], self.owner
         holds = {owner[tensor] for tensor in task.uses}
         slots: tuple[Slot, ...] = ()
+        own: Sequence[int] = ()
         size_bytes = 0
         if task.creates:
             own = [tensor for tensor in task.creates if owner[tensor] == _NOWHERE]
@@ -169,8 +185,23 @@ class _Lowering:
         self.of_task[task.id] = len(self.submissions)
         edges, held = tuple(sorted(waits)), tuple(sorted(holds))
         core, op, number, num_blocks, mark = task.core, task.op, task.id, task.num_blocks, task.mark
-        values = task.path, size_bytes, slots, edges, held, core, op, number, num_blocks, mark, (), num_arguments(task), explicit
-        self.submit(_new_submission(*values))
+        head = task.path, size_bytes, slots, edges, held, core, op, number, num_blocks, mark
+        creates_all = len(own) == len(task.creates) and task.writes == task.creates
+        entries = () if creates_all or mode == "manual" else self.entries(task)
+        self.submit(_new_submission(*head, entries, num_arguments(task), explicit))
+
+    def entries(self, task: Task) -> tuple[MapEntry, ...]:
+        """What a task writes and has not created in its own block, which is that of the next submission."""
+        found, index = [], len(self.submissions)
+        owner, tensors = self.owner, self.program.tensors
+        for region in task.operands.values():
+            tensor = region.tensor
+            if tensor in task.writes and owner[tensor] != index:
+                spec, is_outside = tensors[tensor].spec, owner[tensor] == _NOWHERE
+                place = (_NOWHERE, tensor) if is_outside else (owner[tensor], self.offset[tensor])
+                extent = byte_range(spec, region.box) if region.part is None else (0, spec.size_bytes, False)
+                found.append(MapEntry(*place, *extent))
+        return tuple(found)
 
     def explicit(self, task: Task, holds: set[int]) -> tuple[int, ...]:
         """What `after` alone keeps, whether or not the task touches its tensors."""
@@ -198,6 +229,23 @@ class _Lowering:
             holds.update([of_task[t] for t in task.after if t not in task.wait_only])
         assert _NOWHERE not in waits, f"{task.path!r} is placed before what it waits for"
         return waits
+
+
+@lru_cache(maxsize=4096)
+def byte_range(spec: TensorSpec, box: Box | None) -> tuple[int, int, bool]:
+    """Where the bytes of a box begin and end in its tensor, row by row, and whether it has all between."""
+    if box is None:
+        return 0, spec.size_bytes, True
+    stride = DTYPE_BYTES[spec.dtype]
+    begin = end = 0
+    is_whole, is_full = True, True  # `is_full`: the box has all of the dims behind this one
+    for (low, high), size in zip(reversed(box), reversed(spec.shape), strict=True):
+        begin += low * stride
+        end += (high - 1) * stride
+        is_whole &= is_full or high - low <= 1
+        is_full &= (low, high) == (0, size)
+        stride *= size
+    return begin, end + DTYPE_BYTES[spec.dtype], is_whole
 
 
 def lower(program: Program, items: Sequence[PlacedItem], strategy: str = "") -> Schedule:

@@ -14,8 +14,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from heapq import nlargest
+from itertools import accumulate
 
-from runner.rings.schedule import NUM_RINGS, MapEntry
+from runner.rings.schedule import NUM_RINGS, MapEntry, Schedule, Submit
+from runner.rings.steps import StepWalk
 
 CAPACITY = 65_536
 """Entries of the table, fixed when the runtime is built."""
@@ -95,3 +98,31 @@ class TensorMap:
                     self.used -= 1
                     if not there:
                         del self._held[address]
+
+
+def entries_bound(schedule: Schedule, windows: Sequence[int]) -> int:
+    """Entries that can be in use at any moment of any run in these task windows, whatever the trip counts.
+
+    A sweep comes at the latest when 64 tasks of a ring have retired, and `window - 1` may be live: so the entries of a ring are
+    those of its last `window + 62` submissions. Which these are depends on trip counts; then those with most entries are taken.
+    """
+    if not any(submission.entries for submission in schedule.submissions):
+        return 0
+    counts: list[list[int]] = [[] for _ in range(NUM_RINGS)]
+    varying = [False] * NUM_RINGS
+    walk = StepWalk(schedule)
+    for step in walk:
+        if isinstance(step, Submit):
+            ring = walk.rings[-1]
+            counts[ring].append(len(schedule.submissions[step.submission].entries))
+            varying[ring] |= bool(walk.loops)
+    return sum(map(_most_in_a_row, counts, [window + SWEEP - 2 for window in windows], varying))
+
+
+def _most_in_a_row(counts: Sequence[int], length: int, varying: bool) -> int:
+    if len(counts) <= length:
+        return sum(counts)
+    if varying:
+        return sum(nlargest(length, counts))
+    totals = list(accumulate(counts, initial=0))
+    return max(last - first for first, last in zip(totals, totals[length:], strict=False))

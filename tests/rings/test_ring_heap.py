@@ -1,5 +1,7 @@
 """Rules of the ring heap one by one, deadlock facts, and how sizes are given."""
 
+import re
+
 import pytest
 
 from runner.base.errors import ConfigError, Mark, ScheduleError
@@ -230,9 +232,10 @@ def test_blocks_that_32_bits_cannot_hold_are_refused():
 
 
 def test_sizes_fall_through_from_options_to_environment_to_default():
-    environ = {"PTO2_RING_HEAP": "4096,8192,0,0", "PTO2_RING_TASK_WINDOW": "32"}
+    environ = {"PTO2_RING_HEAP": "4096,8192,2048,2048", "PTO2_RING_TASK_WINDOW": "32", "PTO2_RING_DEP_POOL": ""}
     sizes = RingSizes.resolve("1GiB,0,0,64KiB", "0,8,0,0", None, environ)
-    assert sizes.heap == (2**30, 8192, 256 * 2**20, 65536)
+    assert sizes.heap == (2**30, 8192, 2048, 65536)
+    assert sizes.dropped == ()
     assert sizes.window == (32, 8, 32, 32)
     assert sizes.pool == (16384,) * 4
     assert RingSizes.resolve(environ={}) == RingSizes()
@@ -254,10 +257,46 @@ def test_parse_size(text, size):
         ((None, "24", None), {}, "ring 0: task window of 24, expected a power of two from 4 up"),
         ((None, "2", None), {}, "ring 0: task window of 2, expected a power of two from 4 up"),
         ((None, None, "1"), {}, "ring 0: dependency pool of 1, expected 4 to 2,147,483,647 entries"),
-        ((None, None, None), {"PTO2_RING_HEAP": "1GiB"}, "PTO2_RING_HEAP=1GiB: '1GiB' is not a non-negative integer"),
-        ((None, None, None), {"PTO2_RING_HEAP": "-4"}, "PTO2_RING_HEAP=-4: '-4' is not a non-negative integer"),
     ],
 )
 def test_bad_sizes_are_refused(options, environ, message):
     with pytest.raises(ConfigError, match=f"^{message}$"):
         RingSizes.resolve(*options, environ)
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "why"),
+    [
+        ("PTO2_RING_HEAP", "1GiB", "'1GiB' is not a non-negative integer"),
+        ("PTO2_RING_HEAP", "-4", "'-4' is not a non-negative integer"),
+        ("PTO2_RING_HEAP", "4096,0,4096,4096", "0 is not a value that the runtime takes"),
+        ("PTO2_RING_HEAP", "0", "0 is not a value that the runtime takes"),
+        ("PTO2_RING_HEAP", "4096,4096", r"got 2 values, expected one or 4 \(one per ring\)"),
+        ("PTO2_RING_TASK_WINDOW", "64,64,24,64", "24 is not a value that the runtime takes"),
+        ("PTO2_RING_DEP_POOL", "64,,64,64", "'' is not a non-negative integer"),
+    ],
+)
+def test_a_variable_with_one_bad_entry_is_dropped_as_a_whole(variable, text, why):
+    sizes = RingSizes.resolve(environ={variable: text})
+    assert sizes == RingSizes()
+    default = "268,435,456 bytes" if variable == "PTO2_RING_HEAP" else "16,384 (slots|entries)"
+    told = f"{variable}={text}: {why}: the variable is dropped, and the default of {default} a ring holds"
+    assert re.fullmatch(told, sizes.dropped[0])
+    assert sizes.warnings() == [sizes.dropped[0]]
+
+
+def test_an_empty_variable_is_not_there():
+    assert RingSizes.resolve(environ={"PTO2_RING_HEAP": "", "PTO2_RING_TASK_WINDOW": " "}).warnings() == []
+
+
+def test_a_heap_that_shifts_later_rings_is_taken_and_told():
+    assert [warning[:40] for warning in RingSizes((5000, 4096, 4097, 5001)).warnings()] == [
+        "ring 0: a heap of 5,000 bytes is no mult",
+        "ring 2: a heap of 4,097 bytes is no mult",
+    ]
+
+
+def test_what_is_not_the_heap_costs_bytes_too():
+    memory = RingSizes().memory()
+    assert (memory["heap_bytes"], memory["window_bytes"], memory["pool_bytes"]) == (2**30, 4 * 16384 * 4968, 4 * 16384 * 24)
+    assert memory["total_bytes"] == 2**30 + 65536 * (4968 + 24)
