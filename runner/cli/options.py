@@ -61,7 +61,10 @@ Routing = Annotated[
 ]
 SubmitUs = Annotated[float, typer.Option("--submit-us", min=0, metavar="US", help="Cost of one submission, for timed.")]
 TaskUs = Annotated[float | None, typer.Option("--task-us", min=0, metavar="US", help="One duration for all tasks, for timed.")]
-Cores = Annotated[str, typer.Option("--cores", metavar="COUNTS", help="Workers for timed: aic=24,aiv=48 or unlimited.")]
+Cores = Annotated[str | None, typer.Option("--cores", metavar="COUNTS", help="Workers for timed: aic=24,aiv=48 or unlimited.")]
+TimedDevice = Annotated[
+    str | None, typer.Option("--device", metavar="NAME", help="Device for timed: its workers, and how it reclaims (a2a3, a5).")
+]
 Profile = Annotated[
     Path | None, typer.Option("--profile", metavar="FILE", help="Durations that 'ringgraph run --profile' measured.")
 ]

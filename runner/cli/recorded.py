@@ -35,7 +35,8 @@ def replay_recorded(
     ] = None,
     submit_us: options.SubmitUs = 0.5,
     task_us: options.TaskUs = 20.0,
-    cores: options.Cores = "unlimited",
+    cores: options.Cores = None,
+    device: options.TimedDevice = None,
     as_json: options.Json = False,
 ) -> None:
     """Replay a recorded program and print its outcome, scope records and blocks."""
@@ -43,10 +44,13 @@ def replay_recorded(
     from runner.recorded.conformance import read_conformance
     from runner.recorded.edges import schedule_of
     from runner.recorded.programs import load_json, recorded_from_replay, replay_recording
+    from runner.rings.devices.devices import device as get_device
     from runner.rings.timed import parse_cores, uniform_timing
 
     recording = read_conformance(load_json(program), str(program))
-    timing = uniform_timing(submit_us, 20.0 if task_us is None else task_us, parse_cores(cores))
+    on = get_device(device or "a2a3")
+    counts = parse_cores(cores or "unlimited") if cores or not device else (on.aic, on.aiv)
+    timing = uniform_timing(submit_us, 20.0 if task_us is None else task_us, counts, on)
     if progress is None:
         replay = replay_recording(recording)
     else:
@@ -124,7 +128,8 @@ def diff(
     progress: options.Progress = "timed",
     submit_us: options.SubmitUs = 0.5,
     task_us: options.TaskUs = None,
-    cores: options.Cores = "aic=24,aiv=48",
+    cores: options.Cores = None,
+    device: options.TimedDevice = None,
     as_json: options.Json = False,
 ) -> None:
     """Compare a file with another, or with the prediction for a graph on rings of the same sizes."""
@@ -136,7 +141,9 @@ def diff(
         raise typer.BadParameter("give either a second FILE or --schedule GRAPH")
     left = read_scope_stats(file)
     if graph is not None:
-        request = PlanRequest(graph, scheduler, batch_allocs, routing, timed=TimedOptions(submit_us, task_us, cores))
+        request = PlanRequest(
+            graph, scheduler, batch_allocs, routing, timed=TimedOptions(submit_us, task_us, cores, device=device)
+        )
         placed = place(Setup(config, sets, deploy, ep), request)
         sizes = RingSizes.from_lists(left.heap_max, left.window_max)
         right = stats_of_replay(replay_under(progress, placed.schedule, sizes, placed.timing))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from runner.driver.write import Texts
     from runner.report.diff import ScopeDifference, Side
     from runner.report.schedule import ScheduleReport
+    from runner.rings.schedule import Schedule
 
 
 def register(app: typer.Typer) -> None:
@@ -42,7 +43,8 @@ def schedule(
     progress: options.Progress = "lagging",
     submit_us: options.SubmitUs = 0.5,
     task_us: options.TaskUs = None,
-    cores: options.Cores = "aic=24,aiv=48",
+    cores: options.Cores = None,
+    device: options.TimedDevice = None,
     profile: options.Profile = None,
     allow_missing_edges: options.AllowMissing = False,
     scope_stats: options.ScopeStats = None,
@@ -62,7 +64,7 @@ def schedule(
     from runner.driver.planning import MinpeakOptions, PlanRequest, TimedOptions, plan
 
     check_outputs([scope_stats])
-    rings, timing = (ring_heap, ring_window, ring_pool), TimedOptions(submit_us, task_us, cores, profile)
+    rings, timing = (ring_heap, ring_window, ring_pool), TimedOptions(submit_us, task_us, cores, profile, device)
     minpeak = MinpeakOptions(objective, budget, no_share, time_limit, technique, no_technique)
     request = PlanRequest(graph, scheduler, batch_allocs, routing, rings, progress, timing, minpeak, allow_missing_edges, write)
     found = plan(Setup(config, sets, deploy, ep), request, better())
@@ -132,7 +134,7 @@ def _print_plan(found: PlanResult) -> None:
         print(f"with unlimited rings {_ms(report.unlimited_makespan_us)} and {_ms(report.unlimited_stall_us)}")
     print(f"PTO2_RING_HEAP={','.join(str(ring.safe_bytes) for ring in report.rings)}")
     _print_memory(report)
-    _print_caveats(report)
+    _print_caveats(report, found.schedule)
     if found.certificate is not None:
         _print_certificate(found.certificate)
 
@@ -159,7 +161,13 @@ def _print_memory(report: ScheduleReport) -> None:
     print(f"the smallest windows save {saved}; tensormap: at most {entries} entries in use")
 
 
-def _print_caveats(report: ScheduleReport) -> None:
+def _print_caveats(report: ScheduleReport, planned: Schedule) -> None:
+    from runner.report.schedule import slow_wait_text
+
+    for wait in report.slow_waits[:10]:
+        messages().print(f"warning: {slow_wait_text(wait, planned)}")
+    if len(report.slow_waits) > 10:
+        messages().print(f"warning: {len(report.slow_waits) - 10:,} more waits of this kind")
     for warning in report.sizes.warnings():
         messages().print(f"warning: {warning}")
     for ring in report.rings:
@@ -218,7 +226,8 @@ def schedule_diff(
     routing: options.Routing = "bound",
     submit_us: options.SubmitUs = 0.5,
     task_us: options.TaskUs = None,
-    cores: options.Cores = "aic=24,aiv=48",
+    cores: options.Cores = None,
+    device: options.TimedDevice = None,
     profile: options.Profile = None,
     objective: options.Objective = None,
     budget: options.Budget = None,
@@ -229,7 +238,7 @@ def schedule_diff(
     """Compare two schedules ring by ring and scope by scope."""
     from runner.driver.planning import MinpeakOptions, PlanRequest, TimedOptions, compare
 
-    timing = TimedOptions(submit_us, task_us, cores, profile)
+    timing = TimedOptions(submit_us, task_us, cores, profile, device)
     minpeak = MinpeakOptions(objective, budget, no_share, time_limit)
     request = PlanRequest("", scheduler, batch_allocs, routing, timed=timing, minpeak=minpeak)
     found = compare(Setup(config, sets, deploy, ep), left, right, request, better())

@@ -87,7 +87,8 @@ def frontier(
     routing: options.Routing = "random:0",
     submit_us: options.SubmitUs = 0.5,
     task_us: Annotated[float, typer.Option("--task-us", min=0, metavar="US", help="Duration of every task.")] = 20.0,
-    cores: options.Cores = "unlimited",
+    cores: options.Cores = None,
+    device: options.TimedDevice = None,
     as_json: options.Json = False,
 ) -> None:
     """What more bytes buy in time: minpeak within budgets, beside the other strategies and two lower bounds."""
@@ -99,7 +100,7 @@ def frontier(
     if out is not None:
         check_format(out)
         check_writable(out)
-    timing = TimedOptions(submit_us, task_us, cores)
+    timing = TimedOptions(submit_us, task_us, cores or (None if device else "unlimited"), device=device)
     found = Driver(config, sets, deploy, ep).frontier(graph, num_points, routing=routing, timed=timing, say=_say)
     if as_json:
         print_json(found.as_json())

@@ -17,6 +17,7 @@ from runner.program.ops import OpRegistry
 from runner.report.diff import ScopeDifference, Side, diff_json, read_side, scope_differences, scope_rows, side_of
 from runner.report.schedule import ScheduleReport, deadlock_error, make_report, report_json
 from runner.rings.capacity import ring_loads, safe_heap
+from runner.rings.devices.devices import device
 from runner.rings.durations import Rates, estimated_us, measured_us
 from runner.rings.placement import Scheduler
 from runner.rings.replay import Replay, eager, lagging
@@ -37,28 +38,31 @@ Say = Callable[[str, float], None]
 
 @dataclass(frozen=True, slots=True)
 class TimedOptions:
-    """What the timed model assumes: microseconds a submission and a task, and workers (`aic=24,aiv=48` or `unlimited`).
+    """What the timed model assumes: microseconds a submission and a task, workers (`aic=24,aiv=48` or `unlimited`), and a device.
 
+    Without `cores` they are the device's; without `device` it is a2a3.
     Without `task_us` a task takes what `profile`, of `ringgraph run --profile`, measured, else what its op's cost says.
     """
 
     submit_us: float = 0.5
     task_us: float | None = None
-    cores: str = "aic=24,aiv=48"
+    cores: str | None = None
     profile: Path | None = None
+    device: str | None = None
 
     def timing(self, planned: Schedule, ops: OpRegistry, dtypes: Mapping[str, str]) -> Timing:
         """The timing of a schedule; raises ConfigError."""
-        cores = parse_cores(self.cores)
+        on = device(self.device or "a2a3")
+        cores = (on.aic, on.aiv) if self.cores is None else parse_cores(self.cores)
         if self.profile is not None and self.task_us is not None:
             raise ConfigError("--profile and --task-us both say how long a task takes", hint="give one of them")
         if self.task_us is not None:
-            return uniform_timing(self.submit_us, self.task_us, cores)
+            return uniform_timing(self.submit_us, self.task_us, cores, on)
         if not isfinite(self.submit_us):
             raise ConfigError(f"--submit-us {self.submit_us}: expected a finite number of microseconds")
         if self.profile is not None:
-            return Timing(self.submit_us, measured_us(planned, self.profile), *cores)
-        return Timing(self.submit_us, estimated_us(planned, ops, dtypes, Rates()), *cores)
+            return Timing(self.submit_us, measured_us(planned, self.profile), *cores, on)
+        return Timing(self.submit_us, estimated_us(planned, ops, dtypes, Rates()), *cores, on)
 
 
 @dataclass(frozen=True, slots=True)

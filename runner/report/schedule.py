@@ -10,7 +10,7 @@ from runner.base.errors import DeadlockError, Mark
 from runner.recorded.scope_stats import ring_stats
 from runner.rings.capacity import RingLoad, fits, least_heap, least_window, program_peak_live, ring_loads, robust_heap, safe_heap
 from runner.rings.heap import Deadlock
-from runner.rings.replay import Replay
+from runner.rings.replay import Replay, SlowWait
 from runner.rings.schedule import NUM_RINGS, Schedule
 from runner.rings.sizes import MIN_POOL, RingSizes
 from runner.rings.steps import submission_rings
@@ -67,6 +67,7 @@ class ScheduleReport:
     unlimited_makespan_us: float | None
     sizes: RingSizes
     tensormap_bound: int
+    slow_waits: tuple[SlowWait, ...] = ()
 
     @property
     def smallest(self) -> RingSizes:
@@ -105,6 +106,7 @@ def make_report(replay: Replay, timing: Replay | None, unlimited: Replay | None 
         unlimited and unlimited.makespan_us,
         replay.sizes,
         entries_bound(schedule, replay.sizes.window),
+        () if timing is None else tuple(timing.slow_waits),
     )
 
 
@@ -140,6 +142,13 @@ def _tasks_per_ring(schedule: Schedule) -> list[int]:
     for submission, ring in submission_rings(schedule):
         counts[ring] += schedule.submissions[submission].core is not None
     return counts
+
+
+def slow_wait_text(wait: SlowWait, schedule: Schedule) -> str:
+    """Which wait the runtime would take for a deadlock."""
+    name = f"'{schedule.submissions[wait.submission].name}'" if wait.submission < len(schedule.submissions) else "the end"
+    who = f"the value read before {name}" if wait.code == 8 else f"the submission of {name} on ring {wait.ring}"
+    return f"{who} waits for {wait.wait_us / 1000:,.0f} ms in which nothing moves: the runtime gives up with code {wait.code}"
 
 
 # --- deadlocks --------------------------------------------------------------------------------------------------------
@@ -195,6 +204,7 @@ def report_json(report: ScheduleReport) -> dict[str, Any]:
         "safe_total_bytes": report.safe_total_bytes,
         "memory": report.sizes.memory()
         | {"smallest": report.smallest.memory(), "window_saving_bytes": report.window_saving_bytes},
+        "slow_waits": [asdict(wait) for wait in report.slow_waits],
         "warnings": report.sizes.warnings(),
         "tensormap": {"capacity": TENSORMAP_ENTRIES, "bound": report.tensormap_bound},
         "stall_us": report.stall_us,

@@ -126,8 +126,8 @@ class Ring:
     """One ring: slots, bytes and pool entries of the tasks submitted to it, oldest first."""
 
     __slots__ = (
-        "alive", "anchor", "ends", "pool", "pool_head", "pool_marks", "pool_swept", "pool_tail", "seen", "size", "spill_head",
-        "spill_marks", "tail", "tail_wraps", "tasks", "top", "top_wraps", "window",
+        "alive", "anchor", "ends", "pool", "pool_head", "pool_marks", "pool_swept", "pool_tail", "retired", "seen", "size",
+        "spill_head", "spill_marks", "tail", "tail_wraps", "tasks", "top", "top_wraps", "window",
     )  # fmt: skip
 
     def __init__(self, size: int, window: int, pool: int) -> None:
@@ -136,7 +136,8 @@ class Ring:
         self.pool = pool
         self.tasks: list[int] = []  # submissions, in slot order
         self.ends: list[int] = []  # where each task's block ends
-        self.alive = 0  # index in `tasks` of the oldest live one
+        self.alive = 0  # index in `tasks` of the oldest live one, as far as that is known to the submitting thread
+        self.retired = 0  # and as it is
         self.seen = 0  # `alive` when the tail was last refreshed
         self.anchor = -1  # a task that restarted the empty ring at 0; the tail stays until it has retired
         self.top = self.tail = 0
@@ -226,11 +227,14 @@ class RingHeap:
     peak_bytes   per ring the most bytes that were held (head - tail) just after a placement
     peak_slots   per ring the most live tasks
     peak_at      per ring the submission that set `peak_bytes`
+
+    Retirement is made known every `publish_every` tasks of a ring, when the ring is empty, and by `publish`.
     """
 
-    def __init__(self, schedule: Schedule, sizes: RingSizes) -> None:
+    def __init__(self, schedule: Schedule, sizes: RingSizes, publish_every: int = 1) -> None:
         self.schedule = schedule
         self.sizes = sizes
+        self.publish_every = publish_every
         self.rings = [Ring(*three) for three in zip(sizes.heap, sizes.window, sizes.pool, strict=True)]
         num = len(schedule.submissions)
         self._size = [s.size_bytes for s in schedule.submissions]
@@ -396,16 +400,25 @@ class RingHeap:
             if not pins[pinned]:
                 self._consumed[pinned] = 1
                 ring = self.rings[self._ring_of[pinned]]
-                if ring.alive < len(ring.tasks) and ring.tasks[ring.alive] == pinned:
+                if ring.retired < len(ring.tasks) and ring.tasks[ring.retired] == pinned:
                     self._advance(ring)
 
     def _advance(self, ring: Ring) -> None:
         """Retire the oldest tasks as far as they are consumed; one that is not holds up all behind it, whose bytes it fences."""
-        tasks, consumed, alive = ring.tasks, self._consumed, ring.alive
+        tasks, consumed, retired = ring.tasks, self._consumed, ring.retired
         end = len(tasks)
-        while alive < end and consumed[tasks[alive]]:
-            alive += 1
-        ring.alive = alive
+        while retired < end and consumed[tasks[retired]]:
+            retired += 1
+        ring.retired = retired
+        if retired - ring.alive >= self.publish_every or retired == end:
+            ring.alive = retired
+
+    def publish(self) -> bool:
+        """Make known what has retired, for a submission that waits; False when all was."""
+        news = [ring for ring in self.rings if ring.alive != ring.retired]
+        for ring in news:
+            ring.alive = ring.retired
+        return bool(news)
 
     # --- waiting ----------------------------------------------------------------------------------------------------
 
@@ -421,7 +434,15 @@ class RingHeap:
 
     def _head(self, index: int) -> int | None:
         ring = self.rings[index]
-        return ring.tasks[ring.alive] if ring.alive < len(ring.tasks) else None
+        return ring.tasks[ring.retired] if ring.retired < len(ring.tasks) else None
+
+    @property
+    def waits_for(self) -> tuple[int, int, int]:
+        """Of a submission that was refused: the runtime's code if it waits too long, its ring, and what changes on progress."""
+        index = self._open[-1][1]
+        if self._unmapped is not None and self.map is not None:
+            return 11, index, self.map.used
+        return 2, index, self.rings[index].retired
 
     def deadlock(self, submission: int) -> Deadlock | None:
         """Why `submission`, just refused by `try_submit`, can never be placed; None when waiting can help (rule 7)."""
@@ -431,7 +452,11 @@ class RingHeap:
         if self._unwired is None and len(members) >= ring.window - 1:
             return self._facts(submission, 1, "scope too large", members[0])
         head = self.blocker()
+        if ring.alive != ring.retired:
+            return None  # what has retired is not known yet
         if self._unmapped is not None:
+            if any(other.alive != other.retired for other in self.rings):
+                return None
             return None if head is not None else self._facts(submission, 11, "no progress", None)
         oldest = self._oldest_open(index)
         if head is not None and head != oldest:

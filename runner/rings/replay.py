@@ -20,11 +20,24 @@ from runner.rings.steps import StepWalk
 
 
 @dataclass(frozen=True, slots=True)
+class SlowWait:
+    """A wait that the runtime takes for a deadlock: for `wait_us` nothing retires on `ring` that `submission` waits for.
+
+    `code` is what the runtime ends the run with. For a host read (code 8) `submission` is the next one.
+    """
+
+    submission: int
+    ring: int
+    wait_us: float
+    code: int
+
+
+@dataclass(frozen=True, slots=True)
 class Replay:
     """What a replay saw. Per ring: peaks of held bytes (head - tail) and live slots, and the submission that set the first.
 
-    `offsets` are per submission, -1 where a deadlock came first. `stall_us` (how long the submitting thread stood still) and
-    `makespan_us` are of the timed model only.
+    `offsets` are per submission, -1 where a deadlock came first. `stall_us` (how long the submitting thread stood still),
+    `makespan_us` and `slow_waits` (at which the runtime would have given up) are of the timed model only.
     """
 
     schedule: Schedule
@@ -39,6 +52,7 @@ class Replay:
     stall_us: float | None = None
     makespan_us: float | None = None
     finish_us: Sequence[float] | None = None
+    slow_waits: Sequence[SlowWait] = ()
 
 
 class Driver:
@@ -46,10 +60,10 @@ class Driver:
 
     model = ""
 
-    def __init__(self, schedule: Schedule, sizes: RingSizes) -> None:
+    def __init__(self, schedule: Schedule, sizes: RingSizes, publish_every: int = 1) -> None:
         self.schedule = schedule
         self.sizes = sizes
-        self.heap = RingHeap(schedule, sizes)
+        self.heap = RingHeap(schedule, sizes, publish_every)
 
     def run(self) -> Replay:
         deadlock = None

@@ -15,8 +15,9 @@ from math import isfinite
 
 from runner.base.errors import ConfigError
 from runner.base.reading import MAX_DIGITS
+from runner.rings.devices.devices import Device, device
 from runner.rings.heap import Deadlock
-from runner.rings.replay import Driver, Replay
+from runner.rings.replay import Driver, Replay, SlowWait
 from runner.rings.schedule import Schedule
 from runner.rings.sizes import RingSizes
 
@@ -28,13 +29,15 @@ class Timing:
     """What the timed model assumes.
 
     `submit_us` is what one submission costs the submitting thread. `block_us` gives the duration of one block of a submission's
-    task. `aic` and `aiv` are worker counts, None for as many as it takes.
+    task. `aic` and `aiv` are worker counts, None for as many as it takes. `device` says how retirement is made known, and how
+    long the runtime waits before it gives up.
     """
 
     submit_us: float
     block_us: Callable[[int], float]
     aic: int | None = None
     aiv: int | None = None
+    device: Device = field(default_factory=lambda: device("a2a3"))
 
 
 def parse_cores(text: str) -> tuple[int | None, int | None]:
@@ -76,12 +79,16 @@ class _Timed(Driver):
     model = "timed"
 
     def __init__(self, schedule: Schedule, sizes: RingSizes, timing: Timing) -> None:
-        super().__init__(schedule, sizes)
+        super().__init__(schedule, sizes, timing.device.publish_every)
         submissions = schedule.submissions
         self._timing = timing
         self._now = 0.0  # of the submitting thread
         self._stall = 0.0
+        self._since = (-1, 0, 0.0)  # the submission that waits, what changes on progress, and when that last changed
+        self._slow: dict[int, SlowWait] = {}
         self._finish_us = [0.0] * len(submissions)
+        self._asked = 0.0  # when a waiting submission is told what has retired
+        self._next = 0  # the next submission
         self._last = 0.0  # when the last block finished
         self._events: list[tuple[float, int, int]] = []  # (time, submission, blocks that finish)
         self._waits = [s.waits for s in submissions]
@@ -94,6 +101,7 @@ class _Timed(Driver):
     def submit(self, submission: int) -> Deadlock | None:
         self._now += self._timing.submit_us
         self._run_until(self._now)
+        self._next = submission + 1
         return super().submit(submission)
 
     def submitted(self, submission: int) -> None:
@@ -111,20 +119,40 @@ class _Timed(Driver):
             self._start(submission, core, self._now)
 
     def wait(self, submission: int) -> None:
-        self._stall_until(self._events[0][0])
+        code, ring, progress = self.heap.waits_for
+        if self._since[0] != submission:
+            self._since = (submission, progress, self._now)
+            self._asked = self._now + self._timing.device.ask_us
+        events, heap = self._events, self.heap
+        if any(r.alive != r.retired for r in heap.rings) and (not events or self._asked <= events[0][0]):
+            self._stall_until(self._asked)
+            heap.publish()
+        else:
+            self._stall_until(events[0][0])
+        wait_us = self._now - self._since[2]
+        if wait_us > self._timing.device.stall_us:
+            before = self._slow.get(submission)
+            if before is None or wait_us > before.wait_us:
+                self._slow[submission] = SlowWait(submission, ring, wait_us, code)
+        if heap.waits_for[2] != progress:
+            self._since = (submission, heap.waits_for[2], self._now)
 
     def read(self, waits: tuple[int, ...]) -> None:
         self._run_until(self._now)
-        completed = self.heap.completed
+        completed, begin = self.heap.completed, self._now
         for wait in waits:
             while not completed[wait]:
                 self._stall_until(self._events[0][0])
+        if self._now - begin > self._timing.device.host_read_us:
+            self._slow[self._next] = SlowWait(self._next, -1, self._now - begin, 8)
 
     def result(self, deadlock: Deadlock | None) -> Replay:
         if deadlock is None:
             self._run_until(float("inf"))
         makespan = max(self._now, self._last)
-        return replace(super().result(deadlock), stall_us=self._stall, makespan_us=makespan, finish_us=self._finish_us)
+        slow = tuple(self._slow.values())
+        found = super().result(deadlock)
+        return replace(found, stall_us=self._stall, makespan_us=makespan, finish_us=self._finish_us, slow_waits=slow)
 
     def _stall_until(self, time: float) -> None:
         if time > self._now:
@@ -182,9 +210,11 @@ def timed(schedule: Schedule, sizes: RingSizes, timing: Timing) -> Replay:
     return _Timed(schedule, sizes, timing).run()
 
 
-def uniform_timing(submit_us: float, task_us: float, cores: tuple[int | None, int | None] = (None, None)) -> Timing:
+def uniform_timing(
+    submit_us: float, task_us: float, cores: tuple[int | None, int | None] = (None, None), on: Device | None = None
+) -> Timing:
     """Every block of every task takes `task_us`; raises ConfigError for a time that is not finite."""
     for name, time_us in (("--submit-us", submit_us), ("--task-us", task_us)):
         if not isfinite(time_us):
             raise ConfigError(f"{name} {time_us}: expected a finite number of microseconds")
-    return Timing(submit_us, lambda submission: task_us, *cores)
+    return Timing(submit_us, lambda submission: task_us, *cores, on or device("a2a3"))

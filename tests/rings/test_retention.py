@@ -1,17 +1,21 @@
 """What explicit edges keep, and for how long: the producer's block and slot until the user is done, unless they only wait."""
 
+from dataclasses import replace
+
 import pytest
 
+from runner.base.errors import ConfigError
 from runner.base.tensor_spec import TensorSpec
 from runner.program.program import Program, Span, Task, Tensor
 from runner.recorded.conformance import read_conformance
 from runner.recorded.edges import schedule_of
+from runner.rings.devices.devices import device
 from runner.rings.heap import RingHeap
 from runner.rings.placement import PlacedScope, PlacedTask, lower
 from runner.rings.replay import eager, in_steps, lagging
-from runner.rings.schedule import Begin, Submit
+from runner.rings.schedule import Begin, Read, Submit
 from runner.rings.sizes import RingSizes
-from runner.rings.timed import timed, uniform_timing
+from runner.rings.timed import Timing, timed, uniform_timing
 
 KIB = 1024
 
@@ -96,3 +100,72 @@ def test_lowering_tells_edges_that_keep_from_edges_that_wait():
         c, d = lower(program, [PlacedScope("s", placed, mode)]).submissions[2:]
         assert (c.waits, c.holds, c.explicit) == ((0, 1), (0, 1), (1,))
         assert (d.waits, d.holds, d.explicit) == ((0, 1, 2), (0,), (0,))
+
+
+# --- waits that the runtime does not wait for -------------------------------------------------------------------------
+
+
+def slow(task_us, device_name="a2a3"):
+    """Three scopes of one block each in a ring for one: each waits for the task of the one before."""
+    items = {"loop": 3, "body": [{"scope": [task("t", "a")]}]}
+    recording = recorded(items, ring_heap=[KIB] * 4)
+    return timed(schedule_of(recording), recording.sizes, uniform_timing(0.0, task_us, (None, None), device(device_name)))
+
+
+def test_a_wait_behind_a_slow_task_is_named():
+    assert slow(500_000.0).slow_waits == ()
+    found = slow(500_001.0).slow_waits
+    assert [(wait.submission, wait.ring, wait.wait_us, wait.code) for wait in found] == [
+        (1, 1, 500_001.0, 2),
+        (2, 1, 500_001.0, 2),
+    ]
+
+
+def test_a_wait_in_which_something_retires_is_not_named():
+    """Two tasks retire one after the other; what waits for both waits for less than 500 ms each time."""
+    items = [{"scope": [task("t", "a"), task("u", "b", after_wait_only=["t"])]}, {"scope": [{"alloc": "c", "bytes": 2 * KIB}]}]
+    recording = recorded(*items, ring_heap=[KIB, 2 * KIB, KIB, KIB])
+    replay = timed(schedule_of(recording), recording.sizes, uniform_timing(0.0, 400_000.0))
+    assert replay.stall_us == 800_000.0
+    assert len(replay.slow_waits) == 0
+
+
+def test_a_long_read_is_named():
+    schedule = schedule_of(recorded(task("t", "a"), task("u")))
+    steps = (*schedule.steps[:2], Read((0,)), *schedule.steps[2:])
+    for task_us, codes in ((15_000_000.0, []), (15_000_001.0, [8])):
+        replay = timed(replace(schedule, steps=steps), RingSizes(), uniform_timing(0.0, task_us))
+        assert [wait.code for wait in replay.slow_waits] == codes
+
+
+def test_a5_makes_retirement_known_every_16_tasks_or_when_asked():
+    """On A5 a scope's end shows no retired task before 16 have, unless the ring is empty."""
+    body = [task(f"t{i}", f"v{i}") for i in range(20)]
+    inner = [{"scope": [one]} for one in body]
+    recording = recorded({"scope": [{"scope": [{"scope": inner}]}, task("long", "x")]})
+    schedule = schedule_of(recording)
+    tails = {}
+    for name in ("a2a3", "a5"):
+        replay = timed(schedule, RingSizes(), uniform_timing(10.0, 12.0, (None, None), device(name)))
+        tails[name] = [r.slots_tail for r in replay.records if r.phase == "begin" and schedule.scopes[r.scope].depth == 4]
+    assert tails["a2a3"] == [0, 0, 0, *range(1, 18)]
+    assert set(tails["a5"]) == {0, 16}
+
+
+def test_a5_waits_until_it_is_told():
+    """The ring holds two blocks. The first has retired, but only asking for 10 ms brings that to light."""
+    scope = [{"scope": [task("t", "a")]}, task("long", "b"), {"scope": [task("u", "c")]}]
+    recording = recorded({"scope": [{"scope": [{"scope": scope}]}]}, ring_heap=[KIB, KIB, KIB, 2 * KIB])
+    schedule = schedule_of(recording)
+    stalls = [
+        timed(schedule, recording.sizes, Timing(0.0, lambda k: [1.0, 1e6, 1.0][k], None, None, device(name))).stall_us
+        for name in ("a2a3", "a5")
+    ]
+    assert stalls == [1.0, 10_000.0]
+
+
+def test_devices_are_known_by_name():
+    assert (device("A5").aic, device("a5").aiv, device("a5").clock_hz, device("a5").publish_every) == (36, 72, 10**9, 16)
+    assert (device("a2a3").aic, device("a2a3").aiv, device("a2a3").clock_hz) == (24, 48, 50_000_000)
+    with pytest.raises(ConfigError, match="no device is called 'a6'"):
+        device("a6")
