@@ -40,11 +40,24 @@ class Diagnostic:
         where = f"{self.mark}: " if self.mark else ""
         text = f"{where}{self.severity} {self.code}: {self.message}"
         if self.source_line is not None and self.mark is not None:
-            line = self.source_line.rstrip()
-            text += f"\n{line}\n{' ' * (self.mark.column - 1)}^"
+            line, column = _excerpt(self.source_line.rstrip(), self.mark.column - 1)
+            text += f"\n{line}\n{' ' * column}^"
         if self.hint:
             text += f"\nhint: {self.hint}"
         return text
+
+
+MOST_OF_A_LINE = 160
+"""Characters of a source line that a message shows: a file of one line is not printed whole."""
+
+
+def _excerpt(line: str, column: int) -> tuple[str, int]:
+    """The part of a line around a column from 0, and the column in that part."""
+    if len(line) <= MOST_OF_A_LINE:
+        return line, column
+    first = max(0, min(column - MOST_OF_A_LINE // 2, len(line) - MOST_OF_A_LINE))
+    before, after = "... " if first else "", " ..." if first + MOST_OF_A_LINE < len(line) else ""
+    return before + line[first : first + MOST_OF_A_LINE] + after, column - first + len(before)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:

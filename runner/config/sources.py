@@ -36,6 +36,8 @@ GENERATION = "generation_config.json"
 """The file beside a `config.json` that says how to generate."""
 BESIDE = GENERATION + ": "
 """What the keys of that file begin with in a source."""
+FLAVOUR = "safetensors: flavour"
+"""The key of what the tensors beside a `config.json` are stored as."""
 SECTION_DEPTHS = {"deployments": 2, "dims": 1, "dtypes": 1}
 
 

@@ -83,10 +83,11 @@ def resolve(
 
     Raises ConfigError, and GraphError where the graph has to be read and cannot.
     """
+    from runner.checkpoint.own_config import with_flavour
     from runner.config.config import load_config
     from runner.language.library import GraphLibrary, find_graph, with_source_lines
 
-    layers = tuple(configs) or DEFAULT_CONFIG
+    layers = tuple(map(with_flavour, configs)) or DEFAULT_CONFIG
     if deploy is not None or graph is None:
         return load_config(layers, tuple(sets), deploy, ep)
     read = (library or GraphLibrary()).load(find_graph(graph))

@@ -28,7 +28,8 @@ from runner.checkpoint.encodings import (
     stored_tensors,
 )
 from runner.checkpoint.headers import INDEX_NAME
-from runner.checkpoint.inspect import inspect_checkpoint, require_own_config
+from runner.checkpoint.inspect import inspect_checkpoint
+from runner.checkpoint.own_config import require_own_config
 from runner.checkpoint.random import init_checkpoint
 from runner.checkpoint.weights import load_weights
 from runner.config.config import load_config

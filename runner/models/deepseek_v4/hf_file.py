@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from runner.config.sources import BESIDE, describe
+from runner.config.sources import BESIDE, FLAVOUR, describe
 from runner.models.deepseek_v4.hf_config import (
     CODES,
     CSA,
@@ -242,13 +242,15 @@ def _hash_layers(values: Mapping[str, Any], result: Normalised) -> None:
 
 
 def _dtype(values: Mapping[str, Any], result: Normalised) -> None:
-    """`dtype` before `torch_dtype`; and whether `quantization_config` says W8A8."""
+    """`dtype` before `torch_dtype`; and whether `quantization_config`, or else the tensors beside the file, say W8A8."""
     key = "dtype" if values.get("dtype") is not None else "torch_dtype"
     if values.get(key) is not None:
         result.fields["dtype"] = DTYPES.get(str(values[key]), values[key]), key
     quantisation = values.get("quantization_config")
     if isinstance(quantisation, dict) and quantisation.get("quant_method") == "w8a8":
         result.fields["precision"] = "w8a8", "quantization_config"
+    elif values.get(FLAVOUR) == "w8a8":
+        result.fields["precision"] = "w8a8", FLAVOUR
 
 
 def _generation(values: Mapping[str, Any], result: Normalised) -> None:

@@ -7,8 +7,9 @@ Source: design page of the model ("Checkpoints as they lie on disk"); transforme
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,10 @@ _RENAMED = (
     (re.compile(r"^hc_head\.hc_"), "hc_head_"),
     (re.compile(r"\.attn\.norm\.weight$"), ".attn.kv_norm.weight"),
     (re.compile(r"\.weight_scale_inv$|\.weight_scale$|\.weight\.scale$"), ".scale"),
+    (re.compile(r"\.weight_offset$|\.weight\.offset$"), ".offset"),
 )
 _BLOCK_PREFIX = re.compile(r"^(layers|mtp)\.\d+\.")
+_LAYER = re.compile(r"layers\.(\d{1,6})\.")
 _EXPERT = re.compile(r"^ffn\.experts\.\d+\.w[123]$")
 _SHARED = tuple(f"ffn.shared_experts.w{i}" for i in (1, 2, 3))
 _W8A8_LINEAR = frozenset(("attn.wq_b", "attn.wo_b", "attn.indexer.wq_b", *_SHARED))
@@ -82,14 +85,14 @@ class _Shapes:
         width, streams, vocab = v["hidden_size"], v["hc_mult"], v["vocab_size"]
         yield "embed.weight", (vocab, width)
         for layer in range(v["num_hidden_layers"]):
-            yield from self._layer(layer)
+            yield from self.layer(layer)
         yield "hc_head_fn", (streams, streams * width)
         yield "hc_head_base", (streams,)
         yield "hc_head_scale", (1,)
         yield "norm.weight", (width,)
         yield "head.weight", (vocab, width)
 
-    def _layer(self, layer: int) -> Iterator[tuple[str, Shape]]:
+    def layer(self, layer: int) -> Iterator[tuple[str, Shape]]:
         width = self.values["hidden_size"]
         prefix = f"layers.{layer}."
         for part in ("attn", "ffn"):
@@ -165,6 +168,29 @@ class Layout(CheckpointLayout):
 
     def expected(self, values: Mapping[str, Any], dtype: str = "f32") -> dict[str, TensorSpec]:
         return expected_tensors(values, dtype)
+
+    def further_layers(self, names: Iterable[str], values: Mapping[str, Any]) -> Sequence[Collection[str]]:
+        """Layers from `num_hidden_layers` on: each has at least what all of the model's have, and no number is left out."""
+        layers = range(values["num_hidden_layers"])
+        beyond: dict[int, set[str]] = {}
+        for name in names:
+            found = _LAYER.match(name)
+            if found and int(found[1]) >= len(layers):
+                beyond.setdefault(int(found[1]), set()).add(name)
+        if not beyond:
+            return ()
+        own = ({name.removeprefix(f"layers.{i}.") for name, _ in _Shapes(values).layer(i)} for i in layers)
+        common = set.intersection(*own)
+        found_layers: list[set[str]] = []
+        for number in itertools.count(len(layers)):
+            if not {f"layers.{number}.{name}" for name in common} <= beyond.get(number, set()):
+                return found_layers
+            found_layers.append(beyond[number])
+        raise AssertionError("layers have an end")
+
+    def without_unused(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        ratios = values["compress_ratios"][: values["num_hidden_layers"]]
+        return {**values, "num_nextn_predict_layers": 0, "compress_ratios": ratios}
 
     def unusable(self, name: str, value: torch.Tensor, values: Mapping[str, Any]) -> str | None:
         """A table of experts that names one which there is not."""
