@@ -131,7 +131,9 @@ class Checkpoint:
         problems += self._extra({*there, *unread}.union(*beyond))
         if self.description is not None:
             problems += self.description.conflicts({name: self.how(name) for name in misfits})
-        return problems + self.unusable(config, [name for name, found in misfits.items() if not found])
+        if not self.problems:
+            problems += self.unusable(config, [name for name, found in misfits.items() if not found])
+        return problems
 
     def _unread(self) -> dict[str, list[str]]:
         """Weights of the model whose values cannot be read: each with those of it, its scale and its offset that cannot."""
@@ -231,17 +233,20 @@ class Checkpoint:
     def weight(self, name: str, rows: tuple[int, int] | None = None) -> torch.Tensor:
         """A weight, or its rows, decoded: f32 where it is stored quantised, as stored where it is plain."""
         how = self.how(name)
-        codes = self.raw(name, rows)
         if how == "plain":
-            return codes
-        lo, hi = rows or (0, codes.shape[0])
-        scale_rows = (lo // FP8_BLOCK, -(-hi // FP8_BLOCK)) if how.startswith("fp8") else (lo, hi)
-        return decode(codes, self.scale(name, scale_rows), how, lo)
+            return self.raw(name, rows)
+        return decode(*self.codes(name, rows), how, rows[0] if rows else 0)
 
-    def scale(self, name: str, rows: tuple[int, int] | None = None) -> torch.Tensor:
-        """The scale of a quantised weight, or its rows, as stored; powers of two that are stored as u8 come as F8_E8M0."""
-        found = self.raw(scale_of(name), rows)
-        return found.view(torch.float8_e8m0fnu) if found.dtype == torch.uint8 else found
+    def codes(self, name: str, rows: tuple[int, int] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """A quantised weight, or its rows, as stored, and the scales of these rows without trailing dimensions of 1.
+
+        Scales that are powers of two come as F8_E8M0, also where they are stored as u8.
+        """
+        how, codes = self.how(name), self.raw(name, rows)
+        lo, hi = rows or (0, codes.shape[0])
+        scale = self.raw(scale_of(name), (lo // FP8_BLOCK, -(-hi // FP8_BLOCK)) if how.startswith("fp8") else (lo, hi))
+        scale = scale.view(torch.float8_e8m0fnu) if scale.dtype == torch.uint8 else scale
+        return codes, scale.reshape(-1) if how == "w8a8" else scale.reshape(scale.shape[:2])
 
 
 def unsupported(tensors: Iterable[Stored]) -> list[Diagnostic]:

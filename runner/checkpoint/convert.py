@@ -180,10 +180,12 @@ class _Work:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Rows of a weight as the flavour stores them: as they are where they are stored so already."""
         how = self.layout.encoding(name, self.to)
-        if how == "w8a8" and self.checkpoint.how(name) == how:
-            return self.checkpoint.raw(name, rows), self.checkpoint.scale(name, rows).float().reshape(-1)
         if how == "plain":
             return before.to(TORCH_DTYPES[spec.dtype]), None
+        if self.checkpoint.how(name) == how:
+            codes, scale = self.checkpoint.codes(name, rows)
+            if how != "fp4" or scale.dtype == torch.float8_e8m0fnu:
+                return codes.view(TORCH_DTYPES[spec.dtype]), scale if how in ("fp4", "fp8-e8m0") else scale.float()
         return encode(before.float(), how)
 
 

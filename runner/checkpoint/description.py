@@ -39,9 +39,10 @@ class Description:
             kind = self.kinds.get(name)
             if kind is not None and STORED.get(kind) != stored:
                 found.setdefault((kind, stored), []).append(name)
-        listed = any(name in self.kinds for name in how)
-        if not listed and self.whole is not None and STORED.get(self.whole) not in how.values():
-            return [self._conflict("the whole", self.whole, " or ".join(sorted(set(how.values()))))]
+        coded = {name: stored for name, stored in how.items() if stored != "plain"}
+        kinds = set(coded.values()) or {"plain"}
+        if self.whole is not None and not coded.keys() & self.kinds.keys() and STORED.get(self.whole) not in kinds:
+            return [self._conflict("the whole", self.whole, " or ".join(sorted(kinds)))]
         return [self._conflict(told_together(names), kind, stored) for (kind, stored), names in found.items()]
 
     def _conflict(self, what: str, kind: str, stored: str) -> Diagnostic:

@@ -144,7 +144,8 @@ class _Loader:
                 raise CheckpointError(Diagnostic("K110", f"tensor '{name}' {problem}"))
             return value.to(TORCH_DTYPES[dtype]), None
         if checkpoint.how(name) == "w8a8":
-            return checkpoint.raw(name, rows), checkpoint.scale(name, rows).float().reshape(-1)
+            codes, scale = checkpoint.codes(name, rows)
+            return codes, scale.float()
         return quantise_rows(checkpoint.weight(name, rows))
 
     def names(self, tensor: Tensor) -> list[str]:

@@ -171,22 +171,19 @@ class Layout(CheckpointLayout):
 
     def further_layers(self, names: Iterable[str], values: Mapping[str, Any]) -> Sequence[Collection[str]]:
         """Layers from `num_hidden_layers` on: each has at least what all of the model's have, and no number is left out."""
-        layers = range(values["num_hidden_layers"])
+        first = values["num_hidden_layers"]
         beyond: dict[int, set[str]] = {}
         for name in names:
             found = _LAYER.match(name)
-            if found and int(found[1]) >= len(layers):
+            if found and int(found[1]) >= first:
                 beyond.setdefault(int(found[1]), set()).add(name)
-        if not beyond:
-            return ()
-        own = ({name.removeprefix(f"layers.{i}.") for name, _ in _Shapes(values).layer(i)} for i in layers)
-        common = set.intersection(*own)
-        found_layers: list[set[str]] = []
-        for number in itertools.count(len(layers)):
-            if not {f"layers.{number}.{name}" for name in common} <= beyond.get(number, set()):
-                return found_layers
-            found_layers.append(beyond[number])
-        raise AssertionError("layers have an end")
+        plainest = _Shapes({**values, "compress_ratios": [0], "num_hash_layers": 0}).layer(0)
+        common = [name.removeprefix("layers.0.") for name, _ in plainest if not name.endswith(".gate.bias")]
+        whole = itertools.takewhile(
+            lambda number: beyond.get(number, set()).issuperset(f"layers.{number}.{name}" for name in common),
+            itertools.count(first),
+        )
+        return [beyond[number] for number in whole]
 
     def without_unused(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         ratios = values["compress_ratios"][: values["num_hidden_layers"]]
