@@ -22,7 +22,10 @@ from runner.models.deepseek_v4.hf_config import (
     LAYER_TYPES,
     RATE_FIELDS,
     RENAMED,
+    ROPES,
     SWA,
+    endless,
+    ratios_of,
 )
 from runner.models.deepseek_v4.hf_rope import DEFAULT, Refused, derive_rope, is_integer, is_number
 from runner.models.protocols import Normalised
@@ -102,6 +105,8 @@ def _not_a_model(values: Mapping[str, Any]) -> tuple[str, str] | None:
 def _wrong_type(key: str, value: Any) -> str | None:
     if key in _READ and _has_huge(value):
         return f"'{key}' has an integer of more than 64 bits"
+    if key in ROPES and (problem := endless(value)):
+        return f"'{key}' {problem}"
     expected = _expected(key, value)
     return None if expected is None else f"'{key}' is {describe(value)}, expected {expected}"
 
@@ -161,7 +166,8 @@ def _layer_kinds(values: Mapping[str, Any], result: Normalised) -> None:
     missing = next((kind for kind in kinds[:layers] if kind not in rates), None)
     if missing is not None:
         raise Refused("compress_rates", f"'compress_rates' has no {missing}, which 'num_hidden_layers' has layers of")
-    result.fields["compress_ratios"] = [rates.get(kind, DEFAULT_RATES.get(kind, 0)) for kind in kinds], origin
+    ratios = ratios_of(*(result.fields[name][0] for name in RATE_FIELDS.values()))
+    result.fields["compress_ratios"] = [ratios[kind] for kind in kinds], origin
 
 
 def _rates(values: Mapping[str, Any], result: Normalised) -> dict[str, Any]:
@@ -199,7 +205,7 @@ def _kinds(values: Mapping[str, Any], layers: int) -> tuple[list[str], str]:
     if not isinstance(ratios, list):
         raise Refused("compress_ratios", f"'compress_ratios' is {describe(ratios)}, expected a list")
     for layer, ratio in enumerate(ratios):
-        if not is_integer(ratio) or ratio not in KINDS:
+        if not is_number(ratio) or ratio not in KINDS:
             message = f"'compress_ratios[{layer}]' is {describe(ratio)}, expected 0, 4 or 128; 'compress_rates' has other rates"
             raise Refused("compress_ratios", message)
     return [KINDS[ratio] for ratio in ratios], "compress_ratios"
@@ -207,7 +213,7 @@ def _kinds(values: Mapping[str, Any], layers: int) -> tuple[list[str], str]:
 
 def _draft_kinds(ratios: Any, kinds: list[str]) -> list[str]:
     """Kinds of draft layers, of which `layer_types` says nothing, from `compress_ratios` beside it if it is of this model."""
-    if not isinstance(ratios, list) or not all(is_integer(ratio) and ratio in KINDS for ratio in ratios):
+    if not isinstance(ratios, list) or not all(is_number(ratio) and ratio in KINDS for ratio in ratios):
         return []
     every = [KINDS[ratio] for ratio in ratios]
     return every[len(kinds) :] if every[: len(kinds)] == kinds else []
