@@ -87,11 +87,13 @@ IGNORED = (
     "use_cache",
 )
 """Keys that say nothing about how the model is run here; a YAML layer may carry them."""
+MODEL_TYPE = "deepseek_v4"
 
 
 def normalise(given: Mapping[str, Any]) -> Normalised:
     """Fields of a YAML layer or an option, Hugging Face spellings replaced by ours; unknown keys are kept as they are."""
     result = Normalised({key: (value, key) for key, value in given.items() if key not in (*_CONVERT, *IGNORED)})
+    result.problems += another_model(given)
     for key, convert in _CONVERT.items():
         if key in given:
             try:
@@ -99,6 +101,19 @@ def normalise(given: Mapping[str, Any]) -> Normalised:
             except (TypeError, ValueError, AttributeError, KeyError) as error:
                 result.problems.append((key, f"'{key}' cannot be understood: {error}"))
     return result
+
+
+def another_model(given: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Key and message where fields say that they are of another model."""
+    found = []
+    kind, classes = given.get("model_type"), given.get("architectures")
+    if kind not in (None, MODEL_TYPE):
+        found.append(("model_type", f"'model_type' is '{kind}', expected '{MODEL_TYPE}'"))
+    named = [str(name) for name in (classes if isinstance(classes, list) else [classes]) if name is not None]
+    if named and not any("deepseekv4" in name.lower() for name in named):
+        message = f"'architectures' is {', '.join(named)}, expected one of DeepSeek-V4, as DeepseekV4ForCausalLM"
+        found.append(("architectures", message))
+    return found
 
 
 def _layer_types(given: Mapping[str, Any], result: Normalised) -> None:
@@ -220,7 +235,7 @@ def config_json(values: Mapping[str, Any], dtype: str, quantisation: Mapping[str
     factor = _partial_factor(values["qk_rope_head_dim"], values["head_dim"])
     result = {
         "architectures": ["DeepseekV4ForCausalLM"],
-        "model_type": "deepseek_v4",
+        "model_type": MODEL_TYPE,
         "dtype": {ours: theirs for theirs, ours in DTYPES.items()}[dtype],
         **{name: _number(name, values[name]) for name in DEFAULTS},
         "qk_rope_head_dim": values["qk_rope_head_dim"],

@@ -19,11 +19,14 @@ from runner.models.deepseek_v4.hf_config import (
     DTYPES,
     EITHER,
     HCA,
+    IGNORED,
     LAYER_TYPES,
+    MODEL_TYPE,
     RATE_FIELDS,
     RENAMED,
     ROPES,
     SWA,
+    another_model,
     endless,
     ratios_of,
 )
@@ -48,6 +51,8 @@ UNSUPPORTED = (
     "default_rope_type",
 )
 """Keys with which the class would make layers differ, or take other defaults."""
+_KNOWN = {*_READ, *UNSUPPORTED, *UNUSED_FLOATS, *IGNORED, "layer_types", "mlp_layer_types", "dtype"}
+"""What a file without `model_type` may hold."""
 OFFICIAL = ("dim", "n_layers")
 """Keys that the official inference code uses instead of `hidden_size` and `num_hidden_layers`."""
 
@@ -59,6 +64,7 @@ def read_file(given: Mapping[str, Any]) -> Normalised:
     if problem := _not_a_model(values):
         result.problems.append(problem)
         return result
+    result.problems += another_model(values)
     for key, problem in [(key, problem) for key, value in values.items() if (problem := _wrong_type(key, value))]:
         result.problems.append((key, problem))
         del values[key]
@@ -99,6 +105,9 @@ def _not_a_model(values: Mapping[str, Any]) -> tuple[str, str] | None:
         return official, f"'{official}' is the official inference code's spelling; give the checkpoint's config.json instead"
     if not any(key in DEFAULTS or key in RENAMED for key in values if not key.endswith("_token_id")):
         return "model_type", "this is no config.json of a model: it has neither 'model_type' nor a size"
+    strange = next((key for key in values if key not in _KNOWN and not key.startswith(BESIDE)), None)
+    if strange is not None:
+        return strange, f"'{strange}' is no field of {MODEL_TYPE}, and without a 'model_type' the file may be of another model"
     return None
 
 

@@ -155,6 +155,52 @@ def test_refusals(given, message, tmp_path):
     assert message in text and text.startswith(f"{path}:")
 
 
+def refused(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    assert ended.value.code == 1
+
+
+GPT2 = {"vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12}
+QWEN = {"vocab_size": 100, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 64, "use_sliding_window": False}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            GPT2,
+            "3:2: error C102: 'n_embd' is no field of deepseek_v4, and without a 'model_type' the file may be of another model",
+        ),
+        (QWEN, "'use_sliding_window' is no field of deepseek_v4"),
+        (GPT2 | {"model_type": "gpt2"}, "'model_type' is 'gpt2', expected 'deepseek_v4'"),
+        (BASE | {"architectures": ["Qwen3ForCausalLM"]}, "'architectures' is Qwen3ForCausalLM, expected one of DeepSeek-V4"),
+        (BASE | {"model_type": "deepseek_v3"}, "'model_type' is 'deepseek_v3', expected 'deepseek_v4'"),
+    ],
+)
+def test_fields_of_another_model_are_refused_and_no_checkpoint_is_written(given, message, tmp_path, capsys):
+    path, out = write(tmp_path, given), tmp_path / "out"
+    refused("checkpoint", "init", out, "--config", "tiny", "--config", path)
+    assert message in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.parametrize("field", ["model_type: qwen3", "architectures: [Qwen3ForCausalLM]", "n_embd: 768"])
+def test_nor_in_yaml_or_with_set(field, tmp_path, capsys):
+    layer, out = tmp_path / "layer.yaml", tmp_path / "out"
+    layer.write_text(f"model: deepseek_v4\n{field}\n")
+    key, _, value = field.partition(": ")
+    for given in (["--config", str(layer)], ["--set", f"{key}={value}"]):
+        refused("checkpoint", "init", out, "--config", "tiny", *given)
+        told = capsys.readouterr().err
+        assert f"'{key}'" in told and ("layer.yaml:2:1: error C10" in told or f"(from --set {key}=" in told) and not out.exists()
+
+
+def test_a_file_without_model_type_over_a_layer_that_says_it(tmp_path):
+    given = {key: value for key, value in BASE.items() if key != "model_type"}
+    path = write(tmp_path, given | {"architectures": ["DeepseekV4ForCausalLM"]})
+    assert load_config(["tiny", path])["vocab_size"] == BASE["vocab_size"]
+
+
 ENDLESS = [math.nan, math.inf, -math.inf, {"__float__": "NaN"}, {"__float__": "-Infinity"}]
 FULL = YARN | {"beta_fast": 32, "beta_slow": 1, "attention_factor": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0}
 FULL |= {"rope_theta": 1e4, "partial_rotary_factor": 0.5}
