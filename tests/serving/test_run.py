@@ -154,7 +154,7 @@ def test_one_layer_or_all_by_a_glob():
     assert values_of(caches(3), **{"layers.*.k_cache": 4.0, "layers.2.k_cache": 5.0})[:3] == [4, 4, 5]
     with pytest.raises(RinggraphError, match=r"no input, weight or state is called 'layers\.\*\.v_cache'"):
         values_of(caches(3), **{"layers.*.v_cache": 4.0})
-    with pytest.raises(RinggraphError, match="'k_cache' is given twice, as 'k_cache' and as 'layers.0.k_cache'"):
+    with pytest.raises(RinggraphError, match=r"'k_cache' is given twice, as 'k_cache' and as 'layers.0.k_cache'"):
         values_of(caches(1), **{"layers.0.k_cache": 4.0, "k_cache": 4.0})
 
 
