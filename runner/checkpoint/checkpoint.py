@@ -83,6 +83,14 @@ class Checkpoint:
         return replace(found, model=layout.expected(config.values))
 
     @cached_property
+    def _on_disk(self) -> dict[str, str]:
+        return {tensor.stored_name: name for name, tensor in self.tensors.items()}
+
+    def named(self, name: str) -> str:
+        """The canonical name of a tensor that is called `name` on disk; of one that is not, `name` itself."""
+        return self._on_disk.get(name, name)
+
+    @cached_property
     def size_bytes(self) -> int:
         return sum(tensor.end - tensor.begin for tensor in self.tensors.values())
 

@@ -119,7 +119,7 @@ class _Loader:
 
     def _part(self, tensor: Tensor) -> Loaded:
         """A tensor by itself, or this rank's part of it; rows behind the last one are zeros."""
-        name, dtype = tensor.source, tensor.spec.dtype
+        name, dtype = self._names(tensor)[0], tensor.spec.dtype
         if tensor.shard is None:
             return self._one(name, dtype, None)
         held = tensor.spec.shape[tensor.shard]
@@ -149,12 +149,13 @@ class _Loader:
         return quantise_rows(checkpoint.weight(name, rows))
 
     def names(self, tensor: Tensor) -> list[str]:
-        """The checkpoint tensors that make up a program's tensor."""
+        """The checkpoint tensors that make up a program's tensor, each called as on disk or by its canonical name."""
         if tensor.stack is None:
-            return [tensor.source]
+            return [self.checkpoint.named(tensor.source)]
         held = tensor.spec.shape[0]
         first = self.rank * held
-        return [tensor.source.replace(f"{{{tensor.stack}}}", str(place)) for place in range(first, first + held)]
+        names = (tensor.source.replace(f"{{{tensor.stack}}}", str(place)) for place in range(first, first + held))
+        return [self.checkpoint.named(name) for name in names]
 
     def _model_spec(self, name: str) -> TensorSpec:
         """What the model has under a name; for what it does not know, what the checkpoint has."""

@@ -10,6 +10,7 @@ import typer
 from runner.cli import options
 from runner.cli.shared import MIB, console, print_json, table
 from runner.driver.driver import Setup
+from runner.rings import defaults
 
 if TYPE_CHECKING:
     from runner.recorded.scope_stats import Parting, StatsFile
@@ -30,24 +31,28 @@ def register(app: typer.Typer) -> None:
 def replay_recorded(
     program: Annotated[Path, typer.Argument(metavar="PROGRAM.json", help="A program in the conformance format.")],
     progress: options.Progress = "eager",
-    submit_us: options.SubmitUs = 0.5,
-    task_us: options.TaskUs = 20.0,
-    cores: options.Cores = "unlimited",
+    submit_us: options.SubmitUs = defaults.SUBMIT_US,
+    task_us: options.TaskUs = None,
+    cores: options.Cores = defaults.CORES,
     as_json: options.Json = False,
 ) -> None:
     """Replay a recorded program and print its outcome, scope records and blocks."""
     from runner.driver.planning import replay_under
     from runner.recorded.programs import load_json, recorded_from_replay, schedule_from_recorded
+    from runner.rings.durations import Rates
     from runner.rings.timed import parse_cores, uniform_timing
 
     planned, sizes = schedule_from_recorded(load_json(program), str(program))
-    timing = uniform_timing(submit_us, 20.0 if task_us is None else task_us, parse_cores(cores))
+    each_us = Rates().task_us if task_us is None else task_us  # a recording has no ops whose costs are known
+    timing = uniform_timing(submit_us, each_us, parse_cores(cores))
     replay = replay_under(progress, planned, sizes, lambda: timing)
     found = recorded_from_replay(replay)
     if as_json:
         print_json(found)
         return
     print(f"{found['outcome']['name']}: {replay.deadlock}" if replay.deadlock else "ok")
+    if progress == "timed":
+        print(f"timed assumes {submit_us:g} us a submission, {each_us:g} us a task, cores {cores}")
     for title, rows in (("scope records", found["records"]), ("blocks", found["blocks"])):
         if rows:
             out = table(*(name if name in ("phase", "name") else f"{name}>" for name in rows[0]), title=f"\n{title}")
@@ -112,11 +117,11 @@ def diff(
     ep: options.Ep = None,
     scheduler: options.Scheduler = "annotated",
     batch_allocs: options.Batch = False,
-    routing: options.Routing = "bound",
+    routing: options.Routing = defaults.ROUTING,
     progress: options.Progress = "timed",
-    submit_us: options.SubmitUs = 0.5,
+    submit_us: options.SubmitUs = defaults.SUBMIT_US,
     task_us: options.TaskUs = None,
-    cores: options.Cores = "aic=24,aiv=48",
+    cores: options.Cores = defaults.CORES,
     as_json: options.Json = False,
 ) -> None:
     """Compare a file with another, or with the prediction for a graph on rings of the same sizes."""
@@ -128,7 +133,8 @@ def diff(
         raise typer.BadParameter("give either a second FILE or --schedule GRAPH")
     left = read_scope_stats(file)
     if graph is not None:
-        request = PlanRequest(graph, scheduler, batch_allocs, routing, timed=TimedOptions(submit_us, task_us, cores))
+        timing = TimedOptions(submit_us, task_us, cores)
+        request = PlanRequest(graph, scheduler, batch_allocs, routing, timed=timing)
         placed = place(Setup(config, sets, deploy, ep), request)
         sizes = RingSizes.from_lists(left.heap_max, left.window_max)
         right = stats_of_replay(replay_under(progress, placed.schedule, sizes, placed.timing))

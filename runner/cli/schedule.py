@@ -12,6 +12,7 @@ from runner.base.errors import ConfigError
 from runner.cli import options
 from runner.cli.shared import MIB, console, messages, print_json, table
 from runner.driver.driver import Setup
+from runner.rings import defaults
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,14 +36,14 @@ def schedule(
     ep: options.Ep = None,
     scheduler: options.Scheduler = "annotated",
     batch_allocs: options.Batch = False,
-    routing: options.Routing = "bound",
+    routing: options.Routing = defaults.ROUTING,
     ring_heap: options.RingHeap = None,
     ring_window: options.RingWindow = None,
     ring_pool: options.RingPool = None,
     progress: options.Progress = "lagging",
-    submit_us: options.SubmitUs = 0.5,
+    submit_us: options.SubmitUs = defaults.SUBMIT_US,
     task_us: options.TaskUs = None,
-    cores: options.Cores = "aic=24,aiv=48",
+    cores: options.Cores = defaults.CORES,
     profile: options.Profile = None,
     allow_missing_edges: options.AllowMissing = False,
     scope_stats: options.ScopeStats = None,
@@ -130,6 +131,7 @@ def _print_plan(found: PlanResult) -> None:
     if report.makespan_us is not None:
         print(f"timed: makespan {_ms(report.makespan_us)}, submission stalled {_ms(report.stall_us)} of it; ", end="")
         print(f"with unlimited rings {_ms(report.unlimited_makespan_us)} and {_ms(report.unlimited_stall_us)}")
+        print(f"timed assumes {found.request.timed}")
     print(f"PTO2_RING_HEAP={','.join(str(ring.safe_bytes) for ring in report.rings)}")
     _print_caveats(report)
     if found.certificate is not None:
@@ -203,10 +205,10 @@ def schedule_diff(
     ep: options.Ep = None,
     scheduler: options.Scheduler = "annotated",
     batch_allocs: options.Batch = False,
-    routing: options.Routing = "bound",
-    submit_us: options.SubmitUs = 0.5,
+    routing: options.Routing = defaults.ROUTING,
+    submit_us: options.SubmitUs = defaults.SUBMIT_US,
     task_us: options.TaskUs = None,
-    cores: options.Cores = "aic=24,aiv=48",
+    cores: options.Cores = defaults.CORES,
     profile: options.Profile = None,
     objective: options.Objective = None,
     budget: options.Budget = None,

@@ -222,7 +222,8 @@ def _mark(node: yaml.Node, file: str) -> Mark:
 
 _INTEGER = re.compile(r"[-+]?[0-9]+\Z|0o[0-7]+\Z|0x[0-9a-fA-F]+\Z")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
-_SPECIAL = {"": None, "~": None, "null": None, "true": True, "false": False, ".inf": float("inf"), ".nan": float("nan")}
+_SPECIAL = {"": None, "~": None, "null": None, "true": True, "false": False, ".nan": float("nan")}
+_SPECIAL |= {".inf": float("inf"), "+.inf": float("inf"), "-.inf": float("-inf")}
 
 
 def _scalar(node: yaml.ScalarNode, file: str) -> Any:

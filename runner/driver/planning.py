@@ -17,6 +17,7 @@ from runner.program.ops import OpRegistry
 from runner.report.diff import ScopeDifference, Side, diff_json, read_side, scope_differences, scope_rows, side_of
 from runner.report.schedule import ScheduleReport, deadlock_error, make_report, report_json
 from runner.rings.capacity import ring_loads, safe_heap
+from runner.rings.defaults import CORES, ROUTING, SUBMIT_US
 from runner.rings.durations import Rates, estimated_us, measured_us
 from runner.rings.placement import Scheduler
 from runner.rings.replay import Replay, eager, lagging
@@ -42,10 +43,20 @@ class TimedOptions:
     Without `task_us` a task takes what `profile`, of `ringgraph run --profile`, measured, else what its op's cost says.
     """
 
-    submit_us: float = 0.5
+    submit_us: float = SUBMIT_US
     task_us: float | None = None
-    cores: str = "aic=24,aiv=48"
+    cores: str = CORES
     profile: Path | None = None
+
+    def __str__(self) -> str:
+        """In words, for reports."""
+        tasks = f"{self.task_us:g} us a task" if self.task_us is not None else "tasks as their ops' costs say"
+        tasks = tasks if self.profile is None else f"tasks as {self.profile} says"
+        return f"{self.submit_us:g} us a submission, {tasks}, cores {self.cores}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as an object; `task_us` is null where costs or a profile say it."""
+        return asdict(self) | {"profile": None if self.profile is None else str(self.profile)}
 
     def timing(self, planned: Schedule, ops: OpRegistry, dtypes: Mapping[str, str]) -> Timing:
         """The timing of a schedule; raises ConfigError."""
@@ -107,7 +118,7 @@ class PlanRequest:
     graph: str | Path
     scheduler: str | Scheduler = "annotated"
     batch_allocs: bool = False
-    routing: str = "bound"
+    routing: str = ROUTING
     rings: tuple[str | None, str | None, str | None] = (None, None, None)
     progress: str = "lagging"
     timed: TimedOptions = TimedOptions()
@@ -160,7 +171,8 @@ class PlanResult:
 
     def as_json(self) -> dict[str, Any]:
         """The object of `ringgraph schedule --json`."""
-        head = {"graph": self.schedule.name, "scheduler": self.schedule.strategy, "routing": self.request.routing}
+        head: dict[str, Any] = {"graph": self.schedule.name, "scheduler": self.schedule.strategy}
+        head |= {"routing": self.request.routing, "timing": self.request.timed.as_json()}
         proved = {} if self.plan is None else {"certificate": self.certificate}
         return head | proved | report_json(self.report) | {"scopes": [asdict(row) for row in scope_rows(self.schedule)]}
 

@@ -121,14 +121,14 @@ class _Shapes:
         yield "attn_sink", (heads,)
         yield "wo_a.weight", (output, heads * head // v["o_groups"])
         yield "wo_b.weight", (width, output)
-        ratio = v["compress_ratios"][layer]
-        if ratio == v["compress_rate_csa"]:
-            yield from self._compressor("compressor.", ratio, head, series=2)
+        ratio, rate = v["compress_ratios"][layer], v["compress_rate_csa"]
+        if ratio == v["CSA_RATIO"]:
+            yield from self._compressor("compressor.", rate, head, series=2)
             yield "indexer.wq_b.weight", (v["index_n_heads"] * v["index_head_dim"], v["q_lora_rank"])
             yield "indexer.weights_proj.weight", (v["index_n_heads"], width)
-            yield from self._compressor("indexer.compressor.", ratio, v["index_head_dim"], series=2)
+            yield from self._compressor("indexer.compressor.", rate, v["index_head_dim"], series=2)
         elif ratio:
-            yield from self._compressor("compressor.", ratio, head, series=1)
+            yield from self._compressor("compressor.", v["compress_rate_hca"], head, series=1)
 
     def _compressor(self, prefix: str, ratio: int, head: int, series: int) -> Iterator[tuple[str, Shape]]:
         width = self.values["hidden_size"]
