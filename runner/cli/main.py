@@ -9,13 +9,14 @@ import os
 import sys
 from importlib.metadata import version as installed_version
 from io import TextIOWrapper
+from traceback import print_exc
 from typing import Annotated
 
 import typer
 
 from runner.base.errors import RinggraphError
 from runner.cli import checkpoints, configs, generate, graphs, receive_depth, recorded, run, schedule, sizing
-from runner.ranks.reports import own_folder, write_report
+from runner.ranks.reports import end, own_folder, own_rank, write_report
 
 app = typer.Typer(
     name="ringgraph",
@@ -60,6 +61,11 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # before torch: products whose bits do not depend on threads or other rows
+    end(_status(arguments))
+
+
+def _status(arguments: list[str] | None) -> int:
+    """Runs one command and tells what went wrong; returns the exit status."""
     try:
         app(args=arguments, prog_name="ringgraph", obj=sys.argv[1:] if arguments is None else arguments)
     except RinggraphError as error:
@@ -70,14 +76,19 @@ def main(arguments: list[str] | None = None) -> None:
     except SystemExit as ended:
         if ended.code == 130:  # how typer ends a command that Ctrl-C interrupted, without a word
             print("interrupted", file=sys.stderr)
+        if ended.code is None or isinstance(ended.code, int):
+            return ended.code or 0
         raise
     except KeyboardInterrupt:  # before typer listens: while it makes its commands
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        return 130
     except Exception as error:  # nobody foresaw it: Python shows all of it, unless the process that started this rank does
-        if not _reported(error):
+        if _reported(error):
+            return 1
+        if own_rank() is None:
             raise
-    sys.exit(1)
+        print_exc()
+    return 1
 
 
 def _tell(error: Exception, text: str) -> None:
