@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from runner.base.files import naming, write_text
+from runner.base.files import whole_file, write_text
 from runner.base.tensor_spec import DTYPE_BYTES, TensorSpec
 from runner.checkpoint.headers import INDEX_NAME, STORED_DTYPES
 from runner.execution.storage import TORCH_DTYPES
@@ -28,8 +28,7 @@ def write_shard(path: Path, specs: Mapping[str, TensorSpec], pieces: Callable[[s
     the order of `specs`.
     """
     header, begins = _header(specs)
-    partial = path.with_name(path.name + ".partial")
-    with naming(path, partial), partial.open("wb") as file:
+    with whole_file(path) as partial, partial.open("wb") as file:
         file.write(header)
         for name, spec in specs.items():
             file.seek(begins[name])
@@ -39,7 +38,6 @@ def write_shard(path: Path, specs: Mapping[str, TensorSpec], pieces: Callable[[s
             assert file.tell() == begins[name] + spec.size_bytes, name
         file.flush()
         os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _header(specs: Mapping[str, TensorSpec]) -> tuple[bytes, dict[str, int]]:
