@@ -5,6 +5,7 @@ Commands are the modules beside this one, which import what they need when they 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from importlib.metadata import version as installed_version
@@ -25,6 +26,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 def _print_version(wanted: bool) -> None:
@@ -61,7 +65,22 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # before torch: products whose bits do not depend on threads or other rows
-    end(_status(arguments))
+    status = _status(arguments)
+    if (problem := _output_problem()) is not None:
+        if not status:
+            print(f"error: standard output: {problem}", file=sys.stderr)
+        status = status or 1
+    end(status)
+
+
+def _output_problem() -> str | None:
+    """What kept the results from being written, all of them; Python would tell it with a status of its own, or not at all."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # it is flushed once more when Python ends
+        return (error.strerror or str(error)).lower()
+    return None
 
 
 def _status(arguments: list[str] | None) -> int:
@@ -71,7 +90,8 @@ def _status(arguments: list[str] | None) -> int:
     except RinggraphError as error:
         _tell(error, f"error: {error}" if not error.diagnostics else error.shown)
     except OSError as error:
-        where = f"'{error.filename}': " if error.filename is not None else ""
+        no_name = "standard output: " if error.errno in _FULL else ""  # files that we write are named (`runner.base.files`)
+        where = f"'{error.filename}': " if error.filename is not None else no_name
         _tell(error, f"error: {where}{(error.strerror or str(error)).lower()}")
     except SystemExit as ended:
         if ended.code == 130:  # how typer ends a command that Ctrl-C interrupted, without a word

@@ -56,7 +56,7 @@ def launch(command: Sequence[str], num_ranks: int, *, timeout_s: float = DEFAULT
         except ChildFailedError as error:
             exit_codes = first_failures or {rank: failure.exitcode for rank, failure in error.failures.items()}
             hint = _kept_tracebacks(read_reports(Path(folder)))
-            raise RankError(failure_text(Path(folder), num_ranks, exit_codes), hint=hint) from None
+            raise RankError(failure_text(Path(folder), [*error.failures], exit_codes), hint=hint) from None
         except SignalException as error:
             expect_waiting_threads()  # the launcher leaves its timer running, which would wait for a lock of a Python that ends
             if error.sigval == signal.SIGINT:
@@ -175,8 +175,11 @@ def _soon_killed() -> Iterator[dict[int, int]]:
         PContext.close = close
 
 
-def failure_text(folder: Path, num_ranks: int, exit_codes: Mapping[int, int]) -> str:
-    """Which ranks have failed, where and why: own failures if any rank has one, else what ranks say of others."""
+def failure_text(folder: Path, failed: Sequence[int], exit_codes: Mapping[int, int]) -> str:
+    """Which ranks have failed, where and why: own failures if any rank has one, else what ranks say of others.
+
+    `failed` are all that did not end well, `exit_codes` those of the ranks that nobody ended.
+    """
     from runner.ranks.notes import ranks_text
 
     reports = read_reports(folder)
@@ -191,7 +194,7 @@ def failure_text(folder: Path, num_ranks: int, exit_codes: Mapping[int, int]) ->
     for rank, message in sorted(causes.items()):
         alike.setdefault(message, []).append(rank)
     lines = [f"[{ranks_text(ranks)}]{_after(message)}" for message, ranks in alike.items()]
-    ended = [rank for rank in range(num_ranks) if rank not in causes and rank not in silent]
+    ended = [rank for rank in sorted(failed) if rank not in causes and rank not in silent]
     if ended:
         lines.append(f"{ranks_text(ended)} {'was' if len(ended) == 1 else 'were'} ended with it")
     return "\n".join(lines)

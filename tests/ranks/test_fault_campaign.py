@@ -1,7 +1,7 @@
 """Every kind of fault at every stage, however ranks were started: the cause is named, and only it; all end, in time.
 
-`pytest -m slow -s tests/ranks/test_fault_campaign.py` runs all of them one after another and prints counts; with RINGGRAPH_BUSY=4
-in the environment, four processes keep the processors busy meanwhile.
+`pytest -m slow tests/ranks/test_fault_campaign.py` runs all of them one after another; with RINGGRAPH_BUSY=4 in the environment,
+four processes keep the processors busy meanwhile.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import re
 import subprocess
 import sys
 import time
-from collections import Counter
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 
@@ -192,30 +190,18 @@ def test_a_fault_names_its_rank_and_ends_all(way, fault):
     CHECKS[way](fault)
 
 
-@contextmanager
-def busy(count: int):
-    """Processes that keep the processors busy."""
+@pytest.fixture(scope="module")
+def busy():
+    """Processes that keep the processors busy, as many as RINGGRAPH_BUSY says."""
+    count = int(os.environ.get("RINGGRAPH_BUSY", "0"))
     spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for process in spinning:
-            process.kill()
-            process.wait()
+    yield
+    for process in spinning:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.slow
-def test_every_fault():
-    failures, seconds = [], Counter()
-    with busy(int(os.environ.get("RINGGRAPH_BUSY", "0"))):
-        for way, fault in ALL:
-            start = time.monotonic()
-            try:
-                CHECKS[way](fault)
-            except (AssertionError, subprocess.TimeoutExpired) as error:
-                failures.append(f"{way} {fault}: {error}")
-                print(failures[-1], flush=True)
-            seconds[way] += time.monotonic() - start
-    counts = Counter(way for way, _ in ALL)
-    print("; ".join(f"{count} {way} in {seconds[way]:.0f} s" for way, count in counts.items()), f"; {len(failures)} failed")
-    assert not failures
+@pytest.mark.parametrize(("way", "fault"), ALL, ids=str)
+def test_every_fault(busy, way, fault):
+    CHECKS[way](fault)

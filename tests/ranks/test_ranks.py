@@ -173,13 +173,13 @@ def test_reports_and_places_are_found_by_the_launcher(tmp_path):
 def test_ranks_that_fail_alike_are_told_once(tmp_path):
     for rank in range(4):
         write_report(Report("too many rows"), {"RINGGRAPH_RANKS": str(tmp_path), "RANK": str(rank)})
-    assert failure_text(tmp_path, 4, {0: 1}) == "[ranks 0-3] too many rows"
+    assert failure_text(tmp_path, range(4), {0: 1}) == "[ranks 0-3] too many rows"
 
 
 def test_what_follows_from_another_rank_is_not_the_cause(tmp_path):
     write_report(Report("rank 1 is gone", True, (1,)), {"RINGGRAPH_RANKS": str(tmp_path), "RANK": "0"})
     write_report(Report("bad shard"), {"RINGGRAPH_RANKS": str(tmp_path), "RANK": "1"})
-    assert failure_text(tmp_path, 2, {0: 1, 1: 1}) == "[rank 1] bad shard\nrank 0 was ended with it"
+    assert failure_text(tmp_path, range(2), {0: 1, 1: 1}) == "[rank 1] bad shard\nrank 0 was ended with it"
 
 
 def test_signals_mean_afterwards_what_they_meant_before():
