@@ -94,7 +94,7 @@ def test_every_option_that_writes_a_file_is_tried():
     for name, command in commands.items():
         for option in command.params:
             help_text = getattr(option, "help", "") or ""
-            if re.match(r"Write|Draw (to|rows)|safetensors (to|with)", help_text) and option.opts[0].startswith("-"):
+            if re.match(r"Write|Draw (to|rows)|safetensors (to save|with prompt)", help_text) and option.opts[0].startswith("-"):
                 found.add((name, option.opts[-1]))
     tried = {(arguments[0], a) for arguments, _ in OUTPUTS.values() for a in arguments if a.startswith("-")}
     aliases = {"-o": "--out"}
