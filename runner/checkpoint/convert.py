@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from runner.base.errors import CheckpointError, Diagnostic
+from runner.base.files import remove_leftovers
 from runner.base.tensor_spec import TensorSpec
 from runner.checkpoint.checkpoint import Checkpoint, Fields
 from runner.checkpoint.description import PATTERN as DESCRIPTIONS
@@ -94,6 +95,7 @@ def convert(
         partial.mkdir(parents=True, exist_ok=True)
         with _alone(partial):
             _start(partial, work.identity())
+            remove_leftovers(partial)
             errors, written = _write_shards(work, partial, progress)
             _refuse_unusable(errors)
             _finish(work, partial, config, errors)

@@ -119,7 +119,7 @@ class _Loader:
 
     def _part(self, tensor: Tensor) -> Loaded:
         """A tensor by itself, or this rank's part of it; rows behind the last one are zeros."""
-        name, dtype = self._names(tensor)[0], tensor.spec.dtype
+        name, dtype = self.names(tensor)[0], tensor.spec.dtype
         if tensor.shard is None:
             return self._one(name, dtype, None)
         held = tensor.spec.shape[tensor.shard]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from runner.base.files import naming, write_text
+from runner.base.files import whole_file, write_text
 from runner.base.tensor_spec import DTYPE_BYTES, TensorSpec
 from runner.checkpoint.headers import INDEX_NAME, STORED_DTYPES
 from runner.execution.storage import TORCH_DTYPES
@@ -37,8 +37,7 @@ def write_shard(
     the order of `specs`.
     """
     header, begins = _header(specs, as_stored or {})
-    partial = path.with_name(path.name + ".partial")
-    with naming(path, partial), partial.open("wb") as file:
+    with whole_file(path) as partial, partial.open("wb") as file:
         file.write(header)
         for name, spec in specs.items():
             file.seek(begins[name])
@@ -48,7 +47,6 @@ def write_shard(
             assert file.tell() == begins[name] + spec.size_bytes, name
         file.flush()
         os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def _header(specs: Mapping[str, TensorSpec], as_stored: AsStored) -> tuple[bytes, dict[str, int]]:

@@ -87,13 +87,13 @@ def _write_stats(path: Path | None, found: PlanResult) -> None:
 
 
 def _show(found: PlanResult, as_json: bool, explained: bool) -> None:
-    """Print a plan; raises what it deadlocks with, as JSON only the exit status."""
+    """Print a plan; raises why it must not run, as JSON only the exit status."""
     if as_json:
         print_json(found.as_json() | ({"explanation": found.explanation} if explained else {}))
-        if found.deadlock is not None:
+        if found.refusal is not None:
             raise typer.Exit(1)
-    elif found.deadlock is not None:
-        raise found.deadlock
+    elif found.refusal is not None:
+        raise found.refusal
     else:
         _print_plan(found)
         if explained:
@@ -152,6 +152,9 @@ def _print_rings(report: ScheduleReport) -> None:
 
 
 def _print_caveats(report: ScheduleReport) -> None:
+    from runner.rings.sizes import MIN_POOL
+
+    pools = ",".join(str(max(MIN_POOL, ring.pool_bound)) for ring in report.rings)
     for ring in report.rings:
         if not ring.proved:
             messages().print(
@@ -160,7 +163,8 @@ def _print_caveats(report: ScheduleReport) -> None:
             )
         if ring.pool_bound > ring.pool:
             messages().print(
-                f"note: ring {ring.ring} may need {ring.pool_bound:,} pool entries if execution lags, it has {ring.pool:,}"
+                f"note: ring {ring.ring} may need {ring.pool_bound:,} pool entries if execution lags, it has {ring.pool:,}; "
+                f"--ring-pool {pools} is enough for every run"
             )
 
 

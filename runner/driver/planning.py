@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from runner.base.errors import ConfigError, DeadlockError, Diagnostic
+from runner.base.errors import ConfigError, DeadlockError, Diagnostic, RinggraphError, ScheduleError
 from runner.base.records import collector_off
 from runner.driver.driver import Setup, program_of
 from runner.driver.write import Texts, new_texts, settled_texts
@@ -17,12 +18,13 @@ from runner.program.ops import OpRegistry
 from runner.report.diff import ScopeDifference, Side, diff_json, read_side, scope_differences, scope_rows, side_of
 from runner.report.schedule import ScheduleReport, deadlock_error, make_report, report_json
 from runner.rings.capacity import ring_loads, safe_heap
+from runner.rings.common_sizes import refuse_pools
 from runner.rings.defaults import CORES, ROUTING, SUBMIT_US
 from runner.rings.durations import Rates, estimated_us, measured_us
 from runner.rings.placement import Scheduler
 from runner.rings.replay import Replay, eager, lagging
 from runner.rings.schedule import Schedule
-from runner.rings.sizes import RingSizes, parse_size
+from runner.rings.sizes import POOL_VARIABLE, RingSizes, parse_size
 from runner.rings.timed import Timing, parse_cores, timed, uniform_timing
 from runner.rings.unlimited import run_unlimited
 from runner.verify.verify import check
@@ -165,6 +167,19 @@ class PlanResult:
         return [] if self.plan is None else [asdict(note) for note in self.plan.explanation]
 
     @property
+    def refusal(self) -> RinggraphError | None:
+        """Why the schedule must not run in these rings: it deadlocks, or a pool that was asked for is too small for some run."""
+        if self.deadlock is not None:
+            return self.deadlock
+        if self.request.rings[2] is None and POOL_VARIABLE not in os.environ:
+            return None  # the report says how many entries a run may need
+        try:
+            refuse_pools(self.schedule, self.sizes)
+        except ScheduleError as error:
+            return error
+        return None
+
+    @property
     def deadlock(self) -> DeadlockError | None:
         """The refusal of a schedule that deadlocks in these rings."""
         return None if self.report.deadlock is None else deadlock_error(self.schedule, self.sizes, self.report)
@@ -174,7 +189,9 @@ class PlanResult:
         head: dict[str, Any] = {"graph": self.schedule.name, "scheduler": self.schedule.strategy}
         head |= {"routing": self.request.routing, "timing": self.request.timed.as_json()}
         proved = {} if self.plan is None else {"certificate": self.certificate}
-        return head | proved | report_json(self.report) | {"scopes": [asdict(row) for row in scope_rows(self.schedule)]}
+        refused = {"refused": None if self.refusal is None else str(self.refusal)}
+        scopes = {"scopes": [asdict(row) for row in scope_rows(self.schedule)]}
+        return head | proved | report_json(self.report) | refused | scopes
 
 
 def certificate_json(plan: Plan) -> dict[str, Any]:
@@ -195,8 +212,8 @@ def certificate_json(plan: Plan) -> dict[str, Any]:
 def plan(setup: Setup, request: PlanRequest, say: Say | None = None) -> PlanResult:
     """Expands, places, replays, times and checks; raises RinggraphError. A deadlock is part of the result.
 
-    A pool that edges to lagging producers can fill is the one deadlock that an eager replay does not see: where it threatens, the
-    lagging replay is the result's.
+    A pool that edges to lagging producers can fill is the one deadlock that an eager replay does not see: where it threatens, a
+    deadlock of the lagging replay is the result's. Where that replay passes, another run may not: `PlanResult.refusal` says so.
     """
     sizes = request.sizes()
     with collector_off():

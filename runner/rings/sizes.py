@@ -19,6 +19,8 @@ MIN_WINDOW = 4
 MIN_POOL = 4
 MAX_COUNT = 2**31 - 1  # windows and pools are 32-bit counters of the runtime
 
+POOL_VARIABLE = "PTO2_RING_DEP_POOL"
+
 _UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 
@@ -60,7 +62,7 @@ class RingSizes:
         return cls(
             _resolve("--ring-heap", heap, "PTO2_RING_HEAP", environ, DEFAULT_HEAP_BYTES),
             _resolve("--ring-window", window, "PTO2_RING_TASK_WINDOW", environ, DEFAULT_WINDOW),
-            _resolve("--ring-pool", pool, "PTO2_RING_DEP_POOL", environ, DEFAULT_POOL),
+            _resolve("--ring-pool", pool, POOL_VARIABLE, environ, DEFAULT_POOL),
         )
 
     @classmethod
