@@ -14,19 +14,31 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True, order=True)
 class Mark:
-    """A place in a file the user wrote; line and column count from 1."""
+    """A place in a file the user wrote; line and column count from 1.
+
+    `via` is the place of the YAML alias through which what stands here is used. It is no part of the place: marks that differ
+    in it alone are equal.
+    """
 
     file: str
     line: int
     column: int = 1
+    via: Mark | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}"
 
+    def moved(self, columns: int) -> Mark:
+        """The place so many columns further right."""
+        return Mark(self.file, self.line, self.column + columns, self.via)
+
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """One finding: `FILE:LINE:COL: SEVERITY CODE: MESSAGE`, the source line with a caret, and at most one hint."""
+    """One finding: `FILE:LINE:COL: SEVERITY CODE: MESSAGE`, the source line with a caret, and at most one hint.
+
+    `about` names what the finding concerns where one place may have several of a code, as the missing inputs of one `use`.
+    """
 
     code: str
     message: str
@@ -35,6 +47,13 @@ class Diagnostic:
     hint: str | None = None
     source_line: str | None = None
     related: tuple[Mark, ...] = field(default=())
+    about: str = ""
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What tells findings apart: the same mistake seen from another layer, trip or graph has the same one."""
+        via = self.mark.via if self.mark else None
+        return self.code, self.mark, via, self.related, self.about
 
     def __str__(self) -> str:
         where = f"{self.mark}: " if self.mark else ""
