@@ -14,19 +14,31 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True, order=True)
 class Mark:
-    """A place in a file the user wrote; line and column count from 1."""
+    """A place in a file the user wrote; line and column count from 1.
+
+    `via` is the place of the YAML alias through which what stands here is used. It is no part of the place: marks that differ
+    in it alone are equal.
+    """
 
     file: str
     line: int
     column: int = 1
+    via: Mark | None = field(default=None, compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.file}:{self.line}:{self.column}"
 
+    def moved(self, columns: int) -> Mark:
+        """The place so many columns further right."""
+        return Mark(self.file, self.line, self.column + columns, self.via)
+
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """One finding: `FILE:LINE:COL: SEVERITY CODE: MESSAGE`, the source line with a caret, and at most one hint."""
+    """One finding: `FILE:LINE:COL: SEVERITY CODE: MESSAGE`, the source line with a caret, and at most one hint.
+
+    `about` names what the finding concerns where one place may have several of a code, as the missing inputs of one `use`.
+    """
 
     code: str
     message: str
@@ -35,16 +47,36 @@ class Diagnostic:
     hint: str | None = None
     source_line: str | None = None
     related: tuple[Mark, ...] = field(default=())
+    about: str = ""
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What tells findings apart: the same mistake seen from another layer, trip or graph has the same one."""
+        via = self.mark.via if self.mark else None
+        return self.code, self.mark, via, self.related, self.about
 
     def __str__(self) -> str:
         where = f"{self.mark}: " if self.mark else ""
         text = f"{where}{self.severity} {self.code}: {self.message}"
         if self.source_line is not None and self.mark is not None:
-            line = self.source_line.rstrip()
-            text += f"\n{line}\n{' ' * (self.mark.column - 1)}^"
+            line, column = _excerpt(self.source_line.rstrip(), self.mark.column - 1)
+            text += f"\n{line}\n{' ' * column}^"
         if self.hint:
             text += f"\nhint: {self.hint}"
         return text
+
+
+MOST_OF_A_LINE = 160
+"""Characters of a source line that a message shows: a file of one line is not printed whole."""
+
+
+def _excerpt(line: str, column: int) -> tuple[str, int]:
+    """The part of a line around a column from 0, and the column in that part."""
+    if len(line) <= MOST_OF_A_LINE:
+        return line, column
+    first = max(0, min(column - MOST_OF_A_LINE // 2, len(line) - MOST_OF_A_LINE))
+    before, after = "... " if first else "", " ..." if first + MOST_OF_A_LINE < len(line) else ""
+    return before + line[first : first + MOST_OF_A_LINE] + after, column - first + len(before)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+_PREFIX = ".ringgraph-"
+
 
 @contextmanager
 def naming(path: Path, partial: Path | None = None) -> Iterator[None]:
@@ -54,6 +56,12 @@ def write_text(path: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Removes partial files of writers that were killed; only where nobody else writes in the folder."""
+    for path in folder.glob(f"{_PREFIX}*.partial*"):
+        path.unlink(missing_ok=True)
+
+
 def check_writable(path: Path) -> None:
     """Makes the folder of `path`; raises OSError that names `path` where `whole_file` could not write it."""
     with naming(path):
@@ -78,4 +86,4 @@ def _partial(path: Path) -> Path:
     target = path.resolve()
     if target.exists() and not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-    return target.with_name(f".ringgraph-{os.getpid()}-{secrets.token_hex(8)}.partial{target.suffix}")
+    return target.with_name(f"{_PREFIX}{os.getpid()}-{secrets.token_hex(8)}.partial{target.suffix}")

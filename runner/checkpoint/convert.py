@@ -19,10 +19,12 @@ from typing import Any
 import torch
 
 from runner.base.errors import CheckpointError, Diagnostic
+from runner.base.files import remove_leftovers
 from runner.base.tensor_spec import TensorSpec
 from runner.checkpoint.checkpoint import Checkpoint, Fields
+from runner.checkpoint.description import PATTERN as DESCRIPTIONS
 from runner.checkpoint.encodings import decode, encode, plain_dtype, stored_tensors, weights_with_scales
-from runner.checkpoint.headers import INDEX_NAME, UNFINISHED_NAME
+from runner.checkpoint.headers import INDEX_SUFFIX, UNFINISHED_NAME
 from runner.checkpoint.random import refuse_existing
 from runner.checkpoint.write import plan_shards, shard_names, write_index, write_json, write_shard
 from runner.config.sources import GENERATION
@@ -53,13 +55,14 @@ class TensorError:
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """What was written: the shards made now, those found finished, and every tensor's error."""
+    """What was written: the shards made now, those found finished, every tensor's error, and what was left out, as sentences."""
 
     folder: Path
     flavour: str
     shards_written: int
     shards_kept: int
     errors: tuple[TensorError, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def changed(self) -> tuple[TensorError, ...]:
@@ -82,7 +85,7 @@ def convert(
     `dtype` is that of weights which `to` leaves plain: f32 or bf16; by default as the plain weights are stored. Raises
     CheckpointError for a checkpoint that does not fit, weights that are not finite, and an `out` or `out.partial` in the way.
     """
-    checkpoint, out = Checkpoint.open(source, config.family.layout, mapped=False), Path(out)
+    checkpoint, out = Checkpoint.open(source, config.family.layout, mapped=False).of(config), Path(out)
     plain_dtype(to, dtype)
     checkpoint.require(config)
     refuse_existing(out)
@@ -92,13 +95,14 @@ def convert(
         partial.mkdir(parents=True, exist_ok=True)
         with _alone(partial):
             _start(partial, work.identity())
+            remove_leftovers(partial)
             errors, written = _write_shards(work, partial, progress)
             _refuse_unusable(errors)
             _finish(work, partial, config, errors)
         partial.replace(out)
     except OSError as error:
         raise CheckpointError(f"checkpoint '{out}' cannot be written: {error.strerror or error}") from error
-    return Conversion(out, to, written, len(work.shards) - written, tuple(errors))
+    return Conversion(out, to, written, len(work.shards) - written, tuple(errors), work.notes)
 
 
 class _Work:
@@ -106,12 +110,26 @@ class _Work:
 
     def __init__(self, checkpoint: Checkpoint, config: Fields, to: str, dtype: str | None, max_shard_bytes: int):
         self.checkpoint, self.to, self.layout = checkpoint, to, config.family.layout
+        self.notes = tuple(checkpoint.notes(config))
         stored = {checkpoint.tensors[name].spec.dtype for name in self.layout.plain[:1]}
         self.dtype = plain_dtype(to, dtype or ("f32" if stored == {"f32"} else "bf16"))
         targets = stored_tensors(self.layout, config.values, to, self.dtype)
-        targets |= {name: item.spec for name, item in checkpoint.tensors.items() if self.layout.is_unused(name)}
+        self.as_stored: dict[str, tuple[str, tuple[int, ...]]] = {}
+        if not self.notes:
+            targets |= self._unused()
         shards = plan_shards(weights_with_scales(targets), max_shard_bytes)
         self.shards = dict(zip(shard_names(len(shards)), shards, strict=True))
+
+    def _unused(self) -> dict[str, TensorSpec]:
+        """The unused tensors as they are stored: bytes where the dtype is none of ours."""
+        found: dict[str, TensorSpec] = {}
+        for name, item in self.checkpoint.tensors.items():
+            if self.layout.is_unused(name) and item.spec.dtype in TORCH_DTYPES:
+                found[name] = item.spec
+            elif self.layout.is_unused(name):
+                found[name] = TensorSpec("u8", (item.end - item.begin,))
+                self.as_stored[name] = item.header_dtype, item.spec.shape
+        return found
 
     def identity(self) -> dict[str, Any]:
         """What tells this conversion from another one."""
@@ -137,7 +155,7 @@ class _Work:
             else:
                 yield from self._weight(name, shard[name], scales, errors)
 
-        write_shard(path, shard, pieces)
+        write_shard(path, shard, pieces, self.as_stored)
         return errors
 
     def _weight(
@@ -164,10 +182,12 @@ class _Work:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Rows of a weight as the flavour stores them: as they are where they are stored so already."""
         how = self.layout.encoding(name, self.to)
-        if how == "w8a8" and self.checkpoint.how(name) == how:
-            return self.checkpoint.raw(name, rows), self.checkpoint.raw(scale_of(name), rows).float().reshape(-1)
         if how == "plain":
             return before.to(TORCH_DTYPES[spec.dtype]), None
+        if self.checkpoint.how(name) == how:
+            codes, scale = self.checkpoint.codes(name, rows)
+            if how != "fp4" or scale.dtype == torch.float8_e8m0fnu:
+                return codes.view(TORCH_DTYPES[spec.dtype]), scale if how in ("fp4", "fp8-e8m0") else scale.float()
         return encode(before.float(), how)
 
 
@@ -260,18 +280,24 @@ def _write_generation(source: Path, partial: Path, fields: Mapping[str, Any]) ->
         write_json(partial / GENERATION, {key: fields.get(key, value) for key, value in held.items()})
 
 
+def _is_of_tensors(path: Path) -> bool:
+    """Whether a file says something of the tensors beside it, which is not true of those that are written."""
+    return path.name.endswith(INDEX_SUFFIX) or path.match(DESCRIPTIONS)
+
+
 def _finish(work: _Work, partial: Path, config: Fields, errors: list[TensorError]) -> None:
     """Index, configuration, report, and what else lies beside the weights; the records of progress go."""
     write_index(partial, work.shards)
     source = work.checkpoint.folder
     own = source / "config.json"
     described = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else {}
-    written = work.layout.config_json(config.values, work.dtype, work.to, described)
+    values = work.layout.without_unused(config.values) if work.notes else config.values
+    written = work.layout.config_json(values, work.dtype, work.to, described)
     write_json(partial / "config.json", written)
     _write_generation(source, partial, {key: value for key, value in written.items() if key in config.values})
     write_json(partial / REPORT_NAME, [asdict(error) for error in errors])
     for path in sorted(source.iterdir()):
-        if path.is_file() and path.suffix in KEPT_SUFFIXES and not (partial / path.name).exists() and path.name != INDEX_NAME:
+        if path.is_file() and path.suffix in KEPT_SUFFIXES and not (partial / path.name).exists() and not _is_of_tensors(path):
             shutil.copyfile(path, partial / path.name)
     for name in (*(f"{shard}.errors.json" for shard in work.shards), UNFINISHED_NAME, LOCK_NAME):
         (partial / name).unlink()

@@ -12,12 +12,11 @@ import torch
 
 from runner.base.errors import CheckpointError
 from runner.base.tensor_spec import TensorSpec
+from runner.checkpoint.stored import FLAVOURS, FP4_COLUMNS
 from runner.language.notation import scale_of
 from runner.models.protocols import CheckpointLayout, Values
 
-FLAVOURS = ("f32", "bf16", "w8a8", "fp8", "fp8-e8m0", "fp4")
 FP8_BLOCK = 128
-FP4_COLUMNS = 32
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """Magnitudes of the eight E2M1 codes; bit 3 is the sign."""
 MAX_I8 = 127.0
@@ -49,6 +48,11 @@ def encoded(spec: TensorSpec, how: str) -> tuple[TensorSpec, TensorSpec | None]:
         return TensorSpec("i8", (rows, columns // 2)), TensorSpec("f8e8m0", (rows, columns // FP4_COLUMNS))
     blocks = -(-rows // FP8_BLOCK), -(-columns // FP8_BLOCK)
     return TensorSpec("f8e4m3", spec.shape), TensorSpec("f8e8m0" if how == "fp8-e8m0" else "f32", blocks)
+
+
+def offset_of(weight: str) -> str:
+    """Where other tools put the zero points of a quantised weight: `X.weight` has `X.offset`."""
+    return f"{weight.removesuffix('.weight')}.offset"
 
 
 def stored_tensors(layout: CheckpointLayout, values: Values, flavour: str, dtype: str | None = None) -> dict[str, TensorSpec]:

@@ -20,6 +20,8 @@ from runner.base.reading import parse_json
 from runner.base.tensor_spec import DTYPE_BYTES, TensorSpec
 
 INDEX_NAME = "model.safetensors.index.json"
+INDEX_SUFFIX = ".safetensors.index.json"
+"""How the index of any tool ends."""
 SINGLE_NAME = "model.safetensors"
 UNFINISHED_NAME = "conversion.json"
 """Lies in the folder of a conversion that has not come to its end."""
@@ -40,11 +42,31 @@ STORED_DTYPES = {
     "F64": "f64",
 }
 """safetensors' dtype names to ours."""
+PACKED = "f4"
+"""Two E2M1 codes a byte: the last dimension counts codes, and safetensors' slices do not take it."""
+OTHER_BITS = {
+    "F4": 4,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "F8_E5M2": 8,
+    "F8_E4M3FNUZ": 8,
+    "F8_E5M2FNUZ": 8,
+    "U16": 16,
+    "U32": 32,
+    "U64": 64,
+    "C64": 64,
+}
+"""Bits of an element of safetensors' other dtypes; but for F4 none is read, and each is named here as it is there."""
+_RANK_PART = re.compile(r"model\d+-mp(?!1\.)\d+\.safetensors|model-rank-\d+-part-\d+\.safetensors")
+"""Files that hold one rank's part of every tensor, as the official inference code and vLLM's sharded state write them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A tensor as it lies in a shard; `begin` and `end` are bytes of the file."""
+    """A tensor as it lies in a shard; `begin` and `end` are bytes of the file, `header_dtype` is what its header calls the dtype.
+
+    The dtype of `spec` is the header's own where it is none of ours, and `PACKED` for F4.
+    """
 
     name: str
     stored_name: str
@@ -52,6 +74,12 @@ class Stored:
     spec: TensorSpec
     begin: int
     end: int
+    header_dtype: str
+
+    @property
+    def is_supported(self) -> bool:
+        """Whether the dtype is one that values can be read of."""
+        return self.spec.dtype in DTYPE_BYTES or self.spec.dtype == PACKED
 
 
 Canonical = Callable[[str], str]
@@ -79,6 +107,9 @@ def read_headers(folder: Path, canonical: Canonical) -> tuple[dict[str, Stored],
     problems: list[Diagnostic] = []
     index = _read_index(folder, canonical, problems)
     shards = sorted(set(index.values())) if index is not None else _shards_without_index(folder)
+    _refuse_parts(folder, shards)
+    if index:
+        _refuse_absent(folder, shards)
     if not shards:
         hint = "a checkpoint is a folder with model.safetensors, or shards and their index"
         raise CheckpointError([*problems, Diagnostic("K108", f"checkpoint '{folder}' has no safetensors files", hint=hint)])
@@ -92,10 +123,41 @@ def read_headers(folder: Path, canonical: Canonical) -> tuple[dict[str, Stored],
     return found, tuple(folder / name for name in shards), problems
 
 
+def _refuse_parts(folder: Path, shards: Iterable[str]) -> None:
+    """Raises CheckpointError for shards that were split over ranks."""
+    parts = [name for name in shards if _RANK_PART.fullmatch(name)]
+    if parts:
+        message = f"checkpoint '{folder}' is split over ranks: '{parts[0]}' holds one rank's part of each tensor"
+        hint = "give the checkpoint that it was split from; each rank reads its part of whole tensors"
+        raise CheckpointError(Diagnostic("K111", message, hint=hint))
+
+
+def _refuse_absent(folder: Path, shards: list[str]) -> None:
+    """Raises CheckpointError where the index lists shards none of which is there: one finding for all of their tensors."""
+    if any((folder / name).exists() for name in shards):
+        return
+    there = sorted(path.name for path in folder.glob("*.safetensors"))
+    message = f"checkpoint '{folder}' has none of the {len(shards):,} shards that its index lists, such as '{shards[0]}'"
+    hint = f"'{there[0]}' is there; if it is a shard of this checkpoint, the index is of another one" if there else None
+    raise CheckpointError(Diagnostic("K106", message, hint=hint))
+
+
+def _index_of(folder: Path) -> Path | None:
+    """The index: the one of the usual name, or the only one. Raises CheckpointError where there are several others."""
+    usual = folder / INDEX_NAME
+    others = sorted(path for path in folder.glob(f"*{INDEX_SUFFIX}") if path.is_file())
+    if usual.is_file() or not others:
+        return usual if usual.is_file() else None
+    if len(others) > 1:
+        names = ", ".join(f"'{path.name}'" for path in others)
+        raise CheckpointError(Diagnostic("K107", f"checkpoint '{folder}' has several indexes: {names}, expected one"))
+    return others[0]
+
+
 def _read_index(folder: Path, canonical: Canonical, problems: list[Diagnostic]) -> dict[str, str] | None:
     """Stored names to shards; None without an index."""
-    path = folder / INDEX_NAME
-    if not path.is_file():
+    path = _index_of(folder)
+    if path is None:
         return None
     try:
         found = parse_json(path.read_text(encoding="utf-8"))
@@ -191,16 +253,21 @@ def _read_header(path: Path) -> tuple[int, int, dict[str, Any]]:
 def _stored(stored_name: str, name: str, entry: Any, path: Path, header_end: int) -> Stored:
     """One header entry; raises _CorruptEntryError where it says nothing or contradicts itself."""
     fields = entry if isinstance(entry, dict) else {}
-    dtype = STORED_DTYPES.get(str(fields.get("dtype")))
-    if dtype is None:
+    theirs = str(fields.get("dtype"))
+    ours = STORED_DTYPES.get(theirs)
+    if ours is None and theirs not in OTHER_BITS:
         raise _CorruptEntryError(f"dtype {fields.get('dtype')!r}, which is not known")
     shape, offsets = fields.get("shape"), fields.get("data_offsets")
     if not _sizes(shape) or not _sizes(offsets) or len(offsets) != 2:
         raise _CorruptEntryError("expected 'shape' and two 'data_offsets' as numbers from 0")
+    dtype = ours or (PACKED if theirs == "F4" else theirs)
     spec, (begin, end) = TensorSpec(dtype, tuple(shape)), offsets
-    if end - begin != prod(shape) * DTYPE_BYTES[dtype]:
-        raise _CorruptEntryError(f"{spec} takes {prod(shape) * DTYPE_BYTES[dtype]:,} bytes, but its offsets hold {end - begin:,}")
-    return Stored(name, stored_name, path, spec, header_end + begin, header_end + end)
+    bits = prod(shape) * (OTHER_BITS[theirs] if ours is None else DTYPE_BYTES[ours] * 8)
+    if dtype == PACKED and shape[-1:] and shape[-1] % 2:
+        raise _CorruptEntryError(f"{spec} has an odd number of columns, of which two lie in a byte")
+    if (end - begin) * 8 != bits:
+        raise _CorruptEntryError(f"{spec} takes {-(-bits // 8):,} bytes, but its offsets hold {end - begin:,}")
+    return Stored(name, stored_name, path, spec, header_end + begin, header_end + end, theirs)
 
 
 def _sizes(value: Any) -> TypeGuard[list[int]]:

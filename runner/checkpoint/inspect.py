@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.base.errors import CheckpointError, ConfigError, Diagnostic
+from runner.base.errors import Diagnostic
 from runner.checkpoint.checkpoint import Checkpoint
-from runner.config.config import Config, load_config
+from runner.checkpoint.own_config import own_config
+from runner.config.config import Config
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +22,17 @@ class Amount:
 
 @dataclass(frozen=True, slots=True)
 class Inspection:
-    """What `inspect_checkpoint` finds; `config` is None where there was none to compare with."""
+    """What `inspect_checkpoint` finds; `config` is None where there was none to compare with.
+
+    flavour_source  what says the flavour
+    runs_as         the flavour that the configuration computes in; None without one
+    notes           what of the checkpoint the model of the configuration leaves
+    """
 
     folder: str
     flavour: str
+    flavour_source: str
+    runs_as: str | None
     total: Amount
     shards: dict[str, Amount]
     dtypes: dict[str, Amount]
@@ -32,6 +40,7 @@ class Inspection:
     unused: str
     config: str | None
     problems: tuple[Diagnostic, ...]
+    notes: tuple[str, ...]
 
     @property
     def fits(self) -> bool:
@@ -47,6 +56,8 @@ class Inspection:
         return {
             "folder": self.folder,
             "flavour": self.flavour,
+            "flavour_source": self.flavour_source,
+            "runs_as": self.runs_as,
             "tensors": self.total.tensors,
             "bytes": self.total.size_bytes,
             "shards": amounts(self.shards),
@@ -54,25 +65,28 @@ class Inspection:
             "unused_tensors": self.unused_tensors,
             "config": self.config,
             "fits": self.fits,
+            "notes": list(self.notes),
             "problems": [{"code": problem.code, "message": problem.message} for problem in self.problems],
         }
 
     def __str__(self) -> str:
         lines = [
             f"checkpoint  {self.folder}",
-            f"flavour     {self.flavour}",
+            f"flavour     {self.flavour}, by {self.flavour_source}",
             f"tensors     {self.total.tensors:,} ({self.total.size_bytes:,} bytes) in {len(self.shards)} shards",
         ]
         lines += [f"  {name:<8}  {item.tensors:>7,} tensors  {item.size_bytes:>15,} bytes" for name, item in self.dtypes.items()]
         if self.unused_tensors:
             lines.append(f"unused      {self.unused_tensors:,} tensors of {self.unused}")
+        if self.runs_as is not None:
+            lines.append(f"runs as     {self.runs_as}")
         if self.config is None:
             lines.append("fits        not checked: no configuration")
         elif self.fits:
             lines.append(f"fits        {self.config}")
         else:
             lines.append(f"fits        {self.config}: no, {len(self.problems)} problems")
-        return "\n".join((*lines, *map(str, self.problems)))
+        return "\n".join((*lines, *(f"note: {note}" for note in self.notes), *map(str, self.problems)))
 
 
 def inspect_checkpoint(folder: str | Path, config: Config | None = None) -> Inspection:
@@ -82,10 +96,13 @@ def inspect_checkpoint(folder: str | Path, config: Config | None = None) -> Insp
     checkpoint = Checkpoint.open(folder, None if config is None else config.family.layout)
     if config is None:
         config = own_config(folder, problems)
+    checkpoint = checkpoint if config is None else checkpoint.of(config)
     problems += checkpoint.problems if config is None else checkpoint.check(config)
     return Inspection(
         folder=str(folder),
         flavour=checkpoint.flavour,
+        flavour_source=checkpoint.flavour_source,
+        runs_as=None if config is None else config.family.layout.flavour(config.values),
         total=Amount(len(checkpoint.tensors), checkpoint.size_bytes),
         shards=_amounts((item.shard.name, item.end - item.begin) for item in checkpoint.tensors.values()),
         dtypes=_amounts((item.spec.dtype, item.end - item.begin) for item in checkpoint.tensors.values()),
@@ -93,27 +110,8 @@ def inspect_checkpoint(folder: str | Path, config: Config | None = None) -> Insp
         unused=checkpoint.names.unused,
         config=None if config is None else config.name,
         problems=tuple(problems),
+        notes=() if config is None else tuple(checkpoint.notes(config)),
     )
-
-
-def own_config(folder: Path, problems: list[Diagnostic]) -> Config | None:
-    """The configuration that a checkpoint's `config.json` describes; None without one, or with one that has problems."""
-    if not (folder / "config.json").is_file():
-        return None
-    try:
-        return load_config([folder / "config.json"])
-    except ConfigError as error:
-        problems += error.diagnostics
-        return None
-
-
-def require_own_config(folder: str | Path) -> Config:
-    """The configuration of a checkpoint's `config.json`. Raises CheckpointError without one, ConfigError if it has problems."""
-    path = Path(folder) / "config.json"
-    if not path.is_file():
-        hint = "name the model with --config, or put its config.json there"
-        raise CheckpointError(f"checkpoint '{folder}' has no config.json", hint=hint)
-    return load_config([path])
 
 
 def _amounts(items: Any) -> dict[str, Amount]:

@@ -47,6 +47,8 @@ def load_weights(
     tensors, checkpoint = _needed(program), checkpoint.of(config)
     loader = _Loader(program, checkpoint, config, torch.device(device), rank, size, {} if loaded is None else loaded)
     problems = [problem for tensor in tensors for problem in loader.misfits(tensor)]
+    if not problems and not checkpoint.problems:
+        problems = checkpoint.unusable(config, {name: None for tensor in tensors for name in loader.names(tensor)})
     if problems or checkpoint.problems:
         raise CheckpointError([*checkpoint.problems, *dict.fromkeys(problems)])
     total, done = sum(tensor.spec.size_bytes for tensor in tensors), 0
@@ -82,10 +84,6 @@ class _Loader:
         weights = (tensor for tensor in self.program.tensors if tensor.kind == "weight")
         return {scale_of(tensor.source): tensor for tensor in weights if tensor.source.endswith(".weight")}
 
-    @cached_property
-    def _model(self) -> dict[str, TensorSpec]:
-        return self.config.family.layout.expected(self.config.values)
-
     def load(self, tensor: Tensor) -> torch.Tensor:
         """The value of a weight, or of a scale."""
         weight = self._weights.get(tensor.source)
@@ -112,7 +110,7 @@ class _Loader:
             return value.reshape(shape), None if scale is None else scale.reshape(shape[:-1])
         values = torch.empty(shape, dtype=TORCH_DTYPES[tensor.spec.dtype])
         scales = torch.empty(shape[:-1]) if tensor.spec.dtype == "i8" else None
-        for place, name in enumerate(self._names(tensor)):
+        for place, name in enumerate(self.names(tensor)):
             value, scale = self._one(name, tensor.spec.dtype, None)
             values[place] = value.reshape(shape[1:])
             if scales is not None and scale is not None:
@@ -121,7 +119,7 @@ class _Loader:
 
     def _part(self, tensor: Tensor) -> Loaded:
         """A tensor by itself, or this rank's part of it; rows behind the last one are zeros."""
-        name, dtype = tensor.source, tensor.spec.dtype
+        name, dtype = self.names(tensor)[0], tensor.spec.dtype
         if tensor.shard is None:
             return self._one(name, dtype, None)
         held = tensor.spec.shape[tensor.shard]
@@ -146,29 +144,31 @@ class _Loader:
                 raise CheckpointError(Diagnostic("K110", f"tensor '{name}' {problem}"))
             return value.to(TORCH_DTYPES[dtype]), None
         if checkpoint.how(name) == "w8a8":
-            return checkpoint.raw(name, rows), checkpoint.raw(scale_of(name), rows).float().reshape(-1)
+            codes, scale = checkpoint.codes(name, rows)
+            return codes, scale.float()
         return quantise_rows(checkpoint.weight(name, rows))
 
-    def _names(self, tensor: Tensor) -> list[str]:
-        """The checkpoint tensors that make up a program's tensor."""
+    def names(self, tensor: Tensor) -> list[str]:
+        """The checkpoint tensors that make up a program's tensor, each called as on disk or by its canonical name."""
         if tensor.stack is None:
-            return [tensor.source]
+            return [self.checkpoint.named(tensor.source)]
         held = tensor.spec.shape[0]
         first = self.rank * held
-        return [tensor.source.replace(f"{{{tensor.stack}}}", str(place)) for place in range(first, first + held)]
+        names = (tensor.source.replace(f"{{{tensor.stack}}}", str(place)) for place in range(first, first + held))
+        return [self.checkpoint.named(name) for name in names]
 
     def _model_spec(self, name: str) -> TensorSpec:
         """What the model has under a name; for what it does not know, what the checkpoint has."""
-        return self._model.get(name) or self.checkpoint.tensors[name].spec
+        return self.checkpoint.model.get(name) or self.checkpoint.tensors[name].spec
 
     def misfits(self, tensor: Tensor) -> list[Diagnostic]:
         """What keeps a weight from being loaded; scales are judged with their weights."""
         if tensor.source in self._weights:
             return []
         problems: list[Diagnostic] = []
-        for name in self._names(tensor):
+        for name in self.names(tensor):
             if name not in self.checkpoint.tensors:
-                spec = self._model.get(name) or tensor.spec
+                spec = self.checkpoint.model.get(name) or tensor.spec
                 problems.append(Diagnostic("K101", f"tensor '{name}' {spec} is missing"))
                 continue
             problems += self.checkpoint.misfit(name, self._model_spec(name)) or self._undeclared(tensor, name)

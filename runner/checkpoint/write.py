@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from runner.base.files import naming, write_text
+from runner.base.files import whole_file, write_text
 from runner.base.tensor_spec import DTYPE_BYTES, TensorSpec
 from runner.checkpoint.headers import INDEX_NAME, STORED_DTYPES
 from runner.execution.storage import TORCH_DTYPES
@@ -21,15 +21,23 @@ from runner.execution.storage import TORCH_DTYPES
 _FILE_DTYPES = {ours: theirs for theirs, ours in STORED_DTYPES.items()}
 
 
-def write_shard(path: Path, specs: Mapping[str, TensorSpec], pieces: Callable[[str], Iterable[torch.Tensor]]) -> None:
+AsStored = Mapping[str, tuple[str, tuple[int, ...]]]
+"""Dtype and shape that a header gives to tensors which are nothing but bytes (u8[n]) here, by name."""
+
+
+def write_shard(
+    path: Path,
+    specs: Mapping[str, TensorSpec],
+    pieces: Callable[[str], Iterable[torch.Tensor]],
+    as_stored: AsStored | None = None,
+) -> None:
     """Write the tensors of `specs` to `path`, each as the pieces (consecutive rows) that `pieces` gives for its name.
 
     The file appears under its name when whole. Wider dtypes lie first, so that every tensor is aligned; tensors are asked for in
     the order of `specs`.
     """
-    header, begins = _header(specs)
-    partial = path.with_name(path.name + ".partial")
-    with naming(path, partial), partial.open("wb") as file:
+    header, begins = _header(specs, as_stored or {})
+    with whole_file(path) as partial, partial.open("wb") as file:
         file.write(header)
         for name, spec in specs.items():
             file.seek(begins[name])
@@ -39,10 +47,9 @@ def write_shard(path: Path, specs: Mapping[str, TensorSpec], pieces: Callable[[s
             assert file.tell() == begins[name] + spec.size_bytes, name
         file.flush()
         os.fsync(file.fileno())
-    partial.replace(path)
 
 
-def _header(specs: Mapping[str, TensorSpec]) -> tuple[bytes, dict[str, int]]:
+def _header(specs: Mapping[str, TensorSpec], as_stored: AsStored) -> tuple[bytes, dict[str, int]]:
     """The header's bytes and every tensor's first byte in the file."""
     entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
     begins: dict[str, int] = {}
@@ -50,7 +57,8 @@ def _header(specs: Mapping[str, TensorSpec]) -> tuple[bytes, dict[str, int]]:
     for name in sorted(specs, key=lambda name: -DTYPE_BYTES[specs[name].dtype]):
         spec = specs[name]
         ends = [offset, offset + spec.size_bytes]
-        entries[name] = {"dtype": _FILE_DTYPES[spec.dtype], "shape": list(spec.shape), "data_offsets": ends}
+        dtype, shape = as_stored.get(name) or (_FILE_DTYPES[spec.dtype], spec.shape)
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": ends}
         begins[name], offset = offset, ends[1]
     text = json.dumps(entries, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)

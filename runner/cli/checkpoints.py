@@ -86,11 +86,14 @@ def convert(
         made = write_converted(source, out, wanted, to=to, dtype=dtype, progress=progress)
     if as_json:
         errors = [asdict(error) for error in made.errors]
-        print_json({"folder": str(made.folder), "flavour": made.flavour, "shards": made.shards_written, "errors": errors})
+        written = {"folder": str(made.folder), "flavour": made.flavour, "shards": made.shards_written}
+        print_json({**written, "notes": list(made.notes), "errors": errors})
         return
     kept = f" ({made.shards_kept} kept)" if made.shards_kept else ""
     num_shards = made.shards_written + made.shards_kept
     print(f"{made.folder}: {made.flavour}, {num_shards} shards{kept}, {len(made.changed)} tensors changed")
+    for note in made.notes:
+        print(f"note: {note}")
     if made.flavour == "w8a8":
         print("note: transformers has no W8A8 of this kind and takes the codes for weights; convert to another flavour for it")
     listed = table("tensor", "from", "as", "relative error>", "largest>")
@@ -102,7 +105,7 @@ def convert(
 
 def _own(folder: Path, sets: list[str]) -> Config:
     """The configuration in a checkpoint, with options."""
-    from runner.checkpoint.inspect import require_own_config
+    from runner.checkpoint.own_config import require_own_config
 
     require_own_config(folder)
     return resolve([str(folder / "config.json")], sets)

@@ -182,12 +182,15 @@ def _print_figures(report: dict[str, Any]) -> None:
     out.add_row("time", f"{report['elapsed_s']:.2f} s", f"prefill {prefill_s:.2f} s, decode {decode_s:.2f} s")
     calls = f"{report['prefill_calls']} prefill and {report['decode_calls']} decode calls"
     out.add_row("tasks", f"{report['num_tasks']:,}", calls)
+    out.add_row("checkpoint", report["flavour"], f"by {report['flavour_source']}; runs as {report['runs_as']}")
     out.add_row("weights", human_bytes(report["weight_bytes"]), "this rank's" if report["ranks"] > 1 else "")
     out.add_row("state", human_bytes(report["state_bytes"]))
     heaps = report["ring_heap_bytes"]
     where = f"on rings of {human_bytes(sum(heaps))}" if heaps is not None else "each with memory of its own"
     out.add_row("blocks at most", human_bytes(report["peak_block_bytes"]), where)
     console().print(out)
+    for note in report["notes"]:
+        print(f"note: {note}")
 
 
 def _rate(tokens: int, seconds: float) -> str:

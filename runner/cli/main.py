@@ -5,17 +5,19 @@ Commands are the modules beside this one, which import what they need when they 
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from importlib.metadata import version as installed_version
 from io import TextIOWrapper
+from traceback import print_exc
 from typing import Annotated
 
 import typer
 
 from runner.base.errors import RinggraphError
 from runner.cli import checkpoints, configs, generate, graphs, receive_depth, recorded, run, schedule, sizing
-from runner.ranks.reports import own_folder, write_report
+from runner.ranks.reports import end, own_folder, own_rank, write_report
 
 app = typer.Typer(
     name="ringgraph",
@@ -24,6 +26,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+_FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 
 def _print_version(wanted: bool) -> None:
@@ -60,24 +65,50 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # before torch: products whose bits do not depend on threads or other rows
+    status = _status(arguments)
+    if (problem := _output_problem()) is not None:
+        if not status:
+            print(f"error: standard output: {problem}", file=sys.stderr)
+        status = status or 1
+    end(status)
+
+
+def _output_problem() -> str | None:
+    """What kept the results from being written, all of them; Python would tell it with a status of its own, or not at all."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # it is flushed once more when Python ends
+        return (error.strerror or str(error)).lower()
+    return None
+
+
+def _status(arguments: list[str] | None) -> int:
+    """Runs one command and tells what went wrong; returns the exit status."""
     try:
         app(args=arguments, prog_name="ringgraph", obj=sys.argv[1:] if arguments is None else arguments)
     except RinggraphError as error:
         _tell(error, f"error: {error}" if not error.diagnostics else error.shown)
     except OSError as error:
-        where = f"'{error.filename}': " if error.filename is not None else ""
+        no_name = "standard output: " if error.errno in _FULL else ""  # files that we write are named (`runner.base.files`)
+        where = f"'{error.filename}': " if error.filename is not None else no_name
         _tell(error, f"error: {where}{(error.strerror or str(error)).lower()}")
     except SystemExit as ended:
         if ended.code == 130:  # how typer ends a command that Ctrl-C interrupted, without a word
             print("interrupted", file=sys.stderr)
+        if ended.code is None or isinstance(ended.code, int):
+            return ended.code or 0
         raise
     except KeyboardInterrupt:  # before typer listens: while it makes its commands
         print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        return 130
     except Exception as error:  # nobody foresaw it: Python shows all of it, unless the process that started this rank does
-        if not _reported(error):
+        if _reported(error):
+            return 1
+        if own_rank() is None:
             raise
-    sys.exit(1)
+        print_exc()
+    return 1
 
 
 def _tell(error: Exception, text: str) -> None:

@@ -63,7 +63,7 @@ SubmitUs = Annotated[float, typer.Option("--submit-us", min=0, metavar="US", hel
 TaskUs = Annotated[float | None, typer.Option("--task-us", min=0, metavar="US", help="One duration for all tasks, for timed.")]
 Cores = Annotated[str | None, typer.Option("--cores", metavar="COUNTS", help="Workers for timed: aic=24,aiv=48 or unlimited.")]
 TimedDevice = Annotated[
-    str | None, typer.Option("--device", metavar="NAME", help="Device for timed: its workers, and how it reclaims (a2a3, a5).")
+    str, typer.Option("--device", metavar="NAME", help="Device for timed: its workers, and how it reclaims (a2a3, a5).")
 ]
 Profile = Annotated[
     Path | None, typer.Option("--profile", metavar="FILE", help="Durations that 'ringgraph run --profile' measured.")

@@ -10,6 +10,7 @@ import typer
 from runner.cli import options
 from runner.cli.shared import MIB, console, print_json, table
 from runner.driver.driver import Setup
+from runner.rings import defaults
 
 if TYPE_CHECKING:
     from runner.recorded.scope_stats import Parting, StatsFile
@@ -33,10 +34,10 @@ def replay_recorded(
         str | None,
         typer.Option("--progress", metavar="MODEL", help="eager, lagging or timed in place of what the program says."),
     ] = None,
-    submit_us: options.SubmitUs = 0.5,
-    task_us: options.TaskUs = 20.0,
+    submit_us: options.SubmitUs = defaults.SUBMIT_US,
+    task_us: options.TaskUs = None,
     cores: options.Cores = None,
-    device: options.TimedDevice = None,
+    device: options.TimedDevice = defaults.DEVICE,
     as_json: options.Json = False,
 ) -> None:
     """Replay a recorded program and print its outcome, scope records and blocks."""
@@ -45,12 +46,14 @@ def replay_recorded(
     from runner.recorded.edges import schedule_of
     from runner.recorded.programs import load_json, recorded_from_replay, replay_recording
     from runner.rings.devices.devices import device as get_device
+    from runner.rings.devices.durations import Rates
     from runner.rings.timed import parse_cores, uniform_timing
 
     recording = read_conformance(load_json(program), str(program))
-    on = get_device(device or "a2a3")
-    counts = parse_cores(cores or "unlimited") if cores or not device else (on.aic, on.aiv)
-    timing = uniform_timing(submit_us, 20.0 if task_us is None else task_us, counts, on)
+    on = get_device(device)
+    counts = (on.aic, on.aiv) if cores is None else parse_cores(cores)
+    each_us = Rates().task_us if task_us is None else task_us  # a recording has no ops whose costs are known
+    timing = uniform_timing(submit_us, each_us, counts, on)
     if progress is None:
         replay = replay_recording(recording)
     else:
@@ -60,6 +63,8 @@ def replay_recorded(
         print_json(found)
         return
     print(f"{found['outcome']['name']}: {replay.deadlock}" if replay.deadlock else "ok")
+    if progress == "timed":
+        print(f"timed assumes {submit_us:g} us a submission, {each_us:g} us a task, cores {cores}")
     for title, rows in (("scope records", found["records"]), ("blocks", found["blocks"])):
         if rows:
             out = table(*(name if name in ("phase", "name") else f"{name}>" for name in rows[0]), title=f"\n{title}")
@@ -124,12 +129,12 @@ def diff(
     ep: options.Ep = None,
     scheduler: options.Scheduler = "annotated",
     batch_allocs: options.Batch = False,
-    routing: options.Routing = "bound",
+    routing: options.Routing = defaults.ROUTING,
     progress: options.Progress = "timed",
-    submit_us: options.SubmitUs = 0.5,
+    submit_us: options.SubmitUs = defaults.SUBMIT_US,
     task_us: options.TaskUs = None,
     cores: options.Cores = None,
-    device: options.TimedDevice = None,
+    device: options.TimedDevice = defaults.DEVICE,
     as_json: options.Json = False,
 ) -> None:
     """Compare a file with another, or with the prediction for a graph on rings of the same sizes."""
@@ -141,9 +146,8 @@ def diff(
         raise typer.BadParameter("give either a second FILE or --schedule GRAPH")
     left = read_scope_stats(file)
     if graph is not None:
-        request = PlanRequest(
-            graph, scheduler, batch_allocs, routing, timed=TimedOptions(submit_us, task_us, cores, device=device)
-        )
+        timing = TimedOptions(submit_us, task_us, cores, device=device)
+        request = PlanRequest(graph, scheduler, batch_allocs, routing, timed=timing)
         placed = place(Setup(config, sets, deploy, ep), request)
         sizes = RingSizes.from_lists(left.heap_max, left.window_max)
         right = stats_of_replay(replay_under(progress, placed.schedule, sizes, placed.timing))

@@ -12,6 +12,7 @@ from runner.base.errors import ConfigError
 from runner.cli import options
 from runner.cli.shared import MIB, console, memory_text, messages, print_json, table
 from runner.driver.driver import Setup
+from runner.rings import defaults
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,15 +37,15 @@ def schedule(
     ep: options.Ep = None,
     scheduler: options.Scheduler = "annotated",
     batch_allocs: options.Batch = False,
-    routing: options.Routing = "bound",
+    routing: options.Routing = defaults.ROUTING,
     ring_heap: options.RingHeap = None,
     ring_window: options.RingWindow = None,
     ring_pool: options.RingPool = None,
     progress: options.Progress = "lagging",
-    submit_us: options.SubmitUs = 0.5,
+    submit_us: options.SubmitUs = defaults.SUBMIT_US,
     task_us: options.TaskUs = None,
     cores: options.Cores = None,
-    device: options.TimedDevice = None,
+    device: options.TimedDevice = defaults.DEVICE,
     profile: options.Profile = None,
     allow_missing_edges: options.AllowMissing = False,
     scope_stats: options.ScopeStats = None,
@@ -88,13 +89,13 @@ def _write_stats(path: Path | None, found: PlanResult) -> None:
 
 
 def _show(found: PlanResult, as_json: bool, explained: bool) -> None:
-    """Print a plan; raises what it deadlocks with, as JSON only the exit status."""
+    """Print a plan; raises why it must not run, as JSON only the exit status."""
     if as_json:
         print_json(found.as_json() | ({"explanation": found.explanation} if explained else {}))
-        if found.deadlock is not None:
+        if found.refusal is not None:
             raise typer.Exit(1)
-    elif found.deadlock is not None:
-        raise found.deadlock
+    elif found.refusal is not None:
+        raise found.refusal
     else:
         _print_plan(found)
         if explained:
@@ -132,6 +133,7 @@ def _print_plan(found: PlanResult) -> None:
     if report.makespan_us is not None:
         print(f"timed: makespan {_ms(report.makespan_us)}, submission stalled {_ms(report.stall_us)} of it; ", end="")
         print(f"with unlimited rings {_ms(report.unlimited_makespan_us)} and {_ms(report.unlimited_stall_us)}")
+        print(f"timed assumes {found.request.timed}")
     print(f"PTO2_RING_HEAP={','.join(str(ring.safe_bytes) for ring in report.rings)}")
     _print_memory(report)
     _print_caveats(report, found.schedule)
@@ -170,6 +172,7 @@ def _print_caveats(report: ScheduleReport, planned: Schedule) -> None:
         messages().print(f"warning: {len(report.slow_waits) - 10:,} more waits of this kind")
     for warning in report.sizes.warnings():
         messages().print(f"warning: {warning}")
+    pools = ",".join(map(str, report.smallest.pool))
     for ring in report.rings:
         if not ring.proved:
             messages().print(
@@ -178,7 +181,8 @@ def _print_caveats(report: ScheduleReport, planned: Schedule) -> None:
             )
         if ring.pool_bound > ring.pool:
             messages().print(
-                f"note: ring {ring.ring} may need {ring.pool_bound:,} pool entries if execution lags, it has {ring.pool:,}"
+                f"note: ring {ring.ring} may need {ring.pool_bound:,} pool entries if execution lags, it has {ring.pool:,}; "
+                f"--ring-pool {pools} is enough for every run"
             )
 
 
@@ -223,11 +227,11 @@ def schedule_diff(
     ep: options.Ep = None,
     scheduler: options.Scheduler = "annotated",
     batch_allocs: options.Batch = False,
-    routing: options.Routing = "bound",
-    submit_us: options.SubmitUs = 0.5,
+    routing: options.Routing = defaults.ROUTING,
+    submit_us: options.SubmitUs = defaults.SUBMIT_US,
     task_us: options.TaskUs = None,
     cores: options.Cores = None,
-    device: options.TimedDevice = None,
+    device: options.TimedDevice = defaults.DEVICE,
     profile: options.Profile = None,
     objective: options.Objective = None,
     budget: options.Budget = None,

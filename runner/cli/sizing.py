@@ -12,6 +12,7 @@ from runner.cli import options
 from runner.cli.schedule import better
 from runner.cli.shared import MIB, console, memory_text, print_json, table
 from runner.driver.driver import Setup
+from runner.rings import defaults
 
 if TYPE_CHECKING:
     from runner.driver.sizing import SizeResult
@@ -61,7 +62,8 @@ def _print_sizes(result: SizeResult) -> None:
         counts = (found.sizes.window[ring], found.sizes.pool[ring])
         out.add_row(str(ring), *alone, f"{heap / MIB:,.2f}", f"{heap:,}", *(f"{count:,}" for count in counts))
     console().print(out)
-    print(f"\ntotal {_mib(found.total_bytes)}, scheduler {result.scheduler}")
+    print(f"\ntotal {_mib(found.total_bytes)}, scheduler {result.scheduler}, routing {result.routing}", end="")
+    print(f"; timed: {result.timing}" if result.timing else "")
     uniform = f"four rings of the largest size ({_mib(found.uniform_bytes)})"
     print(f"saved against {uniform}: {_mib(found.saved_against_uniform_bytes)}")
     print(f"saved against 4 x 1 GiB: {_mib(found.saved_against_gib_bytes)}\n")
@@ -84,11 +86,12 @@ def frontier(
     sets: options.Sets = [],  # noqa: B006
     deploy: options.Deploy = None,
     ep: options.Ep = None,
-    routing: options.Routing = "random:0",
-    submit_us: options.SubmitUs = 0.5,
-    task_us: Annotated[float, typer.Option("--task-us", min=0, metavar="US", help="Duration of every task.")] = 20.0,
+    routing: options.Routing = defaults.ROUTING,
+    submit_us: options.SubmitUs = defaults.SUBMIT_US,
+    task_us: options.TaskUs = None,
     cores: options.Cores = None,
-    device: options.TimedDevice = None,
+    device: options.TimedDevice = defaults.DEVICE,
+    profile: options.Profile = None,
     as_json: options.Json = False,
 ) -> None:
     """What more bytes buy in time: minpeak within budgets, beside the other strategies and two lower bounds."""
@@ -100,11 +103,12 @@ def frontier(
     if out is not None:
         check_format(out)
         check_writable(out)
-    timing = TimedOptions(submit_us, task_us, cores or (None if device else "unlimited"), device=device)
+    timing = TimedOptions(submit_us, task_us, cores, profile, device)
     found = Driver(config, sets, deploy, ep).frontier(graph, num_points, routing=routing, timed=timing, say=_say)
     if as_json:
         print_json(found.as_json())
     else:
+        print(f"{found.name}; timed: {timing}")
         _print_frontier(found)
     if out is not None:
         draw_frontier(found, out)

@@ -84,14 +84,14 @@ class Config:
 
 
 def load_config(
-    layers: Sequence[str | Path] = ("tiny",),
+    layers: Sequence[str | Path | Source] = ("tiny",),
     sets: Sequence[str] = (),
     deploy: str | None = None,
     ep: int | None = None,
     *,
     deploy_mark: Mark | None = None,
 ) -> Config:
-    """Resolve `layers` (presets, YAML files, Hugging Face `config.json`s) and `sets` (`key=value`).
+    """Resolve `layers` (presets, YAML files, Hugging Face `config.json`s, sources read already) and `sets` (`key=value`).
 
     `deploy_mark` is where `deploy` is written, for the message about one that does not exist.
 
@@ -119,10 +119,12 @@ def load_config(
     return _resolve(model.name, tuple(layer for layer, _ in read), options, deploy, problems, deploy_mark)
 
 
-def _read_into(name: str | Path, sources: list[Source], problems: list[Diagnostic], unreadable: list[Diagnostic]) -> None:
+def _read_into(
+    name: str | Path | Source, sources: list[Source], problems: list[Diagnostic], unreadable: list[Diagnostic]
+) -> None:
     """Appends a layer's source, or why there is none."""
     try:
-        source, found = read_source(name)
+        source, found = (name, []) if isinstance(name, Source) else read_source(name)
     except ConfigError as error:
         unreadable += error.diagnostics
     else:

@@ -36,6 +36,8 @@ GENERATION = "generation_config.json"
 """The file beside a `config.json` that says how to generate."""
 BESIDE = GENERATION + ": "
 """What the keys of that file begin with in a source."""
+FLAVOUR = "safetensors: flavour"
+"""The key of what the tensors beside a `config.json` are stored as."""
 SECTION_DEPTHS = {"deployments": 2, "dims": 1, "dtypes": 1}
 
 
@@ -220,7 +222,8 @@ def _mark(node: yaml.Node, file: str) -> Mark:
 
 _INTEGER = re.compile(r"[-+]?[0-9]+\Z|0o[0-7]+\Z|0x[0-9a-fA-F]+\Z")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?\Z")
-_SPECIAL = {"": None, "~": None, "null": None, "true": True, "false": False, ".inf": float("inf"), ".nan": float("nan")}
+_SPECIAL = {"": None, "~": None, "null": None, "true": True, "false": False, ".nan": float("nan")}
+_SPECIAL |= {".inf": float("inf"), "+.inf": float("inf"), "-.inf": float("-inf")}
 
 
 def _scalar(node: yaml.ScalarNode, file: str) -> Any:

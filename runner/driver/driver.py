@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.base.errors import ConfigError
+from runner.rings.defaults import ROUTING
 
 if TYPE_CHECKING:
     from runner.base.errors import Diagnostic
@@ -63,7 +64,7 @@ class Setup:
         """The configuration, for a graph that may say its own deployment; raises ConfigError or GraphError."""
         return resolve(self.configs, self.sets, self.deploy, self.ep, graph, library)
 
-    def program(self, graph: str | Path, *, routing: str = "bound", library: GraphLibrary | None = None) -> Program:
+    def program(self, graph: str | Path, *, routing: str = ROUTING, library: GraphLibrary | None = None) -> Program:
         """A graph, expanded under its configuration."""
         from runner.language.library import GraphLibrary
 
@@ -83,10 +84,11 @@ def resolve(
 
     Raises ConfigError, and GraphError where the graph has to be read and cannot.
     """
+    from runner.checkpoint.own_config import with_flavour
     from runner.config.config import load_config
     from runner.language.library import GraphLibrary, find_graph, with_source_lines
 
-    layers = tuple(configs) or DEFAULT_CONFIG
+    layers = tuple(map(with_flavour, configs)) or DEFAULT_CONFIG
     if deploy is not None or graph is None:
         return load_config(layers, tuple(sets), deploy, ep)
     read = (library or GraphLibrary()).load(find_graph(graph))
@@ -103,7 +105,7 @@ def program_of(
     graph: str | Path,
     config: Config,
     *,
-    routing: str = "bound",
+    routing: str = ROUTING,
     library: GraphLibrary | None = None,
     ops: OpRegistry | None = None,
 ) -> Program:

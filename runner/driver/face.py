@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from runner.program.program import Program
 from runner.report.dot import to_dot
 from runner.report.explain import Explanation, explain
 from runner.report.frontier import Frontier
+from runner.rings.defaults import ROUTING
 from runner.rings.placement import Scheduler
 from runner.rings.sizes import RingSizes
 
@@ -70,7 +71,7 @@ class Driver:
         heap = RingSizes.resolve(ring_heap, environ={}).heap if ring_heap is not None else None
         return lint(self.setup, paths, ring_heap=heap)
 
-    def expand(self, graph: str | Path, routing: str = "bound") -> Program:
+    def expand(self, graph: str | Path, routing: str = ROUTING) -> Program:
         """All tasks of a graph in submission order, with the dynamic loops' trips that `routing` says."""
         return self.setup.program(graph, routing=routing)
 
@@ -113,17 +114,21 @@ class Driver:
         graph: str | Path,
         num_points: int = 6,
         *,
-        routing: str = "random:0",
+        routing: str = ROUTING,
         timed: TimedOptions | None = None,
         say: Callable[[str], None] = lambda text: None,
     ) -> Frontier:
-        """What more bytes buy in time: minpeak within `num_points` budgets between its ends, beside other strategies."""
-        given = timed or TimedOptions(task_us=20.0, cores="unlimited")
+        """What more bytes buy in time: minpeak within `num_points` budgets between its ends, beside other strategies.
+
+        Routing and `timed` are those of `plan` where they are not given.
+        """
+        given = timed or TimedOptions()
         config, program = self.resolve(graph), self.expand(graph, routing)
         name = f"{program.name}, routing {routing}"
-        return trace_frontier(
+        found = trace_frontier(
             program, lambda schedule: given.timing(schedule, self.setup.registry, config.dtypes), name, num_points, say
         )
+        return replace(found, timing=given.as_json())
 
     def run(
         self,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from runner.base.errors import ConfigError, DeadlockError, Diagnostic
+from runner.base.errors import ConfigError, DeadlockError, Diagnostic, RinggraphError, ScheduleError
 from runner.base.records import collector_off
 from runner.driver.driver import Setup, program_of
 from runner.driver.write import Texts, new_texts, settled_texts
@@ -17,12 +18,14 @@ from runner.program.ops import OpRegistry
 from runner.report.diff import ScopeDifference, Side, diff_json, read_side, scope_differences, scope_rows, side_of
 from runner.report.schedule import ScheduleReport, deadlock_error, make_report, report_json
 from runner.rings.capacity import ring_loads, safe_heap
+from runner.rings.common_sizes import refuse_pools
+from runner.rings.defaults import DEVICE, ROUTING, SUBMIT_US
 from runner.rings.devices.devices import device
-from runner.rings.durations import Rates, estimated_us, measured_us
+from runner.rings.devices.durations import Rates, estimated_us, measured_us
 from runner.rings.placement import Scheduler
 from runner.rings.replay import Replay, eager, lagging
 from runner.rings.schedule import Schedule
-from runner.rings.sizes import RingSizes, parse_size
+from runner.rings.sizes import POOL_VARIABLE, RingSizes, parse_size
 from runner.rings.timed import Timing, parse_cores, timed, uniform_timing
 from runner.rings.unlimited import run_unlimited
 from runner.verify.verify import check
@@ -40,20 +43,36 @@ Say = Callable[[str, float], None]
 class TimedOptions:
     """What the timed model assumes: microseconds a submission and a task, workers (`aic=24,aiv=48` or `unlimited`), and a device.
 
-    Without `cores` they are the device's; without `device` it is a2a3.
+    Without `cores` they are the device's.
     Without `task_us` a task takes what `profile`, of `ringgraph run --profile`, measured, else what its op's cost says.
     """
 
-    submit_us: float = 0.5
+    submit_us: float = SUBMIT_US
     task_us: float | None = None
     cores: str | None = None
     profile: Path | None = None
-    device: str | None = None
+    device: str = DEVICE
+
+    def __str__(self) -> str:
+        """In words, for reports."""
+        tasks = f"{self.task_us:g} us a task" if self.task_us is not None else "tasks as their ops' costs say"
+        tasks = tasks if self.profile is None else f"tasks as {self.profile} says"
+        return f"{self.submit_us:g} us a submission, {tasks}, cores {self.counts} of {self.device}"
+
+    def as_json(self) -> dict[str, Any]:
+        """The same as an object; `task_us` is null where costs or a profile say it."""
+        return asdict(self) | {"cores": self.counts, "profile": None if self.profile is None else str(self.profile)}
+
+    @property
+    def counts(self) -> str:
+        """The workers in text: as given, else the device's."""
+        on = device(self.device)
+        return self.cores or f"aic={on.aic},aiv={on.aiv}"
 
     def timing(self, planned: Schedule, ops: OpRegistry, dtypes: Mapping[str, str]) -> Timing:
         """The timing of a schedule; raises ConfigError."""
-        on = device(self.device or "a2a3")
-        cores = (on.aic, on.aiv) if self.cores is None else parse_cores(self.cores)
+        on = device(self.device)
+        cores = parse_cores(self.counts)
         if self.profile is not None and self.task_us is not None:
             raise ConfigError("--profile and --task-us both say how long a task takes", hint="give one of them")
         if self.task_us is not None:
@@ -111,7 +130,7 @@ class PlanRequest:
     graph: str | Path
     scheduler: str | Scheduler = "annotated"
     batch_allocs: bool = False
-    routing: str = "bound"
+    routing: str = ROUTING
     rings: tuple[str | None, str | None, str | None] = (None, None, None)
     progress: str = "lagging"
     timed: TimedOptions = TimedOptions()
@@ -158,15 +177,31 @@ class PlanResult:
         return [] if self.plan is None else [asdict(note) for note in self.plan.explanation]
 
     @property
+    def refusal(self) -> RinggraphError | None:
+        """Why the schedule must not run in these rings: it deadlocks, or a pool that was asked for is too small for some run."""
+        if self.deadlock is not None:
+            return self.deadlock
+        if self.request.rings[2] is None and POOL_VARIABLE not in os.environ:
+            return None  # the report says how many entries a run may need
+        try:
+            refuse_pools(self.schedule, self.sizes)
+        except ScheduleError as error:
+            return error
+        return None
+
+    @property
     def deadlock(self) -> DeadlockError | None:
         """The refusal of a schedule that deadlocks in these rings."""
         return None if self.report.deadlock is None else deadlock_error(self.schedule, self.sizes, self.report)
 
     def as_json(self) -> dict[str, Any]:
         """The object of `ringgraph schedule --json`."""
-        head = {"graph": self.schedule.name, "scheduler": self.schedule.strategy, "routing": self.request.routing}
+        head: dict[str, Any] = {"graph": self.schedule.name, "scheduler": self.schedule.strategy}
+        head |= {"routing": self.request.routing, "timing": self.request.timed.as_json()}
         proved = {} if self.plan is None else {"certificate": self.certificate}
-        return head | proved | report_json(self.report) | {"scopes": [asdict(row) for row in scope_rows(self.schedule)]}
+        refused = {"refused": None if self.refusal is None else str(self.refusal)}
+        scopes = {"scopes": [asdict(row) for row in scope_rows(self.schedule)]}
+        return head | proved | report_json(self.report) | refused | scopes
 
 
 def certificate_json(plan: Plan) -> dict[str, Any]:
@@ -187,8 +222,8 @@ def certificate_json(plan: Plan) -> dict[str, Any]:
 def plan(setup: Setup, request: PlanRequest, say: Say | None = None) -> PlanResult:
     """Expands, places, replays, times and checks; raises RinggraphError. A deadlock is part of the result.
 
-    A pool that edges to lagging producers can fill is the one deadlock that an eager replay does not see: where it threatens, the
-    lagging replay is the result's.
+    A pool that edges to lagging producers can fill is the one deadlock that an eager replay does not see: where it threatens, a
+    deadlock of the lagging replay is the result's. Where that replay passes, another run may not: `PlanResult.refusal` says so.
     """
     sizes = request.sizes()
     with collector_off():

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from runner.base.errors import ConfigError
-from runner.checkpoint.inspect import require_own_config
+from runner.checkpoint.checkpoint import Checkpoint
+from runner.checkpoint.own_config import require_own_config
 from runner.config.config import Config
 from runner.driver.outputs import UnwrittenError, check_outputs, write_each
 from runner.execution.comm import Comm, LocalComm
@@ -157,7 +158,8 @@ def serve(
     place = Place(own_folder(), group.rank)
     place.phase(LOADING)
     start = perf_counter()
-    session = _open(config, request, registry, placement, group, progress)
+    checkpoint = Checkpoint.open(request.checkpoint).of(config)
+    session = _open(config, checkpoint, request, registry, placement, group, progress)
     loaded = perf_counter()
     recorder = _watch(session, request, group)
     if comm is not None:
@@ -171,7 +173,8 @@ def serve(
     recording = recorder.recording(packed) if recorder is not None else None
     problems = write_each(_writers(request, session, generations, recording))
     texts = decode_tokens([g.tokens for g in generations], request.checkpoint)
-    served = Served(generations, texts, _figures(figures, session, loaded - start, perf_counter() - loaded, group.size))
+    measured = _figures(figures, session, loaded - start, perf_counter() - loaded, group.size)
+    served = Served(generations, texts, measured | _told(checkpoint, config))
     if problems:
         raise UnwrittenError(problems, served)
     return served
@@ -188,12 +191,18 @@ def _facts(config: Config, request: Request) -> dict[str, Any]:
 
 
 def _open(
-    config: Config, request: Request, registry: OpRegistry, placement: Placement, comm: Comm, progress: Progress
+    config: Config,
+    checkpoint: Checkpoint,
+    request: Request,
+    registry: OpRegistry,
+    placement: Placement,
+    comm: Comm,
+    progress: Progress,
 ) -> ModelSession:
     with progress(LOADING) as loading:
         session = open_session(
             config,
-            request.checkpoint,
+            checkpoint,
             registry,
             placement,
             decode=request.decode,
@@ -271,6 +280,16 @@ def _figures(figures: Figures, session: ModelSession, load_s: float, elapsed_s: 
         "ring_heap_bytes": list(session.rings.heap) if session.rings is not None else None,
         "ring_peak_bytes": list(session.ring_peaks) if session.rings is not None else None,
         "peak_process_bytes": _peak_process_bytes(),
+    }
+
+
+def _told(checkpoint: Checkpoint, config: Config) -> dict[str, Any]:
+    """How the checkpoint is stored and what says so, what it is computed in, and what of it is left out, as plain data."""
+    return {
+        "flavour": checkpoint.flavour,
+        "flavour_source": checkpoint.flavour_source,
+        "runs_as": config.family.layout.flavour(config.values),
+        "notes": checkpoint.notes(config),
     }
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from runner.base.errors import ConfigError
 from runner.driver.driver import Setup, program_of, resolve, schedule_of
-from runner.driver.planning import MinpeakOptions, Say
+from runner.driver.planning import MinpeakOptions, Say, TimedOptions
 from runner.language.library import GraphLibrary, find_graph
 from runner.rings.common_sizes import DeviceSizes, device_sizes
+from runner.rings.defaults import ROUTING
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +23,14 @@ class SizeResult:
     scheduler: str
     names: tuple[str, ...]
     found: DeviceSizes
+    timing: TimedOptions | None = None
+    routing: str = ROUTING
+    """Sizes that hold for any routing are of the most trips."""
 
     def as_json(self) -> dict[str, Any]:
-        """The object of `ringgraph size --json`."""
-        return {"scheduler": self.scheduler} | self.found.as_json()
+        """The object of `ringgraph size --json`; `timing` is what a shortest makespan was sought under, else null."""
+        timing = None if self.timing is None else self.timing.as_json()
+        return {"scheduler": self.scheduler, "routing": self.routing, "timing": timing} | self.found.as_json()
 
 
 def size(
@@ -36,14 +42,17 @@ def size(
 ) -> SizeResult:
     """The smallest ring sizes known to be safe for all the graphs together; raises RinggraphError."""
     library = GraphLibrary()
-    given = (minpeak or MinpeakOptions()).mapping() | {"progress": say}
+    options, timed = minpeak or MinpeakOptions(), TimedOptions()
+    given = options.mapping() | {"progress": say}
     schedules, names = [], []
     for graph, deploy in deployments(graphs, setup.deploy, lambda graph: _said(library, graph)):
         config = resolve(setup.configs, setup.sets, deploy, setup.ep, graph, library)
         program = program_of(graph, config, library=library, ops=setup.registry)
-        schedules.append(schedule_of(program, scheduler, given=given)[0])
+        timing = partial(timed.timing, ops=setup.registry, dtypes=config.dtypes)
+        schedules.append(schedule_of(program, scheduler, given=given | {"timing": timing})[0])
         names.append(f"{Path(graph).stem}@{config.deploy}")
-    return SizeResult(scheduler, tuple(names), device_sizes(schedules, names))
+    is_timed = scheduler == "minpeak" and (options.objective == "makespan" or options.budget is not None)
+    return SizeResult(scheduler, tuple(names), device_sizes(schedules, names), timed if is_timed else None)
 
 
 def deployments(graphs: Sequence[str], deploy: str | None, said: Callable[[str], str | None]) -> list[tuple[str, str | None]]:

@@ -48,7 +48,7 @@ class ProgramBuilder:
     `last[tensor]` is its last writer (NOBODY if none), or Writers once parts are written. `displaced[task, tensor]` are the
     writers that a task of the dynamic loop `loop_of[task]` follows: who touches the tensor outside of that loop (it is not one of
     `open_loops`) waits for them too, since the loop may make no trip, and a manual scope drops its tasks' edges. `unwritten` maps
-    the place of a read of what nobody has written to the tensor and the path of the reader.
+    the place of a read of what nobody has written, with the alias and the name, to the tensor and the path of the reader.
 
     For copies: `externals` are the external tensors in the order in which graphs named them, `attrs` the attrs of tasks that
     depend on a graph's params, and `num_obstacles` counts what keeps the piece that it happened in from being copied.
@@ -59,7 +59,7 @@ class ProgramBuilder:
         self.max_work = max_work
         self.work = 0
         self.with_workspace = bool(config.values.get("workspace", True))
-        self.problems: dict[tuple[str, Mark | None], Diagnostic] = {}
+        self.problems: dict[object, Diagnostic] = {}
         self.tensors: list[Tensor] = []
         self.local: list[bool] = []
         self.last: list[int | Writers] = []
@@ -70,7 +70,7 @@ class ProgramBuilder:
         self.num_loops = 0
         self.displaced: dict[tuple[int, int], set[int]] = {}
         self.loop_of: dict[int, int] = {}
-        self.unwritten: dict[Mark, tuple[int, str]] = {}
+        self.unwritten: dict[tuple[Mark, Mark | None, str], tuple[int, str]] = {}
         self.externals: list[Resolved] = []
         self.attrs: list[tuple[int, Context, list[tuple[str, Expr]]]] = []
         self.num_obstacles = 0
@@ -83,9 +83,13 @@ class ProgramBuilder:
 
     # --- problems and values ---
 
-    def report(self, code: str, message: str, mark: Mark | None, hint: str | None = None) -> None:
-        """Note a finding; the same one of another layer or trip is the same finding."""
-        self.problems.setdefault((code, mark), Diagnostic(code, message, mark, hint=hint))
+    def report(self, code: str, message: str, mark: Mark | None, hint: str | None = None, about: str = "") -> None:
+        """Note a finding; the same one of another layer or trip is the same finding.
+
+        `about` tells apart what is wrong in one place, as the missing inputs of one `use`.
+        """
+        found = Diagnostic(code, message, mark, hint=hint, about=about)
+        self.problems.setdefault(found.identity, found)
         self.num_obstacles += 1
 
     def too_large(self, mark: Mark) -> StopExpansionError:
@@ -95,7 +99,7 @@ class ProgramBuilder:
     def report_error(self, error: GraphError, known: Sequence[str] = ()) -> None:
         hint = did_you_mean(error.unknown, known) if isinstance(error, ExprError) and error.unknown else None
         for found in error.diagnostics:
-            self.report(found.code, found.message, found.mark, found.hint or hint)
+            self.report(found.code, found.message, found.mark, found.hint or hint, found.about)
 
     def stop(self, code: str, message: str, mark: Mark | None, hint: str | None = None) -> StopExpansionError:
         self.report(code, message, mark, hint)
@@ -190,7 +194,7 @@ class ProgramBuilder:
     def note_unwritten(self, tensor: int, mark: Mark, path: str) -> None:
         """For lint: a local tensor or an output is read before anybody wrote it."""
         if self.tensors[tensor].kind in ("local", "output"):
-            self.unwritten.setdefault(mark, (tensor, path))
+            self.unwritten.setdefault((mark, mark.via, self.tensors[tensor].name), (tensor, path))
 
     def write(self, view: View, task: int, waits: set[int]) -> None:
         """Make `task` the last writer of what `view` shows, waiting for those before."""

@@ -140,7 +140,7 @@ class OpCompiler:
                     other = {o.name for o in definition.operands} - set(names)
                     hint = f"'{name}' is listed under '{'out' if kind == 'input' else 'in'}:'" if name in other else None
                     hint = hint or did_you_mean(name, names) or f"signature: {definition.signature}"
-                    self.builder.report("G305", f"{where} has no {kind} '{name}'", value.mark, hint)
+                    self.builder.report("G305", f"{where} has no {kind} '{name}'", value.mark, hint, name)
             missing = [o.name for o in known if o.name not in given and not o.optional]
             if missing:
                 listed = ", ".join(f"'{name}'" for name in missing)
@@ -158,7 +158,7 @@ class OpCompiler:
                 continue
             if isinstance(default, str) and default not in values:
                 hint = f"give it under 'attrs:', or add the field '{default}' to the configuration"
-                self.builder.report("G322", f"op '{item.op}': param '{name}' has no value", item.op.mark, hint)
+                self.builder.report("G322", f"op '{item.op}': param '{name}' has no value", item.op.mark, hint, name)
             found[name] = values.get(default) if isinstance(default, str) else default
         for name, text in item.attrs.items():
             if definition is not None and name not in params:
@@ -274,7 +274,7 @@ class OpCompiler:
         for operand, message in found.problems:
             value = node.item.inputs.get(operand) or node.item.outputs[operand]
             mark = value.spec.mark if isinstance(value, Declaration) else value.mark
-            self.builder.report("G303", f"op '{definition.name}': {message}", mark)
+            self.builder.report("G303", f"op '{definition.name}': {message}", mark, about=operand)
         if found.problems or any(o.name not in given and not o.optional for o in definition.operands):
             return Fitted(NodeCall(definition.core, attrs, 1, ()))
         watched = _Watched(attrs, node.item.attrs)

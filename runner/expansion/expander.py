@@ -59,12 +59,13 @@ def expand(
 class Expanded:
     """As much of the program as could be made, what is wrong (each finding once), and reads of what nobody has written.
 
-    `unwritten` maps the place of such a read to the tensor and the path of the task or loop.
+    `unwritten` maps the place of such a read, with the alias through which it is there and the name, to the tensor and the path
+    of the task or loop.
     """
 
     program: Program
     problems: list[Diagnostic]
-    unwritten: Mapping[Mark, tuple[int, str]]
+    unwritten: Mapping[tuple[Mark, Mark | None, str], tuple[int, str]]
 
 
 def expand_all(
@@ -170,7 +171,8 @@ class _Walk:
             given = params.get(name)
             values[name] = builder.integer(text, Context(graph, dict(builder.config.values))) if given is None else given
         for name in set(params) - set(graph.params):
-            builder.report("G308", f"graph '{graph.name}' has no param '{name}'", graph.mark, did_you_mean(name, graph.params))
+            hint = did_you_mean(name, graph.params)
+            builder.report("G308", f"graph '{graph.name}' has no param '{name}'", graph.mark, hint, name)
         return values
 
     def body(self, body: Sequence[Item], frame: Frame, context: Context, items: list[int | Span]) -> None:
@@ -431,9 +433,8 @@ class _Walk:
         waits: set[int] = set()
         for name, view in views.items():
             if name not in expr.indexed() and view.spec.shape:
-                self.builder.report(
-                    "G326", f"the range reads all of tensor '{name}', expected one element", expr.mark, f"write {name}[...]"
-                )
+                message = f"the range reads all of tensor '{name}', expected one element"
+                self.builder.report("G326", message, expr.mark, f"write {name}[...]", name)
             if not self.builder.read(view, waits):
                 self.builder.note_unwritten(view.tensor, expr.mark or mark, path)
         count = DynamicRange(expr, path, values, views, bound, mark)

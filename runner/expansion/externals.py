@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from runner.base.errors import GraphError, Mark, did_you_mean
+from runner.base.errors import GraphError, did_you_mean
 from runner.expansion.builder import ProgramBuilder
 from runner.expansion.calls import OpCompiler
 from runner.expansion.names import Context, Frame, Resolved, View
@@ -73,7 +73,7 @@ class Externals:
         def fill(match: re.Match[str]) -> str:
             if match[1].strip() == declared.stack:
                 return match[0]
-            mark = Mark(text.mark.file, text.mark.line, text.mark.column + match.start(1))
+            mark = text.mark.moved(match.start(1))
             try:
                 return str(parse(match[1], mark).evaluate(context.values.__getitem__))
             except ExprError as error:
@@ -112,7 +112,8 @@ class Externals:
             return self.builder.integer(text, context)
         if name in context.values:
             return context.values[name]
-        self.builder.report("G308", f"use '{item.graph}': param '{name}' is not given", item.mark, f"add 'with: {{{name}: ...}}'")
+        message = f"use '{item.graph}': param '{name}' is not given"
+        self.builder.report("G308", message, item.mark, f"add 'with: {{{name}: ...}}'", name)
         return 0
 
     def operand(
@@ -129,14 +130,14 @@ class Externals:
         inner.names[declared.name] = view
         if spec is not None and view.spec is not spec:
             message = f"use '{item.graph}': {kind} '{declared.name}' is {view.spec}, expected {spec}"
-            self.builder.report("G303", message, text.mark if text else item.mark)
+            self.builder.report("G303", message, text.mark if text else item.mark, about=declared.name)
 
     def given(self, item: Use, kind: str, name: str, text: Text | None, frame: Frame, context: Context) -> View | None:
         if text is None:
             view = frame.find(name)
             if view is None:
                 message = f"use '{item.graph}': {kind} '{name}' is not given, and no tensor here has that name"
-                self.builder.report("G308", message, item.mark, f"add 'with: {{{name}: ...}}'")
+                self.builder.report("G308", message, item.mark, f"add 'with: {{{name}: ...}}'", name)
             return view
         try:
             ref = parse_region(text)

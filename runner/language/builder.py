@@ -9,7 +9,7 @@ from runner.base.errors import Diagnostic, GraphError, Mark
 from runner.language.expressions import parse
 from runner.language.graph import Alloc, Declaration, For, Graph, Item, Op, Scope, Switch, Text, Use
 from runner.language.notation import parse_binding, parse_region, parse_type, split_output
-from runner.language.yaml_source import Node
+from runner.language.yaml_source import Node, Source
 
 KEYWORDS = ("op", "alloc", "scope", "for", "if", "switch", "use")
 
@@ -56,7 +56,9 @@ class GraphBuilder:
     def __init__(self) -> None:
         self.problems: list[Diagnostic] = []
 
-    def build(self, root: Node, file: str, lines: tuple[str, ...]) -> Graph:
+    def build(self, source: Source, file: str) -> Graph:
+        root = source.root
+        assert root is not None, "an unusable file is no graph"
         taken: dict[str, Mark] = {}
         sections = {name: self.declarations(root.get(name), taken) for name in ("inputs", "weights", "state", "outputs")}
         params = _texts(root.get("params"))
@@ -66,7 +68,9 @@ class GraphBuilder:
         assert name is not None and body is not None, "the schema requires them"
         items = self.body(body, _Ids())
         said = text_of(deploy) if deploy else None
-        return Graph(name.value, file, name.mark, items, _doc(root), params, **sections, deploy=said, lines=lines)
+        comments = tuple([Text(text, mark) for mark, text in source.comments])
+        texts = {"lines": source.lines, "comments": comments}
+        return Graph(name.value, file, name.mark, items, _doc(root), params, **sections, deploy=said, **texts)
 
     def attempt(self, parser: Callable[[Text], object], text: Text) -> None:
         try:

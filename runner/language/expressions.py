@@ -45,7 +45,7 @@ class ExprError(GraphError):
     """An expression that cannot be parsed or evaluated. `message` is the bare reason; `unknown` a name that has no value."""
 
     def __init__(self, text: str, problem: _ProblemError, mark: Mark | None):
-        where = Mark(mark.file, mark.line, mark.column + problem.offset) if mark else None
+        where = mark.moved(problem.offset) if mark else None
         shown = text if len(text) <= 60 else f"{text[:57]}..."
         super().__init__(Diagnostic(problem.code, f"expression '{shown}': {problem.message}", where))
         self.message = problem.message
@@ -104,7 +104,7 @@ def parse_indices(text: str, mark: Mark | None = None) -> tuple[str, tuple[Expr 
         raise ExprError(text, problem, mark) from None
 
     def expr(offset: int, part: str, found: tuple[_Node, frozenset[str], frozenset[str]]) -> Expr:
-        return Expr(part, Mark(mark.file, mark.line, mark.column + offset) if mark else None, *found)
+        return Expr(part, mark.moved(offset) if mark else None, *found)
 
     return name, tuple(
         expr(*index) if len(index) == 3 else tuple(None if end is None else expr(*end) for end in index)  # type: ignore

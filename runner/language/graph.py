@@ -113,7 +113,10 @@ Item = Op | Alloc | Scope | For | Switch | Use
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A whole file; `lines` is its text, for messages. `deploy` is the deployment that it is for, None for the default one."""
+    """A whole file. `deploy` is the deployment that it is for, None for the default one.
+
+    `lines` is its text, for messages; `comments` begin with their `#`.
+    """
 
     name: str
     file: str
@@ -127,3 +130,4 @@ class Graph:
     outputs: Mapping[str, Declaration] = field(default_factory=dict)
     deploy: Text | None = None
     lines: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    comments: tuple[Text, ...] = field(default=(), repr=False, compare=False)

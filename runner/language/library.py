@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -71,12 +71,17 @@ class GraphLibrary:
 
     def __init__(self) -> None:
         self._loaded: dict[Path, Graph] = {}
+        self._spelled: dict[Path, Path] = {}
+
+    def spelled(self, path: Path) -> Path:
+        """The file as the first path that led to it spelled it, so that its places have one name."""
+        return self._spelled.setdefault(path.resolve(), path)
 
     def load(self, path: Path) -> Graph:
         """The graph of a file; raises GraphError."""
         key = path.resolve()
         if key not in self._loaded:
-            self._loaded[key] = load_graph(path)
+            self._loaded[key] = load_graph(self.spelled(path))
         return self._loaded[key]
 
     def add(self, graph: Graph) -> None:
@@ -96,7 +101,8 @@ class GraphLibrary:
         if name.value in shipped:
             return self.load(shipped[name.value])
         known = {*shipped, *(p.stem for p in path.parent.glob("*.yaml"))}
-        hint = did_you_mean(name.value, known)
+        other = path.with_suffix(".yml")
+        hint = f"rename '{other}' to '{path.name}'" if other.is_file() else did_you_mean(name.value, known)
         raise GraphError(Diagnostic("G311", f"no graph is called '{name}' (looked for '{path}')", name.mark, hint=hint))
 
 
@@ -114,18 +120,40 @@ def load_graph(path: str | Path) -> Graph:
 
 def check_file(path: Path) -> tuple[Graph | None, list[Diagnostic]]:
     """A file's graph, or None and what is wrong with it; see `check_source`."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        return None, [
-            Diagnostic("G100", f"cannot read the file: {(error.strerror or 'unknown error').lower()}", Mark(str(path), 1, 1))
-        ]
-    return check_source(data, str(path))
+    checked = check_path(path)
+    return checked.graph, checked.problems
 
 
 def check_source(data: bytes, file: str) -> tuple[Graph | None, list[Diagnostic]]:
     """The graph in `data`, or None and all findings of the first stage that has any: the YAML itself, then the schema."""
-    root, lines, problems = read_source(data, file)
+    checked = check_data(data, file)
+    return checked.graph, checked.problems
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A file's graph, or None and what is wrong with it; and its comments and lines, whatever is wrong."""
+
+    graph: Graph | None
+    problems: list[Diagnostic]
+    comments: tuple[Text, ...] = ()
+    lines: tuple[str, ...] = ()
+
+
+def check_path(path: Path) -> Checked:
+    """`check_file` with the file's comments."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        message = f"cannot read the file: {(error.strerror or 'unknown error').lower()}"
+        return Checked(None, [Diagnostic("G100", message, Mark(str(path), 1, 1))])
+    return check_data(data, str(path))
+
+
+def check_data(data: bytes, file: str) -> Checked:
+    """`check_source` with the file's comments."""
+    source = read_source(data, file)
+    problems, root = source.problems, source.root
     if root is not None:
         problems += unknown_keys(root, schema())
     graph = None
@@ -133,18 +161,30 @@ def check_source(data: bytes, file: str) -> tuple[Graph | None, list[Diagnostic]
         problems = schema_problems(root)
     if root is not None and not problems:
         builder = GraphBuilder()
-        graph = builder.build(root, file, lines)
+        graph = builder.build(source, file)
         problems = builder.problems
-    if problems:
-        return None, with_source_lines(sorted(problems, key=lambda d: (d.mark or Mark("", 0), d.code)), {file: lines})
-    return graph, []
+    if problems or graph is None:
+        found = with_source_lines(sorted(problems, key=lambda d: (d.mark or Mark("", 0), d.code)), {file: source.lines})
+        return Checked(None, found, tuple([Text(text, mark) for mark, text in source.comments]), source.lines)
+    return Checked(graph, [], graph.comments, graph.lines)
 
 
-def with_source_lines(problems: list[Diagnostic], lines: Mapping[str, tuple[str, ...]]) -> list[Diagnostic]:
-    """The diagnostics with the line of their file that they point at."""
+def with_source_lines(problems: Iterable[Diagnostic], lines: Mapping[str, tuple[str, ...]]) -> list[Diagnostic]:
+    """The diagnostics with the line of their file that they point at, each in its own place.
 
+    What stands behind a YAML alias is told where the alias stands, with the anchor's text as related; but once, in the anchor's
+    own place, where that is just as wrong.
+    """
+    own = {(problem.code, problem.mark, problem.message) for problem in problems if problem.mark and not problem.mark.via}
     done = []
     for problem in problems:
+        mark = problem.mark
+        if mark is not None and mark.via is not None:
+            if (problem.code, mark, problem.message) in own:
+                continue
+            message = f"{problem.message} (in what the alias stands for, line {mark.line})"
+            related = (replace(mark, via=None), *problem.related)
+            problem = replace(problem, message=message, mark=mark.via, related=related)
         source = lines.get(problem.mark.file, ()) if problem.mark else ()
         if problem.mark and problem.source_line is None and problem.mark.line <= len(source):
             problem = replace(problem, source_line=source[problem.mark.line - 1])

@@ -126,7 +126,7 @@ def _start(match: re.Match[str], group: str) -> int:
 
 
 def _shifted(mark: Mark, columns: int) -> Mark:
-    return Mark(mark.file, mark.line, mark.column + columns)
+    return mark.moved(columns)
 
 
 def _error(code: str, message: str, mark: Mark, hint: str | None = None) -> GraphError:

@@ -24,6 +24,10 @@ _FAST_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _PLAIN_INT = re.compile(r"[-+]?(0|[1-9][0-9]*)")
 _NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|0o[0-7]+")
 _resolve = yaml.resolver.Resolver().resolve
+_LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+"""What ends a line in YAML, by which its marks count; other characters end one for Python as well."""
+_BRACKETS = re.compile(r"(\w+: *)?((\{[^{}\[\]\"']*\}|\w+)\[[^\[\]\"']*\]|\w+\{[^{}\"']*\})")
+"""A tensor's type or region, perhaps behind the name of the tensor."""
 _MAX_WRITTEN = 128
 """Characters of an integer in any base that YAML has, with underscores; more are no integer of 64 bits."""
 YAML_ERRORS = (yaml.YAMLError, RecursionError, ValueError, OverflowError)
@@ -51,6 +55,16 @@ class Node:
         return next((value for name, value in self.value if name.value == key), None)
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file as it was read: its root node (None when unusable), its lines, its comments with their places, its problems."""
+
+    root: Node | None
+    lines: tuple[str, ...]
+    comments: tuple[tuple[Mark, str], ...]
+    problems: list[Diagnostic]
+
+
 @dataclass(slots=True)
 class _Open:
     """A list or map under construction."""
@@ -71,6 +85,8 @@ class _Builder:
         self.anchors: dict[str, Node] = {}
         self.root: Node | None = None
         self.documents = 0
+        self.copied = 0  # nodes that aliases stand for
+        self.texts: list[tuple[int, int, int, int]] = []  # where scalars stand: first line and column, end, all from 0
 
     def problem(self, code: str, message: str, mark: Mark, hint: str | None = None) -> None:
         self.problems.append(Diagnostic(code, message, mark, hint=hint))
@@ -92,11 +108,12 @@ class _Builder:
         elif isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
             return self.close()
         elif isinstance(event, yaml.AliasEvent):
-            self.alias(event)
+            return self.alias(event)
         return True
 
     def scalar(self, event: yaml.ScalarEvent) -> None:
         quoted = event.style not in (None, "")
+        self.texts.append(_span(event))
         mark = self.mark(event, 1 if event.style in ("'", '"') else 0)
         self.tag(event, mark)
         kind = "str" if quoted else _resolve(yaml.ScalarNode, event.value, (True, False)).rpartition(":")[2]
@@ -181,13 +198,20 @@ class _Builder:
             else:
                 seen[key.value] = key.mark
 
-    def alias(self, event: yaml.AliasEvent) -> None:
+    def alias(self, event: yaml.AliasEvent) -> bool:
         name = str(event.anchor)
         node = self.anchors.get(name)
         if node is None:
             self.problem("G101", f"alias '*{name}' has no anchor before it", self.mark(event))
             node = Node("text", "", self.mark(event))
+        else:
+            self.copied += node.size
+            if self.copied > MAX_NODES:
+                self.problem("G105", f"aliases expand to more than {MAX_NODES:,} nodes", self.mark(event))
+                return False
+            node = _seen_from(node, self.mark(event))
         self.add(node, None)
+        return True
 
     def add(self, node: Node, anchor: str | None) -> None:
         if anchor is not None:
@@ -220,22 +244,57 @@ def _with_point(value: str) -> str:
     return f"{mantissa if '.' in mantissa else f'{mantissa}.0'}{letter}{exponent}"
 
 
-def read_source(data: bytes, file: str) -> tuple[Node | None, tuple[str, ...], list[Diagnostic]]:
-    """The root node (None when unusable), the lines, and all problems of the YAML itself."""
+def read_source(data: bytes, file: str) -> Source:
+    """A file's nodes, lines and comments, and all problems of the YAML itself."""
     start = Mark(file, 1, 1)
     if len(data) > MAX_BYTES:
-        return None, (), [Diagnostic("G105", f"the file has {len(data):,} bytes, at most {MAX_BYTES:,} are allowed", start)]
+        message = f"the file has {len(data):,} bytes, at most {MAX_BYTES:,} are allowed"
+        return Source(None, (), (), [Diagnostic("G105", message, start)])
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        return None, (), [Diagnostic("G101", f"not UTF-8: byte 0x{data[error.start]:02x}", Mark(file, line, 1))]
-    lines = tuple(text.splitlines())
-    root, problems = _build(text, file, _FAST_LOADER)
-    problems = [_inside(problem, lines) for problem in problems]
-    if root is None and not problems:
+        return Source(None, (), (), [Diagnostic("G101", f"not UTF-8: byte 0x{data[error.start]:02x}", Mark(file, line, 1))])
+    lines = tuple(_LINE_BREAK.split(text))
+    lines = lines if lines[-1] else lines[:-1]
+    builder = _build(text, file, _FAST_LOADER)
+    problems = [_inside(problem, lines) for problem in builder.problems]
+    if builder.root is None and not problems:
         problems = [Diagnostic("G101", "the file is empty", start)]
-    return root, lines, problems
+    return Source(builder.root, lines, tuple(_comments(file, lines, builder.texts)), problems)
+
+
+def _span(event: yaml.ScalarEvent) -> tuple[int, int, int, int]:
+    """Where a scalar's text stands; the line of a block scalar's `|` is not of it, for a comment may end that line."""
+    first, end = event.start_mark, event.end_mark
+    if event.style in ("|", ">"):
+        return first.line + 1, 0, end.line, end.column
+    return first.line, first.column, end.line, end.column
+
+
+def _comments(file: str, lines: tuple[str, ...], texts: list[tuple[int, int, int, int]]) -> Iterator[tuple[Mark, str]]:
+    """Every comment: what follows the first `#` of a line that lies in no scalar and has no text directly before it."""
+    at = 0
+    for number, line in enumerate(lines):
+        column = line.find("#")
+        while column >= 0:
+            while at < len(texts) and texts[at][2:] <= (number, column):
+                at += 1
+            inside = at < len(texts) and texts[at][:2] <= (number, column)
+            if not inside and (column == 0 or line[column - 1] in " \t,[]{}"):
+                yield Mark(file, number + 1, column + 1), line[column:]
+                break
+            column = line.find("#", column + 1)
+
+
+def _seen_from(node: Node, alias: Mark) -> Node:
+    """What an anchor holds, with places that know the alias through which it is used."""
+    value = node.value
+    if node.kind == "list":
+        value = tuple([_seen_from(item, alias) for item in value])
+    elif node.kind == "map":
+        value = tuple([(_seen_from(key, alias), _seen_from(item, alias)) for key, item in value])
+    return replace(node, value=value, mark=replace(node.mark, via=alias))
 
 
 def _inside(problem: Diagnostic, lines: tuple[str, ...]) -> Diagnostic:
@@ -246,18 +305,20 @@ def _inside(problem: Diagnostic, lines: tuple[str, ...]) -> Diagnostic:
     return replace(problem, mark=Mark(mark.file, len(lines), len(lines[-1]) + 1))
 
 
-def _build(text: str, file: str, loader: Any) -> tuple[Node | None, list[Diagnostic]]:
+def _build(text: str, file: str, loader: Any) -> _Builder:
+    """The builder with what it could read: `root` is None where the file must not be read further."""
     builder = _Builder(file)
     try:
         for event in _events(text, loader):
             if not builder.feed(event):
-                return None, builder.problems
+                builder.root = None
+                return builder
     except YAML_ERRORS as error:
         if loader is not yaml.SafeLoader:
             return _build(text, file, yaml.SafeLoader)  # its messages are the same wherever libyaml is or is not installed
         builder.problems.append(_syntax_error(error, text, file))
-        return None, builder.problems
-    return builder.root, builder.problems
+        builder.root = None
+    return builder
 
 
 def _events(text: str, loader: Any) -> Iterator[yaml.Event]:
@@ -281,4 +342,20 @@ def _syntax_error(error: Exception, text: str, file: str) -> Diagnostic:
     mark = Mark(file, at.line + 1, at.column + 1) if at else Mark(file, 1, 1)
     problem = yaml_reason(error)
     context = getattr(error, "context", None)
-    return Diagnostic("G101", f"{problem} ({context})" if context else problem, mark)
+    message = f"{problem} ({context})" if context else problem
+    lines = _LINE_BREAK.split(text)
+    unquoted = _unquoted(lines[mark.line - 1], mark.column - 1) if mark.line <= len(lines) else None
+    if unquoted is None:
+        return Diagnostic("G101", message, mark)
+    column, given = unquoted
+    message = f"'{given}' is not quoted, so that YAML reads its brackets: {problem}"
+    return Diagnostic("G101", message, replace(mark, column=column), hint=f'quote it: "{given}"')
+
+
+def _unquoted(line: str, column: int) -> tuple[int, str] | None:
+    """A tensor's type or region without quotes at a column from 0, and the column from 1 where it begins."""
+    for found in _BRACKETS.finditer(line):
+        if found.start() <= column <= found.end() and line[found.start() - 1 : found.start()] not in ("'", '"'):
+            start = found.start() if column < found.start(2) else found.start(2)  # YAML stumbled over the name's colon, or later
+            return start + 1, line[start : found.end()]
+    return None

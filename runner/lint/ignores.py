@@ -1,49 +1,103 @@
-"""A comment `# ringgraph: ignore[CODE, ...]` accepts the findings that point at its line; one that accepts none is told."""
+"""A comment `# ringgraph: ignore[CODE, ...]` accepts the findings that point at its line; one that accepts none is told.
+
+Only rules' findings can be accepted: with any other, no command takes the graph.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
-from pathlib import Path
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from runner.base.errors import Diagnostic, Mark, did_you_mean
-from runner.language.graph import Graph
+from runner.language.graph import Text
+from runner.language.library import with_source_lines
 from runner.lint.codes import RULES
+from runner.lint.rules import all_rules
 
-_IGNORE = re.compile(r"#\s*ringgraph:\s*ignore\[([^\]]*)\]")
 OWN_CODE = "G331"
+ACCEPTABLE = frozenset({OWN_CODE, *(rule.about.code for rule in all_rules())})
+"""Codes of findings that leave a graph which runs."""
+
+_DIRECTIVE = re.compile(r"#\s*ringgraph\s*:\s*", re.IGNORECASE)
+_IGNORE = re.compile(r"ignore\[([^\[\]]*)\]")
+_FORM = "write '# ringgraph: ignore[CODE]', with several codes separated by commas"
+
+Place = tuple[str, int]
+"""A file and a line."""
 
 
-def is_ignored(finding: Diagnostic) -> bool:
-    """Does the line that the finding points at accept it?"""
-    return finding.code in [code for code, _ in _accepted(finding.source_line or "")]
+class Comments:
+    """What the comments of graph files accept: those of `given` files, which are judged, and of files that these use."""
+
+    def __init__(self, given: Sequence[Sequence[Text]], used: Sequence[Sequence[Text]], lines: Mapping[str, tuple[str, ...]]):
+        self.lines = lines
+        self.codes: list[tuple[Mark, str]] = []
+        self.malformed: list[Diagnostic] = []
+        self.accepted: set[tuple[Place, str]] = set()
+        for comment in (comment for comments in given for comment in comments):
+            self.codes += self._read(comment, self.malformed)
+        for mark, code in [*self.codes, *(pair for comments in used for comment in comments for pair in self._read(comment, []))]:
+            if code in ACCEPTABLE:
+                self.accepted.add(((mark.file, mark.line), code))
+
+    def judge(self, findings: Collection[Diagnostic], judged: Mapping[str, Collection[str]]) -> Iterator[Diagnostic]:
+        """Those findings that no comment accepts, and what is wrong with the comments.
+
+        `judged` are, by file, the codes that were looked for: of the others, nobody can say that they accept nothing.
+        """
+        told = with_source_lines([*self.malformed, *self._without_effect(findings, judged)], self.lines)
+        needless = self._needless(told)
+        yield from (finding for finding in (*findings, *told) if not self._is_accepted(finding))
+        yield from with_source_lines(needless, self.lines)
+
+    def _is_accepted(self, finding: Diagnostic) -> bool:
+        return finding.mark is not None and ((finding.mark.file, finding.mark.line), finding.code) in self.accepted
+
+    def _read(self, comment: Text, problems: list[Diagnostic]) -> Iterator[tuple[Mark, str]]:
+        """The codes of a comment's first directive, and the place of each; `problems` takes what has no effect."""
+        starts = list(_DIRECTIVE.finditer(comment.value))
+        for start in starts[1:]:
+            hint = "list all codes in the first: ignore[CODE, CODE]"
+            problems.append(_told("a second directive on one line has no effect", comment.mark, start.start(), hint))
+        if not starts:
+            return
+        at, found = starts[0].end(), _IGNORE.match(comment.value, starts[0].end())
+        codes = list(re.finditer(r"[^,\s]+", found[1])) if found else []
+        if not codes:
+            what = comment.value[at:].split("#")[0].strip() or "nothing"
+            message = f"the directive names no code: '{what}'" if what.startswith("ignore") else f"'{what}' is no directive"
+            problems.append(_told(message, comment.mark, starts[0].start(), _FORM))
+        seen: set[str] = set()
+        for code in codes:
+            place = at + len("ignore[") + code.start()
+            if code[0] in seen:
+                problems.append(_told(f"'{code[0]}' is named twice", comment.mark, place))
+            elif code[0] not in RULES:
+                hint = did_you_mean(code[0].upper(), RULES) if code[0].upper() not in RULES else f"write {code[0].upper()}"
+                problems.append(_told(f"no lint rule is called '{code[0]}'", comment.mark, place, hint))
+            else:
+                yield comment.mark.moved(place), code[0]
+            seen.add(code[0])
+
+    def _without_effect(self, findings: Iterable[Diagnostic], judged: Mapping[str, Collection[str]]) -> Iterator[Diagnostic]:
+        """Codes that accept nothing of `findings`, or that cannot be accepted."""
+        found = {((f.mark.file, f.mark.line), f.code) for f in findings if f.mark}
+        for mark, code in self.codes:
+            if code not in ACCEPTABLE:
+                message = f"{code} cannot be accepted: no command takes a graph with such a finding"
+                yield _told(message, mark, 0, "mend the finding, and remove the code")
+            elif code in judged.get(mark.file, ()) and code != OWN_CODE and ((mark.file, mark.line), code) not in found:
+                hint = f"remove it, or add {OWN_CODE} to it if another configuration needs it"
+                yield _told(f"nothing on this line is {code}, under this configuration", mark, 0, hint)
+
+    def _needless(self, told: Sequence[Diagnostic]) -> list[Diagnostic]:
+        """Where the own code is accepted, and alone at that: it has nothing to accept under any configuration."""
+        places = {(f.mark.file, f.mark.line) for f in told if f.mark}
+        others = {(mark.file, mark.line) for mark, code in self.codes if code != OWN_CODE}
+        own = [mark for mark, code in self.codes if code == OWN_CODE]
+        alone = [mark for mark in own if (mark.file, mark.line) not in places | others]
+        return [_told(f"nothing on this line is {OWN_CODE}", mark, 0, "remove it") for mark in alone]
 
 
-def _accepted(line: str) -> Iterator[tuple[str, int]]:
-    """The codes that a line accepts, and the column of each, which counts from 1."""
-    if match := _IGNORE.search(line):
-        for code in re.finditer(r"[^,\s]+", match[1]):
-            yield code[0], match.start(1) + code.start() + 1
-
-
-def without_effect(graph: Graph, judged: Collection[str], findings: Collection[Diagnostic]) -> Iterator[Diagnostic]:
-    """Codes in the comments of `graph` that do not exist, or that accept nothing of `findings`.
-
-    `judged` are the codes that were looked for: of the others, nobody can say that they accept nothing.
-    """
-    accepted = [
-        (Mark(graph.file, number, at), code) for number, line in enumerate(graph.lines, 1) for code, at in _accepted(line)
-    ]
-    if not accepted:
-        return
-    here = Path(graph.file).resolve()
-    named = {f.mark.file for f in findings if f.mark}
-    files = {file for file in named if Path(file).resolve() == here}
-    found = {(f.mark.line, f.code) for f in findings if f.mark and f.mark.file in files}
-    severity = RULES[OWN_CODE].severity
-    for mark, code in accepted:
-        if code not in RULES:
-            yield Diagnostic(OWN_CODE, f"no lint rule is called '{code}'", mark, severity, did_you_mean(code, RULES))
-        elif code in judged and code != OWN_CODE and (mark.line, code) not in found:
-            hint = f"remove it, or add {OWN_CODE} to it if another configuration needs it"
-            yield Diagnostic(OWN_CODE, f"nothing on this line is {code}, under this configuration", mark, severity, hint)
+def _told(message: str, mark: Mark, columns: int, hint: str | None = None) -> Diagnostic:
+    return Diagnostic(OWN_CODE, message, mark.moved(columns), RULES[OWN_CODE].severity, hint)

@@ -8,15 +8,16 @@ fits in the last trip fits in all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from runner.base.errors import Diagnostic, GraphError, Mark
+from runner.base.errors import ConfigError, Diagnostic, Mark
 from runner.expansion.expander import expand_all
 from runner.language.graph import Graph
-from runner.language.library import GraphLibrary, check_file, find_graph, with_source_lines
+from runner.language.library import GraphLibrary, check_path, with_source_lines
 from runner.lint.codes import RULES
-from runner.lint.ignores import is_ignored, without_effect
+from runner.lint.files import graph_files
+from runner.lint.ignores import Comments
 from runner.lint.look import Look
 from runner.lint.rules import all_rules
 from runner.lint.walk import findings_of
@@ -29,7 +30,7 @@ MAX_WORK = 1_000_000
 
 def lint(
     paths: Sequence[str | Path],
-    config: Settings,
+    config: Settings | Callable[[Graph | None], Settings],
     registry: OpRegistry,
     *,
     ring_heap: Sequence[int] | None = None,
@@ -37,35 +38,49 @@ def lint(
 ) -> list[Diagnostic]:
     """All findings in the graphs at `paths` (files, folders or shipped names) and the graphs that they use, in order of place.
 
+    Each file is looked at once, whatever paths lead to it, and findings name it as the first of them does. `config` may say what
+    each graph is looked at under (None: a graph that names no deployment); a ConfigError that has a place becomes findings.
     `ring_heap` gives the bytes of the four rings that scopes have to fit; without it that is not checked.
     """
     library = library or GraphLibrary()
-    found: list[Diagnostic] = []
-    checked: list[tuple[Graph, set[str]]] = []
-    for path in paths:
-        for file in _files(path, found):
-            graph, problems = check_file(file)
-            found += problems
-            if graph is not None:
-                library.add(graph)
-                problems, judged = _meaning(graph, config, registry, library, ring_heap)
-                found += problems
-                checked.append((graph, judged))
-    found += [finding for graph, judged in checked for finding in without_effect(graph, judged, found)]
-    lines = {graph.file: graph.lines for graph in library.graphs()}
-    unique = {(d.code, d.mark, d.related): d for d in reversed(with_source_lines(found, lines))}
-    return sorted((d for d in unique.values() if not is_ignored(d)), key=lambda d: (d.mark or Mark("", 0), d.code, d.message))
+    files, found = graph_files(paths)
+    checked = {str(file): check_path(file) for file in map(library.spelled, files)}
+    graphs = [entry.graph for entry in checked.values() if entry.graph is not None]
+    for graph in graphs:
+        library.add(graph)
+    if not graphs and callable(config):
+        config(None)
+    found += [problem for entry in checked.values() for problem in entry.problems]
+    judged: dict[str, set[str]] = {}
+    for graph in graphs:
+        settings, problems = _settings(graph, config)
+        found += problems
+        if settings is not None:
+            more, codes = _meaning(graph, settings, registry, library, ring_heap)
+            found += more
+            judged[graph.file] = set() if problems else codes
+    used = {graph.file: graph for graph in library.graphs() if graph.file not in checked}
+    lines = {file: entry.lines for file, entry in (checked | used).items()}
+    unique = {finding.identity: finding for finding in reversed(with_source_lines(found, lines))}
+    comments = Comments([entry.comments for entry in checked.values()], [graph.comments for graph in used.values()], lines)
+    kept = comments.judge(list(unique.values()), judged)
+    return sorted(kept, key=lambda d: (d.mark or Mark("", 0), d.code, d.message))
 
 
-def _files(path: str | Path, found: list[Diagnostic]) -> list[Path]:
-    """The graph files that an argument names; a folder stands for its YAML files."""
-    if Path(path).is_dir():
-        return sorted(Path(path).glob("*.yaml"))
+def _settings(graph: Graph, config: Settings | Callable[[Graph | None], Settings]) -> tuple[Settings | None, list[Diagnostic]]:
+    """What a graph is looked at under, and what is wrong with what it says: then it is that of graphs which say nothing."""
+    if not callable(config):
+        return config, []
     try:
-        return [find_graph(path)]
-    except GraphError as error:
-        found += error.diagnostics
-        return []
+        return config(graph), []
+    except ConfigError as error:
+        if all(problem.mark is None for problem in error.diagnostics):
+            raise
+        problems = list(error.diagnostics)
+    try:
+        return config(None), problems
+    except ConfigError:
+        return None, problems
 
 
 def lint_graph(

@@ -44,13 +44,16 @@ class Look:
         return all(problem.code in _HARMLESS for problem in self.expanded.problems)
 
     @cached_property
-    def items(self) -> Mapping[Mark, Item]:
-        """The items of all graphs, by place."""
-        return {item.mark: item for graph in self.library.graphs() for item in all_items(graph.body)}
+    def _items(self) -> Mapping[tuple[Mark, Mark | None], Item]:
+        return {(item.mark, item.mark.via): item for graph in self.library.graphs() for item in all_items(graph.body)}
+
+    def item_at(self, mark: Mark | None) -> Item | None:
+        """The item of any graph that stands at a place."""
+        return self._items.get((mark, mark.via)) if mark else None
 
     def item(self, task: Task) -> Item | None:
         """What `task` was made from."""
-        return self.items.get(task.mark) if task.mark else None
+        return self.item_at(task.mark)
 
     def block_bytes(self, task: Task) -> int:
         """Bytes that `task` allocates."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from runner.base.errors import Mark
-from runner.language.graph import For, Item
+from runner.language.graph import For
+from runner.lint.look import Look
 from runner.lint.rule import Rule
-from runner.program.program import Program, Span, Task
+from runner.program.program import Span, Task
 
 
 class EdgeRule(Rule):
@@ -17,12 +15,13 @@ class EdgeRule(Rule):
 
     def tell_missing(self, message: str, task: Task, other: Task, tensor: int) -> None:
         """Notes that `task` has to wait for `other` because of `tensor`; the finding stands where `task` names the tensor."""
-        hint = after_hint(self.look.program, self.look.items, task.id, other.id)
+        hint = after_hint(self.look, task.id, other.id)
         self.tell(message, self.look.operand_mark(task, tensor), hint, (other.mark,) if other.mark else ())
 
 
-def after_hint(program: Program, items: Mapping[Mark, Item], task: int, other: int) -> str:
+def after_hint(look: Look, task: int, other: int) -> str:
     """A hint that makes `task` wait for `other`."""
+    program = look.program
     around, beside = _chain(program.body, task), _chain(program.body, other)
     common = 0
     while common < min(len(around), len(beside)) and around[common] is beside[common]:
@@ -33,7 +32,7 @@ def after_hint(program: Program, items: Mapping[Mark, Item], task: int, other: i
         return f"'{name}' lies in a used graph and cannot name '{what}': let it read what is made after that, or write elsewhere"
     steps: list[str] = []
     for span in beside[common:]:
-        item = items.get(span.mark) if span.mark else None
+        item = look.item_at(span.mark)
         if span.kind in ("iteration", "if") or (span.kind == "dynamic" and not isinstance(item, For)):
             continue
         steps.append(span.path.rpartition(".")[2])

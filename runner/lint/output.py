@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
+from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from runner.base.errors import Diagnostic, Mark
-from runner.lint.codes import RULES
+from runner.lint.codes import RULES, explain_rule
+from runner.lint.rule import Description
 
 FORMATS = ("text", "json", "github", "sarif")
 
@@ -70,14 +76,27 @@ def _escaped(text: str) -> str:
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
+MOST_RESULTS = 25_000
+"""Results of one run that GitHub takes: of more, it takes none. Errors come first then."""
+_CONFIGURATION = Description(
+    "", "no such configuration", "The configuration that the graph asks for cannot be had; docs/configuration.md lists the codes."
+)
+"""What codes mean that configurations have, and not graphs."""
+
+
 def _sarif(findings: Sequence[Diagnostic]) -> dict[str, Any]:
+    """A log with one run, as the schema and GitHub want it: each result has a place, a rule with help, and a fingerprint."""
+    if len(findings) > MOST_RESULTS:
+        findings = sorted(findings, key=lambda finding: finding.severity != "error")[:MOST_RESULTS]
     codes = sorted({finding.code for finding in findings})
+    numbers = {code: number for number, code in enumerate(codes)}
     try:
         own_version = version("ringgraph")
     except PackageNotFoundError:
         own_version = "0"
     driver = {"name": "ringgraph", "version": own_version, "rules": [_rule(code) for code in codes]}
-    results = [_result(finding, codes.index(finding.code)) for finding in findings]
+    seen: Counter[str] = Counter()
+    results = [_result(finding, numbers[finding.code], seen) for finding in findings]
     return {
         "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
         "version": "2.1.0",
@@ -86,33 +105,46 @@ def _sarif(findings: Sequence[Diagnostic]) -> dict[str, Any]:
 
 
 def _rule(code: str) -> dict[str, Any]:
-    rule = RULES.get(code)
-    if rule is None:
-        return {"id": code}
+    rule = RULES.get(code, _CONFIGURATION)
     return {
         "id": code,
+        "name": "".join(word.capitalize() for word in re.findall(r"\w+", rule.title)),
         "shortDescription": {"text": rule.title},
         "fullDescription": {"text": rule.why},
+        "help": {"text": explain_rule(code) if code in RULES else f"{code}: {rule.title}\n\n{rule.why}"},
         "defaultConfiguration": {"level": rule.severity},
     }
 
 
-def _result(finding: Diagnostic, rule: int) -> dict[str, Any]:
+def _result(finding: Diagnostic, rule: int, seen: Counter[str]) -> dict[str, Any]:
+    """`seen` counts fingerprints, so that the second of two like findings has another."""
+    mark = finding.mark or Mark(".", 1)
+    told = (finding.code, _uri(mark.file), (finding.source_line or "").strip(), finding.message)
+    fingerprint = sha256("\0".join(told).encode(errors="surrogateescape")).hexdigest()[:16]
+    seen[fingerprint] += 1
     result: dict[str, Any] = {
         "ruleId": finding.code,
         "ruleIndex": rule,
         "level": finding.severity,
         "message": {"text": _message(finding)},
+        "locations": [_location(mark, finding.source_line or "")],
+        "partialFingerprints": {"primaryLocationLineHash": f"{fingerprint}:{seen[fingerprint]}"},
     }
-    if finding.mark:
-        result["locations"] = [_location(finding.mark)]
     if finding.related:
-        result["relatedLocations"] = [_location(mark) for mark in finding.related]
+        result["relatedLocations"] = [{"id": number, **_location(other)} for number, other in enumerate(finding.related, 1)]
     return result
 
 
-def _location(mark: Mark) -> dict[str, Any]:
-    path = PurePath(mark.file)
-    uri = Path(path).as_uri() if path.is_absolute() else quote(path.as_posix())
-    region = {"startLine": mark.line, "startColumn": mark.column}
-    return {"physicalLocation": {"artifactLocation": {"uri": uri}, "region": region}}
+def _location(mark: Mark, line: str = "") -> dict[str, Any]:
+    """The place, up to the end of `line` where that is known."""
+    start, end = mark.column, max(mark.column + 1, len(line.rstrip()) + 1)
+    region = {"startLine": mark.line, "startColumn": start, "endLine": mark.line, "endColumn": end}
+    return {"physicalLocation": {"artifactLocation": {"uri": _uri(mark.file)}, "region": region}}
+
+
+def _uri(file: str) -> str:
+    """The file's place below the working folder, where code hosts look for it; of files elsewhere, the whole place."""
+    path = Path(os.path.abspath(file))
+    with suppress(ValueError):
+        return quote(os.fsencode(path.relative_to(Path.cwd()).as_posix()))
+    return f"file://{quote(os.fsencode(path.as_posix()))}"

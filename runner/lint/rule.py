@@ -46,9 +46,12 @@ class Rule:
         self.look = look
         self.found: list[Diagnostic] = []
 
-    def tell(self, message: str, mark: Mark | None, hint: str | None = None, related: tuple[Mark, ...] = ()) -> None:
-        """Notes a finding of this rule."""
-        self.found.append(Diagnostic(self.about.code, message, mark, self.about.severity, hint, related=related))
+    def tell(
+        self, message: str, mark: Mark | None, hint: str | None = None, related: tuple[Mark, ...] = (), about: str = ""
+    ) -> None:
+        """Notes a finding of this rule; `about` tells apart what the rule finds in one place."""
+        rule = self.about
+        self.found.append(Diagnostic(rule.code, message, mark, rule.severity, hint, related=related, about=about))
 
     @classmethod
     def is_wanted(cls, look: Look) -> bool:

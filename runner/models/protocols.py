@@ -10,7 +10,7 @@ What has a value or a body has a default: a family that inherits from the protoc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
@@ -237,8 +237,22 @@ class CheckpointLayout(TensorNames, Protocol):
         ...
 
     def unusable(self, name: str, value: torch.Tensor, values: Values) -> str | None:
-        """What is wrong with the values of a tensor that was loaded, to be read behind its name; None if nothing."""
+        """What is wrong with the values of a tensor that was loaded, to be read behind its name; None if nothing.
+
+        Tensors of integers are judged before anything is loaded too.
+        """
         return None
+
+    def further_layers(self, names: Iterable[str], values: Values) -> Sequence[Collection[str]]:
+        """Whole layers that a checkpoint of tensors `names` has behind the last one of a configuration: the names of each.
+
+        Such a configuration takes the first layers of the checkpoint.
+        """
+        return ()
+
+    def without_unused(self, values: Values) -> Values:
+        """The values of the same model where its `is_unused` tensors are left out."""
+        return values
 
     def flavour(self, values: Values) -> str:
         """The flavour that a configuration runs as it is."""

@@ -5,19 +5,33 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from traceback import format_exception, format_exception_only
 from typing import TYPE_CHECKING, TypeVar
 
 from runner.base.errors import RinggraphError
-from runner.ranks.reports import FOLDER, Report, own_folder, own_rank, read_place, write_report
+from runner.ranks.reports import (
+    FOLDER,
+    Report,
+    end_at_once,
+    expect_waiting_threads,
+    own_folder,
+    own_rank,
+    read_place,
+    write_report,
+)
 
 if TYPE_CHECKING:
+    from torch.distributed.distributed_c10d import Store
+
     from runner.ranks.comm_torch import TorchComm
+    from runner.ranks.notes import Notes, PeerError
 
 T = TypeVar("T")
 
@@ -78,42 +92,54 @@ def check_size(world: World, ep: int | None) -> None:
 
 @contextmanager
 def joined(
-    world: World, *, device: str = "cpu", timeout_s: float = DEFAULT_TIMEOUT_S, start_s: float = START_S
+    world: World, *, device: str = "cpu", timeout_s: float = DEFAULT_TIMEOUT_S, start_s: float | None = None
 ) -> Iterator[TorchComm]:
     """This process as one rank of a world: joins on entry, tells the others if it fails, leaves on exit.
 
-    Raises RinggraphError where the ranks do not come together within `start_s`, or `timeout_s` if that is longer.
+    Ranks have `timeout_s` to come together, or `start_s` if that is longer, which without is START_S for ranks that `launch`
+    started. Where a launcher of ours takes the report of an error, the process ends here, at once. Raises RinggraphError.
     """
     import torch.distributed as dist
-
-    from runner.ranks.comm_torch import PeerError
 
     with suppress(ValueError):  # only the main thread may
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # the launcher speaks for all ranks; a rank just ends
     _end_with_launcher()
-    comm = _connected(world, device, timeout_s, max(start_s, timeout_s))
+    expect_waiting_threads()
+    if start_s is None:
+        start_s = START_S if os.environ.get(LAUNCHER) else 0.0
+    notes: Notes | None = None
     try:
+        store, notes = _meet(world, max(start_s, timeout_s))
+        _expect_all(world, store, notes, max(start_s, timeout_s))
+        comm = _connected(world, device, timeout_s, store, notes)
         yield comm
         comm.barrier()  # nobody hangs up while another still receives
     except BaseException as error:
-        if not isinstance(peer_error(error), PeerError):
-            comm.leave_note((str(error).strip() or type(error).__name__).splitlines()[0])
-        if isinstance(error, Exception):
-            write_report(report_of(error))
-        raise  # the connections stay open until the process ends, so that others find the note first
+        _leave(error, notes)  # the connections stay open until the process ends, so that others find the note first
+        raise
+    notes.close()
     dist.destroy_process_group()
 
 
-def _connected(world: World, device: str, timeout_s: float, start_s: float) -> TorchComm:
-    """The group of all ranks, when all have come."""
-    from datetime import timedelta
+def _leave(error: BaseException, notes: Notes | None) -> None:
+    """Tells the others and the launcher of an error; does not return if a launcher of ours has its report."""
+    peer = peer_error(error)
+    if notes is not None and peer is None:
+        notes.leave((str(error).strip() or type(error).__name__).splitlines()[0])
+    told = write_report(report_of(error))
+    if notes is not None:
+        notes.linger(() if peer is None else peer.blamed, is_victim=peer is not None)
+    if told:
+        end_at_once(1)
 
+
+def _connected(world: World, device: str, timeout_s: float, store: Store, notes: Notes) -> TorchComm:
+    """The group of all ranks, which have come to the store."""
     import torch.distributed as dist
     from torch.distributed.distributed_c10d import PrefixStore
 
     from runner.ranks.comm_torch import TorchComm
 
-    store = _meet(world, start_s)
     backend, staged = _backend(device, world)
     try:
         dist.init_process_group(
@@ -124,37 +150,69 @@ def _connected(world: World, device: str, timeout_s: float, start_s: float) -> T
             timeout=timedelta(seconds=timeout_s),
         )
     except RuntimeError as error:
-        raise RinggraphError(f"rank {world.rank} cannot connect to the other ranks: {str(error).splitlines()[0]}") from error
-    return TorchComm(store, timeout_s, staged)
+        reason = str(error).splitlines()[0]
+        raise notes.blame(f"rank {world.rank} cannot connect to the other ranks: {reason}", None) from error
+    return TorchComm(notes, timeout_s, staged)
 
 
-def _meet(world: World, start_s: float):
-    """The store that all ranks share, when all have come to it."""
-    from datetime import timedelta
+def _meet(world: World, start_s: float) -> tuple[Store, Notes]:
+    """The store that all ranks share, and the notes in it; raises RinggraphError where it is not to be had."""
+    from runner.ranks.notes import Notes, PeerError
 
-    from torch.distributed.rendezvous import rendezvous
-
-    from runner.ranks.comm_torch import PeerError, ranks_text
-
-    where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-    limit = timedelta(seconds=start_s)
-    unreachable = f"rank {world.rank} cannot reach rank 0 at {where} within {start_s:g} s"
+    where = _where()
     try:
-        found = _within(start_s + 1, lambda: next(iter(rendezvous("env://", world.rank, world.size, timeout=limit))))
+        store, holder = _within(start_s + 1, lambda: _shared_store(world, start_s))
     except (RuntimeError, ValueError, OSError) as error:
         if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
             raise RinggraphError(f"port {where} is in use", hint="choose another MASTER_PORT") from error
-        raise RinggraphError(unreachable) from error
-    store = found[0]
-    names = [f"come/{rank}" for rank in range(world.size)]
+        if world.rank > 0 and not _somebody_listens():
+            raise PeerError(f"rank 0 did not come to {where} within {start_s:g} s", [0], [0]) from error
+        raise RinggraphError(f"rank {world.rank} cannot reach rank 0 at {where} within {start_s:g} s") from error
+    return store, Notes(store, world.rank, world.size, holder)
+
+
+def _shared_store(world: World, start_s: float) -> tuple[Store, int | None]:
+    """The store that torchrun and our launcher hold for the ranks, or that rank 0 holds; and the rank that does."""
+    from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]
+    from torch.distributed.rendezvous import rendezvous
+
+    limit = timedelta(seconds=start_s)
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return next(iter(rendezvous("env://", world.rank, world.size, timeout=limit)))[0], None
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return TCPStore(host, port, world.size, world.rank == 0, limit, wait_for_workers=False), 0
+
+
+def _somebody_listens() -> bool:
+    """Whether there is anything at the place where rank 0 should be."""
     try:
-        store.set(names[world.rank], "")
-        store.wait(names, limit)
+        socket.create_connection((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])), 1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _where() -> str:
+    return f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+
+
+def _expect_all(world: World, store: Store, notes: Notes, start_s: float) -> None:
+    """Returns when all ranks have come; raises PeerError that names those that have not."""
+    from runner.ranks.notes import PeerError, ranks_text
+
+    deadline = time.monotonic() + start_s
+    try:
+        store.set(f"come/{world.rank}", "yes")
+        while missing := [rank for rank in range(world.size) if not store.check([f"come/{rank}"])]:
+            if (known := notes.known()) is not None:
+                raise known
+            if time.monotonic() > deadline:
+                text = f"{ranks_text(missing)} did not come to {_where()} within {start_s:g} s"
+                raise notes.judge(text, missing, missing)
+            time.sleep(0.05)
     except RuntimeError as error:
-        missing = _absent(store, names)
-        who = ranks_text(missing) if missing else "a rank"
-        raise PeerError(f"{who} did not come to {where} within {start_s:g} s", missing) from error
-    return store
+        raise PeerError(f"rank 0 left {_where()} before all ranks had come", [0]) from error
+    notes.listen()
 
 
 def _within(limit_s: float, action: Callable[[], T]) -> T:
@@ -176,13 +234,6 @@ def _within(limit_s: float, action: Callable[[], T]) -> T:
     if isinstance(done[0], Exception):
         raise done[0]
     return done[0]
-
-
-def _absent(store, names: Sequence[str]) -> list[int]:
-    try:
-        return [rank for rank, name in enumerate(names) if not store.check([name])]
-    except RuntimeError:
-        return []
 
 
 def _backend(device: str, world: World) -> tuple[str, bool]:
@@ -209,22 +260,20 @@ def rank_device(device: str, world: World) -> str:
     return f"{device}:{world.local_rank % max(1, torch.get_device_module(chosen.type).device_count())}"
 
 
-def peer_error(error: BaseException | None) -> BaseException | None:
+def peer_error(error: BaseException | None) -> PeerError | None:
     """The error behind `error` that is another rank's doing, if any."""
-    from runner.ranks.comm_torch import PeerError
+    from runner.ranks.notes import PeerError
 
     seen = 0
     while error is not None and not isinstance(error, PeerError) and seen < 100:
         error, seen = error.__cause__ or error.__context__, seen + 1
-    return error
+    return error if isinstance(error, PeerError) else None
 
 
 def report_of(error: BaseException) -> Report:
     """What this rank tells the launcher of an error."""
-    from runner.ranks.comm_torch import PeerError
-
     peer = peer_error(error)
-    if isinstance(peer, PeerError):
+    if peer is not None:
         return Report(str(error), True, peer.silent)
     if isinstance(error, RinggraphError):
         return Report(error.shown)
@@ -232,8 +281,11 @@ def report_of(error: BaseException) -> Report:
         return Report(str(error))
     folder, rank = own_folder(), own_rank()
     place = read_place(folder, rank) if folder is not None and rank is not None else None
+    where = f" in {place}" if place else ""
+    if isinstance(error, SystemExit):
+        return Report(f"ended with exit code {error.code}{where}")
     what = format_exception_only(error)[-1].splitlines()[0]
-    return Report(f"failed{f' in {place}' if place else ''}: {what}", traceback="".join(format_exception(error)))
+    return Report(f"failed{where}: {what}", traceback="".join(format_exception(error)))
 
 
 def _end_with_launcher() -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from runner.base.errors import RinggraphError
 from runner.ranks.join import DEFAULT_TIMEOUT_S, LAUNCHER, START_S
-from runner.ranks.reports import FOLDER, Report, read_place, read_reports
+from runner.ranks.reports import FOLDER, Report, expect_waiting_threads, read_place, read_reports
 
 if TYPE_CHECKING:
     from torch.distributed.launcher.api import LaunchConfig
@@ -48,16 +48,17 @@ def launch(command: Sequence[str], num_ranks: int, *, timeout_s: float = DEFAULT
         _quiet(),
         tempfile.TemporaryDirectory(prefix="ringgraph-ranks-") as folder,
         _environment(folder, num_ranks),
-        _soon_killed(),
+        _soon_killed() as first_failures,
         _signals_given_back(),
     ):
         try:
             elastic_launch(_launch_config(Path(folder), num_ranks, timeout_s, port), command[0])(*command[1:])
         except ChildFailedError as error:
-            exit_codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
+            exit_codes = first_failures or {rank: failure.exitcode for rank, failure in error.failures.items()}
             hint = _kept_tracebacks(read_reports(Path(folder)))
-            raise RankError(failure_text(Path(folder), num_ranks, exit_codes), hint=hint) from None
+            raise RankError(failure_text(Path(folder), [*error.failures], exit_codes), hint=hint) from None
         except SignalException as error:
+            expect_waiting_threads()  # the launcher leaves its timer running, which would wait for a lock of a Python that ends
             if error.sigval == signal.SIGINT:
                 raise KeyboardInterrupt from None
             sys.exit(128 + error.sigval)
@@ -153,32 +154,39 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _soon_killed() -> Iterator[None]:
-    """Ranks that do not end when they are asked to are killed after SHUTDOWN_S; the launcher's own way is to wait for half a
-    minute, and its setting for that does not reach the case that one rank has failed."""
+def _soon_killed() -> Iterator[dict[int, int]]:
+    """Ranks are asked to end in a way that Python does not take for Ctrl-C, and killed after SHUTDOWN_S if they do not.
+
+    The launcher's own way is to wait for half a minute, and its setting for that does not reach the case that one rank has
+    failed. Gives the exit codes of the ranks that had failed before any other was ended: later ones are of the launcher's doing.
+    """
     from torch.distributed.elastic.multiprocessing import PContext
 
-    close = PContext.close
+    close, first = PContext.close, {}
 
     def close_soon(self: PContext, death_sig: signal.Signals | None = None, timeout: int = SHUTDOWN_S) -> None:
-        close(self, death_sig, min(timeout, SHUTDOWN_S))
+        first.update({rank: failure.exitcode for rank, failure in getattr(self, "_failures", {}).items() if not first})
+        close(self, signal.SIGTERM if death_sig == signal.SIGINT else death_sig, min(timeout, SHUTDOWN_S))
 
     PContext.close = close_soon
     try:
-        yield
+        yield first
     finally:
         PContext.close = close
 
 
-def failure_text(folder: Path, num_ranks: int, exit_codes: Mapping[int, int]) -> str:
-    """Which ranks have failed, where and why: own failures if any rank has one, else what ranks say of others."""
-    from runner.ranks.comm_torch import ranks_text
+def failure_text(folder: Path, failed: Sequence[int], exit_codes: Mapping[int, int]) -> str:
+    """Which ranks have failed, where and why: own failures if any rank has one, else what ranks say of others.
+
+    `failed` are all that did not end well, `exit_codes` those of the ranks that nobody ended.
+    """
+    from runner.ranks.notes import ranks_text
 
     reports = read_reports(folder)
     causes = {rank: report.message for rank, report in reports.items() if not report.secondary}
     silent = {rank for report in reports.values() for rank in report.silent}
     for rank, code in exit_codes.items():
-        if rank not in reports and rank not in silent and code != -signal.SIGTERM:  # those were ended by the launcher
+        if rank not in reports and rank not in silent:
             causes[rank] = _ending(code, read_place(folder, rank))
     if not causes:
         causes = {rank: report.message + _last_seen(folder, report) for rank, report in reports.items()}
@@ -186,7 +194,7 @@ def failure_text(folder: Path, num_ranks: int, exit_codes: Mapping[int, int]) ->
     for rank, message in sorted(causes.items()):
         alike.setdefault(message, []).append(rank)
     lines = [f"[{ranks_text(ranks)}]{_after(message)}" for message, ranks in alike.items()]
-    ended = [rank for rank in range(num_ranks) if rank not in causes and rank not in silent]
+    ended = [rank for rank in sorted(failed) if rank not in causes and rank not in silent]
     if ended:
         lines.append(f"{ranks_text(ended)} {'was' if len(ended) == 1 else 'were'} ended with it")
     return "\n".join(lines)

@@ -10,9 +10,12 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NoReturn
 
 FOLDER = "RINGGRAPH_RANKS"
 """Environment variable that names the folder."""
@@ -62,6 +65,30 @@ def read_reports(folder: Path) -> dict[int, Report]:
         fields = json.loads(path.read_text(encoding="utf-8"))
         found[int(path.stem)] = Report(fields["message"], fields["secondary"], tuple(fields["silent"]), fields["traceback"])
     return dict(sorted(found.items()))
+
+
+_threads_wait = False
+
+
+def expect_waiting_threads() -> None:
+    """From here on threads of the collectives may wait for something that does not come; `end` then does not wait for them."""
+    global _threads_wait
+    _threads_wait = True
+
+
+def end(status: int) -> NoReturn:
+    """Ends this process: as Python ends, or at once where a waiting thread of the collectives would abort it on the way."""
+    if status and _threads_wait:
+        end_at_once(status)
+    sys.exit(status)
+
+
+def end_at_once(status: int) -> NoReturn:
+    """Ends this process without Python's own end; what was printed is kept."""
+    for name in ("stdout", "stderr"):
+        with suppress(OSError, ValueError, AttributeError):  # closed, or nobody reads it any more
+            getattr(sys, name).flush()
+    os._exit(status)
 
 
 class Place:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ class Frontier:
     others: tuple[Point, ...]
     peak_live_bytes: int
     critical_path_us: float
+    timing: Mapping[str, Any] | None = None
+    """What makespans assume, None where nobody says it."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -165,6 +165,9 @@ def remedies(report: ScheduleReport) -> list[str]:
     return lines
 
 
+_OPTIONS = {"PTO2_RING_TASK_WINDOW": "--ring-window", "PTO2_RING_DEP_POOL": "--ring-pool"}
+
+
 def deadlock_error(schedule: Schedule, sizes: RingSizes, report: ScheduleReport) -> DeadlockError:
     """The refusal of a schedule that cannot run: who, what pins the ring, where both are written, and what works."""
     deadlock = report.deadlock
@@ -173,6 +176,9 @@ def deadlock_error(schedule: Schedule, sizes: RingSizes, report: ScheduleReport)
     lines += [f"  {what}: {mark}" for what, mark in _places(deadlock) if mark is not None]
     loads = ring_loads(schedule)
     heap = [size if fits(load, size) else safe_heap(load) for size, load in zip(sizes.heap, loads, strict=True)]
+    options = [f"{_OPTIONS[name]} {four}" for name, _, four in (line.partition("=") for line in remedies(report)[1:])]
+    if options:
+        lines.append(f"options that help: {' '.join(options)}")
     if deadlock.code == 2:
         lines.append(f"smallest capacity that works: {heap[deadlock.ring]:,} (--ring-heap {_four(heap)})")
     lines += ["smallest sizes that work for all rings:", *(f"  {line}" for line in remedies(report))]

@@ -58,9 +58,26 @@ def refuse_deadlock(schedules: Sequence[Schedule], sizes: RingSizes) -> None:
             raise ScheduleError(f"schedule '{schedule.name}' can deadlock: {problem}", hint=_advice(schedules, sizes))
 
 
+def refuse_pools(schedule: Schedule, sizes: RingSizes) -> None:
+    """Raises ScheduleError where some run, of any trip counts, may need more pool entries than there are.
+
+    One replay does not decide that: another trip count or another order of completions needs other entries.
+    """
+    for problem in _short_pools(ring_loads(schedule), sizes):
+        raise ScheduleError(f"schedule '{schedule.name}' can deadlock: {problem}", hint=_advice([schedule], sizes))
+
+
+def _short_pools(loads: Sequence[RingLoad], sizes: RingSizes) -> list[str]:
+    return [
+        f"ring {ring} has a pool of {sizes.pool[ring]:,} entries; a run may need {load.pool_bound:,}"
+        for ring, load in enumerate(loads)
+        if load.pool_bound > sizes.pool[ring]
+    ]
+
+
 def _deadlock(schedule: Schedule, loads: Sequence[RingLoad], sizes: RingSizes) -> str | None:
     deadlock = eager(schedule, sizes).deadlock
-    short_pools = [ring for ring, load in enumerate(loads) if load.pool_bound > sizes.pool[ring]]
+    short_pools = _short_pools(loads, sizes)
     if deadlock is None and short_pools:
         deadlock = lagging(schedule, sizes).deadlock
     if deadlock is not None:
@@ -72,9 +89,7 @@ def _deadlock(schedule: Schedule, loads: Sequence[RingLoad], sizes: RingSizes) -
                 f"ring {ring} of {sizes.heap[ring]:,} bytes runs all trips of its dynamic loops, but not every number of them; "
                 f"{needed:,} bytes do"
             )
-    for ring in short_pools:
-        return f"ring {ring} has a pool of {sizes.pool[ring]:,} entries; a run may need {loads[ring].pool_bound:,}"
-    return None
+    return short_pools[0] if short_pools else None
 
 
 def _advice(schedules: Sequence[Schedule], sizes: RingSizes) -> str:

@@ -21,6 +21,8 @@ SLOT_BYTES = 4968  # what a slot of a task window costs in device memory
 POOL_ENTRY_BYTES = 24  # and an entry of the dependency pools: one for edges, one for those beyond 64 of a task
 MAX_COUNT = 2**31 - 1  # windows and pools are 32-bit counters of the runtime
 
+POOL_VARIABLE = "PTO2_RING_DEP_POOL"
+
 _UNITS = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]*)")
 
@@ -133,7 +135,7 @@ class _Variable:
 VARIABLES = (
     _Variable("PTO2_RING_HEAP", "--ring-heap", DEFAULT_HEAP_BYTES, lambda n: n >= MIN_HEAP_BYTES, "bytes a ring"),
     _Variable("PTO2_RING_TASK_WINDOW", "--ring-window", DEFAULT_WINDOW, is_window, "slots a ring"),
-    _Variable("PTO2_RING_DEP_POOL", "--ring-pool", DEFAULT_POOL, lambda n: MIN_POOL <= n <= MAX_COUNT, "entries a ring"),
+    _Variable(POOL_VARIABLE, "--ring-pool", DEFAULT_POOL, lambda n: MIN_POOL <= n <= MAX_COUNT, "entries a ring"),
 )
 
 

@@ -125,15 +125,15 @@ def external_tensors(
 ) -> dict[int, torch.Tensor]:
     """A torch tensor for every tensor that is not local.
 
-    `given` are tensors by name, which win over `weights` (of a checkpoint, by tensor id), which win over random ones.
-    Raises RinggraphError for given tensors that do not fit or that nothing is called.
+    `given` are tensors by name (see `given_to`), which win over `weights` (of a checkpoint, by tensor id), which win over random
+    ones. Raises RinggraphError for given tensors that do not fit, that nothing is called, or that several tensors are called.
     """
     externals = [tensor for tensor in program.tensors if not tensor.is_local]
     by_source = {tensor.source: tensor for tensor in externals if tensor.kind == "weight"}
-    problems = [f"no input, weight or state is called '{name}'" for name in given if name not in {t.name for t in externals}]
+    values, problems = given_to(externals, given)
     found: dict[int, torch.Tensor] = {}
     for tensor in externals:
-        value = given.get(tensor.name)
+        value = values.get(tensor.id)
         if value is None:
             value = weights.get(tensor.id) if weights is not None else None
             found[tensor.id] = (random.value(tensor, by_source) if value is None else value).to(device)
@@ -145,6 +145,33 @@ def external_tensors(
     if problems:
         raise RinggraphError("\n".join(problems))
     return found
+
+
+def given_to(externals: Sequence[Tensor], given: Mapping[str, torch.Tensor]) -> tuple[dict[int, torch.Tensor], list[str]]:
+    """Given tensors by the id of the tensor that each is for, and what is wrong with their names.
+
+    A name is that of one external tensor, or what it is called outside (`layers.3.k_cache`), or a glob over the latter for all
+    that match (`layers.*.k_cache`). A full name wins over a glob.
+    """
+    found: dict[int, torch.Tensor] = {}
+    problems = []
+    for name in sorted(given, key=lambda name: "*" in name):  # full names first
+        matched = [t for t in externals if t.name == name] or [t for t in externals if t.source == name]
+        if len(matched) > 1:
+            source = matched[0].source
+            every = ".".join("*" if part.isdecimal() else part for part in source.split("."))
+            message = f"'{name}' is the name of {len(matched)} tensors, one of which is called '{source}' outside"
+            problems.append(f"{message}\nhint: give each by what it is called outside, or all of them by a glob, as in '{every}'")
+            continue
+        if not matched and "*" in name:
+            matched = [t for t in externals if fnmatchcase(t.source, name)]
+        if not matched:
+            problems.append(f"no input, weight or state is called '{name}'")
+        elif len(matched) == 1 and "*" not in name and matched[0].id in found:
+            problems.append(f"'{name}' is given twice, as '{matched[0].name}' and as '{matched[0].source}'")
+        for tensor in matched:
+            found.setdefault(tensor.id, given[name])
+    return found, problems
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:

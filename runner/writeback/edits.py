@@ -18,7 +18,7 @@ from runner.program.program import Program, Span
 from runner.program.spans import SpanWalk
 from runner.rings.schedule import Schedule
 from runner.writeback.annotations import Annotations
-from runner.writeback.text import Edit, edited
+from runner.writeback.rewrite import Edit, edited
 
 _SUFFIX = {"use": "use", "iteration": "trip", "if": "branch"}
 
@@ -62,7 +62,10 @@ def scope_edits(schedule: Schedule) -> list[Edit]:
 
 def annotation_edits(annotations: Annotations) -> list[Edit]:
     """What to change so that the files say what a strategy asks for."""
-    wraps = [Edit("wrap", scope.first, scope.last, scope.name, scope.hoisted) for scope in annotations.scopes]
+    wraps = [
+        Edit("wrap", scope.first, scope.last, scope.name, (scope.hoisted,) if scope.hoisted else ())
+        for scope in annotations.scopes
+    ]
     return wraps + [Edit("remove", mark, mark) for mark in annotations.dropped]
 
 

@@ -1,241 +1,221 @@
-"""This module puts scopes into the text of a graph file and takes them out; comments, order and spelling stay as they are."""
+"""The text of a graph file: what stands where, with the places of dashes, comments and aliases, which no `Graph` keeps.
+
+Places are offsets in characters from the begin of the text, without a byte order mark.
+"""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
 import yaml
 
-from runner.base.errors import Mark, ScheduleError
-from runner.language.graph import Text
-from runner.language.notation import split_output
+from runner.base.errors import Mark
 
-INDENT = 4
-"""Columns that the items of a scope stand further right than the scope."""
-
-WIDTH = 120
-"""An alloc that would end further right gets a line for each tensor."""
-
-AMBIGUOUS = ("on", "off", "yes", "no", "true", "false", "null")
-"""Names that YAML takes for something else unless they are quoted."""
+_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
+_COMMENT = re.compile("#[^\n\r\x85\u2028\u2029]*")
 
 
-@dataclass(frozen=True, slots=True)
-class Edit:
-    """`wrap` puts the items from `first` to `last` into a scope `name`; `remove` takes the scope at `first` away; `mode auto` and
-    `mode manual` change it. Marks are those of items, of one file. `hoisted` are the marks of outputs that create a tensor: an
-    alloc before the scope does so instead.
+@dataclass(eq=False, slots=True)
+class Part:
+    """A scalar, an alias, or a list or mapping with what it holds.
+
+    kind      `scalar`, `alias`, `list` or `map`
+    end       behind its last character; a block ends with the last of its parts
+    value     of a scalar what it says, of an alias the name of its anchor
+    style     of a scalar its quote, `|` or `>`, else empty
+    is_flow   stands in brackets, braces or quotes, or on the line of what is around it
+    inside    of a list its items, of a mapping its keys and values in turn
     """
 
-    what: str
-    first: Mark
-    last: Mark
-    name: str = ""
-    hoisted: tuple[Mark, ...] = ()
+    kind: str
+    start: int
+    end: int
+    value: str = ""
+    style: str = ""
+    anchor: str = ""
+    is_flow: bool = False
+    inside: list[Part] = field(default_factory=list)
 
+    def value_of(self, key: str) -> tuple[Part, Part] | None:
+        """The key and the value of that key, of a mapping."""
+        pairs = zip(self.inside[::2], self.inside[1::2], strict=True)
+        return next(((one, other) for one, other in pairs if one.value == key), None)
 
-Splice = tuple[int, int, int, str, int]
-"""Line, column and order of a text that is put in, and how many characters go out behind it."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """Where an item stands: lines and columns from 0, the end behind its last character. `in_flow`: inside `[]` or `{}`."""
-
-    line: int
-    column: int
-    end_line: int
-    end_column: int
-    node: yaml.MappingNode
-    in_flow: bool
-    in_list: bool
+    def says_what(self, other: Part) -> bool:
+        """Whether two scalars or aliases are read alike."""
+        return all(getattr(self, name) == getattr(other, name) for name in ("kind", "value", "style", "anchor"))
 
 
 @dataclass(frozen=True, slots=True)
-class _Output:
-    """An output that creates a tensor: its name and type, and where its text stands."""
+class Home:
+    """Where a part stands, itself or (`part` is an alias) by another name: as number `index` of what is inside `around`."""
 
-    name: str
-    spec: str
-    node: yaml.ScalarNode
+    around: Part
+    index: int
+    part: Part
 
 
-def edited(data: bytes, edits: Sequence[Edit]) -> bytes:
-    """The text with the edits made; raises ScheduleError for a spelling that cannot be edited line by line."""
-    text = data.decode("utf-8")
-    items, outputs = _items(yaml.compose(text.removeprefix("\ufeff"), Loader=yaml.SafeLoader))
-    lines = text.splitlines(keepends=True)
-    shift = [0] * len(lines)
-    dropped: set[int] = set()
-    splices: list[Splice] = []
-    headers: dict[int, list[str]] = {}
-    newline = "\r\n" if "\r\n" in text else "\n"
-    placed = [
-        (items[edit.first.line - 1, edit.first.column - 1], items[edit.last.line - 1, edit.last.column - 1], edit)
-        for edit in edits
-    ]
-    for depth, (first, last, edit) in enumerate(sorted(placed, key=_outer_first)):
-        if edit.what != "wrap":
-            _change_scope(first, edit, lines, shift, dropped, headers, newline)
-        elif first.in_flow or not first.in_list:
-            _wrap_inline(first, last, edit, splices, depth, len(edits), outputs)
+class Text:
+    """A graph file's text, read; raises yaml.YAMLError, of which the loader of graphs has told before."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.starts = [0, *(found.end() for found in _BREAK.finditer(text))]
+        self.parts: list[Part] = []
+        self.homes: dict[int, list[Home]] = {}
+        self.anchors: dict[str, Part] = {}
+        self.shared: set[int] = set()
+        self.dashes: list[int] = []
+        self.comments: dict[int, int] = {}  # start -> end
+        self._read_tokens()
+        self.root = self._read_parts()
+        self.at = {part.start: part for part in reversed(self.parts) if part.kind != "alias"}
+
+    # --- lines ---
+
+    def line_of(self, place: int) -> int:
+        return bisect_right(self.starts, place) - 1
+
+    def line(self, number: int) -> str:
+        """A line with its end."""
+        return self.text[self.starts[number] : self.starts[number + 1] if number + 1 < len(self.starts) else len(self.text)]
+
+    def end_of_line(self, number: int) -> int:
+        """Behind the last character of a line, before its line break."""
+        return self.starts[number] + len(_BREAK.sub("", self.line(number)))
+
+    def column(self, place: int) -> int:
+        return place - self.starts[self.line_of(place)]
+
+    def place(self, mark: Mark) -> int:
+        return self.starts[mark.line - 1] + mark.column - 1
+
+    def mark(self, place: int, file: str) -> Mark:
+        return Mark(file, self.line_of(place) + 1, self.column(place) + 1)
+
+    def comment_alone(self, number: int) -> int | None:
+        """The column of the comment that is all a line holds, else None."""
+        line = self.line(number)
+        column = len(line) - len(line.lstrip(" \t"))
+        return column if self.starts[number] + column in self.comments else None
+
+    def comments_in(self, start: int, end: int) -> list[tuple[int, int]]:
+        places = self._comment_places
+        return [(at, self.comments[at]) for at in places[bisect_left(places, start) : bisect_left(places, end)]]
+
+    @cached_property
+    def _comment_places(self) -> list[int]:
+        return sorted(self.comments)
+
+    @cached_property
+    def folded(self) -> set[int]:
+        """Lines that begin inside a scalar or inside brackets, where columns mean nothing, block scalars apart."""
+        found: set[int] = set()
+        for part in self.parts:
+            if part.kind == "scalar" and part.style not in ("|", ">") or part.is_flow:
+                found.update(range(self.line_of(part.start) + 1, self.line_of(part.end) + 1))
+        return found
+
+    @cached_property
+    def literal(self) -> set[int]:
+        """Lines of block scalars, the first with its `|` or `>` apart."""
+        found: set[int] = set()
+        for part in self.parts:
+            if part.style in ("|", ">"):
+                head, last = self._head_line(part), self.line_of(part.end)
+                found.update(range(head + 1, last + (self.column(part.end) > 0)))
+        return found
+
+    def _head_line(self, part: Part) -> int:
+        """The line of a block scalar's `|` or `>`, which may follow its anchor on a line of its own."""
+        return self.line_of(self.text.index(part.style, part.start + len(part.anchor)))
+
+    # --- parts ---
+
+    def dash_of(self, item: Part) -> int:
+        """The dash of an item of a block list."""
+        return self.dashes[bisect_left(self.dashes, item.start) - 1]
+
+    def is_shared(self, part: Part) -> bool:
+        """Whether an alias names the part."""
+        return id(part) in self.shared
+
+    def homes_of(self, part: Part) -> list[Home]:
+        return self.homes.get(id(part), [])
+
+    def last_line(self, part: Part) -> int:
+        """The last line that belongs to a part."""
+        while part.inside and not part.is_flow:
+            part = part.inside[-1]
+        if part.style in ("|", ">"):
+            return self.line_of(part.end) - (self.column(part.end) == 0)
+        return self.line_of(part.end)
+
+    def _read_tokens(self) -> None:
+        end = 0
+        for token in yaml.scan(self.text, Loader=yaml.SafeLoader):
+            start = token.start_mark.index
+            if isinstance(token, yaml.BlockEntryToken):
+                self.dashes.append(start)
+            if start > end:
+                self.comments.update({found.start(): found.end() for found in _COMMENT.finditer(self.text, end, start)})
+            end = max(end, token.end_mark.index)
+
+    def _read_parts(self) -> Part:
+        events: Iterator[Any] = yaml.parse(self.text, Loader=yaml.SafeLoader)
+        open_parts: list[Part] = []
+        root = Part("scalar", 0, 0)
+        for event in events:
+            if isinstance(event, yaml.CollectionEndEvent):
+                done = open_parts.pop()
+                if done.is_flow:
+                    done.end = event.end_mark.index
+                elif done.inside:
+                    done.end = done.inside[-1].end
+            elif isinstance(event, yaml.NodeEvent):
+                part = self._part(event)
+                self.parts.append(part)
+                if open_parts:
+                    around = open_parts[-1]
+                    around.inside.append(part)
+                    self._note_home(part, Home(around, len(around.inside) - 1, part))
+                else:
+                    root = part
+                if isinstance(event, yaml.CollectionStartEvent):
+                    open_parts.append(part)
+        return root
+
+    def _part(self, event: Any) -> Part:
+        start, end = event.start_mark.index, event.end_mark.index
+        if isinstance(event, yaml.AliasEvent):
+            return Part("alias", start, end, event.anchor)
+        anchor = event.anchor or ""
+        if isinstance(event, yaml.ScalarEvent):
+            part = Part("scalar", start, end, event.value, event.style or "", anchor)
         else:
-            start = _with_comments(first, lines)
-            pad = " " * (first.column - 2 + shift[first.line])
-            head = [*_alloc(edit, outputs, pad), f"{pad}- scope: {edit.name}", f"{pad}  body:"]
-            headers.setdefault(start, []).append("".join(f"{line}{newline}" for line in head))
-            for line in range(start, last.end_line + 1):
-                shift[line] += INDENT
-        splices += [_reference(outputs, mark) for mark in edit.hoisted]
-    for line, column, _, inserted, gone in sorted(set(splices), key=lambda splice: splice[:3], reverse=True):
-        lines[line] = lines[line][:column] + inserted + lines[line][column + gone :]
-    made = []
-    for number, line in enumerate(lines):
-        made += headers.get(number, [])
-        if number not in dropped:
-            made.append(_shifted(line, shift[number]))
-    return "".join(made).encode("utf-8")
+            kind = "list" if isinstance(event, yaml.SequenceStartEvent) else "map"
+            part = Part(kind, start, end, anchor=anchor, is_flow=bool(event.flow_style))
+        if anchor:
+            self.anchors[anchor] = part
+        return part
+
+    def _note_home(self, part: Part, home: Home) -> None:
+        if part.kind == "alias":
+            target = self.anchors[part.value]
+            self.shared.add(id(target))
+            self.homes.setdefault(id(target), []).append(home)
+        else:
+            self.homes.setdefault(id(part), []).append(home)
 
 
-def _outer_first(placed: tuple[_Span, _Span, Edit]) -> tuple[int, int, int, int]:
-    """Outer before inner; of edits that begin at the same item, the longer, and a loop or branch body before a use."""
-    first, last, edit = placed
-    return (first.line, first.column, -last.end_line, 0 if edit.name.endswith(("_trip", "_branch")) else 1)
-
-
-def _shifted(line: str, columns: int) -> str:
-    if not line.strip():
-        return line
-    return " " * columns + line if columns >= 0 else line[-columns:]
-
-
-def _with_comments(item: _Span, lines: Sequence[str]) -> int:
-    """The first of the comment lines right above an item that stand in its column, else its own line."""
-    line = item.line
-    while line and lines[line - 1].startswith(" " * (item.column - 2) + "#"):
-        line -= 1
-    return line
-
-
-def _output(outputs: dict[tuple[int, int], _Output], mark: Mark) -> _Output:
-    found = outputs.get((mark.line - 1, mark.column - 1))
-    if found is None or found.node.start_mark.line != found.node.end_mark.line or found.node.style in ("|", ">"):
-        raise ScheduleError(
-            f"{mark}: the tensor is written in a way that cannot be moved to an alloc", hint="write its name and type on one line"
-        )
-    return found
-
-
-def _reference(outputs: dict[tuple[int, int], _Output], mark: Mark) -> Splice:
-    """Turns `NAME: TYPE`, or a type alone, into the name of a tensor that is there already."""
-    found = _output(outputs, mark)
-    start, end = found.node.start_mark, found.node.end_mark
-    name = f'"{found.name}"' if found.name.lower() in AMBIGUOUS else found.name
-    return start.line, start.column, 0, name, end.column - start.column
-
-
-def _alloc(edit: Edit, outputs: dict[tuple[int, int], _Output], pad: str, width: int = WIDTH) -> list[str]:
-    """Lines of the alloc before a scope, none if nothing is hoisted."""
-    if not edit.hoisted:
-        return []
-    made = [f'{found.name}: "{found.spec}"' for found in (_output(outputs, mark) for mark in edit.hoisted)]
-    line = f"{pad}- alloc: {{{', '.join(made)}}}"
-    return [line] if len(line) <= width else [f"{pad}- alloc:", *(f"{pad}    {one}" for one in made)]
-
-
-def _wrap_inline(
-    first: _Span,
-    last: _Span,
-    edit: Edit,
-    splices: list[Splice],
-    depth: int,
-    most: int,
-    outputs: dict[tuple[int, int], _Output],
-) -> None:
-    if not first.node.flow_style or not last.node.flow_style or (edit.hoisted and not first.in_list):
-        raise ScheduleError(
-            f"{edit.first}: the item stands where no scope can be put around it", hint="write the branch as a list"
-        )
-    alloc = "".join(f"{{{line.removeprefix('- ')}}}, " for line in _alloc(edit, outputs, "", sys.maxsize))
-    splices.append((first.line, first.column, depth - most, f"{alloc}{{scope: {edit.name}, body: [", 0))
-    splices.append((last.end_line, last.end_column, 2 * most - depth, "]}", 0))
-
-
-def _change_scope(
-    scope: _Span,
-    edit: Edit,
-    lines: Sequence[str],
-    shift: list[int],
-    dropped: set[int],
-    headers: dict[int, list[str]],
-    newline: str,
-) -> None:
-    keys = {key.value: (key, value) for key, value in scope.node.value}
-    body_key, body = keys["body"]
-    if scope.in_flow or not scope.in_list or scope.node.flow_style or body.flow_style or body_key is not scope.node.value[-1][0]:
-        raise ScheduleError(
-            f"{edit.first}: the scope is written in a way that cannot be changed", hint="write it as a block, body last"
-        )
-    pad = " " * (scope.column - 2 + shift[scope.line])
-    if edit.what == "remove":
-        head = range(scope.line, body_key.start_mark.line + 1)
-        kept = [_comment(lines[line]) for line in head]
-        headers.setdefault(scope.line, []).extend(f"{pad}{comment}{newline}" for comment in kept if comment)
-        dropped.update(head)
-        for line in range(body_key.start_mark.line + 1, scope.end_line + 1):
-            shift[line] -= body.start_mark.column - (scope.column - 2)
-        return
-    if "mode" in keys and keys["mode"][0].start_mark.line != scope.line:
-        dropped.add(keys["mode"][0].start_mark.line)
-    if edit.what == "mode manual":
-        headers.setdefault(body_key.start_mark.line, []).append(f"{pad}  mode: manual{newline}")
-
-
-def _comment(line: str) -> str:
-    """The comment at the end of a line of a scope's head, whose values hold no `#`."""
-    _, hash_mark, text = line.partition(" #")
-    return f"#{text.rstrip()}" if hash_mark else line.strip() if line.lstrip().startswith("#") else ""
-
-
-def _items(root: yaml.Node | None) -> tuple[dict[tuple[int, int], _Span], dict[tuple[int, int], _Output]]:
-    """Every mapping of the file, and every output that creates a tensor, by the place where it begins."""
-    found: dict[tuple[int, int], _Span] = {}
-    outputs: dict[tuple[int, int], _Output] = {}
-
-    def walk(node: yaml.Node, in_flow: bool, in_list: bool) -> None:
-        flow = in_flow or bool(getattr(node, "flow_style", False))
-        if isinstance(node, yaml.MappingNode):
-            start = node.start_mark
-            found[start.line, start.column] = _Span(start.line, start.column, *_end(node), node, in_flow, in_list)
-            for key, value in node.value:
-                walk(value, flow, False)
-                if isinstance(value, yaml.ScalarNode):
-                    note(key.value, value)
-        elif isinstance(node, yaml.SequenceNode):
-            for item in node.value:
-                walk(item, flow, True)
-
-    def note(operand: str, node: yaml.ScalarNode) -> None:
-        start = node.start_mark
-        created = split_output(operand, Text(node.value, Mark("", start.line + 1, start.column + 1)))
-        if created is not None:
-            inside_quotes = start.column + (node.style is not None)  # where the text's mark is
-            outputs[start.line, inside_quotes] = _Output(created[0], created[1].value, node)
-
-    if root is not None:
-        walk(root, False, False)
-    return found, outputs
-
-
-def _end(node: yaml.Node) -> tuple[int, int]:
-    """Where the text of a node ends, without the blank lines and comments that follow a block."""
-    if isinstance(node, yaml.ScalarNode) and node.style in ("|", ">"):
-        before = node.end_mark.buffer[: node.end_mark.pointer] if node.end_mark.buffer is not None else ""
-        blank = before[len(before.rstrip()) :].count("\n")
-        return node.end_mark.line - blank, 0
-    if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
-        last = node.value[-1]
-        return _end(last[1] if isinstance(last, tuple) else last)
-    return node.end_mark.line, node.end_mark.column
+def read_or_none(text: str) -> Text | None:
+    """The text, read; None if it is no YAML."""
+    try:
+        return Text(text)
+    except (yaml.YAMLError, KeyError):  # KeyError: an alias without an anchor
+        return None

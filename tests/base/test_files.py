@@ -2,13 +2,11 @@
 
 import errno
 import multiprocessing
-import resource
-import signal
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from full_disk import full_disk
 
 from runner.base.files import check_writable, whole_file, write_text
 from runner.checkpoint.write import write_json
@@ -26,19 +24,6 @@ from runner.writeback.edits import write_files
 from schedulers import get_scheduler
 
 OLD = b"the good older file"
-
-
-@contextmanager
-def full_disk(limit=64):
-    """No file grows beyond `limit` bytes: the system refuses the write itself, as a full disk does."""
-    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, before)
 
 
 def _replay():

@@ -28,7 +28,8 @@ from runner.checkpoint.encodings import (
     stored_tensors,
 )
 from runner.checkpoint.headers import INDEX_NAME
-from runner.checkpoint.inspect import inspect_checkpoint, require_own_config
+from runner.checkpoint.inspect import inspect_checkpoint
+from runner.checkpoint.own_config import require_own_config
 from runner.checkpoint.random import init_checkpoint
 from runner.checkpoint.weights import load_weights
 from runner.config.config import load_config
@@ -427,12 +428,13 @@ def test_a_shard_half_written_is_written_again(folders, config, tmp_path, monkey
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(conversion, "encode", stop)
         convert(folders["bf16"], tmp_path / "out", config)
-    assert list((tmp_path / "out.partial").glob("*.safetensors.partial"))
+    assert not list((tmp_path / "out.partial").glob("*.safetensors"))
+    (tmp_path / "out.partial" / ".ringgraph-1-ab.partial.safetensors").write_bytes(b"of a conversion that was killed")
     with pytest.raises(CheckpointError, match=r"out.partial' is an unfinished conversion\nhint: "):
         Checkpoint.open(tmp_path / "out.partial")
     made = convert(folders["bf16"], tmp_path / "out", config)
     assert made.shards_kept == 0 and inspect_checkpoint(tmp_path / "out").fits
-    assert not list((tmp_path / "out").glob("*.partial"))
+    assert not list((tmp_path / "out").glob(".*")) and not list((tmp_path / "out").glob("*.partial*"))
 
 
 def test_another_conversion_in_the_way(folders, config, tmp_path):

@@ -11,7 +11,8 @@ from runner.base.errors import CheckpointError, Mark
 from runner.base.tensor_spec import TensorSpec
 from runner.checkpoint.checkpoint import Checkpoint
 from runner.checkpoint.convert import convert
-from runner.checkpoint.inspect import inspect_checkpoint, require_own_config
+from runner.checkpoint.inspect import inspect_checkpoint
+from runner.checkpoint.own_config import require_own_config
 from runner.checkpoint.random import init_checkpoint
 from runner.checkpoint.weights import load_weights
 from runner.config.config import load_config

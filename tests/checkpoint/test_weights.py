@@ -70,6 +70,34 @@ def test_weights_as_they_are(folder, config, stored):
         assert torch.equal(tensor, stored[name])
 
 
+def test_a_source_is_a_name_on_disk_before_it_is_the_familys(config, tmp_path, stored):
+    """Whatever a family would make of it: a prefix that it takes away, a part that it renames, experts that are stacked."""
+    tensors = {"model.w": torch.randn(3, 4), "lm_head.weight": torch.randn(95, 64), "model.hc_head.hc_scale": torch.randn(1)}
+    tensors |= {
+        f"model.layers.0.ffn.experts.{expert}.w1.weight": stored[f"{W1}.weight".format(expert=expert)] for expert in range(8)
+    }
+    save_file(tensors, tmp_path / "model.safetensors")
+    got = load(
+        tmp_path,
+        config,
+        weight("model.w", "f32", 3, 4),
+        weight("w", "f32", 3, 4),
+        weight("lm_head.weight", "f32", 95, 64),
+        weight("head.weight", "f32", 48, 64, shard=0),
+        weight("lm_head.weight", "f32", 48, 64, shard=0),
+        weight("model.hc_head.hc_scale", "f32", 1),
+        weight(f"model.{W1}.weight", "f32", 4, 32, 64, stack="expert"),
+        weight(f"{W1}.weight", "f32", 4, 32, 64, stack="expert"),
+        size=2,
+    )
+    experts = torch.stack([tensors[f"model.layers.0.ffn.experts.{expert}.w1.weight"] for expert in range(4)])
+    head = tensors["lm_head.weight"]
+    expected = [tensors["model.w"]] * 2 + [head, head[:48], head[:48], tensors["model.hc_head.hc_scale"], experts, experts]
+    for tensor, value in zip(got, expected, strict=True):
+        assert torch.equal(tensor, value)
+    assert refused(tmp_path, config, weight("model.v", "f32", 3, 4)) == ["error K101: tensor 'model.v' f32[3, 4] is missing"]
+
+
 def test_dtypes_are_converted(folder, config, stored):
     bf16, table = load(folder, config, weight("head.weight", "bf16", 95, 64), weight("layers.0.ffn.gate.tid2eid", "i32", 95, 3))
     assert torch.equal(bf16, stored["head.weight"].bfloat16())

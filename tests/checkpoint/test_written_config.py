@@ -12,7 +12,8 @@ from transformers.utils.quantization_config import FineGrainedFP8Config
 
 from runner.checkpoint.convert import convert
 from runner.checkpoint.encodings import FLAVOURS
-from runner.checkpoint.inspect import inspect_checkpoint, require_own_config
+from runner.checkpoint.inspect import inspect_checkpoint
+from runner.checkpoint.own_config import require_own_config
 from runner.checkpoint.random import init_checkpoint
 from runner.config.config import load_config
 

@@ -87,6 +87,25 @@ def test_a_window_that_is_too_small_names_its_remedy(call):
     assert "PTO2_RING_TASK_WINDOW=" in err
 
 
+OPTIONS = {"--ring-heap": "robust_bytes", "--ring-window": "least_window", "--ring-pool": "pool_bound"}
+
+
+@pytest.mark.parametrize("option", ["--ring-window", "--ring-pool"])
+@pytest.mark.parametrize("progress", ["eager", "lagging", "timed"])
+def test_a_size_is_refused_just_below_the_bound_and_the_refusal_gives_the_option(call, option, progress):
+    """Not by one replay: the pool's bound is that of every interleaving."""
+    _, out, _ = call("schedule", *MOE, "--json")
+    enough = [max(4, ring[OPTIONS[option]]) for ring in json.loads(out)["rings"]]
+    short = [size // 2 if size > 4 and option == "--ring-window" else max(4, size - 1) for size in enough]
+    asked = lambda sizes: (option, ",".join(map(str, sizes)), "--progress", progress)  # noqa: E731
+    assert call("schedule", *MOE, *asked(enough))[0] == 0
+    code, out, err = call("schedule", *MOE, *asked(short))
+    assert (code, out) == (1, "") and f"{option} {','.join(map(str, enough))}" in err
+    code, out, _ = call("schedule", *MOE, *asked(short), "--json")
+    found = json.loads(out)
+    assert code == 1 and f"{option} {','.join(map(str, enough))}" in found["refused"]
+
+
 def test_manual_without_edges_is_refused_and_can_be_allowed(call):
     graph = ("prefill_fwd", "--config", "tiny", "--scheduler", "manual", "--ring-heap", "1GiB")
     code, _, err = call("schedule", *graph)

@@ -435,10 +435,6 @@ def test_config_json_refusals(tmp_path, changes, expected):
             "compress_ratios=[0, x, 128, 4, 128, 0]",
             "error C102: 'compress_ratios[1]' is 'x' (a string), expected an integer @",
         ),
-        (
-            "compress_rate_hca=4",
-            "error C104: 'compress_rate_csa' and 'compress_rate_hca' are both 4: a layer's kind follows from its ratio @",
-        ),
         ("prefill.batch=x", "error C106: 'batch': expression 'x': unknown name 'x' @"),
         ("batch=T", "error C106: dim 'T' needs its own value: T -> batch -> T @"),
         ("dims.MIX=D / 7", "error C104: dim 'MIX' = D / 7 is 9.14286, expected an integer @"),
@@ -464,6 +460,17 @@ def test_option_refusals(option, expected):
     """`@` stands for where it came from."""
     deploy = "prefill" if option.startswith("prefill") else None
     assert refusal([option], deploy=deploy) == expected.replace("@", f"(from --set {option})")
+
+
+def test_with_equal_rates_ratios_say_the_kinds_as_in_a_config_json():
+    config = load_config(["tiny"], ["compress_rate_hca=8", "compress_rate_csa=8"])
+    assert [config[name] for name in ("compress_ratios", "CSA_RATIO", "HCA_RATIO")] == [[0, 4, 128, 4, 128, 0], 4, 128]
+    kinds = ["sliding_attention", "heavily_compressed_attention", "compressed_sparse_attention"]
+    sets = [f"layer_types=[{', '.join(kinds)}]", "num_hidden_layers=3", "compress_rates.compressed_sparse_attention=128"]
+    assert load_config(["tiny"], sets)["compress_ratios"] == [0, 128, 4]
+    assert "error C104: 'compress_ratios[2]' is 128, expected 0, 4 or 8" in refusal(["compress_rate_hca=8"])
+    equal = ["compress_rate_csa=8", "compress_rate_hca=8", "compress_ratios=[0, 8, 8, 8, 8, 0]"]
+    assert "error C104: 'compress_ratios[1]' is 8, expected 0, 4 or 128" in refusal(equal)
 
 
 def test_indexer_width_must_be_a_power_of_two_for_int8_only():

@@ -662,6 +662,7 @@ def test_wrong_bindings_of_a_used_graph(tmp_path):
     text = 'inputs: {a: "f32[5]"}\nbody:\n  - use: inner\n    with: {x: a, z: a}\n'
     assert errors(text, tmp_path, inner=inner) == [
         "G308 4: use 'inner': param 'k' is not given",
+        "G308 4: use 'inner': output 'out' is not given, and no tensor here has that name",
         "G303 5: use 'inner': input 'x' is f32[5], expected f32[4]",
         "G308 5: graph 'inner' has no param, input or output 'z'",
     ]

@@ -39,6 +39,12 @@ class Layout:
     def unusable(self, name, value, values):
         return "is too large" if value.abs().max() > 100 else None
 
+    def further_layers(self, names, values):
+        return ()
+
+    def without_unused(self, values):
+        return values
+
     def flavour(self, values):
         return "f32"
 

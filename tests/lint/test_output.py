@@ -85,5 +85,6 @@ def test_sarif(two, tmp_path):
     result = run["results"][0]
     assert (result["ruleId"], result["ruleIndex"], result["level"]) == ("G314", 0, "warning")
     place = result["locations"][0]["physicalLocation"]
-    assert place == {"artifactLocation": {"uri": "example.yaml"}, "region": {"startLine": 8, "startColumn": 15}}
+    region = {"startLine": 8, "startColumn": 15, "endLine": 8, "endColumn": 35}
+    assert place == {"artifactLocation": {"uri": "example.yaml"}, "region": region}
     assert json.loads(format_findings([], "sarif"))["runs"][0]["results"] == []

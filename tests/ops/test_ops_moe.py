@@ -134,6 +134,42 @@ def test_of_equal_scores_the_lower_expert_wins():
     torch.testing.assert_close(made["weights"], torch.tensor([[1.0, 1.0, 1.0, 0.5]]) * 3 / 3.5)
 
 
+def tied_scores(num_tokens, experts, generator):
+    """Few different biased scores, so that most are tied."""
+    return torch.randint(1, 4, (num_tokens, experts), generator=generator) / 4
+
+
+@pytest.mark.parametrize("experts, topk", [(6, 2), (16, 3), (20, 6), (256, 6), (300, 8), (384, 6)])
+def test_ties_are_those_of_a_stable_sort_as_in_the_kernels(experts, topk):
+    """pypto-lib checks its `gate` against a stable sort of the negated scores."""
+    biased = tied_scores(40, experts, torch.Generator().manual_seed(experts))
+    routed = {"indices": ("i32", (40, topk)), "weights": ("f32", (40, topk))}
+    made = run_op("route_sort", {"biased": biased, "scores": biased}, routed, factor=1.5)
+    golden = [sorted(range(experts), key=lambda expert, row=row: (-row[expert], expert))[:topk] for row in biased.tolist()]
+    assert made["indices"].tolist() == golden
+
+
+def test_equal_gate_rows_go_to_the_first_experts_here_and_where_topk_says_in_transformers():
+    """The same scores and weights, but other experts: what is documented as the difference from transformers."""
+    torch.manual_seed(1)
+    experts, topk = 16, 3
+    sizes = {"n_routed_experts": experts, "num_experts_per_tok": topk}
+    module = randomise(DeepseekV4TopKRouter(config(**sizes, routed_scaling_factor=1.5)))
+    module.weight.data[:] = module.weight.data[0]
+    module.e_score_correction_bias.zero_()
+    x = torch.randn(9, 32)
+    shape = (9, 256)
+    inputs = {"x": x, "w": module.weight.data, "bias": module.e_score_correction_bias}
+    scores = run_op("gate", inputs, {"scores": ("f32", shape), "biased": ("f32", shape)})
+    routed = {"indices": ("i32", (9, topk)), "weights": ("f32", (9, topk))}
+    made = run_op("route_sort", {"biased": scores["biased"], "scores": scores["scores"]}, routed, factor=1.5)
+    logits, weights, indices = module(x)
+    assert made["indices"].tolist() == [[0, 1, 2]] * 9
+    picked = torch.topk(module.score_fn(logits), topk, dim=-1, sorted=False).indices
+    assert indices.sort().values.tolist() == picked.sort().values.tolist() != [[0, 1, 2]] * 9
+    torch.testing.assert_close(made["weights"], weights)
+
+
 @pytest.mark.parametrize("repeats", [False, True])
 def test_hashed_routing_is_the_hash_router(repeats):
     torch.manual_seed(5)

@@ -6,7 +6,7 @@ import torch
 
 from runner.base.errors import RinggraphError
 from runner.ranks.join import given_world, joined, report_of
-from runner.ranks.reports import Place, own_folder, write_report
+from runner.ranks.reports import Place, end, own_folder, write_report
 
 
 def main(timeout_s: float, start_s: float) -> int:
@@ -29,4 +29,4 @@ def main(timeout_s: float, start_s: float) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*map(float, sys.argv[1:])))
+    end(main(*map(float, sys.argv[1:])))

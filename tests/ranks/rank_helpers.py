@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -19,18 +20,24 @@ def alive(pid: int) -> bool:
         return False
 
 
-def finish(process: subprocess.Popen) -> tuple[int, str, str]:
-    """Exit code and streams; asserts that no rank is left."""
-    ranks: list[int] = []
+def ended(process: subprocess.Popen) -> tuple[int, str, str]:
+    """Exit code and streams of a launcher; asserts that none of the ranks that it had is left."""
+    ranks: set[int] = set()
     while process.poll() is None:
         try:
-            ranks = children(process.pid) or ranks
+            ranks.update(children(process.pid))
         except (FileNotFoundError, ProcessLookupError):
             break
         time.sleep(0.05)
     out, err = process.communicate(timeout=60)
     assert ranks and not any(map(alive, ranks))
     return process.returncode, out, err
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def wait_for_stopped(launcher: int, limit_s: float = 60) -> list[int]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from places import TESTS
-from rank_helpers import alive, finish, wait_for_stopped
+from rank_helpers import alive, ended, free_port, wait_for_stopped
 
 from runner.checkpoint.random import init_checkpoint
 from runner.cli.main import main
@@ -52,7 +52,7 @@ def generate(checkpoint: Path, *arguments: str, fault: str = "", **env: str) -> 
     ],
 )
 def test_a_rank_that_is_killed(tiny, fault, place):
-    code, out, err = finish(generate(tiny, "--ep", "2", fault=fault))
+    code, out, err = ended(generate(tiny, "--ep", "2", fault=fault))
     victim, other = fault[0], str(1 - int(fault[0]))
     assert (code, out) == (1, "")
     assert re.fullmatch(rf"error: \[rank {victim}\] was killed \(SIGKILL\) in {place}\nrank {other} was ended with it\n", err), (
@@ -61,7 +61,7 @@ def test_a_rank_that_is_killed(tiny, fault, place):
 
 
 def test_what_nobody_foresaw_is_one_line_and_a_file(tiny):
-    code, out, err = finish(generate(tiny, "--ep", "2", fault="1|decode call 1, node '.*combine_push'|raise"))
+    code, out, err = ended(generate(tiny, "--ep", "2", fault="1|decode call 1, node '.*combine_push'|raise"))
     assert (code, out) == (1, "")
     found = re.fullmatch(
         r"error: \[rank 1\] failed in decode call 1, node 'layer_0.moe.experts.combine_push': "
@@ -79,7 +79,7 @@ def test_what_nobody_foresaw_is_one_line_and_a_file(tiny):
 
 def test_a_rank_that_never_answers(tiny):
     fault = "1|decode call 0, node 'layer_1.*dispatch'|stop"
-    code, out, err = finish(generate(tiny, "--ep", "2", "--timeout-s", "6", fault=fault))
+    code, out, err = ended(generate(tiny, "--ep", "2", "--timeout-s", "6", fault=fault))
     assert (code, out) == (1, "")
     assert re.search(
         r"error: \[rank 0\] \S+moe.yaml:\d+:\d+: node 'layer_1.moe.dispatch' \(op 'dispatch'\) failed: rank 1 did not answer", err
@@ -131,18 +131,12 @@ def test_a_bad_shard_is_named_by_ranks_under_torchrun(tiny, tmp_path):
     assert [rank.returncode for rank in ranks] == [1, 1]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 def refused(capfd, checkpoint: Path, *arguments: str) -> str:
     """What the command says, in this process, which never comes to start ranks."""
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit) as exited:
         main(["generate", "--checkpoint", str(checkpoint), "--prompt-ids", "1,2", *arguments])
     out, err = capfd.readouterr()
-    assert (ended.value.code, out) == (1, "")
+    assert (exited.value.code, out) == (1, "")
     return err
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from places import TESTS
-from rank_helpers import alive, finish, wait_for_stopped
+from rank_helpers import alive, ended, wait_for_stopped
 
 from runner.base.errors import RinggraphError
 from runner.ranks.join import World, check_size, given_world
@@ -37,28 +37,28 @@ def start(num_ranks: int, *, fault: str = "", timeout_s: float = TIMEOUT_S, star
 
 
 def test_ranks_run_and_end():
-    code, out, err = finish(start(3))
+    code, out, err = ended(start(3))
     assert (code, err) == (0, "")
     assert sorted(out.splitlines()) == ["rank 0 done", "rank 1 done", "rank 2 done"]
 
 
 @pytest.mark.slow
 def test_a_rank_that_is_killed_ends_all():
-    code, _, err = finish(start(3, fault="1|step 2, node|kill"))
+    code, _, err = ended(start(3, fault="1|step 2, node|kill"))
     assert code == 1
     assert err == ("error: [rank 1] was killed (SIGKILL) in step 2, node 'layer_2.dispatch'\nranks 0, 2 were ended with it\n")
 
 
 @pytest.mark.slow
 def test_a_rank_that_never_answers_ends_all():
-    code, _, err = finish(start(3, fault="2|step 1, node|stop"))
+    code, _, err = ended(start(3, fault="2|step 1, node|stop"))
     assert code == 1
     assert "rank 2 did not answer within 8 s" in err and "rank 2 was last in step 1, node 'layer_1.dispatch'" in err
     assert err.count("did not answer") == 1 and "ended with it" not in err
 
 
 def test_a_rank_that_raises_names_its_cause_and_ends_all():
-    code, _, err = finish(start(3, fault="0|step 3, node|raise"))
+    code, _, err = ended(start(3, fault="0|step 3, node|raise"))
     assert code == 1
     shown, _, kept = err.partition(", with ")
     assert shown == (
@@ -75,7 +75,7 @@ def test_a_rank_that_raises_names_its_cause_and_ends_all():
 
 @pytest.mark.slow
 def test_a_rank_that_never_comes_ends_all():
-    code, _, err = finish(start(3, fault="1|^start$|stop", start_s=20))
+    code, _, err = ended(start(3, fault="1|^start$|stop", start_s=20))
     assert code == 1
     assert re.search(r"error: \[ranks 0, 2\] rank 1 did not come to \S+:\d+ within 20 s\nrank 1 was last in start", err)
 
@@ -173,13 +173,13 @@ def test_reports_and_places_are_found_by_the_launcher(tmp_path):
 def test_ranks_that_fail_alike_are_told_once(tmp_path):
     for rank in range(4):
         write_report(Report("too many rows"), {"RINGGRAPH_RANKS": str(tmp_path), "RANK": str(rank)})
-    assert failure_text(tmp_path, 4, {0: 1}) == "[ranks 0-3] too many rows"
+    assert failure_text(tmp_path, range(4), {0: 1}) == "[ranks 0-3] too many rows"
 
 
 def test_what_follows_from_another_rank_is_not_the_cause(tmp_path):
     write_report(Report("rank 1 is gone", True, (1,)), {"RINGGRAPH_RANKS": str(tmp_path), "RANK": "0"})
     write_report(Report("bad shard"), {"RINGGRAPH_RANKS": str(tmp_path), "RANK": "1"})
-    assert failure_text(tmp_path, 2, {0: 1, 1: 1}) == "[rank 1] bad shard\nrank 0 was ended with it"
+    assert failure_text(tmp_path, range(2), {0: 1, 1: 1}) == "[rank 1] bad shard\nrank 0 was ended with it"
 
 
 def test_signals_mean_afterwards_what_they_meant_before():

@@ -35,9 +35,35 @@ def test_more_bytes_never_take_more_time_and_bounds_hold(call, tmp_path):
     assert sizes == sorted(sizes) and times == sorted(times, reverse=True)
     assert min(sizes) >= found["peak_live_bytes"]
     assert min(p["makespan_us"] for p in found["points"] + found["others"]) >= found["critical_path_us"]
-    _, schedule, _ = call("schedule", *SMALL[1:-2], "--scheduler", "minpeak", "--routing", "random:0", "--json")
+    _, schedule, _ = call("schedule", *SMALL[1:-2], "--scheduler", "minpeak", "--json")
     assert min(sizes) == json.loads(schedule)["safe_total_bytes"]
     assert (tmp_path / "f.svg").read_text().count("<svg") == 1
+
+
+def test_every_command_assumes_the_same_and_says_it(call):
+    """A strategy has one makespan, whichever command tells it; another routing or timing that is given is said as well."""
+    assumed = {"submit_us": 0.5, "task_us": None, "cores": "aic=24,aiv=48", "profile": None, "device": "a2a3"}
+    for given, changed in (((), {}), (("--routing", "random:0", "--task-us", "20", "--cores", "unlimited"), {"task_us": 20.0})):
+        found = json.loads(call(*SMALL[:-1], "1", *given, "--json")[1])
+        timing = assumed | changed | ({"cores": "unlimited"} if given else {})
+        assert found["timing"] == timing and found["name"].endswith("routing random:0" if given else "routing bound")
+        points = {label: point for point in found["others"] for label in point["label"].split(", ")}
+        for strategy in ("annotated", "autoscope"):
+            planned = ("--scheduler", strategy, "--ring-heap", "safe", *given, "--json")
+            plan = json.loads(call("schedule", *SMALL[1:-2], *planned)[1])
+            assert plan["timing"] == timing and plan["routing"] == (given[1] if given else "bound")
+            assert plan["makespan_us"] == points[strategy]["makespan_us"]
+            assert plan["safe_total_bytes"] == points[strategy]["total_bytes"]
+
+
+def test_reports_say_what_they_assume(call):
+    said = "0.5 us a submission, tasks as their ops' costs say, cores aic=24,aiv=48 of a2a3"
+    assert f"timed assumes {said}" in call("schedule", *SMALL[1:-2])[1]
+    assert f"routing bound; timed: {said}" in call("frontier", *SMALL[1:-2], "--points", "1")[1]
+    sized = ("size", *SMALL[1:-2], "--scheduler", "minpeak")
+    assert "scheduler minpeak, routing bound\n" in call(*sized)[1]
+    found = json.loads(call(*sized, "--objective", "makespan", "--json")[1])
+    assert (found["routing"], found["timing"]["cores"]) == ("bound", "aic=24,aiv=48")
 
 
 def test_a_picture_is_the_same_every_time(tmp_path):

@@ -9,7 +9,7 @@ from runner.base.errors import ScheduleError
 from runner.base.tensor_spec import TensorSpec
 from runner.program.ops import Cost, OpRegistry
 from runner.program.program import Program, Region, Span, Task, Tensor
-from runner.rings.durations import Rates, estimated_us, measured_us
+from runner.rings.devices.durations import Rates, estimated_us, measured_us
 from runner.rings.placement import PlacedTask, lower
 
 RATES = Rates(aic_flops_per_us=100.0, aiv_flops_per_us=10.0, bytes_per_us=50.0, task_us=2.0)

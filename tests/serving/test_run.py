@@ -122,6 +122,53 @@ def test_given_tensors_that_do_not_fit_are_named():
     )
 
 
+def caches(num_layers: int) -> Program:
+    """A state called `k_cache` in every layer, and an input."""
+    sources = [(f"layers.{layer}.k_cache", "k_cache", "state") for layer in range(num_layers)] + [("x", "x", "input")]
+    tensors = tuple(Tensor(at, name, TensorSpec("f32", (2,)), kind, source) for at, (source, name, kind) in enumerate(sources))
+    return Program("p", tensors, (Task(0, "t", "op", reads=tuple(range(len(tensors)))),), Span("root", "p"))
+
+
+def values_of(program: Program, **values: float) -> list[float]:
+    """The first element of every tensor, of those given as one number; -1 where it is random."""
+    random = RandomExternals(tiny(), 0)
+    made = external_tensors(
+        program, {name: torch.full((2,), value) for name, value in values.items()}, None, random, torch.device("cpu")
+    )
+    return [tensor[0].item() if tensor[0] == tensor[1] else -1 for tensor in made.values()]
+
+
+def test_a_name_of_several_tensors_never_fills_them_all():
+    with pytest.raises(RinggraphError) as caught:
+        values_of(caches(3), k_cache=5.0)
+    assert str(caught.value) == (
+        "'k_cache' is the name of 3 tensors, one of which is called 'layers.0.k_cache' outside\n"
+        "hint: give each by what it is called outside, or all of them by a glob, as in 'layers.*.k_cache'"
+    )
+    assert values_of(caches(1), k_cache=5.0)[0] == 5
+
+
+def test_one_layer_or_all_by_a_glob():
+    assert values_of(caches(3), **{"layers.1.k_cache": 5.0})[:3] == [0, 5, 0]
+    assert values_of(caches(3), **{"layers.*.k_cache": 4.0, "x": 1.0}) == [4, 4, 4, 1]
+    assert values_of(caches(3), **{"layers.*.k_cache": 4.0, "layers.2.k_cache": 5.0})[:3] == [4, 4, 5]
+    with pytest.raises(RinggraphError, match=r"no input, weight or state is called 'layers\.\*\.v_cache'"):
+        values_of(caches(3), **{"layers.*.v_cache": 4.0})
+    with pytest.raises(RinggraphError, match=r"'k_cache' is given twice, as 'k_cache' and as 'layers.0.k_cache'"):
+        values_of(caches(1), **{"layers.0.k_cache": 4.0, "k_cache": 4.0})
+
+
+def test_the_shipped_decode_takes_no_cache_for_all_layers(tmp_path):
+    from runner import Driver
+
+    driver = Driver(["tiny"], ["num_hidden_layers=2"])
+    spec = next(tensor.spec for tensor in driver.expand("decode_fwd").tensors if tensor.name == "kv_cache")
+    with pytest.raises(RinggraphError, match="'kv_cache' is the name of 2 tensors"):
+        driver.run("decode_fwd", {"kv_cache": torch.zeros(spec.shape)})
+    zeros, ones = (driver.run("decode_fwd", {"layers.*.kv_cache": torch.full(spec.shape, value)}) for value in (0.0, 1.0))
+    assert zeros.tensors["logits"].shape == ones.tensors["logits"].shape
+
+
 def test_tensors_travel_through_files(tmp_path):
     write_tensors(tmp_path / "new" / "a.safetensors", {"a": torch.arange(3)})
     assert read_tensors(tmp_path / "new")["a"].tolist() == [0, 1, 2]

@@ -88,7 +88,11 @@ def route_hash(input_ids, tid2eid, scores, *, indices, weights, factor):
     source="transformers DeepseekV4TopKRouter; pypto-lib gate",
 )
 def route_sort(biased, scores, *, indices, weights, factor):
-    """The K experts with the largest biased scores, largest first; of equal ones, the lower expert first."""
+    """The K experts with the largest biased scores, largest first; of equal ones, the lower expert first.
+
+    That is the order of the reference's kernels (pypto-lib `gate`: `sort32` and `mrgsort`, checked against a stable sort);
+    transformers takes which of them `torch.topk` happens to return.
+    """
     experts = biased.sort(dim=-1, descending=True, stable=True).indices[:, : indices.shape[1]]
     indices.copy_(experts)
     weights.copy_(_weights(scores, experts, factor))

@@ -59,19 +59,15 @@ def _rotation(v: Values) -> Problems:
 
 
 def _has_indexer(v: Values) -> bool:
-    return v["compress_rate_csa"] in v["compress_ratios"][: v["num_hidden_layers"]]
+    return v["CSA_RATIO"] in v["compress_ratios"][: v["num_hidden_layers"]]
 
 
 def _layers(v: Values) -> Problems:
     ratios, layers = v["compress_ratios"], v["num_hidden_layers"]
-    csa, hca = v["compress_rate_csa"], v["compress_rate_hca"]
+    csa, hca = v["CSA_RATIO"], v["HCA_RATIO"]
     if len(ratios) < layers:
         message = f"'compress_ratios' has {len(ratios)} entries, expected one for each of 'num_hidden_layers' ({layers})"
         yield message, ("compress_ratios", "num_hidden_layers")
-    if csa == hca:
-        message = f"'compress_rate_csa' and 'compress_rate_hca' are both {csa}: a layer's kind follows from its ratio"
-        yield message, ("compress_rate_csa", "compress_rate_hca")
-        return
     for layer, ratio in enumerate(ratios):
         if ratio not in (0, csa, hca):
             yield f"'compress_ratios[{layer}]' is {ratio}, expected 0, {csa} or {hca}", ("compress_ratios",)

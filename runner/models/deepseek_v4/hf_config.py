@@ -8,7 +8,7 @@ Both generations of DeepSeek-V4 configurations are taken: the checkpoints' own (
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import floor, isinf, log, nextafter
+from math import floor, isfinite, isinf, log, nextafter
 from typing import Any
 
 from runner.models.protocols import Normalised
@@ -87,11 +87,13 @@ IGNORED = (
     "use_cache",
 )
 """Keys that say nothing about how the model is run here; a YAML layer may carry them."""
+MODEL_TYPE = "deepseek_v4"
 
 
 def normalise(given: Mapping[str, Any]) -> Normalised:
     """Fields of a YAML layer or an option, Hugging Face spellings replaced by ours; unknown keys are kept as they are."""
     result = Normalised({key: (value, key) for key, value in given.items() if key not in (*_CONVERT, *IGNORED)})
+    result.problems += another_model(given)
     for key, convert in _CONVERT.items():
         if key in given:
             try:
@@ -101,20 +103,34 @@ def normalise(given: Mapping[str, Any]) -> Normalised:
     return result
 
 
+def another_model(given: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Key and message where fields say that they are of another model."""
+    found = []
+    kind, classes = given.get("model_type"), given.get("architectures")
+    if kind not in (None, MODEL_TYPE):
+        found.append(("model_type", f"'model_type' is '{kind}', expected '{MODEL_TYPE}'"))
+    named = [str(name) for name in (classes if isinstance(classes, list) else [classes]) if name is not None]
+    if named and not any("deepseekv4" in name.lower() for name in named):
+        message = f"'architectures' is {', '.join(named)}, expected one of DeepSeek-V4, as DeepseekV4ForCausalLM"
+        found.append(("architectures", message))
+    return found
+
+
 def _layer_types(given: Mapping[str, Any], result: Normalised) -> None:
     types = given["layer_types"]
     if types is None:
         return
     rates = given.get("compress_rates") or {}
-    ratios = {
-        SWA: 0,
-        CSA: rates.get(CSA, given.get("compress_rate_csa", 4)),
-        HCA: rates.get(HCA, given.get("compress_rate_hca", 128)),
-    }
+    ratios = ratios_of(*(rates.get(kind, given.get(name, CODES[kind])) for kind, name in RATE_FIELDS.items()))
     unknown = sorted({str(kind) for kind in types if kind not in ratios})
     if unknown:
         raise ValueError(f"{', '.join(unknown)} is not one of {', '.join(LAYER_TYPES)}")
     result.fields["compress_ratios"] = [ratios[kind] for kind in types], "layer_types"
+
+
+def ratios_of(csa: Any, hca: Any) -> dict[str, Any]:
+    """What our `compress_ratios` says of a layer, by kind: its rate; where both rates are the same, its code."""
+    return CODES if csa == hca else {SWA: 0, CSA: csa, HCA: hca}
 
 
 def _compress_rates(given: Mapping[str, Any], result: Normalised) -> None:
@@ -142,7 +158,23 @@ def _partial_rotary_factor(given: Mapping[str, Any], result: Normalised) -> None
         result.fields["qk_rope_head_dim"] = f"floor(head_dim * {float(factor)!r})", "partial_rotary_factor"
 
 
+ROPES = ("rope_scaling", "rope_parameters")
+
+
+def endless(value: Any, name: str = "") -> str | None:
+    """What is wrong with the parameters of a rotation if any number among them, used or not, is NaN or infinite."""
+    if isinstance(value, dict):
+        found = (endless(item, f"{name}.{key}" if name else key) for key, item in value.items())
+        return next(filter(None, found), None)
+    if not isinstance(value, float) or isfinite(value):
+        return None
+    return f"has {value!r} for {name or 'its value'}, expected a finite number"
+
+
 def _rope_scaling(given: Mapping[str, Any], result: Normalised) -> None:
+    for key in ROPES:
+        if problem := endless(given.get(key)):
+            raise ValueError(problem)
     key = "rope_parameters" if given.get("rope_parameters") is not None else "rope_scaling"
     rope = given[key]
     if rope is None:
@@ -197,13 +229,13 @@ def config_json(values: Mapping[str, Any], dtype: str, quantisation: Mapping[str
     `dtype` is `f32` or `bf16`: what the plain tensors are stored in. transformers loads the result as it is.
     """
     layers = values["num_hidden_layers"]
-    kind_of = {0: SWA, values["compress_rate_csa"]: CSA, values["compress_rate_hca"]: HCA}
+    kind_of = {0: SWA, values["CSA_RATIO"]: CSA, values["HCA_RATIO"]: HCA}
     kinds = [kind_of[ratio] for ratio in values["compress_ratios"]]
     hashed = min(values["num_hash_layers"], layers)
     factor = _partial_factor(values["qk_rope_head_dim"], values["head_dim"])
     result = {
         "architectures": ["DeepseekV4ForCausalLM"],
-        "model_type": "deepseek_v4",
+        "model_type": MODEL_TYPE,
         "dtype": {ours: theirs for theirs, ours in DTYPES.items()}[dtype],
         **{name: _number(name, values[name]) for name in DEFAULTS},
         "qk_rope_head_dim": values["qk_rope_head_dim"],

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from runner.config.sources import BESIDE, describe
+from runner.config.sources import BESIDE, FLAVOUR, describe
 from runner.models.deepseek_v4.hf_config import (
     CODES,
     CSA,
@@ -19,10 +19,16 @@ from runner.models.deepseek_v4.hf_config import (
     DTYPES,
     EITHER,
     HCA,
+    IGNORED,
     LAYER_TYPES,
+    MODEL_TYPE,
     RATE_FIELDS,
     RENAMED,
+    ROPES,
     SWA,
+    another_model,
+    endless,
+    ratios_of,
 )
 from runner.models.deepseek_v4.hf_rope import DEFAULT, Refused, derive_rope, is_integer, is_number
 from runner.models.protocols import Normalised
@@ -45,6 +51,8 @@ UNSUPPORTED = (
     "default_rope_type",
 )
 """Keys with which the class would make layers differ, or take other defaults."""
+_KNOWN = {*_READ, *UNSUPPORTED, *UNUSED_FLOATS, *IGNORED, "layer_types", "mlp_layer_types", "dtype"}
+"""What a file without `model_type` may hold."""
 OFFICIAL = ("dim", "n_layers")
 """Keys that the official inference code uses instead of `hidden_size` and `num_hidden_layers`."""
 
@@ -56,6 +64,7 @@ def read_file(given: Mapping[str, Any]) -> Normalised:
     if problem := _not_a_model(values):
         result.problems.append(problem)
         return result
+    result.problems += another_model(values)
     for key, problem in [(key, problem) for key, value in values.items() if (problem := _wrong_type(key, value))]:
         result.problems.append((key, problem))
         del values[key]
@@ -96,12 +105,17 @@ def _not_a_model(values: Mapping[str, Any]) -> tuple[str, str] | None:
         return official, f"'{official}' is the official inference code's spelling; give the checkpoint's config.json instead"
     if not any(key in DEFAULTS or key in RENAMED for key in values if not key.endswith("_token_id")):
         return "model_type", "this is no config.json of a model: it has neither 'model_type' nor a size"
+    strange = next((key for key in values if key not in _KNOWN and not key.startswith(BESIDE)), None)
+    if strange is not None:
+        return strange, f"'{strange}' is no field of {MODEL_TYPE}, and without a 'model_type' the file may be of another model"
     return None
 
 
 def _wrong_type(key: str, value: Any) -> str | None:
     if key in _READ and _has_huge(value):
         return f"'{key}' has an integer of more than 64 bits"
+    if key in ROPES and (problem := endless(value)):
+        return f"'{key}' {problem}"
     expected = _expected(key, value)
     return None if expected is None else f"'{key}' is {describe(value)}, expected {expected}"
 
@@ -161,7 +175,8 @@ def _layer_kinds(values: Mapping[str, Any], result: Normalised) -> None:
     missing = next((kind for kind in kinds[:layers] if kind not in rates), None)
     if missing is not None:
         raise Refused("compress_rates", f"'compress_rates' has no {missing}, which 'num_hidden_layers' has layers of")
-    result.fields["compress_ratios"] = [rates.get(kind, DEFAULT_RATES.get(kind, 0)) for kind in kinds], origin
+    ratios = ratios_of(*(result.fields[name][0] for name in RATE_FIELDS.values()))
+    result.fields["compress_ratios"] = [ratios[kind] for kind in kinds], origin
 
 
 def _rates(values: Mapping[str, Any], result: Normalised) -> dict[str, Any]:
@@ -199,7 +214,7 @@ def _kinds(values: Mapping[str, Any], layers: int) -> tuple[list[str], str]:
     if not isinstance(ratios, list):
         raise Refused("compress_ratios", f"'compress_ratios' is {describe(ratios)}, expected a list")
     for layer, ratio in enumerate(ratios):
-        if not is_integer(ratio) or ratio not in KINDS:
+        if not is_number(ratio) or ratio not in KINDS:
             message = f"'compress_ratios[{layer}]' is {describe(ratio)}, expected 0, 4 or 128; 'compress_rates' has other rates"
             raise Refused("compress_ratios", message)
     return [KINDS[ratio] for ratio in ratios], "compress_ratios"
@@ -207,7 +222,7 @@ def _kinds(values: Mapping[str, Any], layers: int) -> tuple[list[str], str]:
 
 def _draft_kinds(ratios: Any, kinds: list[str]) -> list[str]:
     """Kinds of draft layers, of which `layer_types` says nothing, from `compress_ratios` beside it if it is of this model."""
-    if not isinstance(ratios, list) or not all(is_integer(ratio) and ratio in KINDS for ratio in ratios):
+    if not isinstance(ratios, list) or not all(is_number(ratio) and ratio in KINDS for ratio in ratios):
         return []
     every = [KINDS[ratio] for ratio in ratios]
     return every[len(kinds) :] if every[: len(kinds)] == kinds else []
@@ -242,13 +257,15 @@ def _hash_layers(values: Mapping[str, Any], result: Normalised) -> None:
 
 
 def _dtype(values: Mapping[str, Any], result: Normalised) -> None:
-    """`dtype` before `torch_dtype`; and whether `quantization_config` says W8A8."""
+    """`dtype` before `torch_dtype`; and whether `quantization_config`, or else the tensors beside the file, say W8A8."""
     key = "dtype" if values.get("dtype") is not None else "torch_dtype"
     if values.get(key) is not None:
         result.fields["dtype"] = DTYPES.get(str(values[key]), values[key]), key
     quantisation = values.get("quantization_config")
     if isinstance(quantisation, dict) and quantisation.get("quant_method") == "w8a8":
         result.fields["precision"] = "w8a8", "quantization_config"
+    elif values.get(FLAVOUR) == "w8a8":
+        result.fields["precision"] = "w8a8", FLAVOUR
 
 
 def _generation(values: Mapping[str, Any], result: Normalised) -> None:

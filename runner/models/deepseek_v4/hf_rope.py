@@ -6,7 +6,7 @@ Source: transformers 5.23.0, `modeling_rope_utils.py` (`convert_rope_params_to_d
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import log
+from math import isfinite, log
 from typing import Any
 
 from runner.config.sources import describe
@@ -72,7 +72,7 @@ def _fraction(values: Mapping[str, Any], result: Normalised) -> tuple[float, str
         return fraction, "partial_rotary_factor"
     if width is None:
         return ROTATED_FRACTION, DEFAULT
-    if not is_number(width) or head_dim == 0:
+    if not is_number(width) or not isfinite(width) or head_dim == 0:
         raise Refused("qk_rope_head_dim", f"'qk_rope_head_dim' is {describe(width)}, expected an integer")
     return width / head_dim, "qk_rope_head_dim"
 

@@ -7,8 +7,9 @@ Source: design page of the model ("Checkpoints as they lie on disk"); transforme
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +26,10 @@ _RENAMED = (
     (re.compile(r"^hc_head\.hc_"), "hc_head_"),
     (re.compile(r"\.attn\.norm\.weight$"), ".attn.kv_norm.weight"),
     (re.compile(r"\.weight_scale_inv$|\.weight_scale$|\.weight\.scale$"), ".scale"),
+    (re.compile(r"\.weight_offset$|\.weight\.offset$"), ".offset"),
 )
 _BLOCK_PREFIX = re.compile(r"^(layers|mtp)\.\d+\.")
+_LAYER = re.compile(r"layers\.(\d{1,6})\.")
 _EXPERT = re.compile(r"^ffn\.experts\.\d+\.w[123]$")
 _SHARED = tuple(f"ffn.shared_experts.w{i}" for i in (1, 2, 3))
 _W8A8_LINEAR = frozenset(("attn.wq_b", "attn.wo_b", "attn.indexer.wq_b", *_SHARED))
@@ -82,14 +85,14 @@ class _Shapes:
         width, streams, vocab = v["hidden_size"], v["hc_mult"], v["vocab_size"]
         yield "embed.weight", (vocab, width)
         for layer in range(v["num_hidden_layers"]):
-            yield from self._layer(layer)
+            yield from self.layer(layer)
         yield "hc_head_fn", (streams, streams * width)
         yield "hc_head_base", (streams,)
         yield "hc_head_scale", (1,)
         yield "norm.weight", (width,)
         yield "head.weight", (vocab, width)
 
-    def _layer(self, layer: int) -> Iterator[tuple[str, Shape]]:
+    def layer(self, layer: int) -> Iterator[tuple[str, Shape]]:
         width = self.values["hidden_size"]
         prefix = f"layers.{layer}."
         for part in ("attn", "ffn"):
@@ -118,14 +121,14 @@ class _Shapes:
         yield "attn_sink", (heads,)
         yield "wo_a.weight", (output, heads * head // v["o_groups"])
         yield "wo_b.weight", (width, output)
-        ratio = v["compress_ratios"][layer]
-        if ratio == v["compress_rate_csa"]:
-            yield from self._compressor("compressor.", ratio, head, series=2)
+        ratio, rate = v["compress_ratios"][layer], v["compress_rate_csa"]
+        if ratio == v["CSA_RATIO"]:
+            yield from self._compressor("compressor.", rate, head, series=2)
             yield "indexer.wq_b.weight", (v["index_n_heads"] * v["index_head_dim"], v["q_lora_rank"])
             yield "indexer.weights_proj.weight", (v["index_n_heads"], width)
-            yield from self._compressor("indexer.compressor.", ratio, v["index_head_dim"], series=2)
+            yield from self._compressor("indexer.compressor.", rate, v["index_head_dim"], series=2)
         elif ratio:
-            yield from self._compressor("compressor.", ratio, head, series=1)
+            yield from self._compressor("compressor.", v["compress_rate_hca"], head, series=1)
 
     def _compressor(self, prefix: str, ratio: int, head: int, series: int) -> Iterator[tuple[str, Shape]]:
         width = self.values["hidden_size"]
@@ -165,6 +168,26 @@ class Layout(CheckpointLayout):
 
     def expected(self, values: Mapping[str, Any], dtype: str = "f32") -> dict[str, TensorSpec]:
         return expected_tensors(values, dtype)
+
+    def further_layers(self, names: Iterable[str], values: Mapping[str, Any]) -> Sequence[Collection[str]]:
+        """Layers from `num_hidden_layers` on: each has at least what all of the model's have, and no number is left out."""
+        first = values["num_hidden_layers"]
+        beyond: dict[int, set[str]] = {}
+        for name in names:
+            found = _LAYER.match(name)
+            if found and int(found[1]) >= first:
+                beyond.setdefault(int(found[1]), set()).add(name)
+        plainest = _Shapes({**values, "compress_ratios": [0], "num_hash_layers": 0}).layer(0)
+        common = [name.removeprefix("layers.0.") for name, _ in plainest if not name.endswith(".gate.bias")]
+        whole = itertools.takewhile(
+            lambda number: beyond.get(number, set()).issuperset(f"layers.{number}.{name}" for name in common),
+            itertools.count(first),
+        )
+        return [beyond[number] for number in whole]
+
+    def without_unused(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
+        ratios = values["compress_ratios"][: values["num_hidden_layers"]]
+        return {**values, "num_nextn_predict_layers": 0, "compress_ratios": ratios}
 
     def unusable(self, name: str, value: torch.Tensor, values: Mapping[str, Any]) -> str | None:
         """A table of experts that names one which there is not."""

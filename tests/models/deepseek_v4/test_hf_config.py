@@ -11,6 +11,7 @@ from test_hf_differential import BASE, CSA, HCA, INFINITY, SWA, ours, same, thei
 from runner.base.errors import ConfigError
 from runner.cli.main import main
 from runner.config.config import load_config
+from runner.models.deepseek_v4.hf_config import YARN_FIELDS
 
 DATA = ROOT / "tests/data/config_json"
 YARN = {"rope_type": "yarn", "factor": 16, "original_max_position_embeddings": 256}
@@ -80,6 +81,19 @@ READ = {
         {"num_hidden_layers": 3, "compress_rates": {CSA: 8, HCA: 64}, "compress_rate_csa": 16, "compress_ratios": [0, 4, 128]},
         {"compress_ratios": [0, 16, 64]},
     ),
+    "equal rates": (
+        {"num_hidden_layers": 4, "compress_rates": {CSA: 8, HCA: 8}, "layer_types": [SWA, CSA, HCA, CSA]},
+        {"compress_ratios": [0, 4, 128, 4], "compress_rate_csa": 8, "compress_rate_hca": 8},
+    ),
+    "one rate, equal to the other's default": (
+        {"num_hidden_layers": 3, "compress_rate_csa": 128, "compress_ratios": [0, 128, 4]},
+        {"compress_ratios": [0, 128, 4], "compress_rate_csa": 128, "compress_rate_hca": 128},
+    ),
+    "rates that are swapped": (
+        {"num_hidden_layers": 3, "compress_rates": {CSA: 128, HCA: 4}, "compress_ratios": [0, 128, 4]},
+        {"compress_ratios": [0, 4, 128], "compress_rate_csa": 128, "compress_rate_hca": 4},
+    ),
+    "a ratio as a float": ({"num_hidden_layers": 2, "compress_ratios": [4.0, 0]}, {"compress_ratios": [4, 0]}),
     "null for num_hash_layers": ({"num_hash_layers": None}, {"num_hash_layers": 3}),
     "null for compress_ratios": ({"num_hidden_layers": 3, "compress_ratios": None}, {"compress_ratios": [128, 128, 128]}),
     "entries past the end": (
@@ -119,7 +133,6 @@ def test_dtype_wins_over_torch_dtype_and_another_is_refused_unless_set(tmp_path)
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"compress_rates": {CSA: 8, HCA: 8}}, "'compress_rate_csa' and 'compress_rate_hca' are both 8"),
         ({"compress_rates": {CSA: 8}}, f"'compress_rates' has no {HCA}, which 'num_hidden_layers' has layers of"),
         ({"compress_ratios": [8] * 6}, "'compress_ratios[0]' is 8 (an integer), expected 0, 4 or 128"),
         ({"layer_types": [SWA]}, "'compress_ratios' has 1 entries, expected one for each of 'num_hidden_layers' (6)"),
@@ -140,6 +153,84 @@ def test_refusals(given, message, tmp_path):
     path = write(tmp_path, BASE | {"num_hidden_layers": 6} | given)
     text = refusal(path)
     assert message in text and text.startswith(f"{path}:")
+
+
+def refused(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        main([str(argument) for argument in arguments])
+    assert ended.value.code == 1
+
+
+GPT2 = {"vocab_size": 50257, "n_embd": 768, "n_layer": 12, "n_head": 12}
+QWEN = {"vocab_size": 100, "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 64, "use_sliding_window": False}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            GPT2,
+            "3:2: error C102: 'n_embd' is no field of deepseek_v4, and without a 'model_type' the file may be of another model",
+        ),
+        (QWEN, "'use_sliding_window' is no field of deepseek_v4"),
+        (GPT2 | {"model_type": "gpt2"}, "'model_type' is 'gpt2', expected 'deepseek_v4'"),
+        (BASE | {"architectures": ["Qwen3ForCausalLM"]}, "'architectures' is Qwen3ForCausalLM, expected one of DeepSeek-V4"),
+        (BASE | {"model_type": "deepseek_v3"}, "'model_type' is 'deepseek_v3', expected 'deepseek_v4'"),
+    ],
+)
+def test_fields_of_another_model_are_refused_and_no_checkpoint_is_written(given, message, tmp_path, capsys):
+    path, out = write(tmp_path, given), tmp_path / "out"
+    refused("checkpoint", "init", out, "--config", "tiny", "--config", path)
+    assert message in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.parametrize("field", ["model_type: qwen3", "architectures: [Qwen3ForCausalLM]", "n_embd: 768"])
+def test_nor_in_yaml_or_with_set(field, tmp_path, capsys):
+    layer, out = tmp_path / "layer.yaml", tmp_path / "out"
+    layer.write_text(f"model: deepseek_v4\n{field}\n")
+    key, _, value = field.partition(": ")
+    for given in (["--config", str(layer)], ["--set", f"{key}={value}"]):
+        refused("checkpoint", "init", out, "--config", "tiny", *given)
+        told = capsys.readouterr().err
+        assert f"'{key}'" in told and ("layer.yaml:2:1: error C10" in told or f"(from --set {key}=" in told) and not out.exists()
+
+
+def test_a_file_without_model_type_over_a_layer_that_says_it(tmp_path):
+    given = {key: value for key, value in BASE.items() if key != "model_type"}
+    path = write(tmp_path, given | {"architectures": ["DeepseekV4ForCausalLM"]})
+    assert load_config(["tiny", path])["vocab_size"] == BASE["vocab_size"]
+
+
+ENDLESS = [math.nan, math.inf, -math.inf, {"__float__": "NaN"}, {"__float__": "-Infinity"}]
+FULL = YARN | {"beta_fast": 32, "beta_slow": 1, "attention_factor": 1.0, "mscale": 1.0, "mscale_all_dim": 1.0}
+FULL |= {"rope_theta": 1e4, "partial_rotary_factor": 0.5}
+HALF = {"rope_type": "default", "partial_rotary_factor": 0.5}
+
+
+@pytest.mark.parametrize("value", ENDLESS)
+@pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
+def test_no_number_of_a_rotation_may_be_nan_or_infinite(key, value, tmp_path):
+    """Flat or nested, and whether the class would use it or not."""
+    for name in FULL:
+        spoilt = {name: value}
+        forms = [FULL | spoilt, {"main": HALF | spoilt, "compress": FULL}, {"main": HALF, "compress": FULL | spoilt}]
+        for rope, where in zip(forms, (name, f"main.{name}", f"compress.{name}"), strict=True):
+            path = write(tmp_path, BASE | {key: rope})
+            text = refusal(path)
+            assert f"'{key}' has" in text and f"for {where}, expected a finite number" in text and text.startswith(f"{path}:")
+    for name in ("rope_theta", "compress_rope_theta", "partial_rotary_factor", "qk_rope_head_dim"):
+        assert f"'{name}' is" in refusal(write(tmp_path, BASE | {name: value}))
+
+
+@pytest.mark.parametrize("text", [".nan", ".inf", "-.inf"])
+def test_nor_with_set(text):
+    ours = ("rope_theta", "compress_rope_theta", *YARN_FIELDS.values())
+    theirs = ("rope_scaling", *(f"{key}.{name}" for key in ("rope_scaling", "rope_parameters") for name in (*FULL, "main", "x")))
+    for name in (*ours, *theirs):
+        with pytest.raises(ConfigError) as caught:
+            load_config(["tiny"], [f"{name}={text}", "rope_type=yarn"])
+        problem = str(caught.value)
+        assert "expected a finite number" in problem and f"'{name.partition('.')[0]}'" in problem, problem
 
 
 # What ends a text

@@ -252,7 +252,7 @@ def theirs(folder) -> dict[str, Any]:
 def ours(folder) -> dict[str, Any]:
     config = load_config([folder])
     layers, rates = config["num_hidden_layers"], {CSA: config["compress_rate_csa"], HCA: config["compress_rate_hca"]}
-    kind_of = {0: SWA} | {rate: kind for kind, rate in rates.items()}
+    kind_of = {0: SWA, config["CSA_RATIO"]: CSA, config["HCA_RATIO"]: HCA}
     kinds = [kind_of[ratio] for ratio in config["compress_ratios"][:layers]]
     return {
         "values": {name: config.fields[name] for name in SAME},

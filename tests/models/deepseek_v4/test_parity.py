@@ -103,6 +103,9 @@ MORE_MODELS = {
     "sparse-only": fields(compress_ratios=[4, 4, 4, 4], index_topk=33, num_hash_layers=4),
     "heavy-only": fields(compress_ratios=[128, 128], sliding_window=128, num_attention_heads=16, o_groups=8),
     "one-group-many-experts": fields(o_groups=1, n_routed_experts=64, num_experts_per_tok=8, num_hash_layers=0, hidden_size=128),
+    "equal-rates": fields(
+        compress_ratios=[0, 4, 128, 4], compress_rates={"compressed_sparse_attention": 8, "heavily_compressed_attention": 8}
+    ),
     "loose-gates": fields(swiglu_limit=0.5, hc_eps=1e-3, rms_norm_eps=1e-3, sliding_window=256, hc_mult=3),
 }
 

@@ -21,7 +21,7 @@ class NeverRead(Rule):
     def __init__(self, look: Look):
         super().__init__(look)
         self.read: set[int] = set()
-        self.made: dict[Mark, list[int]] = {}
+        self.made: dict[tuple[Mark, Mark | None], list[int]] = {}
 
     def enter(self, span: Span) -> None:
         if span.trips is not None:
@@ -37,10 +37,10 @@ class NeverRead(Rule):
             mark = self.look.program.tensors[tensor].mark
             if mark is None or (task.op is not None and tensor not in own) or own.get(tensor) in scratch:
                 continue  # a workspace, or scratch
-            self.made.setdefault(mark, []).append(tensor)
+            self.made.setdefault((mark, mark.via), []).append(tensor)
 
     def finish(self) -> None:
-        for mark, tensors in self.made.items():
+        for (mark, _), tensors in self.made.items():
             if self.read.isdisjoint(tensors):
                 self.tell(f"tensor '{self.look.program.tensors[tensors[-1]].name}' is never read", mark)
         self._names()

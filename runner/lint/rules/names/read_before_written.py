@@ -15,6 +15,5 @@ class ReadBeforeWritten(Rule):
     )
 
     def finish(self) -> None:
-        for mark, (tensor, path) in self.look.expanded.unwritten.items():
-            name = self.look.program.tensors[tensor].name
-            self.tell(f"'{path}' reads '{name}' before anything is written there", mark)
+        for (mark, _, name), (_, path) in self.look.expanded.unwritten.items():
+            self.tell(f"'{path}' reads '{name}' before anything is written there", mark, about=name)
