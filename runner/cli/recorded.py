@@ -56,7 +56,7 @@ def replay_recorded(
     replay = replay_recording(recording)
     if progress is not None:
         replay = replay_under(progress, schedule_of(recording), recording.sizes, lambda: timing)
-    found = recorded_from_replay(replay)
+    found = recorded_from_replay(replay, bool(recording.facts.get("with_pool")))
     if as_json:
         print_json(found)
     else:

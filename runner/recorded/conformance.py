@@ -207,6 +207,7 @@ def read_conformance(data: Any, file: str = "program") -> Recording:
         RingSizes.from_lists(*(_integers(capacities.get(key, []), file, f"capacities.{key}") for key in keys)),
         progress,
         events,
+        facts={"with_pool": "progress" in data},  # older recordings have no pool and tensormap in their records
         completions=reader.completions,
     )
 
