@@ -111,6 +111,7 @@ def test_round_trips(written, writer, source, to, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_all_round_trips(written, tmp_path):
     print(f"\n{'written by':<16} {'source':<9} {'to':<9} {'worst tensor':>13} {'transformers':>13}  2nd, 3rd")
     rows = 0
