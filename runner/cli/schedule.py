@@ -67,8 +67,7 @@ def schedule(
     minpeak = MinpeakOptions(objective, budget, no_share, time_limit, technique, no_technique)
     request = PlanRequest(graph, scheduler, batch_allocs, routing, rings, progress, timing, minpeak, allow_missing_edges, write)
     found = plan(Setup(config, sets, deploy, ep), request, better())
-    for missing in found.warnings:
-        messages().print(f"warning: {missing.message}")
+    _print_notes(found)
     if explain_plan and found.plan is None:
         raise ConfigError(f"--explain-plan explains plans of minpeak, got --scheduler {scheduler}")
     if write:
@@ -77,6 +76,13 @@ def schedule(
         _write_stats(scope_stats, found)
     finally:  # a file that cannot be written does not swallow the plan
         _show(found, as_json, explain_plan)
+
+
+def _print_notes(found: PlanResult) -> None:
+    for missing in found.warnings:
+        messages().print(f"warning: {missing.message}")
+    for note in found.routing_notes:
+        messages().print(f"note: {note}")
 
 
 def _write_stats(path: Path | None, found: PlanResult) -> None:

@@ -10,7 +10,7 @@ import typer
 
 from runner.cli import options
 from runner.cli.schedule import better
-from runner.cli.shared import MIB, console, print_json, table
+from runner.cli.shared import MIB, console, messages, print_json, table
 from runner.driver.driver import Setup
 from runner.rings import defaults
 
@@ -99,6 +99,8 @@ def frontier(
         check_writable(out)
     timing = TimedOptions(submit_us, task_us, cores, profile)
     found = Driver(config, sets, deploy, ep).frontier(graph, num_points, routing=routing, timed=timing, say=_say)
+    for note in found.routing_notes:
+        messages().print(f"note: {note}")
     if as_json:
         print_json(found.as_json())
     else:

@@ -11,7 +11,7 @@ from typing import Any
 
 from runner.base.errors import ConfigError, DeadlockError, Diagnostic, RinggraphError, ScheduleError
 from runner.base.records import collector_off
-from runner.driver.driver import Setup, program_of
+from runner.driver.driver import Setup, program_of, routing_notes
 from runner.driver.write import Texts, new_texts, settled_texts
 from runner.language.library import GraphLibrary
 from runner.program.ops import OpRegistry
@@ -155,6 +155,8 @@ class PlanResult:
     plan: Plan | None = None
     warnings: tuple[Diagnostic, ...] = ()
     texts: Texts = field(default_factory=dict)
+    routing_notes: tuple[str, ...] = ()
+    """What the routing does not decide."""
 
     @property
     def certificate(self) -> dict[str, Any] | None:
@@ -190,8 +192,8 @@ class PlanResult:
         head |= {"routing": self.request.routing, "timing": self.request.timed.as_json()}
         proved = {} if self.plan is None else {"certificate": self.certificate}
         refused = {"refused": None if self.refusal is None else str(self.refusal)}
-        scopes = {"scopes": [asdict(row) for row in scope_rows(self.schedule)]}
-        return head | proved | report_json(self.report) | refused | scopes
+        rest = {"scopes": [asdict(row) for row in scope_rows(self.schedule)], "routing_notes": list(self.routing_notes)}
+        return head | proved | report_json(self.report) | refused | rest
 
 
 def certificate_json(plan: Plan) -> dict[str, Any]:
@@ -232,7 +234,8 @@ def plan(setup: Setup, request: PlanRequest, say: Say | None = None) -> PlanResu
             timed_replay = replay if request.progress == "timed" else timed(planned, sizes, placed.timing())
             unlimited = run_unlimited(planned, placed.timing())
         report = make_report(replay, timed_replay, unlimited)
-    return PlanResult(request, planned, sizes, replay, report, placed.plan, tuple(warnings), texts)
+    notes = tuple(routing_notes(planned.program, setup.config(request.graph), request.routing)) if planned.program else ()
+    return PlanResult(request, planned, sizes, replay, report, placed.plan, tuple(warnings), texts, notes)
 
 
 def place(

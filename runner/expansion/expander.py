@@ -21,12 +21,12 @@ from runner.expansion.copies import Copier
 from runner.expansion.externals import Externals
 from runner.expansion.names import Context, Frame, View
 from runner.expansion.pieces import Piece
-from runner.expansion.trip_counts import DynamicRange, case_test
+from runner.expansion.trip_counts import DynamicRange, case_test, is_decided
 from runner.language.expressions import Expr, ExprError, parse
 from runner.language.graph import Alloc, For, Graph, Item, Op, Scope, Switch, Text, Use
 from runner.language.library import GraphLibrary, with_source_lines
 from runner.language.notation import RegionRef, parse_type
-from runner.models.protocols import Settings, TripCounts
+from runner.models.protocols import DecidesLoop, Settings, TripCounts
 from runner.program.ops import OpRegistry
 from runner.program.program import Program, Region, Span, Task, Trips
 
@@ -43,13 +43,15 @@ def expand(
     *,
     library: GraphLibrary | None = None,
     trips: TripCounts | None = None,
+    decides: DecidesLoop | None = None,
     params: Mapping[str, int] | None = None,
 ) -> Program:
     """The program of `graph`; raises GraphError with everything that is wrong.
 
-    `trips` decides dynamic loops (the bound by default), `params` replaces defaults of the graph's params.
+    `trips` decides dynamic loops, all or those that it `decides`; others make the most trips that they can. `params` replaces
+    defaults of the graph's params.
     """
-    expanded = expand_all(graph, config, registry, library=library, trips=trips, params=params)
+    expanded = expand_all(graph, config, registry, library=library, trips=trips, decides=decides, params=params)
     if expanded.problems:
         raise GraphError(expanded.problems)
     return expanded.program
@@ -75,6 +77,7 @@ def expand_all(
     *,
     library: GraphLibrary | None = None,
     trips: TripCounts | None = None,
+    decides: DecidesLoop | None = None,
     params: Mapping[str, int] | None = None,
     max_work: int = MAX_WORK,
     sample: bool = False,
@@ -87,7 +90,7 @@ def expand_all(
     library = library or GraphLibrary()
     library.add(graph)
     builder = ProgramBuilder(config, max_work)
-    walk = _Walk(builder, OpCompiler(builder, registry), library, trips, sample=sample, copies=stamp)
+    walk = _Walk(builder, OpCompiler(builder, registry), library, trips, decides, sample=sample, copies=stamp)
     with collector_off():
         program = walk.program(graph, params or {})
         if len(program.tasks) > LARGE:
@@ -131,6 +134,7 @@ class _Walk:
         ops: OpCompiler,
         library: GraphLibrary,
         trips: TripCounts | None,
+        decides: DecidesLoop | None,
         *,
         sample: bool,
         copies: bool,
@@ -139,6 +143,7 @@ class _Walk:
         self.ops = ops
         self.library = library
         self.trips = trips
+        self.decides = decides
         self.sample = sample
         self.using: list[Graph] = []
         self.externals = Externals(builder, ops)
@@ -405,7 +410,7 @@ class _Walk:
 
     def planned(self, trips: Trips, expr: Expr, read: Sequence[str], context: Context) -> int:
         """The number of trips that the program holds."""
-        if self.trips is None:
+        if self.trips is None or (self.decides is not None and not is_decided(trips, self.builder, self.decides)):
             return trips.bound
         elements: dict[str, tuple[int, ...] | None] = dict.fromkeys(read)
         with suppress(ExprError):

@@ -13,6 +13,7 @@ from runner.base.errors import ConfigError, RinggraphError
 from runner.config.config import load_config
 from runner.config.sources import presets
 from runner.models import family, family_names, model_types
+from runner.models.protocols import ModelFamily
 
 
 @pytest.fixture
@@ -108,6 +109,16 @@ def test_two_families(toy, tmp_path):
 
 
 # Another family
+
+
+def test_a_family_without_routing_refuses_any():
+    class Plain(ModelFamily):
+        name = "plain"
+
+    assert Plain().trip_counts("bound", load_config(["tiny"])) is None  # pyright: ignore[reportAbstractUsage]
+    for text in ("random:0", "uniform", "routing.json"):
+        with pytest.raises(ConfigError, match=f"--routing {text}: models of family 'plain' have no routing"):
+            Plain().trip_counts(text, load_config(["tiny"]))  # pyright: ignore[reportAbstractUsage]
 
 
 def test_another_familys_fields_base_and_dims(toy, tmp_path):
