@@ -311,7 +311,7 @@ def load_with(loader, monkeypatch):
     ("text", "column", "given"),
     [
         ("x: {act}[T, D]", 4, "{act}[T, D]"),
-        ("- {act}[T]", 3, "{act}[T]"),
+        ("x: [{act}[T]]", 5, "{act}[T]"),
         ("y: h: {act}[T, D]", 4, "h: {act}[T, D]"),
         ("a: {x: {act}[T, D]}", 8, "{act}[T, D]"),
         ("a: {x: f32[T, D], y: z}", 8, "f32[T, D]"),
