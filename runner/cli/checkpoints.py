@@ -18,6 +18,20 @@ if TYPE_CHECKING:
 checkpoint_app = typer.Typer(help="Write, inspect and convert checkpoints.", no_args_is_help=True)
 
 
+FLAVOURS = completion.one_of("f32", "bf16", "w8a8", "fp8", "fp8-e8m0", "fp4")
+To = Annotated[
+    str, typer.Option("--to", metavar="FLAVOUR", autocompletion=FLAVOURS, help="f32, bf16, w8a8, fp8, fp8-e8m0 or fp4.")
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        autocompletion=completion.one_of("f32", "bf16"),
+        help="Of weights that the flavour leaves plain: f32 or bf16.",
+    ),
+]
+
+
 def register(app: typer.Typer) -> None:
     app.add_typer(checkpoint_app, name="checkpoint")
 
@@ -30,7 +44,7 @@ def init(
         str | None,
         typer.Option(
             "--flavour",
-            autocompletion=completion.one_of("f32", "bf16", "w8a8", "fp8", "fp8-e8m0", "fp4"),
+            autocompletion=FLAVOURS,
             help="f32, bf16, w8a8, fp8, fp8-e8m0 or fp4; the configuration's dtype without.",
         ),
     ] = None,
@@ -74,23 +88,8 @@ def inspect(
 def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A checkpoint of any flavour.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that does not exist yet.")],
-    to: Annotated[
-        str,
-        typer.Option(
-            "--to",
-            metavar="FLAVOUR",
-            autocompletion=completion.one_of("f32", "bf16", "w8a8", "fp8", "fp8-e8m0", "fp4"),
-            help="f32, bf16, w8a8, fp8, fp8-e8m0 or fp4.",
-        ),
-    ] = "w8a8",
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            "--dtype",
-            autocompletion=completion.one_of("f32", "bf16"),
-            help="Of weights that the flavour leaves plain: f32 or bf16.",
-        ),
-    ] = None,
+    to: To = "w8a8",
+    dtype: Dtype = None,
     worst: Annotated[int, typer.Option("--worst", min=0, metavar="N", help="How many of the most changed tensors to list.")] = 10,
     config: options.Configs = [],  # noqa: B006
     sets: options.Sets = [],  # noqa: B006
