@@ -9,6 +9,7 @@ import typer
 
 from runner.cli import options
 from runner.cli.shared import MIB, console, print_json, table
+from runner.driver import completion
 from runner.driver.driver import Setup
 from runner.rings import defaults
 
@@ -109,7 +110,10 @@ def diff(
     file: StatsPath,
     other: Annotated[Path | None, typer.Argument(metavar="[OTHER]", help="Another file to compare with.")] = None,
     graph: Annotated[
-        str | None, typer.Option("--schedule", metavar="GRAPH", help="Compare with what is predicted for a graph.")
+        str | None,
+        typer.Option(
+            "--schedule", metavar="GRAPH", autocompletion=completion.graphs, help="Compare with what is predicted for a graph."
+        ),
     ] = None,
     config: options.Configs = [],  # noqa: B006
     sets: options.Sets = [],  # noqa: B006

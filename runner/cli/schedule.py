@@ -11,6 +11,7 @@ import typer
 from runner.base.errors import ConfigError
 from runner.cli import options
 from runner.cli.shared import MIB, console, messages, print_json, table
+from runner.driver import completion
 from runner.driver.driver import Setup
 from runner.rings import defaults
 
@@ -207,8 +208,13 @@ def _mib(size_bytes: int) -> str:
 
 
 def schedule_diff(
-    left: Annotated[str, typer.Argument(metavar="A", help="GRAPH, GRAPH:STRATEGY, or a file of 'schedule --json' (*.json).")],
-    right: Annotated[str, typer.Argument(metavar="B", help="What it is compared with.")],
+    left: Annotated[
+        str,
+        typer.Argument(
+            metavar="A", autocompletion=completion.graphs, help="GRAPH, GRAPH:STRATEGY, or a file of 'schedule --json' (*.json)."
+        ),
+    ],
+    right: Annotated[str, typer.Argument(metavar="B", autocompletion=completion.graphs, help="What it is compared with.")],
     config: options.Configs = [],  # noqa: B006
     sets: options.Sets = [],  # noqa: B006
     deploy: options.Deploy = None,

@@ -11,6 +11,7 @@ import typer
 from runner.cli import options
 from runner.cli.schedule import better
 from runner.cli.shared import MIB, console, messages, print_json, table
+from runner.driver import completion
 from runner.driver.driver import Setup
 from runner.rings import defaults
 
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
     from runner.report.frontier import Frontier
 
 Graphs = Annotated[
-    list[str], typer.Argument(metavar="GRAPH...", help="Graph files or names of shipped graphs; GRAPH@DEPLOY says for which.")
+    list[str],
+    typer.Argument(
+        metavar="GRAPH...",
+        autocompletion=completion.graphs,
+        help="Graph files or names of shipped graphs; GRAPH@DEPLOY says for which.",
+    ),
 ]
 
 

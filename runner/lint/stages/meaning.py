@@ -61,8 +61,8 @@ DESCRIPTIONS = (
     Description(
         "G331",
         "ignore without effect",
-        "The comment accepts a finding that is not there, or a code that does not exist. It misleads who reads it, and would "
-        "hide a finding that comes later.",
+        "The comment accepts a finding that is not there, names no code that exists and can be accepted, or is the second on its "
+        "line. It misleads who reads it, and may hide a finding that comes later.",
         "warning",
     ),
 )
