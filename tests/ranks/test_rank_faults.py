@@ -60,8 +60,11 @@ def test_a_rank_that_is_killed(tiny, fault, place):
     )
 
 
-def test_what_nobody_foresaw_is_one_line_and_a_file(tiny):
-    code, out, err = ended(generate(tiny, "--ep", "2", fault="1|decode call 1, node '.*combine_push'|raise"))
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_what_nobody_foresaw_is_one_line_and_a_file(tiny, workers):
+    code, out, err = ended(
+        generate(tiny, "--ep", "2", "--workers", workers, fault="1|decode call 1, node '.*combine_push'|raise")
+    )
     assert (code, out) == (1, "")
     found = re.fullmatch(
         r"error: \[rank 1\] failed in decode call 1, node 'layer_0.moe.experts.combine_push': "
@@ -120,14 +123,15 @@ def test_a_bad_shard_is_named_before_ranks_start(tiny, tmp_path, how, capfd):
     assert re.match(MESSAGES[how], err), err
 
 
-def test_a_bad_shard_is_named_by_ranks_under_torchrun(tiny, tmp_path):
-    """Where no launcher of ours looks first; here all but the shard's reader could go on."""
+@pytest.mark.parametrize("reader", [0, 1])
+def test_a_bad_shard_is_named_by_ranks_under_torchrun(tiny, tmp_path, reader):
+    """Where no launcher of ours looks first; here all but the shard's reader could go on, which may hold the store of all."""
     world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     bad = broken(tiny, tmp_path, "mislabelled")
-    ranks = [generate(bad if rank else tiny, "--timeout-s", "120", RANK=str(rank), **world) for rank in range(2)]
-    (_, first), (_, second) = (rank.communicate(timeout=300) for rank in ranks)
-    assert re.match(MESSAGES["mislabelled"], second)
-    assert re.search(r"rank 1 failed: error K107: tensor 'layers.1.ffn.experts.3.w9.weight'", first)
+    ranks = [generate(bad if rank == reader else tiny, "--timeout-s", "120", RANK=str(rank), **world) for rank in range(2)]
+    errors = [rank.communicate(timeout=300)[1] for rank in ranks]
+    assert re.match(MESSAGES["mislabelled"], errors[reader])
+    assert re.match(rf"error: rank {reader} failed: error K107: tensor 'layers.1.ffn.experts.3.w9.weight'", errors[1 - reader])
     assert [rank.returncode for rank in ranks] == [1, 1]
 
 
