@@ -159,14 +159,16 @@ def _meet(world: World, start_s: float) -> tuple[Store, Notes]:
     """The store that all ranks share, and the notes in it; raises RinggraphError where it is not to be had."""
     from runner.ranks.notes import Notes, PeerError
 
-    where = _where()
+    where, deadline = _where(), time.monotonic() + start_s
+    while world.rank > 0 and not _somebody_listens():  # torch would tell of every try, before the cause
+        if time.monotonic() > deadline:
+            raise PeerError(f"rank 0 did not come to {where} within {start_s:g} s", [0], [0])
+        time.sleep(0.1)
     try:
         store, holder = _within(start_s + 1, lambda: _shared_store(world, start_s))
     except (RuntimeError, ValueError, OSError) as error:
         if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
             raise RinggraphError(f"port {where} is in use", hint="choose another MASTER_PORT") from error
-        if world.rank > 0 and not _somebody_listens():
-            raise PeerError(f"rank 0 did not come to {where} within {start_s:g} s", [0], [0]) from error
         raise RinggraphError(f"rank {world.rank} cannot reach rank 0 at {where} within {start_s:g} s") from error
     return store, Notes(store, world.rank, world.size, holder)
 
