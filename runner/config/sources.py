@@ -25,7 +25,7 @@ from runner.base.reading import (
     parse_json,
     shortened,
 )
-from runner.language.yaml_source import YAML_ERRORS, yaml_reason
+from runner.language.yaml_source import YAML_ERRORS, compose, yaml_reason
 from runner.models import family, family_names
 
 MAX_FILE_BYTES = 1 << 20
@@ -183,21 +183,33 @@ def _parse_json(text: str, file: str) -> dict[str, Given]:
         raise ConfigError(Diagnostic("C100", error.reason, Mark(file, error.line, error.column))) from error
     if not isinstance(value, dict):
         raise ConfigError(Diagnostic("C100", f"is {describe(value)}, expected an object", Mark(file, 1)))
-    lines = text.splitlines()
-    return {key: _json_given(key, item, lines, file) for key, item in value.items()}
+    places = _json_keys(text)
+    lines = text.split("\n")
+    nowhere = Mark(file, 1)
+    found = {key: Mark(file, *places[key]) if key in places else nowhere for key in value}
+    return {key: Given(item, found[key], source_line=lines[found[key].line - 1]) for key, item in value.items()}
 
 
-def _json_given(key: str, value: Any, lines: list[str], file: str) -> Given:
-    pattern = re.compile(re.escape(json.dumps(key)) + r"\s*:")
-    for number, line in enumerate(lines, 1):
-        if found := pattern.search(line):
-            return Given(value, Mark(file, number, found.start() + 1), source_line=line)
-    return Given(value, Mark(file, 1))
+_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"([ \t\r\n]*:)?|\n')
+
+
+def _json_keys(text: str) -> dict[str, tuple[int, int]]:
+    """Line and column of every key of a JSON text, where it comes first."""
+    places: dict[str, tuple[int, int]] = {}
+    number, start = 1, 0
+    for found in _STRING.finditer(text):
+        if found[2]:
+            key = found[1] if "\\" not in found[1] else json.loads(f'"{found[1]}"')
+            places.setdefault(key, (number, found.start() - start + 1))
+        newline = found[0].rfind("\n")
+        if newline >= 0:
+            number, start = number + found[0].count("\n"), found.start() + newline + 1
+    return places
 
 
 def _parse_yaml(text: str, file: str, problems: list[Diagnostic]) -> dict[str, Given]:
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = compose(text)
     except YAML_ERRORS as error:
         raise ConfigError(_yaml_problem(error, file, text)) from error
     if root is None:
@@ -229,7 +241,7 @@ _SPECIAL |= {".inf": float("inf"), "+.inf": float("inf"), "-.inf": float("-inf")
 def _scalar(node: yaml.ScalarNode, file: str) -> Any:
     """By the YAML 1.2 core schema: `1e-6` is a number and `on` a string, unlike in YAML 1.1. Raises ConfigError."""
     text = node.value
-    if node.style is not None:
+    if node.style not in (None, ""):  # libyaml gives a plain scalar the latter
         return text
     if text.lower() in _SPECIAL:
         return _SPECIAL[text.lower()]

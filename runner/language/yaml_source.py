@@ -19,6 +19,8 @@ from runner.base.reading import MAX_DIGITS, number_problem, shortened
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 64
 MAX_NODES = 100_000
+MAX_COMPOSED = 256
+MAX_AGAIN = 1 << 16
 MAX_EVENTS = 2 * MAX_NODES
 """Every node is one event of the parser, a list or map two; beyond, the nodes need not be made to be refused."""
 
@@ -323,11 +325,34 @@ def _build(text: str, file: str, loader: Any, most: int) -> _Builder:
                 builder.root = None
                 return builder
     except YAML_ERRORS as error:
-        if loader is not yaml.SafeLoader:
+        if loader is not yaml.SafeLoader and _is_short(text, error):
             return _build(text, file, yaml.SafeLoader, most)  # its messages are the same wherever libyaml is or is not installed
         builder.problems.append(_syntax_error(error, text, file))
         builder.root = None
     return builder
+
+
+def compose(text: str) -> yaml.Node | None:
+    """The root of a YAML text, None of an empty one, with aliases as the nodes that they stand for; raises YAML_ERRORS.
+
+    libyaml composes many times faster, but recurses without looking at its depth.
+    """
+    depth = 0
+    try:
+        for event in _events(text, _FAST_LOADER):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_COMPOSED:
+                raise RecursionError
+        return yaml.compose(text, Loader=_FAST_LOADER)
+    except YAML_ERRORS as error:
+        if isinstance(error, RecursionError) or not _is_short(text, error):
+            raise
+    return yaml.compose(text, Loader=yaml.SafeLoader)
+
+
+def _is_short(text: str, error: Exception) -> bool:
+    """Does it take little time to read the text again without libyaml, whose messages differ in a few words?"""
+    return len(text) <= MAX_AGAIN or isinstance(error, yaml.reader.ReaderError)
 
 
 def _events(text: str, loader: Any) -> Iterator[yaml.Event]:
