@@ -252,7 +252,7 @@ def valid(checkpoint: Path) -> list[tuple[str, dict[str, bytes], tuple[str, ...]
         found += [("g.yaml", {"g.yaml": path.read_bytes()}, command) for command in GRAPH_COMMANDS]
     for path in sorted((ROOT / "graphs" / "config").glob("*.yaml")):
         found.append(("c.yaml", {"c.yaml": path.read_bytes()}, CONFIG))
-        found.append(("c.yaml", {"c.yaml": path.read_bytes()}, ("schedule", "decode_fwd", "--config", "c.yaml")))
+        found.append(("c.yaml", {"c.yaml": path.read_bytes()}, ("schedule", "head", "--config", "c.yaml")))
     for path in sorted((DATA / "conformance").rglob("*.json")):
         found.append(("p.json", {"p.json": path.read_bytes()}, REPLAY))
     model = {path.name: path.read_bytes() for path in checkpoint.iterdir() if path.is_file()}
