@@ -26,7 +26,7 @@ from runner.base.reading import (
     parse_json,
     shortened,
 )
-from runner.language.yaml_source import YAML_ERRORS, yaml_reason
+from runner.language.yaml_source import YAML_ERRORS, compose, yaml_reason
 from runner.models import family, family_names
 
 MAX_FILE_BYTES = 1 << 20
@@ -194,7 +194,7 @@ def _parse_json(text: str, file: str) -> dict[str, Given]:
 
 def _parse_yaml(text: str, file: str, problems: list[Diagnostic]) -> dict[str, Given]:
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = compose(text)
     except YAML_ERRORS as error:
         raise ConfigError(_yaml_problem(error, file, text)) from error
     if root is None:
@@ -226,7 +226,7 @@ _SPECIAL |= {".inf": float("inf"), "+.inf": float("inf"), "-.inf": float("-inf")
 def _scalar(node: yaml.ScalarNode, file: str) -> Any:
     """By the YAML 1.2 core schema: `1e-6` is a number and `on` a string, unlike in YAML 1.1. Raises ConfigError."""
     text = node.value
-    if node.style is not None:
+    if node.style not in (None, ""):  # libyaml gives a plain scalar the latter
         return text
     if text.lower() in _SPECIAL:
         return _SPECIAL[text.lower()]

@@ -24,9 +24,6 @@ from runner.lint.walk import findings_of
 from runner.models.protocols import Settings
 from runner.program.ops import OpRegistry
 
-MAX_WORK = 1_000_000
-"""Items and trips that lint expands at most."""
-
 
 def lint(
     paths: Sequence[str | Path],
@@ -94,7 +91,7 @@ def _meaning(
     graph: Graph, config: Settings, registry: OpRegistry, library: GraphLibrary, ring_heap: Sequence[int] | None
 ) -> tuple[list[Diagnostic], set[str]]:
     """Stage 3 for one graph, and the codes that it looked for: none if the graph does not expand."""
-    expanded = expand_all(graph, config, registry, library=library, max_work=MAX_WORK, sample=True)
+    expanded = expand_all(graph, config, registry, library=library, sample=True)
     look = Look(graph, expanded, library, registry, ring_heap)
     left_out = {rule.about.code for rule in all_rules() if not rule.is_wanted(look)}
     judged = RULES.keys() - left_out if look.has_all_operands else set()

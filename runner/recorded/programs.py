@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.base.errors import Mark, ScheduleError
+from runner.base.limits import Limits, how_to_raise
 from runner.base.reading import parse_json_line, read_json
 from runner.base.tensor_spec import round_up
 from runner.program.ops import CORES
@@ -22,9 +23,6 @@ from runner.rings.steps import submission_rings
 
 EXTERNAL = "ext"
 """The one tensor that a recorded program does not create."""
-
-MAX_STEPS = 10_000_000
-"""Steps that a recorded program may have; a typing error in a loop must not take the machine down."""
 
 
 @dataclass
@@ -67,11 +65,13 @@ class _Recorded:
     writer: dict[str, int] = field(default_factory=dict)
     num_tensors: int = 0
     num_visited: int = 0
+    most: int = field(default_factory=lambda: Limits.current().steps)
 
-    def items(self, items: Any, where: str) -> None:
+    def items(self, items: Any, where: str, num_trips: int = 1) -> None:
+        """`num_trips` are those of a loop that this is the first of."""
         self.num_visited += 1
-        if self.num_visited + len(self.build.steps) > MAX_STEPS:
-            raise ScheduleError(f"{self.file}: {where}: more than {MAX_STEPS:,} steps")
+        if self.num_visited + len(self.build.steps) + num_trips - 1 > self.most:
+            raise ScheduleError(f"{self.file}: {where}: more than {self.most:,} steps", hint=how_to_raise("steps"))
         for index, item in enumerate(_expect(items, list, self.file, where)):
             self.item(_expect(item, dict, self.file, f"{where}[{index}]"), f"{where}[{index}]")
 
@@ -91,8 +91,8 @@ class _Recorded:
             trips = _expect(item["loop"], int, self.file, f"{where}.loop")
             if trips < 0:
                 raise ScheduleError(f"{self.file}: {where}.loop: got {trips}, expected 0 or more")
-            for _ in range(trips):
-                self.items(item.get("body"), f"{where}.body")
+            for trip in range(trips):
+                self.items(item.get("body"), f"{where}.body", trips - trip)
         elif "alloc" in item:
             tensors = item["alloc"]
             if isinstance(tensors, str):

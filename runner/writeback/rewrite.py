@@ -329,7 +329,9 @@ class _Rewrite:
             self._insert(key.start, OPENING, f"mode: {mode}, ")
         else:
             pad = " " * self.text.column(key.start)
-            self._insert(key.start, OPENING, f"mode: {mode}{self.newline}{pad}{' ' * self.shift.get(self.text.line_of(key.start), 0)}")
+            self._insert(
+                key.start, OPENING, f"mode: {mode}{self.newline}{pad}{' ' * self.shift.get(self.text.line_of(key.start), 0)}"
+            )
 
     # --- all together ---
 
