@@ -7,7 +7,7 @@ from pathlib import Path
 
 from runner.base.errors import ConfigError, Diagnostic, GraphError, Mark
 from runner.driver.driver import Setup
-from runner.language.library import check_file, find_graph
+from runner.language.library import GraphLibrary, check_file, find_graph
 from runner.lint.lint import lint as find
 
 
@@ -33,6 +33,11 @@ def lint(setup: Setup, paths: Sequence[str | Path], *, ring_heap: Sequence[int] 
         else:
             found += find(files, config, setup.registry, ring_heap=ring_heap)
     return found if len(groups) == 1 else list(_merged(found))
+
+
+def lint_texts(setup: Setup, path: Path, library: GraphLibrary) -> list[Diagnostic]:
+    """All findings in one graph, and those it uses, with the texts that a library holds in place of those on disk."""
+    return find([path], setup.config(path, library), setup.registry, library=library)
 
 
 def _deployment(file: str | Path) -> str | None:

@@ -79,6 +79,9 @@ class GraphLibrary:
             self._loaded[key] = load_graph(path)
         return self._loaded[key]
 
+    def __contains__(self, path: Path) -> bool:
+        return path.resolve() in self._loaded
+
     def add(self, graph: Graph) -> None:
         """Takes a graph that was loaded elsewhere, under its file."""
         self._loaded[Path(graph.file).resolve()] = graph

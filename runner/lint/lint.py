@@ -37,14 +37,15 @@ def lint(
 ) -> list[Diagnostic]:
     """All findings in the graphs at `paths` (files, folders or shipped names) and the graphs that they use, in order of place.
 
-    `ring_heap` gives the bytes of the four rings that scopes have to fit; without it that is not checked.
+    `ring_heap` gives the bytes of the four rings that scopes have to fit; without it that is not checked. Graphs that `library`
+    holds stand for those on disk.
     """
     library = library or GraphLibrary()
     found: list[Diagnostic] = []
     checked: list[tuple[Graph, set[str]]] = []
     for path in paths:
         for file in _files(path, found):
-            graph, problems = check_file(file)
+            graph, problems = (library.load(file), []) if file in library else check_file(file)
             found += problems
             if graph is not None:
                 library.add(graph)
