@@ -12,9 +12,11 @@ from typing import Any
 from runner.base.errors import ConfigError, DeadlockError, Diagnostic, RinggraphError, ScheduleError
 from runner.base.records import collector_off
 from runner.driver.driver import Setup, program_of, routing_notes
-from runner.driver.write import Texts, new_texts, settled_texts
+from runner.driver.linting import lint_texts
+from runner.driver.write import Files, Texts, new_texts, refuse_unnamed, settled_texts
 from runner.language.library import GraphLibrary
 from runner.program.ops import OpRegistry
+from runner.program.program import Program
 from runner.report.diff import ScopeDifference, Side, diff_json, read_side, scope_differences, scope_rows, side_of
 from runner.report.schedule import ScheduleReport, deadlock_error, make_report, report_json
 from runner.rings.capacity import ring_loads, safe_heap
@@ -28,6 +30,7 @@ from runner.rings.sizes import POOL_VARIABLE, RingSizes, parse_size
 from runner.rings.timed import Timing, parse_cores, timed, uniform_timing
 from runner.rings.unlimited import run_unlimited
 from runner.verify.verify import check
+from runner.writeback.annotations import Annotations, Demands
 from schedulers import get_scheduler
 from schedulers.minpeak.planner import Plan
 
@@ -245,11 +248,11 @@ def place(
     scheduler: str | Scheduler | None = None,
     library: GraphLibrary | None = None,
     say: Say | None = None,
-    written: bool = False,
+    written: bool | Demands = False,
 ) -> Placed:
     """The placement alone, by the request's strategy or another; raises RinggraphError.
 
-    `library` holds files' texts in place of those on disk; `written` keeps minpeak to what files can say.
+    `library` holds files' texts in place of those on disk; `written` keeps strategies to what files can say.
     """
     chosen = scheduler or request.scheduler
     strategy = get_scheduler(chosen) if isinstance(chosen, str) else chosen
@@ -268,25 +271,27 @@ def place(
 
 def _written(setup: Setup, request: PlanRequest, say: Say | None) -> tuple[Placed, Texts]:
     """The placement that files can say, and the files' new texts."""
+    path = refuse_unnamed(request.graph)
+
+    def expand(library: GraphLibrary) -> Program:
+        config = setup.config(path, library)
+        return program_of(path, config, routing=request.routing, library=library, ops=setup.registry)
+
+    files = Files(path, expand, lambda library: lint_texts(setup, path, library))
     if request.scheduler != "minpeak":
-        placed = place(setup, request, say=say)
-        as_read = replace(request, batch_allocs=request.batch_allocs and request.scheduler == "annotated")
-
-        def annotated(library: GraphLibrary) -> Schedule:
-            return place(setup, as_read, scheduler="annotated", library=library).schedule
-
-        return placed, new_texts(placed.schedule, annotated)
+        placed = place(setup, request, say=say, written=True)
+        return placed, new_texts(placed.schedule, files)
     found: list[Placed] = []
 
-    def planned(library: GraphLibrary) -> Schedule:
-        found.append(place(setup, request, library=library, say=say, written=True))
+    def planned(library: GraphLibrary, demands: Demands) -> Schedule:
+        found.append(place(setup, request, library=library, say=say, written=demands))
         return found[-1].schedule
 
-    def annotations() -> Any:
+    def annotations() -> Annotations:
         assert found[-1].plan is not None, "minpeak reports its plan"
         return found[-1].plan.annotations
 
-    _, texts = settled_texts(planned, annotations)
+    _, texts = settled_texts(planned, annotations, files)
     return found[-1], texts
 
 

@@ -95,6 +95,14 @@ class GraphLibrary:
                 raise
         return self._loaded[key]
 
+    def checked(self, path: Path) -> Checked:
+        """A file as it was checked: a graph that was loaded or added stands for what is on disk."""
+        graph = self._loaded.get(path.resolve())
+        return check_path(path) if graph is None else Checked(graph, [], graph.comments, graph.lines)
+
+    def __contains__(self, path: Path) -> bool:
+        return path.resolve() in self._loaded
+
     def add(self, graph: Graph) -> None:
         """Takes a graph that was loaded elsewhere, under its file."""
         self._loaded[Path(graph.file).resolve()] = graph
