@@ -221,6 +221,8 @@ def with_source_lines(problems: Iterable[Diagnostic], lines: Mapping[str, tuple[
             problem = replace(problem, message=message, mark=mark.via, related=related)
         source = lines.get(problem.mark.file, ()) if problem.mark else ()
         if problem.mark and problem.source_line is None and problem.mark.line <= len(source):
-            problem = replace(problem, source_line=source[problem.mark.line - 1])
+            line = source[problem.mark.line - 1]
+            column = min(problem.mark.column, len(line) + 1)  # a text may go on in further lines
+            problem = replace(problem, source_line=line, mark=replace(problem.mark, column=column))
         done.append(problem)
     return done

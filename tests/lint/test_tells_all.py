@@ -95,6 +95,17 @@ def test_every_path_that_leads_nowhere():
     ]
 
 
+@pytest.mark.parametrize(
+    ("region", "name"),
+    [("x[nope : 3]", "nope"), ("x[1 : 2 + nope]", "nope"), ("x{nope + 1, 2}", "nope"), ("x[ 0, nope]", "nope")],
+)
+def test_a_name_in_a_region_is_told_where_it_stands(region, name):
+    Path("example.yaml").write_text(GOOD.replace("{x: x,", f'{{x: "{region}",'))
+    (finding,) = found("example.yaml")
+    assert finding.mark is not None and finding.source_line is not None
+    assert finding.source_line[finding.mark.column - 1 :].startswith(name)
+
+
 # --- each once
 
 
