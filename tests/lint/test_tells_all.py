@@ -209,7 +209,7 @@ def test_an_alias_in_another_loop_is_looked_at_on_its_own():
     )
     Path("example.yaml").write_text(text)
     (finding,) = found("example.yaml")
-    assert (str(finding.mark), [str(mark) for mark in finding.related]) == ("example.yaml:11:11", ["example.yaml:8:46"])
+    assert (str(finding.mark), [str(mark) for mark in finding.related]) == ("example.yaml:11:11", ["example.yaml:8:44"])
     assert finding.code == "G301"
 
 
