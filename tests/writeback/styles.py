@@ -7,7 +7,7 @@ say. Every comment holds a number of its own, so that a test can tell whether on
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -23,6 +23,7 @@ class _Maker:
     """Makes items. `unread` are names that nothing has read so far; sizes are in KiB."""
 
     rng: random.Random
+    is_stage: bool = False
     numbers: Iterator[int] = field(default_factory=count)
 
     def name(self, stem: str) -> str:
@@ -59,13 +60,13 @@ class _Maker:
         unread.clear()
         return [*items, self.join(names[0], names[1], out)]
 
-    def body(self, visible: list[str], depth: int, out: str) -> list[Item]:
-        """Items that end with one that writes `out`."""
-        visible, unread = list(visible), []
+    def body(self, visible: list[str], depth: int, out: str, given: Sequence[str] = ()) -> list[Item]:
+        """Items that end with one that writes `out`, and that read what is `given`."""
+        visible, unread = [*visible, *given], list(given)
         items: list[Item] = []
         for _ in range(self.rng.randint(1, 3 if depth else 5)):
             kind = self.rng.choice(("straight", "straight", "scope", "loop", "carry", "dynamic", "branch", "use"))
-            if depth >= 2:
+            if depth >= 2 or (self.is_stage and kind in ("dynamic", "use")):
                 kind = "straight"
             items += getattr(self, kind)(visible, unread, *(() if kind == "straight" else (depth,)))
         return items + self.end(visible, unread, out)
@@ -90,10 +91,9 @@ class _Maker:
     def carry(self, visible: list[str], unread: list[str], depth: int) -> list[Item]:
         """A tensor that is handed on from trip to trip, allocated at the top of the body or made by its last op."""
         state, after, rows = self.name("c"), self.name("n"), self.rng.randint(1, 6)
-        body = self.body([*visible, state], depth + 1, after if self.rng.random() < 0.5 else f"{after}: {self.spec(rows)}")
+        body = self.body(visible, depth + 1, after if self.rng.random() < 0.5 else f"{after}: {self.spec(rows)}", [state])
         if body[-1]["out"]["y"] == after:
             body.insert(self.rng.choice((0, 0, len(body) - 1)), {"alloc": {after: self.spec(rows)}})
-        body[-1]["in"]["b"] = state
         first = self.join(visible[0], visible[0], f"{state}: {self.spec(rows)}")
         visible.append(state)
         unread.append(state)
@@ -139,7 +139,7 @@ def random_graph(rng: random.Random, name: str = "made") -> Item:
 
 def random_stage(rng: random.Random) -> Item:
     """The graph that `use: stage` means."""
-    maker = _Maker(rng)
+    maker = _Maker(rng, is_stage=True)
     return {
         "graph": "stage",
         "inputs": {"rows": "f32[4, 256]"},
