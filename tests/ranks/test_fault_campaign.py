@@ -182,6 +182,7 @@ ALL = [(way, fault) for way, faults in zip(CHECKS, (LAUNCHED, BY_HAND, TORCHRUN)
         ("launched", Fault("interrupt", "start", 2, 1)),
         ("by hand", Fault("raise", "middle", 2, 0)),
         ("by hand", Fault("kill", "collective", 2, 1)),
+        ("by hand", Fault("stop", "middle", 2, 0)),
         ("torchrun", TORCHRUN[0]),
     ],
     ids=str,

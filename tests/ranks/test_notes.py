@@ -92,6 +92,16 @@ def test_a_rank_that_holds_the_store_stays_until_all_know_its_cause():
     assert [str(rank.blame("reset", None)) for rank in ranks[1:]] == ["rank 0 failed: bad shard"] * 2
 
 
+def test_a_store_that_does_not_answer_is_blamed_on_its_holder_alone():
+    """Its process is stopped: what asks it would wait for ever."""
+    store, ranks = group(3, holder=0)
+    store.check = lambda keys: time.sleep(100)
+    with patch.object(module, "STORE_S", 0.3):
+        errors = [rank.blame("timed out", 8) for rank in ranks[1:]]
+    assert [(error.blamed, error.silent) for error in errors] == [((0,), (0,))] * 2
+    assert "rank 0 did not answer within 8 s" in str(errors[0])
+
+
 def test_a_store_that_is_gone_is_blamed_on_its_holder_alone():
     store, ranks = group(3, holder=0)
     store.gone = True
