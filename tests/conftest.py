@@ -1,5 +1,7 @@
 """One thread for torch, here and in processes that tests start: tests are many small ops, and may run beside each other.
 
+No test fails for being slow: on a busy machine everything is.
+
 Ctrl-C means what it means on a terminal, also where tests run in the background of a shell that ignores it.
 """
 
@@ -7,6 +9,7 @@ import os
 import signal
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -14,6 +17,8 @@ import torch
 
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)
+settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy machine")
 
 
 @pytest.fixture

@@ -64,6 +64,6 @@ def install_example(folder):
     """The worked example, installed by pip into `folder / "site"`; returns that."""
     source, site = copied_example(folder / "source"), folder / "site"
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", *OFFLINE, "--target", str(site), str(source)], check=True, timeout=120
+        [sys.executable, "-m", "pip", "install", *OFFLINE, "--target", str(site), str(source)], check=True, timeout=600
     )
     return site

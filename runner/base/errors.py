@@ -9,6 +9,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
+from heapq import nlargest
+from itertools import islice
 from typing import ClassVar
 
 
@@ -59,7 +62,7 @@ class Diagnostic:
         where = f"{self.mark}: " if self.mark else ""
         text = f"{where}{self.severity} {self.code}: {self.message}"
         if self.source_line is not None and self.mark is not None:
-            line, column = _excerpt(self.source_line.rstrip(), self.mark.column - 1)
+            line, column = excerpt(self.source_line.rstrip(), self.mark.column - 1)
             text += f"\n{line}\n{' ' * column}^"
         if self.hint:
             text += f"\nhint: {self.hint}"
@@ -70,7 +73,7 @@ MOST_OF_A_LINE = 160
 """Characters of a source line that a message shows: a file of one line is not printed whole."""
 
 
-def _excerpt(line: str, column: int) -> tuple[str, int]:
+def excerpt(line: str, column: int) -> tuple[str, int]:
     """The part of a line around a column from 0, and the column in that part."""
     if len(line) <= MOST_OF_A_LINE:
         return line, column
@@ -79,10 +82,34 @@ def _excerpt(line: str, column: int) -> tuple[str, int]:
     return before + line[first : first + MOST_OF_A_LINE] + after, column - first + len(before)
 
 
+_MOST_COMPARED, _MOST_MATCHED, _LONGEST = 1_000, 40, 80
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str | None:
-    """A hint with the known name that is nearest to `name`, if any is near."""
-    found = difflib.get_close_matches(name, [other for other in known if other != name], n=1, cutoff=0.6)
+    """A hint with the known name that is nearest to `name`, if any is near; of very many or long names not all are looked at."""
+    if len(name) > _LONGEST:
+        return None
+    letters, near = _letters(name), list[tuple[float, str]]()
+    for other in islice(known, _MOST_COMPARED):
+        missing, needless = (letters & ~(found := _letters(other))).bit_count(), (found & ~letters).bit_count()
+        most_alike = min(len(name) - missing, len(other) - needless)
+        if other != name and len(other) <= _LONGEST and 2 * most_alike >= _CUTOFF * (len(name) + len(other)):
+            near.append((most_alike / (len(name) + len(other)), other))
+    nearest = [other for _, other in nlargest(_MOST_MATCHED, near)]
+    found = difflib.get_close_matches(name, nearest, n=1, cutoff=_CUTOFF)
     return f"did you mean '{found[0]}'?" if found else None
+
+
+_CUTOFF = 0.6
+
+
+@lru_cache(maxsize=4096)
+def _letters(name: str) -> int:
+    """The characters of a name as bits; different ones may share a bit."""
+    bits = 0
+    for letter in name[:_LONGEST]:
+        bits |= 1 << (ord(letter) & 127)
+    return bits
 
 
 MOST_SHOWN = 20

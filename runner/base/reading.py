@@ -21,6 +21,8 @@ MAX_INTEGER = 2**63 - 1
 """The largest integer that a file may hold; a larger one overflows wherever a float is made of it."""
 
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|(-?Infinity|NaN|-?\d[\d.eE+-]*)')
+_BETWEEN = re.compile(r"[ \t\r\n:,]*")
+"""What stands between the parts of an object."""
 _SHOWN = 24
 
 
@@ -48,6 +50,22 @@ def parse_json(text: str, any_number: bool = False) -> Any:
     if text.count("[") + text.count("{") > MAX_DEPTH and _is_deep(value):
         raise NotJsonError(_TOO_DEEP)
     return value
+
+
+def key_places(text: str) -> dict[str, tuple[int, int]]:
+    """Line and column of each key of the outermost object of a JSON text that `parse_json` has read; of like keys, the last."""
+    places: dict[str, tuple[int, int]] = {}
+    at = _next(text, text.index("{") + 1)
+    line, line_start = text.count("\n", 0, at) + 1, text.rfind("\n", 0, at) + 1
+    while text[at] == '"':
+        key, end = _ANY.raw_decode(text, at)
+        places[key] = line, at - line_start + 1
+        _, end = _ANY.raw_decode(text, _next(text, end))
+        end = _next(text, end)
+        if num_lines := text.count("\n", at, end):
+            line, line_start = line + num_lines, text.rindex("\n", at, end) + 1
+        at = end
+    return places
 
 
 def read_json(path: Path, kind: type[RinggraphError] = RinggraphError, label: str | None = None) -> Any:
@@ -119,6 +137,12 @@ def _place(text: str, token: str) -> tuple[int, int]:
     """Line and column of the first such number outside of strings."""
     at = next((found.start() for found in _TOKEN.finditer(text) if found[1] == token), 0)
     return text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at)
+
+
+def _next(text: str, at: int) -> int:
+    """Where the next part of an object begins."""
+    found = _BETWEEN.match(text, at)
+    return found.end() if found else at
 
 
 def _is_deep(value: Any) -> bool:

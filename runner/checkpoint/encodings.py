@@ -51,8 +51,8 @@ def encoded(spec: TensorSpec, how: str) -> tuple[TensorSpec, TensorSpec | None]:
 
 
 def offset_of(weight: str) -> str:
-    """Where other tools put the zero points of a quantised weight: `X.weight` has `X.offset`."""
-    return f"{weight.removesuffix('.weight')}.offset"
+    """Where other tools put the zero points of a quantised weight: `X.weight` has `X.weight_offset`."""
+    return f"{weight}_offset"
 
 
 def stored_tensors(layout: CheckpointLayout, values: Values, flavour: str, dtype: str | None = None) -> dict[str, TensorSpec]:

@@ -107,7 +107,7 @@ def read_headers(folder: Path, canonical: Canonical) -> tuple[dict[str, Stored],
     problems: list[Diagnostic] = []
     index = _read_index(folder, canonical, problems)
     shards = sorted(set(index.values())) if index is not None else _shards_without_index(folder)
-    _refuse_parts(folder, shards)
+    refuse_parts(folder, shards)
     if index:
         _refuse_absent(folder, shards)
     if not shards:
@@ -123,7 +123,7 @@ def read_headers(folder: Path, canonical: Canonical) -> tuple[dict[str, Stored],
     return found, tuple(folder / name for name in shards), problems
 
 
-def _refuse_parts(folder: Path, shards: Iterable[str]) -> None:
+def refuse_parts(folder: Path, shards: Iterable[str]) -> None:
     """Raises CheckpointError for shards that were split over ranks."""
     parts = [name for name in shards if _RANK_PART.fullmatch(name)]
     if parts:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from runner.base.errors import CheckpointError, ConfigError, Diagnostic, RinggraphError
-from runner.checkpoint.headers import read_headers
+from runner.checkpoint.headers import read_headers, refuse_parts
 from runner.checkpoint.names import names_in
 from runner.checkpoint.stored import flavour_of
 from runner.config.config import Config, load_config
@@ -28,6 +28,7 @@ def require_own_config(folder: str | Path) -> Config:
     """The configuration of a checkpoint's `config.json`. Raises CheckpointError without one, ConfigError if it has problems."""
     path = Path(folder) / "config.json"
     if not path.is_file():
+        refuse_parts(path.parent, sorted(shard.name for shard in path.parent.glob("*.safetensors")))
         hint = "name the model with --config, or put its config.json there"
         raise CheckpointError(f"checkpoint '{folder}' has no config.json", hint=hint)
     return load_config([with_flavour(path)])

@@ -9,12 +9,27 @@ import typer
 
 from runner.cli import options
 from runner.cli.shared import console, print_json, table
+from runner.driver import completion
 from runner.driver.driver import resolve
 
 if TYPE_CHECKING:
     from runner.config.config import Config
 
 checkpoint_app = typer.Typer(help="Write, inspect and convert checkpoints.", no_args_is_help=True)
+
+
+FLAVOURS = completion.one_of("f32", "bf16", "w8a8", "fp8", "fp8-e8m0", "fp4")
+To = Annotated[
+    str, typer.Option("--to", metavar="FLAVOUR", autocompletion=FLAVOURS, help="f32, bf16, w8a8, fp8, fp8-e8m0 or fp4.")
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype",
+        autocompletion=completion.one_of("f32", "bf16"),
+        help="Of weights that the flavour leaves plain: f32 or bf16.",
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -26,7 +41,12 @@ def init(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that does not exist yet.")],
     seed: Annotated[int, typer.Option(help="Every tensor depends on the seed and its name alone.")] = 0,
     flavour: Annotated[
-        str | None, typer.Option("--flavour", help="f32, bf16, w8a8, fp8, fp8-e8m0 or fp4; the configuration's dtype without.")
+        str | None,
+        typer.Option(
+            "--flavour",
+            autocompletion=FLAVOURS,
+            help="f32, bf16, w8a8, fp8, fp8-e8m0 or fp4; the configuration's dtype without.",
+        ),
     ] = None,
     config: options.Configs = [],  # noqa: B006
     sets: options.Sets = [],  # noqa: B006
@@ -68,8 +88,8 @@ def inspect(
 def convert(
     source: Annotated[Path, typer.Argument(metavar="IN", help="A checkpoint of any flavour.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that does not exist yet.")],
-    to: Annotated[str, typer.Option("--to", metavar="FLAVOUR", help="f32, bf16, w8a8, fp8, fp8-e8m0 or fp4.")] = "w8a8",
-    dtype: Annotated[str | None, typer.Option("--dtype", help="Of weights that the flavour leaves plain: f32 or bf16.")] = None,
+    to: To = "w8a8",
+    dtype: Dtype = None,
     worst: Annotated[int, typer.Option("--worst", min=0, metavar="N", help="How many of the most changed tensors to list.")] = 10,
     config: options.Configs = [],  # noqa: B006
     sets: options.Sets = [],  # noqa: B006

@@ -13,6 +13,7 @@ import typer
 
 from runner.cli import options
 from runner.cli.shared import console, messages, placement, progress_bar, table
+from runner.driver import completion
 
 if TYPE_CHECKING:
     from runner.config.config import Config
@@ -34,9 +35,18 @@ PromptTexts = Annotated[
 MaxNewTokens = Annotated[int, typer.Option("--max-new-tokens", min=0, metavar="N", help="Tokens to make per prompt.")]
 IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help="Go on after an end-of-sequence token.")]
 Decode = Annotated[
-    str | None, typer.Option("--deploy", metavar="NAME", help="The deployment that decodes; the model's usual one without.")
+    str | None,
+    typer.Option(
+        "--deploy",
+        metavar="NAME",
+        autocompletion=completion.deployments,
+        help="The deployment that decodes; the model's usual one without.",
+    ),
 ]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="f32 or bf16; the checkpoint's own without.")]
+Dtype = Annotated[
+    str | None,
+    typer.Option("--dtype", autocompletion=completion.one_of("f32", "bf16"), help="f32 or bf16; the checkpoint's own without."),
+]
 Logits = Annotated[
     Path | None, typer.Option("--logits", metavar="FILE", help="safetensors with prompt.N.prefill [S, V], prompt.N.decode.")
 ]

@@ -9,7 +9,12 @@ import typer
 
 from runner.cli import options
 from runner.cli.shared import console, messages, print_json, table
+from runner.driver import completion
 from runner.driver.driver import registry
+
+FORMAT = completion.one_of("text", "json", "github", "sarif")
+LEVEL = completion.one_of("layer", "stage", "task")
+OpName = Annotated[str, typer.Argument(autocompletion=completion.ops)]
 
 graph_app = typer.Typer(help="Shipped graphs.", no_args_is_help=True)
 ops_app = typer.Typer(help="Registered ops.", no_args_is_help=True)
@@ -24,7 +29,12 @@ def register(app: typer.Typer) -> None:
 
 
 def lint(
-    paths: Annotated[list[str], typer.Argument(metavar="PATH...", help="Graph files, folders, or names of shipped graphs.")],
+    paths: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH...", autocompletion=completion.graphs, help="Graph files, folders, or names of shipped graphs."
+        ),
+    ],
     config: options.Configs = [],  # noqa: B006
     sets: options.Sets = [],  # noqa: B006
     deploy: options.Deploy = None,
@@ -32,7 +42,9 @@ def lint(
     ring_heap: Annotated[
         str | None, typer.Option("--ring-heap", metavar="SIZE", help="Check that every scope fits rings of this size.")
     ] = None,
-    form: Annotated[str, typer.Option("--format", metavar="FORMAT", help="text, json, github or sarif.")] = "text",
+    form: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", autocompletion=FORMAT, help="text, json, github or sarif.")
+    ] = "text",
 ) -> None:
     """Check graphs: 0 when clean, 1 with findings, 2 for unusable arguments."""
     from runner.base.errors import ConfigError
@@ -53,7 +65,12 @@ def lint(
 
 
 def explain(
-    graph: Annotated[str, typer.Argument(metavar="GRAPH|CODE", help="A graph file, a shipped graph, or a lint code.")],
+    graph: Annotated[
+        str,
+        typer.Argument(
+            metavar="GRAPH|CODE", autocompletion=completion.graphs_or_codes, help="A graph file, a shipped graph, or a lint code."
+        ),
+    ],
     node: Annotated[str | None, typer.Argument(metavar="NODE", help="A node's dotted path, or how it ends.")] = None,
     config: options.Configs = [],  # noqa: B006
     sets: options.Sets = [],  # noqa: B006
@@ -105,7 +122,7 @@ def list_ops(as_json: options.Json = False) -> None:
 
 
 @ops_app.command("show")
-def show_op(name: str, as_json: options.Json = False) -> None:
+def show_op(name: OpName, as_json: options.Json = False) -> None:
     """Show an op's operands, parameters and what it computes."""
     from runner.base.errors import RinggraphError, did_you_mean
 
@@ -151,7 +168,7 @@ def _described(op) -> dict[str, object]:
 def dot(
     graph: options.GraphName,
     out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write here, not to standard output.")] = None,
-    level: Annotated[str, typer.Option(help="What a node is: layer, stage or task.")] = "stage",
+    level: Annotated[str, typer.Option(autocompletion=LEVEL, help="What a node is: layer, stage or task.")] = "stage",
     layer: Annotated[int | None, typer.Option(metavar="N", help="Draw this layer only.")] = None,
     svg: Annotated[bool, typer.Option("--svg", help="Render with Graphviz; needs --out.")] = False,
     config: options.Configs = [],  # noqa: B006

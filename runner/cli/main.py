@@ -65,6 +65,8 @@ def main(arguments: list[str] | None = None) -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # before torch: products whose bits do not depend on threads or other rows
+    if own_rank() is not None:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # what fails between ranks is told once, and by us
     status = _status(arguments)
     if (problem := _output_problem()) is not None:
         if not status:

@@ -7,24 +7,43 @@ from typing import Annotated
 
 import typer
 
+from runner.driver import completion
+
 Configs = Annotated[
     list[str],
     typer.Option(
         "--config",
         "-c",
+        autocompletion=completion.configs,
         metavar="NAME|FILE",
         help="A preset (flash, pro, demo, tiny, seed), a YAML layer or a Hugging Face config.json; repeatable, later ones win.",
     ),
 ]
 Sets = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Override one field; repeatable.")]
-Deploy = Annotated[str | None, typer.Option("--deploy", metavar="NAME", help="decode (8x1), decode-mtp (4x2), prefill (1x128).")]
+Deploy = Annotated[
+    str | None,
+    typer.Option(
+        "--deploy", metavar="NAME", autocompletion=completion.deployments, help="decode (8x1), decode-mtp (4x2), prefill (1x128)."
+    ),
+]
 Ep = Annotated[int | None, typer.Option("--ep", min=1, metavar="N", help="Expert-parallel ranks.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-GraphName = Annotated[str, typer.Argument(metavar="GRAPH", help="A graph file, or the name of a shipped graph.")]
+GraphName = Annotated[
+    str, typer.Argument(metavar="GRAPH", autocompletion=completion.graphs, help="A graph file, or the name of a shipped graph.")
+]
 Checkpoint = Annotated[str, typer.Option("--checkpoint", metavar="DIR", help="Folder with config.json and safetensors.")]
-Device = Annotated[str, typer.Option("--device", help="A torch device: cpu, cuda, npu (with torch_npu installed).")]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        autocompletion=completion.one_of("cpu", "cuda", "npu"),
+        help="A torch device: cpu, cuda, npu (with torch_npu installed).",
+    ),
+]
 Workers = Annotated[int, typer.Option("--workers", min=0, metavar="N", help="Worker threads; 0 or 1 runs tasks in order.")]
-Scheduler = Annotated[str, typer.Option("--scheduler", metavar="NAME", help="Placement strategy.")]
+Scheduler = Annotated[
+    str, typer.Option("--scheduler", metavar="NAME", autocompletion=completion.schedulers, help="Placement strategy.")
+]
 RingHeap = Annotated[
     str | None,
     typer.Option(
@@ -51,13 +70,25 @@ Threads = Annotated[
 # --- planning ---------------------------------------------------------------------------------------------------------
 
 Progress = Annotated[
-    str, typer.Option("--progress", metavar="MODEL", help="How far execution has come: eager, lagging or timed.")
+    str,
+    typer.Option(
+        "--progress",
+        metavar="MODEL",
+        autocompletion=completion.one_of("eager", "lagging", "timed"),
+        help="How far execution has come: eager, lagging or timed.",
+    ),
 ]
 Batch = Annotated[
     bool, typer.Option("--batch-allocs", help="Gather a body's tensors into blocks of up to 16, as the compiler does.")
 ]
 Routing = Annotated[
-    str, typer.Option("--routing", metavar="SOURCE", help="Trip counts: bound, uniform, random:SEED or a JSON file.")
+    str,
+    typer.Option(
+        "--routing",
+        metavar="SOURCE",
+        autocompletion=completion.one_of("bound", "uniform", "random:0"),
+        help="Trip counts: bound, uniform, random:SEED or a JSON file.",
+    ),
 ]
 SubmitUs = Annotated[float, typer.Option("--submit-us", min=0, metavar="US", help="Cost of one submission, for timed.")]
 TaskUs = Annotated[float | None, typer.Option("--task-us", min=0, metavar="US", help="One duration for all tasks, for timed.")]
@@ -78,7 +109,12 @@ Write = Annotated[bool, typer.Option("--write", help="Put the strategy's scopes 
 
 Objective = Annotated[
     str | None,
-    typer.Option("--objective", metavar="NAME", help="minpeak: total (the default), worst (the largest ring) or makespan."),
+    typer.Option(
+        "--objective",
+        metavar="NAME",
+        autocompletion=completion.one_of("total", "worst", "makespan"),
+        help="minpeak: total (the default), worst (the largest ring) or makespan.",
+    ),
 ]
 Budget = Annotated[
     str | None, typer.Option("--budget", metavar="SIZE", help="minpeak: the shortest makespan within so many bytes (128MiB).")
@@ -100,10 +136,22 @@ def _list_techniques(wanted: bool) -> None:
 
 
 Techniques = Annotated[
-    list[str], typer.Option("--technique", metavar="NAME", help="minpeak: use a technique (all are used anyway); repeatable.")
+    list[str],
+    typer.Option(
+        "--technique",
+        metavar="NAME",
+        autocompletion=completion.techniques,
+        help="minpeak: use a technique (all are used anyway); repeatable.",
+    ),
 ]
 NoTechniques = Annotated[
-    list[str], typer.Option("--no-technique", metavar="NAME", help="minpeak: do without a technique; repeatable.")
+    list[str],
+    typer.Option(
+        "--no-technique",
+        metavar="NAME",
+        autocompletion=completion.techniques,
+        help="minpeak: do without a technique; repeatable.",
+    ),
 ]
 ListTechniques = Annotated[
     bool, typer.Option("--list-techniques", is_eager=True, callback=_list_techniques, help="minpeak: print the techniques.")

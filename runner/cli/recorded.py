@@ -9,6 +9,7 @@ import typer
 
 from runner.cli import options
 from runner.cli.shared import MIB, console, messages, print_json, table
+from runner.driver import completion
 from runner.driver.driver import Setup
 from runner.rings import defaults
 
@@ -126,7 +127,10 @@ def diff(
     file: StatsPath,
     other: Annotated[Path | None, typer.Argument(metavar="[OTHER]", help="Another file to compare with.")] = None,
     graph: Annotated[
-        str | None, typer.Option("--schedule", metavar="GRAPH", help="Compare with what is predicted for a graph.")
+        str | None,
+        typer.Option(
+            "--schedule", metavar="GRAPH", autocompletion=completion.graphs, help="Compare with what is predicted for a graph."
+        ),
     ] = None,
     config: options.Configs = [],  # noqa: B006
     sets: options.Sets = [],  # noqa: B006
@@ -152,8 +156,7 @@ def diff(
     left = read_scope_stats(file)
     if graph is not None:
         timing = TimedOptions(submit_us, task_us, cores, device=device)
-        request = PlanRequest(graph, scheduler, batch_allocs, routing, timed=timing)
-        placed = place(Setup(config, sets, deploy, ep), request)
+        placed = place(Setup(config, sets, deploy, ep), PlanRequest(graph, scheduler, batch_allocs, routing, timed=timing))
         sizes = RingSizes.from_lists(left.heap_max, left.window_max)
         right = stats_of_replay(replay_under(progress, placed.schedule, sizes, placed.timing))
         _print_diff(left, right, ("recorded", "predicted"), as_json)

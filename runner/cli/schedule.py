@@ -11,6 +11,7 @@ import typer
 from runner.base.errors import ConfigError
 from runner.cli import options
 from runner.cli.shared import MIB, console, memory_text, messages, print_json, table
+from runner.driver import completion
 from runner.driver.driver import Setup
 from runner.rings import defaults
 
@@ -69,8 +70,7 @@ def schedule(
     minpeak = MinpeakOptions(objective, budget, no_share, time_limit, technique, no_technique)
     request = PlanRequest(graph, scheduler, batch_allocs, routing, rings, progress, timing, minpeak, allow_missing_edges, write)
     found = plan(Setup(config, sets, deploy, ep), request, better())
-    for missing in found.warnings:
-        messages().print(f"warning: {missing.message}")
+    _print_notes(found)
     if explain_plan and found.plan is None:
         raise ConfigError(f"--explain-plan explains plans of minpeak, got --scheduler {scheduler}")
     if write:
@@ -79,6 +79,13 @@ def schedule(
         _write_stats(scope_stats, found)
     finally:  # a file that cannot be written does not swallow the plan
         _show(found, as_json, explain_plan)
+
+
+def _print_notes(found: PlanResult) -> None:
+    for missing in found.warnings:
+        messages().print(f"warning: {missing.message}")
+    for note in found.routing_notes:
+        messages().print(f"note: {note}")
 
 
 def _write_stats(path: Path | None, found: PlanResult) -> None:
@@ -219,8 +226,13 @@ def _mib(size_bytes: int) -> str:
 
 
 def schedule_diff(
-    left: Annotated[str, typer.Argument(metavar="A", help="GRAPH, GRAPH:STRATEGY, or a file of 'schedule --json' (*.json).")],
-    right: Annotated[str, typer.Argument(metavar="B", help="What it is compared with.")],
+    left: Annotated[
+        str,
+        typer.Argument(
+            metavar="A", autocompletion=completion.graphs, help="GRAPH, GRAPH:STRATEGY, or a file of 'schedule --json' (*.json)."
+        ),
+    ],
+    right: Annotated[str, typer.Argument(metavar="B", autocompletion=completion.graphs, help="What it is compared with.")],
     config: options.Configs = [],  # noqa: B006
     sets: options.Sets = [],  # noqa: B006
     deploy: options.Deploy = None,

@@ -10,7 +10,8 @@ import typer
 
 from runner.cli import options
 from runner.cli.schedule import better
-from runner.cli.shared import MIB, console, memory_text, print_json, table
+from runner.cli.shared import MIB, console, memory_text, messages, print_json, table
+from runner.driver import completion
 from runner.driver.driver import Setup
 from runner.rings import defaults
 
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
     from runner.report.frontier import Frontier
 
 Graphs = Annotated[
-    list[str], typer.Argument(metavar="GRAPH...", help="Graph files or names of shipped graphs; GRAPH@DEPLOY says for which.")
+    list[str],
+    typer.Argument(
+        metavar="GRAPH...",
+        autocompletion=completion.graphs,
+        help="Graph files or names of shipped graphs; GRAPH@DEPLOY says for which.",
+    ),
 ]
 
 
@@ -105,6 +111,8 @@ def frontier(
         check_writable(out)
     timing = TimedOptions(submit_us, task_us, cores, profile, device)
     found = Driver(config, sets, deploy, ep).frontier(graph, num_points, routing=routing, timed=timing, say=_say)
+    for note in found.routing_notes:
+        messages().print(f"note: {note}")
     if as_json:
         print_json(found.as_json())
     else:

@@ -12,6 +12,7 @@ Every problem of a configuration is reported at once, each with the place it cam
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -21,7 +22,7 @@ from runner.base.errors import ConfigError, Diagnostic, Mark, did_you_mean
 from runner.config.evaluation import Evaluation
 from runner.config.layers import Layer, as_layer, fields_of, named_family
 from runner.config.sources import Given, Source, fields_given, read_option, read_source
-from runner.models import family
+from runner.models import family, family_names
 from runner.models.protocols import ModelFamily
 
 NO_MODEL = Diagnostic(
@@ -107,16 +108,44 @@ def load_config(
     if model is None and not (unreadable or not_one):
         untyped = any(source.is_whole for source in sources)
         not_one = [replace(NO_MODEL, message=f"{NO_MODEL.message}: 'model_type' is missing") if untyped else NO_MODEL]
+    problems += found
     if model is None or not_one:
-        raise ConfigError([*unreadable, *problems, *found, *not_one])
+        anyway = [] if unreadable or not_one[0].code != NO_MODEL.code else _wrong_anyway(sources, given)
+        raise ConfigError([*unreadable, *problems, *anyway, *not_one])
+    return _load(model, sources, given, problems, unreadable, deploy, deploy_mark)
+
+
+def _load(
+    model: ModelFamily,
+    sources: Sequence[Source],
+    given: Sequence[Source],
+    problems: list[Diagnostic],
+    unreadable: list[Diagnostic],
+    deploy: str | None,
+    deploy_mark: Mark | None,
+) -> Config:
+    """The configuration of layers and options that are of one family; raises ConfigError."""
     _read_into(model.base_layer, base := [], problems, unreadable)
     problems += named_family(base, model)[1]
     read = [as_layer(source, model) for source in (*base, *sources)]
     options, wrong = _option_layers(given, model, [layer for layer, _ in read])
-    problems += [*(problem for _, found in read for problem in found), *found, *wrong]
+    problems += [*(problem for _, found in read for problem in found), *wrong]
     if unreadable:
         raise ConfigError([*unreadable, *problems])
     return _resolve(model.name, tuple(layer for layer, _ in read), options, deploy, problems, deploy_mark)
+
+
+def _wrong_anyway(sources: Sequence[Source], given: Sequence[Source]) -> list[Diagnostic]:
+    """What is wrong with layers that name no family, whichever they are of; that fields are missing is no news."""
+    common: list[Diagnostic] | None = None
+    for name in family_names():
+        found: list[Diagnostic] = []
+        try:
+            _load(family(name), sources, given, [], [], None, None)
+        except ConfigError as error:
+            found = [problem for problem in error.diagnostics if problem.code != NO_MODEL.code]
+        common = found if common is None else [problem for problem in common if problem in found]
+    return common or []
 
 
 def _read_into(
@@ -170,9 +199,10 @@ def _resolve(
     chosen = deploy or _default_deployment(every)
     if chosen not in deployments:
         hint = did_you_mean(chosen, deployments) or f"deployments are {', '.join(deployments)}"
-        raise ConfigError([*problems, Diagnostic("C103", f"unknown deployment '{chosen}'", deploy_mark, hint=hint)])
+        problems = [*problems, Diagnostic("C103", f"unknown deployment '{chosen}'", deploy_mark, hint=hint)]
+        chosen = next(iter(deployments), "")
     fields: dict[str, Given] = {}
-    for layer in (*layers, Layer(chosen, deployments[chosen]), *options):  # later ones win
+    for layer in (*layers, Layer(chosen, deployments.get(chosen, {})), *options):  # later ones win
         fields |= layer.fields
     dims = {name: given for layer in every for name, given in layer.dims.items()}
     dtypes = {name: given for layer in every for name, given in layer.dtypes.items()}
@@ -180,7 +210,9 @@ def _resolve(
     evaluation = Evaluation(fields, dims, fields_of(of))
     values = evaluation.values()
     dtype_names = evaluation.dtypes(dtypes)
-    problems = problems + evaluation.problems + of.impossible(values, {**fields, **dims}, chosen)
+    problems = problems + evaluation.problems
+    with suppress(KeyError) if problems else nullcontext():  # a family's rules may need values that there are not
+        problems = problems + of.impossible(values, {**fields, **dims}, chosen)
     if problems or evaluation.dim_problems:
         raise ConfigError(problems or evaluation.dim_problems)
     base, *above = (layer.name for layer in layers)

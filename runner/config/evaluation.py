@@ -45,7 +45,6 @@ class Evaluation:
         if missing:
             names = ", ".join(f"'{name}'" for name in missing)
             self.problems.append(Diagnostic("C105", f"no value for {names}", hint="start from a preset, such as --config flash"))
-            return {}
         for name in (*self.fields, *self.dims):
             with suppress(_ReportedError):
                 self._value(name)
@@ -116,6 +115,8 @@ class Evaluation:
 
     def _lookup(self, name: str) -> Any:
         if name not in self.fields and name not in self.dims:
+            if name in self.rules:
+                raise _ReportedError  # among those without a value
             raise KeyError(name)
         return self._value(name)
 

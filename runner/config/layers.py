@@ -87,7 +87,7 @@ def as_layer(
         normalised = Normalised({key: (value, key) for key, value in plain.items()})
     else:
         normalised = model.normalise(plain, whole=source.is_whole)
-    nowhere = Given(None, Mark(source.name, 1))
+    nowhere = Given(None, Mark(source.file or source.name, 1))
     problems += [given.get(key, nowhere).problem("C102", message) for key, message in normalised.problems]
     fields: dict[str, Given] = {}
     for key, (value, origin) in normalised.fields.items():

@@ -5,7 +5,7 @@ They are parsed into `Given` values, each with the place it came from. What the 
 
 from __future__ import annotations
 
-import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,11 +21,12 @@ from runner.base.reading import (
     MAX_DIGITS,
     MAX_INTEGER,
     NotJsonError,
+    key_places,
     number_problem,
     parse_json,
     shortened,
 )
-from runner.language.yaml_source import YAML_ERRORS, yaml_reason
+from runner.language.yaml_source import YAML_ERRORS, compose, yaml_reason
 from runner.models import family, family_names
 
 MAX_FILE_BYTES = 1 << 20
@@ -67,12 +68,14 @@ class Source:
 
     is_whole   a complete `config.json`, which has other tools' fields and defaults
     is_option  one `key=value`, whose key may have dots
+    file       what is told as the place of what the file leaves out
     """
 
     name: str
     given: Mapping[str, Given] = field(default_factory=dict)
     is_whole: bool = False
     is_option: bool = False
+    file: str = ""
 
 
 def presets() -> tuple[str, ...]:
@@ -97,7 +100,7 @@ def read_source(source: str | Path) -> tuple[Source, list[Diagnostic]]:
     given = _parse_json(text, display) if is_json else _parse_yaml(text, display, problems)
     if is_json:
         given = {key: item for key, item in given.items() if key not in SECTIONS} | _generation_beside(Path(source))
-    return Source(name, given, is_json), problems
+    return Source(name, given, is_json, file=display), problems
 
 
 def read_option(option: str, text: str) -> tuple[Source, list[Diagnostic]]:
@@ -155,7 +158,8 @@ def _open(source: str | Path) -> tuple[str, str, str, bool]:
         raise ConfigError(Diagnostic("C100", f"configuration '{source}' cannot be read: {error.strerror}")) from error
     except UnicodeDecodeError as error:
         raise ConfigError(Diagnostic("C100", f"configuration '{source}' is not UTF-8 text (byte {error.start})")) from error
-    name = path.parent.name if path.name == "config.json" else path.stem
+    folder = Path(os.path.abspath(path)).parent.name  # of `.` too
+    name = folder if folder and path.name == "config.json" else path.stem
     return name, _shown(path), text, path.suffix == ".json"
 
 
@@ -183,21 +187,14 @@ def _parse_json(text: str, file: str) -> dict[str, Given]:
         raise ConfigError(Diagnostic("C100", error.reason, Mark(file, error.line, error.column))) from error
     if not isinstance(value, dict):
         raise ConfigError(Diagnostic("C100", f"is {describe(value)}, expected an object", Mark(file, 1)))
-    lines = text.splitlines()
-    return {key: _json_given(key, item, lines, file) for key, item in value.items()}
-
-
-def _json_given(key: str, value: Any, lines: list[str], file: str) -> Given:
-    pattern = re.compile(re.escape(json.dumps(key)) + r"\s*:")
-    for number, line in enumerate(lines, 1):
-        if found := pattern.search(line):
-            return Given(value, Mark(file, number, found.start() + 1), source_line=line)
-    return Given(value, Mark(file, 1))
+    lines, places = text.split("\n"), key_places(text)
+    marks = {key: Mark(file, *places[key]) for key in value}
+    return {key: Given(item, marks[key], source_line=lines[marks[key].line - 1]) for key, item in value.items()}
 
 
 def _parse_yaml(text: str, file: str, problems: list[Diagnostic]) -> dict[str, Given]:
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = compose(text)
     except YAML_ERRORS as error:
         raise ConfigError(_yaml_problem(error, file, text)) from error
     if root is None:
@@ -229,7 +226,7 @@ _SPECIAL |= {".inf": float("inf"), "+.inf": float("inf"), "-.inf": float("-inf")
 def _scalar(node: yaml.ScalarNode, file: str) -> Any:
     """By the YAML 1.2 core schema: `1e-6` is a number and `on` a string, unlike in YAML 1.1. Raises ConfigError."""
     text = node.value
-    if node.style is not None:
+    if node.style not in (None, ""):  # libyaml gives a plain scalar the latter
         return text
     if text.lower() in _SPECIAL:
         return _SPECIAL[text.lower()]

@@ -114,8 +114,29 @@ def program_of(
     from runner.language.library import GraphLibrary, find_graph
 
     library = library or GraphLibrary()
-    trips = config.family.trip_counts(routing, config)
-    return expand(library.load(find_graph(graph)), config, ops or registry(), library=library, trips=trips)
+    trips, experts = config.family.trip_counts(routing, config), config.family.routed_experts
+    decides = None if experts is None else experts.decides
+    loaded = library.load(find_graph(graph))
+    return expand(loaded, config, ops or registry(), library=library, trips=trips, decides=decides)
+
+
+def routing_notes(program: Program, config: Config, routing: str) -> list[str]:
+    """What a routing does not decide in a program, in sentences: dynamic loops of anything but rows of experts."""
+    from runner.expansion.trip_counts import is_decided
+    from runner.program.spans import host_reads
+
+    experts = config.family.routed_experts
+    if routing == ROUTING or experts is None:
+        return []
+    loops = {trips.path: trips for _, trips in host_reads(program.body)}
+    others = [path for path, trips in loops.items() if not is_decided(trips, program, experts.decides)]
+    notes = []
+    if len(others) == len(loops):
+        notes.append(f"--routing {routing} has no effect: no loop of '{program.name}' depends on the rows of experts")
+    elif others:
+        notes.append(f"--routing {routing} decides loops over rows of experts alone; '{others[0]}'")
+        notes[-1] += " makes its most trips" if len(others) == 1 else f" and {len(others) - 1:,} others make their most trips"
+    return notes
 
 
 def schedule_of(

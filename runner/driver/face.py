@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.base.errors import ConfigError, Diagnostic
 from runner.config.config import Config
-from runner.driver.driver import Setup, resolve, ring_sizes, schedule_of
+from runner.driver.driver import Setup, resolve, ring_sizes, routing_notes, schedule_of
 from runner.driver.frontier import trace_frontier
 from runner.driver.linting import lint
 from runner.driver.planning import MinpeakOptions, PlanDifference, PlanRequest, PlanResult, TimedOptions, compare, place, plan
@@ -128,7 +128,7 @@ class Driver:
         found = trace_frontier(
             program, lambda schedule: given.timing(schedule, self.setup.registry, config.dtypes), name, num_points, say
         )
-        return replace(found, timing=given.as_json())
+        return replace(found, timing=given.as_json(), routing_notes=tuple(routing_notes(program, config, routing)))
 
     def run(
         self,

@@ -30,3 +30,8 @@ def lint(setup: Setup, paths: Sequence[str | Path], *, ring_heap: Sequence[int] 
         return known[said]
 
     return find(paths, config, setup.registry, ring_heap=ring_heap, library=library)
+
+
+def lint_texts(setup: Setup, path: Path, library: GraphLibrary) -> list[Diagnostic]:
+    """All findings in one graph, and those it uses, with the texts that a library holds in place of those on disk."""
+    return find([path], setup.config(path, library), setup.registry, library=library)

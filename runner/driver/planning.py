@@ -11,10 +11,12 @@ from typing import Any
 
 from runner.base.errors import ConfigError, DeadlockError, Diagnostic, RinggraphError, ScheduleError
 from runner.base.records import collector_off
-from runner.driver.driver import Setup, program_of
-from runner.driver.write import Texts, new_texts, settled_texts
+from runner.driver.driver import Setup, program_of, routing_notes
+from runner.driver.linting import lint_texts
+from runner.driver.write import Files, Texts, new_texts, refuse_unnamed, settled_texts
 from runner.language.library import GraphLibrary
 from runner.program.ops import OpRegistry
+from runner.program.program import Program
 from runner.report.diff import ScopeDifference, Side, diff_json, read_side, scope_differences, scope_rows, side_of
 from runner.report.schedule import ScheduleReport, deadlock_error, make_report, report_json
 from runner.rings.capacity import ring_loads, safe_heap
@@ -29,6 +31,7 @@ from runner.rings.sizes import POOL_VARIABLE, RingSizes, parse_size
 from runner.rings.timed import Timing, parse_cores, timed, uniform_timing
 from runner.rings.unlimited import run_unlimited
 from runner.verify.verify import check
+from runner.writeback.annotations import Annotations, Demands
 from schedulers import get_scheduler
 from schedulers.minpeak.planner import Plan
 
@@ -165,6 +168,8 @@ class PlanResult:
     plan: Plan | None = None
     warnings: tuple[Diagnostic, ...] = ()
     texts: Texts = field(default_factory=dict)
+    routing_notes: tuple[str, ...] = ()
+    """What the routing does not decide."""
 
     @property
     def certificate(self) -> dict[str, Any] | None:
@@ -200,8 +205,8 @@ class PlanResult:
         head |= {"routing": self.request.routing, "timing": self.request.timed.as_json()}
         proved = {} if self.plan is None else {"certificate": self.certificate}
         refused = {"refused": None if self.refusal is None else str(self.refusal)}
-        scopes = {"scopes": [asdict(row) for row in scope_rows(self.schedule)]}
-        return head | proved | report_json(self.report) | refused | scopes
+        rest = {"scopes": [asdict(row) for row in scope_rows(self.schedule)], "routing_notes": list(self.routing_notes)}
+        return head | proved | report_json(self.report) | refused | rest
 
 
 def certificate_json(plan: Plan) -> dict[str, Any]:
@@ -242,7 +247,8 @@ def plan(setup: Setup, request: PlanRequest, say: Say | None = None) -> PlanResu
             timed_replay = replay if request.progress == "timed" else timed(planned, sizes, placed.timing())
             unlimited = run_unlimited(planned, placed.timing())
         report = make_report(replay, timed_replay, unlimited)
-    return PlanResult(request, planned, sizes, replay, report, placed.plan, tuple(warnings), texts)
+    notes = tuple(routing_notes(planned.program, setup.config(request.graph), request.routing)) if planned.program else ()
+    return PlanResult(request, planned, sizes, replay, report, placed.plan, tuple(warnings), texts, notes)
 
 
 def place(
@@ -252,11 +258,11 @@ def place(
     scheduler: str | Scheduler | None = None,
     library: GraphLibrary | None = None,
     say: Say | None = None,
-    written: bool = False,
+    written: bool | Demands = False,
 ) -> Placed:
     """The placement alone, by the request's strategy or another; raises RinggraphError.
 
-    `library` holds files' texts in place of those on disk; `written` keeps minpeak to what files can say.
+    `library` holds files' texts in place of those on disk; `written` keeps strategies to what files can say.
     """
     chosen = scheduler or request.scheduler
     strategy = get_scheduler(chosen) if isinstance(chosen, str) else chosen
@@ -275,25 +281,27 @@ def place(
 
 def _written(setup: Setup, request: PlanRequest, say: Say | None) -> tuple[Placed, Texts]:
     """The placement that files can say, and the files' new texts."""
+    path = refuse_unnamed(request.graph)
+
+    def expand(library: GraphLibrary) -> Program:
+        config = setup.config(path, library)
+        return program_of(path, config, routing=request.routing, library=library, ops=setup.registry)
+
+    files = Files(path, expand, lambda library: lint_texts(setup, path, library))
     if request.scheduler != "minpeak":
-        placed = place(setup, request, say=say)
-        as_read = replace(request, batch_allocs=request.batch_allocs and request.scheduler == "annotated")
-
-        def annotated(library: GraphLibrary) -> Schedule:
-            return place(setup, as_read, scheduler="annotated", library=library).schedule
-
-        return placed, new_texts(placed.schedule, annotated)
+        placed = place(setup, request, say=say, written=True)
+        return placed, new_texts(placed.schedule, files)
     found: list[Placed] = []
 
-    def planned(library: GraphLibrary) -> Schedule:
-        found.append(place(setup, request, library=library, say=say, written=True))
+    def planned(library: GraphLibrary, demands: Demands) -> Schedule:
+        found.append(place(setup, request, library=library, say=say, written=demands))
         return found[-1].schedule
 
-    def annotations() -> Any:
+    def annotations() -> Annotations:
         assert found[-1].plan is not None, "minpeak reports its plan"
         return found[-1].plan.annotations
 
-    _, texts = settled_texts(planned, annotations)
+    _, texts = settled_texts(planned, annotations, files)
     return found[-1], texts
 
 

@@ -11,17 +11,22 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from runner.base.errors import Diagnostic, GraphError, Mark, did_you_mean
+from runner.base.limits import Limits, how_to_raise
 from runner.base.records import builder
 from runner.base.tensor_spec import DTYPE_BYTES, TensorSpec
 from runner.expansion.last_writers import NOBODY, Writers
 from runner.expansion.names import Context, Resolved, View
 from runner.language.expressions import Expr, ExprError, parse
-from runner.language.graph import Declaration, Text
+from runner.language.graph import Declaration, Item, Text
 from runner.language.notation import TensorType
 from runner.models.protocols import Settings
 from runner.program.program import Region, Task, Tensor
 
 _new_region, _new_tensor, _new_view = builder(Region), builder(Tensor), builder(View)
+
+
+MAX_USES_DEEP = 32
+"""Graphs that one may lie in, by `use`: whoever walks a program recurses."""
 
 
 class StopExpansionError(Exception):
@@ -33,13 +38,15 @@ class Position(NamedTuple):
 
     tasks: int
     tensors: int
-    work: int
+    items: int
+    trips: int
+    uses: int
     externals: int
     attrs: int
     obstacles: int
 
 
-NOWHERE = Position(0, 0, 0, 0, 0, 0)
+NOWHERE = Position(0, 0, 0, 0, 0, 0, 0, 0)
 
 
 class ProgramBuilder:
@@ -54,10 +61,10 @@ class ProgramBuilder:
     depend on a graph's params, and `num_obstacles` counts what keeps the piece that it happened in from being copied.
     """
 
-    def __init__(self, config: Settings, max_work: int):
+    def __init__(self, config: Settings, limits: Limits):
         self.config = config
-        self.max_work = max_work
-        self.work = 0
+        self.limits = limits
+        self.items = self.trips = self.uses = self.edges = 0
         self.with_workspace = bool(config.values.get("workspace", True))
         self.problems: dict[object, Diagnostic] = {}
         self.tensors: list[Tensor] = []
@@ -78,8 +85,56 @@ class ProgramBuilder:
     @property
     def position(self) -> Position:
         """Where the next task goes."""
-        sizes = len(self.tasks), len(self.tensors), self.work, len(self.externals), len(self.attrs)
+        sizes = len(self.tasks), len(self.tensors), self.items, self.trips, self.uses, len(self.externals), len(self.attrs)
         return Position(*sizes, self.num_obstacles)
+
+    # --- limits ---
+
+    def enter(self, num_items: int, mark: Mark) -> None:
+        """A body of so many items is about to be expanded."""
+        self.items += num_items + 1
+        if self.items > self.limits.items:
+            raise self.too_large("items", mark)
+
+    def make_trips(self, num: int, body: Sequence[Item], mark: Mark) -> None:
+        """A loop over `body` is about to make so many trips."""
+        self.trips += num
+        if self.trips > self.limits.trips:
+            raise self.too_large("trips", mark)
+        if self.items + num * (len(body) + 1) > self.limits.items:
+            raise self.too_large("items", mark)
+
+    def use(self, depth: int, mark: Mark) -> None:
+        """A used graph is about to be expanded, with so many around it."""
+        if depth > MAX_USES_DEEP:
+            raise self.stop("G329", f"used graphs are nested deeper than {MAX_USES_DEEP} levels", mark)
+        self.uses += 1
+        if self.uses > self.limits.uses:
+            raise self.too_large("uses", mark)
+
+    def note_edges(self, num: int, mark: Mark) -> None:
+        """A task or loop waits for so many."""
+        self.edges += num
+        if self.edges > self.limits.edges:
+            raise self.too_large("edges", mark)
+
+    def has_room(self, start: Position, end: Position) -> bool:
+        """May what lies between two positions be made once more? If so, it counts as made."""
+        items, trips, uses = (
+            self.items + end.items - start.items,
+            self.trips + end.trips - start.trips,
+            self.uses + end.uses - start.uses,
+        )
+        if items > self.limits.items or trips > self.limits.trips or uses > self.limits.uses:
+            return False
+        self.items, self.trips, self.uses = items, trips, uses
+        return True
+
+    def too_large(self, limit: str, mark: Mark | None) -> StopExpansionError:
+        """Says that the program is too large, and stops."""
+        what = {"items": "items", "trips": "trips of loops", "uses": "used graphs", "edges": "edges between tasks"}[limit]
+        message = f"the program is too large: more than {getattr(self.limits, limit):,} {what}"
+        return self.stop("G329", message, mark, how_to_raise(limit))
 
     # --- problems and values ---
 
@@ -91,10 +146,8 @@ class ProgramBuilder:
         found = Diagnostic(code, message, mark, hint=hint, about=about)
         self.problems.setdefault(found.identity, found)
         self.num_obstacles += 1
-
-    def too_large(self, mark: Mark) -> StopExpansionError:
-        """Says that the program is too large, and stops."""
-        return self.stop("G329", f"the program is too large: more than {self.max_work:,} items", mark)
+        if len(self.problems) > self.limits.findings:
+            raise StopExpansionError
 
     def report_error(self, error: GraphError, known: Sequence[str] = ()) -> None:
         hint = did_you_mean(error.unknown, known) if isinstance(error, ExprError) and error.unknown else None

@@ -103,7 +103,7 @@ class Copier:
             original.template = template(original, self.builder, self.ops)
             original.is_fit = original.template is not None
         found = original.template
-        if found is None or self.builder.work + found.work > self.builder.max_work:
+        if found is None:
             return None
         contexts = _Contexts(found, piece.context)
         try:
@@ -117,7 +117,8 @@ class Copier:
         views = [self.ops.shown(ref, base, piece.context) for ref, base, _ in found.views]
         if not all(view is not None and view.spec is spec for view, (_, _, spec) in zip(views, found.views, strict=True)):
             return None
-        self.builder.work += found.work
+        if not self.builder.has_room(original.start, original.end):
+            return None
         copy = _Copy(self.builder, found, piece.frame.prefix, found.fixed | outside, values)
         copy.make_tensors(self.externals, resolved)
         copy.make_tasks([view.region for view in views if view])
@@ -216,6 +217,7 @@ class _Copy:
     def run(self, steps: Sequence[Step], steady: Sequence[tuple[int, ...]]) -> None:
         tasks, tensors, regions, values, shift = self.builder.tasks, self.tensors, self.regions, self.values, self.shift
         prefix, cut = self.prefix, self.cut
+        edges, most_edges = self.builder.edges, self.builder.limits.edges
         for step in steps:
             old = step.old
             index, path, attrs = old.id + shift, prefix + old.path[cut:], old.attrs
@@ -228,6 +230,9 @@ class _Copy:
                 waits += tuple([task + shift for task in step.inside])
             if step.accesses:
                 waits = self.access(step.accesses, index, path, waits)
+            edges += len(waits) + len(old.after)
+            if edges > most_edges:
+                raise self.builder.too_large("edges", old.mark)
             creates = tuple([tensors[tensor] for tensor in old.creates]) if old.creates else ()
             tasks.append(
                 _new_task(
@@ -250,6 +255,7 @@ class _Copy:
                     tuple([task + shift for task in old.wait_only]) if old.wait_only else (),
                 )
             )
+        self.builder.edges = edges
 
     def access(self, accesses: Sequence[Access], task: int, path: str, waits: Sequence[int]) -> tuple[int, ...]:
         """What a task or range waits for, with what it does to live and varying regions."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.base.errors import Diagnostic, GraphError, Mark, did_you_mean
+from runner.base.limits import Limits
 from runner.base.records import LARGE, builder, collector_off
 from runner.base.tensor_spec import TensorSpec
 from runner.expansion.builder import ProgramBuilder, StopExpansionError
@@ -21,17 +22,14 @@ from runner.expansion.copies import Copier
 from runner.expansion.externals import Externals
 from runner.expansion.names import Context, Frame, View
 from runner.expansion.pieces import Piece
-from runner.expansion.trip_counts import DynamicRange, case_test
+from runner.expansion.trip_counts import DynamicRange, case_test, is_decided
 from runner.language.expressions import Expr, ExprError, parse
 from runner.language.graph import Alloc, For, Graph, Item, Op, Scope, Switch, Text, Use
-from runner.language.library import GraphLibrary, with_source_lines
+from runner.language.library import GraphLibrary, first_findings, with_source_lines
 from runner.language.notation import RegionRef, parse_type
-from runner.models.protocols import Settings, TripCounts
+from runner.models.protocols import DecidesLoop, Settings, TripCounts
 from runner.program.ops import OpRegistry
 from runner.program.program import Program, Region, Span, Task, Trips
-
-MAX_WORK = 20_000_000
-"""Items and trips that an expansion may visit; a typing error in a range must not take the machine down."""
 
 _new_span, _new_task = builder(Span), builder(Task)
 
@@ -43,13 +41,15 @@ def expand(
     *,
     library: GraphLibrary | None = None,
     trips: TripCounts | None = None,
+    decides: DecidesLoop | None = None,
     params: Mapping[str, int] | None = None,
 ) -> Program:
     """The program of `graph`; raises GraphError with everything that is wrong.
 
-    `trips` decides dynamic loops (the bound by default), `params` replaces defaults of the graph's params.
+    `trips` decides dynamic loops, all or those that it `decides`; others make the most trips that they can. `params` replaces
+    defaults of the graph's params.
     """
-    expanded = expand_all(graph, config, registry, library=library, trips=trips, params=params)
+    expanded = expand_all(graph, config, registry, library=library, trips=trips, decides=decides, params=params)
     if expanded.problems:
         raise GraphError(expanded.problems)
     return expanded.program
@@ -75,25 +75,28 @@ def expand_all(
     *,
     library: GraphLibrary | None = None,
     trips: TripCounts | None = None,
+    decides: DecidesLoop | None = None,
     params: Mapping[str, int] | None = None,
-    max_work: int = MAX_WORK,
+    limits: Limits | None = None,
     sample: bool = False,
     stamp: bool = True,
 ) -> Expanded:
     """Like `expand`, but never raises. With `sample`, dynamic loops make their first two trips and their last, for lint.
 
-    `stamp` only changes how long it takes: used graphs and trips that expand alike are expanded once and copied.
+    `limits` are the current ones if none are given. `stamp` only changes how long it takes: used graphs and trips that expand
+    alike are expanded once and copied.
     """
     library = library or GraphLibrary()
     library.add(graph)
-    builder = ProgramBuilder(config, max_work)
-    walk = _Walk(builder, OpCompiler(builder, registry), library, trips, sample=sample, copies=stamp)
+    builder = ProgramBuilder(config, limits or Limits.current())
+    walk = _Walk(builder, OpCompiler(builder, registry), library, trips, decides, sample=sample, copies=stamp)
     with collector_off():
         program = walk.program(graph, params or {})
         if len(program.tasks) > LARGE:
             gc.freeze()
     lines = {used.file: used.lines for used in library.graphs()}
-    problems = with_source_lines(sorted(builder.problems.values(), key=_order), lines)
+    problems = first_findings(sorted(builder.problems.values(), key=_order), builder.limits.findings)
+    problems = with_source_lines(problems, lines)
     return Expanded(program, problems, builder.unwritten)
 
 
@@ -131,6 +134,7 @@ class _Walk:
         ops: OpCompiler,
         library: GraphLibrary,
         trips: TripCounts | None,
+        decides: DecidesLoop | None,
         *,
         sample: bool,
         copies: bool,
@@ -139,6 +143,7 @@ class _Walk:
         self.ops = ops
         self.library = library
         self.trips = trips
+        self.decides = decides
         self.sample = sample
         self.using: list[Graph] = []
         self.externals = Externals(builder, ops)
@@ -150,19 +155,26 @@ class _Walk:
 
     def program(self, graph: Graph, params: Mapping[str, int]) -> Program:
         builder = self.builder
-        context = Context(graph, self.values(graph, params))
         frame = Frame(None, "", graph.body)
+        items: list[int | Span] = []
+        with suppress(StopExpansionError):
+            context = Context(graph, self.values(graph, params))
+            self.declare(graph, context, frame)
+            self.using.append(graph)
+            self.body(graph.body, frame, context, items)
+        inputs, outputs = (
+            {name: frame.names[name].tensor for name in names if name in frame.names} for names in (graph.inputs, graph.outputs)
+        )
+        body = Span("root", "", tuple(items), mark=graph.mark)
+        return Program(graph.name, tuple(builder.tensors), tuple(builder.tasks), body, inputs, outputs)
+
+    def declare(self, graph: Graph, context: Context, frame: Frame) -> None:
+        """The tensors of the program from outside; its inputs and outputs exist whether anybody uses them or not."""
         sections = {"input": graph.inputs, "output": graph.outputs, "weight": graph.weights, "state": graph.state}
         for kind, declarations in sections.items():
             self.externals.declare(declarations, kind, context, frame)
-        inputs = {name: view.tensor for name in graph.inputs if (view := frame.find(name)) is not None}
-        outputs = {name: view.tensor for name in graph.outputs if (view := frame.find(name)) is not None}
-        self.using.append(graph)
-        items: list[int | Span] = []
-        with suppress(StopExpansionError):
-            self.body(graph.body, frame, context, items)
-        body = Span("root", "", tuple(items), mark=graph.mark)
-        return Program(graph.name, tuple(builder.tensors), tuple(builder.tasks), body, inputs, outputs)
+        for name in (*graph.inputs, *graph.outputs):
+            frame.find(name)
 
     def values(self, graph: Graph, params: Mapping[str, int]) -> dict[str, Any]:
         """The configuration's values and the graph's params."""
@@ -177,9 +189,7 @@ class _Walk:
 
     def body(self, body: Sequence[Item], frame: Frame, context: Context, items: list[int | Span]) -> None:
         """Expand `body` into `items`."""
-        self.builder.work += len(body) + 1
-        if self.builder.work > self.builder.max_work:
-            raise self.builder.too_large(body[0].mark if body else context.graph.mark)
+        self.builder.enter(len(body), body[0].mark if body else context.graph.mark)
         for item in body:
             if type(item) is Op:
                 items.append(self.op(item, frame, context))
@@ -216,6 +226,7 @@ class _Walk:
         if context.wants(item.id):
             frame.ids[item.id] = [index]
         made.waits.discard(index)
+        self.builder.note_edges(len(made.waits) + len(after), item.mark)
         self.builder.tasks.append(
             _new_task(
                 index,
@@ -333,8 +344,7 @@ class _Walk:
                 self.builder.report(
                     "G310", f"expression '{item.range}': is {num}, but a loop cannot make fewer than 0 trips", item.range.mark
                 )
-            if self.builder.work + num > self.builder.max_work:
-                raise self.builder.too_large(item.range.mark)
+            self.builder.make_trips(num, item.body, item.range.mark)
             return Span("for", path, self.iterations(item, range(num), frame, context), mark=item.mark)
         assert item.maximum is not None
         if item.carry:
@@ -346,9 +356,8 @@ class _Walk:
         return self.dynamic_span(path, trips, self.planned(trips, expr, read, context), item, frame, context)
 
     def dynamic_span(self, path: str, trips: Trips, num: int, item: For, frame: Frame, context: Context) -> Span:
-        if self.builder.work + num > self.builder.max_work and not self.sample:
-            raise self.builder.too_large(item.range.mark)
-        chosen = sorted({0, 1, num - 1} & set(range(num))) if self.sample else range(num)
+        chosen = sorted({trip for trip in (0, 1, num - 1) if 0 <= trip < num}) if self.sample else range(num)
+        self.builder.make_trips(len(chosen), item.body, item.maximum.mark if item.maximum else item.range.mark)
         with self.builder.dynamic_loop():
             items = self.iterations(item, chosen, frame, context)
         return Span("dynamic", path, items, trips=trips, mark=item.mark)
@@ -412,7 +421,7 @@ class _Walk:
 
     def planned(self, trips: Trips, expr: Expr, read: Sequence[str], context: Context) -> int:
         """The number of trips that the program holds."""
-        if self.trips is None:
+        if self.trips is None or (self.decides is not None and not is_decided(trips, self.builder, self.decides)):
             return trips.bound
         elements: dict[str, tuple[int, ...] | None] = dict.fromkeys(read)
         with suppress(ExprError):
@@ -497,6 +506,7 @@ class _Walk:
             cycle = " > ".join([used.name for used in self.using] + [graph.name])
             self.builder.report("G309", f"graph '{graph.name}' uses itself: {cycle}", item.graph.mark)
             return
+        self.builder.use(len(self.using), item.mark)
         path = frame.prefix[:-1] if frame.scope == item.id and len(frame.body) == 1 else f"{frame.prefix}{item.id}"
         inner, used = self.externals.bind(item, graph, frame, context, f"{path}.")
         first = len(self.builder.tasks)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.base.errors import GraphError
-from runner.expansion.builder import ProgramBuilder
+from runner.expansion.builder import MAX_USES_DEEP, ProgramBuilder
 from runner.expansion.calls import NodeOp, OpCompiler
 from runner.expansion.names import Context, View, ids
 from runner.language.expressions import Expr, parse
@@ -22,6 +22,9 @@ from runner.language.notation import RegionRef, TensorType, parse_binding, parse
 from runner.language.walk import all_items
 
 Key = tuple[Any, ...]
+
+MAX_KEYS = 10_000
+"""Combinations of a graph and its params; with more of them, graphs are not worth copying."""
 
 
 def known_names(graph: Graph, values: Mapping[str, Any], params: set[str]) -> set[str]:
@@ -42,10 +45,12 @@ def given_params(item: Use, graph: Graph, known: set[str]) -> dict[str, Expr]:
 
 
 class ControlKeys:
-    """Works out keys; what can be read off a graph alone is read once."""
+    """Works out keys; what can be read off a graph alone is read once, and of a graph with the same params its key is known."""
 
     def __init__(self, library: GraphLibrary):
         self.library = library
+        self._known: dict[Key, int | None] = {}
+        self._numbers: dict[Key, int] = {}
         self._exprs: dict[int, tuple[list[Expr], list[Expr], list[Use]]] = {}
 
     def key(self, context: Context) -> Key | None:
@@ -53,6 +58,16 @@ class ControlKeys:
         with suppress(GraphError):
             return self._key(context.graph, context.values, set(context.graph.params), ())
         return None
+
+    def _number(self, graph: Graph, values: Mapping[str, Any], params: set[str], using: tuple[str, ...]) -> int | None:
+        """A number in place of the key, which would hold that of a graph once for each chain of uses that leads to it."""
+        asked = (id(graph), *((name, repr(values[name])) for name in sorted(params)))
+        if asked not in self._known:
+            if len(self._known) >= MAX_KEYS or len(using) >= MAX_USES_DEEP:
+                return None
+            key = self._key(graph, values, params, using)
+            self._known[asked] = None if key is None else self._numbers.setdefault(key, len(self._numbers))
+        return self._known[asked]
 
     def _key(self, graph: Graph, values: Mapping[str, Any], params: set[str], using: tuple[str, ...]) -> Key | None:
         if graph.file in using:
@@ -83,11 +98,11 @@ class ControlKeys:
                 given = parse_binding(text)
                 yield from _indices(given) if isinstance(given, RegionRef) else ()
 
-    def _used(self, item: Use, graph: Graph, values: Mapping[str, Any], known: set[str], using: tuple[str, ...]) -> Key | None:
+    def _used(self, item: Use, graph: Graph, values: Mapping[str, Any], known: set[str], using: tuple[str, ...]) -> int | None:
         used = self.library(item.graph, graph.file)
         given = given_params(item, used, known)
         inside = dict(values) | {name: expr.evaluate(values.__getitem__) for name, expr in given.items()}
-        return self._key(used, inside, set(given), (*using, graph.file))
+        return self._number(used, inside, set(given), (*using, graph.file))
 
     def _texts(self, graph: Graph) -> tuple[list[Expr], list[Expr], list[Use]]:
         found = self._exprs.get(id(graph))

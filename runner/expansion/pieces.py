@@ -118,7 +118,6 @@ class Template:
     """
 
     piece: Piece
-    work: int
     makes: list[list[Tensor] | int]
     externals: list[Resolved]
     carried: dict[str, View]
@@ -163,7 +162,7 @@ class _Analysis:
         self.far: set[int] = set()
         self.groups: dict[tuple[int, ...], int] = {(): 0}
         externals = [] if piece.loop else builder.externals[start.externals : end.externals]
-        self.found = Template(piece, end.work - start.work, self.makes(externals), externals, self.carried())
+        self.found = Template(piece, self.makes(externals), externals, self.carried())
         varying = piece.loop.varying if piece.loop else []
         self.uneven = {self.tasks[place].operands[name].tensor for place, name in varying}
         self.settled = self.inside.keys() - {view.tensor for view in self.found.carried.values()} - self.uneven

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from runner.base.errors import ExecutionError, Mark
 from runner.expansion.names import View
 from runner.language.expressions import Expr
 from runner.language.graph import Switch
+from runner.models.protocols import DecidesLoop
+from runner.program.program import Task, Tensor, Trips
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,21 @@ class DynamicRange:
         if not 0 <= num <= self.bound:
             raise ExecutionError(f"'{self.path}' makes {num} trips at run time, its max is {self.bound} ({self.mark})")
         return num
+
+
+class Made(Protocol):
+    """A program, or as much of one as there is."""
+
+    @property
+    def tensors(self) -> Sequence[Tensor]: ...
+    @property
+    def tasks(self) -> Sequence[Task]: ...
+
+
+def is_decided(trips: Trips, made: Made, decides: DecidesLoop) -> bool:
+    """Whether `decides` is for a dynamic loop of a program."""
+    names = {made.tensors[tensor].name for tensor in trips.reads}
+    return decides(names, {made.tasks[task].op for task in trips.waits})
 
 
 def case_test(item: Switch, case: int | None) -> str:

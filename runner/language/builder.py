@@ -51,9 +51,10 @@ def _doc(node: Node) -> str:
 
 
 class GraphBuilder:
-    """Builds one graph; `problems` collects what is wrong."""
+    """Builds one graph; `problems` collects what is wrong, and looks no further when there are more than `most`."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self.most = most
         self.problems: list[Diagnostic] = []
 
     def build(self, source: Source, file: str) -> Graph:
@@ -73,6 +74,8 @@ class GraphBuilder:
         return Graph(name.value, file, name.mark, items, _doc(root), params, **sections, deploy=said, **texts)
 
     def attempt(self, parser: Callable[[Text], object], text: Text) -> None:
+        if len(self.problems) > self.most:
+            return
         try:
             parser(text)
         except GraphError as error:
@@ -127,9 +130,11 @@ class GraphBuilder:
         """The item's own id, which must be free, or the default with a number behind it when that is taken."""
         given = node.get("id")
         if given is None:
-            ids.counts[default] = count = ids.counts.get(default, 0) + 1
-            name = default if count == 1 else f"{default}_{count}"
-            return name if name not in ids.explicit else self.id(node, default, ids)
+            while True:
+                ids.counts[default] = count = ids.counts.get(default, 0) + 1
+                name = default if count == 1 else f"{default}_{count}"
+                if name not in ids.explicit:
+                    return name
         name = given.value
         if name in ids.explicit or ids.counts.get(name):
             self.again(f"id '{name}'", "taken", given.mark, ids.explicit.get(name, node.mark))

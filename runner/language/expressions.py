@@ -129,7 +129,11 @@ def _parse_indices(text: str) -> tuple[str, tuple[Any, ...]]:
         if node is None:
             return None
         found = ast.get_source_segment(source, node) or source
-        return node.col_offset + shift, found, _Compiler(shift).run(node)
+        try:  # its problems are counted from where the part begins, which is the place that its expression has
+            return node.col_offset + shift, found, _Compiler(-node.col_offset).run(node)
+        except _ProblemError as problem:
+            problem.offset += node.col_offset + shift
+            raise
 
     def index(node: ast.expr) -> Any:
         if not isinstance(node, ast.Slice):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from importlib.metadata import entry_points
 from importlib.resources import files
 from importlib.resources.abc import Traversable
+from itertools import islice
 from pathlib import Path
 
 from runner.base.errors import Diagnostic, GraphError, Mark, RinggraphError, did_you_mean
+from runner.base.limits import Limits, how_to_raise
 from runner.language.builder import GraphBuilder
 from runner.language.graph import Graph, Text
 from runner.language.structure import schema, schema_problems, unknown_keys
@@ -72,6 +75,8 @@ class GraphLibrary:
     def __init__(self) -> None:
         self._loaded: dict[Path, Graph] = {}
         self._spelled: dict[Path, Path] = {}
+        self._refused: dict[Path, GraphError] = {}
+        self._names: dict[Path, list[str]] = {}
 
     def spelled(self, path: Path) -> Path:
         """The file as the first path that led to it spelled it, so that its places have one name."""
@@ -80,9 +85,23 @@ class GraphLibrary:
     def load(self, path: Path) -> Graph:
         """The graph of a file; raises GraphError."""
         key = path.resolve()
+        if key in self._refused:
+            raise self._refused[key]
         if key not in self._loaded:
-            self._loaded[key] = load_graph(self.spelled(path))
+            try:
+                self._loaded[key] = load_graph(self.spelled(path))
+            except GraphError as error:
+                self._refused[key] = error
+                raise
         return self._loaded[key]
+
+    def checked(self, path: Path) -> Checked:
+        """A file as it was checked: a graph that was loaded or added stands for what is on disk."""
+        graph = self._loaded.get(path.resolve())
+        return check_path(path) if graph is None else Checked(graph, [], graph.comments, graph.lines)
+
+    def __contains__(self, path: Path) -> bool:
+        return path.resolve() in self._loaded
 
     def add(self, graph: Graph) -> None:
         """Takes a graph that was loaded elsewhere, under its file."""
@@ -92,16 +111,21 @@ class GraphLibrary:
         """All graphs loaded so far."""
         yield from self._loaded.values()
 
+    @cached_property
+    def _shipped(self) -> dict[str, Path]:
+        return shipped_graphs()
+
     def __call__(self, name: Text, user: str) -> Graph:
         """The graph that the file `user` calls `name`; raises GraphError."""
         path = Path(user).parent / f"{name.value}.yaml"
         if path.resolve() in self._loaded or path.is_file():
             return self.load(path)
-        shipped = shipped_graphs()
-        if name.value in shipped:
-            return self.load(shipped[name.value])
-        known = {*shipped, *(p.stem for p in path.parent.glob("*.yaml"))}
+        if name.value in self._shipped:
+            return self.load(self._shipped[name.value])
+        if path.parent not in self._names:
+            self._names[path.parent] = sorted(p.stem for p in path.parent.glob("*.yaml"))
         other = path.with_suffix(".yml")
+        known = [*self._shipped, *self._names[path.parent]]
         hint = f"rename '{other}' to '{path.name}'" if other.is_file() else did_you_mean(name.value, known)
         raise GraphError(Diagnostic("G311", f"no graph is called '{name}' (looked for '{path}')", name.mark, hint=hint))
 
@@ -152,21 +176,31 @@ def check_path(path: Path) -> Checked:
 
 def check_data(data: bytes, file: str) -> Checked:
     """`check_source` with the file's comments."""
-    source = read_source(data, file)
+    most = Limits.current().findings
+    source = read_source(data, file, most)
     problems, root = source.problems, source.root
     if root is not None:
-        problems += unknown_keys(root, schema())
+        problems += islice(unknown_keys(root, schema()), most + 1)
     graph = None
     if root is not None and not problems:
-        problems = schema_problems(root)
+        problems = schema_problems(root, most)
     if root is not None and not problems:
-        builder = GraphBuilder()
+        builder = GraphBuilder(most)
         graph = builder.build(source, file)
         problems = builder.problems
     if problems or graph is None:
-        found = with_source_lines(sorted(problems, key=lambda d: (d.mark or Mark("", 0), d.code)), {file: source.lines})
+        told = first_findings(sorted(problems, key=lambda d: (d.mark or Mark("", 0), d.code)), most)
+        found = with_source_lines(told, {file: source.lines})
         return Checked(None, found, tuple([Text(text, mark) for mark, text in source.comments]), source.lines)
     return Checked(graph, [], graph.comments, graph.lines)
+
+
+def first_findings(problems: list[Diagnostic], most: int) -> list[Diagnostic]:
+    """The findings, or of more than `most` the first, and one that says so."""
+    if len(problems) <= most:
+        return problems
+    message = f"more than {most:,} findings: those from here on are not told"
+    return [*problems[:most], Diagnostic("G105", message, problems[most].mark, hint=how_to_raise("findings"))]
 
 
 def with_source_lines(problems: Iterable[Diagnostic], lines: Mapping[str, tuple[str, ...]]) -> list[Diagnostic]:
@@ -187,6 +221,8 @@ def with_source_lines(problems: Iterable[Diagnostic], lines: Mapping[str, tuple[
             problem = replace(problem, message=message, mark=mark.via, related=related)
         source = lines.get(problem.mark.file, ()) if problem.mark else ()
         if problem.mark and problem.source_line is None and problem.mark.line <= len(source):
-            problem = replace(problem, source_line=source[problem.mark.line - 1])
+            line = source[problem.mark.line - 1]
+            column = min(problem.mark.column, len(line) + 1)  # a text may go on in further lines
+            problem = replace(problem, source_line=line, mark=replace(problem.mark, column=column))
         done.append(problem)
     return done

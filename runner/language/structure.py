@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
 from typing import Any, cast
@@ -53,29 +53,27 @@ def _item_rule(node: Node) -> Mapping[str, Any]:
     return schema()["definitions"][given[0]] if len(given) == 1 else {}
 
 
-def unknown_keys(node: Node, rule: Mapping[str, Any]) -> list[Diagnostic]:
+def unknown_keys(node: Node, rule: Mapping[str, Any]) -> Iterator[Diagnostic]:
     """Keys that the schema does not know, in `node` and below."""
     rule = _resolved(rule)
     if node.kind == "list":
-        items = rule.get("items", {})
-        return [problem for item in node.value for problem in unknown_keys(item, items)]
+        for item in node.value:
+            yield from unknown_keys(item, rule.get("items", {}))
     if node.kind != "map":
-        return []
+        return
     if "oneOf" in rule or "then" in rule:
         rule = _item_rule(node)
     known, others = rule.get("properties", {}), rule.get("additionalProperties", {})
-    problems: list[Diagnostic] = []
     for key, value in node.value:
         if key.kind == "text" and key.value in known:
-            problems += unknown_keys(value, known[key.value])
+            yield from unknown_keys(value, known[key.value])
         elif key.kind != "text" or key.type == "merge":
             continue  # told already
         elif others is False:
             hint = did_you_mean(key.value, known) or f"known keys: {', '.join(known)}"
-            problems.append(Diagnostic("G103", f"unknown key '{key.value}'", key.mark, hint=hint))
+            yield Diagnostic("G103", f"unknown key '{key.value}'", key.mark, hint=hint)
         else:
-            problems += unknown_keys(value, others)
-    return problems
+            yield from unknown_keys(value, others)
 
 
 # --- stage 2: the schema ---
@@ -99,23 +97,27 @@ def to_data(node: Node) -> Any:
     return node.value
 
 
-def schema_problems(root: Node) -> list[Diagnostic]:
-    """What the schema finds wrong in a file whose YAML is sound, each problem once."""
-    problems = []
+def schema_problems(root: Node, most: int) -> list[Diagnostic]:
+    """What the schema finds wrong in a file whose YAML is sound, each problem once; of more than `most`, so many and one."""
+    problems: dict[Diagnostic, None] = {}
+    values: dict[int, dict[Any, Node]] = {}
     for error in _validator().iter_errors(to_data(root)):
         if error.validator == "additionalProperties":  # stage 1 told unknown keys; an item of two kinds is told as such
             continue
-        problem = _explained(error, root)
-        if problem not in problems:
-            problems.append(problem)
-    return problems
+        problems.setdefault(_explained(error, root, values))
+        if len(problems) > most:
+            break
+    return list(problems)
 
 
-def _explained(error: ValidationError, root: Node) -> Diagnostic:
+def _explained(error: ValidationError, root: Node, values: dict[int, dict[Any, Node]]) -> Diagnostic:
+    """What an error means. `values` keeps those of maps by key, since a map may have very many of them that are wrong."""
     node, name = root, "the file"
     for step in error.absolute_path:
         if node.kind == "map":
-            node = next(v for k, v in node.value if k.value == step)
+            if id(node) not in values:
+                values[id(node)] = {key.value: value for key, value in node.value}
+            node = values[id(node)][step]
             name = f"'{step}'"
         else:
             node = node.value[step]

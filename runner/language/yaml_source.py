@@ -19,6 +19,10 @@ from runner.base.reading import MAX_DIGITS, number_problem, shortened
 MAX_BYTES = 1 << 20
 MAX_DEPTH = 64
 MAX_NODES = 100_000
+MAX_COMPOSED = 256
+MAX_AGAIN = 1 << 16
+MAX_EVENTS = 100_000
+"""Keys, values and both ends of lists and maps; checking a file takes about 40 microseconds for each."""
 
 _FAST_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _PLAIN_INT = re.compile(r"[-+]?(0|[1-9][0-9]*)")
@@ -78,8 +82,9 @@ class _Open:
 class _Builder:
     """Turns parser events into Nodes, noting problems."""
 
-    def __init__(self, file: str):
+    def __init__(self, file: str, most: int):
         self.file = file
+        self.most = most
         self.problems: list[Diagnostic] = []
         self.stack: list[_Open] = []
         self.anchors: dict[str, Node] = {}
@@ -87,6 +92,7 @@ class _Builder:
         self.documents = 0
         self.copied = 0  # nodes that aliases stand for
         self.texts: list[tuple[int, int, int, int]] = []  # where scalars stand: first line and column, end, all from 0
+        self.num_events = 0
 
     def problem(self, code: str, message: str, mark: Mark, hint: str | None = None) -> None:
         self.problems.append(Diagnostic(code, message, mark, hint=hint))
@@ -96,6 +102,11 @@ class _Builder:
 
     def feed(self, event: yaml.Event) -> bool:
         """Takes one event; False stops, for files that must not be read further."""
+        self.num_events += 1
+        if self.num_events > MAX_EVENTS:
+            self.problem("G105", f"more than {MAX_EVENTS:,} keys, values and brackets", self.mark(event))
+        if self.num_events > MAX_EVENTS or len(self.problems) > self.most:
+            return False
         if isinstance(event, yaml.DocumentStartEvent):
             self.documents += 1
             if self.documents > 1:
@@ -244,8 +255,8 @@ def _with_point(value: str) -> str:
     return f"{mantissa if '.' in mantissa else f'{mantissa}.0'}{letter}{exponent}"
 
 
-def read_source(data: bytes, file: str) -> Source:
-    """A file's nodes, lines and comments, and all problems of the YAML itself."""
+def read_source(data: bytes, file: str, most: int) -> Source:
+    """A file's nodes, lines and comments, and the problems of the YAML itself: reading ends after `most` and one."""
     start = Mark(file, 1, 1)
     if len(data) > MAX_BYTES:
         message = f"the file has {len(data):,} bytes, at most {MAX_BYTES:,} are allowed"
@@ -257,7 +268,7 @@ def read_source(data: bytes, file: str) -> Source:
         return Source(None, (), (), [Diagnostic("G101", f"not UTF-8: byte 0x{data[error.start]:02x}", Mark(file, line, 1))])
     lines = tuple(_LINE_BREAK.split(text))
     lines = lines if lines[-1] else lines[:-1]
-    builder = _build(text, file, _FAST_LOADER)
+    builder = _build(text, file, _FAST_LOADER, most)
     problems = [_inside(problem, lines) for problem in builder.problems]
     if builder.root is None and not problems:
         problems = [Diagnostic("G101", "the file is empty", start)]
@@ -305,20 +316,43 @@ def _inside(problem: Diagnostic, lines: tuple[str, ...]) -> Diagnostic:
     return replace(problem, mark=Mark(mark.file, len(lines), len(lines[-1]) + 1))
 
 
-def _build(text: str, file: str, loader: Any) -> _Builder:
+def _build(text: str, file: str, loader: Any, most: int) -> _Builder:
     """The builder with what it could read: `root` is None where the file must not be read further."""
-    builder = _Builder(file)
+    builder = _Builder(file, most)
     try:
         for event in _events(text, loader):
             if not builder.feed(event):
                 builder.root = None
                 return builder
     except YAML_ERRORS as error:
-        if loader is not yaml.SafeLoader:
-            return _build(text, file, yaml.SafeLoader)  # its messages are the same wherever libyaml is or is not installed
+        if loader is not yaml.SafeLoader and _is_short(text, error):
+            return _build(text, file, yaml.SafeLoader, most)  # its messages are the same wherever libyaml is or is not installed
         builder.problems.append(_syntax_error(error, text, file))
         builder.root = None
     return builder
+
+
+def compose(text: str) -> yaml.Node | None:
+    """The root of a YAML text, None of an empty one, with aliases as the nodes that they stand for; raises YAML_ERRORS.
+
+    libyaml composes many times faster, but recurses without looking at its depth.
+    """
+    depth = 0
+    try:
+        for event in _events(text, _FAST_LOADER):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_COMPOSED:
+                raise RecursionError
+        return yaml.compose(text, Loader=_FAST_LOADER)
+    except YAML_ERRORS as error:
+        if isinstance(error, RecursionError) or not _is_short(text, error):
+            raise
+    return yaml.compose(text, Loader=yaml.SafeLoader)
+
+
+def _is_short(text: str, error: Exception) -> bool:
+    """Does it take little time to read the text again without libyaml, whose messages differ in a few words?"""
+    return len(text) <= MAX_AGAIN or isinstance(error, yaml.reader.ReaderError)
 
 
 def _events(text: str, loader: Any) -> Iterator[yaml.Event]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from runner.base.errors import ConfigError, Diagnostic, Mark
 from runner.expansion.expander import expand_all
 from runner.language.graph import Graph
-from runner.language.library import GraphLibrary, check_path, with_source_lines
+from runner.language.library import GraphLibrary, with_source_lines
 from runner.lint.codes import RULES
 from runner.lint.files import graph_files
 from runner.lint.ignores import Comments
@@ -23,9 +23,6 @@ from runner.lint.rules import all_rules
 from runner.lint.walk import findings_of
 from runner.models.protocols import Settings
 from runner.program.ops import OpRegistry
-
-MAX_WORK = 1_000_000
-"""Items and trips that lint expands at most."""
 
 
 def lint(
@@ -40,11 +37,12 @@ def lint(
 
     Each file is looked at once, whatever paths lead to it, and findings name it as the first of them does. `config` may say what
     each graph is looked at under (None: a graph that names no deployment); a ConfigError that has a place becomes findings.
-    `ring_heap` gives the bytes of the four rings that scopes have to fit; without it that is not checked.
+    `ring_heap` gives the bytes of the four rings that scopes have to fit; without it that is not checked. Graphs that `library`
+    holds stand for those on disk.
     """
     library = library or GraphLibrary()
     files, found = graph_files(paths)
-    checked = {str(file): check_path(file) for file in map(library.spelled, files)}
+    checked = {str(file): library.checked(file) for file in map(library.spelled, files)}
     graphs = [entry.graph for entry in checked.values() if entry.graph is not None]
     for graph in graphs:
         library.add(graph)
@@ -94,7 +92,7 @@ def _meaning(
     graph: Graph, config: Settings, registry: OpRegistry, library: GraphLibrary, ring_heap: Sequence[int] | None
 ) -> tuple[list[Diagnostic], set[str]]:
     """Stage 3 for one graph, and the codes that it looked for: none if the graph does not expand."""
-    expanded = expand_all(graph, config, registry, library=library, max_work=MAX_WORK, sample=True)
+    expanded = expand_all(graph, config, registry, library=library, sample=True)
     look = Look(graph, expanded, library, registry, ring_heap)
     left_out = {rule.about.code for rule in all_rules() if not rule.is_wanted(look)}
     judged = RULES.keys() - left_out if look.has_all_operands else set()

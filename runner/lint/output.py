@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from runner.base.errors import Diagnostic, Mark
+from runner.base.errors import Diagnostic, Mark, excerpt
 from runner.lint.codes import RULES, explain_rule
 from runner.lint.rule import Description
 
@@ -51,7 +51,7 @@ def to_dict(finding: Diagnostic) -> dict[str, Any]:
         "file": place.file if place else None,
         "line": place.line if place else None,
         "column": place.column if place else None,
-        "source_line": finding.source_line,
+        "source_line": None if finding.source_line is None else excerpt(finding.source_line, place.column - 1 if place else 0)[0],
         "hint": finding.hint,
         "related": [{"file": mark.file, "line": mark.line, "column": mark.column} for mark in finding.related],
     }

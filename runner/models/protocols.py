@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
+from runner.base.errors import ConfigError
 from runner.base.tensor_spec import TensorSpec
 
 if TYPE_CHECKING:
@@ -66,6 +67,12 @@ class TripCounts(Protocol):
     def __call__(
         self, path: str, reads: tuple[str, ...], elements: tuple[tuple[int, ...] | None, ...], bound: int, /
     ) -> int | None: ...
+
+
+class DecidesLoop(Protocol):
+    """Whether planned trip counts are for a dynamic loop; see `RoutedExperts.decides`."""
+
+    def __call__(self, names: Collection[str], ops: Collection[str | None], /) -> bool: ...
 
 
 PHASES = ("prefill", "decode")
@@ -188,6 +195,11 @@ class DepthReport(Protocol):
 class RoutedExperts(Protocol):
     """What a family brings whose tokens choose experts."""
 
+    def decides(self, names: Collection[str], ops: Collection[str | None], /) -> bool:
+        """Whether `--routing` decides a dynamic loop, as its trips follow from the rows that an expert receives; others make
+        their most trips. The range reads tensors of these `names`, which tasks of these `ops` wrote (none if from outside)."""
+        return True
+
     def recorder(self, serving: Serving[Any], programs: Mapping[str, Program], rank: int, num_ranks: int) -> RoutingRecorder:
         """A recorder for one rank of a session; `programs` by phase."""
         ...
@@ -298,7 +310,13 @@ class ModelFamily(Protocol):
         return []
 
     def trip_counts(self, text: str, settings: Settings) -> TripCounts | None:
-        """The routing that `--routing text` means under a configuration, None for the bound; raises ConfigError."""
+        """The routing that `--routing text` means under a configuration, None for the bound; raises ConfigError.
+
+        By default the family has no routing, and any but the bound is refused.
+        """
+        if text != "bound":
+            hint = "leave it out: every dynamic loop makes as many trips as it can"
+            raise ConfigError(f"--routing {text}: models of family '{self.name}' have no routing", hint=hint)
         return None
 
     def serving(self, config: C, decode: str | None = None) -> Serving[C]:

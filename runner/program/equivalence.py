@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from runner.base.errors import ScheduleError
-from runner.program.program import Program, Region, Task
+from runner.base.errors import Mark, ScheduleError
+from runner.program.program import Program, Region, Task, Trips
 from runner.program.spans import host_reads
 
 
+class OtherWorkError(ScheduleError):
+    """The first thing that is not in one program as it is in the other; `mark` is its place in the second."""
+
+    def __init__(self, reason: str, mark: Mark | None = None) -> None:
+        super().__init__(f"{mark}: {reason}" if mark else reason)
+        self.reason, self.mark = reason, mark
+
+
 def refuse_other_work(before: Program, after: Program) -> None:
-    """Raises ScheduleError at the first task that does not do in `after` what it does in `before`."""
+    """Raises OtherWorkError at the first task that does not do in `after` what it does in `before`."""
     _Comparison(before, after).run()
 
 
@@ -26,17 +34,16 @@ class _Comparison:
         ours, theirs = ([task for task in program.tasks if task.op is not None] for program in (self.before, self.after))
         for one, other in zip(ours, theirs, strict=False):
             if not self.same_task(one, other):
-                raise ScheduleError(f"{other.mark}: '{other.path}' would not do what '{one.path}' does")
+                raise OtherWorkError(f"'{other.path}' would not do what '{one.path}' does", other.mark)
             self.tasks[one.id] = other.id
         if len(ours) != len(theirs):
-            raise ScheduleError(f"the graph would have {len(theirs)} tasks, not {len(ours)}")
+            raise OtherWorkError(f"the graph would have {len(theirs)} tasks, not {len(ours)}")
         loops, others = ([trips for _, trips in host_reads(program.body)] for program in (self.before, self.after))
         if len(loops) != len(others):
-            raise ScheduleError(f"the graph would read {len(others)} values on the host, not {len(loops)}")
+            raise OtherWorkError(f"the graph would read {len(others)} values on the host, not {len(loops)}")
         for one, other in zip(loops, others, strict=True):
-            reads = tuple(self.tensors.get(tensor, -1) for tensor in one.reads)
-            if reads != other.reads or self.known(one.waits) != self.ops_of(other.waits):
-                raise ScheduleError(f"{other.mark}: '{other.path}' would not read what it reads now")
+            if not self.same_reads(one, other) or self.known(one.waits) != self.ops_of(other.waits):
+                raise OtherWorkError(f"'{other.path}' would not read what it reads now", other.mark)
 
     def same_task(self, one: Task, other: Task) -> bool:
         return (
@@ -54,12 +61,18 @@ class _Comparison:
             found = other[name]
             if (region.box, region.dropped, region.part) != (found.box, found.dropped, found.part):
                 return False
-            ours, theirs = self.before.tensors[region.tensor], self.after.tensors[found.tensor]
-            if self.tensors.setdefault(region.tensor, found.tensor) != found.tensor:
-                return False
-            if (ours.spec, ours.kind, ours.source) != (theirs.spec, theirs.kind, theirs.source):
+            if not self.same_tensor(region.tensor, found.tensor):
                 return False
         return True
+
+    def same_reads(self, one: Trips, other: Trips) -> bool:
+        return len(one.reads) == len(other.reads) and all(map(self.same_tensor, one.reads, other.reads))
+
+    def same_tensor(self, one: int, other: int) -> bool:
+        ours, theirs = self.before.tensors[one], self.after.tensors[other]
+        if self.tensors.setdefault(one, other) != other:
+            return False
+        return (ours.spec, ours.kind, ours.source) == (theirs.spec, theirs.kind, theirs.source)
 
     def known(self, tasks: tuple[int, ...]) -> set[int]:
         """The tasks of `after` that stand for these; allocs have none."""

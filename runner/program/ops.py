@@ -14,13 +14,16 @@ name, `{param}` (the configuration's dtype parameter of that name if there is on
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner.base.errors import RinggraphError
+from runner.base.errors import GraphError, RinggraphError
 from runner.base.tensor_spec import TensorSpec
+from runner.language.expressions import parse
 
+_DTYPE = re.compile(r"(\w+|\{\s*\w+\s*\})(\s*\|\s*(\w+|\{\s*\w+\s*\}))*")
 CORES = ("AIC", "AIV", "MIX")
 
 
@@ -132,7 +135,18 @@ def _parse_operand(text: str, mode: str) -> Operand:
     if name.startswith("&"):
         name, mode = name[1:], "inout"
     optional = name.endswith("?")
-    return Operand(name.rstrip("?"), dtype.strip(), tuple(_split(dims[:-1])), mode, optional)
+    operand = Operand(name.removesuffix("?"), dtype.strip(), tuple(_split(dims[:-1])), mode, optional)
+    if not operand.name.isidentifier():
+        raise ValueError(f"operand {text!r} has no name of letters, digits and '_'")
+    if not _DTYPE.fullmatch(operand.dtype):
+        raise ValueError(f"operand {text!r}: '{operand.dtype}' is no dtype, no {{parameter}}, and not several of them with '|'")
+    for dim in operand.dims:
+        try:
+            if dim != "...":
+                parse(dim)
+        except GraphError as error:
+            raise ValueError(f"operand {text!r}: {error.diagnostics[0].message}") from None
+    return operand
 
 
 class OpRegistry(Mapping[str, OpDef]):
@@ -149,11 +163,21 @@ class OpRegistry(Mapping[str, OpDef]):
         self._ops[definition.name] = definition
 
     def op(self, name: str, signature: str, *, core: str, **fields: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-        """Decorator that registers an implementation; see the module docstring and `OpDef` for the fields."""
+        """Decorator that registers an implementation; see the module docstring and `OpDef` for the fields.
+
+        Raises RinggraphError for a malformed signature, with the op and its place.
+        """
 
         def register(run: Callable[..., None]) -> Callable[..., None]:
             doc = (run.__doc__ or "").strip()
-            self.add(OpDef(name, parse_signature(signature), core, doc, run, **fields))
+            try:
+                operands = parse_signature(signature)
+            except ValueError as error:
+                code = getattr(run, "__code__", None)
+                where = f"{code.co_filename}:{code.co_firstlineno}: " if code else ""
+                hint = "a signature is 'x: {act}[T, D], w?: f32[D] -> y: {act}[T, D], &state: f32[N]'"
+                raise RinggraphError(f"{where}op '{name}': {error}", hint=hint) from None
+            self.add(OpDef(name, operands, core, doc, run, **fields))
             return run
 
         return register

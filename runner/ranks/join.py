@@ -8,7 +8,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -110,7 +110,7 @@ def joined(
     notes: Notes | None = None
     try:
         store, notes = _meet(world, max(start_s, timeout_s))
-        _expect_all(world, store, notes, max(start_s, timeout_s))
+        _expect_all(notes, max(start_s, timeout_s))
         comm = _connected(world, device, timeout_s, store, notes)
         yield comm
         comm.barrier()  # nobody hangs up while another still receives
@@ -157,16 +157,18 @@ def _connected(world: World, device: str, timeout_s: float, store: Store, notes:
 
 def _meet(world: World, start_s: float) -> tuple[Store, Notes]:
     """The store that all ranks share, and the notes in it; raises RinggraphError where it is not to be had."""
-    from runner.ranks.notes import Notes, PeerError
+    from runner.ranks.notes import Notes, PeerError, within
 
-    where = _where()
+    where, deadline = _where(), time.monotonic() + start_s
+    while world.rank > 0 and not _somebody_listens():  # torch would tell of every try, before the cause
+        if time.monotonic() > deadline:
+            raise PeerError(f"rank 0 did not come to {where} within {start_s:g} s", [0], [0])
+        time.sleep(0.1)
     try:
-        store, holder = _within(start_s + 1, lambda: _shared_store(world, start_s))
+        store, holder = within(start_s + 1, lambda: _shared_store(world, start_s))
     except (RuntimeError, ValueError, OSError) as error:
         if "EADDRINUSE" in str(error) or "address already in use" in str(error).lower():
             raise RinggraphError(f"port {where} is in use", hint="choose another MASTER_PORT") from error
-        if world.rank > 0 and not _somebody_listens():
-            raise PeerError(f"rank 0 did not come to {where} within {start_s:g} s", [0], [0]) from error
         raise RinggraphError(f"rank {world.rank} cannot reach rank 0 at {where} within {start_s:g} s") from error
     return store, Notes(store, world.rank, world.size, holder)
 
@@ -196,44 +198,19 @@ def _where() -> str:
     return f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
 
 
-def _expect_all(world: World, store: Store, notes: Notes, start_s: float) -> None:
+def _expect_all(notes: Notes, start_s: float) -> None:
     """Returns when all ranks have come; raises PeerError that names those that have not."""
-    from runner.ranks.notes import PeerError, ranks_text
+    from runner.ranks.notes import ranks_text
 
     deadline = time.monotonic() + start_s
-    try:
-        store.set(f"come/{world.rank}", "yes")
-        while missing := [rank for rank in range(world.size) if not store.check([f"come/{rank}"])]:
-            if (known := notes.known()) is not None:
-                raise known
-            if time.monotonic() > deadline:
-                text = f"{ranks_text(missing)} did not come to {_where()} within {start_s:g} s"
-                raise notes.judge(text, missing, missing)
-            time.sleep(0.05)
-    except RuntimeError as error:
-        raise PeerError(f"rank 0 left {_where()} before all ranks had come", [0]) from error
+    notes.come()
+    while missing := notes.missing():
+        if (known := notes.known()) is not None:
+            raise known
+        if time.monotonic() > deadline:
+            raise notes.judge(f"{ranks_text(missing)} did not come to {_where()} within {start_s:g} s", missing, missing)
+        time.sleep(0.05)
     notes.listen()
-
-
-def _within(limit_s: float, action: Callable[[], T]) -> T:
-    """What `action` returns or raises; TimeoutError where it takes longer. A stranger's port that accepts and never answers would
-    hold torch's rendezvous for ever, whatever timeout it is given."""
-    done: list[T | Exception] = []
-
-    def act() -> None:
-        try:
-            done.append(action())
-        except Exception as error:
-            done.append(error)
-
-    thread = threading.Thread(target=act, name="ringgraph-rendezvous", daemon=True)
-    thread.start()
-    thread.join(limit_s)
-    if not done:
-        raise TimeoutError
-    if isinstance(done[0], Exception):
-        raise done[0]
-    return done[0]
 
 
 def _backend(device: str, world: World) -> tuple[str, bool]:

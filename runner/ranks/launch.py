@@ -118,7 +118,7 @@ def _environment(folder: str, num_ranks: int) -> Iterator[None]:
     """The environment that ranks inherit."""
     threads = max(1, (os.cpu_count() or 1) // num_ranks)
     wanted = {FOLDER: folder, LAUNCHER: str(os.getpid())}
-    defaults = {"OMP_NUM_THREADS": str(threads), "TORCH_CPP_LOG_LEVEL": "ERROR"}
+    defaults = {"OMP_NUM_THREADS": str(threads), "TORCH_CPP_LOG_LEVEL": "FATAL"}
     loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)
     if loopback is not None:
         defaults["GLOO_SOCKET_IFNAME"] = loopback  # all ranks are here, whatever this machine's name resolves to

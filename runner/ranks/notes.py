@@ -10,17 +10,23 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from torch.distributed.distributed_c10d import PrefixStore, Store
 
 from runner.base.errors import ExecutionError
+
+T = TypeVar("T")
 
 NOTE_S = 3.0
 """How long a rank whose exchange failed waits for the notes and answers of the others, at most."""
 
 LINGER_S = 6.0
 """How long a failed rank that holds the store stays for the others to read it, at most."""
+
+STORE_S = 10.0
+"""How long the store may take to answer; where the rank that holds it is stopped, it never does."""
 
 POLL_S = 0.2
 """How often a rank looks for the first note."""
@@ -65,7 +71,7 @@ class Notes:
     def close(self) -> None:
         """All is well and no rank exchanges any more; the rank that holds the store leaves last."""
         self._stopped.set()
-        self._listener.join()
+        self._listener.join(STORE_S)
         self._tell(f"done/{self.rank}", "yes")
         if self._holder == self.rank:
             self._await("done", range(self.size))
@@ -103,12 +109,11 @@ class Notes:
             time.sleep(0.05)
         if found is not None:
             return found
-        if self._gone and self._holder not in (None, self.rank):
-            return PeerError(f"rank {self._holder} closed the connection without a word", [self._holder])
+        holder = [self._holder] if self._gone and self._holder not in (None, self.rank) else []
         if waited_s is None:
-            gone = [rank for rank in others if self._at(rank) is None]
+            gone = holder or [rank for rank in others if self._at(rank) is None]
             return self.judge(f"{ranks_text(gone)} closed the connection without a word" if gone else problem, gone)
-        late = [rank for rank in others if (at := self._at(rank)) is None or at < self.entered]
+        late = holder or [rank for rank in others if (at := self._at(rank)) is None or at < self.entered]
         if not late:
             return self.judge(problem)
         message, hint = f"{ranks_text(late)} did not answer within {waited_s:g} s", "raise --timeout-s if it was only slow"
@@ -123,6 +128,18 @@ class Notes:
         self._tell(f"told/{self.rank}", "yes")
         if is_victim or self._holder == self.rank:
             self._await("told", [rank for rank in self._others() if rank not in blamed])
+
+    # --- coming together ---
+
+    def come(self) -> None:
+        self._tell(f"come/{self.rank}", "yes")
+
+    def missing(self) -> list[int]:
+        """The ranks that have not come; raises PeerError where the store is gone."""
+        found = [rank for rank in self._others() if self._read(f"come/{rank}") is None]
+        if self._gone:
+            raise PeerError(f"rank {self._holder or 0} left before all ranks had come", [self._holder or 0])
+        return found
 
     def _others(self) -> list[int]:
         return [rank for rank in range(self.size) if rank != self.rank]
@@ -154,22 +171,46 @@ class Notes:
 
     def _tell(self, key: str, text: str) -> None:
         """The first text under a key stands; "" gives way to another."""
-        try:
-            self._store.compare_set(key, "", text)
-        except RuntimeError:
-            self._gone = True
+        self._ask(lambda: self._store.compare_set(key, "", text))
 
     def _read(self, key: str) -> str | None:
         if key in self._found:
             return self._found[key]
-        try:
-            text = self._store.get(key).decode() if self._store.check([key]) else None
-        except RuntimeError:
-            self._gone = True
-            return None
+        text = self._ask(lambda: self._store.get(key).decode() if self._store.check([key]) else None)
         if text:
             self._found[key] = text
         return text
+
+    def _ask(self, action: Callable[[], T]) -> T | None:
+        """What the store answers; None if it fails or does not answer in time, and from then on."""
+        if self._gone:
+            return None
+        try:
+            return action() if threading.current_thread() is self._listener else within(STORE_S, action)
+        except (RuntimeError, TimeoutError):
+            self._gone = True
+            return None
+
+
+def within(limit_s: float, action: Callable[[], T]) -> T:
+    """What `action` returns or raises; TimeoutError where it takes longer. A stranger's port that accepts and never answers, or a
+    store whose process is stopped, would hold torch for ever, whatever timeout it is given."""
+    done: list[T | Exception] = []
+
+    def act() -> None:
+        try:
+            done.append(action())
+        except Exception as error:
+            done.append(error)
+
+    thread = threading.Thread(target=act, name="ringgraph-store", daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    if not done:
+        raise TimeoutError
+    if isinstance(done[0], Exception):
+        raise done[0]
+    return done[0]
 
 
 def ranks_text(ranks: Sequence[int]) -> str:

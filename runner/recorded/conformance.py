@@ -8,15 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.base.errors import ScheduleError
+from runner.base.limits import Limits, how_to_raise
 from runner.recorded.recording import OUTSIDE, Argument, RecordedScope, RecordedSubmission, RecordedTensor, Recording
 from runner.rings.schedule import Begin, End, Step, Submit, ring_of
 from runner.rings.sizes import RingSizes
 
 EXTERNAL = re.compile(r"ext\d*")
 """Names of tensors that a recorded program does not create: `ext`, `ext2`, ..."""
-
-MAX_STEPS = 10_000_000
-"""Steps that a recorded program may have; a typing error in a loop must not take the machine down."""
 
 ARGUMENT_KEYS = {"inputs": "input", "inouts": "inout", "existing": "existing", "no_dep": "no_dep"}
 KINDS = ("aiv", "aic", "mix", "dummy")
@@ -38,6 +36,7 @@ class _Reader:
     tensor_of: dict[str, int] = field(default_factory=dict)
     task_of: dict[str, int] = field(default_factory=dict)
     num_visited: int = 0
+    most: int = field(default_factory=lambda: Limits.current().steps)
     # of progress by events
     at: int = 0  # the next event
     on_ring: dict[tuple[int, int], int] = field(default_factory=dict)  # (ring, number on it) -> submission
@@ -53,10 +52,11 @@ class _Reader:
     def end(self) -> None:
         self.steps.append(End(self.open.pop()))
 
-    def items(self, items: Any, where: str) -> None:
+    def items(self, items: Any, where: str, num_trips: int = 1) -> None:
+        """`num_trips` are those of a loop that this is the first of."""
         self.num_visited += 1
-        if self.num_visited + len(self.steps) > MAX_STEPS:
-            raise ScheduleError(f"{self.file}: {where}: more than {MAX_STEPS:,} steps")
+        if self.num_visited + len(self.steps) + num_trips - 1 > self.most:
+            raise ScheduleError(f"{self.file}: {where}: more than {self.most:,} steps", hint=how_to_raise("steps"))
         for index, item in enumerate(expect(items, list, self.file, where)):
             self.item(expect(item, dict, self.file, f"{where}[{index}]"), f"{where}[{index}]")
 
@@ -74,8 +74,9 @@ class _Reader:
                 self.items(item["scope"], f"{where}.scope")
                 self.end()
             case "loop":
-                for _ in range(self.natural(item["loop"], f"{where}.loop")):
-                    self.items(item.get("body"), f"{where}.body")
+                trips = self.natural(item["loop"], f"{where}.loop")
+                for trip in range(trips):
+                    self.items(item.get("body"), f"{where}.body", trips - trip)
             case "alloc":
                 tensors = item["alloc"]
                 if isinstance(tensors, str):

@@ -262,7 +262,13 @@ def render_svg(dot: str, out: Path, *, timeout_s: float = 600) -> None:
             "cannot render SVG: Graphviz's 'dot' is not on the PATH",
             hint="install Graphviz (Debian: apt-get install graphviz, macOS: brew install graphviz) or omit --svg",
         )
-    done = subprocess.run([program, "-Tsvg"], input=dot, capture_output=True, text=True, timeout=timeout_s)
+    try:
+        done = subprocess.run([program, "-Tsvg"], input=dot, capture_output=True, text=True, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        raise RinggraphError(
+            f"graphviz did not finish '{out}' within {timeout_s:g} s",
+            hint="draw less, with --layer N or --level layer, or omit --svg and give the DOT to another layout, such as sfdp",
+        ) from None
     if done.returncode != 0:
         raise RinggraphError(f"graphviz failed: {done.stderr.strip()}")
     write_text(out, done.stdout)

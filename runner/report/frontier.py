@@ -37,6 +37,8 @@ class Frontier:
     critical_path_us: float
     timing: Mapping[str, Any] | None = None
     """What makespans assume, None where nobody says it."""
+    routing_notes: tuple[str, ...] = ()
+    """What the routing does not decide."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

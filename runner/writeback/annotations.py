@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from runner.base.errors import Mark
@@ -27,3 +28,19 @@ class Annotations:
 
     def __bool__(self) -> bool:
         return bool(self.scopes or self.dropped)
+
+
+Run = tuple[Mark, Mark]
+"""The first and the last of items side by side."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demands:
+    """What texts demand beside what is seen in their program: `barred` are runs of items that no scope may hold, and of which a
+    dropped scope is one; of a file that `may_write` denies, nothing may change."""
+
+    barred: frozenset[Run] = frozenset()
+    may_write: Callable[[str], bool] = lambda file: True
+
+
+NO_DEMANDS = Demands()

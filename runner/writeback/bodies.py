@@ -45,6 +45,7 @@ from runner.base.errors import Mark
 from runner.base.tensor_spec import BLOCK_ALIGN, round_up
 from runner.program.program import Program, Span, Task
 from runner.program.spans import host_reads, last_task, spans_of
+from runner.writeback.annotations import NO_DEMANDS, Demands
 
 BODIES = ("root", "use", "scope", "if", "iteration")
 """Kinds of spans whose items are those of one text."""
@@ -73,7 +74,8 @@ class Body:
     apart      items that no new scope may hold
     fixed      scopes (as items) that must stay
     label      the loop variable of a trip
-    frozen     no scope may begin or end here: it lies in a manual scope, or has no place in a file
+    frozen     no scope may begin or end here: it lies in a manual scope, has no place in a file, or must not be written to
+    barred     runs of items that must not have a scope
     """
 
     kind: str
@@ -88,6 +90,7 @@ class Body:
     together: set[tuple[int, int]] = field(default_factory=set)
     apart: set[int] = field(default_factory=set)
     fixed: set[int] = field(default_factory=set)
+    barred: set[tuple[int, int]] = field(default_factory=set)
     nodes: list[Node] = field(default_factory=list)
 
     @property
@@ -113,6 +116,8 @@ class Body:
             may &= holds(one) == holds(other)
         for item in self.apart:
             may &= ~holds(item)
+        for run in self.barred:
+            may[run] = False
         for item, kind in enumerate(self.kinds):
             if kind in ("scope", "manual"):
                 may[item, item + 1] = False
@@ -133,18 +138,29 @@ class Node:
     """How many such instances the program holds."""
 
 
+Marks = tuple[Mark | None, ...]
+
+
 @dataclass(frozen=True)
 class Written:
     """All bodies of a program, inner ones before those around them."""
 
     bodies: tuple[Body, ...]
     root: Node
-    of_mark: dict[Mark, Body]
+    of_marks: dict[Marks, Body]
 
     def body_of(self, program: Program, span: Span) -> Body | None:
         """The text of a span, None if no item of it has a place in a file."""
-        mark = next((mark for item in span.items if (mark := mark_of(program, item)) is not None), None)
-        return self.of_mark.get(mark) if mark is not None else None
+        return self.of_marks.get(marks_of(program, span))
+
+
+def marks_of(program: Program, span: Span) -> Marks:
+    """The marks of a body's items, which tell its text from others: an alias may put one item into several."""
+    marks: list[Mark | None] = []
+    for place, item in numbered(program, span):
+        if place == len(marks):
+            marks.append(mark_of(program, item))
+    return tuple(marks)
 
 
 def mark_of(program: Program, item: int | Span) -> Mark | None:
@@ -162,8 +178,12 @@ def numbered(program: Program, span: Span) -> Iterator[tuple[int, int | Span]]:
         yield place, item
 
 
-def read_bodies(program: Program) -> Written:
-    """The bodies of a program."""
+MOST_BARRED = 2
+"""Runs of a body that may be barred before the whole body is."""
+
+
+def read_bodies(program: Program, demands: Demands = NO_DEMANDS) -> Written:
+    """The bodies of a program; `demands` say what must stay in their texts."""
     reader = _Reader(program)
     root = reader.body(program.body, 0, False).node
     assert root is not None
@@ -172,8 +192,22 @@ def read_bodies(program: Program) -> Written:
         for inside in node.children:
             for child, count in inside:
                 child.count += count * node.count
-    _keep_named(program, reader.of_mark)
-    return Written(tuple(dict.fromkeys(node.body for node in reader.nodes)), root, reader.of_mark)
+    _keep_named(program, reader.of_marks)
+    bodies = tuple(dict.fromkeys(node.body for node in reader.nodes))
+    for body in bodies:
+        _heed(body, demands)
+    return Written(bodies, root, reader.of_marks)
+
+
+def _heed(body: Body, demands: Demands) -> None:
+    """Keeps in a body what must stay."""
+    places = {mark: place for place, mark in enumerate(body.marks)}
+    barred = [(places[first], places[last]) for first, last in demands.barred if first in places and last in places]
+    if len(barred) > MOST_BARRED or any(mark is not None and not demands.may_write(mark.file) for mark in body.marks):
+        body.frozen = True
+        body.fixed.update(range(body.num_items))
+    body.barred.update((first, last + 1) for first, last in barred)
+    body.fixed.update(first for first, last in barred if first == last)
 
 
 def last_touches(program: Program) -> list[int]:
@@ -254,7 +288,7 @@ class _Reader:
         self.units = [round_up(t.spec.size_bytes) // BLOCK_ALIGN if t.is_local else 0 for t in program.tensors]
         self.nodes: list[Node] = []
         self.known: dict[tuple, Node] = {}
-        self.of_mark: dict[Mark, Body] = {}
+        self.of_marks: dict[Marks, Body] = {}
         self.made_in: dict[Mark | None, set[str]] = {}  # names that each scope's items make
         for scope in [span for span in spans_of(program.body) if span.kind == "scope"]:
             made = self.made_in.setdefault(scope.mark, set())
@@ -295,8 +329,8 @@ class _Reader:
         """The node of an instance, a new one if there is none like it."""
         tensors = tuple((made, self.units[tensor]) for made, tensor, _ in places)
         children = tuple(tuple(nodes.items()) for nodes in items.inside)
-        first = items.marks[0] if items.marks[0] is not None else id(span)
-        key = (first, tensors, tuple(last for _, _, last in places), children, tuple(outliving))
+        text = tuple(items.marks) if items.marks[0] is not None else id(span)
+        key = (text, tensors, tuple(last for _, _, last in places), children, tuple(outliving))
         node = self.known.get(key)
         if node is None:
             body = self._text(span, items.marks, items.kinds, items.names, manual)
@@ -307,12 +341,12 @@ class _Reader:
         return node
 
     def _text(self, span: Span, marks: list[Mark | None], kinds: list[str], names: list[str], manual: bool) -> Body:
-        first = marks[0]
-        body = self.of_mark.get(first) if first is not None else None
+        key = tuple(marks)
+        body = self.of_marks.get(key) if key[0] is not None else None
         if body is None:
-            body = Body(span.kind, tuple(marks), tuple(kinds), tuple(names), manual or None in marks, _label(span))
-            if first is not None:
-                self.of_mark[first] = body
+            body = Body(span.kind, key, tuple(kinds), tuple(names), manual or None in marks, _label(span))
+            if key[0] is not None:
+                self.of_marks[key] = body
         body.frozen = body.frozen or manual
         return body
 
@@ -365,7 +399,7 @@ def _kind(program: Program, item: int | Span) -> str:
 # --- ids that `after:` names ------------------------------------------------------------------------------------------
 
 
-def _keep_named(program: Program, of_mark: dict[Mark, Body]) -> None:
+def _keep_named(program: Program, of_marks: dict[Marks, Body]) -> None:
     """An id must stay where `after:` finds it: in the same body as its user, or one around it."""
     seen: set[tuple[Mark | None, Mark | None]] = set()
     for task in program.tasks:
@@ -373,7 +407,7 @@ def _keep_named(program: Program, of_mark: dict[Mark, Body]) -> None:
             key = (task.mark, program.tasks[other].mark)
             if key not in seen:
                 seen.add(key)
-                _keep_pair(program, of_mark, _way(program, task.id), _way(program, other))
+                _keep_pair(program, of_marks, _way(program, task.id), _way(program, other))
 
 
 Way = list[tuple[Span, int | Span, int]]
@@ -399,14 +433,13 @@ def _holds(span: Span, task: int) -> bool:
     return next(span.tasks(), task + 1) <= task <= last_task(span)
 
 
-def _keep_pair(program: Program, of_mark: dict[Mark, Body], user: Way, named: Way) -> None:
+def _keep_pair(program: Program, of_marks: dict[Marks, Body], user: Way, named: Way) -> None:
     common = next((k for k, (a, b) in enumerate(zip(user, named, strict=False)) if a[1] is not b[1]), None)
     if common is None:  # a task that names itself, of an earlier trip
         return
 
     def text(step: tuple[Span, int | Span, int]) -> Body | None:
-        mark = next((m for item in step[0].items if (m := mark_of(program, item)) is not None), None)
-        return of_mark.get(mark) if mark is not None and step[0].kind in BODIES else None
+        return of_marks.get(marks_of(program, step[0])) if step[0].kind in BODIES else None
 
     def bar(steps: Iterable[tuple[Span, int | Span, int]]) -> None:
         for step in steps:

@@ -1,12 +1,14 @@
 """This module puts a placement's scopes back into the graph files they came from, as edits that leave all else as it is.
 
-What a graph file can say is: this item, this branch, or the body of this loop lies in a scope, the same for every trip, layer and
-use. A placement that says more, such as an arena of planned offsets, is refused before anything is written.
+What a graph file can say is: this item, this branch, or the body of this loop lies in a scope, the same for every trip, layer
+and use; and that a tensor is allocated before such a scope, which it outlives. A placement that says more, such as an arena of
+planned offsets, is refused before anything is written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,50 +16,63 @@ from types import MappingProxyType
 
 from runner.base.errors import Mark, ScheduleError
 from runner.base.files import whole_file
-from runner.program.program import Program, Span
-from runner.program.spans import SpanWalk
-from runner.rings.schedule import Schedule
+from runner.program.program import Program, Span, Task
+from runner.program.spans import SpanWalk, last_task, spans_of
+from runner.rings.schedule import Begin, Schedule, Submission, Submit
 from runner.writeback.annotations import Annotations
-from runner.writeback.rewrite import Edit, edited
+from runner.writeback.rewrite import Edit, edited, splices_of
+from runner.writeback.splices import old_offset, spliced
+from runner.writeback.text import offset_of, place_in
 
 _SUFFIX = {"use": "use", "iteration": "trip", "if": "branch"}
 
+Hoisted = tuple[tuple[Mark, ...], ...]
+"""Marks of tensors that are allocated before a scope, a group for each alloc."""
+
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class _Place:
     """One instance of something written that can have a scope: its span, and the marks of the items that the scope would hold."""
 
     span: Span
     items: tuple[Mark, ...]
-    sole_scope: str | None
-    """The name of the scope that is all it holds, or (of a use) that holds nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What a placement makes of a place: the mode of its scope, None for no scope, and what is allocated before it."""
+
+    mode: str | None
+    hoisted: Hoisted = ()
 
 
 def scope_edits(schedule: Schedule) -> list[Edit]:
     """What to change so that the graph's own scopes are those of `schedule`; raises ScheduleError naming what cannot be said."""
     program = schedule.program
     assert program is not None, "a recorded program has no graph"
-    _refuse_moved_tensors(schedule, program)
-    modes = {(scope.name, scope.mark): scope.mode for scope in schedule.scopes[1:]}
-    edits: dict[Edit, tuple[str, str | None]] = {}
-    seen: dict[tuple[str, tuple[Mark, ...]], tuple[str, str | None]] = {}
+    hoisted = _hoisted(schedule, program)
+    wanted = {(scope.name, scope.mark): _Wanted(scope.mode, hoisted.get(k, ())) for k, scope in enumerate(schedule.scopes) if k}
+    allocs = {task.mark: {program.tensors[t].mark for t in task.creates} for task in program.tasks if task.op is None}
+    named = _named_uses(program)
+    edits: dict[tuple[str, tuple[Mark, ...]], Edit] = {}
+    seen: dict[tuple[str, tuple[Mark, ...]], tuple[str, _Wanted]] = {}
     matched = set()
     for place in _places(program):
         span = place.span
-        mode = modes.get((span.path, span.mark))
+        want = wanted.get((span.path, span.mark), _Wanted(None))
         matched.add((span.path, span.mark))
         key = (span.kind, place.items or (span.mark or Mark("", 0),))
-        path, other = seen.setdefault(key, (span.path, mode))
-        if other != mode:
-            have, lack = (path, span.path) if other is not None else (span.path, path)
+        path, other = seen.setdefault(key, (span.path, want))
+        if other != want:
+            have, lack = (path, span.path) if other.mode is not None else (span.path, path)
             raise _refusal(f"'{have}' has another scope than '{lack}', but both are written once", span.mark)
-        edit = _edit(place, mode)
+        edit = _edit(place, want, allocs, named)
         if edit is not None:
-            edits.setdefault(edit, (span.path, mode))
+            edits.setdefault(key, edit)
     for scope in schedule.scopes[1:]:
         if (scope.name, scope.mark) not in matched:
             raise _refusal(f"scope '{scope.name}' stands around no one item, branch or body that is written", scope.mark)
-    return list(edits)
+    return list(edits.values())
 
 
 def annotation_edits(annotations: Annotations) -> list[Edit]:
@@ -69,18 +84,34 @@ def annotation_edits(annotations: Annotations) -> list[Edit]:
     return wraps + [Edit("remove", mark, mark) for mark in annotations.dropped]
 
 
-def _edit(place: Place, mode: str | None) -> Edit | None:
-    """The change that gives what is written a scope of that mode, None if it has it."""
-    span = place.span
+def _edit(
+    place: _Place, wanted: _Wanted, allocs: Mapping[Mark | None, set[Mark | None]], named: Container[Mark | None]
+) -> Edit | None:
+    """The change that gives what is written the scope that is wanted, None if it has it.
+
+    The scope around a use that `after` names from outside gets the use's id, so that the name goes on to hold the same tasks.
+    """
+    span, mode = place.span, wanted.mode
     assert span.mark is not None
     if span.kind == "scope":
         if mode is None:
             return Edit("remove", span.mark, span.mark)
         return None if mode == span.mode else Edit(f"mode {mode}", span.mark, span.mark)
-    name = f"{_plain(span.path)}_{_SUFFIX[span.kind]}"
-    if mode is None or not place.items or place.sole_scope == name:
+    if mode is None or not place.items:
         return None
-    return Edit("wrap", place.items[0], place.items[-1], name)
+    before = {mark for group in wanted.hoisted for mark in group}
+    items = list(place.items)
+    while items and allocs.get(items[0], {None}) <= before:  # an alloc that leads a body stays where it is, before the scope
+        before -= allocs[items.pop(0)]  # type: ignore[operator]
+    late = next((mark for item in items for mark in allocs.get(item, ()) if mark in before), None)
+    if late is not None:
+        hint = "move its alloc to the top of the body"
+        raise _refusal("the tensor is used after the body, but is not allocated before what gets a scope", late, hint)
+    hoisted = tuple(group for group in wanted.hoisted if before.issuperset(group))
+    name = f"{_plain(span.path)}_{_SUFFIX[span.kind]}"
+    if span.kind == "use" and span.mark in named:
+        name = span.path.rpartition(".")[2]
+    return Edit("wrap", items[0], items[-1], name, hoisted) if items else None
 
 
 def _plain(path: str) -> str:
@@ -92,48 +123,81 @@ def _plain(path: str) -> str:
     return last.rstrip("0123456789") or last
 
 
-def _places(program: Program) -> Iterator[Place]:
+def _named_uses(program: Program) -> set[Mark | None]:
+    """Marks of uses into which an `after` points from outside."""
+    pairs = sorted((other, task.id) for task in program.tasks for other in task.after)
+    found: set[Mark | None] = set()
+    for use in spans_of(program.body) if pairs else ():
+        if use.kind == "use" and use.mark not in found and (first := next(use.tasks(), -1)) >= 0:
+            last = last_task(use)
+            inside = pairs[bisect_left(pairs, (first, 0)) : bisect_left(pairs, (last + 1, 0))]
+            if any(not first <= user <= last for _, user in inside):
+                found.add(use.mark)
+    return found
+
+
+def _places(program: Program) -> Iterator[_Place]:
     def mark_of(item: int | Span) -> Mark | None:
         return program.tasks[item].mark if isinstance(item, int) else item.mark
 
-    walk = SpanWalk(program.body)
-    for item in walk:
+    for item in SpanWalk(program.body):
         if isinstance(item, int):
             continue
         if item.kind == "use":
             assert item.mark is not None
-            outer = walk.around[-1]
-            around = _name(outer) if outer.kind == "scope" and len(outer.items) == 1 else None
-            yield Place(item, (item.mark,), around)
+            yield _Place(item, (item.mark,))
         elif item.kind in ("iteration", "if", "scope"):
             marks = tuple(mark for mark in map(mark_of, item.items) if mark is not None)
-            only = item.items[0] if len(item.items) == 1 else None
-            sole = _name(only) if isinstance(only, Span) and only.kind == "scope" else None
-            yield Place(item, marks if item.kind != "scope" else (), sole)
+            yield _Place(item, marks if item.kind != "scope" else ())
 
 
-def _name(span: Span) -> str:
-    return span.path.rpartition(".")[2]
+def _hoisted(schedule: Schedule, program: Program) -> dict[int, Hoisted]:
+    """Per scope what is allocated just before it.
 
-
-def _refuse_moved_tensors(schedule: Schedule, program: Program) -> None:
-    """A tensor must lie in the block of the item that creates it: files cannot say anything else."""
-    creator = {tensor: task.id for task in program.tasks for tensor in task.creates}
+    A tensor must lie in the block of the item that creates it, or there: files cannot say anything else.
+    """
+    creator = {tensor: task for task in program.tasks for tensor in task.creates}
+    found: dict[int, Hoisted] = {}
+    pending: list[Submission] = []
     last = -1
-    for submission in schedule.submissions:
-        if submission.task is not None:
-            if submission.task < last:
-                raise _refusal(f"'{submission.name}' is submitted in another order than it is written", submission.mark)
+    for step in schedule.steps:
+        if isinstance(step, Begin):
+            found[step.scope] = tuple(_marks(submission, program, creator) for submission in pending)
+            pending = []
+            continue
+        submission = schedule.submissions[step.submission] if isinstance(step, Submit) else None
+        if pending and (submission is None or submission.task is not None):
+            raise _moved(pending[0], program, creator)
+        if submission is None:
+            continue
+        if submission.task is None:
+            pending.append(submission)
+        elif submission.task < last:
+            raise _refusal(f"'{submission.name}' is submitted in another order than it is written", submission.mark)
+        else:
             last = submission.task
-        for slot in submission.slots:
-            task = program.tasks[creator[slot.tensor]]
-            if submission.task != task.id:
-                where = f"tensor '{slot.name}' lies in another block than that of '{task.path}', which creates it"
-                raise _refusal(where, program.tensors[slot.tensor].mark)
+            if not {slot.tensor for slot in submission.slots} <= set(program.tasks[submission.task].creates):
+                raise _moved(submission, program, creator)
+    return found
 
 
-def _refusal(message: str, mark: Mark | None) -> ScheduleError:
-    hint = "write back a strategy that only places scopes: unscoped, auto or autoscope"
+def _marks(submission: Submission, program: Program, creator: Mapping[int, Task]) -> tuple[Mark, ...]:
+    """The places where the tensors of an alloc are written."""
+    places = [(program.tensors[slot.tensor].mark, creator[slot.tensor].mark) for slot in submission.slots]
+    marks = tuple(mark for mark, item in places if mark is not None and mark != item)
+    if len(marks) < len(places):  # scratch has no name, and the mark of its task
+        raise _moved(submission, program, creator)
+    return marks
+
+
+def _moved(submission: Submission, program: Program, creator: Mapping[int, Task]) -> ScheduleError:
+    slot = submission.slots[0]
+    where = f"tensor '{slot.name}' lies in another block than that of '{creator[slot.tensor].path}', which creates it"
+    return _refusal(where, program.tensors[slot.tensor].mark)
+
+
+def _refusal(message: str, mark: Mark | None, hint: str | None = None) -> ScheduleError:
+    hint = hint or "write back a strategy that only places scopes: unscoped, auto, autoscope or minpeak"
     where = f"{mark}: " if mark else ""
     return ScheduleError(f"{where}the placement cannot be written as scopes: {message}", hint=hint)
 
@@ -147,6 +211,16 @@ def edited_files(edits: Sequence[Edit], texts: Mapping[Path, bytes] = MappingPro
     for edit in edits:
         per_file.setdefault(Path(edit.first.file), []).append(edit)
     return {path: edited(texts[path] if path in texts else path.read_bytes(), mine) for path, mine in per_file.items()}
+
+
+def old_place(edits: Sequence[Edit], mark: Mark, texts: Mapping[Path, bytes] = MappingProxyType({})) -> Mark | None:
+    """Where stands, before edits of one file, what is at `mark` after them; None without edits."""
+    if not edits:
+        return None
+    path = Path(mark.file)
+    data = texts[path] if path in texts else path.read_bytes()
+    splices = splices_of(data, edits)
+    return place_in(data, old_offset(splices, offset_of(spliced(data, splices), mark)), mark.file)
 
 
 def write_files(contents: Mapping[Path, bytes]) -> None:

@@ -17,7 +17,7 @@ from runner.base.errors import Mark, ScheduleError
 from runner.language import graph
 from runner.language.notation import split_output
 from runner.writeback.splices import Splice, spliced
-from runner.writeback.text import Home, Part, Text, read_or_none
+from runner.writeback.text import BOM, Home, Part, Text, read_or_none
 
 INDENT = 4
 """Columns that the items of a scope stand further right than the scope."""
@@ -27,8 +27,6 @@ WIDTH = 120
 
 AMBIGUOUS = ("on", "off", "yes", "no", "true", "false", "null")
 """Names that YAML takes for something else unless they are quoted."""
-
-BOM = b"\xef\xbb\xbf"
 
 CLOSING, HEADER, SHIFT, OPENING = range(4)
 """Order of what is put in at one place."""
@@ -69,7 +67,8 @@ def edited(data: bytes, edits: Sequence[Edit]) -> bytes:
 def splices_of(data: bytes, edits: Sequence[Edit]) -> list[Splice]:
     """The changes to a file's bytes that the edits come to; raises RefusedEditError."""
     head = BOM if data.startswith(BOM) else b""
-    text = Text(data.removeprefix(head).decode("utf-8"))
+    text = read_or_none(data.removeprefix(head).decode("utf-8"))
+    assert text is not None, "the graph was loaded from it"
     rewrite = _Rewrite(text)
     for edit in sorted(edits, key=rewrite.order):
         rewrite.make(edit)
@@ -329,7 +328,9 @@ class _Rewrite:
             self._insert(key.start, OPENING, f"mode: {mode}, ")
         else:
             pad = " " * self.text.column(key.start)
-            self._insert(key.start, OPENING, f"mode: {mode}{self.newline}{pad}{' ' * self.shift.get(self.text.line_of(key.start), 0)}")
+            self._insert(
+                key.start, OPENING, f"mode: {mode}{self.newline}{pad}{' ' * self.shift.get(self.text.line_of(key.start), 0)}"
+            )
 
     # --- all together ---
 
@@ -368,7 +369,9 @@ class _Rewrite:
             return min(columns, blanks)
         if not content.strip(" \t"):
             return 0
-        return min(columns, max(0, blanks - 1) if line in self.text.folded else blanks)  # `---` in column 0 would end the text
+        if line in self.text.folded:  # what stands further left stays there; `---` in column 0 would end the text
+            return columns if blanks > columns else 0
+        return min(columns, blanks)
 
 
 def _quoted_name(name: str) -> str:

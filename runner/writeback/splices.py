@@ -24,3 +24,16 @@ def spliced(data: bytes, splices: Sequence[Splice]) -> bytes:
         parts += [data[at : splice.offset], splice.inserted]
         at = end
     return b"".join([*parts, data[at:]])
+
+
+def old_offset(splices: Sequence[Splice], offset: int) -> int:
+    """The offset in the old bytes of what stands at an offset of the new ones; of what came in, where it came in."""
+    moved = 0
+    for splice in splices:
+        begin = splice.offset + moved
+        if offset < begin:
+            break
+        if offset < begin + len(splice.inserted):
+            return splice.offset
+        moved += len(splice.inserted) - len(splice.removed)
+    return offset - moved

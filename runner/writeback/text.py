@@ -8,8 +8,10 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import yaml
@@ -61,10 +63,13 @@ class Home:
 
 
 class Text:
-    """A graph file's text, read; raises yaml.YAMLError, of which the loader of graphs has told before."""
+    """A graph file's text, read; raises yaml.YAMLError, of which the loader of graphs has told before.
 
-    def __init__(self, text: str) -> None:
-        self.text = text
+    Two readers of YAML take different texts (one a tab before a comment): as there, the second reads what the first does not.
+    """
+
+    def __init__(self, text: str, loader: Any) -> None:
+        self.text, self.loader = text, loader
         self.starts = [0, *(found.end() for found in _BREAK.finditer(text))]
         self.parts: list[Part] = []
         self.homes: dict[int, list[Home]] = {}
@@ -95,9 +100,6 @@ class Text:
     def place(self, mark: Mark) -> int:
         return self.starts[mark.line - 1] + mark.column - 1
 
-    def mark(self, place: int, file: str) -> Mark:
-        return Mark(file, self.line_of(place) + 1, self.column(place) + 1)
-
     def comment_alone(self, number: int) -> int | None:
         """The column of the comment that is all a line holds, else None."""
         line = self.line(number)
@@ -117,7 +119,7 @@ class Text:
         """Lines that begin inside a scalar or inside brackets, where columns mean nothing, block scalars apart."""
         found: set[int] = set()
         for part in self.parts:
-            if part.kind == "scalar" and part.style not in ("|", ">") or part.is_flow:
+            if (part.kind == "scalar" and part.style not in ("|", ">")) or part.is_flow:
                 found.update(range(self.line_of(part.start) + 1, self.line_of(part.end) + 1))
         return found
 
@@ -158,7 +160,7 @@ class Text:
 
     def _read_tokens(self) -> None:
         end = 0
-        for token in yaml.scan(self.text, Loader=yaml.SafeLoader):
+        for token in yaml.scan(self.text, Loader=self.loader):
             start = token.start_mark.index
             if isinstance(token, yaml.BlockEntryToken):
                 self.dashes.append(start)
@@ -167,7 +169,7 @@ class Text:
             end = max(end, token.end_mark.index)
 
     def _read_parts(self) -> Part:
-        events: Iterator[Any] = yaml.parse(self.text, Loader=yaml.SafeLoader)
+        events: Iterator[Any] = yaml.parse(self.text, Loader=self.loader)
         open_parts: list[Part] = []
         root = Part("scalar", 0, 0)
         for event in events:
@@ -215,7 +217,30 @@ class Text:
 
 def read_or_none(text: str) -> Text | None:
     """The text, read; None if it is no YAML."""
-    try:
-        return Text(text)
-    except (yaml.YAMLError, KeyError):  # KeyError: an alias without an anchor
-        return None
+    for loader in (getattr(yaml, "CSafeLoader", yaml.SafeLoader), yaml.SafeLoader):
+        with suppress(yaml.YAMLError, KeyError):  # KeyError: an alias without an anchor
+            return Text(text, loader)
+    return None
+
+
+BOM = b"\xef\xbb\xbf"
+
+
+def offset_of(data: bytes, mark: Mark) -> int:
+    """The offset of a mark in the bytes of its file."""
+    lines = _lines(data)
+    before = "".join(lines[: mark.line - 1]) + lines[mark.line - 1][: mark.column - 1]
+    return len(before.encode("utf-8")) + (len(BOM) if data.startswith(BOM) else 0)
+
+
+def place_in(data: bytes, offset: int, file: str) -> Mark:
+    """The mark of an offset in the bytes of a file."""
+    lines = _lines(data[:offset])
+    return Mark(file, len(lines), len(lines[-1]) + 1)
+
+
+def _lines(data: bytes) -> list[str]:
+    """The lines of a text with their ends, of which the last has none."""
+    text = data.removeprefix(BOM).decode("utf-8")
+    starts = [0, *(found.end() for found in _BREAK.finditer(text)), len(text)]
+    return [text[one:other] for one, other in pairwise(starts)]

@@ -29,6 +29,7 @@ class Layout:
     scope; it returns the mode of the scope to put around the span's items, or None for none. `batch` is block batching. With
     `hoist`, tensors created directly in a manual scope are allocated just before that scope. With `outlive`, so are tensors that
     are used after a scope which the graph does not write itself. With `automatic`, every scope is one in mode auto in the end.
+    With `written`, an alloc of the graph goes out of a scope with all of its tensors, in one block, as a file says it.
     """
 
     scope_mode: ScopeMode
@@ -36,6 +37,7 @@ class Layout:
     hoist: bool = False
     outlive: bool = False
     automatic: bool = False
+    written: bool = False
 
 
 @dataclass
@@ -53,7 +55,8 @@ class _Body:
 
 def place(program: Program, layout: Layout) -> list[PlacedItem]:
     """The placement of a whole program under a layout; `lower` adds the root scope around it."""
-    return _Placing(program, layout, _last_uses(program) if layout.outlive else {}).body(program.body.items, 0, False)
+    written = {tensor: task.creates for task in program.tasks if task.op is None for tensor in task.creates}
+    return _Placing(program, layout, _last_uses(program) if layout.outlive else {}, written).body(program.body.items, 0, False)
 
 
 def _last_uses(program: Program) -> dict[int, int]:
@@ -74,6 +77,8 @@ class _Placing:
     program: Program
     layout: Layout
     last_use: dict[int, int]
+    written: dict[int, tuple[int, ...]]
+    """Per tensor of an alloc all tensors of that alloc."""
 
     def body(self, items: Iterable[int | Span], depth: int, manual: bool) -> list[PlacedItem]:
         body = _Body(self.layout.batch, depth, manual)
@@ -116,12 +121,24 @@ class _Placing:
         """Hand tensors that are used after `body` to the body around it; returns their allocs if that does not gather."""
         end = max(span.tasks(), default=-1)
         found = [tensor for tensor in body.created if self.last_use[tensor] > end]
+        blocks = [(tensor,) for tensor in found]
+        if self.layout.written:
+            blocks = self.as_written(body.created, found)
+            found = [tensor for block in blocks for tensor in block]
         body.gathered = [tensor for tensor in body.gathered if tensor not in found]
+        gone = set(found)  # some of them may have come out of a scope inside already
+        body.items = [item for item in body.items if not isinstance(item, PlacedAlloc) or gone.isdisjoint(item.tensors)]
         outer.created += found
         if outer.gathers:
             outer.gathered += found
             return []
-        return [PlacedAlloc((tensor,)) for tensor in found]
+        return [PlacedAlloc(block) for block in blocks]
+
+    def as_written(self, created: Sequence[int], found: Sequence[int]) -> list[tuple[int, ...]]:
+        """The blocks that hold the tensors `found`: those of a written alloc lie in its one block."""
+        blocks = dict.fromkeys(self.written.get(tensor, (tensor,)) for tensor in found)
+        order = {tensor: place for place, tensor in enumerate(created)}
+        return sorted(blocks, key=lambda block: order[block[0]])
 
     def blocks(self, tensors: Sequence[int]) -> list[PlacedItem]:
         size = MAX_TENSORS if self.layout.batch else 1

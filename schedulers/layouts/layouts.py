@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from runner.program.program import Program, Span
+from runner.program.spans import spans_of
 from runner.rings.placement import lower
 from runner.rings.schedule import Schedule
 from schedulers.layouts.batching import Layout, ScopeMode, place
@@ -49,9 +50,17 @@ def auto(program: Program, options: Mapping[str, object]) -> Schedule:
 def autoscope(program: Program, options: Mapping[str, object]) -> Schedule:
     """The graph's own scopes, and an auto scope around the body of every `use`, loop trip and branch outside manual scopes.
 
-    This is the compiler's general rule. A tensor that is used after such a body belongs to the scope around it.
+    This is the compiler's general rule. A tensor that is used after such a body belongs to the scope around it. With the option
+    `written`, a body that is one scope has its scope, as a file has it into which the strategy's scopes were written.
     """
-    return _schedule(program, options, "autoscope", _every_body, outlive=True)
+    if not options.get("written"):
+        return _schedule(program, options, "autoscope", _every_body, outlive=True)
+    have = _with_a_scope(program)
+
+    def scope_mode(span: Span, depth: int, in_manual: bool) -> str | None:
+        return None if id(span) in have else _every_body(span, depth, in_manual)
+
+    return _schedule(program, options, "autoscope", scope_mode, outlive=True, written=True)
 
 
 def _schedule(program: Program, options: Mapping[str, object], name: str, scope_mode: ScopeMode, **rules: bool) -> Schedule:
@@ -74,6 +83,19 @@ def _inner_manual(span: Span, depth: int, in_manual: bool) -> str | None:
     if span.kind != "scope" or depth > 2:
         return None
     return "auto" if depth == 1 else "manual"
+
+
+def _with_a_scope(program: Program) -> set[int]:
+    """Ids of the bodies that are one scope, behind allocs or not, and of the uses that are all of a scope."""
+    found = set()
+    for span in spans_of(program.body):
+        items = [item for item in span.items if isinstance(item, Span) or program.tasks[item].op is not None]
+        only = items[0] if len(items) == 1 else None
+        if isinstance(only, Span) and span.kind in ("iteration", "if") and only.kind == "scope":
+            found.add(id(span))
+        elif isinstance(only, Span) and span.kind == "scope" and only.kind == "use" and only is span.items[0]:
+            found.add(id(only))
+    return found
 
 
 def _every_body(span: Span, depth: int, in_manual: bool) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 from runner.base.errors import ConfigError, did_you_mean
 from runner.rings.schedule import Schedule
 from runner.rings.timed import Timing, uniform_timing
-from runner.writeback.annotations import Annotations
+from runner.writeback.annotations import Annotations, Demands
 from schedulers.minpeak.techniques import ALL, Techniques, chosen
 
 OBJECTIVES = ("total", "worst", "makespan")
@@ -22,7 +22,7 @@ class Options:
     objective: str = "total"
     budget_bytes: int | None = None
     share: bool = True
-    written: bool = False
+    written: bool | Demands = False
     techniques: Techniques = ALL
     time_limit_s: float = 30.0
     timing: Callable[[Schedule], Timing] = lambda schedule: uniform_timing(0.5, 20.0)

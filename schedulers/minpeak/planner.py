@@ -17,7 +17,7 @@ Options (all optional):
     objective      "total" (default), "worst" or "makespan"
     budget_bytes   the shortest makespan whose safe total is at most this; implies objective "makespan"
     share          False: no two tensors share bytes
-    written        True: only what graph files can say (`schedulers.written.search`)
+    written        only what graph files can say (`schedulers.written.search`): True, or what they demand (`Demands`)
     techniques     {name: False} switches techniques off
     time_limit_s   when to stop looking for something better; the best so far is returned
     timing         Schedule -> runner.rings.timed.Timing, what makespan means; one duration for all tasks if missing
@@ -40,6 +40,7 @@ from runner.rings.placement import PlacedItem, lower
 from runner.rings.schedule import NUM_RINGS, Schedule
 from runner.rings.sizes import MIN_HEAP_BYTES, RingSizes
 from runner.rings.timed import timed
+from runner.writeback.annotations import NO_DEMANDS, Demands
 from schedulers import get_scheduler
 from schedulers.minpeak.arenas import Arenas, level_arenas, one_arena, place_arenas
 from schedulers.minpeak.folding import Fold, fold, regroup, unfolded
@@ -247,7 +248,9 @@ class _Planner:
         """What graph files can say; of a program that is not folded, also what an arena would take."""
         small = len(self.program.tasks) <= FOLD_FROM
         shared_bytes = sum(self._arena().heap) if small else None
-        found = written_scopes(self.program, goal, self._over, cuts="written" in self.on, trimming="trimming" in self.on)
+        demands = self.options.written if isinstance(self.options.written, Demands) else NO_DEMANDS
+        on = {"cuts": "written" in self.on, "trimming": "trimming" in self.on}
+        found = written_scopes(self.program, goal, self._over, demands=demands, **on)
         best = self._candidate("scopes that files can say", found.schedule)
         value, why = best.value(goal), "arenas and scopes for single trips cannot be written"
         self._note("candidate", best.name, "bytes", None, value)

@@ -110,7 +110,7 @@ class _Builder:
         starts = [at for at, _ in items]
         loops: dict[int, list[_Trip]] = {}
         must = {start, end}
-        for (begin, trips), stop in zip(items, [*starts[1:], end], strict=True):
+        for (begin, trips), stop in zip(items, [*starts, end][1:], strict=True):
             if self.inner and trips and self._weights(np.array([begin, stop]))[0, 1] * NEGLIGIBLE >= self.peak * copies:
                 loops[begin] = [trip._replace(end=stop) if trip.end < 0 else trip for trip in trips]
                 must |= {begin, stop}

@@ -16,7 +16,7 @@ from runner.program.program import Program, Span
 from runner.rings.capacity import ring_loads, safe_heap
 from runner.rings.placement import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask, lower
 from runner.rings.schedule import Schedule
-from runner.writeback.annotations import Annotations, WrittenScope
+from runner.writeback.annotations import NO_DEMANDS, Annotations, Demands, WrittenScope
 from runner.writeback.bodies import BODIES, Body, Made, Written, numbered, read_bodies
 from runner.writeback.naming import names_of_scopes
 from schedulers.layouts.layouts import annotated
@@ -54,18 +54,26 @@ class Found:
     annotations: Annotations
 
 
-def written_scopes(program: Program, goal: Goal, stop: Callable[[], bool], *, cuts: bool = True, trimming: bool = True) -> Found:
+def written_scopes(
+    program: Program,
+    goal: Goal,
+    stop: Callable[[], bool],
+    *,
+    demands: Demands = NO_DEMANDS,
+    cuts: bool = True,
+    trimming: bool = True,
+) -> Found:
     """The best placement that is found, never worse under `goal` than the graph's own scopes, which it is if none is better.
 
-    Without `cuts` nothing is searched, without `trimming` scopes stay that buy little.
+    `demands` say what the texts do not allow. Without `cuts` nothing is searched, without `trimming` scopes stay that buy little.
     """
-    return _Search(program, goal, stop, trimming).run(cuts)
+    return _Search(program, goal, stop, trimming, demands).run(cuts)
 
 
 class _Search:
-    def __init__(self, program: Program, goal: Goal, stop: Callable[[], bool], trimming: bool = True) -> None:
+    def __init__(self, program: Program, goal: Goal, stop: Callable[[], bool], trimming: bool, demands: Demands) -> None:
         self.program, self.goal, self.stop, self.trimming = program, goal, stop, trimming
-        self.written = read_bodies(program)
+        self.written = read_bodies(program, demands)
         self.needs = Needs(self.written)
 
     def run(self, cuts: bool = True) -> Found:

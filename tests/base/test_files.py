@@ -1,15 +1,18 @@
 """Files whole or not at all: a write that fails, two writers of one file, and files that are told before the work."""
 
 import errno
+import json
 import multiprocessing
 from pathlib import Path
 
 import pytest
 import torch
 from full_disk import full_disk
+from safetensors.torch import load
 
-from runner.base.files import check_writable, whole_file, write_text
-from runner.checkpoint.write import write_json
+from runner.base.files import check_writable, remove_leftovers, whole_file, write_text
+from runner.base.tensor_spec import TensorSpec
+from runner.checkpoint.write import write_json, write_shard
 from runner.driver.driver import program_of, resolve
 from runner.models.deepseek_v4.receive_depth import PhaseDepth, plot
 from runner.models.deepseek_v4.recorded_routing import RoutedCall, RoutingTable, write_routing
@@ -52,6 +55,7 @@ WRITERS = {
     "routing.jsonl": lambda path: write_routing(path, RoutingTable(8, 2, 1, (RoutedCall(0, "decode", 0, ((0, 1),), {}),) * 9)),
     "dump.safetensors": lambda path: write_tensors(path, {"a": torch.zeros(1000)}),
     "graph.yaml": lambda path: write_files({path: b"x" * 1000}),
+    "model.safetensors": lambda path: write_shard(path, {"a": TensorSpec("f32", (50,))}, lambda name: [torch.zeros(50)]),
     "config.json": lambda path: write_json(path, list(range(1000))),
 }
 
@@ -82,25 +86,62 @@ def test_of_several_files_none_changes_where_one_cannot_be_written(tmp_path):
     assert sorted(tmp_path.iterdir()) == [first, second]
 
 
-def _write_often(path, letter, count):
-    for _ in range(count):
-        write_text(path, letter * 300_000)
+def _text(path, value):
+    write_text(path, f"{value}" * 300_000)
 
 
-def test_two_writers_never_give_a_mixed_file(tmp_path):
-    path = tmp_path / "x.txt"
-    write_text(path, "a" * 300_000)
+def _tensors(path, value):
+    write_tensors(path, {"a": torch.full((50_000,), float(value))})
+
+
+def _shard(path, value):
+    piece = torch.full((25_000,), float(value))
+    write_shard(path, {"a": TensorSpec("f32", (50_000,))}, lambda name: [piece, piece])
+
+
+def _lines(path, value):
+    write_routing(path, RoutingTable(8, 2, 1, (RoutedCall(0, "decode", value, ((0, 1),), {}),) * 1000))
+
+
+def _of_tensors(data):
+    return {*load(data)["a"].tolist()} if len(data) > 200_000 else None
+
+
+WRITTEN_TWICE = {
+    "text": (_text, lambda data: {*data} if len(data) == 300_000 else None, 1000),
+    "shard": (_shard, _of_tensors, 300),
+    "tensors": (_tensors, _of_tensors, 300),
+    "routing": (_lines, lambda data: {line["rank"] for line in map(json.loads, data.splitlines()[1:])}, 100),
+}
+"""How a file is written, what values it holds, and how often it is read."""
+
+
+def _write_until(write, path, value, ended):
+    while not ended.is_set():
+        write(path, value)
+
+
+@pytest.mark.parametrize("kind", WRITTEN_TWICE)
+def test_two_writers_never_give_a_mixed_file(kind, tmp_path):
+    write, values, num_reads = WRITTEN_TWICE[kind]
+    path = tmp_path / "x.safetensors"
+    write(path, 0)
     fork = multiprocessing.get_context("fork")
-    writers = [fork.Process(target=_write_often, args=(path, letter, 60)) for letter in "ab"]
+    ended = fork.Event()
+    writers = [fork.Process(target=_write_until, args=(write, path, value, ended)) for value in (0, 1)]
     for writer in writers:
         writer.start()
-    seen = []
-    while any(writer.is_alive() for writer in writers) or not seen:
-        seen.append(path.read_text())
-    for writer in writers:
-        writer.join()
-        assert writer.exitcode == 0
-    assert {(len(text), len(set(text))) for text in [*seen, path.read_text()]} == {(300_000, 1)}
+    seen, states = [], set()
+    try:
+        while len(seen) < num_reads or len(states) < 2:  # in the end both have written
+            data = path.read_bytes()
+            seen.append(len(values(data) or ()))
+            states.add(data[-100:])
+    finally:
+        ended.set()
+        for writer in writers:
+            writer.join()
+    assert {*seen} == {1} and [writer.exitcode for writer in writers] == [0, 0]
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -109,6 +150,16 @@ def test_an_interrupted_body_leaves_nothing(tmp_path):
         partial.write_text("half")
         raise KeyboardInterrupt
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_writer_that_was_killed_left_is_removed_and_nothing_else(tmp_path):
+    with pytest.raises(KeyboardInterrupt), whole_file(tmp_path / "x.json") as partial:
+        left = partial.name
+        raise KeyboardInterrupt
+    for name in (left, "x.json", "x.partial.json"):
+        (tmp_path / name).write_bytes(OLD)
+    remove_leftovers(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.json", "x.partial.json"]
 
 
 def test_a_link_stays_a_link(tmp_path):

@@ -32,7 +32,7 @@ def written_again(folder, out, edit=None, shard="model.safetensors"):
     return out
 
 
-def as_modelslim(folder, out, *, offset=torch.float32, column=True, described=True, index=INDEX):
+def as_modelslim(folder, out, *, offset=torch.float32, column=True, described=True, index=INDEX, zero_point=".weight_offset"):
     """A W8A8 checkpoint as Ascend's ModelSlim lays it out; `offset` is the dtype of the zero points, None for none."""
 
     def rename(tensors):
@@ -41,7 +41,7 @@ def as_modelslim(folder, out, *, offset=torch.float32, column=True, described=Tr
             shape = (-1, 1) if column else (-1,)
             tensors[f"{name[:-6]}.weight_scale"] = scale.reshape(shape)
             if offset is not None:
-                tensors[f"{name[:-6]}.weight_offset"] = torch.zeros(scale.numel(), dtype=offset).reshape(shape)
+                tensors[name[:-6] + zero_point] = torch.zeros(scale.numel(), dtype=offset).reshape(shape)
 
     written_again(folder, out, rename, SHARD)
     names = tensors_of(out)

@@ -350,6 +350,6 @@ def test_ctrl_c_ends_cleanly(model, workers):
         assert process.stderr is not None
         assert process.stderr.readline() == "in a call\n"
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=300)
     assert process.returncode == 130
     assert out == "" and "Traceback" not in err

@@ -179,6 +179,56 @@ def _experts(call, routing):
     return json.loads(out)["num_tasks"]
 
 
+LOOPS = """
+graph: loops
+inputs: {x: "{act}[T, D]", %s: "i32[E, 1]", lengths: "i32[E, 1]"}
+weights: {w: "{wd}[D]"}
+outputs: {y: "{act}[T, D]"}
+body:
+  - {op: rms_norm, id: first, in: {x: x, w: w}, out: {y: y}}
+  - for: t
+    range: %s[0, 0]
+    max: 5
+    body: [{op: rms_norm, id: a, in: {x: y, w: w}, out: {y: y}}]
+  - for: u
+    range: lengths[0, 0]
+    max: 7
+    body: [{op: rms_norm, id: b, in: {x: y, w: w}, out: {y: y}}]
+"""
+
+
+def test_routing_decides_loops_over_rows_of_experts_alone(call, tmp_path):
+    """Other loops make their most trips, which is said; where nothing depends on routing, it has no effect, which is said too."""
+    graph, rows = tmp_path / "g.yaml", tmp_path / "rows.json"
+    rows.write_text(json.dumps([[32] * 16]))
+
+    def planned(name, routing):
+        graph.write_text(LOOPS % (name, name))
+        code, out, err = call("schedule", graph, "--config", "tiny", "--routing", routing, "--json")
+        assert code == 0, err
+        return json.loads(out)["num_tasks"], json.loads(out)["routing_notes"]
+
+    assert planned("recv_count", "bound") == planned("count", "bound") == (1 + 5 + 7, [])
+    tasks, notes = planned("recv_count", rows)
+    assert tasks == 1 + 2 + 7 and notes == [
+        f"--routing {rows} decides loops over rows of experts alone; 'u' makes its most trips"
+    ]
+    for routing in ("random:0", "uniform", rows):
+        tasks, notes = planned("count", routing)
+        assert tasks == 1 + 5 + 7
+        assert notes == [f"--routing {routing} has no effect: no loop of 'loops' depends on the rows of experts"]
+
+
+def test_loops_whose_counts_dispatch_makes_are_decided(call):
+    for graph in ("moe", "prefill_fwd"):
+        code, out, err = call("schedule", graph, *MOE[1:], "--routing", "random:0", "--json")
+        assert code == 0 and json.loads(out)["routing_notes"] == [] and "note: --routing" not in err
+    code, _, err = call("frontier", "head", "--config", "tiny", "--points", "1", "--routing", "uniform")
+    assert code == 0 and "note: --routing uniform has no effect: no loop of 'head' depends on the rows of experts" in err
+    code, _, err = call("schedule", "head", "--config", "tiny", "--routing", "random:0")
+    assert code == 0 and "note: --routing random:0 has no effect: no loop of 'head' depends on the rows of experts" in err
+
+
 def test_routing_sources_give_trip_counts(call, tmp_path):
     """Each tile is six tasks; a rank has eight of the tiny preset's experts, each gets at most T * ep = 256 rows, 16 tiles."""
     bound = _experts(call, "bound")

@@ -281,5 +281,21 @@ def test_ctrl_c_while_the_command_starts(after_s):
     assert process.stdout is not None and process.stdout.readline() == "up\n"
     time.sleep(after_s)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=300)
     assert (process.returncode, error.strip()) == (130, "interrupted")
+
+
+# --- graphs without tasks ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("body", ("[]", "[{for: t, range: 3, body: [{for: s, range: 3, body: []}]}]"))
+def test_a_graph_without_tasks_goes_through_every_planner(body, tmp_path, told):
+    path = tmp_path / "g.yaml"
+    path.write_text(f"graph: g\nbody: {body}\n")
+    for command in (
+        ("frontier", path),
+        ("size", path),
+        *(("schedule", path, "--scheduler", name) for name in ("minpeak", "autoscope")),
+    ):
+        status, _, error = told(*command, *TINY)
+        assert status == 0, (command, error)

@@ -5,6 +5,7 @@ import pickle
 import random
 from contextlib import suppress
 from importlib.resources import files
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -607,3 +608,71 @@ def test_random_mistakes_are_refused_or_accepted_but_never_a_traceback(tmp_path,
     layers = [path] if hugging else ["tiny", path]
     with suppress(ConfigError):
         load_config(layers, [f"{rng.choice(keys)}={rng.choice(TEXTS)}" for _ in range(rng.randint(0, 2))])
+
+
+# --- all that is wrong, in its own place
+
+
+def problems_of(*layers, **options) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load_config(layers, **options)
+    return [str(problem).splitlines()[0] for problem in caught.value.diagnostics]
+
+
+def test_missing_fields_hide_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("some.yaml").write_text("model: deepseek_v4\nhidden_sze: 64\nrms_norm_eps: 0\no_groups: 3\nnum_attention_heads: 4\n")
+    found = problems_of("some.yaml")
+    assert found[0] == "some.yaml:2:1: error C101: unknown key 'hidden_sze'"
+    assert found[1].startswith("error C105: no value for 'vocab_size', 'hidden_size',")
+    assert found[2] == "some.yaml:3:1: error C103: 'rms_norm_eps' is 0 (an integer), expected more than 0"
+
+
+def test_a_missing_family_hides_nothing_that_is_wrong_under_all(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("some.yaml").write_text("hidden_sze: 64\ndims: 3\n")
+    assert problems_of("some.yaml") == [
+        "some.yaml:1:1: error C101: unknown key 'hidden_sze'",
+        "some.yaml:2:1: error C102: 'dims' is 3 (an integer), expected a mapping",
+        "error C105: no layer says which model this is",
+    ]
+
+
+def test_an_unknown_deployment_hides_nothing():
+    assert problems_of("tiny", sets=["o_groups=3"], deploy="nope") == [
+        "error C103: unknown deployment 'nope'",
+        "error C104: 'num_attention_heads' (4) is not divisible by 'o_groups' (3) (from --set o_groups=3)",
+    ]
+
+
+def test_places_in_a_hugging_face_file_are_those_of_its_own_keys(tmp_path, monkeypatch):
+    """Not of a nested key of that name, nor of text that looks like one, and wherever the colon stands."""
+    monkeypatch.chdir(tmp_path)
+    Path("config.json").write_text(
+        '{"model_type": "deepseek_v4", "note": "\\"hidden_size\\": 3 \u2028 {",\n'
+        '  "extra": {"hidden_size": 5, "x": [1, {"rms_norm_eps": 2}]},\n\n'
+        '  "hidden_size"\n    :\n  "big", "rms_norm_eps": 1,\n\t"rope\\u005fscaling": {"type": "yarn", "factor": "x"}\n}\n'
+    )
+    found = {text.split(": ")[2].split("'")[1]: text.split(": ")[0] for text in problems_of("config.json")}
+    assert found == {
+        "hidden_size": "config.json:4:3",
+        "rms_norm_eps": "config.json:6:10",
+        "rope_scaling": "config.json:7:2",
+    }
+
+
+def test_what_a_hugging_face_file_leaves_out_is_blamed_last(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for key in ("o_groups", "num_attention_heads"):
+        Path("config.json").write_text(json.dumps({"model_type": "deepseek_v4", key: 3}, indent=1))
+        (problem,) = problems_of("config.json")
+        assert problem.startswith("config.json:3:2: error C104: 'num_attention_heads' (")
+
+
+def test_a_folder_has_its_name_whatever_it_is_called_by(tmp_path, monkeypatch):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "deepseek_v4", "hidden_size": 4096}')
+    monkeypatch.chdir(folder)
+    for name in (".", "./", "config.json", "../mine", str(folder), "../mine/./config.json"):
+        assert load_config([name]).name == "mine"

@@ -13,6 +13,7 @@ from runner.base.errors import ConfigError, RinggraphError
 from runner.config.config import load_config
 from runner.config.sources import presets
 from runner.models import family, family_names, model_types
+from runner.models.protocols import ModelFamily
 
 
 @pytest.fixture
@@ -110,6 +111,16 @@ def test_two_families(toy, tmp_path):
 # Another family
 
 
+def test_a_family_without_routing_refuses_any():
+    class Plain(ModelFamily):
+        name = "plain"
+
+    assert Plain().trip_counts("bound", load_config(["tiny"])) is None  # pyright: ignore[reportAbstractUsage]
+    for text in ("random:0", "uniform", "routing.json"):
+        with pytest.raises(ConfigError, match=f"--routing {text}: models of family 'plain' have no routing"):
+            Plain().trip_counts(text, load_config(["tiny"]))  # pyright: ignore[reportAbstractUsage]
+
+
 def test_another_familys_fields_base_and_dims(toy, tmp_path):
     config = load_config([layer(tmp_path, "model: toy\nwidth: 5\n")])
     assert dict(config.values) == {"depth": 3, "deploy": "here", "width": 5, "batch": 2, "W": 5, "AREA": 30}
@@ -182,4 +193,4 @@ def test_a_base_layer_that_is_not_there_or_of_another_family(toy, tmp_path, monk
 
 def test_configurations_need_no_torch():
     code = "import sys; from runner.config.config import load_config; load_config(); assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=600)

@@ -12,6 +12,7 @@ from zlib import crc32
 import pytest
 
 from ops import register_all
+from runner.base.limits import Limits
 from runner.base.tensor_spec import TensorSpec
 from runner.config.config import load_config
 from runner.expansion.copies import Copier
@@ -180,8 +181,10 @@ def test_loops_in_a_loop_that_may_not_run(tmp_path, made, any_types):
 
 def test_the_limit_is_told_as_ever(tmp_path, any_types):
     graph = loop([f"{{scope: o, body: [{op('a', 'c{i}')}]}}"], tmp_path, "range: 40")
-    for limit in range(40, 180):
-        assert_same(graph, max_work=limit)
+    for most in range(40, 180):
+        assert_same(graph, limits=Limits(items=most))
+        assert_same(graph, limits=Limits(edges=most - 40))
+        assert_same(graph, limits=Limits(trips=most - 40))
 
 
 def test_an_attr_that_has_no_value_in_a_later_trip(tmp_path, any_types):

@@ -305,3 +305,24 @@ def test_messages_are_the_same_without_libyaml(monkeypatch):
 def load_with(loader, monkeypatch):
     monkeypatch.setattr("runner.language.yaml_source._FAST_LOADER", loader)
     return build(Path(shipped_graphs()["moe"]).read_text())
+
+
+@pytest.mark.parametrize(
+    ("text", "column", "given"),
+    [
+        ("x: {act}[T, D]", 4, "{act}[T, D]"),
+        ("x: [{act}[T]]", 5, "{act}[T]"),
+        ("y: h: {act}[T, D]", 4, "h: {act}[T, D]"),
+        ("a: {x: {act}[T, D]}", 8, "{act}[T, D]"),
+        ("a: {x: f32[T, D], y: z}", 8, "f32[T, D]"),
+        ("a: {y: h: {act}[T, D]}", 8, "h: {act}[T, D]"),
+        ("in: {x: x[0 : 3], w: w}", 9, "x[0 : 3]"),
+        ("in: {x: x{e, t}, w: w}", 9, "x{e, t}"),
+    ],
+)
+def test_brackets_that_are_not_quoted(text, column, given):
+    _, found = check_source(f"graph: g\n{text}\n".encode(), "f.yaml")
+    assert [(problem.code, str(problem.mark), problem.hint) for problem in found] == [
+        ("G101", f"f.yaml:2:{column}", f'quote it: "{given}"')
+    ]
+    assert found[0].message.startswith(f"'{given}' is not quoted, so that YAML reads its brackets: ")

@@ -95,6 +95,17 @@ def test_every_path_that_leads_nowhere():
     ]
 
 
+@pytest.mark.parametrize(
+    ("region", "name"),
+    [("x[nope : 3]", "nope"), ("x[1 : 2 + nope]", "nope"), ("x{nope + 1, 2}", "nope"), ("x[ 0, nope]", "nope")],
+)
+def test_a_name_in_a_region_is_told_where_it_stands(region, name):
+    Path("example.yaml").write_text(GOOD.replace("{x: x,", f'{{x: "{region}",'))
+    (finding,) = found("example.yaml")
+    assert finding.mark is not None and finding.source_line is not None
+    assert finding.source_line[finding.mark.column - 1 :].startswith(name)
+
+
 # --- each once
 
 
@@ -198,7 +209,7 @@ def test_an_alias_in_another_loop_is_looked_at_on_its_own():
     )
     Path("example.yaml").write_text(text)
     (finding,) = found("example.yaml")
-    assert (str(finding.mark), [str(mark) for mark in finding.related]) == ("example.yaml:11:11", ["example.yaml:8:46"])
+    assert (str(finding.mark), [str(mark) for mark in finding.related]) == ("example.yaml:11:11", ["example.yaml:8:44"])
     assert finding.code == "G301"
 
 

@@ -235,9 +235,9 @@ class ThreadComm:
 
     def _exchange(self, item):
         self._board[self.rank] = item
-        self._barrier.wait(timeout=20)
+        self._barrier.wait(timeout=240)
         items = list(self._board)
-        self._barrier.wait(timeout=20)
+        self._barrier.wait(timeout=240)
         return items
 
     def all_gather(self, x):
@@ -264,7 +264,7 @@ def on_ranks(size, work):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=60)
+        thread.join(timeout=300)
     return results
 
 

@@ -36,7 +36,7 @@ def installed(tmp_path_factory):
     for name in ("pyproject.toml", "ringgraph_softcap.py"):
         (source / name).write_text(example(name), encoding="utf-8")
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "--target", str(target)]
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *options, str(source)], check=True, timeout=120)
+    subprocess.run([sys.executable, "-m", "pip", "install", "-q", *options, str(source)], check=True, timeout=600)
     return target
 
 
@@ -75,7 +75,7 @@ def test_the_example_of_the_page(installed, on_path, tmp_path):
 def test_the_command_line_knows_it(installed):
     code = f"import sys; sys.path.insert(0, {str(installed)!r}); from runner.cli.main import main; main()"
     command = [sys.executable, "-c", code, "ops", "show", "soft_cap"]
-    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    shown = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert shown.returncode == 0 and "none exceeds `cap`" in shown.stdout, shown.stdout + shown.stderr
 
 

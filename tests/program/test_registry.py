@@ -1,5 +1,7 @@
 """Signatures and the table of ops."""
 
+import re
+
 import pytest
 
 from runner.base.errors import RinggraphError
@@ -22,10 +24,35 @@ def test_a_signature_prints_as_it_was_written():
     assert registry["demo"].signature == text
 
 
-@pytest.mark.parametrize("text", ["x: f32[T]", "x f32[T] -> y: f32[T]", "x: f32 -> y: f32[T]", "x: f32[T] -> x: f32[T]"])
+MALFORMED = [
+    "x: f32[T]",
+    "x f32[T] -> y: f32[T]",
+    "x: f32 -> y: f32[T]",
+    "x: f32[T] -> x: f32[T]",
+    "x: f32[T] -> y: f32[T +]",
+    "x: f32[T] -> y: f32[T D]",
+    "x: [T] -> y: f32[T]",
+    "x: {act[T] -> y: f32[T]",
+    "2x: f32[T] -> y: f32[T]",
+    "x: f32[T] -> y: f32[T",
+    ": f32[T] -> y: f32[T]",
+]
+
+
+@pytest.mark.parametrize("text", MALFORMED)
 def test_a_malformed_signature_is_refused(text):
     with pytest.raises(ValueError):
         parse_signature(text)
+
+
+@pytest.mark.parametrize("text", MALFORMED)
+def test_a_malformed_signature_names_its_op_and_its_place(text):
+    def run(**operands):
+        pass
+
+    line = run.__code__.co_firstlineno
+    with pytest.raises(RinggraphError, match=re.escape(f"{__file__}:{line}: op 'demo': ")):
+        OpRegistry().op("demo", text, core="AIV")(run)
 
 
 def test_a_name_can_be_taken_once():

@@ -36,7 +36,7 @@ def main() -> None:
     torch.set_num_threads(1)
     world = given_world()
     assert world is not None
-    with joined(world, timeout_s=30) as comm:
+    with joined(world, timeout_s=120) as comm:
         assert (comm.rank, comm.size) == (world.rank, world.size)
         case = 0
         for dtype in DTYPES:

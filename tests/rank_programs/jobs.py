@@ -43,7 +43,7 @@ def main(path: Path) -> None:
     torch.set_num_threads(1)
     world = given_world()
     assert world is not None
-    with joined(world, timeout_s=60) as comm:
+    with joined(world, timeout_s=240) as comm:
         for job in json.loads(path.read_text()):
             try:
                 run(job, comm, path.parent)

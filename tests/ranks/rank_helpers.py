@@ -29,7 +29,7 @@ def ended(process: subprocess.Popen) -> tuple[int, str, str]:
         except (FileNotFoundError, ProcessLookupError):
             break
         time.sleep(0.05)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert ranks and not any(map(alive, ranks))
     return process.returncode, out, err
 
@@ -40,7 +40,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def wait_for_stopped(launcher: int, limit_s: float = 60) -> list[int]:
+def wait_for_stopped(launcher: int, limit_s: float = 300) -> list[int]:
     """The ranks of a launcher, the stopped one last, when one of them has been stopped."""
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from places import TESTS
-from rank_helpers import alive, ended, wait_for_stopped
+from rank_helpers import alive, ended, free_port, wait_for_stopped
 
 from runner.base.errors import RinggraphError
 from runner.ranks.join import World, check_size, given_world
@@ -22,9 +22,13 @@ from runner.ranks.reports import Place, Report, own_rank, read_place, read_repor
 
 PROGRAMS = TESTS / "rank_programs"
 TIMEOUT_S = 8
+"""Where a rank is to run out of time."""
+
+AMPLE_S = 120
+"""Where none is, however busy the machine."""
 
 
-def start(num_ranks: int, *, fault: str = "", timeout_s: float = TIMEOUT_S, start_s: float = 60) -> subprocess.Popen:
+def start(num_ranks: int, *, fault: str = "", timeout_s: float = AMPLE_S, start_s: float = AMPLE_S) -> subprocess.Popen:
     """The program `steps.py` on ranks, started as the command line starts itself."""
     code = (
         "import sys; from runner.ranks.launch import launch; from runner.base.errors import RinggraphError\n"
@@ -51,7 +55,7 @@ def test_a_rank_that_is_killed_ends_all():
 
 @pytest.mark.slow
 def test_a_rank_that_never_answers_ends_all():
-    code, _, err = ended(start(3, fault="2|step 1, node|stop"))
+    code, _, err = ended(start(3, fault="2|step 1, node|stop", timeout_s=TIMEOUT_S))
     assert code == 1
     assert "rank 2 did not answer within 8 s" in err and "rank 2 was last in step 1, node 'layer_1.dispatch'" in err
     assert err.count("did not answer") == 1 and "ended with it" not in err
@@ -75,18 +79,18 @@ def test_a_rank_that_raises_names_its_cause_and_ends_all():
 
 @pytest.mark.slow
 def test_a_rank_that_never_comes_ends_all():
-    code, _, err = ended(start(3, fault="1|^start$|stop", start_s=20))
+    code, _, err = ended(start(3, fault="1|^start$|stop", timeout_s=TIMEOUT_S, start_s=20))
     assert code == 1
     assert re.search(r"error: \[ranks 0, 2\] rank 1 did not come to \S+:\d+ within 20 s\nrank 1 was last in start", err)
 
 
 def test_ranks_end_when_their_launcher_is_killed():
-    process = start(2, fault="1|step 1, node|stop", timeout_s=60)
+    process = start(2, fault="1|step 1, node|stop")
     waiting, stopped = wait_for_stopped(process.pid)
     try:
         process.kill()
         process.wait()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 240
         while alive(waiting) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not alive(waiting)
@@ -103,19 +107,27 @@ def test_a_port_in_use_is_named():
             check_port(port)
 
 
-def by_hand(rank: int, size: int, port: int, start_s: float = 60) -> subprocess.Popen:
+def by_hand(rank: int, size: int, port: int, timeout_s: float = AMPLE_S) -> subprocess.Popen:
     env = {**os.environ, "RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, str(PROGRAMS / "steps.py"), str(TIMEOUT_S), str(start_s)]
+    command = [sys.executable, str(PROGRAMS / "steps.py"), str(timeout_s), "0"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
 
 
 def test_ranks_started_by_somebody_else_join():
     """As under torchrun: nothing but the environment says who they are."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     ranks = [by_hand(rank, 2, port) for rank in range(2)]
-    assert [rank.communicate(timeout=60)[:2] for rank in ranks] == [("rank 0 done\n", ""), ("rank 1 done\n", "")]
+    assert [rank.communicate(timeout=300)[:2] for rank in ranks] == [("rank 0 done\n", ""), ("rank 1 done\n", "")]
+
+
+@pytest.mark.parametrize("absent", [0, 1])
+def test_a_rank_that_is_started_by_hand_and_waits_in_vain_names_the_one_that_does_not_come(absent):
+    """Within its own timeout, not in that of ranks that a launcher starts."""
+    start = time.monotonic()
+    waiting = by_hand(1 - absent, 2, free_port(), 3)
+    out, err = waiting.communicate(timeout=300)
+    assert (waiting.returncode, out) == (1, "") and time.monotonic() - start < 50
+    assert re.fullmatch(rf"rank {absent} did not come to 127.0.0.1:\d+ within 3 s\n", err), err
 
 
 def test_a_port_that_somebody_else_has_ends_ranks_started_by_hand():
@@ -124,7 +136,7 @@ def test_a_port_that_somebody_else_has_ends_ranks_started_by_hand():
         taken.listen()
         port = taken.getsockname()[1]
         ranks = [by_hand(rank, 2, port, TIMEOUT_S) for rank in range(2)]
-        (_, first), (_, second) = (rank.communicate(timeout=60) for rank in ranks)
+        (_, first), (_, second) = (rank.communicate(timeout=300) for rank in ranks)
     assert first == f"port 127.0.0.1:{port} is in use\nhint: choose another MASTER_PORT\n"
     assert f"rank 1 cannot reach rank 0 at 127.0.0.1:{port} within {TIMEOUT_S} s" in second
 

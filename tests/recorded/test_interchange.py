@@ -88,7 +88,7 @@ def test_broken_programs_are_located(data, message):
 
 
 def test_endless_loops_are_refused(monkeypatch):
-    monkeypatch.setattr("runner.recorded.conformance.MAX_STEPS", 1000)
+    monkeypatch.setenv("RINGGRAPH_LIMITS", "steps=1000")
     with pytest.raises(ScheduleError, match=r"program\.items\[0\]\.body: more than 1,000 steps"):
         schedule_from_recorded(_recorded({"loop": 10**12, "body": []}))
     with pytest.raises(ScheduleError, match="more than 1,000 steps"):

@@ -104,3 +104,14 @@ def test_without_graphviz_the_error_says_how_to_get_it(tmp_path, monkeypatch):
     with pytest.raises(RinggraphError, match="apt-get install graphviz"):
         render_svg("digraph {}", tmp_path / "x.svg")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graphviz_that_does_not_end_is_told(tmp_path, monkeypatch):
+    program = tmp_path / "dot"
+    program.write_text("#!/bin/sh\nexec sleep 60\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    out = tmp_path / "x.svg"
+    with pytest.raises(RinggraphError, match=r"graphviz did not finish '.*x.svg' within 0.2 s\nhint: draw less"):
+        render_svg("digraph {}", out, timeout_s=0.2)
+    assert not out.exists()

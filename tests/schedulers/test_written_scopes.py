@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from runner.driver.write import library_of, settled_texts
+from runner.driver.write import Files, library_of, settled_texts
 from runner.execution.executor import execute
 from runner.expansion.expander import expand
 from runner.language.library import GraphLibrary, load_graph
@@ -19,7 +19,7 @@ from runner.program.ops import OpRegistry
 from runner.program.program import Program
 from runner.rings.capacity import ring_loads, safe_heap
 from runner.verify.verify import check
-from runner.writeback.annotations import Annotations
+from runner.writeback.annotations import Annotations, Demands
 from runner.writeback.bodies import read_bodies
 from schedulers.layouts.layouts import annotated
 from schedulers.minpeak.planner import Plan, minpeak
@@ -113,10 +113,11 @@ def program_of(path: Path, library: GraphLibrary | None = None) -> Program:
 def settled(path: Path, **options: object) -> tuple[Plan, Program, dict[Path, bytes]]:
     plans: list[Plan] = []
 
-    def plan(library: GraphLibrary):
-        return minpeak(program_of(path, library), options | {"written": True, "report": plans.append})
+    def plan(library: GraphLibrary, demands: Demands):
+        return minpeak(program_of(path, library), options | {"written": demands, "report": plans.append})
 
-    schedule, texts = settled_texts(plan, lambda: plans[-1].annotations)
+    files = Files(path, lambda library: program_of(path, library))
+    schedule, texts = settled_texts(plan, lambda: plans[-1].annotations, files)
     assert schedule.program is not None
     return plans[-1], schedule.program, dict(texts)
 

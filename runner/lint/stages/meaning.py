@@ -56,13 +56,17 @@ DESCRIPTIONS = (
         "G326", "dynamic loop without a usable bound", "A loop whose range reads a tensor needs `max`, and reads single elements."
     ),
     Description("G327", "unknown dtype", "It is neither a dtype nor a dtype parameter of the configuration."),
-    Description("G329", "program too large", "A range is so large that expansion would not end in reasonable time."),
+    Description(
+        "G329",
+        "program too large",
+        "A range or a graph used very often makes more than expansion takes on; RINGGRAPH_LIMITS says how much that is.",
+    ),
     Description("G330", "switch without a case", "No case has the value, and there is no default."),
     Description(
         "G331",
         "ignore without effect",
-        "The comment accepts a finding that is not there, or a code that does not exist. It misleads who reads it, and would "
-        "hide a finding that comes later.",
+        "The comment accepts a finding that is not there, names no code that exists and can be accepted, or is the second on its "
+        "line. It misleads who reads it, and may hide a finding that comes later.",
         "warning",
     ),
 )

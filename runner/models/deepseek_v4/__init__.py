@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -47,6 +47,9 @@ def _fields() -> Mapping[str, Mapping[str, Any]]:
 
 class Experts:
     """See `RoutedExperts`."""
+
+    def decides(self, names: Collection[str], ops: Collection[str | None], /) -> bool:
+        return planned_routing.counts_rows(names, ops)
 
     def recorder(self, serving: Serving[Any], programs: Mapping[str, Program], rank: int, num_ranks: int) -> RoutingRecorder:
         from runner.models.deepseek_v4.recorded_routing import RoutingRecorder

@@ -28,7 +28,8 @@ def _blame(message: str, names: tuple[str, ...], given: Mapping[str, Given]) -> 
     """The problem told at an option if one gave any of `names`, else at the first that a file gave."""
     involved = [given[name] for name in names if name in given]
     options = [item for item in involved if item.option is not None]
-    blamed = (options or involved)[0]
+    written = [item for item in involved if not item.is_default]
+    blamed = (options or written or involved)[0]
     return blamed.problem("C104", message)
 
 

@@ -7,7 +7,7 @@ each expert of this rank receives. A source of routings gives these rows, stage 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,14 @@ from runner.base.errors import ConfigError
 from runner.base.reading import MAX_DIGITS, read_json
 from runner.models.deepseek_v4.requests import phase_of
 from runner.models.protocols import Settings, TripCounts, Values
+
+COUNTED_BY, ROW_COUNTS = "dispatch", "recv_count"
+"""The op that counts the rows of a rank's experts, and what a graph calls the counts where they come from outside."""
+
+
+def counts_rows(names: Collection[str], ops: Collection[str | None]) -> bool:
+    """Whether a loop's range reads how many rows each expert of this rank receives."""
+    return COUNTED_BY in ops if ops else ROW_COUNTS in names
 
 
 @dataclass

@@ -26,7 +26,7 @@ _RENAMED = (
     (re.compile(r"^hc_head\.hc_"), "hc_head_"),
     (re.compile(r"\.attn\.norm\.weight$"), ".attn.kv_norm.weight"),
     (re.compile(r"\.weight_scale_inv$|\.weight_scale$|\.weight\.scale$"), ".scale"),
-    (re.compile(r"\.weight_offset$|\.weight\.offset$"), ".offset"),
+    (re.compile(r"\.weight_zero_point$|\.weight\.offset$"), ".weight_offset"),
 )
 _BLOCK_PREFIX = re.compile(r"^(layers|mtp)\.\d+\.")
 _LAYER = re.compile(r"layers\.(\d{1,6})\.")

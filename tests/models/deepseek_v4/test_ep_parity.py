@@ -44,7 +44,7 @@ def run_jobs(folder: Path, num_ranks: int, jobs: list[dict[str, Any]]) -> dict[s
     """All jobs in one world of ranks."""
     folder.mkdir()
     (folder / "jobs.json").write_text(json.dumps(jobs, default=str))
-    launch([sys.executable, str(JOBS), str(folder / "jobs.json")], num_ranks, timeout_s=60)
+    launch([sys.executable, str(JOBS), str(folder / "jobs.json")], num_ranks, timeout_s=240)
     found = {}
     for job in jobs:
         path = folder / f"{job['name']}.safetensors"

@@ -1,0 +1,141 @@
+"""What a small file may ask for: refused by name, at its place, with a hint; and what many findings cost."""
+
+import difflib
+import random
+
+import pytest
+
+from runner.base.errors import MOST_OF_A_LINE, ConfigError, Diagnostic, Mark, did_you_mean
+from runner.base.limits import VARIABLE, Limits
+from runner.config.config import load_config
+from runner.driver.driver import registry
+from runner.expansion.expander import expand_all
+from runner.language.library import GraphLibrary, check_source, load_graph
+from runner.lint.lint import lint
+
+HEAD = 'graph: g\ninputs: {n: "i32[4]"}\n'
+ALLOC = '{alloc: {b: "f32[4]"}}'
+CHAIN = {f"h{level}.yaml": f"graph: h{level}\nbody: [{f'{{use: h{level + 1}}}, ' * 10}]\n" for level in range(9)}
+FILES = CHAIN | {"h9.yaml": f"graph: h9\nbody: [{ALLOC}]\n"}
+
+TOO_LARGE = {
+    f"body: [{{for: t, range: 1000000000000, body: [{ALLOC}]}}]": "g.yaml:3:24: more than 250,000 trips of loops",
+    f"body: [{{for: t, range: 1000000, body: [{ALLOC}]}}]": "g.yaml:3:24: more than 250,000 trips of loops",
+    f'body: [{{for: t, range: "n[0]", max: 1000000000000, body: [{ALLOC}]}}]': "g.yaml:3:37: more than 250,000 trips of loops",
+    f"body: [{'{for: t, range: 1000, body: [' * 8}{']}' * 8}]": "g.yaml:3:227: more than 250,000 trips of loops",
+    f"body: [{{for: t, range: 200000, body: [{', '.join([ALLOC] * 10)}]}}]": "g.yaml:3:24: more than 2,000,000 items",
+    f"body: [{{for: t, range: 9000, body: [{'{scope: s, body: [' * 20}{']}' * 20}, {'{scope: s, body: []}, ' * 300}]}}]": (
+        "g.yaml:3:24: more than 2,000,000 items"
+    ),
+    "body: [{use: h0}]": "h8.yaml:2:63: more than 20,000 used graphs",
+    (
+        f"body: [{{scope: s, body: [{{for: t, range: 3000, body: [{ALLOC}]}}]}}, {{for: t, range: 3000, body: "
+        '[{op: cast, after: [s], in: {x: n}, out: {y: "f32[4]"}}]}]'
+    ): "g.yaml:3:112: more than 5,000,000 edges between tasks",
+}
+
+
+@pytest.mark.parametrize("body", TOO_LARGE, ids=range(len(TOO_LARGE)))
+def test_a_small_file_that_asks_for_much(body, tmp_path):
+    for name, text in FILES.items():
+        (tmp_path / name).write_text(text)
+    path = tmp_path / "g.yaml"
+    path.write_text(f"{HEAD}{body}\n")
+    found = expand_all(load_graph(path), load_config(["tiny"]), registry(), library=GraphLibrary()).problems
+    problem = next(problem for problem in found if problem.code == "G329")
+    place, what = TOO_LARGE[body].split(": ")
+    assert str(problem.mark).endswith(place) and problem.message == f"the program is too large: {what}"
+    name = {"trips": "trips", "items": "items", "used": "uses", "edges": "edges"}[what.split()[3]]
+    assert problem.hint == f"if it is meant to be so large, set {VARIABLE}={name}=N"
+
+
+def test_a_dynamic_loop_of_a_trillion_lints(tmp_path):
+    path = tmp_path / "g.yaml"
+    body = f'{{for: t, range: "n[0]", max: 1000000000000, body: [{ALLOC}]}}'
+    path.write_text(f"{HEAD}body: [{body}]\n")
+    assert [finding.code for finding in lint([path], load_config(["tiny"]), registry())] == ["G314"]
+
+
+def test_the_environment_raises_limits_and_lowers_them(tmp_path, monkeypatch):
+    path = tmp_path / "g.yaml"
+    path.write_text(f"{HEAD}body: [{{for: t, range: 300, body: [{ALLOC}]}}]\n")
+    graph, config = load_graph(path), load_config(["tiny"])
+    assert not expand_all(graph, config, registry(), library=GraphLibrary()).problems
+    for given, ok in (("trips=299", False), ("trips=300 items=602", True), ("items=601,trips=300", False)):
+        monkeypatch.setenv(VARIABLE, given)
+        assert (not expand_all(graph, config, registry(), library=GraphLibrary()).problems) == ok, given
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("trip=3", "no limit is called 'trip'\nhint: did you mean 'trips'?"),
+        ("trips", "'trips' gives no number, expected 'trips=N'"),
+        ("trips=-1", "'trips=-1' gives no number, expected 'trips=N'"),
+        (f"trips={'9' * 5000}", f"'trips={'9' * 5000}' gives no number, expected 'trips=N'"),
+    ],
+)
+def test_a_limit_that_is_none(given, message):
+    with pytest.raises(ConfigError) as refused:
+        Limits.current({VARIABLE: given})
+    assert str(refused.value) == f"environment variable {VARIABLE}: {message}"
+
+
+# --- findings ---------------------------------------------------------------------------------------------------------
+
+MANY = 5_000
+MANY_FINDINGS = {
+    "unknown keys": "{graph: g, body: [], " + ", ".join(f"key{i}: 1" for i in range(MANY)) + "}",
+    "no integers": "{graph: g, body: [" + "0x_, " * MANY + "]}",
+    "no items": "{graph: g, body: [" + "1, " * MANY + "]}",
+    "items of no kind": "{graph: g, body: [" + "{a: b}, " * MANY + "]}",
+    "no types": "{graph: g, body: [], inputs: {" + ", ".join(f"n{i}: q" for i in range(MANY)) + "}}",
+    "no names": "{graph: g, body: [], inputs: {" + ", ".join(f'"{i}-": "f32[]"' for i in range(MANY)) + "}}",
+    "names twice": "{graph: g, body: [" + ", ".join(["{op: a, id: b}"] * MANY) + "]}",
+    "bad expressions": "{graph: g, body: [" + ", ".join(["{alloc: {b: 'f32[1 +]'}}"] * MANY) + "]}",
+}
+
+
+@pytest.mark.parametrize("name", MANY_FINDINGS)
+def test_many_findings_of_a_file(name):
+    """The first thousand, one that says that there are more, and of the one line no more than a part each."""
+    _, found = check_source(MANY_FINDINGS[name].encode(), "g.yaml")
+    most = Limits().findings
+    assert len(found) == most + 1
+    assert found[-1].message == f"more than {most:,} findings: those from here on are not told" and found[-1].mark
+    assert len("\n".join(map(str, found))) < most * 2_000
+
+
+def test_many_findings_of_an_expansion(tmp_path):
+    path = tmp_path / "g.yaml"
+    path.write_text(HEAD + "body:\n" + "".join(f"  - {{op: unknown{number}}}\n" for number in range(MANY)))
+    found = expand_all(load_graph(path), load_config(["tiny"]), registry(), library=GraphLibrary()).problems
+    assert [problem.code for problem in found] == ["G302"] * Limits().findings + ["G105"]
+
+
+def test_a_long_line_is_shown_around_the_place():
+    line = "".join(chr(ord("a") + index % 26) for index in range(10_000))
+    for column in (1, 2, 150, 201, 202, 400, 401, 5_000, 9_900, 10_000):
+        shown = str(Diagnostic("G1", "m", Mark("f", 1, column), source_line=line)).splitlines()
+        assert shown[1][shown[2].index("^")] == line[column - 1] and len(shown[1]) <= MOST_OF_A_LINE + 8, column
+
+
+def test_hints_are_those_of_difflib():
+    rng = random.Random(5)
+    known = [
+        "rms_norm",
+        "num_hidden_layers",
+        "inputs",
+        "outputs",
+        "weights",
+        "a",
+        "",
+        *("".join(rng.choices("abc_", k=5)) for _ in range(20)),
+    ]
+    for _ in range(5_000):
+        name = list(rng.choice(known))
+        for _ in range(rng.randint(0, 4)):
+            at = rng.randrange(len(name) + 1)
+            name[at : at + rng.randint(0, 1)] = rng.choice(("", rng.choice("abcxyz\u20ac")))
+        near = difflib.get_close_matches("".join(name), [other for other in known if other != "".join(name)], n=1, cutoff=0.6)
+        assert did_you_mean("".join(name), known) == (f"did you mean '{near[0]}'?" if near else None), name

@@ -1,0 +1,209 @@
+"""Random graphs in random styles x every strategy: what `--write` changes is scopes and nothing else, as it promised, once.
+
+`pytest -m slow tests/writeback/test_styles.py` takes 1,000 graphs; RINGGRAPH_SEEDS=200:400 takes others.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from runner.base.errors import RinggraphError
+from runner.driver.driver import Setup
+from runner.driver.linting import lint_texts
+from runner.driver.planning import PlanRequest, PlanResult, plan
+from runner.language.library import GraphLibrary
+from runner.program.equivalence import refuse_other_work
+from runner.program.ops import OpRegistry
+from runner.program.program import Program
+from runner.writeback.edits import write_files
+from tests.writeback.styles import random_graph, random_stage, spelled
+
+STRATEGIES = ("annotated", "unscoped", "manual", "auto", "autoscope", "minpeak")
+
+OPS = OpRegistry()
+OPS.op("join", "a: f32[N, M], b: f32[K, M] -> y: f32[P, M]", core="AIV")(lambda a, b, *, y: None)
+SETUP = Setup(ops=OPS)
+
+REASONS = {
+    "an alloc that does not lead its body": "is used after the body, but is not allocated before",
+    "an alias": "used again",
+    "blocks": "lies in another block",
+    "an after": "'after' names",
+    "a spelling": "is written so that it would change",
+    "other waits": "would not do what",
+    "lint": "lint would find",
+    "trips": "has another scope than",
+}
+"""Why something was refused; docs/schedulers.md says each."""
+
+
+def program_of(path: Path) -> Program:
+    return SETUP.program(path)
+
+
+def findings(path: Path) -> list[str]:
+    return [str(finding) for finding in lint_texts(SETUP, path, GraphLibrary())]
+
+
+def written_graph(folder: Path, seed: int) -> Path:
+    """A random graph and a stage that it may use, in files of a folder, of which lint finds nothing: no reader of YAML takes a
+    tab everywhere, and a branch may leave a tensor unread."""
+    rng = random.Random(seed)
+    path = folder / "made.yaml"
+    while True:
+        (folder / "stage.yaml").write_bytes(spelled(random_stage(rng), rng))
+        path.write_bytes(spelled(random_graph(rng), rng))
+        with suppress(RinggraphError):
+            if not findings(folder / "stage.yaml") and not findings(path):
+                return path
+
+
+def figures(found: PlanResult) -> list[tuple[int, int, int]]:
+    return [(ring.safe_bytes, ring.robust_bytes, ring.num_tasks) for ring in found.report.rings]
+
+
+# --- what must not change ---------------------------------------------------------------------------------------------
+
+
+def loader_of(text: str) -> Any:
+    """The reader of YAML that takes the text: one of the two takes a tab where the other does not."""
+    try:
+        list(yaml.parse(text, Loader=yaml.SafeLoader))
+    except yaml.YAMLError:
+        return yaml.CSafeLoader
+    return yaml.SafeLoader
+
+
+def loaded(data: bytes) -> Any:
+    text = data.decode("utf-8-sig")
+    return yaml.load(text, Loader=loader_of(text))
+
+
+def comments(data: bytes) -> list[str]:
+    """Every comment of a file, as a reader of YAML finds them; those that the writer adds apart."""
+    text, found, end = data.decode("utf-8-sig"), [], 0
+    for token in yaml.scan(text, Loader=loader_of(text)):
+        found += re.findall(r"#[^\r\n]*", text[end : token.start_mark.index])
+        if isinstance(token, yaml.ScalarToken) and token.style in ("|", ">"):
+            found += re.findall(r"^[|>][-+0-9]*\s+(#[^\r\n]*)", text[token.start_mark.index : token.end_mark.index])
+        end = max(end, token.end_mark.index)
+    return [comment for comment in found if "ignore[G317]" not in comment]
+
+
+def flat(body: Any) -> list[Any]:
+    """A body without its scopes and allocs, where an output that makes a tensor only names it."""
+    found = []
+    for item in body if isinstance(body, list) else [body]:
+        if "scope" in item:
+            found += flat(item["body"])
+        elif "alloc" not in item:
+            item = dict(item)
+            for key in ("body", "then", "else"):
+                if key in item:
+                    item[key] = flat(item[key])
+            if "out" in item:
+                item["out"] = {
+                    operand: region.partition(":")[0] if ": f32" in region else region for operand, region in item["out"].items()
+                }
+            found.append(item)
+    return found
+
+
+def made(body: Any) -> Counter[str]:
+    """The tensors that are made in a body, with their types, wherever."""
+    found: Counter[str] = Counter()
+    for item in body if isinstance(body, list) else [body]:
+        found.update(f"{name}: {spec}" for name, spec in item.get("alloc", {}).items())
+        found.update(region for region in item.get("out", {}).values() if ": f32" in region)
+        for key in ("body", "then", "else"):
+            found.update(made(item[key]) if key in item else {})
+    return found
+
+
+def letters(data: bytes) -> list[str]:
+    """Words of a file."""
+    return re.findall(r"[\w☕é]+", data.decode("utf-8-sig"))
+
+
+def check_only_scopes_changed(before: bytes, after: bytes, strategy: str) -> None:
+    assert sorted(comments(before)) == sorted(comments(after))
+    old, new = (loaded(data) for data in (before, after))
+    assert {key: value for key, value in old.items() if key != "body"} == {
+        key: value for key, value in new.items() if key != "body"
+    }
+    assert flat(old["body"]) == flat(new["body"])
+    assert made(old["body"]) == made(new["body"])
+    for sign in (b"\xef\xbb\xbf", b"---", "☕".encode(), b"&", b"*"):
+        assert before.count(sign) == after.count(sign)
+    assert before.count(b"\r\n") in (0, before.count(b"\n")) and after.count(b"\r\n") in (0, after.count(b"\n"))
+    assert (b"\r" in before) == (b"\r" in after)
+    assert before.endswith(b"\n") == after.endswith(b"\n")
+    if strategy == "autoscope":  # puts in, and takes nothing out but the types of what it allocates earlier
+        gone = Counter(letters(before)) - Counter(letters(after))
+        assert not gone, gone
+
+
+# --- the campaign -----------------------------------------------------------------------------------------------------
+
+
+def outcome(path: Path, strategy: str) -> str:
+    """Plans with `--write`, writes, and checks all of it; says what became of it."""
+    texts = {file: file.read_bytes() for file in path.parent.iterdir()}
+    before = program_of(path)
+    request = PlanRequest(path, strategy, write=True, allow_missing_edges=True)
+    try:
+        found = plan(SETUP, request)
+    except RinggraphError as error:
+        assert texts == {file: file.read_bytes() for file in path.parent.iterdir()}
+        reason = next((name for name, words in REASONS.items() if words in str(error)), None)
+        assert reason is not None and str(path.parent) in str(error) and not re.search(r"\bG\d\d\d\b", str(error)), str(error)
+        return f"refused: {reason}"
+    write_files(found.texts)
+    for file, data in texts.items():
+        check_only_scopes_changed(data, file.read_bytes(), strategy)
+        assert (file in found.texts) == (data != file.read_bytes())
+    assert findings(path) == []
+    assert figures(plan(SETUP, PlanRequest(path, allow_missing_edges=True))) == figures(found)
+    refuse_other_work(before, program_of(path))
+    again = plan(SETUP, request)
+    assert again.texts == {} and figures(again) == figures(found)
+    return "written" if found.texts else "nothing to write"
+
+
+def campaign(folder: Path, seeds: range) -> dict[str, Counter[str]]:
+    counts: dict[str, Counter[str]] = {strategy: Counter() for strategy in STRATEGIES}
+    for seed in seeds:
+        path = written_graph(folder, seed)
+        texts = {file: file.read_bytes() for file in folder.iterdir()}
+        for strategy in STRATEGIES:
+            for file, data in texts.items():
+                file.write_bytes(data)
+            try:
+                counts[strategy][outcome(path, strategy)] += 1
+            except Exception as error:
+                raise AssertionError(f"seed {seed}, {strategy}: {error}\n{path.read_text()}") from error
+    return counts
+
+
+def test_what_is_written_is_scopes_and_nothing_else(tmp_path: Path) -> None:
+    counts = campaign(tmp_path, range(6))
+    assert counts["minpeak"]["written"] >= 3 and counts["autoscope"]["written"] >= 3
+    assert not any(name.startswith("refused") for name in counts["minpeak"])
+
+
+@pytest.mark.slow
+def test_a_thousand_graphs_in_a_thousand_styles(tmp_path: Path) -> None:
+    first, _, end = os.environ.get("RINGGRAPH_SEEDS", "0:1000").partition(":")
+    counts = campaign(tmp_path, range(int(first), int(end)))
+    for strategy, found in counts.items():
+        print(f"{strategy}: {dict(found)}")
+    assert not any(name.startswith("refused") for name in counts["minpeak"])
