@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-LEFT_OUT = ("mark", "end_mark", "evaluate", "program")
+LEFT_OUT = ("mark", "end_mark", "evaluate", "program", "races")
 
 
 def digest(value: Any) -> str:

@@ -20,7 +20,7 @@ Sets = Annotated[list[str], typer.Option("--set", metavar="KEY=VALUE", help="Ove
 Deploy = Annotated[str | None, typer.Option("--deploy", metavar="NAME", help="decode (8x1), decode-mtp (4x2), prefill (1x128).")]
 Ep = Annotated[int | None, typer.Option("--ep", min=1, metavar="N", help="Expert-parallel ranks.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-GraphName = Annotated[str, typer.Argument(metavar="GRAPH", help="A graph file, or the name of a shipped graph.")]
+GraphName = Annotated[str, typer.Argument(metavar="GRAPH", help="A graph file, a shipped graph's name, or a recorded program.")]
 Checkpoint = Annotated[str, typer.Option("--checkpoint", metavar="DIR", help="Folder with config.json and safetensors.")]
 Device = Annotated[str, typer.Option("--device", help="A torch device: cpu, cuda, npu (with torch_npu installed).")]
 Workers = Annotated[int, typer.Option("--workers", min=0, metavar="N", help="Worker threads; 0 or 1 runs tasks in order.")]

@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from runner.base.errors import ConfigError, DeadlockError, Diagnostic, RinggraphError, ScheduleError
+from runner.base.reading import parse_json
 from runner.base.records import collector_off
 from runner.driver.driver import Setup, program_of
+from runner.driver.recorded import Recorded, is_recorded, open_recorded
 from runner.driver.write import Texts, new_texts, settled_texts
 from runner.language.library import GraphLibrary
 from runner.program.ops import OpRegistry
+from runner.recorded.plans import plan_json, recorded_run
 from runner.report.diff import ScopeDifference, Side, diff_json, read_side, scope_differences, scope_rows, side_of
 from runner.report.schedule import ScheduleReport, deadlock_error, make_report, report_json
 from runner.rings.capacity import ring_loads, safe_heap
@@ -82,6 +85,11 @@ class TimedOptions:
         if self.profile is not None:
             return Timing(self.submit_us, measured_us(planned, self.profile), *cores, on)
         return Timing(self.submit_us, estimated_us(planned, ops, dtypes, Rates()), *cores, on)
+
+    def of_recorded(self, recorded: Recorded, planned: Schedule) -> Timing:
+        """The timing of a plan of a recorded program: what an option leaves at its default is as recorded; raises ConfigError."""
+        submit_us = None if self.submit_us == SUBMIT_US else self.submit_us
+        return recorded.timing(planned, submit_us, self.task_us, self.cores, self.profile, self.device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +159,24 @@ class Placed:
     schedule: Schedule
     timing: Callable[[], Timing]
     plan: Plan | None = None
+    recorded: Recorded | None = None
+
+    def sizes(self, request: PlanRequest) -> RingSizes:
+        """The rings to replay in; a recorded program has those of its run, and where it is planned anew heaps that are safe."""
+        if self.recorded is not None and not any(request.rings):
+            sizes = self.recorded.recording.sizes
+            is_safe = self.schedule.strategy != "annotated"
+        else:
+            sizes, is_safe = request.sizes(), request.rings[0] == "safe"
+        return sizes.with_heap([safe_heap(load) for load in ring_loads(self.schedule)]) if is_safe else sizes
 
 
 @dataclass(frozen=True)
 class PlanResult:
-    """What a request comes to. `warnings` are edges that a manual scope lacks; `texts` the files that `write` would change."""
+    """What a request comes to. `warnings` are edges that a manual scope lacks; `texts` the files that `write` would change.
+
+    `recorded` is the program if it is a recorded one, `timed_recorded` the timed replay of what the device ran.
+    """
 
     request: PlanRequest
     schedule: Schedule
@@ -165,6 +186,23 @@ class PlanResult:
     plan: Plan | None = None
     warnings: tuple[Diagnostic, ...] = ()
     texts: Texts = field(default_factory=dict)
+    recorded: Recorded | None = None
+    timed_recorded: Replay | None = None
+
+    @property
+    def changes(self) -> dict[str, Any] | None:
+        """What the plan changes of a recorded program (`runner.recorded.plans.plan_json`), None of a graph."""
+        found = self.recorded
+        return None if found is None else plan_json(found.recording, found.schedule, self.schedule)
+
+    @property
+    def run(self) -> dict[str, Any] | None:
+        """The recorded run's time (`runner.recorded.plans.recorded_run`) beside timed replays; None where none was recorded."""
+        run = None if self.recorded is None else recorded_run(self.recorded.recording)
+        if run is None or self.timed_recorded is None:
+            return run
+        as_recorded, planned = self.timed_recorded.makespan_us, self.report.makespan_us
+        return run | {"timed_as_recorded_us": as_recorded, "timed_as_planned_us": planned}
 
     @property
     def certificate(self) -> dict[str, Any] | None:
@@ -201,7 +239,8 @@ class PlanResult:
         proved = {} if self.plan is None else {"certificate": self.certificate}
         refused = {"refused": None if self.refusal is None else str(self.refusal)}
         scopes = {"scopes": [asdict(row) for row in scope_rows(self.schedule)]}
-        return head | proved | report_json(self.report) | refused | scopes
+        recorded = {} if self.recorded is None else {"plan": self.changes, "run": self.run}
+        return head | proved | report_json(self.report) | refused | scopes | recorded
 
 
 def certificate_json(plan: Plan) -> dict[str, Any]:
@@ -225,12 +264,10 @@ def plan(setup: Setup, request: PlanRequest, say: Say | None = None) -> PlanResu
     A pool that edges to lagging producers can fill is the one deadlock that an eager replay does not see: where it threatens, a
     deadlock of the lagging replay is the result's. Where that replay passes, another run may not: `PlanResult.refusal` says so.
     """
-    sizes = request.sizes()
+    request.sizes()  # refuses what cannot be before anything is planned
     with collector_off():
         placed, texts = _written(setup, request, say) if request.write else (place(setup, request, say=say), {})
-        planned = placed.schedule
-        if request.rings[0] == "safe":
-            sizes = sizes.with_heap([safe_heap(load) for load in ring_loads(planned)])
+        planned, sizes = placed.schedule, placed.sizes(request)
         replay = replay_under(request.progress, planned, sizes, placed.timing)
         if replay.deadlock is None and _pool_may_overflow(planned, sizes):
             lagged = lagging(planned, sizes)
@@ -242,7 +279,12 @@ def plan(setup: Setup, request: PlanRequest, say: Say | None = None) -> PlanResu
             timed_replay = replay if request.progress == "timed" else timed(planned, sizes, placed.timing())
             unlimited = run_unlimited(planned, placed.timing())
         report = make_report(replay, timed_replay, unlimited)
-    return PlanResult(request, planned, sizes, replay, report, placed.plan, tuple(warnings), texts)
+    if placed.recorded is None:
+        return PlanResult(request, planned, sizes, replay, report, placed.plan, tuple(warnings), texts)
+    known, recorded = placed.recorded.recording, placed.recorded
+    as_recorded = timed(recorded.schedule, known.sizes, request.timed.of_recorded(recorded, recorded.schedule))
+    warnings += recorded.warnings
+    return PlanResult(request, planned, sizes, replay, report, placed.plan, tuple(warnings), texts, recorded, as_recorded)
 
 
 def place(
@@ -260,6 +302,8 @@ def place(
     """
     chosen = scheduler or request.scheduler
     strategy = get_scheduler(chosen) if isinstance(chosen, str) else chosen
+    if is_recorded(request.graph):
+        return _place_recorded(setup, request, strategy, say)
     library = library or GraphLibrary()
     config = setup.config(request.graph, library)
     program = program_of(request.graph, config, routing=request.routing, library=library, ops=setup.registry)
@@ -271,6 +315,21 @@ def place(
     given = {"batch_allocs": request.batch_allocs, "timing": timing, "report": plans.append, "progress": say}
     schedule = strategy(program, given | request.minpeak.mapping() | {"written": written})
     return Placed(schedule, lambda: timing(schedule), plans[-1] if plans else None)
+
+
+def _place_recorded(setup: Setup, request: PlanRequest, strategy: Scheduler, say: Say | None) -> Placed:
+    """The placement of a recorded program."""
+    if request.write:
+        raise ConfigError(f"--write has no meaning for '{request.graph}', a recorded program: there is no graph to write to")
+    recorded = open_recorded(setup, request.graph, None if request.routing == PlanRequest("").routing else request.routing)
+    plans: list[Plan] = []
+
+    def timing(schedule: Schedule) -> Timing:
+        return request.timed.of_recorded(recorded, schedule)
+
+    given = {"batch_allocs": request.batch_allocs, "timing": timing, "report": plans.append, "progress": say}
+    schedule = strategy(recorded.program, given | request.minpeak.mapping())
+    return Placed(schedule, lambda: timing(schedule), plans[-1] if plans else None, recorded)
 
 
 def _written(setup: Setup, request: PlanRequest, say: Say | None) -> tuple[Placed, Texts]:
@@ -315,6 +374,15 @@ def replay_under(progress: str, planned: Schedule, sizes: RingSizes, timing: Cal
 # --- comparison -------------------------------------------------------------------------------------------------------
 
 
+def _is_program(path: Path) -> bool:
+    """Whether a JSON file is a recorded program, and no plan of `schedule --json`; what cannot be read is told later."""
+    try:
+        data = parse_json(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(data, dict) and "program" in data
+
+
 @dataclass(frozen=True, slots=True)
 class PlanDifference:
     """Two schedules side by side, per ring and per scope."""
@@ -336,7 +404,7 @@ def compare(
     def side(given: str | PlanResult) -> Side:
         if isinstance(given, PlanResult):
             return side_of(given.schedule, f"{given.schedule.name}:{given.schedule.strategy}")
-        if given.endswith(".json"):
+        if given.endswith(".json") and not _is_program(Path(given)):
             return read_side(Path(given))
         graph, _, strategy = given.partition(":")
         return side_of(place(setup, replace(request, graph=graph), scheduler=strategy or None, say=say).schedule, given)
