@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from runner.cli import options
-from runner.cli.shared import MIB, console, print_json, table
+from runner.cli.shared import MIB, console, messages, print_json, table
 from runner.driver.driver import Setup
 from runner.rings import defaults
 
@@ -118,24 +118,25 @@ def replay_recorded(
 
     recording = read_recording(program)
     on = get_device(device)
-    counts = (on.aic, on.aiv) if cores is None else parse_cores(cores)
     each_us = Rates().task_us if task_us is None else task_us  # a recording has no ops whose costs are known
-    timing = uniform_timing(submit_us, each_us, counts, on)
-    if progress is None:
-        replay = replay_recording(recording)
-    else:
+    timing = uniform_timing(submit_us, each_us, (on.aic, on.aiv) if cores is None else parse_cores(cores), on)
+    replay = replay_recording(recording)
+    if progress is not None:
         replay = replay_under(progress, schedule_of(recording), recording.sizes, lambda: timing)
-    found = recorded_from_replay(replay)
+    found = recorded_from_replay(replay, bool(recording.facts.get("with_pool")))
     if as_json:
         print_json(found)
-        return
-    print(f"{found['outcome']['name']}: {replay.deadlock}" if replay.deadlock else "ok")
-    if progress == "timed":
-        print(f"timed assumes {submit_us:g} us a submission, {each_us:g} us a task, cores {cores}")
-    _print_replayed(found)
+    else:
+        print(f"{found['outcome']['name']}: {replay.deadlock}" if replay.deadlock else "ok")
+        if progress == "timed":
+            workers = cores or f"aic={on.aic},aiv={on.aiv}"
+            print(f"timed assumes {submit_us:g} us a submission, {each_us:g} us a task, cores {workers} of {device}")
+        for warning in recording.sizes.warnings():
+            messages().print(f"warning: {warning}")
+        _print_replay(found)
 
 
-def _print_replayed(found: dict[str, Any]) -> None:
+def _print_replay(found: dict[str, Any]) -> None:
     for title, rows in (("scope records", found["records"]), ("blocks", found["blocks"])):
         if rows:
             out = table(*(name if name in ("phase", "name") else f"{name}>" for name in rows[0]), title=f"\n{title}")

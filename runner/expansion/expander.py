@@ -212,11 +212,7 @@ class _Walk:
             self.builder.attrs.append((index, context, node.param_attrs))
             self.builder.num_obstacles += node.rules_read_attrs
         self.builder.num_obstacles += node.is_faulty
-        after = self.after(item.after, frame, context) if item.after else ()
-        wait_only: tuple[int, ...] = ()
-        if item.after_wait_only:
-            wait_only = tuple(task for task in self.after(item.after_wait_only, frame, context) if task not in after)
-            after = tuple(sorted((*after, *wait_only)))
+        after, wait_only = self.explicit(item, frame, context) if item.after or item.after_wait_only else ((), ())
         if context.wants(item.id):
             frame.ids[item.id] = [index]
         made.waits.discard(index)
@@ -302,6 +298,12 @@ class _Walk:
         for below, tasks in inner.ids.items():
             if context.wants(f"{name}.{below}"):
                 frame.ids.setdefault(f"{name}.{below}", []).extend(tasks)
+
+    def explicit(self, item: Op, frame: Frame, context: Context) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The tasks that an op names as explicit edges, and those of them that it only waits for."""
+        keeping, waiting = (self.after(names, frame, context) for names in (item.after, item.after_wait_only))
+        wait_only = tuple([task for task in waiting if task not in keeping])
+        return tuple(sorted((*keeping, *wait_only))), wait_only
 
     def after(self, names: Sequence[Text], frame: Frame, context: Context) -> tuple[int, ...]:
         """The tasks of an `after` list, here or in a body around; in a loop, if not made yet, those of the trip before."""

@@ -12,6 +12,7 @@ from runner.base.reading import read_json
 from runner.recorded.conformance import read_conformance
 from runner.recorded.edges import schedule_of
 from runner.recorded.recording import Recording
+from runner.rings.heap import ScopeRecord
 from runner.rings.replay import Replay, eager, in_steps
 from runner.rings.schedule import NUM_RINGS, Begin, End, Schedule, ScopeInfo, Step, Submission, Submit
 from runner.rings.sizes import RingSizes
@@ -59,8 +60,11 @@ def replay_recording(recording: Recording) -> Replay:
     return eager(schedule, recording.sizes)
 
 
-def recorded_from_replay(replay: Replay) -> dict[str, Any]:
-    """`outcome`, `records` and `blocks` of a replay in the conformance format."""
+def recorded_from_replay(replay: Replay, with_pool: bool = False) -> dict[str, Any]:
+    """`outcome`, `records` and `blocks` of a replay in the conformance format.
+
+    `with_pool`: records have pool and tensormap too, as those of programs that say their progress have.
+    """
     deadlock = replay.deadlock
     outcome: dict[str, Any] = {"ok": True, "code": 0, "name": "none"}
     if deadlock is not None:
@@ -77,13 +81,16 @@ def recorded_from_replay(replay: Replay) -> dict[str, Any]:
             "task_window_end": r.slots_head,
             "heap_start": r.heap_tail,
             "heap_end": r.heap_head,
-            "dep_pool_start": r.pool_tail + 1,
-            "dep_pool_end": r.pool_head + 1,
-            "tensormap": r.tensormap,
         }
+        | (_pool_record(r) if with_pool else {})
         for r in replay.records
     ]
     return {"outcome": outcome, "records": records, "blocks": list(_blocks(replay))}
+
+
+def _pool_record(record: ScopeRecord) -> dict[str, int]:
+    """The runtime's pool counters begin at 1."""
+    return {"dep_pool_start": record.pool_tail + 1, "dep_pool_end": record.pool_head + 1, "tensormap": record.tensormap}
 
 
 def _blocks(replay: Replay) -> Iterable[dict[str, Any]]:

@@ -174,6 +174,8 @@ def deadlock_error(schedule: Schedule, sizes: RingSizes, report: ScheduleReport)
     assert deadlock is not None
     lines = [f"{deadlock.name}: {deadlock}"]
     lines += [f"  {what}: {mark}" for what, mark in _places(deadlock) if mark is not None]
+    if deadlock.code == 5:  # no sizes help
+        return DeadlockError("\n".join(lines), deadlock)
     loads = ring_loads(schedule)
     heap = [size if fits(load, size) else safe_heap(load) for size, load in zip(sizes.heap, loads, strict=True)]
     options = [f"{_OPTIONS[name]} {four}" for name, _, four in (line.partition("=") for line in remedies(report)[1:])]

@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from runner.base.errors import Mark, ScheduleError
-from runner.rings.schedule import MAX_TENSORS, NUM_RINGS, Schedule
+from runner.rings.schedule import MAX_SCOPES, MAX_TENSORS, NUM_RINGS, Schedule
 from runner.rings.sizes import RingSizes
 from runner.rings.tensormap import CAPACITY as TENSORMAP_ENTRIES
 from runner.rings.tensormap import TensorMap
@@ -494,10 +494,13 @@ class RingHeap:
     def invalid_scope(self, scope: int) -> Deadlock | None:
         """The same of a scope that is to be opened."""
         scopes = self.schedule.scopes
+        refused = f"a scope beside {MAX_SCOPES} that are open" if len(self._open) >= MAX_SCOPES else ""
         if self._open and scopes[scope].mode == "auto" and scopes[self._open[-1][0]].mode == "manual":
-            facts = self._facts(0, 5, "", None, "an auto scope in a manual one")
-            return replace(facts, block=scopes[scope].name, submission=-1, mark=scopes[scope].mark)
-        return None
+            refused = "an auto scope in a manual one"
+        if not refused:
+            return None
+        facts = self._facts(0, 5, "", None, refused)
+        return replace(facts, block=scopes[scope].name, submission=-1, mark=scopes[scope].mark)
 
     def _oldest_open(self, index: int) -> int | None:
         for _, ring, members in self._open:

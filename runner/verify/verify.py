@@ -3,7 +3,7 @@
 It shares no code with `runner.rings.heap` and with no scheduler: it simulates the rings on intervals of bytes and works out from
 the program's regions which tasks must be ordered (`runner.verify.edges`). Findings have a code:
 
-V1 structure (scopes, submissions, trips)   V2 mode (AUTO in MANUAL, too many open)   V3 block (alignment, bounds, size)
+V1 structure (scopes, submissions, trips)   V2 mode (AUTO in MANUAL, too many open)   V3 block (alignment, bounds, size, tensors)
 V4 capacity (a ring is too small)           V5 read after close                  V6 missing edge: order, or a block kept alive
 """
 
@@ -147,6 +147,9 @@ def _blocks(schedule: Schedule) -> Iterator[Diagnostic]:
             message = f"the block of '{item.name}' has {item.size_bytes:,} bytes"
             rule = f"expected a multiple of {BLOCK_ALIGN:,}, at most {MAX_BLOCK_BYTES:,}"
             yield _finding("V3", f"{message}, {rule}", item.mark)
+        if item.num_tensors > MAX_TENSORS:
+            message = f"'{item.name}' has {item.num_tensors} tensors, at most {MAX_TENSORS} are possible"
+            yield _finding("V3", message, item.mark)
         for slot in item.slots:
             if slot.offset % BLOCK_ALIGN or slot.offset < 0 or slot.offset + slot.size_bytes > item.size_bytes:
                 place = f"[{slot.offset:,}, {slot.offset + slot.size_bytes:,})"

@@ -567,6 +567,22 @@ body:
     assert [task(program, name).after for name in ("s.b", "d", "e")] == [(0,), (1, 2, 3), (2, 3)]
 
 
+def test_edges_that_only_wait_are_told_from_those_that_keep(tmp_path):
+    """In a loop too, copied or not; an id that both lists name keeps."""
+    text = """\
+inputs: {x: "f32[4]"}
+body:
+  - for: k
+    range: 3
+    body:
+      - {op: make, id: a, out: {y: "f32[1]"}}
+      - {op: make, id: b, out: {y: "f32[1]"}}
+      - {op: make, id: c, out: {y: "f32[1]"}, after: [a], after_wait_only: [b, a]}
+"""
+    program = program_of(text, tmp_path)
+    assert [(t.after, t.wait_only) for t in program.tasks[2::3]] == [((k, k + 1), (k + 1,)) for k in (0, 3, 6)]
+
+
 def test_after_in_a_loop_may_mean_the_trip_before(tmp_path):
     program = program_of(
         """\

@@ -21,11 +21,9 @@ def test_there_are_cases():
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_recorded_case(path):
     recorded = load_json(path)
-    got = recorded_from_replay(replay_recording(read_conformance(recorded)))
+    got = recorded_from_replay(replay_recording(read_conformance(recorded)), "progress" in recorded)
     assert got["outcome"] | recorded["outcome"] == got["outcome"]
-    assert len(got["records"]) == len(recorded["records"])
-    for ours, theirs in zip(got["records"], recorded["records"], strict=True):
-        assert ours | theirs == ours
+    assert got["records"] == recorded["records"]
     if "blocks_omitted" in recorded:
         assert len(got["blocks"]) == recorded["blocks_omitted"]
     else:

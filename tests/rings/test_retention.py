@@ -16,6 +16,7 @@ from runner.rings.replay import eager, in_steps, lagging
 from runner.rings.schedule import Begin, Read, Submit
 from runner.rings.sizes import RingSizes
 from runner.rings.timed import Timing, timed, uniform_timing
+from runner.verify.verify import verify
 
 KIB = 1024
 
@@ -169,3 +170,26 @@ def test_devices_are_known_by_name():
     assert (device("a2a3").aic, device("a2a3").aiv, device("a2a3").clock_hz) == (24, 48, 50_000_000)
     with pytest.raises(ConfigError, match="no device is called 'a6'"):
         device("a6")
+
+
+# --- limits -----------------------------------------------------------------------------------------------------------
+
+
+def test_at_most_64_scopes_are_open():
+    def nested(num):
+        item = {"alloc": "a", "bytes": 1}
+        for _ in range(num):
+            item = {"scope": [item]}
+        recording = recorded(item)
+        return eager(schedule_of(recording), recording.sizes).deadlock
+
+    assert nested(63) is None
+    assert (nested(64).code, nested(64).refused) == (5, "a scope beside 64 that are open")
+
+
+def test_at_most_32_tensors_in_a_submission():
+    for num, code in ((32, None), (33, 5)):
+        recording = recorded({"alloc": [{"name": f"v{i}", "bytes": 1} for i in range(num)]})
+        found = eager(schedule_of(recording), recording.sizes).deadlock
+        assert (found and found.code) == code
+        assert [d.code for d in verify(schedule_of(recording))] == (["V3"] if code else [])
