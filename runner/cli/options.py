@@ -29,7 +29,10 @@ Deploy = Annotated[
 Ep = Annotated[int | None, typer.Option("--ep", min=1, metavar="N", help="Expert-parallel ranks.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 GraphName = Annotated[
-    str, typer.Argument(metavar="GRAPH", autocompletion=completion.graphs, help="A graph file, or the name of a shipped graph.")
+    str,
+    typer.Argument(
+        metavar="GRAPH", autocompletion=completion.graphs, help="A graph file, a shipped graph's name, or a recorded program."
+    ),
 ]
 Checkpoint = Annotated[str, typer.Option("--checkpoint", metavar="DIR", help="Folder with config.json and safetensors.")]
 Device = Annotated[

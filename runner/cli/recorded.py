@@ -1,4 +1,4 @@
-"""`ringgraph ring-heap | scope-stats`: programs and scope stats that a device recorded, or that were predicted."""
+"""`ringgraph recorded | ring-heap | scope-stats`: programs and scope stats that a device recorded, or that were predicted."""
 
 from __future__ import annotations
 
@@ -17,12 +17,79 @@ if TYPE_CHECKING:
     from runner.recorded.scope_stats import Parting, StatsFile
 
 ring_heap_app = typer.Typer(help="The ring heaps themselves.", no_args_is_help=True)
+recorded_app = typer.Typer(help="Programs that were recorded: captures, the conformance format, traces.", no_args_is_help=True)
 scope_stats_app = typer.Typer(help="Scope stats, predicted or recorded on a device.", no_args_is_help=True)
 
 
 def register(app: typer.Typer) -> None:
     app.add_typer(ring_heap_app, name="ring-heap")
     app.add_typer(scope_stats_app, name="scope-stats")
+    app.add_typer(recorded_app, name="recorded")
+
+
+# --- recorded show ----------------------------------------------------------------------------------------------------
+
+
+@recorded_app.command("show")
+def show_recorded(
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="A capture's folder, a program (.json), a trace (.jsonl, .jsonl.xz).")
+    ],
+    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write it in the conformance format.")] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show what a recorded program is rebuilt to: scopes, submissions, blocks, edges; what is a guess, and what is proved."""
+    import json
+
+    from runner.base.files import check_writable, write_text
+    from runner.recorded.opening import read_recording
+    from runner.recorded.showing import Shown
+    from runner.recorded.writing import program_json
+
+    if out is not None:
+        check_writable(out)
+    recording = read_recording(path)
+    if out is not None:
+        write_text(out, json.dumps(program_json(recording), indent=1) + "\n")
+    found = Shown.of(recording).as_json()
+    if as_json:
+        print_json(found)
+    else:
+        _print_recorded(recording.name, found)
+
+
+def _print_recorded(name: str, found: dict[str, Any]) -> None:
+    submissions, blocks = found["submissions"], found["blocks"]
+    exact = sum(block["exact"] for block in blocks)
+    print(
+        f"{name}: {len(submissions):,} submissions in {len(found['scopes']):,} scopes, {len(blocks):,} tensors, {exact:,} exact"
+    )
+    for title in ("rings", "scopes", "submissions", "blocks", "edges"):
+        rows = [({"": k} if title in ("scopes", "submissions") else {}) | row for k, row in enumerate(found[title])]
+        if rows:
+            numbers = {key for key, value in rows[0].items() if not isinstance(value, str | bool)}
+            out = table(*(f"{key}>" if key in numbers else key for key in rows[0]), title=f"\n{title}")
+            for row in rows:
+                out.add_row(*map(_cell, row.values()))
+            console().print(out)
+    print()
+    for text in found["estimated"]:
+        print(f"a guess: {text}")
+    proof = found["proof"]
+    if not any(proof[what][1] for what in ("addresses", "scopes", "edges")):
+        print("nothing was recorded that a replay could be compared with")
+        return
+    for what, as_recorded in (("addresses", "named addresses"), ("scopes", "closed scopes"), ("edges", "edges")):
+        print(f"as recorded: {proof[what][0]:,} of {proof[what][1]:,} {as_recorded}")
+    print("proof complete" if proof["complete"] else f"first that is not: {proof['first_wrong']}")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,.2f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 # --- ring-heap replay -------------------------------------------------------------------------------------------------
@@ -30,7 +97,7 @@ def register(app: typer.Typer) -> None:
 
 @ring_heap_app.command("replay")
 def replay_recorded(
-    program: Annotated[Path, typer.Argument(metavar="PROGRAM.json", help="A program in the conformance format.")],
+    program: Annotated[Path, typer.Argument(metavar="PATH", help="A program in the conformance format, a capture or a trace.")],
     progress: Annotated[
         str | None,
         typer.Option("--progress", metavar="MODEL", help="eager, lagging or timed in place of what the program says."),
@@ -43,14 +110,14 @@ def replay_recorded(
 ) -> None:
     """Replay a recorded program and print its outcome, scope records and blocks."""
     from runner.driver.planning import replay_under
-    from runner.recorded.conformance import read_conformance
     from runner.recorded.edges import schedule_of
-    from runner.recorded.programs import load_json, recorded_from_replay, replay_recording
+    from runner.recorded.opening import read_recording
+    from runner.recorded.programs import recorded_from_replay, replay_recording
     from runner.rings.devices.devices import device as get_device
     from runner.rings.devices.durations import Rates
     from runner.rings.timed import parse_cores, uniform_timing
 
-    recording = read_conformance(load_json(program), str(program))
+    recording = read_recording(program)
     on = get_device(device)
     each_us = Rates().task_us if task_us is None else task_us  # a recording has no ops whose costs are known
     timing = uniform_timing(submit_us, each_us, (on.aic, on.aiv) if cores is None else parse_cores(cores), on)

@@ -140,12 +140,33 @@ def _print_plan(found: PlanResult) -> None:
     if report.makespan_us is not None:
         print(f"timed: makespan {_ms(report.makespan_us)}, submission stalled {_ms(report.stall_us)} of it; ", end="")
         print(f"with unlimited rings {_ms(report.unlimited_makespan_us)} and {_ms(report.unlimited_stall_us)}")
-        print(f"timed assumes {found.request.timed}")
+        assumed = str(found.request.timed) if found.recorded is None else "what was recorded, where no option says else"
+        print(f"timed assumes {assumed}")
     print(f"PTO2_RING_HEAP={','.join(str(ring.safe_bytes) for ring in report.rings)}")
     _print_memory(report)
+    if found.recorded is not None:
+        _print_recorded(found)
     _print_caveats(report, found.schedule)
     if found.certificate is not None:
         _print_certificate(found.certificate)
+
+
+def _print_recorded(found: PlanResult) -> None:
+    """What a plan changes of a recorded program, in its own words, and its times beside the recorded one."""
+    from runner.recorded.plans import plan_lines
+
+    assert found.recorded is not None and found.changes is not None
+    print()
+    for line in plan_lines(found.recorded.recording, found.changes):
+        print(line)
+    run = found.run
+    if run is None:
+        return
+    recorded, as_recorded, as_planned = (_ms(run[f"{name}_us"]) for name in ("makespan", "timed_as_recorded", "timed_as_planned"))
+    print(f"\nmakespan recorded {recorded}; timed as recorded {as_recorded}, as planned {as_planned}")
+    kernels, data, core = (_ms(run[f"{name}_us"]) for name in ("kernels", "data_gaps", "core_gaps"))
+    print(f"the last chain of the recorded run: {run['tasks']:,} tasks took {kernels}, waits for data {data}, for cores {core}")
+    print(f"{run['after_core']:,} of them followed another task of the core that they were given; timed may choose a free one")
 
 
 def _print_rings(report: ScheduleReport) -> None:

@@ -13,6 +13,7 @@ from runner.driver.driver import Setup, resolve, ring_sizes, routing_notes, sche
 from runner.driver.frontier import trace_frontier
 from runner.driver.linting import lint
 from runner.driver.planning import MinpeakOptions, PlanDifference, PlanRequest, PlanResult, TimedOptions, compare, place, plan
+from runner.driver.recorded import is_recorded, open_recorded
 from runner.driver.sizing import SizeResult, size
 from runner.language.graph import Graph
 from runner.language.library import load_graph
@@ -43,10 +44,11 @@ class Driver:
     ep       expert-parallel ranks
     ops      ops that graphs may use beside the registered ones
 
-    A graph is a file, or the name of a shipped one. A scheduler is a name, or a function `(program, options) -> Schedule`.
+    A graph is a file, the name of a shipped one, or a recorded program (a capture's folder, a `.json` file, a trace), for which
+    no configuration may be given. A scheduler is a name, or a function `(program, options) -> Schedule`.
     """
 
-    config: str | Path | Sequence[str | Path] = "tiny"
+    config: str | Path | Sequence[str | Path] = ()
     sets: Sequence[str] = ()
     deploy: str | None = None
     ep: int | None = None
@@ -73,6 +75,8 @@ class Driver:
 
     def expand(self, graph: str | Path, routing: str = ROUTING) -> Program:
         """All tasks of a graph in submission order, with the dynamic loops' trips that `routing` says."""
+        if is_recorded(graph):
+            return open_recorded(self.setup, graph, None if routing == "bound" else routing).program
         return self.setup.program(graph, routing=routing)
 
     def explain(self, graph: str | Path, node: str) -> Explanation:
@@ -123,6 +127,10 @@ class Driver:
         Routing and `timed` are those of `plan` where they are not given.
         """
         given = timed or TimedOptions()
+        if is_recorded(graph):
+            recorded = open_recorded(self.setup, graph)
+            name, plans = recorded.recording.name, recorded.program
+            return trace_frontier(plans, lambda schedule: given.of_recorded(recorded, schedule), name, num_points, say)
         config, program = self.resolve(graph), self.expand(graph, routing)
         name = f"{program.name}, routing {routing}"
         found = trace_frontier(

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from runner.base.errors import ConfigError, DeadlockError, Diagnostic, RinggraphError, ScheduleError
+from runner.base.reading import parse_json
 from runner.base.records import collector_off
 from runner.driver.driver import Setup, program_of, routing_notes
 from runner.driver.linting import lint_texts
+from runner.driver.recorded import Recorded, is_recorded, open_recorded
 from runner.driver.write import Files, Texts, new_texts, refuse_unnamed, settled_texts
 from runner.language.library import GraphLibrary
 from runner.program.ops import OpRegistry
 from runner.program.program import Program
+from runner.recorded.plans import plan_json, recorded_run
 from runner.report.diff import ScopeDifference, Side, diff_json, read_side, scope_differences, scope_rows, side_of
 from runner.report.schedule import ScheduleReport, deadlock_error, make_report, report_json
 from runner.rings.capacity import ring_loads, safe_heap
@@ -86,6 +89,11 @@ class TimedOptions:
             return Timing(self.submit_us, measured_us(planned, self.profile), *cores, on)
         return Timing(self.submit_us, estimated_us(planned, ops, dtypes, Rates()), *cores, on)
 
+    def of_recorded(self, recorded: Recorded, planned: Schedule) -> Timing:
+        """The timing of a plan of a recorded program: what an option leaves at its default is as recorded; raises ConfigError."""
+        submit_us = None if self.submit_us == SUBMIT_US else self.submit_us
+        return recorded.timing(planned, submit_us, self.task_us, self.cores, self.profile, self.device)
+
 
 @dataclass(frozen=True, slots=True)
 class MinpeakOptions:
@@ -154,11 +162,24 @@ class Placed:
     schedule: Schedule
     timing: Callable[[], Timing]
     plan: Plan | None = None
+    recorded: Recorded | None = None
+
+    def sizes(self, request: PlanRequest) -> RingSizes:
+        """The rings to replay in; a recorded program has those of its run, and where it is planned anew heaps that are safe."""
+        if self.recorded is not None and not any(request.rings):
+            sizes = self.recorded.recording.sizes
+            is_safe = self.schedule.strategy != "annotated"
+        else:
+            sizes, is_safe = request.sizes(), request.rings[0] == "safe"
+        return sizes.with_heap([safe_heap(load) for load in ring_loads(self.schedule)]) if is_safe else sizes
 
 
 @dataclass(frozen=True)
 class PlanResult:
-    """What a request comes to. `warnings` are edges that a manual scope lacks; `texts` the files that `write` would change."""
+    """What a request comes to. `warnings` are edges that a manual scope lacks; `texts` the files that `write` would change.
+
+    `recorded` is the program if it is a recorded one, `timed_recorded` the timed replay of what the device ran.
+    """
 
     request: PlanRequest
     schedule: Schedule
@@ -170,6 +191,23 @@ class PlanResult:
     texts: Texts = field(default_factory=dict)
     routing_notes: tuple[str, ...] = ()
     """What the routing does not decide."""
+    recorded: Recorded | None = None
+    timed_recorded: Replay | None = None
+
+    @property
+    def changes(self) -> dict[str, Any] | None:
+        """What the plan changes of a recorded program (`runner.recorded.plans.plan_json`), None of a graph."""
+        found = self.recorded
+        return None if found is None else plan_json(found.recording, found.schedule, self.schedule)
+
+    @property
+    def run(self) -> dict[str, Any] | None:
+        """The recorded run's time (`runner.recorded.plans.recorded_run`) beside timed replays; None where none was recorded."""
+        run = None if self.recorded is None else recorded_run(self.recorded.recording)
+        if run is None or self.timed_recorded is None:
+            return run
+        as_recorded, planned = self.timed_recorded.makespan_us, self.report.makespan_us
+        return run | {"timed_as_recorded_us": as_recorded, "timed_as_planned_us": planned}
 
     @property
     def certificate(self) -> dict[str, Any] | None:
@@ -206,7 +244,8 @@ class PlanResult:
         proved = {} if self.plan is None else {"certificate": self.certificate}
         refused = {"refused": None if self.refusal is None else str(self.refusal)}
         rest = {"scopes": [asdict(row) for row in scope_rows(self.schedule)], "routing_notes": list(self.routing_notes)}
-        return head | proved | report_json(self.report) | refused | rest
+        recorded = {} if self.recorded is None else {"plan": self.changes, "run": self.run}
+        return head | proved | report_json(self.report) | refused | rest | recorded
 
 
 def certificate_json(plan: Plan) -> dict[str, Any]:
@@ -230,12 +269,10 @@ def plan(setup: Setup, request: PlanRequest, say: Say | None = None) -> PlanResu
     A pool that edges to lagging producers can fill is the one deadlock that an eager replay does not see: where it threatens, a
     deadlock of the lagging replay is the result's. Where that replay passes, another run may not: `PlanResult.refusal` says so.
     """
-    sizes = request.sizes()
+    request.sizes()  # refuses what cannot be before anything is planned
     with collector_off():
         placed, texts = _written(setup, request, say) if request.write else (place(setup, request, say=say), {})
-        planned = placed.schedule
-        if request.rings[0] == "safe":
-            sizes = sizes.with_heap([safe_heap(load) for load in ring_loads(planned)])
+        planned, sizes = placed.schedule, placed.sizes(request)
         replay = replay_under(request.progress, planned, sizes, placed.timing)
         if replay.deadlock is None and _pool_may_overflow(planned, sizes):
             lagged = lagging(planned, sizes)
@@ -247,8 +284,14 @@ def plan(setup: Setup, request: PlanRequest, say: Say | None = None) -> PlanResu
             timed_replay = replay if request.progress == "timed" else timed(planned, sizes, placed.timing())
             unlimited = run_unlimited(planned, placed.timing())
         report = make_report(replay, timed_replay, unlimited)
-    notes = tuple(routing_notes(planned.program, setup.config(request.graph), request.routing)) if planned.program else ()
-    return PlanResult(request, planned, sizes, replay, report, placed.plan, tuple(warnings), texts, notes)
+    if placed.recorded is None:
+        notes = tuple(routing_notes(planned.program, setup.config(request.graph), request.routing)) if planned.program else ()
+        return PlanResult(request, planned, sizes, replay, report, placed.plan, tuple(warnings), texts, notes)
+    known, recorded = placed.recorded.recording, placed.recorded
+    as_recorded = timed(recorded.schedule, known.sizes, request.timed.of_recorded(recorded, recorded.schedule))
+    warnings += recorded.warnings
+    result = PlanResult(request, planned, sizes, replay, report, placed.plan, tuple(warnings), texts)
+    return replace(result, recorded=recorded, timed_recorded=as_recorded)
 
 
 def place(
@@ -266,6 +309,8 @@ def place(
     """
     chosen = scheduler or request.scheduler
     strategy = get_scheduler(chosen) if isinstance(chosen, str) else chosen
+    if is_recorded(request.graph):
+        return _place_recorded(setup, request, strategy, say)
     library = library or GraphLibrary()
     config = setup.config(request.graph, library)
     program = program_of(request.graph, config, routing=request.routing, library=library, ops=setup.registry)
@@ -277,6 +322,21 @@ def place(
     given = {"batch_allocs": request.batch_allocs, "timing": timing, "report": plans.append, "progress": say}
     schedule = strategy(program, given | request.minpeak.mapping() | {"written": written})
     return Placed(schedule, lambda: timing(schedule), plans[-1] if plans else None)
+
+
+def _place_recorded(setup: Setup, request: PlanRequest, strategy: Scheduler, say: Say | None) -> Placed:
+    """The placement of a recorded program."""
+    if request.write:
+        raise ConfigError(f"--write has no meaning for '{request.graph}', a recorded program: there is no graph to write to")
+    recorded = open_recorded(setup, request.graph, None if request.routing == PlanRequest("").routing else request.routing)
+    plans: list[Plan] = []
+
+    def timing(schedule: Schedule) -> Timing:
+        return request.timed.of_recorded(recorded, schedule)
+
+    given = {"batch_allocs": request.batch_allocs, "timing": timing, "report": plans.append, "progress": say}
+    schedule = strategy(recorded.program, given | request.minpeak.mapping())
+    return Placed(schedule, lambda: timing(schedule), plans[-1] if plans else None, recorded)
 
 
 def _written(setup: Setup, request: PlanRequest, say: Say | None) -> tuple[Placed, Texts]:
@@ -323,6 +383,15 @@ def replay_under(progress: str, planned: Schedule, sizes: RingSizes, timing: Cal
 # --- comparison -------------------------------------------------------------------------------------------------------
 
 
+def _is_program(path: Path) -> bool:
+    """Whether a JSON file is a recorded program, and no plan of `schedule --json`; what cannot be read is told later."""
+    try:
+        data = parse_json(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(data, dict) and "program" in data
+
+
 @dataclass(frozen=True, slots=True)
 class PlanDifference:
     """Two schedules side by side, per ring and per scope."""
@@ -344,7 +413,7 @@ def compare(
     def side(given: str | PlanResult) -> Side:
         if isinstance(given, PlanResult):
             return side_of(given.schedule, f"{given.schedule.name}:{given.schedule.strategy}")
-        if given.endswith(".json"):
+        if given.endswith(".json") and not _is_program(Path(given)):
             return read_side(Path(given))
         graph, _, strategy = given.partition(":")
         return side_of(place(setup, replace(request, graph=graph), scheduler=strategy or None, say=say).schedule, given)

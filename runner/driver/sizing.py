@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from runner.base.errors import ConfigError
 from runner.driver.driver import Setup, program_of, resolve, schedule_of
 from runner.driver.planning import MinpeakOptions, Say, TimedOptions
+from runner.driver.recorded import is_recorded, open_recorded
 from runner.language.library import GraphLibrary, find_graph
 from runner.rings.common_sizes import DeviceSizes, device_sizes
 from runner.rings.defaults import ROUTING
@@ -46,6 +47,11 @@ def size(
     given = options.mapping() | {"progress": say}
     schedules, names = [], []
     for graph, deploy in deployments(graphs, setup.deploy, lambda graph: _said(library, graph)):
+        if is_recorded(graph):
+            recorded = open_recorded(replace(setup, deploy=deploy), graph)
+            schedules.append(schedule_of(recorded.program, scheduler, given=given)[0])
+            names.append(recorded.recording.name)
+            continue
         config = resolve(setup.configs, setup.sets, deploy, setup.ep, graph, library)
         program = program_of(graph, config, library=library, ops=setup.registry)
         timing = partial(timed.timing, ops=setup.registry, dtypes=config.dtypes)
@@ -74,5 +80,7 @@ def deployments(graphs: Sequence[str], deploy: str | None, said: Callable[[str],
 
 
 def _said(library: GraphLibrary, graph: str) -> str | None:
+    if is_recorded(graph):
+        return None
     found = library.load(find_graph(graph)).deploy
     return None if found is None else found.value

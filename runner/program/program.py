@@ -98,7 +98,11 @@ def num_arguments(task: Task) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """The expanded graph; see the module docstring."""
+    """The expanded graph; see the module docstring.
+
+    `races` are for recorded programs: pairs of tasks that touch the same bytes in an order that their author left open, and
+    `(-1, task)` for a task that uses a block which nothing keeps for it. No plan has to order what never was.
+    """
 
     name: str
     tensors: tuple[Tensor, ...]
@@ -106,3 +110,4 @@ class Program:
     body: Span
     inputs: Mapping[str, int] = field(default_factory=dict)
     outputs: Mapping[str, int] = field(default_factory=dict)
+    races: frozenset[tuple[int, int]] = frozenset()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runner.base.errors import ScheduleError
@@ -35,6 +35,7 @@ class _Reader:
     open: list[int] = field(default_factory=list)
     tensor_of: dict[str, int] = field(default_factory=dict)
     task_of: dict[str, int] = field(default_factory=dict)
+    alloc_of: dict[str, int] = field(default_factory=dict)
     num_visited: int = 0
     most: int = field(default_factory=lambda: Limits.current().steps)
     # of progress by events
@@ -70,7 +71,7 @@ class _Reader:
                 mode = item.get("mode", "auto")
                 if mode not in ("auto", "manual"):
                     raise ScheduleError(f"{self.file}: {where}.mode: got {mode!r}, expected 'auto' or 'manual'")
-                self.begin(f"{where}.scope", mode)
+                self.begin(expect(item.get("site", f"{where}.scope"), str, self.file, f"{where}.site"), mode)
                 self.items(item["scope"], f"{where}.scope")
                 self.end()
             case "loop":
@@ -81,7 +82,9 @@ class _Reader:
                 tensors = item["alloc"]
                 if isinstance(tensors, str):
                     tensors = [{"name": tensors, "bytes": item.get("bytes")}]
-                self.submit(RecordedSubmission("alloc", "alloc", self.create(tensors, f"{where}.alloc")))
+                created = self.create(tensors, f"{where}.alloc")
+                self.alloc_of.update(dict.fromkeys((self.tensors[t].name for t in created), len(self.submissions)))
+                self.submit(RecordedSubmission("alloc", "alloc", created, submit_us=self.time(item, "submit_us", where)))
             case "task":
                 self.task(item, where)
             case "step":
@@ -104,7 +107,8 @@ class _Reader:
             manual = expect(tensor.get("manual_dep", False), bool, self.file, f"{at}.manual_dep")
             created.append(len(self.tensors))
             self.tensor_of[name] = len(self.tensors)
-            self.tensors.append(RecordedTensor(name, size, manual))
+            exact = expect(tensor.get("exact", True), bool, self.file, f"{at}.exact")
+            self.tensors.append(RecordedTensor(name, size, manual, exact))
         return tuple(created)
 
     def task(self, item: Mapping[str, Any], where: str) -> None:
@@ -120,7 +124,18 @@ class _Reader:
             raise ScheduleError(f"{self.file}: {where}.kind: got {kind!r}, expected one of {', '.join(KINDS)}")
         created = self.create(item.get("outputs", []), f"{where}.outputs")
         self.task_of[name] = len(self.submissions)
-        self.submit(RecordedSubmission(name, kind, created, tuple(arguments), after, wait_only))
+        kernel = expect(item.get("kernel", name), str, self.file, f"{where}.kernel")
+        num_blocks = self.natural(item.get("num_blocks", 1), f"{where}.num_blocks")
+        submission = RecordedSubmission(kernel, kind, created, tuple(arguments), after, wait_only, num_blocks=max(1, num_blocks))
+        times = {key: self.time(item, key, where) for key in ("duration_us", "submit_us", "block_us")}
+        self.submit(replace(submission, **times))
+
+    def time(self, item: Mapping[str, Any], key: str, where: str) -> float | None:
+        """A time in microseconds, None where the program does not tell it."""
+        value = item.get(key)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
+            raise ScheduleError(f"{self.file}: {where}.{key}: got {value!r}, expected microseconds")
+        return value
 
     def argument(self, value: Any, mode: str, where: str, task: str) -> Argument:
         """A name, or a part of what it stands for: `{"name", "offset", "bytes"}`."""
@@ -140,13 +155,13 @@ class _Reader:
         return Argument(tensor, mode, offset, size, name)
 
     def named(self, names: Any, where: str) -> tuple[int, ...]:
-        """The submissions of tasks that `after` names, the latest of each name."""
+        """The submissions that `after` names, the latest of each name: a task's, or that of an alloc's tensor."""
         found = []
         for name in expect(names, list, self.file, where):
             name = expect(name, str, self.file, where)
-            if name not in self.task_of:
+            if name not in self.task_of and name not in self.alloc_of:
                 raise ScheduleError(f"{self.file}: {where}: no task {name!r} before this one")
-            found.append(self.task_of[name])
+            found.append(self.task_of[name] if name in self.task_of else self.alloc_of[name])
         return tuple(found)
 
     # --- progress by events -------------------------------------------------------------------------------------------
@@ -189,7 +204,7 @@ def read_conformance(data: Any, file: str = "program") -> Recording:
         raise ScheduleError(f"{file}: progress: got {progress!r}, expected 'eager' or 'steps'")
     events = _events(data.get("events", []), file)
     reader = _Reader(file, events if progress == "steps" else ())
-    reader.begin("root", "auto")
+    reader.begin(expect(program.get("site", "root"), str, file, "program.site"), "auto")
     try:
         reader.items(program.get("items"), "program.items")
     except RecursionError:
@@ -208,9 +223,24 @@ def read_conformance(data: Any, file: str = "program") -> Recording:
         RingSizes.from_lists(*(_integers(capacities.get(key, []), file, f"capacities.{key}") for key in keys)),
         progress,
         events,
-        facts={"with_pool": "progress" in data},  # older recordings have no pool and tensormap in their records
-        completions=reader.completions,
+        tuple(expect(text, str, file, "estimated") for text in expect(data.get("estimated", []), list, file, "estimated")),
+        _facts(data, file) | {"with_pool": "progress" in data},  # older recordings have no pool in their records
+        reader.completions,
     )
+
+
+def _facts(data: Mapping[str, Any], file: str) -> dict[str, Any]:
+    """What a program that was a capture says of its device: the usual cost of a submission, and cores by type."""
+    found: dict[str, Any] = {"source": "program"}
+    if "submit_us" in data:
+        cost = data["submit_us"]
+        if isinstance(cost, bool) or not isinstance(cost, int | float) or cost < 0:
+            raise ScheduleError(f"{file}: submit_us: got {cost!r}, expected microseconds")
+        found["submit_us"] = cost
+    if "cores" in data:
+        cores = expect(data["cores"], dict, file, "cores")
+        found["cores"] = {kind: expect(cores.get(kind), int, file, f"cores.{kind}") for kind in ("aic", "aiv")}
+    return found
 
 
 def _events(events: Any, file: str) -> tuple[tuple[str, int, int], ...]:

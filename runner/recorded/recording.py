@@ -57,7 +57,8 @@ class RecordedSubmission:
 
     `creates` indexes `Recording.tensors`, in block order. `after` and `after_wait_only` are explicit edges: the first keep the
     producer's block and slot until this submission has completed, the second only wait. `waits` are all edges where the source
-    tells them (a capture, a trace), None where the rules derive them from arguments.
+    tells them (a capture, a trace), None where the rules derive them from arguments. `duration_us` is how long its task ran,
+    `block_us` how long one of its blocks did, `submit_us` what submitting it cost; None where the source does not tell.
     """
 
     name: str
@@ -71,6 +72,7 @@ class RecordedSubmission:
     duration_us: float | None = None
     submit_us: float | None = None
     num_blocks: int = 1
+    block_us: float | None = None
     mark: Mark | None = None
 
     @property

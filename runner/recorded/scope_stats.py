@@ -169,6 +169,12 @@ class StatsFile:
 
 def read_scope_stats(path: Path) -> StatsFile:
     """Read a file recorded on a device or written by us; raises ScheduleError naming file and line."""
+    meta, records = read_records(path)
+    return _stats(str(path), meta, records)
+
+
+def read_records(path: Path) -> tuple[dict[str, Any], list[tuple[str, dict[str, Any]]]]:
+    """The line of capacities, and every record behind its file and line, both checked; raises ScheduleError."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -185,7 +191,7 @@ def read_scope_stats(path: Path) -> StatsFile:
             f"{first}: 'total' is {meta['total']:,}, but the file has {len(records):,} records, the last at"
             f" {[*parsed][-1]}, and 'dropped' is {meta['dropped']:,}: was it cut?"
         )
-    return _stats(str(path), meta, records)
+    return meta, records
 
 
 def stats_of_replay(replay: Replay) -> StatsFile:

@@ -131,7 +131,9 @@ def _block_bytes(program: Program, task: Task) -> int:
 def _explain_task(program: Program, registry: OpRegistry, task: Task, others: int) -> Explanation:
     definition = registry.get(task.op) if task.op else None
     modes = {operand.name: operand.mode for operand in definition.operands} if definition else {}
-    uses = [_use(program, task, name, modes.get(name, "in"), region) for name, region in task.operands.items()]
+    uses = [
+        _use(program, task, name, modes.get(name) or _mode(task, region.tensor), region) for name, region in task.operands.items()
+    ]
     shown = {region.tensor for region in task.operands.values()}
     uses += [
         _use(program, task, program.tensors[tensor].name, "scratch" if task.op else "out", Region(tensor))
@@ -155,6 +157,13 @@ def _explain_task(program: Program, registry: OpRegistry, task: Task, others: in
         others,
         tuple(program.tasks[other].path for other in task.wait_only),
     )
+
+
+def _mode(task: Task, tensor: int) -> str:
+    """How a task takes a tensor whose op is not declared, as of a recorded program."""
+    if tensor not in task.writes:
+        return "in"
+    return "inout" if tensor in task.reads else "out"
 
 
 def _use(program: Program, task: Task, name: str, mode: str, region: Region) -> Use:

@@ -275,8 +275,25 @@ def _closed(schedule: Schedule, who: str, block: int, scope: int, mark: Mark | N
 # --- V6: edges --------------------------------------------------------------------------------------------------------
 
 
-def _edges(schedule: Schedule, program: Program) -> Iterator[Diagnostic]:
-    order = Order(schedule)
+def races(schedule: Schedule) -> frozenset[tuple[int, int]]:
+    """Pairs of tasks that a schedule leaves in no order though both touch the same bytes, and `(-1, task)` for a use of a block
+    that nothing keeps: what `Program.races` is for a program that was recorded so."""
+    program, order, users = schedule.program, Order(schedule), _users(schedule)
+    assert program is not None
+    found = {_tasks(schedule, conflict) for conflict in order.unordered(region_needs(schedule, program))}
+    found |= {(-1, schedule.submissions[user].task or 0) for _, user in _unkept(schedule, users, order)}
+    return frozenset(found)
+
+
+def _tasks(schedule: Schedule, conflict: Conflict) -> tuple[int, int]:
+    first, second = (schedule.submissions[k].task for k in (conflict.first, conflict.second))
+    return -1 if first is None else first, -1 if second is None else second
+
+
+def _users(schedule: Schedule) -> dict[int, list[int]]:
+    """Per tensor the submissions that touch it."""
+    program = schedule.program
+    assert program is not None
     users: dict[int, list[int]] = {}
     for index, item in enumerate(schedule.submissions):
         if item.task is not None:
@@ -284,8 +301,15 @@ def _edges(schedule: Schedule, program: Program) -> Iterator[Diagnostic]:
             touched = {*task.reads, *task.writes, *task.creates} if task.op is not None else set()
             for tensor in touched:
                 users.setdefault(tensor, []).append(index)
+    return users
+
+
+def _edges(schedule: Schedule, program: Program) -> Iterator[Diagnostic]:
+    order, users = Order(schedule), _users(schedule)
     yield from _explicit(schedule, program, order)
     conflicts = [*order.unordered(region_needs(schedule, program)), *order.unordered(sharing_needs(schedule, users))]
+    if program.races:
+        conflicts = [c for c in conflicts if c.kind == "sharing" or _tasks(schedule, c) not in program.races]
     pairs = {(c.kind, c.first, c.second): c for c in sorted(conflicts, key=lambda c: (c.kind == "sharing", c.second, c.first))}
     yield from _capped((_missing_edge(schedule, program, c) for c in pairs.values()), "pairs of tasks lack an edge")
     yield from _capped(_lifetimes(schedule, users, order), "blocks may be reclaimed too early")
@@ -311,7 +335,18 @@ def _explicit(schedule: Schedule, program: Program, order: Order) -> Iterator[Di
 
 
 def _lifetimes(schedule: Schedule, users: dict[int, list[int]], order: Order) -> Iterator[Diagnostic]:
-    """Blocks that may be reclaimed while a task still uses them, because neither it nor a task after it holds them."""
+    """Blocks that may be reclaimed while a task still uses them."""
+    program = schedule.program
+    for block, user in _unkept(schedule, users, order):
+        task = schedule.submissions[user].task
+        if program is None or (-1, task) not in program.races:
+            message = f"nothing keeps the block of '{_title(schedule.submissions[block])}' until"
+            message += f" '{schedule.submissions[user].name}' has completed"
+            yield _finding("V6", message, schedule.submissions[user].mark, "add 'after:' its creator")
+
+
+def _unkept(schedule: Schedule, users: dict[int, list[int]], order: Order) -> Iterator[tuple[int, int]]:
+    """Blocks and their users for which neither the user nor a task after it holds the block."""
     holders: dict[int, list[int]] = {}
     for index, item in enumerate(schedule.submissions):
         for block in item.holds:
@@ -322,9 +357,7 @@ def _lifetimes(schedule: Schedule, users: dict[int, list[int]], order: Order) ->
                 continue
             later = [holder for holder in holders.get(block, ()) if order.runs_with(holder, user)]
             if not any(order.before(user, holder) for holder in later):
-                name = schedule.submissions[user].name
-                message = f"nothing keeps the block of '{_title(item)}' until '{name}' has completed"
-                yield _finding("V6", message, schedule.submissions[user].mark, "add 'after:' its creator")
+                yield block, user
 
 
 def _missing_edge(schedule: Schedule, program: Program, conflict: Conflict) -> Diagnostic:

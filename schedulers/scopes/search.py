@@ -14,14 +14,17 @@ import numpy as np
 from runner.program.lifetimes import Lives
 from runner.rings.placement import PlacedItem
 from schedulers.minpeak.folding import Fold, template
-from schedulers.scopes.climbing import climbed
+from schedulers.scopes.climbing import climbed, kinds_climbed
 from schedulers.scopes.exact import prove
 from schedulers.scopes.intervals import cut_intervals
 from schedulers.scopes.placement import place_scopes
 from schedulers.scopes.scoping import Goal, Lifetimes, Scoping
 
-CLIMB_UP_TO = 200
-"""Tasks of programs in which tensors are moved one by one: trying every depth of each takes up to half a second."""
+CLIMB_UP_TO = 400
+"""Tasks of programs in which tensors are moved one by one, and two kinds at a time: each takes up to half a second."""
+
+KINDS_FROM = 80
+"""Tasks of programs that may be some layers, so that kinds of tensors are moved; in shorter ones single tensors do."""
 
 PROVE_UP_TO = 12
 """Tasks of programs that are searched in full: that takes up to some seconds, and ten times that for a few tasks more."""
@@ -65,6 +68,8 @@ def find_scopes(
         if passes.climbing and whole.num_tasks <= CLIMB_UP_TO and goal.value(found.need) > bound:
             start = climbed(whole, goal, start, lambda: over(1.0))
         found = min(found, start, key=lambda scoping: goal.value(scoping.need))
+    if passes.climbing and KINDS_FROM <= whole.num_tasks <= CLIMB_UP_TO and goal.value(found.need) > bound:
+        found = kinds_climbed(whole, goal, found, lambda: over(1.0))
     if passes.proof and whole.num_tasks <= PROVE_UP_TO and goal.value(found.need) > bound:
         found, is_least = prove(whole, goal, found, bound, lambda: over(1.0))
     value = goal.value(found.need)

@@ -145,7 +145,10 @@ def _trace(tmp_path, items):
 def test_a_trace_becomes_a_schedule(tmp_path):
     schedule = read_trace(_trace(tmp_path, TRACE))
     alloc, task = schedule.submissions
-    assert [(slot.tensor, slot.offset, slot.size_bytes) for slot in alloc.slots] == [(7, 0, 1024), (8, 1024, 2048)]
+    assert [(slot.name, slot.offset, slot.size_bytes) for slot in alloc.slots] == [
+        ("buffer 7", 0, 1024),
+        ("buffer 8", 1024, 2048),
+    ]
     assert (task.waits, task.holds, task.core, task.num_blocks) == ((0,), (0,), "AIC", 2)
     assert Read((1,)) in schedule.steps
     assert [(s.depth, s.mode, s.mark.line) for s in schedule.scopes] == [(0, "auto", 1), (1, "manual", 9)]

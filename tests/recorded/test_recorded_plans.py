@@ -1,0 +1,246 @@
+"""Recorded programs planned anew: what stays, what a plan says in the recording's words, and the figures."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from capture_files import random_program
+from places import DATA
+
+from runner.base.errors import ConfigError, RinggraphError
+from runner.driver.driver import Setup
+from runner.driver.face import Driver
+from runner.driver.planning import MinpeakOptions, PlanRequest, TimedOptions, compare, plan
+from runner.driver.recorded import open_recorded
+from runner.driver.sizing import size
+from runner.recorded.conformance import read_conformance
+from runner.recorded.edges import schedule_of
+from runner.recorded.opening import read_recording
+from runner.recorded.plans import plan_lines
+from runner.recorded.program import program_of_recording
+from runner.rings.capacity import least_heap, ring_loads
+from runner.rings.replay import eager, lagging
+from runner.rings.schedule import Begin, End, Submit
+from runner.rings.timed import timed
+from runner.verify.edges import Need, Order
+from runner.verify.verify import races, verify
+from schedulers import get_scheduler
+
+CAPTURES = DATA / "captures"
+TRACES = DATA / "seed-program"
+KIB = 1024
+
+
+def _plan(path, scheduler="annotated", **options):
+    return plan(Setup(), PlanRequest(str(path), scheduler, **options))
+
+
+def _recordings(num_random=12):
+    yield from (read_recording(path) for path in sorted(CAPTURES.iterdir()))
+    for seed in range(num_random):
+        yield read_conformance(random_program(seed, 64 * KIB))
+
+
+def test_annotated_is_what_the_device_ran():
+    """Submissions, blocks, edges and scopes of the program as written are those of the recording."""
+    for recording in _recordings():
+        ours, ran = get_scheduler("annotated")(program_of_recording(recording), {}), schedule_of(recording)
+        assert ours.steps == ran.steps
+        assert [(s.depth, s.mode) for s in ours.scopes] == [(s.depth, s.mode) for s in ran.scopes]
+        for mine, theirs in zip(ours.submissions, ran.submissions, strict=True):
+            assert (mine.size_bytes, mine.core, mine.waits, mine.holds) == (
+                theirs.size_bytes,
+                theirs.core,
+                theirs.waits,
+                theirs.holds,
+            ), (recording.name, mine.name)
+            assert [(s.offset, s.size_bytes) for s in mine.slots] == [(s.offset, s.size_bytes) for s in theirs.slots]
+
+
+@pytest.mark.parametrize(
+    "strategy", ["auto", "unscoped", "autoscope", "minpeak", pytest.param("minpeak apart", marks=pytest.mark.slow)]
+)
+def test_what_was_ordered_stays_ordered(strategy):
+    """Every edge of the recording is an order of the plan, and the plan is verified but for what the recording left open."""
+    options = {"share": strategy != "minpeak apart"}
+    for recording in _recordings():
+        program = program_of_recording(recording)
+        recorded = get_scheduler("annotated")(program, {})
+        program = replace(program, races=races(recorded))
+        planned = get_scheduler(strategy.split()[0])(program, options)
+        assert [d.message for d in verify(planned) if d.code != "V2"] == [], recording.name
+        of_task = {s.task: k for k, s in enumerate(planned.submissions) if s.task is not None}
+        needs = [
+            Need("recorded", tuple(sorted(firsts)), of_task[k], -1)
+            for k, submission in enumerate(recorded.submissions)
+            if k in of_task and (firsts := {of_task[w] for w in submission.waits if recorded.submissions[w].core is not None})
+        ]
+        assert list(Order(planned).unordered(needs)) == [], recording.name
+
+
+def test_a_tensor_lives_until_its_last_use_in_a_manual_scope():
+    program = program_of_recording(read_recording(CAPTURES / "simulated"))
+    by_name = {tensor.name: tensor.id for tensor in program.tensors}
+    users = [task.id for task in program.tasks if by_name["alloc.2"] in task.uses]
+    assert users == [3, 4, 8], "the last of them in the manual scope"
+
+
+@pytest.mark.parametrize(("name", "most_apart"), [("layers_1", 769), ("layers_3", 709), ("layers_5", 899)])
+def test_minpeak_of_decoder_like_captures(name, most_apart):
+    """545 KiB live at once; as recorded they need 1,164, 4,562 and 1,452. The plans run at their safe sizes, in any progress."""
+    shared = _plan(CAPTURES / name, "minpeak")
+    apart = _plan(CAPTURES / name, "minpeak", minpeak=MinpeakOptions(no_share=True))
+    assert shared.report.safe_total_bytes <= 548 * KIB
+    assert apart.report.safe_total_bytes <= most_apart * KIB <= 900 * KIB
+    for found in (shared, apart):
+        assert found.deadlock is None and not found.warnings
+        assert found.sizes.heap == tuple(ring.safe_bytes for ring in found.report.rings)
+        assert lagging(found.schedule, found.sizes).deadlock is None
+        assert eager(found.schedule, found.sizes).deadlock is None
+        assert verify(found.schedule, found.sizes) == []
+
+
+def _rescoped(found):
+    """The recording with a plan's scopes and allocs: a program in the format, as its author would write it after the plan."""
+    recording, after = found.recorded.recording, found.schedule
+    names = [f"s{k}" for k in range(len(recording.submissions))]
+    tensors = [f"t{k}" for k in range(len(recording.tensors))]
+    stack = [[]]
+    for step in after.steps[1:-1]:  # without the root
+        if isinstance(step, Begin):
+            stack.append([])
+        elif isinstance(step, End):
+            inner = stack.pop()
+            stack[-1].append({"scope": inner})
+        elif isinstance(step, Submit):
+            item = after.submissions[step.submission]
+            if item.task is None or recording.submissions[item.task].is_alloc:
+                stack[-1].append({"alloc": [{"name": tensors[s.tensor], "bytes": s.size_bytes} for s in item.slots]})
+                continue
+            submission, own = recording.submissions[item.task], {s.tensor for s in item.slots}
+            row = {"task": names[item.task], "kind": submission.kind, "inputs": [], "inouts": [], "existing": []}
+            for a in submission.arguments:
+                name = a.name if a.tensor < 0 else tensors[a.tensor]
+                part = name if a.size_bytes is None else {"name": name, "offset": a.offset_bytes, "bytes": a.size_bytes}
+                row[a.mode + "s" if a.mode != "existing" else a.mode].append(part)
+            row["existing"] += [tensors[t] for t in submission.creates if t not in own]
+            row["outputs"] = [{"name": tensors[s.tensor], "bytes": s.size_bytes} for s in item.slots]
+            stack[-1].append(row)
+    sizes = found.sizes
+    capacities = {"ring_heap": [*sizes.heap], "ring_task_window": [*sizes.window], "ring_dep_pool": [*sizes.pool]}
+    return read_conformance({"name": "rescoped", "program": {"items": stack[0]}, "capacities": capacities})
+
+
+@pytest.mark.parametrize("name", ["layers_1", "layers_3", "layers_5"])
+def test_new_scopes_replayed_as_a_program(name):
+    """Without sharing a plan is scopes and allocs alone, so that it can be written as a program: this runs at the safe sizes."""
+    found = _plan(CAPTURES / name, "minpeak", minpeak=MinpeakOptions(no_share=True))
+    rescoped = _rescoped(found)
+    assert rescoped.sizes == found.sizes
+    schedule = schedule_of(rescoped)
+    for replay in (eager, lagging):
+        assert replay(schedule, rescoped.sizes).deadlock is None
+    loads = ring_loads(schedule)
+    assert sum(map(least_heap, loads)) <= found.report.safe_total_bytes
+
+
+def test_times_side_by_side():
+    """Recorded, timed as recorded and as planned; what the recorded run did between tasks explains the first difference."""
+    found = _plan(CAPTURES / "layers_1", "minpeak")
+    run = found.run
+    assert run is not None
+    assert run["makespan_us"] == pytest.approx(4417.28, abs=1)
+    assert run["kernels_us"] + run["data_gaps_us"] + run["core_gaps_us"] == pytest.approx(run["makespan_us"])
+    assert run["timed_as_recorded_us"] < run["timed_as_planned_us"] < run["makespan_us"]
+    assert run["after_core"] > 0, "the recording gave tasks a core that was busy"
+    recorded = found.recorded
+    assert recorded is not None
+    timing = TimedOptions().of_recorded(recorded, recorded.schedule)
+    assert (timing.aic, timing.aiv, timing.submit_us) == (2, 4, 0.8)
+    assert timed(recorded.schedule, found.sizes, timing).makespan_us is not None
+    assert timing.block_us(1) == recorded.recording.submissions[1].duration_us
+
+
+def test_durations_are_those_of_options_where_these_are_given():
+    recorded = open_recorded(Setup(), CAPTURES / "simulated")
+    timing = TimedOptions(0.25, 7.0, "aic=1,aiv=2").of_recorded(recorded, recorded.schedule)
+    assert (timing.submit_us, timing.aic, timing.aiv) == (0.25, 1, 2)
+    assert (timing.block_us(1), timing.block_us(7)) == (7.0, 0.0), "a dummy takes no time"
+
+
+def test_a_plan_in_the_words_of_the_recording():
+    found = _plan(CAPTURES / "layers_1", "minpeak", minpeak=MinpeakOptions(no_share=True))
+    changes, recorded = found.changes, found.recorded
+    assert changes is not None and recorded is not None
+    lines = list(plan_lines(recorded.recording, changes))
+    assert lines[0] == "open a scope before submission 1 (`k1`, site orch.cpp:1), close it after 46 (depth 1)"
+    assert changes["edges"] == [], "scopes alone need none"
+    assert {"site": "orch.cpp:3", "mode": "auto", "first": 10, "last": 22} in changes["drop"] or changes["kept_scopes"]
+    made_by = {t: k for k, s in enumerate(recorded.recording.submissions) for t in s.creates}
+    names = {tensor.name: k for k, tensor in enumerate(recorded.recording.tensors)}
+    assert all(made_by[names[row["tensor"]]] == row["made_by"] for row in changes["allocs"])
+    shared = _plan(CAPTURES / "layers_1", "minpeak")
+    assert shared.changes is not None and shared.changes["edges"]
+    waits = {(s.task, shared.schedule.submissions[w].task) for s in shared.schedule.submissions for w in s.waits}
+    assert all((edge["to"], edge["from"]) in waits for edge in shared.changes["edges"])
+    assert list(plan_lines(recorded.recording, _plan(CAPTURES / "05").changes or {})) == ["as recorded: nothing moves"]
+    json.dumps(shared.as_json())
+
+
+def test_commands_take_recorded_programs():
+    driver, capture = Driver(), CAPTURES / "05"
+    assert "orch.cpp:2" in driver.draw(capture, level="task")
+    explained = driver.explain(capture, "k1.3")
+    assert [(use.name, use.mode) for use in explained.operands] == [("in0", "in"), ("inout0", "inout")]
+    both = size(Setup(), [str(capture), str(CAPTURES / "07")], "annotated")
+    assert both.names == ("05", "07")
+    found = compare(Setup(), f"{CAPTURES / 'layers_3'}:annotated", f"{CAPTURES / 'layers_3'}:minpeak", PlanRequest(""))
+    assert found.left.rings[0]["safe_bytes"] > 9 * found.right.rings[0]["safe_bytes"]
+    program = compare(Setup(), str(capture / "program.json"), str(capture), PlanRequest(""))
+    assert program.left.rings == program.right.rings
+    frontier = driver.frontier(capture, 1)
+    assert frontier.points[0].total_bytes == 17 * KIB
+
+
+@pytest.mark.parametrize(
+    ("setup", "options", "message"),
+    [
+        (Setup(("tiny",)), {}, "--config has no meaning for .*a recorded program"),
+        (Setup((), ("ep=2",)), {}, "--set has no meaning"),
+        (Setup(deploy="prefill"), {}, "--deploy has no meaning"),
+        (Setup(ep=2), {}, "--ep has no meaning"),
+        (Setup(), {"routing": "random:7"}, "--routing has no meaning"),
+        (Setup(), {"write": True}, "--write has no meaning for .*there is no graph to write to"),
+    ],
+)
+def test_options_of_graphs_are_refused(setup, options, message):
+    with pytest.raises(ConfigError, match=message):
+        plan(setup, PlanRequest(str(CAPTURES / "05"), **options))
+
+
+def test_without_dependencies_nothing_is_planned(tmp_path):
+    for name in ("scope_stats.jsonl", "chip_swimlane_records.json"):
+        (tmp_path / name).write_bytes((CAPTURES / "05" / name).read_bytes())
+    with pytest.raises(RinggraphError, match=r"has no deps\.json: nothing tells which task needs what"):
+        _plan(tmp_path)
+
+
+def test_what_the_recording_left_open_is_told_and_kept_open():
+    found = _plan(CAPTURES / "simulated", "minpeak")
+    assert [w.message[:2] for w in found.warnings] == ["16"]
+    recorded = found.recorded
+    assert recorded is not None
+    assert (5, 9) in recorded.program.races, "both write h, one of them in a manual scope"
+
+
+@pytest.mark.parametrize(
+    ("variant", "row"), [("a", 0), pytest.param("b", 1, marks=pytest.mark.slow), pytest.param("c", 2, marks=pytest.mark.slow)]
+)
+def test_the_traced_programs_have_the_figures_of_the_docs(variant, row):
+    """What `make figures` works out of the traces, by `schedule`: 0.5 us a submission, 20 us a task, workers without limit."""
+    known = json.loads((DATA.parents[1] / "docs" / "figures" / "data" / "seed.json").read_text())[row]["traced"]
+    options = TimedOptions(0.5, 20.0, "unlimited")
+    found = _plan(TRACES / f"program_{variant}.jsonl.xz", rings=("1GiB", None, None), progress="timed", timed=options)
+    rings = found.report.rings
+    assert round(100 * max(ring.high_water_bytes for ring in rings) / 2**30, 2) == known["percent"]
+    assert [round(ring.least_bytes / 2**20, 3) for ring in rings if ring.num_blocks] == known["least_mib"]
