@@ -22,6 +22,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the script's folder comes first, and `tests/ops` would hide `ops`
+
 import hostile
 
 MOST_S, MOST_MB, KILL_S = 5.0, 500, 12
