@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # safetensors 0.8.0 (0.6.2 and 0.7.0 do the same), torch 2.13.0, transformers 5.23.0, accelerate 1.15.0: slices of an F4 tensor.
 #
-# A good guess: what save_file wrote and get_tensor reads can be read in parts with get_slice, as every other dtype can, one-byte FP8
-# and E8M0 included; at least whole rows, which are whole bytes.
-# What happens: every slice raises a RuntimeError of shapes, even `[:]`, `[...]` and one whole row. The header counts values, [4, 16],
-# where torch's float4_e2m1fn_x2 counts pairs, [4, 8]: get_tensor and load_file halve the last dimension, and slices do not. So
-# get_shape of the slice and the shape of get_tensor differ for the same tensor, too. The same bytes as I8 or U8 can be sliced.
-# Who is hurt: loaders that read through slices, be it for one rank's rows or for every tensor: transformers does the latter, so that
-# FP4 experts which it decodes when they are stored as I8 cannot be loaded when they are stored under their own dtype.
+# A good guess: what save_file wrote and get_tensor reads can be read in parts with get_slice, as every other dtype can,
+# one-byte FP8 and E8M0 included; at least whole rows, which are whole bytes.
+# What happens: every slice raises a RuntimeError of shapes, even `[:]`, `[...]` and one whole row. The header counts values,
+# [4, 16], where torch's float4_e2m1fn_x2 counts pairs, [4, 8]: get_tensor and load_file halve the last dimension, and slices do
+# not. So get_shape of the slice and the shape of get_tensor differ for the same tensor, too. The same bytes as I8 or U8 can be
+# sliced.
+# Who is hurt: loaders that read through slices, be it for one rank's rows or for every tensor: transformers does the latter, so
+# that FP4 experts which it decodes when they are stored as I8 cannot be loaded when they are stored under their own dtype.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -69,7 +70,8 @@ def load(dtype):
     for name in [name for name in plain if ".experts." in name]:
         rows, columns = plain[name].shape
         tensors[name] = torch.randint(0, 256, (rows, columns // 2), dtype=torch.uint8).view(dtype)
-        tensors[name.removesuffix("weight") + "scale"] = torch.full((rows, columns // 32), 120, dtype=torch.uint8).view(torch.float8_e8m0fnu)
+        exponents = torch.full((rows, columns // 32), 120, dtype=torch.uint8)
+        tensors[name.removesuffix("weight") + "scale"] = exponents.view(torch.float8_e8m0fnu)
     save_file(tensors, work / "model" / "model.safetensors", metadata={"format": "pt"})
     return DeepseekV4ForCausalLM.from_pretrained(work / "model", quantization_config=FineGrainedFP8Config(dequantize=True))
 

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # transformers 5.23.0 (torch 2.13.0): names of tensors that save_pretrained gives a DeepSeek-V4 checkpoint.
 #
-# A good guess: the names of the release (`embed.weight`, `layers.0.attn.kv_norm.weight`, `hc_head_fn`), because that is the format
-# which saving restores by default; or else the library's own (`model.layers.0.self_attn.kv_norm.weight`).
-# What happens: a third naming. A checkpoint with the release's names, loaded and saved unchanged, keeps the name of one tensor, the head:
-# `model.` comes before all others, and within it leaves have the release's names (`attn.wq_a`, `ffn.experts.0.w1`), while the
-# embedding and the streams' head keep the library's (`embed_tokens`, `hc_head.hc_fn`) and `kv_norm` becomes `norm`, which is in neither.
-# transformers loads all three, so its own round trip hides it.
+# A good guess: the names of the release (`embed.weight`, `layers.0.attn.kv_norm.weight`, `hc_head_fn`), because that is the
+# format which saving restores by default; or else the library's own (`model.layers.0.self_attn.kv_norm.weight`).
+# What happens: a third naming. A checkpoint with the release's names, loaded and saved unchanged, keeps the name of one tensor,
+# the head: `model.` comes before all others, and within it leaves have the release's names (`attn.wq_a`, `ffn.experts.0.w1`),
+# while the embedding and the streams' head keep the library's (`embed_tokens`, `hc_head.hc_fn`) and `kv_norm` becomes `norm`,
+# which is in neither. transformers loads all three, so its own round trip hides it.
 # Who is hurt: whoever fine-tunes with transformers and serves elsewhere, and writers of loaders: one that knows both documented
 # namings, or strips `model.`, still misses `kv_norm` and the streams' head, and a loader that is not strict leaves them random.
 set -euo pipefail
@@ -27,13 +27,14 @@ from transformers import DeepseekV4Config, DeepseekV4ForCausalLM
 transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 RENAMED = (
-    ("model.", ""), ("embed_tokens.", "embed."), ("hc_head.hc_", "hc_head_"), ("lm_head.", "head."), ("input_layernorm.", "attn_norm."),
-    ("post_attention_layernorm.", "ffn_norm."), ("attn_hc.", "hc_attn_"), ("ffn_hc.", "hc_ffn_"), ("self_attn.", "attn."),
+    ("model.", ""), ("embed_tokens.", "embed."), ("hc_head.hc_", "hc_head_"), ("lm_head.", "head."),
+    ("input_layernorm.", "attn_norm."), ("post_attention_layernorm.", "ffn_norm."), ("attn_hc.", "hc_attn_"), ("ffn_hc.", "hc_ffn_"),
+    ("self_attn.", "attn."),
     ("mlp.", "ffn."), ("q_a_norm.", "q_norm."), ("q_a_proj.", "wq_a."), ("q_b_proj.", "wq_b."), ("kv_proj.", "wkv."),
     ("o_a_proj.", "wo_a."), ("o_b_proj.", "wo_b."), (".sinks", ".attn_sink"), ("e_score_correction_bias", "bias"),
     ("shared_experts.gate_proj", "shared_experts.w1"), ("shared_experts.down_proj", "shared_experts.w2"),
-    ("shared_experts.up_proj", "shared_experts.w3"), ("compressor.kv_norm.", "compressor.norm."), ("compressor.gate_proj", "compressor.wgate"),
-    ("position_bias", "ape"),
+    ("shared_experts.up_proj", "shared_experts.w3"), ("compressor.kv_norm.", "compressor.norm."),
+    ("compressor.gate_proj", "compressor.wgate"), ("position_bias", "ape"),
 )  # fmt: skip
 
 
@@ -56,8 +57,9 @@ def as_released(state):
 
 torch.manual_seed(0)
 config = DeepseekV4Config(
-    vocab_size=64, hidden_size=32, moe_intermediate_size=32, num_hidden_layers=1, num_attention_heads=4, head_dim=32, q_lora_rank=16,
-    o_lora_rank=16, o_groups=2, n_routed_experts=4, num_experts_per_tok=2, layer_types=["heavily_compressed_attention"], num_hash_layers=0,
+    vocab_size=64, hidden_size=32, moe_intermediate_size=32, num_hidden_layers=1, num_attention_heads=4, head_dim=32,
+    q_lora_rank=16, o_lora_rank=16, o_groups=2, n_routed_experts=4, num_experts_per_tok=2, num_hash_layers=0,
+    layer_types=["heavily_compressed_attention"],
 )  # fmt: skip
 work = Path(os.environ["WORK"])
 first = DeepseekV4ForCausalLM(config)
@@ -70,12 +72,14 @@ assert all(torch.equal(values, second.state_dict()[name]) for name, values in fi
 second.save_pretrained(work / "saved")
 saved = load_file(work / "saved" / "model.safetensors")
 library = set(first.state_dict())
-print(f"transformers {transformers.__version__}: {len(released)} tensors; saved under the release's names: {sorted(set(saved) & set(released))}")
+same = set(saved) & set(released)
+print(f"transformers {transformers.__version__}: {len(released)} tensors; saved under the release's names: {sorted(same)}")
 strange = sorted(name.removeprefix("model.") for name in saved if name.removeprefix("model.") not in released)
 print(f"without `model.` still not the release's: {strange}")
 print(f"in neither naming: {sorted(name for name in saved if 'attn.norm' in name)}")
-assert len(saved) == len(released) and set(saved) & set(released) == {"head.weight"}, "the behaviour has changed"
-assert strange == ["embed_tokens.weight", "hc_head.hc_base", "hc_head.hc_fn", "hc_head.hc_scale", "layers.0.attn.norm.weight"], strange
+assert len(saved) == len(released) and same == {"head.weight"}, "the behaviour has changed"
+expected = ["embed_tokens.weight", "hc_head.hc_base", "hc_head.hc_fn", "hc_head.hc_scale", "layers.0.attn.norm.weight"]
+assert strange == expected, "the behaviour has changed"
 assert "model.layers.0.self_attn.kv_norm.weight" in library and not any("attn.norm" in name for name in library | set(released))
 P
 echo "still so"
