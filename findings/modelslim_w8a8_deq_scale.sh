@@ -9,7 +9,7 @@
 # in F32, with the same name and the same type W8A8 in `quant_model_description.json`, so that the dtype of the unquantised
 # model decides how to read it.
 # Who is hurt: readers and converters (to GPTQ, compressed tensors, GGUF) that turn I64 into floats by value: scales are off by
-# twelve orders of magnitude for FP16 models, and right for BF16 ones, on which they were likely tested.
+# twelve orders of magnitude for FP16 models, and right for BF16 ones, which hides it.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

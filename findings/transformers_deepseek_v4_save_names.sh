@@ -28,7 +28,8 @@ transformers.utils.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 RENAMED = (
     ("model.", ""), ("embed_tokens.", "embed."), ("hc_head.hc_", "hc_head_"), ("lm_head.", "head."),
-    ("input_layernorm.", "attn_norm."), ("post_attention_layernorm.", "ffn_norm."), ("attn_hc.", "hc_attn_"), ("ffn_hc.", "hc_ffn_"),
+    ("input_layernorm.", "attn_norm."), ("post_attention_layernorm.", "ffn_norm."),
+    ("attn_hc.", "hc_attn_"), ("ffn_hc.", "hc_ffn_"),
     ("self_attn.", "attn."),
     ("mlp.", "ffn."), ("q_a_norm.", "q_norm."), ("q_a_proj.", "wq_a."), ("q_b_proj.", "wq_b."), ("kv_proj.", "wkv."),
     ("o_a_proj.", "wo_a."), ("o_b_proj.", "wo_b."), (".sinks", ".attn_sink"), ("e_score_correction_bias", "bias"),
