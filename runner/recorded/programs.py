@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner.base.errors import Mark, ScheduleError
+from runner.base.errors import ConfigError, Mark, ScheduleError
 from runner.base.limits import Limits, how_to_raise
 from runner.base.reading import parse_json_line, read_json
 from runner.base.tensor_spec import round_up
@@ -136,12 +136,12 @@ class _Recorded:
         waits |= holds
         kind = str(item.get("kind", "aiv")).upper()
         kind = kind if kind in CORES else "AIV"  # a dummy has no kernel, but waits for its edges like any task
-        name = str(item["task"])
+        name = _expect(item["task"], str, self.file, f"{where}.task")
         self.build.submit(Submission(name, size, slots, tuple(sorted(waits)), tuple(sorted(holds)), kind))
 
 
 def schedule_from_recorded(data: Any, file: str = "program") -> tuple[Schedule, RingSizes]:
-    """The schedule and capacities of a recorded program (a parsed JSON object); raises ScheduleError, ConfigError."""
+    """The schedule and capacities of a recorded program (a parsed JSON object); raises ScheduleError."""
     data = _expect(data, dict, file, "the file")
     program = _expect(data.get("program"), dict, file, "program")
     recorded = _Recorded(file)
@@ -153,7 +153,11 @@ def schedule_from_recorded(data: Any, file: str = "program") -> tuple[Schedule, 
     recorded.build.end()
     capacities = _expect(data.get("capacities", {}), dict, file, "capacities")
     keys = ("ring_heap", "ring_task_window", "ring_dep_pool")
-    sizes = RingSizes.from_lists(*(_integers(capacities.get(key, []), file, f"capacities.{key}") for key in keys))
+    values = [_integers(capacities.get(key, []), file, f"capacities.{key}") for key in keys]
+    try:
+        sizes = RingSizes.from_lists(*values)
+    except ConfigError as error:
+        raise ScheduleError(f"{file}: capacities: {error}") from None
     return recorded.build.schedule(str(data.get("name", file)), "recorded"), sizes
 
 
