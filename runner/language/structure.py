@@ -89,12 +89,20 @@ def to_data(node: Node) -> Any:
         case "int":
             return int(node.value) if len(node.value) <= MAX_DIGITS else node.value  # the reader has told of it
         case "float":
-            return float(node.value.replace(".inf", "inf").replace(".nan", "nan").replace(".NaN", "nan"))
+            return _as_float(node.value)
         case "bool":
             return node.value.lower() == "true"
         case "null":
             return None
     return node.value
+
+
+def _as_float(text: str) -> float | str:
+    """A number of YAML, in any of its spellings (`.Inf`, `.NAN`, `1_0.5`); in base 60, of which the reader has told, the text."""
+    try:
+        return float(text.lower().replace("_", "").replace(".inf", "inf").replace(".nan", "nan"))
+    except ValueError:
+        return text
 
 
 def schema_problems(root: Node, most: int) -> list[Diagnostic]:

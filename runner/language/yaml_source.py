@@ -30,8 +30,10 @@ _NUMBER = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|0o[0-
 _resolve = yaml.resolver.Resolver().resolve
 _LINE_BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 """What ends a line in YAML, by which its marks count; other characters end one for Python as well."""
-_BRACKETS = re.compile(r"(\w+: *)?((\{[^{}\[\]\"']*\}|\w+)\[[^\[\]\"']*\]|\w+\{[^{}\"']*\})")
-"""A tensor's type or region, perhaps behind the name of the tensor."""
+_BRACKETS = re.compile(r"(\w+: *)?((\{[^{}\[\]\"']*\}|\w+)\[[^\[\]\"']*\]|\w[\w.]*(\{[^{}\"']*\}[\w.]*)+)")
+"""A tensor's type or region, perhaps behind the name of the tensor; or a name outside, with params."""
+_MAX_BRACKETS = 200
+"""Characters before and behind a place in which they are looked for: the time grows with the square."""
 _MAX_WRITTEN = 128
 """Characters of an integer in any base that YAML has, with underscores; more are no integer of 64 bits."""
 YAML_ERRORS = (yaml.YAMLError, RecursionError, ValueError, OverflowError)
@@ -388,8 +390,10 @@ def _syntax_error(error: Exception, text: str, file: str) -> Diagnostic:
 
 def _unquoted(line: str, column: int) -> tuple[int, str] | None:
     """A tensor's type or region without quotes at a column from 0, and the column from 1 where it begins."""
-    for found in _BRACKETS.finditer(line):
-        if found.start() <= column <= found.end() and line[found.start() - 1 : found.start()] not in ("'", '"'):
+    begin = max(0, column - _MAX_BRACKETS)
+    for found in _BRACKETS.finditer(line, begin, column + _MAX_BRACKETS):
+        is_whole = found.start() > begin or begin == 0
+        if is_whole and found.start() <= column <= found.end() and line[found.start() - 1 : found.start()] not in ("'", '"'):
             start = found.start() if column < found.start(2) else found.start(2)  # YAML stumbled over the name's colon, or later
             return start + 1, line[start : found.end()]
     return None

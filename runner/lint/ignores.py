@@ -18,8 +18,11 @@ OWN_CODE = "G331"
 ACCEPTABLE = frozenset({OWN_CODE, *(rule.about.code for rule in all_rules())})
 """Codes of findings that leave a graph which runs."""
 
-_DIRECTIVE = re.compile(r"#\s*ringgraph\s*:\s*", re.IGNORECASE)
+_DIRECTIVE = re.compile(r"#\s*ringgraph\s*(:\s*|(?=ignore\b\s*[\[(]))", re.IGNORECASE)
+"""What begins a directive; without a colon it is none, but meant as one if codes follow."""
 _IGNORE = re.compile(r"ignore\[([^\[\]]*)\]")
+_MORE = re.compile(r"\s*(\[|.*?(\b(ringgraph\s*:\s*)?ignore\s*\[))", re.IGNORECASE)
+"""Behind a directive, what somebody meant as another one; any other text is for people."""
 _FORM = "write '# ringgraph: ignore[CODE]', with several codes separated by commas"
 
 Place = tuple[str, int]
@@ -56,16 +59,20 @@ class Comments:
     def _read(self, comment: Text, problems: list[Diagnostic]) -> Iterator[tuple[Mark, str]]:
         """The codes of a comment's first directive, and the place of each; `problems` takes what has no effect."""
         starts = list(_DIRECTIVE.finditer(comment.value))
-        for start in starts[1:]:
-            hint = "list all codes in the first: ignore[CODE, CODE]"
-            problems.append(_told("a second directive on one line has no effect", comment.mark, start.start(), hint))
         if not starts:
             return
         at, found = starts[0].end(), _IGNORE.match(comment.value, starts[0].end())
+        found = found if starts[0][1] else None
+        seconds = [start.start() for start in starts[1:]]
+        more = _MORE.match(comment.value, found.end(), seconds[0] if seconds else len(comment.value)) if found else None
+        for second in ([more.start(2 if more[2] else 1)] if more else []) + seconds:
+            hint = "list all codes in the first: ignore[CODE, CODE]"
+            problems.append(_told("a second directive on one line has no effect", comment.mark, second, hint))
         codes = list(re.finditer(r"[^,\s]+", found[1])) if found else []
         if not codes:
             what = comment.value[at:].split("#")[0].strip() or "nothing"
             message = f"the directive names no code: '{what}'" if what.startswith("ignore") else f"'{what}' is no directive"
+            message = message if starts[0][1] else "a directive has a colon behind 'ringgraph'"
             problems.append(_told(message, comment.mark, starts[0].start(), _FORM))
         seen: set[str] = set()
         for code in codes:

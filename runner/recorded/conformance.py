@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from runner.base.errors import ScheduleError
+from runner.base.errors import ConfigError, ScheduleError
 from runner.base.limits import Limits, how_to_raise
 from runner.recorded.recording import OUTSIDE, Argument, RecordedScope, RecordedSubmission, RecordedTensor, Recording
 from runner.rings.schedule import Begin, End, Step, Submit, ring_of
@@ -118,7 +118,7 @@ class _Reader:
             for argument in expect(item.get(key, []), list, self.file, f"{where}.{key}")
         ]
         after, wait_only = (self.named(item.get(key, []), f"{where}.{key}") for key in ("after", "after_wait_only"))
-        name = str(item["task"])
+        name = expect(item["task"], str, self.file, f"{where}.task")
         kind = item.get("kind", "aiv")
         if kind not in KINDS:
             raise ScheduleError(f"{self.file}: {where}.kind: got {kind!r}, expected one of {', '.join(KINDS)}")
@@ -196,7 +196,7 @@ class _Reader:
 
 
 def read_conformance(data: Any, file: str = "program") -> Recording:
-    """The recording of a program in the conformance format (a parsed JSON object); raises ScheduleError, ConfigError."""
+    """The recording of a program in the conformance format (a parsed JSON object); raises ScheduleError."""
     data = expect(data, dict, file, "the file")
     program = expect(data.get("program"), dict, file, "program")
     progress = data.get("progress", "eager")
@@ -211,8 +211,6 @@ def read_conformance(data: Any, file: str = "program") -> Recording:
         raise ScheduleError(f"{file}: scopes and loops are nested too deeply") from None
     reader.complete(reader.running)
     reader.end()
-    capacities = expect(data.get("capacities", {}), dict, file, "capacities")
-    keys = ("ring_heap", "ring_task_window", "ring_dep_pool")
     return Recording(
         str(data.get("name", file)),
         file,
@@ -220,13 +218,23 @@ def read_conformance(data: Any, file: str = "program") -> Recording:
         tuple(reader.submissions),
         tuple(reader.scopes),
         tuple(reader.steps),
-        RingSizes.from_lists(*(_integers(capacities.get(key, []), file, f"capacities.{key}") for key in keys)),
+        _sizes(data.get("capacities", {}), file),
         progress,
         events,
         tuple(expect(text, str, file, "estimated") for text in expect(data.get("estimated", []), list, file, "estimated")),
         _facts(data, file) | {"with_pool": "progress" in data},  # older recordings have no pool in their records
         reader.completions,
     )
+
+
+def _sizes(given: Any, file: str) -> RingSizes:
+    capacities = expect(given, dict, file, "capacities")
+    keys = ("ring_heap", "ring_task_window", "ring_dep_pool")
+    values = [_integers(capacities.get(key, []), file, f"capacities.{key}") for key in keys]
+    try:
+        return RingSizes.from_lists(*values)
+    except ConfigError as error:
+        raise ScheduleError(f"{file}: capacities: {error}") from None
 
 
 def _facts(data: Mapping[str, Any], file: str) -> dict[str, Any]:

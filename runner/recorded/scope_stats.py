@@ -28,6 +28,8 @@ from runner.rings.tensormap import CAPACITY as TENSORMAP_ENTRIES
 
 VERSION = 6
 FIELDS = ("task_window_start", "task_window_end", "heap_start", "heap_end", "dep_pool_start", "dep_pool_end")
+UNUSED_COUNTS = ("depth", "tensormap", "tensormap_max")
+"""Numbers that nothing is worked out from; a file may lack them, but not hold what no device writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,9 +217,7 @@ def _check_meta(where: str, meta: Mapping[str, Any]) -> None:
         values = meta.get(name)
         if not isinstance(values, list) or len(values) != NUM_RINGS or not all(map(_is_count, values)):
             raise _unexpected(where, meta, name, f"a list of {NUM_RINGS} integers from 0 up, one per ring")
-    for name in ("total", "dropped"):
-        if not _is_count(meta.get(name)):
-            raise _unexpected(where, meta, name, "an integer from 0 up")
+    _check_counts(where, meta, ("total", "dropped"))
     if not isinstance(meta.get("fatal"), bool):
         raise _unexpected(where, meta, "fatal", "true or false")
 
@@ -229,9 +229,13 @@ def _check_record(where: str, record: Mapping[str, Any]) -> None:
         raise _unexpected(where, record, "phase", "'begin' or 'end'")
     if not _is_count(record.get("ring")) or record["ring"] >= NUM_RINGS:
         raise _unexpected(where, record, "ring", f"0 to {NUM_RINGS - 1}")
-    for name in FIELDS:
-        if not _is_count(record.get(name)):
-            raise _unexpected(where, record, name, "an integer from 0 up")
+    _check_counts(where, record, FIELDS)
+
+
+def _check_counts(where: str, holder: Mapping[str, Any], names: Sequence[str]) -> None:
+    for name in (*names, *(name for name in UNUSED_COUNTS if name in holder)):
+        if not _is_count(holder.get(name)):
+            raise _unexpected(where, holder, name, "an integer from 0 up")
 
 
 def _is_count(value: Any) -> bool:

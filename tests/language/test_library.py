@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from time import process_time
 
 import pytest
 import yaml
@@ -318,6 +319,8 @@ def load_with(loader, monkeypatch):
         ("a: {y: h: {act}[T, D]}", 8, "h: {act}[T, D]"),
         ("in: {x: x[0 : 3], w: w}", 9, "x[0 : 3]"),
         ("in: {x: x{e, t}, w: w}", 9, "x{e, t}"),
+        ("w: {from: layers.{layer}.norm.weight}", 11, "layers.{layer}.norm.weight"),
+        ("w: {from: a.{b}.c.{d}.e, stack: d}", 11, "a.{b}.c.{d}.e"),
     ],
 )
 def test_brackets_that_are_not_quoted(text, column, given):
@@ -326,3 +329,21 @@ def test_brackets_that_are_not_quoted(text, column, given):
         ("G101", f"f.yaml:2:{column}", f'quote it: "{given}"')
     ]
     assert found[0].message.startswith(f"'{given}' is not quoted, so that YAML reads its brackets: ")
+
+
+@pytest.mark.parametrize("value", [".inf", ".Inf", "-.INF", ".nan", ".NaN", ".NAN", "1_0.5", "1_.5", "1._", "1__0.0", "1:30.5", "-1:3."])
+def test_numbers_in_any_spelling_of_yaml_are_told_where_others_are_due(value):
+    """None of them is an integer or a text, and Python reads few of them."""
+    body = f"body:\n  - {{for: t, range: 'n[0]', max: {value}, body: []}}\n"
+    for text, line in ((f"graph: {value}\nbody: []\n", 1), (f"graph: g\n{body}", 3), (f"graph: g\nparams: {{p: {value}}}\nbody: []\n", 2)):
+        _, found = check_source(text.encode(), "f.yaml")
+        assert line in {problem.mark.line for problem in found if problem.mark} or ".5" in value
+
+
+@pytest.mark.parametrize("piece", ["a", "a.", "{a", "{a}", "a{", "a{}", "a: "])
+def test_brackets_are_looked_for_near_the_place_alone(piece):
+    """A line of 200,000 characters that YAML stumbles over takes no longer than any other."""
+    start = process_time()
+    _, found = check_source(f"graph: g\nx: {{y: {piece * (200_000 // len(piece))} {{}} [}}\n".encode(), "f.yaml")
+    assert found
+    assert process_time() - start < 5

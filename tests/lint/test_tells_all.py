@@ -246,6 +246,10 @@ TOLD = "G314 tensor 'spare' is never read"
         ("noqa", [TOLD, "G331 'noqa' is no directive"]),
         ("ignore[G314] # ringgraph: ignore[G328]", ["G331 a second directive on one line has no effect"]),
         ("ignore[G328] # ringgraph: ignore[G314]", [TOLD, "G331 a second directive on one line has no effect"]),
+        ("ignore[G314][G328]", ["G331 a second directive on one line has no effect"]),
+        ("ignore[G314] ringgraph: ignore[G328]", ["G331 a second directive on one line has no effect"]),
+        ("ignore[G314], ignore [G328]", ["G331 a second directive on one line has no effect"]),
+        ("ignore[G314]] we ignore what is [here]", []),
         ("ignore[G331]", [TOLD, "G331 nothing on this line is G331"]),
         ("ignore[G306]", [TOLD, "G331 G306 cannot be accepted: no command takes a graph with such a finding"]),
     ],
@@ -255,6 +259,13 @@ def test_comments(comment, says):
     assert set(says) <= set(got)
     assert (TOLD in got) == (TOLD in says)
     assert len(got) == len(says) or comment.startswith("ignore[G328] ")  # whose G328 accepts nothing either
+
+
+@pytest.mark.parametrize("comment", ["ringgraph ignore[G314]", "RingGraph  ignore [G314]", "ringgraph ignore(G314)"])
+def test_a_directive_without_a_colon_is_told(comment):
+    told = "G331 a directive has a colon behind 'ringgraph'"
+    assert sorted(notes(f"{NEVER}  # {comment}")) == [TOLD, told]
+    assert notes(f"{NEVER}  # ringgraph ignores this") == [TOLD]
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import lzma
 import pytest
 from places import DATA
 
-from runner.base.errors import ConfigError, RinggraphError, ScheduleError
+from runner.base.errors import RinggraphError, ScheduleError
 from runner.recorded.programs import load_json, recorded_from_replay, schedule_from_recorded
 from runner.recorded.traces import read_trace
 from runner.rings.replay import eager
@@ -108,10 +108,10 @@ def test_deep_nesting_is_refused(tmp_path):
 
 
 def test_bad_capacities_are_refused():
-    with pytest.raises(ConfigError, match="ring 1: task window of 5"):
-        schedule_from_recorded(_recorded(ring_task_window=[4, 5, 4, 4]))
-    with pytest.raises(ConfigError, match="ring_heap: got 2 values, expected 4"):
-        schedule_from_recorded(_recorded(ring_heap=[4096, 4096]))
+    with pytest.raises(ScheduleError, match=r"^case\.json: capacities: ring 1: task window of 5"):
+        schedule_from_recorded(_recorded(ring_task_window=[4, 5, 4, 4]), "case.json")
+    with pytest.raises(ScheduleError, match=r"^case\.json: capacities: ring_heap: got 2 values, expected 4"):
+        schedule_from_recorded(_recorded(ring_heap=[4096, 4096]), "case.json")
 
 
 def test_files_that_are_no_json(tmp_path):

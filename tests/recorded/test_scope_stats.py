@@ -143,6 +143,8 @@ def _file(tmp_path, *lines):
         ({"total": None}, "'total' is None, expected an integer from 0 up"),
         ({"dropped": True}, "'dropped' is True, expected an integer from 0 up"),
         ({"fatal": "no"}, "'fatal' is 'no', expected true or false"),
+        ({"tensormap_max": -1}, "'tensormap_max' is -1, expected an integer from 0 up"),
+        ({"tensormap_max": float("nan")}, "'tensormap_max' is nan, expected an integer from 0 up"),
         ({"total": 3}, r"'total' is 3, but the file has 2 records, the last at .*s\.jsonl:3, and 'dropped' is 0: was it cut\?"),
         ({"total": 1}, "'total' is 1, but the file has 2 records"),
         ({"dropped": 1}, "'total' is 2, but the file has 2 records, .* and 'dropped' is 1"),
@@ -169,7 +171,7 @@ def test_capacities_and_counts_that_cannot_be_are_refused(tmp_path, meta, messag
     ]
     + [
         ({field: value}, f"'{field}' is {value!r}, expected an integer from 0 up")
-        for field in FIELDS
+        for field in (*FIELDS, "depth", "tensormap")
         for value in (-1, float("nan"), float("inf"), 1.5, True, None)
     ],
 )
