@@ -15,7 +15,7 @@ from runner.cli import options
 from runner.cli.device.files import with_side_files
 from runner.cli.shared import console, messages, placement, progress_bar, table
 from runner.driver import completion
-from runner.driver.outputs import SideFiles
+from runner.driver.outputs import NO_FILES, SideFiles
 
 if TYPE_CHECKING:
     from runner.config.config import Config
@@ -90,8 +90,7 @@ def generate_command(
     timeout_s: Timeout = 120.0,
     port: Port = 0,
     as_json: options.Json = False,
-    *,
-    files: SideFiles,
+    files: SideFiles = NO_FILES,
 ) -> None:
     """Generate greedily from prompts: prefill in chunks, decode in ragged batches."""
     from runner.driver.serve import Request

@@ -13,7 +13,7 @@ from runner.base.errors import ConfigError, RinggraphError
 from runner.cli import options
 from runner.cli.device.files import with_side_files
 from runner.cli.shared import console, placement, table
-from runner.driver.outputs import SideFiles
+from runner.driver.outputs import NO_FILES, SideFiles
 
 if TYPE_CHECKING:
     from runner.driver.single import Ran, Request
@@ -66,8 +66,7 @@ def run(
     workers: options.Workers = 1,
     threads: options.Threads = None,
     device: options.Device = "cpu",
-    *,
-    files: SideFiles,
+    files: SideFiles = NO_FILES,
 ) -> None:
     """Run one graph once, on given or random inputs; save named tensors and compare them with golden ones.
 

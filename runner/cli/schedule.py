@@ -14,7 +14,7 @@ from runner.cli.device.files import with_side_files
 from runner.cli.shared import MIB, console, memory_text, messages, print_json, table
 from runner.driver import completion
 from runner.driver.driver import Setup
-from runner.driver.outputs import SideFiles
+from runner.driver.outputs import NO_FILES, SideFiles
 from runner.rings import defaults
 
 if TYPE_CHECKING:
@@ -60,8 +60,7 @@ def schedule(
     explain_plan: options.ExplainPlan = False,
     write: options.Write = False,
     as_json: options.Json = False,
-    *,
-    files: SideFiles,
+    files: SideFiles = NO_FILES,
 ) -> None:
     """Plan a graph on the four rings: what it takes, what it needs at least, and whether it can deadlock."""
     from runner.driver.outputs import check_outputs

@@ -17,10 +17,10 @@ import torch
 from runner.base.errors import ExecutionError
 from runner.execution.binding import Binder
 from runner.execution.capture import Capture
-from runner.execution.engines import Engine, InOrder
+from runner.execution.engines import Engine, InOrder, Traced
 from runner.execution.run import Run, TaskTime
 from runner.execution.storage import PlainStorage, RingStorage, Storage
-from runner.execution.tracing import Trace, Traced
+from runner.execution.tracing import Trace
 from runner.execution.workers import Workers
 from runner.program.ops import OpRegistry
 from runner.rings.heap import ScopeRecord
