@@ -234,9 +234,7 @@ class _Rebuilding:
                 "end_us": {k: times.end_us[task] for k, task in enumerate(ids) if task in times.end_us},
                 "core_of": {k: times.core_of[task] for k, task in enumerate(ids) if task in times.core_of},
                 "submit_us": median(costs) if costs else None,
-                "submit_start_us": {
-                    k: times.submit_start_us[task] for k, task in enumerate(ids) if task in times.submit_start_us
-                },
+                "submit_start_us": begun,
                 "slices": tuple((core, number[task], *when) for core, task, *when in times.slices if task in number),
             }
         return found

@@ -8,7 +8,7 @@ What a task waits for last is its gate:
 data        a task that it waits for has ended
 core        the task before it on its core has ended
 submission  the submitting thread has submitted it
-heap        the same, after that thread had to wait for room on a ring until some task had ended
+heap        the same, just after that thread had to wait for room on a ring until some task had ended
 
 The observed chain covers the run without a gap: its kernels and waits add up to the makespan.
 """
@@ -17,9 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Any
 
-KINDS = ("data", "core", "submission", "heap")
+KINDS: tuple[str, ...] = ("data", "core", "submission", "heap")
 
 TOLERANCE_US = 0.04
 """Two ticks of the slowest clock: what ends so little after another begins has let it begin."""
@@ -52,7 +53,7 @@ class Observed:
 class Gate:
     """What a task waited for last: `behind` is the task that ended, None where none did; `us` from then to the task's start.
 
-    Of a task that waited for `heap` and was then submitted, `submission_us` is the part after there was room.
+    `submission_us` is the part of it after there was room on a ring again: the submitting thread's own.
     """
 
     kind: str
@@ -116,7 +117,7 @@ def critical_path(run: Observed) -> CriticalPath:
     waited = dict.fromkeys(KINDS, 0.0)
     for task in observed:
         gate = gates[task]
-        waited[gate.kind] += gate.us - gate.submission_us
+        waited["heap" if gate.submission_us else gate.kind] += gate.us - gate.submission_us
         waited["submission"] += gate.submission_us
     makespan = 0.0 if last is None else run.end_us[last] - run.begin_us
     return CriticalPath(run, static, max(finish.values(), default=0.0), finish, observed, makespan, gates, waited)
@@ -127,9 +128,9 @@ def _static(run: Observed) -> tuple[dict[int, float], dict[int, int | None]]:
     finish: dict[int, float] = {}
     before: dict[int, int | None] = {}
     for task in sorted(run.start_us):  # edges go from earlier submissions to later ones
-        before[task] = max(run.waits.get(task, ()), key=lambda wait: finish[wait], default=None)
-        begun = finish[before[task]] if before[task] is not None else 0.0  # type: ignore[index]
-        finish[task] = begun + run.end_us[task] - run.start_us[task]
+        longest = max(run.waits.get(task, ()), key=lambda wait: finish[wait], default=None)
+        before[task] = longest
+        finish[task] = (0.0 if longest is None else finish[longest]) + run.end_us[task] - run.start_us[task]
     return finish, before
 
 
@@ -147,6 +148,8 @@ class _Gates:
     def __init__(self, run: Observed) -> None:
         self.run = run
         self.submitted = {submission: (start, end) for submission, start, end in run.submits}
+        self.number = {submission: number for number, (submission, _, _) in enumerate(run.submits)}
+        self.usual_us = median(end - start for _, start, end in run.submits) if run.submits else 0.0
         self.on_core = self.before_on_core()
         self.roomless: dict[int, tuple[int, int | None] | None] = {}  # the last one up to here that waited for room
         last: tuple[int, int | None] | None = None
@@ -201,8 +204,10 @@ class _Gates:
         """The gate of a task that began when it was submitted."""
         run, start = self.run, self.run.start_us[task]
         waited = self.roomless.get(task)
-        if waited is not None and waited[1] is not None and self.let_begin(waited[1], task):
-            submission, freed_by = waited
+        submission, freed_by = (task, None) if waited is None else waited
+        if freed_by is not None and self.let_begin(freed_by, task):
             ended = run.end_us[freed_by]
-            return Gate("heap", freed_by, start - ended, max(0.0, start - max(ended, self.submitted[submission][1])))
+            since = max(0.0, start - max(ended, self.submitted[submission][1]))
+            is_close = since <= 2 * self.usual_us * (self.number[task] - self.number[submission] + 1)
+            return Gate("heap" if is_close else "submission", freed_by, start - ended, since)
         return Gate("submission", None, start - run.begin_us)

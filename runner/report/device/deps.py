@@ -17,7 +17,7 @@ from itertools import accumulate
 from math import prod
 from typing import Any
 
-from runner.base.tensor_spec import round_up
+from runner.base.tensor_spec import DTYPE_BYTES, round_up
 from runner.program.program import Program, Region, Task, Tensor
 from runner.report.device.timeline import kernel_of
 from runner.rings.schedule import Schedule, Submission, Submit
@@ -181,12 +181,13 @@ class _Writer:
 
     def tensor(self, tensor: int) -> dict[str, Any]:
         known = self.program.tensors[tensor]
+        size_bytes = round_up(known.spec.size_bytes) if known.is_local else known.spec.size_bytes  # as the runtime has it
         return {
             "tensor_id": _tensor_id(known),
             "buffer_addr": str(self.address[tensor]),
             "version": 0,
             "dtype": DTYPES[known.spec.dtype],
-            "buffer_numel": str(known.spec.num_elements),
+            "buffer_numel": str(size_bytes // DTYPE_BYTES[known.spec.dtype]),
         }
 
     # --- edges --------------------------------------------------------------------------------------------------------
