@@ -82,6 +82,24 @@ def test_a_capture_that_is_written_again_is_rebuilt(name, tmp_path):
             assert again.submissions[index].size_bytes == ours.submissions[index].size_bytes
 
 
+@pytest.mark.parametrize("graph", ["layers_1", "moe", "attention_decode_csa"])
+def test_a_plan_in_which_tensors_take_turns_is_rebuilt(graph, tmp_path):
+    """An arena of minpeak's is one tensor of which all in it are parts, as whoever writes the plan for a device would have it."""
+    is_capture = graph == "layers_1"
+    path = str(DATA / "captures" / graph) if is_capture else graph
+    found = plan(Setup([] if is_capture else ["tiny"], [], None, None), PlanRequest(path, "minpeak"))
+    assert any(item.num_tensors == 1 < len(item.slots) for item in found.schedule.submissions)
+    _written(found, tmp_path)
+    recording = read_recording(tmp_path)
+    rebuilt = schedule_of(recording)
+    assert [item.waits for item in rebuilt.submissions] == [item.waits for item in found.schedule.submissions]
+    for index, item in enumerate(found.schedule.submissions):
+        if item.num_tensors == 1 < len(item.slots):
+            assert rebuilt.submissions[index].size_bytes == item.size_bytes and len(rebuilt.submissions[index].slots) == 1
+    proof = Shown.of(recording).as_json()["proof"]
+    assert proof["addresses"][0] == proof["addresses"][1] > 0
+
+
 # --- the timeline -----------------------------------------------------------------------------------------------------
 
 

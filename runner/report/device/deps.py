@@ -6,7 +6,10 @@ In an auto scope an edge has the reason that the runtime has for it:
     tensormap    an earlier writer of a tensor that the task touches                waits
     explicit     all others: `after`, and the edges that sharing of bytes needs     waits, and keeps if the schedule keeps
 
-In a manual scope all edges are explicit. Source: the public `simpler` runtime's dependency replay and its viewers.
+In a manual scope all edges are explicit. A block in which tensors take turns is one tensor of bytes, of which they are
+parts.
+
+Source: the public `simpler` runtime's dependency replay and its viewers.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from math import prod
 from typing import Any
 
 from runner.base.tensor_spec import DTYPE_BYTES, round_up
-from runner.program.program import Program, Region, Task, Tensor
+from runner.program.program import Program, Region, Task
 from runner.report.device.timeline import kernel_of
 from runner.rings.schedule import Schedule, Submission, Submit
 from runner.rings.steps import StepWalk
@@ -82,8 +85,9 @@ class _Writer:
     heap: Sequence[int]
     owner: dict[int, int] = field(default_factory=dict)  # tensor -> submission in whose block it lies
     address: dict[int, int] = field(default_factory=dict)
+    part_of: dict[int, tuple[int, int]] = field(default_factory=dict)  # tensor in an arena -> (its submission, offset in it)
     writes: dict[int, dict[int, Region]] = field(default_factory=dict)  # tensor -> writing submission -> where
-    named: dict[int, None] = field(default_factory=dict)  # tensors that the table must have, in order
+    named: dict[str, dict[str, Any]] = field(default_factory=dict)  # what the table of tensors must have, by id
     behind: dict[int, set[int]] = field(default_factory=dict)  # of what was left out: what it waits for
 
     def __post_init__(self) -> None:
@@ -94,6 +98,8 @@ class _Writer:
             task_id = self.ids[index]
             for slot in item.slots:
                 self.owner[slot.tensor] = index
+                if item.num_tensors == 1 < len(item.slots):
+                    self.part_of[slot.tensor] = index, slot.offset
                 if task_id is not None:
                     self.address[slot.tensor] = bases[task_id >> 32] + self.offsets[index] + slot.offset
         at = OUTSIDE_BASE
@@ -121,7 +127,7 @@ class _Writer:
                 for use in uses:
                     if mode == "auto" and use.kind in ("INOUT", "OUTPUT_EXISTING"):
                         self.writes.setdefault(use.region.tensor, {})[index] = use.region
-        return {"tasks": tasks, "tensors": [self.tensor(tensor) for tensor in self.named], "edges": edges}
+        return {"tasks": tasks, "tensors": [*self.named.values()], "edges": edges}
 
     def leave_out(self, index: int) -> None:
         """Notes what stands for a submission of a trip that did not run."""
@@ -165,29 +171,38 @@ class _Writer:
         head = {"idx": number, "type": use.kind}
         if use.kind == "OUTPUT" or use.region.tensor not in self.address:
             return head
-        self.named.setdefault(use.region.tensor)
-        tensor = self.program.tensors[use.region.tensor]
-        return head | {"tensor_id": _tensor_id(tensor), "dtype": DTYPES[tensor.spec.dtype]} | self.geometry(use.region)
+        row = self.row(use.region.tensor)
+        self.named.setdefault(row["tensor_id"], row)
+        dtype = DTYPES[self.program.tensors[use.region.tensor].spec.dtype]
+        return head | {"tensor_id": row["tensor_id"], "dtype": dtype} | self.geometry(use.region)
 
     def geometry(self, region: Region) -> dict[str, Any]:
         """Shape, first element and strides of a region, in elements."""
-        shape = self.program.tensors[region.tensor].spec.shape
+        spec = self.program.tensors[region.tensor].spec
+        shape, (_, inner) = spec.shape, self.part_of.get(region.tensor, (0, 0))
         strides = [prod(shape[axis + 1 :]) for axis in range(len(shape))]
         box = region.box if region.box is not None else tuple((0, size) for size in shape)
-        start = sum(low * stride for (low, _), stride in zip(box, strides, strict=True))
+        start = inner // DTYPE_BYTES[spec.dtype] + sum(low * stride for (low, _), stride in zip(box, strides, strict=True))
         if not box:  # a scalar has one element
             return {"shape": [1], "start_offset": str(start), "strides": [1]}
         return {"shape": [high - low for low, high in box], "start_offset": str(start), "strides": strides}
 
-    def tensor(self, tensor: int) -> dict[str, Any]:
+    def row(self, tensor: int) -> dict[str, Any]:
+        """What the table says of a tensor; of one in an arena what it says of the arena."""
         known = self.program.tensors[tensor]
-        size_bytes = round_up(known.spec.size_bytes) if known.is_local else known.spec.size_bytes  # as the runtime has it
+        arena, inner = self.part_of.get(tensor, (None, 0))
+        size_bytes = known.spec.size_bytes
+        if arena is not None:
+            size_bytes = self.schedule.submissions[arena].size_bytes
+        elif known.is_local:  # as the runtime has it
+            size_bytes = round_up(size_bytes)
+        dtype = known.spec.dtype if arena is None else "u8"
         return {
-            "tensor_id": _tensor_id(known),
-            "buffer_addr": str(self.address[tensor]),
+            "tensor_id": str(tensor + 1 if arena is None else len(self.program.tensors) + arena + 1),  # 0 is no tensor
+            "buffer_addr": str(self.address[tensor] - inner),
             "version": 0,
-            "dtype": DTYPES[known.spec.dtype],
-            "buffer_numel": str(size_bytes // DTYPE_BYTES[known.spec.dtype]),
+            "dtype": DTYPES[dtype],
+            "buffer_numel": str(size_bytes // DTYPE_BYTES[dtype]),
         }
 
     # --- edges --------------------------------------------------------------------------------------------------------
@@ -234,9 +249,9 @@ class _Writer:
         return {"pred": str(self.ids[first]), "succ": str(self.ids[second]), "arg": number, "source": source, "flags": flags}
 
     def consumer(self, region: Region) -> dict[str, Any]:
-        tensor = self.program.tensors[region.tensor]
+        dtype = DTYPES[self.program.tensors[region.tensor].spec.dtype]
         geometry = {f"consumer_{name}": value for name, value in self.geometry(region).items()}
-        return {"tensor_id": _tensor_id(tensor), "consumer_dtype": DTYPES[tensor.spec.dtype]} | geometry
+        return {"tensor_id": self.row(region.tensor)["tensor_id"], "consumer_dtype": dtype} | geometry
 
 
 def _kind(task: Task, tensor: int, own: set[int]) -> str:
@@ -246,7 +261,3 @@ def _kind(task: Task, tensor: int, own: set[int]) -> str:
     if tensor in task.writes:
         return "INOUT" if tensor in task.reads else "OUTPUT_EXISTING"
     return "INPUT"
-
-
-def _tensor_id(tensor: Tensor) -> str:
-    return str(tensor.id + 1)  # 0 is no tensor
