@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from runner.cli import options
+from runner.cli.device.files import with_side_files
 from runner.cli.shared import console, messages, placement, progress_bar, table
 from runner.driver import completion
+from runner.driver.outputs import NO_FILES, SideFiles
 
 if TYPE_CHECKING:
     from runner.config.config import Config
@@ -53,9 +55,6 @@ Logits = Annotated[
 RecordRouting = Annotated[
     Path | None, typer.Option("--record-routing", metavar="FILE", help="Write which experts every token chose.")
 ]
-ScopeStats = Annotated[
-    Path | None, typer.Option("--scope-stats", metavar="FILE", help="Write scope stats of the last decode call (needs rings).")
-]
 Timeout = Annotated[float, typer.Option("--timeout-s", min=1, metavar="S", help="How long a rank waits for another.")]
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, metavar="N", help="Where ranks meet; 0 is a free port.")]
 
@@ -64,6 +63,7 @@ def register(app: typer.Typer) -> None:
     app.command("generate")(generate_command)
 
 
+@with_side_files
 def generate_command(
     context: typer.Context,
     checkpoint: options.Checkpoint,
@@ -87,17 +87,17 @@ def generate_command(
     unchecked: options.Unchecked = False,
     logits: Logits = None,
     record_routing: RecordRouting = None,
-    scope_stats: ScopeStats = None,
     timeout_s: Timeout = 120.0,
     port: Port = 0,
     as_json: options.Json = False,
+    files: SideFiles = NO_FILES,
 ) -> None:
     """Generate greedily from prompts: prefill in chunks, decode in ragged batches."""
     from runner.driver.serve import Request
 
-    folder, files = Path(checkpoint), (logits, record_routing, scope_stats)
+    folder = Path(checkpoint)
     given = _prompts(folder, prompt_ids, prompts, prompt)
-    request = Request(folder, given, max_new_tokens, deploy, ignore_eos, device, *files)
+    request = Request(folder, given, max_new_tokens, deploy, ignore_eos, device, logits, record_routing, files)
     placed = placement(scheduler, (ring_heap, ring_window, ring_pool), workers, unchecked)
     resolved = _resolved(folder, config, [*sets, *([f"dtype={dtype}"] if dtype else [])], ep)
     served, unwritten = _served(context.obj, request, resolved, ep, placed, threads, timeout_s, port)

@@ -17,6 +17,7 @@ import typer
 
 from runner.base.errors import RinggraphError
 from runner.cli import checkpoints, configs, generate, graphs, receive_depth, recorded, run, schedule, sizing
+from runner.cli.device import critical
 from runner.ranks.reports import end, own_folder, own_rank, write_report
 
 app = typer.Typer(
@@ -52,6 +53,7 @@ COMMANDS = (
     run,
     schedule,
     recorded,
+    critical,
     receive_depth,
     sizing,
 )

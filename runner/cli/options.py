@@ -105,7 +105,6 @@ Profile = Annotated[
 AllowMissing = Annotated[
     bool, typer.Option("--allow-missing-edges", help="Go on when a manual scope lacks edges; running cannot.")
 ]
-ScopeStats = Annotated[Path | None, typer.Option("--scope-stats", metavar="FILE", help="Write scope_stats.jsonl.")]
 Write = Annotated[bool, typer.Option("--write", help="Put the strategy's scopes into the graph's files.")]
 
 # --- what the strategy minpeak is told (runner.driver.planning.MinpeakOptions) -----------------------------------------

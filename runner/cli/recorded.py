@@ -152,16 +152,24 @@ StatsPath = Annotated[Path, typer.Argument(metavar="FILE", help="A scope_stats.j
 
 
 @scope_stats_app.command("show")
-def show(file: StatsPath, as_json: options.Json = False) -> None:
-    """Show the worst figures of a file per ring and per scope."""
+def show(
+    file: StatsPath,
+    program: Annotated[
+        Path | None, typer.Option("--program", metavar="PATH", help="What ran: a capture's folder, a program, a trace.")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show the worst figures of a file per ring and per scope; of a run that died what was held, and by whom."""
+    from runner.cli.device.ended import ended, ended_json, print_ended
     from runner.recorded.scope_stats import read_scope_stats
 
     stats = read_scope_stats(file)
+    how = ended(file, program)
     rows = _site_rows(stats)
     if as_json:
-        print_json(
-            {"file": stats.name, "fatal": stats.fatal, "dropped": stats.dropped, "heap_max": stats.heap_max, "scopes": rows}
-        )
+        head = {"file": stats.name, "fatal": stats.fatal, "dropped": stats.dropped, "heap_max": stats.heap_max, "scopes": rows}
+        lost = {"unclosed": stats.num_unclosed, "unopened": stats.num_unopened, "lower_bounds": stats.dropped > 0}
+        print_json(head | lost | {"ended": ended_json(*how)})
         return
     unpaired = f"{stats.num_unclosed} unclosed" + (f", {stats.num_unopened} unopened" if stats.num_unopened else "")
     print(f"{stats.name}: {len(stats.scopes):,} scopes, {stats.state}, {stats.dropped} records dropped, {unpaired}")
@@ -173,6 +181,7 @@ def show(file: StatsPath, as_json: options.Json = False) -> None:
         slots = f"{row['high_water_slots']:,}"
         out.add_row(str(row["ring"]), row["site"], f"{row['closed']:,}", sizes[0], percent, sizes[1], sizes[2], slots)
     console().print(out)
+    print_ended(*how)
 
 
 def _site_rows(stats: StatsFile) -> list[dict[str, Any]]:
@@ -242,9 +251,12 @@ def _print_diff(left: StatsFile, right: StatsFile, sides: tuple[str, str], as_js
         names = {sides[0]: left.name, sides[1]: right.name}
         places = [{"ring": p.ring, "scope": p.number} | dict(zip(sides, _sites(p), strict=True)) for p in parted]
         scopes = {f"{sides[0]}_scopes": _site_rows(left), f"{sides[1]}_scopes": _site_rows(right)}
-        print_json(names | {"rings": rings, "partings": places} | scopes)
+        dropped = {f"{side}_dropped": stats.dropped for side, stats in zip(sides, (left, right), strict=True)}
+        print_json(names | dropped | {"rings": rings, "partings": places} | scopes)
         return
-    print(f"{sides[0]}: {left.name}\n{sides[1]}: {right.name}")
+    for side, stats in zip(sides, (left, right), strict=True):
+        lost = f" ({stats.dropped:,} records dropped: peaks are lower bounds)" if stats.dropped else ""
+        print(f"{side}: {stats.name}{lost}")
     out = table("ring", "figure", f"{sides[0]}>", f"{sides[1]}>", "difference>")
     for ring in rings:
         for figure in ("scopes", "high_water_bytes", "occupancy_bytes", "alloc_bytes"):

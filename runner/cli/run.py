@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from runner.base.errors import RinggraphError
+from runner.base.errors import ConfigError, RinggraphError
 from runner.cli import options
+from runner.cli.device.files import with_side_files
 from runner.cli.shared import console, placement, table
+from runner.driver.outputs import NO_FILES, SideFiles
 
 if TYPE_CHECKING:
     from runner.driver.single import Ran, Request
@@ -35,13 +37,13 @@ Golden = Annotated[
 Rtol = Annotated[float, typer.Option(help="Tolerance relative to the golden element.")]
 Atol = Annotated[float, typer.Option(help="Absolute tolerance.")]
 Profile = Annotated[Path | None, typer.Option("--profile", metavar="FILE", help="Write measured durations as JSON.")]
-ScopeStats = Annotated[Path | None, typer.Option("--scope-stats", metavar="FILE", help="Write scope stats (needs rings).")]
 
 
 def register(app: typer.Typer) -> None:
     app.command()(run)
 
 
+@with_side_files
 def run(
     graph: options.GraphName,
     inputs: Inputs = [],  # noqa: B006
@@ -53,7 +55,6 @@ def run(
     rtol: Rtol = 1e-4,
     atol: Atol = 1e-5,
     profile: Profile = None,
-    scope_stats: ScopeStats = None,
     config: options.Configs = [],  # noqa: B006
     sets: options.Sets = [],  # noqa: B006
     deploy: options.Deploy = None,
@@ -65,6 +66,7 @@ def run(
     workers: options.Workers = 1,
     threads: options.Threads = None,
     device: options.Device = "cpu",
+    files: SideFiles = NO_FILES,
 ) -> None:
     """Run one graph once, on given or random inputs; save named tensors and compare them with golden ones.
 
@@ -77,7 +79,7 @@ def run(
     if dump and out is None:
         raise typer.BadParameter("--dump needs --out FILE")
     wanted = tuple(part.strip() for item in dump for part in item.split(","))
-    request = Request(graph, tuple(inputs), checkpoint, seed, wanted, out, golden, rtol, atol, profile, scope_stats, device)
+    request = Request(graph, tuple(inputs), checkpoint, seed, wanted, out, golden, rtol, atol, profile, files, device)
     placed = placement(scheduler, (ring_heap, ring_window, ring_pool), workers, unchecked)
     layers = [*([checkpoint] if checkpoint else []), *config]
     ran, unwritten = kept(lambda: _ran(request, layers, sets, deploy, placed, threads))
@@ -99,17 +101,19 @@ def _ran(
     config = resolve(layers, sets, deploy, None, request.graph)
     set_threads(threads, config)
     usable_device(request.device)
-    placed = placed if request.scope_stats is None else _on_rings(placed)
+    placed = _on_rings(placed, request.files)
     return single.run(config, program_of(request.graph, config), request, registry(), placed)
 
 
-def _on_rings(placed: Placement) -> Placement:
-    """The same, where to run without rings is wrong usage."""
+def _on_rings(placed: Placement, files: SideFiles) -> Placement:
+    """The same, where to run without the rings that a file needs is wrong usage."""
 
-    def rings(schedules: Sequence[Schedule]) -> RingSizes:
+    def rings(schedules: Sequence[Schedule]) -> RingSizes | None:
         found = placed.rings(schedules)
-        if found is None:
-            raise typer.BadParameter("--scope-stats needs rings: give --ring-heap")
+        try:
+            files.require_rings(found is not None)
+        except ConfigError as error:
+            raise typer.BadParameter(f"{error.message}: give --ring-heap") from None
         return found
 
     return replace(placed, rings=rings)

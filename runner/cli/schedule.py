@@ -10,14 +10,14 @@ import typer
 
 from runner.base.errors import ConfigError
 from runner.cli import options
+from runner.cli.device.files import with_side_files
 from runner.cli.shared import MIB, console, memory_text, messages, print_json, table
 from runner.driver import completion
 from runner.driver.driver import Setup
+from runner.driver.outputs import NO_FILES, SideFiles
 from runner.rings import defaults
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from runner.driver.planning import PlanResult, Say
     from runner.driver.write import Texts
     from runner.report.diff import ScopeDifference, Side
@@ -30,6 +30,7 @@ def register(app: typer.Typer) -> None:
     app.command("schedule-diff")(schedule_diff)
 
 
+@with_side_files
 def schedule(
     graph: options.GraphName,
     config: options.Configs = [],  # noqa: B006
@@ -49,7 +50,6 @@ def schedule(
     device: options.TimedDevice = defaults.DEVICE,
     profile: options.Profile = None,
     allow_missing_edges: options.AllowMissing = False,
-    scope_stats: options.ScopeStats = None,
     objective: options.Objective = None,
     budget: options.Budget = None,
     no_share: options.NoShare = False,
@@ -60,12 +60,13 @@ def schedule(
     explain_plan: options.ExplainPlan = False,
     write: options.Write = False,
     as_json: options.Json = False,
+    files: SideFiles = NO_FILES,
 ) -> None:
     """Plan a graph on the four rings: what it takes, what it needs at least, and whether it can deadlock."""
     from runner.driver.outputs import check_outputs
     from runner.driver.planning import MinpeakOptions, PlanRequest, TimedOptions, plan
 
-    check_outputs([scope_stats])
+    check_outputs(files.asked_for)
     rings, timing = (ring_heap, ring_window, ring_pool), TimedOptions(submit_us, task_us, cores, profile, device)
     minpeak = MinpeakOptions(objective, budget, no_share, time_limit, technique, no_technique)
     request = PlanRequest(graph, scheduler, batch_allocs, routing, rings, progress, timing, minpeak, allow_missing_edges, write)
@@ -76,7 +77,7 @@ def schedule(
     if write:
         _write(found.texts)
     try:
-        _write_stats(scope_stats, found)
+        _write_files(files, found)
     finally:  # a file that cannot be written does not swallow the plan
         _show(found, as_json, explain_plan)
 
@@ -88,11 +89,13 @@ def _print_notes(found: PlanResult) -> None:
         messages().print(f"note: {note}")
 
 
-def _write_stats(path: Path | None, found: PlanResult) -> None:
-    from runner.recorded.scope_stats import write_scope_stats
+def _write_files(files: SideFiles, found: PlanResult) -> None:
+    """Writes what is asked for; raises UnwrittenError when all that can be written is."""
+    from runner.driver.device.files import planned_run, writers
+    from runner.driver.outputs import UnwrittenError, write_each
 
-    if path is not None:
-        write_scope_stats(path, found.schedule, found.sizes, found.replay.records, fatal=found.deadlock is not None)
+    if files.asked_for and (problems := write_each(writers(files, planned_run(found, files.need_times)))):
+        raise UnwrittenError(problems, found)
 
 
 def _show(found: PlanResult, as_json: bool, explained: bool) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from runner.base.errors import RinggraphError
+from runner.base.errors import ConfigError, RinggraphError
 from runner.base.files import check_writable
 
 T = TypeVar("T")
@@ -46,3 +47,36 @@ def kept(run: Callable[[], T]) -> tuple[T, UnwrittenError | None]:
         return run(), None
     except UnwrittenError as error:
         return error.result, error
+
+
+@dataclass(frozen=True, slots=True)
+class SideFiles:
+    """The files that tools for the device open, each None where it is not asked for; `runner.driver.device.files` writes them.
+
+    scope_stats  what the rings held at each scope's begin and end
+    deps         tasks, arguments, edges; a name map lies beside it
+    swimlane     what ran when on which core, and when it was submitted
+    perfetto     the same as Chrome trace events, with scopes, rings and edges
+    """
+
+    scope_stats: Path | None = None
+    deps: Path | None = None
+    swimlane: Path | None = None
+    perfetto: Path | None = None
+
+    @property
+    def asked_for(self) -> list[Path]:
+        return [path for path in (self.scope_stats, self.deps, self.swimlane, self.perfetto) if path is not None]
+
+    @property
+    def need_times(self) -> bool:
+        return self.swimlane is not None or self.perfetto is not None
+
+    def require_rings(self, has_rings: bool) -> None:
+        """Raises ConfigError for a file that a run without rings cannot leave."""
+        for option, path in (("--scope-stats", self.scope_stats), ("--deps", self.deps)):
+            if path is not None and not has_rings:
+                raise ConfigError(f"{option} needs rings", hint="give --ring-heap, as in --ring-heap safe")
+
+
+NO_FILES = SideFiles()

@@ -179,6 +179,7 @@ class PlanResult:
     """What a request comes to. `warnings` are edges that a manual scope lacks; `texts` the files that `write` would change.
 
     `recorded` is the program if it is a recorded one, `timed_recorded` the timed replay of what the device ran.
+    `timing` is what timed replays of the plan assume.
     """
 
     request: PlanRequest
@@ -193,6 +194,7 @@ class PlanResult:
     """What the routing does not decide."""
     recorded: Recorded | None = None
     timed_recorded: Replay | None = None
+    timing: Callable[[], Timing] | None = None
 
     @property
     def changes(self) -> dict[str, Any] | None:
@@ -286,12 +288,13 @@ def plan(setup: Setup, request: PlanRequest, say: Say | None = None) -> PlanResu
         report = make_report(replay, timed_replay, unlimited)
     if placed.recorded is None:
         notes = tuple(routing_notes(planned.program, setup.config(request.graph), request.routing)) if planned.program else ()
-        return PlanResult(request, planned, sizes, replay, report, placed.plan, tuple(warnings), texts, notes)
+        result = PlanResult(request, planned, sizes, replay, report, placed.plan, tuple(warnings), texts, notes)
+        return replace(result, timing=placed.timing)
     known, recorded = placed.recorded.recording, placed.recorded
     as_recorded = timed(recorded.schedule, known.sizes, request.timed.of_recorded(recorded, recorded.schedule))
     warnings += recorded.warnings
     result = PlanResult(request, planned, sizes, replay, report, placed.plan, tuple(warnings), texts)
-    return replace(result, recorded=recorded, timed_recorded=as_recorded)
+    return replace(result, recorded=recorded, timed_recorded=as_recorded, timing=placed.timing)
 
 
 def place(

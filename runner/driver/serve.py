@@ -22,14 +22,15 @@ from runner.base.errors import ConfigError
 from runner.checkpoint.checkpoint import Checkpoint
 from runner.checkpoint.own_config import require_own_config
 from runner.config.config import Config
-from runner.driver.outputs import UnwrittenError, check_outputs, write_each
+from runner.driver.device.files import measured_run, writers
+from runner.driver.outputs import NO_FILES, SideFiles, UnwrittenError, check_outputs, write_each
 from runner.execution.comm import Comm, LocalComm
+from runner.execution.tracing import Trace
 from runner.models.protocols import Recording, RoutedExperts, RoutingRecorder
 from runner.program.ops import OpRegistry
 from runner.ranks.gather import check_alike, gather_bytes, gathered, total_figures
 from runner.ranks.join import World, check_size
 from runner.ranks.reports import Place, own_folder
-from runner.recorded.scope_stats import write_scope_stats
 from runner.serving.generate import Figures, Generation, generate
 from runner.serving.prompts import Prompt, check_prompts, decode_tokens, encode_texts, parse_ids, read_prompts
 from runner.serving.session import ModelSession, Placement, open_session
@@ -54,7 +55,7 @@ class Request:
     decode       the deployment that decodes, the family's usual one without
     logits       safetensors of every prompt's logits
     routing      which experts every token chose
-    scope_stats  of the last decode call
+    files        what tools for the device open, of the last decode call
     """
 
     checkpoint: Path
@@ -65,7 +66,7 @@ class Request:
     device: str = "cpu"
     logits: Path | None = None
     routing: Path | None = None
-    scope_stats: Path | None = None
+    files: SideFiles = NO_FILES
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,7 @@ def prepared(config: Config, request: Request) -> Config:
     config = config.family.fitting(config, lengths, request.max_new_tokens, request.decode)
     if request.routing is not None:
         experts_of(config, "--record-routing")
-    check_outputs((request.logits, request.routing, request.scope_stats))
+    check_outputs((request.logits, request.routing, *request.files.asked_for))
     return config
 
 
@@ -210,15 +211,14 @@ def _open(
             comm=comm,
             progress=loading,
         )
-    if request.scope_stats is not None and session.rings is None:
-        raise ConfigError("--scope-stats needs rings", hint="give --ring-heap, as in --ring-heap safe")
+    request.files.require_rings(session.rings is not None)
     return session
 
 
 def _watch(session: ModelSession, request: Request, comm: Comm) -> RoutingRecorder | None:
-    """The recorder of routing, if it is asked for; the session keeps scope stats if they are."""
-    if request.scope_stats is not None:
-        session.scope_stats = []
+    """The recorder of routing, if it is asked for; the session keeps what device files need if they are."""
+    if request.files.asked_for:
+        session.scope_stats, session.trace = [], Trace()
     if request.routing is None:
         return None
     experts = experts_of(session.config, "--record-routing")
@@ -253,9 +253,9 @@ def _writers(
         yield partial(_write_logits, request.logits, generations, session.vocabulary.size)
     if request.routing is not None and recording is not None:
         yield partial(recording.write, request.routing)
-    if request.scope_stats is not None and session.rings is not None and session.scope_stats is not None:
+    if session.trace is not None and session.scope_stats is not None:
         schedule = session.decode_stage.compiled.schedule
-        yield partial(write_scope_stats, request.scope_stats, schedule, session.rings, session.scope_stats, False)
+        yield from writers(request.files, measured_run(schedule, session.rings, session.scope_stats, session.trace))
 
 
 def _write_logits(path: Path, generations: Sequence[Generation], num_tokens: int) -> None:

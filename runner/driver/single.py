@@ -10,20 +10,19 @@ from pathlib import Path
 
 import torch
 
-from runner.base.errors import ConfigError
 from runner.base.files import write_text
 from runner.checkpoint.checkpoint import Checkpoint
 from runner.checkpoint.weights import load_weights
 from runner.config.config import Config
-from runner.driver.outputs import UnwrittenError, check_outputs, write_each
+from runner.driver.device.files import measured_run, writers
+from runner.driver.outputs import NO_FILES, SideFiles, UnwrittenError, check_outputs, write_each
 from runner.execution.comm import LocalComm
 from runner.execution.executor import RunResult, execute
 from runner.execution.run import TaskTime
+from runner.execution.tracing import Trace
 from runner.program.ops import OpRegistry
 from runner.program.program import Program
-from runner.recorded.scope_stats import write_scope_stats
 from runner.rings.heap import ScopeRecord
-from runner.rings.schedule import Schedule
 from runner.rings.sizes import RingSizes
 from runner.serving.session import Placement
 from runner.serving.single_run import (
@@ -50,6 +49,7 @@ class Request:
     dump         names or globs of the tensors to save in `out`; the outputs without
     golden       a folder with tensors to compare with, elementwise within `atol + rtol * |golden|`
     profile      measured durations
+    files        what tools for the device open
     """
 
     graph: str
@@ -62,7 +62,7 @@ class Request:
     rtol: float = 1e-4
     atol: float = 1e-5
     profile: Path | None = None
-    scope_stats: Path | None = None
+    files: SideFiles = NO_FILES
     device: str = "cpu"
     given: Mapping[str, torch.Tensor] = field(default_factory=dict)
 
@@ -83,17 +83,17 @@ def run(config: Config, program: Program, request: Request, registry: OpRegistry
 
     Files that could not be written are told before; UnwrittenError, which holds what was made, where one fails in the end.
     """
-    check_outputs((request.out, request.profile, request.scope_stats))
+    check_outputs((request.out, request.profile, *request.files.asked_for))
     names = tensor_names(program)
     wanted = select(names, request.dump or program.outputs)
     expected = read_tensors(request.golden) if request.golden is not None else {}
     compared = {name: names[name] for name in expected if name in names}
     schedule = placement.schedule(program)
     rings = placement.rings([schedule])
-    if request.scope_stats is not None and rings is None:
-        raise ConfigError("--scope-stats needs rings", hint="give --ring-heap, as in --ring-heap safe")
+    request.files.require_rings(rings is not None)
     times: list[TaskTime] | None = [] if request.profile is not None else None
     records: list[ScopeRecord] = []
+    trace = Trace() if request.files.asked_for else None
     result = execute(
         schedule,
         registry,
@@ -105,14 +105,17 @@ def run(config: Config, program: Program, request: Request, registry: OpRegistry
         scope_stats=records,
         profile=times,
         capture={*wanted.values(), *compared.values()},
+        trace=trace,
     )
     tensors = {name: result.captured[at] for name, at in wanted.items() if at in result.captured}
     comparisons = _compared(expected, compared, result, request) if request.golden is not None else None
     ran = Ran(program, result, rings, comparisons, tensors)
-    writers = [*_writers(config, request, schedule, rings, records, times)]
+    wanted_files = [*_profile_writers(config, request, times)]
+    if trace is not None:
+        wanted_files += writers(request.files, measured_run(schedule, rings, records, trace))
     if request.out is not None:
-        writers.append(partial(write_tensors, request.out, tensors))
-    if problems := write_each(writers):
+        wanted_files.append(partial(write_tensors, request.out, tensors))
+    if problems := write_each(wanted_files):
         raise UnwrittenError(problems, ran)
     return ran
 
@@ -131,17 +134,8 @@ def _externals(program: Program, config: Config, request: Request) -> dict[int, 
     return external_tensors(program, given, weights, random, torch.device(request.device))
 
 
-def _writers(
-    config: Config,
-    request: Request,
-    schedule: Schedule,
-    rings: RingSizes | None,
-    records: Sequence[ScopeRecord],
-    times: Sequence[TaskTime] | None,
-) -> Iterator[Callable[[], None]]:
-    """What writes the figures that are asked for."""
-    if request.scope_stats is not None and rings is not None:
-        yield partial(write_scope_stats, request.scope_stats, schedule, rings, records, False)
+def _profile_writers(config: Config, request: Request, times: Sequence[TaskTime] | None) -> Iterator[Callable[[], None]]:
+    """What writes the durations if they are asked for."""
     if request.profile is not None and times is not None:
         report = profile_report(request.graph, config.name, config.deploy, times)
         yield partial(write_text, request.profile, json.dumps(report, indent=1) + "\n")

@@ -17,9 +17,10 @@ import torch
 from runner.base.errors import ExecutionError
 from runner.execution.binding import Binder
 from runner.execution.capture import Capture
-from runner.execution.engines import Engine, InOrder
+from runner.execution.engines import Engine, InOrder, Traced
 from runner.execution.run import Run, TaskTime
 from runner.execution.storage import PlainStorage, RingStorage, Storage
+from runner.execution.tracing import Trace
 from runner.execution.workers import Workers
 from runner.program.ops import OpRegistry
 from runner.rings.heap import ScopeRecord
@@ -121,24 +122,25 @@ class CompiledSchedule:
         progress: Callable[[int], None] | None = None,
         on_task: Callable[[str], None] | None = None,
         capture: Iterable[int] = (),
+        trace: Trace | None = None,
     ) -> RunResult:
         """Runs it once.
 
         `scope_stats` gets one record at each scope's begin and end (with rings), `profile` one `TaskTime` a task, `progress` the
         number of tasks submitted now and then, `on_task` the path of every task just before it runs. `capture` names tensors
-        to copy when they are done.
+        to copy when they are done. `trace` gets when everything happened, in place of what it has.
 
         Raises ExecutionError for a failing op and DeadlockError for a submission that can never be placed.
         """
         start = perf_counter()
         storage = self._storage
         storage.restart()
-        run = Run(self.schedule, self._binder, storage, profile, on_task)
+        run = Run(self.schedule, self._binder, storage, profile, on_task, trace)
         wanted = set(capture)
         copies = Capture(run, wanted) if wanted else None
         try:
             with torch.no_grad(), self._engine(run) as engine:
-                drive(run, engine, copies, progress)
+                drive(run, engine if trace is None else Traced(engine, run, trace), copies, progress)
         finally:
             if scope_stats is not None:
                 scope_stats += storage.records
@@ -172,7 +174,8 @@ def execute(
     profile: list[TaskTime] | None = None,
     progress: Callable[[int], None] | None = None,
     capture: Iterable[int] = (),
+    trace: Trace | None = None,
 ) -> RunResult:
     """Runs a schedule once; see `CompiledSchedule` and its `run`."""
     compiled = CompiledSchedule(schedule, registry, externals, rings=rings, workers=workers, comm=comm, device=device)
-    return compiled.run(scope_stats=scope_stats, profile=profile, progress=progress, capture=capture)
+    return compiled.run(scope_stats=scope_stats, profile=profile, progress=progress, capture=capture, trace=trace)

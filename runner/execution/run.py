@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from threading import get_ident
 from time import perf_counter_ns
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from runner.base.errors import ExecutionError, RinggraphError
 from runner.execution.binding import Binder, contiguous_strides, view_at
 from runner.execution.storage import Place, Storage
+from runner.execution.tracing import Trace
 from runner.rings.schedule import Schedule, Submission
 
 
@@ -34,12 +36,14 @@ class Run:
         storage: Storage,
         profile: list[TaskTime] | None,
         on_task: Callable[[str], None] | None,
+        trace: Trace | None = None,
     ):
         self.schedule = schedule
         self.binder = binder
         self.storage = storage
         self.profile = profile
         self.on_task = on_task
+        self.trace = trace
         self.places: list[Place | None] = [None] * len(schedule.submissions)
         self.num_tasks = 0
         self.num_submissions = 0
@@ -50,15 +54,22 @@ class Run:
         arguments = binding.arguments(self.places, self.storage)
         if self.on_task is not None:
             self.on_task(self.schedule.submissions[index].name)
-        start = perf_counter_ns() if self.profile is not None else 0
+        is_timed = self.profile is not None or self.trace is not None
+        start = perf_counter_ns() if is_timed else 0
         try:
             binding.run(**arguments)
         except Exception as error:
             raise _failure(self.schedule.submissions[index], arguments, error) from error
-        if self.profile is not None:
+        if is_timed:
             _synchronize(arguments)
+            self._note(index, start, perf_counter_ns())
+
+    def _note(self, index: int, start_ns: int, end_ns: int) -> None:
+        if self.profile is not None:
             submission = self.schedule.submissions[index]
-            self.profile.append(TaskTime(submission.name, submission.op or "", perf_counter_ns() - start))
+            self.profile.append(TaskTime(submission.name, submission.op or "", end_ns - start_ns))
+        if self.trace is not None:
+            self.trace.tasks.append((index, get_ident(), start_ns, end_ns))
 
     def element(self, tensor: int, index: tuple[int, ...]) -> int:
         """One element of a tensor, for trip counts."""

@@ -61,6 +61,10 @@ class Storage(Protocol):
         """Scope stats of this run; empty without rings."""
         ...
 
+    def held(self) -> tuple[int, int, int] | None:
+        """The ring of the innermost scope, bytes between its tail and head, and its live slots; None without rings."""
+        ...
+
     def restart(self) -> None:
         """Makes ready for another run, whatever became of the last one; buffers stay where they are."""
         ...
@@ -107,6 +111,9 @@ class PlainStorage:
         self.ring_peaks: tuple[int, ...] = ()
         self.records: list[ScopeRecord] = []
         self.restart()
+
+    def held(self) -> None:
+        return None
 
     def restart(self) -> None:
         self._live_bytes = 0
@@ -182,6 +189,10 @@ class RingStorage:
         self._typed: dict[tuple[int, str], torch.Tensor] = {}
         self._buffers: list[torch.Tensor | None] = [None] * NUM_RINGS
         self.restart()
+
+    def held(self) -> tuple[int, int, int] | None:
+        ring = self._heap.rings[self._open[-1]]
+        return self._open[-1], ring.head_bytes - ring.tail_bytes, ring.live
 
     def restart(self) -> None:
         self._heap = RingHeap(self._schedule, self._sizes)

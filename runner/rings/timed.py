@@ -75,7 +75,9 @@ class _Workers:
             self.aiv -= blocks * (AIV_PER_MIX if core == "MIX" else 1)
 
 
-class _Timed(Driver):
+class TimedDriver(Driver):
+    """The run behind `timed`; who wants to know what ran when derives from it (`runner.report.device.timeline`)."""
+
     model = "timed"
 
     def __init__(self, schedule: Schedule, sizes: RingSizes, timing: Timing) -> None:
@@ -146,6 +148,9 @@ class _Timed(Driver):
         if self._now - begin > self._timing.device.host_read_us:
             self._slow[self._next] = SlowWait(self._next, -1, self._now - begin, 8)
 
+    def started(self, submission: int, blocks: int, start_us: float, end_us: float) -> None:
+        """So many blocks of a task have got workers, until `end_us`."""
+
     def result(self, deadlock: Deadlock | None) -> Replay:
         if deadlock is None:
             self._run_until(float("inf"))
@@ -199,7 +204,9 @@ class _Timed(Driver):
                     break
                 submission = queue[0][0]
                 workers.take(core, blocks)
-                heappush(self._events, (now + self._timing.block_us(submission), submission, blocks))
+                end = now + self._timing.block_us(submission)
+                heappush(self._events, (end, submission, blocks))
+                self.started(submission, blocks, now, end)
                 queue[0][1] -= blocks
                 if not queue[0][1]:
                     queue.popleft()
@@ -207,7 +214,7 @@ class _Timed(Driver):
 
 def timed(schedule: Schedule, sizes: RingSizes, timing: Timing) -> Replay:
     """Replay on simulated workers; `stall_us` is how long the submitting thread stood still, `makespan_us` until all was done."""
-    return _Timed(schedule, sizes, timing).run()
+    return TimedDriver(schedule, sizes, timing).run()
 
 
 def uniform_timing(

@@ -25,6 +25,7 @@ from runner.execution.comm import Comm, LocalComm
 from runner.execution.executor import CompiledSchedule, RunResult
 from runner.execution.run import TaskTime
 from runner.execution.storage import TORCH_DTYPES
+from runner.execution.tracing import Trace
 from runner.expansion.expander import expand
 from runner.language.library import GraphLibrary, find_graph
 from runner.models.protocols import PHASES, Recorder, RequestState, Serving, Vocabulary
@@ -75,7 +76,8 @@ class Placement:
 class ModelSession:
     """See the module docstring, and `generate.Session` for the protocol.
 
-    `on_call` is told the phase of a call before it, `on_task` the path of a task, `recorder` what became of the call.
+    `on_call` is told the phase of a call before it, `on_task` the path of a task, `recorder` what became of the call. Of the
+    last decode call are `scope_stats` and `trace`.
     """
 
     config: Config
@@ -90,6 +92,7 @@ class ModelSession:
     ring_peaks: tuple[int, ...] = ()
     recorder: Recorder | None = None
     scope_stats: list[ScopeRecord] | None = None
+    trace: Trace | None = None
     profile: list[TaskTime] | None = None
     on_call: Callable[[str], None] | None = None
     on_task: Callable[[str], None] | None = None
@@ -149,7 +152,9 @@ class ModelSession:
         stats = self.scope_stats if stage is self.decode_stage else None
         if stats is not None:
             stats.clear()
-        result = stage.call(batch, scope_stats=stats, profile=self.profile, on_task=self.on_task, capture=wanted)
+        trace = self.trace if stage is self.decode_stage else None
+        noted = {"scope_stats": stats, "trace": trace, "profile": self.profile, "on_task": self.on_task}
+        result = stage.call(batch, capture=wanted, **noted)
         self.num_tasks += result.num_tasks
         self.peak_bytes = max(self.peak_bytes, result.peak_bytes)
         self.ring_peaks = tuple(map(max, zip(self.ring_peaks or result.ring_peaks, result.ring_peaks, strict=True)))

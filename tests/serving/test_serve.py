@@ -11,7 +11,7 @@ from runner.checkpoint.random import init_checkpoint
 from runner.config.config import load_config
 from runner.driver import single
 from runner.driver.driver import program_of, registry
-from runner.driver.outputs import UnwrittenError
+from runner.driver.outputs import SideFiles, UnwrittenError
 from runner.driver.serve import GENERATING, LOADING, Request, prepared, record_routing, serve
 from runner.ranks.reports import Place
 from runner.serving.session import Placement
@@ -108,8 +108,8 @@ def test_one_run_saves_compares_and_profiles(tmp_path, capfd):
     other = single.run(config, program, single.Request("moe", seed=1, golden=tmp_path / "golden"), registry(), ANNOTATED)
     assert not any(each.agrees for each in other.comparisons)
     with pytest.raises(ConfigError, match="--scope-stats needs rings"):
-        single.run(config, program, single.Request("moe", scope_stats=tmp_path / "s"), registry(), ANNOTATED)
+        single.run(config, program, single.Request("moe", files=SideFiles(tmp_path / "s")), registry(), ANNOTATED)
     with pytest.raises(IsADirectoryError):
-        single.run(config, program, single.Request("nothing runs", scope_stats=tmp_path), registry(), None)
+        single.run(config, program, single.Request("nothing runs", files=SideFiles(tmp_path)), registry(), None)
     assert capfd.readouterr() == ("", "")
     assert {name: value.dtype for name, value in read_tensors(tmp_path / "golden").items()}.popitem()[1] == torch.float32

@@ -226,13 +226,16 @@ class _Rebuilding:
             ),
         }
         if times is not None:
-            costs = list(times.submit_us.values())
+            costs, number = list(times.submit_us.values()), {task: k for k, task in enumerate(ids)}
+            begun = {number[task]: start for task, start in times.submit_start_us.items() if task in number}
             found |= {
                 "cores": dict(times.cores),
                 "start_us": {k: times.start_us[task] for k, task in enumerate(ids) if task in times.start_us},
                 "end_us": {k: times.end_us[task] for k, task in enumerate(ids) if task in times.end_us},
                 "core_of": {k: times.core_of[task] for k, task in enumerate(ids) if task in times.core_of},
                 "submit_us": median(costs) if costs else None,
+                "submit_start_us": begun,
+                "slices": tuple((core, number[task], *when) for core, task, *when in times.slices if task in number),
             }
         return found
 

@@ -102,7 +102,8 @@ class ScopeMark:
 class Times:
     """What a swimlane file tells, in microseconds: per task its run and the mean of its rows (blocks), per submission its cost.
 
-    `start_us` and `end_us` count from the first record; `cores` are counts by type, `core_of` is the core of a task's first row.
+    `start_us`, `end_us` and `submit_start_us` count from the first record; `cores` are counts by type, `core_of` is the core of a
+    task's first row, `slices` are all rows as (core, task, start, end).
     """
 
     level: int
@@ -114,6 +115,8 @@ class Times:
     submit_us: Mapping[int, float] = field(default_factory=dict)
     core_of: Mapping[int, int] = field(default_factory=dict)
     cores: Mapping[str, int] = field(default_factory=dict)
+    submit_start_us: Mapping[int, float] = field(default_factory=dict)
+    slices: tuple[tuple[int, int, float, float], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +296,8 @@ def _times(path: Path) -> Times:
         {task: (end - start) / clock_mhz for _, task, start, end in phases},
         {task: core for core, task, _, _ in reversed(rows)},
         {kind: types.count(kind) for kind in ("aic", "aiv")} if isinstance(types, list) else {},
+        {task: (start - zero) / clock_mhz for _, task, start, _ in phases},
+        tuple((core, task, (start - zero) / clock_mhz, (end - zero) / clock_mhz) for core, task, start, end in rows),
     )
 
 
