@@ -135,7 +135,7 @@ def _expected(key: str, value: Any) -> str | None:
     if key in ("layer_types", "mlp_layer_types"):
         good = value is None or (isinstance(value, list) and all(isinstance(item, str) for item in value))
         return None if good else "a list of names"
-    if key in ("compress_rates", "rope_parameters"):
+    if key in ("compress_rates", "rope_parameters", "quantization_config"):
         return None if value is None or isinstance(value, dict) else "an object"
     if key in EITHER:
         return None if is_number(value) else "a number"

@@ -272,6 +272,13 @@ def test_other_json_is_no_model(values, message, tmp_path):
     assert message in alone and "error C105: no layer says which model this is: 'model_type' is missing" in alone
 
 
+@pytest.mark.parametrize("value", ["w8a8", 8, [], [{"quant_method": "w8a8"}]])
+def test_a_quantization_config_is_an_object(value, tmp_path):
+    """The class refuses any other; nothing that it may mean is left aside without a word."""
+    path = write(tmp_path, BASE | {"quantization_config": value})
+    assert "error C102: 'quantization_config' is " in refusal(path) and "expected an object" in refusal(path)
+
+
 def test_defaults_are_called_so(tmp_path, capsys):
     path = write(tmp_path, BASE)
     config = load_config([path])

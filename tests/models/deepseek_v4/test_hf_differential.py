@@ -225,6 +225,8 @@ class Generator:
             self.put(config, "norm_topk_prob", [True, False, 1])
         if self.rarely(0.05):
             self.put(config, "something_new", [{"a": 1}, 3])
+        if self.rarely(0.05):
+            self.put(config, "quantization_config", [None, {"quant_method": "w8a8"}, "w8a8", 8, [1]])
         if self.rarely(0.02):
             config["per_layer_config"] = self.rng.choice([None, {"0": {"head_dim": 16}}])
         if self.rarely(0.1):  # names of ours, which mean nothing in a config.json
