@@ -68,16 +68,21 @@ def writers(files: SideFiles, run: DeviceRun) -> Iterator[Callable[[], None]]:
     if files.scope_stats is not None and sizes is not None:
         yield partial(write_scope_stats, files.scope_stats, schedule, sizes, run.records, run.fatal)
     if files.deps is not None and sizes is not None:
-        yield lambda path=files.deps, heap=sizes.heap: _write(path, deps_json(schedule, ids, run.offsets, heap))
-        if files.deps.is_file() or not files.deps.exists():  # not beside /dev/stdout
-            names = files.deps.with_name(f"name_map_{re.sub(r'[^A-Za-z0-9_.-]', '_', schedule.name)}.json")
-            yield lambda path=names: _write(path, name_map_json(schedule))
+        yield partial(_write_deps, files.deps, run, ids, sizes)
     if run.timeline is not None:
         timeline = run.timeline
         if files.swimlane is not None:
             yield lambda path=files.swimlane: _write(path, swimlane_json(ids, timeline))
         if files.perfetto is not None:
             yield lambda path=files.perfetto: _write(path, perfetto_json(schedule, timeline))
+
+
+def _write_deps(path: Path, run: DeviceRun, ids: Sequence[int | None], sizes: RingSizes) -> None:
+    """Tasks and edges, and then beside them the names of their kernels."""
+    _write(path, deps_json(run.schedule, ids, run.offsets, sizes.heap))
+    if path.is_file():  # not beside /dev/stdout
+        name = re.sub(r"[^A-Za-z0-9_.-]", "_", run.schedule.name)
+        _write(path.with_name(f"name_map_{name}.json"), name_map_json(run.schedule))
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:
