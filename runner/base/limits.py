@@ -24,12 +24,13 @@ ITEMS_OF_ANY = 100_000
 class Limits:
     """The most that may be made of one graph or recorded program.
 
-    items   tasks, scopes, loops, choices and bodies of trips
-    trips   trips of loops
-    uses    used graphs that are spliced in
-    edges   what tasks wait for, inferred and by `after`
-    steps   submissions, scopes and trips of a recorded program
-    density items for each byte of the graph's files, beyond the first ITEMS_OF_ANY
+    items    tasks, scopes, loops, choices and bodies of trips
+    trips    trips of loops
+    uses     used graphs that are spliced in
+    edges    what tasks wait for, inferred and by `after`
+    steps    submissions, scopes and trips of a recorded program
+    density  items for each byte of the graph's files, beyond the first ITEMS_OF_ANY
+    frontier tasks whose frontier is traced, beyond `density` for each byte of the graph's files
 
     and the most `findings` of a graph's file, or of its expansion, before the rest is not looked for.
     """
@@ -41,6 +42,7 @@ class Limits:
     steps: int = 500_000
     findings: int = 1_000
     density: int = 50
+    frontier: int = 4_000
 
     @classmethod
     def current(cls, env: Mapping[str, str] = os.environ) -> Limits:

@@ -55,6 +55,12 @@ def told(sizes: RingSizes | None) -> RingSizes | None:
     return sizes
 
 
+def print_notes(notes: Iterable[str]) -> None:
+    """What a result leaves open, on standard error."""
+    for note in notes:
+        messages().print(f"note: {note}")
+
+
 def placement(
     scheduler: str, rings: tuple[str | None, str | None, str | None], workers: int = 1, unchecked: bool = False
 ) -> Placement:

@@ -357,7 +357,7 @@ class _Walk:
             )
         bound = max(self.builder.integer(item.maximum, context), 0)
         trips = self.dynamic(expr, path, read, bound, frame, context, item.mark)
-        return self.dynamic_span(path, trips, self.planned(trips, expr, read, context), item, frame, context)
+        return self.dynamic_span(path, trips, self.planned(trips), item, frame, context)
 
     def dynamic_span(self, path: str, trips: Trips, num: int, item: For, frame: Frame, context: Context) -> Span:
         chosen = sorted({trip for trip in (0, 1, num - 1) if 0 <= trip < num}) if self.sample else range(num)
@@ -433,18 +433,16 @@ class _Walk:
                 continue
             self.builder.report("G325", f"carry: {message}", text.mark, hint)
 
-    def planned(self, trips: Trips, expr: Expr, read: Sequence[str], context: Context) -> int:
+    def planned(self, trips: Trips) -> int:
         """The number of trips that the program holds."""
+        assert isinstance(trips.evaluate, DynamicRange)
         if self.trips is None or (self.decides is not None and not is_decided(trips, self.builder, self.decides)):
             return trips.bound
-        elements: dict[str, tuple[int, ...] | None] = dict.fromkeys(read)
-        with suppress(ExprError):
-
-            def look(name: str) -> Any:
-                return (lambda at: elements.__setitem__(name, at) or 0) if name in elements else context.values[name]
-
-            expr.evaluate(look)
-        num = self.trips(trips.path, tuple(read), tuple(elements[name] for name in read), trips.bound)
+        try:
+            num = self.trips(trips.path, trips.evaluate.elements(), trips.bound, trips.evaluate.planned)
+        except ExprError as error:
+            self.builder.report_error(error)
+            return trips.bound
         if num is not None and not 0 <= num <= trips.bound:
             raise GraphError(Diagnostic("G326", f"'{trips.path}' is given {num} trips, expected 0 to {trips.bound}", trips.mark))
         return trips.bound if num is None else num
@@ -502,7 +500,7 @@ class _Walk:
             trips = self.dynamic(test, path, read, 1, frame, context, item.mark)
             inner = Frame(frame, frame.prefix, body)
             items: list[int | Span] = []
-            num = self.planned(trips, test, read, context)
+            num = self.planned(trips)
             with self.builder.dynamic_loop():
                 if num:
                     self.body(body, inner, context, items)

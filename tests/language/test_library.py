@@ -331,11 +331,17 @@ def test_brackets_that_are_not_quoted(text, column, given):
     assert found[0].message.startswith(f"'{given}' is not quoted, so that YAML reads its brackets: ")
 
 
-@pytest.mark.parametrize("value", [".inf", ".Inf", "-.INF", ".nan", ".NaN", ".NAN", "1_0.5", "1_.5", "1._", "1__0.0", "1:30.5", "-1:3."])
+@pytest.mark.parametrize(
+    "value", [".inf", ".Inf", "-.INF", ".nan", ".NaN", ".NAN", "1_0.5", "1_.5", "1._", "1__0.0", "1:30.5", "-1:3."]
+)
 def test_numbers_in_any_spelling_of_yaml_are_told_where_others_are_due(value):
     """None of them is an integer or a text, and Python reads few of them."""
     body = f"body:\n  - {{for: t, range: 'n[0]', max: {value}, body: []}}\n"
-    for text, line in ((f"graph: {value}\nbody: []\n", 1), (f"graph: g\n{body}", 3), (f"graph: g\nparams: {{p: {value}}}\nbody: []\n", 2)):
+    for text, line in (
+        (f"graph: {value}\nbody: []\n", 1),
+        (f"graph: g\n{body}", 3),
+        (f"graph: g\nparams: {{p: {value}}}\nbody: []\n", 2),
+    ):
         _, found = check_source(text.encode(), "f.yaml")
         assert line in {problem.mark.line for problem in found if problem.mark} or ".5" in value
 
