@@ -16,15 +16,21 @@ from runner.base.errors import ConfigError, did_you_mean
 VARIABLE = "RINGGRAPH_LIMITS"
 
 
+ITEMS_OF_ANY = 100_000
+"""Items that a graph may have however short its files are: they are expanded and planned in a few seconds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """The most that may be made of one graph or recorded program.
 
-    items   tasks, scopes, loops, choices and bodies of trips
-    trips   trips of loops
-    uses    used graphs that are spliced in
-    edges   what tasks wait for, inferred and by `after`
-    steps   submissions, scopes and trips of a recorded program
+    items    tasks, scopes, loops, choices and bodies of trips
+    trips    trips of loops
+    uses     used graphs that are spliced in
+    edges    what tasks wait for, inferred and by `after`
+    steps    submissions, scopes and trips of a recorded program
+    density  items for each byte of the graph's files, beyond the first ITEMS_OF_ANY
+    frontier tasks whose frontier is traced, beyond `density` for each byte of the graph's files
 
     and the most `findings` of a graph's file, or of its expansion, before the rest is not looked for.
     """
@@ -35,6 +41,8 @@ class Limits:
     edges: int = 5_000_000
     steps: int = 500_000
     findings: int = 1_000
+    density: int = 50
+    frontier: int = 4_000
 
     @classmethod
     def current(cls, env: Mapping[str, str] = os.environ) -> Limits:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from runner.cli import options
-from runner.cli.shared import MIB, console, messages, print_json, table
+from runner.cli.shared import MIB, console, messages, print_json, print_notes, table
 from runner.driver import completion
 from runner.driver.driver import Setup
 from runner.rings import defaults
@@ -235,13 +236,23 @@ def diff(
         placed = place(Setup(config, sets, deploy, ep), PlanRequest(graph, scheduler, batch_allocs, routing, timed=timing))
         sizes = RingSizes.from_lists(left.heap_max, left.window_max)
         right = stats_of_replay(replay_under(progress, placed.schedule, sizes, placed.timing))
-        _print_diff(left, right, ("recorded", "predicted"), as_json)
+        print_notes(placed.routing_notes)
+        assumed = {"routing": routing, "timing": timing.as_json(), "routing_notes": list(placed.routing_notes)}
+        if not as_json:
+            print(f"predicted with routing {routing}, progress {progress}; timed assumes {timing}")
+        _print_diff(left, right, ("recorded", "predicted"), as_json, assumed)
     else:
         assert other is not None
         _print_diff(left, read_scope_stats(other), ("left", "right"), as_json)
 
 
-def _print_diff(left: StatsFile, right: StatsFile, sides: tuple[str, str], as_json: bool) -> None:
+def _print_diff(
+    left: StatsFile,
+    right: StatsFile,
+    sides: tuple[str, str],
+    as_json: bool,
+    assumed: Mapping[str, Any] = {},
+) -> None:
     from runner.recorded.scope_stats import partings
     from runner.rings.schedule import NUM_RINGS
 
@@ -252,7 +263,7 @@ def _print_diff(left: StatsFile, right: StatsFile, sides: tuple[str, str], as_js
         places = [{"ring": p.ring, "scope": p.number} | dict(zip(sides, _sites(p), strict=True)) for p in parted]
         scopes = {f"{sides[0]}_scopes": _site_rows(left), f"{sides[1]}_scopes": _site_rows(right)}
         dropped = {f"{side}_dropped": stats.dropped for side, stats in zip(sides, (left, right), strict=True)}
-        print_json(names | dropped | {"rings": rings, "partings": places} | scopes)
+        print_json(names | dropped | {"rings": rings, "partings": places} | scopes | dict(assumed))
         return
     for side, stats in zip(sides, (left, right), strict=True):
         lost = f" ({stats.dropped:,} records dropped: peaks are lower bounds)" if stats.dropped else ""

@@ -97,12 +97,14 @@ def _ran(
 ) -> Ran:
     from runner.driver import single
     from runner.driver.driver import program_of, registry, resolve, set_threads, usable_device
+    from runner.language.library import GraphLibrary
 
-    config = resolve(layers, sets, deploy, None, request.graph)
+    library = GraphLibrary()  # the file is read once
+    config = resolve(layers, sets, deploy, None, request.graph, library)
     set_threads(threads, config)
     usable_device(request.device)
     placed = _on_rings(placed, request.files)
-    return single.run(config, program_of(request.graph, config), request, registry(), placed)
+    return single.run(config, program_of(request.graph, config, library=library), request, registry(), placed)
 
 
 def _on_rings(placed: Placement, files: SideFiles) -> Placement:

@@ -11,7 +11,7 @@ import typer
 from runner.base.errors import ConfigError
 from runner.cli import options
 from runner.cli.device.files import with_side_files
-from runner.cli.shared import MIB, console, memory_text, messages, print_json, table
+from runner.cli.shared import MIB, console, memory_text, messages, print_json, print_notes, table
 from runner.driver import completion
 from runner.driver.driver import Setup
 from runner.driver.outputs import NO_FILES, SideFiles
@@ -85,8 +85,7 @@ def schedule(
 def _print_notes(found: PlanResult) -> None:
     for missing in found.warnings:
         messages().print(f"warning: {missing.message}")
-    for note in found.routing_notes:
-        messages().print(f"note: {note}")
+    print_notes(found.routing_notes)
 
 
 def _write_files(files: SideFiles, found: PlanResult) -> None:
@@ -282,12 +281,15 @@ def schedule_diff(
     minpeak = MinpeakOptions(objective, budget, no_share, time_limit)
     request = PlanRequest("", scheduler, batch_allocs, routing, timed=timing, minpeak=minpeak)
     found = compare(Setup(config, sets, deploy, ep), left, right, request, better())
+    print_notes(found.routing_notes)
     if as_json:
         print_json(found.as_json())
         return
     print(f"left:  {found.left.name}\nright: {found.right.name}")
     _print_ring_diff(found.left, found.right)
     _print_scope_diff(found.scopes)
+    if not left.endswith(".json") or not right.endswith(".json"):
+        print(f"planned with routing {routing}; timed assumes {timing}")
 
 
 def _print_ring_diff(left: Side, right: Side) -> None:

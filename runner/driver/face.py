@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from runner.base.errors import ConfigError, Diagnostic
 from runner.config.config import Config
 from runner.driver.driver import Setup, resolve, ring_sizes, routing_notes, schedule_of
-from runner.driver.frontier import trace_frontier
+from runner.driver.frontier import refuse_large, trace_frontier
 from runner.driver.linting import lint
 from runner.driver.planning import MinpeakOptions, PlanDifference, PlanRequest, PlanResult, TimedOptions, compare, place, plan
 from runner.driver.recorded import is_recorded, open_recorded
 from runner.driver.sizing import SizeResult, size
 from runner.language.graph import Graph
-from runner.language.library import load_graph
+from runner.language.library import GraphLibrary, load_graph
 from runner.program.ops import OpRegistry
 from runner.program.program import Program
 from runner.report.dot import to_dot
@@ -131,7 +131,9 @@ class Driver:
             recorded = open_recorded(self.setup, graph)
             name, plans = recorded.recording.name, recorded.program
             return trace_frontier(plans, lambda schedule: given.of_recorded(recorded, schedule), name, num_points, say)
-        config, program = self.resolve(graph), self.expand(graph, routing)
+        library = GraphLibrary()
+        config, program = self.setup.config(graph, library), self.setup.program(graph, routing=routing, library=library)
+        refuse_large(program, library)
         name = f"{program.name}, routing {routing}"
         found = trace_frontier(
             program, lambda schedule: given.timing(schedule, self.setup.registry, config.dtypes), name, num_points, say

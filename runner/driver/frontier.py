@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from runner.base.errors import Diagnostic, GraphError
+from runner.base.limits import Limits, how_to_raise
+from runner.language.library import GraphLibrary
 from runner.program.program import Program
 from runner.report.frontier import Frontier, Point, budgets, merged, undominated
 from runner.rings.capacity import ring_loads, safe_heap
@@ -16,6 +19,16 @@ from schedulers.minpeak.planner import plan
 MIB = 2**20
 OTHERS = ("unscoped", "auto", "annotated", "autoscope")
 """Strategies shown beside minpeak; `manual` is not, as it lacks the edges that make a run right."""
+
+
+def refuse_large(program: Program, library: GraphLibrary) -> None:
+    """Raises GraphError for more tasks than files of their length may ask to be planned some thirty times."""
+    limits = Limits.current()
+    num_bytes = sum(len(line) for graph in library.graphs() for line in graph.lines)
+    if len(program.tasks) > limits.frontier + limits.density * num_bytes:
+        most = f"{limits.frontier:,} and {limits.density:,} for each byte of its files"
+        message = f"the frontier of {len(program.tasks):,} tasks takes too long: more than {most}"
+        raise GraphError(Diagnostic("G329", message, program.body.mark, hint=how_to_raise("frontier")))
 
 
 def trace_frontier(

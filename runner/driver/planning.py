@@ -163,6 +163,8 @@ class Placed:
     timing: Callable[[], Timing]
     plan: Plan | None = None
     recorded: Recorded | None = None
+    routing_notes: tuple[str, ...] = ()
+    """What the routing does not decide."""
 
     def sizes(self, request: PlanRequest) -> RingSizes:
         """The rings to replay in; a recorded program has those of its run, and where it is planned anew heaps that are safe."""
@@ -287,8 +289,7 @@ def plan(setup: Setup, request: PlanRequest, say: Say | None = None) -> PlanResu
             unlimited = run_unlimited(planned, placed.timing())
         report = make_report(replay, timed_replay, unlimited)
     if placed.recorded is None:
-        notes = tuple(routing_notes(planned.program, setup.config(request.graph), request.routing)) if planned.program else ()
-        result = PlanResult(request, planned, sizes, replay, report, placed.plan, tuple(warnings), texts, notes)
+        result = PlanResult(request, planned, sizes, replay, report, placed.plan, tuple(warnings), texts, placed.routing_notes)
         return replace(result, timing=placed.timing)
     known, recorded = placed.recorded.recording, placed.recorded
     as_recorded = timed(recorded.schedule, known.sizes, request.timed.of_recorded(recorded, recorded.schedule))
@@ -324,7 +325,8 @@ def place(
 
     given = {"batch_allocs": request.batch_allocs, "timing": timing, "report": plans.append, "progress": say}
     schedule = strategy(program, given | request.minpeak.mapping() | {"written": written})
-    return Placed(schedule, lambda: timing(schedule), plans[-1] if plans else None)
+    notes = tuple(routing_notes(program, config, request.routing))
+    return Placed(schedule, lambda: timing(schedule), plans[-1] if plans else None, routing_notes=notes)
 
 
 def _place_recorded(setup: Setup, request: PlanRequest, strategy: Scheduler, say: Say | None) -> Placed:
@@ -397,21 +399,26 @@ def _is_program(path: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class PlanDifference:
-    """Two schedules side by side, per ring and per scope."""
+    """Two schedules side by side, per ring and per scope; `request` says how those were planned that are in no file."""
 
     left: Side
     right: Side
     scopes: tuple[ScopeDifference, ...]
+    request: PlanRequest
+    routing_notes: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The object of `ringgraph schedule-diff --json`."""
-        return diff_json(self.left, self.right, self.scopes)
+        assumed = {"routing": self.request.routing, "timing": self.request.timed.as_json()}
+        notes = {"routing_notes": list(self.routing_notes)}
+        return diff_json(self.left, self.right, self.scopes) | assumed | notes
 
 
 def compare(
     setup: Setup, left: str | PlanResult, right: str | PlanResult, request: PlanRequest, say: Say | None = None
 ) -> PlanDifference:
     """Each side is a plan, a file that `schedule --json` wrote (`*.json`), or GRAPH[:STRATEGY], planned as `request` says."""
+    notes: dict[str, None] = {}
 
     def side(given: str | PlanResult) -> Side:
         if isinstance(given, PlanResult):
@@ -419,7 +426,9 @@ def compare(
         if given.endswith(".json") and not _is_program(Path(given)):
             return read_side(Path(given))
         graph, _, strategy = given.partition(":")
-        return side_of(place(setup, replace(request, graph=graph), scheduler=strategy or None, say=say).schedule, given)
+        placed = place(setup, replace(request, graph=graph), scheduler=strategy or None, say=say)
+        notes.update(dict.fromkeys(placed.routing_notes))
+        return side_of(placed.schedule, given)
 
     sides = side(left), side(right)
-    return PlanDifference(*sides, tuple(scope_differences(*sides)))
+    return PlanDifference(*sides, tuple(scope_differences(*sides)), request, tuple(notes))

@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from runner.base.errors import Diagnostic, GraphError, Mark, did_you_mean
-from runner.base.limits import Limits, how_to_raise
+from runner.base.limits import ITEMS_OF_ANY, Limits, how_to_raise
 from runner.base.records import builder
 from runner.base.tensor_spec import DTYPE_BYTES, TensorSpec
 from runner.expansion.last_writers import NOBODY, Writers
 from runner.expansion.names import Context, Resolved, View
 from runner.language.expressions import Expr, ExprError, parse
-from runner.language.graph import Declaration, Item, Text
+from runner.language.graph import Declaration, Graph, Text
 from runner.language.notation import TensorType
 from runner.models.protocols import Settings
 from runner.program.program import Region, Task, Tensor
@@ -65,6 +65,8 @@ class ProgramBuilder:
         self.config = config
         self.limits = limits
         self.items = self.trips = self.uses = self.edges = 0
+        self.most_items = min(limits.items, ITEMS_OF_ANY)
+        self.granted: set[str] = set()
         self.with_workspace = bool(config.values.get("workspace", True))
         self.problems: dict[object, Diagnostic] = {}
         self.tensors: list[Tensor] = []
@@ -90,19 +92,25 @@ class ProgramBuilder:
 
     # --- limits ---
 
+    def grant(self, graph: Graph) -> None:
+        """Items of this graph are about to be expanded: its file allows for more."""
+        if graph.file not in self.granted:
+            self.granted.add(graph.file)
+            self.most_items = min(self.limits.items, self.most_items + self.limits.density * sum(map(len, graph.lines)))
+
     def enter(self, num_items: int, mark: Mark) -> None:
         """A body of so many items is about to be expanded."""
         self.items += num_items + 1
-        if self.items > self.limits.items:
-            raise self.too_large("items", mark)
+        if self.items > self.most_items:
+            raise self.too_many_items(mark)
 
-    def make_trips(self, num: int, body: Sequence[Item], mark: Mark) -> None:
-        """A loop over `body` is about to make so many trips."""
-        self.trips += num
-        if self.trips > self.limits.trips:
+    def make_trips(self, num: int, trips: int, items: int, mark: Mark) -> None:
+        """A loop is about to make `num` trips; with the loops inside, at least `trips` and `items` are to come."""
+        if self.trips + trips > self.limits.trips:
             raise self.too_large("trips", mark)
-        if self.items + num * (len(body) + 1) > self.limits.items:
-            raise self.too_large("items", mark)
+        if self.items + items > self.most_items:
+            raise self.too_many_items(mark)
+        self.trips += num
 
     def use(self, depth: int, mark: Mark) -> None:
         """A used graph is about to be expanded, with so many around it."""
@@ -125,7 +133,7 @@ class ProgramBuilder:
             self.trips + end.trips - start.trips,
             self.uses + end.uses - start.uses,
         )
-        if items > self.limits.items or trips > self.limits.trips or uses > self.limits.uses:
+        if items > self.most_items or trips > self.limits.trips or uses > self.limits.uses:
             return False
         self.items, self.trips, self.uses = items, trips, uses
         return True
@@ -133,8 +141,16 @@ class ProgramBuilder:
     def too_large(self, limit: str, mark: Mark | None) -> StopExpansionError:
         """Says that the program is too large, and stops."""
         what = {"items": "items", "trips": "trips of loops", "uses": "used graphs", "edges": "edges between tasks"}[limit]
-        message = f"the program is too large: more than {getattr(self.limits, limit):,} {what}"
-        return self.stop("G329", message, mark, how_to_raise(limit))
+        return self._too_large(f"more than {getattr(self.limits, limit):,} {what}", limit, mark)
+
+    def too_many_items(self, mark: Mark | None) -> StopExpansionError:
+        if self.most_items == self.limits.items:
+            return self.too_large("items", mark)
+        what = f"more than {ITEMS_OF_ANY:,} items and {self.limits.density:,} for each byte of its files"
+        return self._too_large(what, "density", mark)
+
+    def _too_large(self, what: str, limit: str, mark: Mark | None) -> StopExpansionError:
+        return self.stop("G329", f"the program is too large: {what}", mark, how_to_raise(limit))
 
     # --- problems and values ---
 

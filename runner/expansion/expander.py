@@ -20,6 +20,7 @@ from runner.expansion.builder import ProgramBuilder, StopExpansionError
 from runner.expansion.calls import NodeOp, OpCompiler, closed_in
 from runner.expansion.copies import Copier
 from runner.expansion.externals import Externals
+from runner.expansion.forecast import Forecast
 from runner.expansion.names import Context, Frame, View
 from runner.expansion.pieces import Piece
 from runner.expansion.trip_counts import DynamicRange, case_test, is_decided
@@ -146,6 +147,8 @@ class _Walk:
         self.decides = decides
         self.sample = sample
         self.using: list[Graph] = []
+        self.counted: Context | None = None
+        """Where a loop is being expanded that has counted the trips of loops inside."""
         self.externals = Externals(builder, ops)
         self.copier = Copier(builder, ops, self.externals, library)
         self.copies = copies
@@ -156,6 +159,7 @@ class _Walk:
     def program(self, graph: Graph, params: Mapping[str, int]) -> Program:
         builder = self.builder
         frame = Frame(None, "", graph.body)
+        builder.grant(graph)
         items: list[int | Span] = []
         with suppress(StopExpansionError):
             context = Context(graph, self.values(graph, params))
@@ -344,7 +348,7 @@ class _Walk:
                 self.builder.report(
                     "G310", f"expression '{item.range}': is {num}, but a loop cannot make fewer than 0 trips", item.range.mark
                 )
-            self.builder.make_trips(num, item.body, item.range.mark)
+            self.count(num, item, item.range.mark, frame, context)
             return Span("for", path, self.iterations(item, range(num), frame, context), mark=item.mark)
         assert item.maximum is not None
         if item.carry:
@@ -353,14 +357,22 @@ class _Walk:
             )
         bound = max(self.builder.integer(item.maximum, context), 0)
         trips = self.dynamic(expr, path, read, bound, frame, context, item.mark)
-        return self.dynamic_span(path, trips, self.planned(trips, expr, read, context), item, frame, context)
+        return self.dynamic_span(path, trips, self.planned(trips), item, frame, context)
 
     def dynamic_span(self, path: str, trips: Trips, num: int, item: For, frame: Frame, context: Context) -> Span:
         chosen = sorted({trip for trip in (0, 1, num - 1) if 0 <= trip < num}) if self.sample else range(num)
-        self.builder.make_trips(len(chosen), item.body, item.maximum.mark if item.maximum else item.range.mark)
+        self.count(len(chosen), item, item.maximum.mark if item.maximum else item.range.mark, frame, context)
         with self.builder.dynamic_loop():
             items = self.iterations(item, chosen, frame, context)
         return Span("dynamic", path, items, trips=trips, mark=item.mark)
+
+    def count(self, num: int, item: For, mark: Mark, frame: Frame, context: Context) -> None:
+        """So many trips are about to be made; the outermost loop of a graph counts those inside too, and is refused at once."""
+        trips, items = num, num * (len(item.body) + 1)
+        if self.counted is not context:
+            inside = Forecast(context.values, frame, self.sample, self.trips is not None).body(item.body, (item.variable,))
+            trips, items = num + num * inside.trips, num * inside.items
+        self.builder.make_trips(num, trips, items, mark)
 
     def iterations(self, item: For, trips: Sequence[int], frame: Frame, context: Context) -> tuple[Span, ...]:
         spans = []
@@ -369,6 +381,7 @@ class _Walk:
         previous: Frame | None = None
         carried: dict[str, View] = {}
         loop = self.copier.loop(item, context, len(trips)) if self.copies else None
+        counted, self.counted = self.counted, context
         for trip in trips:
             context.values[variable] = trip
             inner = Frame(frame, f"{frame.prefix}{variable}{joint}{trip}.", item.body, previous=previous, loop=variable)
@@ -381,6 +394,7 @@ class _Walk:
             if item.carry:
                 self.carry(item, inner, carried)
             previous = inner
+        self.counted = counted
         frame.names.update(carried)
         if had is None:
             context.values.pop(variable, None)
@@ -419,18 +433,16 @@ class _Walk:
                 continue
             self.builder.report("G325", f"carry: {message}", text.mark, hint)
 
-    def planned(self, trips: Trips, expr: Expr, read: Sequence[str], context: Context) -> int:
+    def planned(self, trips: Trips) -> int:
         """The number of trips that the program holds."""
+        assert isinstance(trips.evaluate, DynamicRange)
         if self.trips is None or (self.decides is not None and not is_decided(trips, self.builder, self.decides)):
             return trips.bound
-        elements: dict[str, tuple[int, ...] | None] = dict.fromkeys(read)
-        with suppress(ExprError):
-
-            def look(name: str) -> Any:
-                return (lambda at: elements.__setitem__(name, at) or 0) if name in elements else context.values[name]
-
-            expr.evaluate(look)
-        num = self.trips(trips.path, tuple(read), tuple(elements[name] for name in read), trips.bound)
+        try:
+            num = self.trips(trips.path, trips.evaluate.elements(), trips.bound, trips.evaluate.planned)
+        except ExprError as error:
+            self.builder.report_error(error)
+            return trips.bound
         if num is not None and not 0 <= num <= trips.bound:
             raise GraphError(Diagnostic("G326", f"'{trips.path}' is given {num} trips, expected 0 to {trips.bound}", trips.mark))
         return trips.bound if num is None else num
@@ -488,7 +500,7 @@ class _Walk:
             trips = self.dynamic(test, path, read, 1, frame, context, item.mark)
             inner = Frame(frame, frame.prefix, body)
             items: list[int | Span] = []
-            num = self.planned(trips, test, read, context)
+            num = self.planned(trips)
             with self.builder.dynamic_loop():
                 if num:
                     self.body(body, inner, context, items)
@@ -507,6 +519,7 @@ class _Walk:
             self.builder.report("G309", f"graph '{graph.name}' uses itself: {cycle}", item.graph.mark)
             return
         self.builder.use(len(self.using), item.mark)
+        self.builder.grant(graph)
         path = frame.prefix[:-1] if frame.scope == item.id and len(frame.body) == 1 else f"{frame.prefix}{item.id}"
         inner, used = self.externals.bind(item, graph, frame, context, f"{path}.")
         first = len(self.builder.tasks)

@@ -62,6 +62,15 @@ class Frame:
             frame = frame.parent
         return None
 
+    def knows(self, name: str) -> bool:
+        """Whether `find` would find it; makes nothing."""
+        frame: Frame | None = self
+        while frame is not None:
+            if name in frame.names or name in frame.unused:
+                return True
+            frame = frame.parent
+        return False
+
     def visible(self) -> set[str]:
         """All tensor names that can be used here."""
         return {*self.names, *self.unused} | (self.parent.visible() if self.parent else set())

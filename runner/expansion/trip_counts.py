@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from runner.base.errors import ExecutionError, Mark
 from runner.expansion.names import View
-from runner.language.expressions import Expr
+from runner.language.expressions import Expr, ExprError
 from runner.language.graph import Switch
-from runner.models.protocols import DecidesLoop
+from runner.models.protocols import DecidesLoop, Element
 from runner.program.program import Task, Tensor, Trips
 
 
@@ -46,6 +48,31 @@ class DynamicRange:
             raise ExecutionError(f"'{self.path}' makes {num} trips at run time, its max is {self.bound} ({self.mark})")
         return num
 
+    def elements(self) -> tuple[Element, ...]:
+        """The elements of one tensor that it reads, each once, where they are 0; () where it reads more than one tensor."""
+        found: dict[Element, None] = {}
+
+        def element(name: str, at: tuple[int, ...]) -> int:
+            found.setdefault((name, at))
+            return 0
+
+        if len(self.views) == 1:
+            with suppress(ExprError):  # of 0 rows
+                self._value(element)
+        return tuple(found)
+
+    def planned(self, values: Mapping[Element, int]) -> int:
+        """The number of trips for values of elements, of which those that are not given are 0; raises ExprError."""
+        return self._value(lambda name, at: values.get((name, at), 0))
+
+    def _value(self, element: Callable[[str, tuple[int, ...]], int]) -> int:
+        def look(name: str) -> Any:
+            if name in self.values:
+                return self.values[name]
+            return partial(element, name) if name in self.expr.indexed() else element(name, ())
+
+        return self.expr.integer(look)
+
 
 class Made(Protocol):
     """A program, or as much of one as there is."""
@@ -57,7 +84,9 @@ class Made(Protocol):
 
 
 def is_decided(trips: Trips, made: Made, decides: DecidesLoop) -> bool:
-    """Whether `decides` is for a dynamic loop of a program."""
+    """Whether `decides` is for a dynamic loop of a program: one that reads a single tensor."""
+    if len(set(trips.reads)) != 1:
+        return False
     names = {made.tensors[tensor].name for tensor in trips.reads}
     return decides(names, {made.tasks[task].op for task in trips.waits})
 

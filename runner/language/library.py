@@ -77,6 +77,7 @@ class GraphLibrary:
         self._spelled: dict[Path, Path] = {}
         self._refused: dict[Path, GraphError] = {}
         self._names: dict[Path, list[str]] = {}
+        self._used: dict[tuple[str, str], Graph] = {}
 
     def spelled(self, path: Path) -> Path:
         """The file as the first path that led to it spelled it, so that its places have one name."""
@@ -106,6 +107,7 @@ class GraphLibrary:
     def add(self, graph: Graph) -> None:
         """Takes a graph that was loaded elsewhere, under its file."""
         self._loaded[Path(graph.file).resolve()] = graph
+        self._used.clear()
 
     def graphs(self) -> Iterator[Graph]:
         """All graphs loaded so far."""
@@ -117,6 +119,12 @@ class GraphLibrary:
 
     def __call__(self, name: Text, user: str) -> Graph:
         """The graph that the file `user` calls `name`; raises GraphError."""
+        known = self._used.get((user, name.value))
+        if known is None:
+            known = self._used[user, name.value] = self._find(name, user)
+        return known
+
+    def _find(self, name: Text, user: str) -> Graph:
         path = Path(user).parent / f"{name.value}.yaml"
         if path.resolve() in self._loaded or path.is_file():
             return self.load(path)

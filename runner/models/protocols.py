@@ -57,15 +57,19 @@ class Normalised:
     problems: list[tuple[str, str]] = field(default_factory=list)
 
 
+Element = tuple[str, tuple[int, ...]]
+"""An element that a dynamic loop's range reads: the tensor's name and the index, as the graph writes them."""
+
+
 class TripCounts(Protocol):
     """How many trips a dynamic loop makes when planning.
 
-    `reads` names the tensors that its range reads, `elements` the element read of each (None where that depends on another
-    tensor); `bound` is the most that it can make. Returns None for the bound.
+    `elements` are those that its range reads, `count` its range: from values of the elements to trips. `bound` is the most that
+    it can make. Returns None for the bound.
     """
 
     def __call__(
-        self, path: str, reads: tuple[str, ...], elements: tuple[tuple[int, ...] | None, ...], bound: int, /
+        self, path: str, elements: tuple[Element, ...], bound: int, count: Callable[[Mapping[Element, int]], int], /
     ) -> int | None: ...
 
 

@@ -7,12 +7,21 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from runner.base.errors import ConfigError, did_you_mean
+from runner.rings.defaults import DEVICE, SUBMIT_US
+from runner.rings.devices.devices import device
+from runner.rings.devices.durations import Rates
 from runner.rings.schedule import Schedule
 from runner.rings.timed import Timing, uniform_timing
 from runner.writeback.annotations import Annotations, Demands
 from schedulers.minpeak.techniques import ALL, Techniques, chosen
 
 OBJECTIVES = ("total", "worst", "makespan")
+
+
+def default_timing() -> Timing:
+    """What every command assumes, with the duration of a task whose op's cost is not known for all."""
+    on = device(DEVICE)
+    return uniform_timing(SUBMIT_US, Rates().task_us, (on.aic, on.aiv), on)
 
 
 @dataclass(frozen=True)
@@ -25,7 +34,7 @@ class Options:
     written: bool | Demands = False
     techniques: Techniques = ALL
     time_limit_s: float = 30.0
-    timing: Callable[[Schedule], Timing] = lambda schedule: uniform_timing(0.5, 20.0)
+    timing: Callable[[Schedule], Timing] = lambda schedule: default_timing()
     report: Callable[[Plan], None] = lambda plan: None
     progress: Callable[[str, float], None] = lambda text, value: None
 

@@ -20,7 +20,8 @@ Options (all optional):
     written        only what graph files can say (`schedulers.written.search`): True, or what they demand (`Demands`)
     techniques     {name: False} switches techniques off
     time_limit_s   when to stop looking for something better; the best so far is returned
-    timing         Schedule -> runner.rings.timed.Timing, what makespan means; one duration for all tasks if missing
+    timing         Schedule -> runner.rings.timed.Timing, what makespan means; if missing, the defaults of every command
+                   (`runner.rings.defaults`), with the duration of a task whose op's cost is not known for all
     report         called with the Plan when it is made
     progress       called with a line of text and the best value whenever there is a better one
 """

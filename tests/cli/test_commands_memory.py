@@ -187,7 +187,7 @@ outputs: {y: "{act}[T, D]"}
 body:
   - {op: rms_norm, id: first, in: {x: x, w: w}, out: {y: y}}
   - for: t
-    range: %s[0, 0]
+    range: ceil(%s[0, 0] / ROW_TILE)
     max: 5
     body: [{op: rms_norm, id: a, in: {x: y, w: w}, out: {y: y}}]
   - for: u
@@ -240,6 +240,20 @@ def test_routing_sources_give_trip_counts(call, tmp_path):
     assert bound - none == 6 * 8 * 16
     assert none < _experts(call, "uniform") < bound
     assert _experts(call, "random:1") == _experts(call, "random:1")
+
+
+@pytest.mark.parametrize(
+    ("span", "trips"),
+    [("recv_count[e, 0]", 100), ("ceil(recv_count[e, 0] / (2 * ROW_TILE))", 4), ("max(recv_count[e, 0] - 90, 1)", 10)],
+)
+def test_a_routing_evaluates_the_range_of_the_loop(call, tmp_path, span, trips):
+    path, rows = tmp_path / "g.yaml", tmp_path / "rows.json"
+    body = f'{{for: e, range: 2, body: [{{for: t, range: "{span}", max: 200, body: [{{alloc: {{b: "f32[4]"}}}}]}}]}}'
+    path.write_text(f'graph: g\ninputs: {{recv_count: "i32[2, 1]"}}\nbody: [{body}]\n')
+    rows.write_text("[[100, 0]]")
+    code, out, _ = call("schedule", path, "--config", "tiny", "--routing", rows, "--json", "--ring-window", "1024")
+    least = 1 if span.startswith("max") else 0
+    assert code == 0 and sum(ring["num_blocks"] for ring in json.loads(out)["rings"]) == trips + least
 
 
 @pytest.mark.parametrize(
@@ -298,6 +312,12 @@ def test_scope_stats_are_written_shown_and_compared(call, tmp_path):
     assert code == 0 and "ring 1 parts at scope 0: moe.yaml:" in out
     code, out, _ = call("scope-stats", "diff", one, "--schedule", *MOE, "--routing", "random:0", "--progress", "eager")
     assert code == 0 and out.endswith("every scope allocates the same\n")
+    assert "predicted with routing random:0, progress eager; timed assumes 0.5 us a submission, " in out
+    predicted = ("--schedule", *MOE, "--routing", "random:0", "--progress", "eager")
+    found = json.loads(call("scope-stats", "diff", one, *predicted, "--json")[1])
+    assert found["routing"] == "random:0" and found["timing"]["submit_us"] == 0.5 and found["routing_notes"] == []
+    _, _, err = call("scope-stats", "diff", one, "--schedule", "head", *MOE[1:], "--routing", "uniform")
+    assert "note: --routing uniform has no effect" in err
     found = json.loads(call("scope-stats", "diff", one, other, "--json")[1])
     assert [place["ring"] for place in found["partings"]] == [1]
     assert call("scope-stats", "diff", one)[0] == 2

@@ -502,7 +502,8 @@ def test_planned_trips_are_exactly_those_asked_for(tmp_path):
         return [0, 2, None][len(asked) - 1]
 
     program = program_of(DYNAMIC, tmp_path, trips=trips)
-    assert asked == [(f"e{e}.t", ("recv",), ((e,),), 5) for e in range(3)]
+    assert [given[:3] for given in asked] == [(f"e{e}.t", (("recv", (e,)),), 5) for e in range(3)]
+    assert asked[1][3]({("recv", (1,)): 33}) == 3  # the range of the graph
     assert [len(span.items) for span in dynamic_spans(program.body)] == [0, 2, 5]
     with pytest.raises(GraphError, match=r"'e0\.t' is given 6 trips, expected 0 to 5"):
         program_of(DYNAMIC, tmp_path, trips=lambda *_: 6)

@@ -9,6 +9,8 @@ from runner.base.errors import MOST_OF_A_LINE, ConfigError, Diagnostic, Mark, di
 from runner.base.limits import VARIABLE, Limits
 from runner.config.config import load_config
 from runner.driver.driver import registry
+from runner.expansion import expander
+from runner.expansion.builder import ProgramBuilder
 from runner.expansion.expander import expand_all
 from runner.language.library import GraphLibrary, check_source, load_graph
 from runner.lint.lint import lint
@@ -18,14 +20,20 @@ ALLOC = '{alloc: {b: "f32[4]"}}'
 CHAIN = {f"h{level}.yaml": f"graph: h{level}\nbody: [{f'{{use: h{level + 1}}}, ' * 10}]\n" for level in range(9)}
 FILES = CHAIN | {"h9.yaml": f"graph: h9\nbody: [{ALLOC}]\n"}
 
+DENSE = "100,000 items and 50 for each byte of its files"
+DYNAMIC = '{for: t, range: "n[0]", max: 3, body: ['
 TOO_LARGE = {
     f"body: [{{for: t, range: 1000000000000, body: [{ALLOC}]}}]": "g.yaml:3:24: more than 250,000 trips of loops",
     f"body: [{{for: t, range: 1000000, body: [{ALLOC}]}}]": "g.yaml:3:24: more than 250,000 trips of loops",
     f'body: [{{for: t, range: "n[0]", max: 1000000000000, body: [{ALLOC}]}}]': "g.yaml:3:37: more than 250,000 trips of loops",
-    f"body: [{'{for: t, range: 1000, body: [' * 8}{']}' * 8}]": "g.yaml:3:227: more than 250,000 trips of loops",
-    f"body: [{{for: t, range: 200000, body: [{', '.join([ALLOC] * 10)}]}}]": "g.yaml:3:24: more than 2,000,000 items",
-    f"body: [{{for: t, range: 9000, body: [{'{scope: s, body: [' * 20}{']}' * 20}, {'{scope: s, body: []}, ' * 300}]}}]": (
+    f"body: [{'{for: t, range: 1000, body: [' * 8}{']}' * 8}]": "g.yaml:3:24: more than 250,000 trips of loops",
+    f"body: [{DYNAMIC * 14}{ALLOC}{']}' * 14}]": "g.yaml:3:37: more than 250,000 trips of loops",
+    f"body: [{{for: t, range: 40000, body: [{ALLOC}, {ALLOC}]}}]": f"g.yaml:3:24: more than {DENSE}",
+    f"body: [{{for: t, range: 200000, body: [{', '.join([ALLOC] * 10)}]}}] # {'x' * 40_000}": (
         "g.yaml:3:24: more than 2,000,000 items"
+    ),
+    f"body: [{{for: t, range: 9000, body: [{'{scope: s, body: [' * 20}{']}' * 20}, {'{scope: s, body: []}, ' * 300}]}}]": (
+        f"g.yaml:3:24: more than {DENSE}"
     ),
     "body: [{use: h0}]": "h8.yaml:2:63: more than 20,000 used graphs",
     (
@@ -45,8 +53,41 @@ def test_a_small_file_that_asks_for_much(body, tmp_path):
     problem = next(problem for problem in found if problem.code == "G329")
     place, what = TOO_LARGE[body].split(": ")
     assert str(problem.mark).endswith(place) and problem.message == f"the program is too large: {what}"
-    name = {"trips": "trips", "items": "items", "used": "uses", "edges": "edges"}[what.split()[3]]
+    name = "density" if "each byte" in what else {"used": "uses"}.get(what.split()[3], what.split()[3])
     assert problem.hint == f"if it is meant to be so large, set {VARIABLE}={name}=N"
+
+
+def _nested(rng: random.Random, levels: int, variables: tuple[str, ...] = ()) -> str:
+    """A body of loops, scopes and choices, whose ranges are constants or depend on the loops around, on values or on tensors."""
+    items = [ALLOC] * rng.randint(0, 2)
+    for number in range(rng.randint(1, 2) if levels else 0):
+        name = f"t{levels}_{number}"
+        count = rng.choice(["0", "3", "p", "TOPK - p + 1", *variables, *(f"2 - {variable}" for variable in variables)])
+        most = rng.choice(["", ", max: 3", ", max: p"])
+        heads = [f'for: {name}, range: "{"n[0]" if most else count}"{most}', "scope: s", 'if: "n[1]"', f'if: "{count} == 1"']
+        head = rng.choice([heads[0], *heads])
+        inside = (*variables, name) if head.startswith("for") and not most else variables
+        items.append(f"{{{head}, {'then' if 'if' in head else 'body'}: [{_nested(rng, levels - 1, inside)}]}}")
+    return ", ".join(items)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_what_is_counted_before_a_loop_is_no_more_than_comes(seed, tmp_path, monkeypatch):
+    """A program may have exactly what it has, and no less; whether trips are copied or not, sampled or not."""
+    path = tmp_path / "g.yaml"
+    path.write_text(f"{HEAD}params: {{p: 2}}\nbody: [{_nested(random.Random(seed), 4)}]\n")
+    graph, config, made = load_graph(path), load_config(["tiny"]), []
+    monkeypatch.setattr(expander, "ProgramBuilder", lambda *given: made.append(ProgramBuilder(*given)) or made[-1])
+
+    def problems(limits: Limits, **how: bool) -> list[str]:
+        return [problem.message for problem in expand_all(graph, config, registry(), limits=limits, **how).problems]
+
+    for how in ({}, {"stamp": False}, {"sample": True}):
+        assert not problems(Limits(), **how)
+        trips, items = made[-1].trips, made[-1].items
+        assert not problems(Limits(trips=trips, items=items), **how)
+        assert problems(Limits(items=items - 1), **how)
+        assert not trips or problems(Limits(trips=trips - 1), **how)
 
 
 def test_a_dynamic_loop_of_a_trillion_lints(tmp_path):

@@ -330,5 +330,5 @@ def test_random_programs(group, tmp_path, made, any_types):
         (tmp_path / "top.yaml").write_text(RandomGraph(60 * group + seed).text)
         graph = load_graph(tmp_path / "top.yaml")
         assert_same(graph)
-        assert_same(graph, trips=lambda path, names, at, bound: random.Random(path).randint(0, bound))
+        assert_same(graph, trips=lambda path, elements, bound, count: random.Random(path).randint(0, bound))
     assert made["copied"] > 1000 and made["expanded"] > 50

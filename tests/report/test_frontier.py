@@ -81,3 +81,15 @@ def test_what_cannot_be_drawn_is_told_before_planning(call, tmp_path, monkeypatc
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     code, _, err = call(*SMALL, "--out", tmp_path / "f.svg")
     assert code == 1 and "drawing needs matplotlib" in err and "pip install 'ringgraph[plot]'" in err
+
+
+def test_a_small_file_of_many_tasks_is_refused(call, tmp_path, monkeypatch):
+    path = tmp_path / "g.yaml"
+    path.write_text('graph: g\nbody: [{for: t, range: 20000, body: [{alloc: {b: "f32[4]"}}]}]\n')
+    code, _, err = call("frontier", path, "--config", "tiny")
+    assert code == 1 and "the frontier of 20,000 tasks takes too long: more than 4,000 and 50 for each byte of its files" in err
+    assert "set RINGGRAPH_LIMITS=frontier=N" in err
+    path.write_text(path.read_text().replace("20000", "20"))
+    assert call("frontier", path, "--config", "tiny", "--points", "1")[0] == 0
+    monkeypatch.setenv("RINGGRAPH_LIMITS", "frontier=19,density=0")
+    assert call("frontier", path, "--config", "tiny", "--points", "1")[0] == 1

@@ -72,6 +72,11 @@ def test_text_names_rings_and_scopes(call):
     code, out, _ = call("schedule-diff", "moe", "moe:unscoped", *SMALL)
     assert code == 0
     assert "left:  moe\n" in out and "right: moe:unscoped\n" in out and "scopes are the same" in out
+    assert "planned with routing bound; timed assumes 0.5 us a submission, tasks as their ops' costs say" in out
+    code, out, err = call("schedule-diff", "head", "head:unscoped", *SMALL, "--routing", "uniform", "--json")
+    found = json.loads(out)
+    assert code == 0 and found["routing"] == "uniform" and found["timing"]["cores"] == "aic=24,aiv=48"
+    assert len(found["routing_notes"]) == 1 and err.count("note: --routing uniform has no effect") == 1
 
 
 def test_what_is_no_schedule_is_refused(call, tmp_path):

@@ -1,13 +1,14 @@
 """Trip counts of dynamic loops when planning: `--routing bound|uniform|random:SEED|FILE`.
 
-A loop over an expert's row tiles runs `ceil(rows / tile)` times; what is not known before a run is how many of the routed rows
-each expert of this rank receives. A source of routings gives these rows, stage by stage (a stage is one pass over the experts).
+The range of a loop over an expert's rows reads how many of the routed rows the expert receives, which is not known before a run.
+A source of routings gives these rows, stage by stage (a stage is one pass over the experts).
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 from runner.base.errors import ConfigError
 from runner.base.reading import MAX_DIGITS, read_json
 from runner.models.deepseek_v4.requests import phase_of
-from runner.models.protocols import Settings, TripCounts, Values
+from runner.models.protocols import Element, Settings, TripCounts, Values
 
 COUNTED_BY, ROW_COUNTS = "dispatch", "recv_count"
 """The op that counts the rows of a rank's experts, and what a graph calls the counts where they come from outside."""
@@ -32,31 +33,36 @@ class Routing:
     before in this one."""
 
     source: Callable[[int], Sequence[int]]  # stage -> rows per expert
-    rows_per_trip: int
+    tile: int
+    """A multiple of which a receive buffer has rows."""
     stage: int = -1
     rows: Sequence[int] = ()
     seen: set[tuple[int, ...]] = field(default_factory=set)
 
     def __call__(
-        self, path: str, reads: tuple[str, ...], elements: tuple[tuple[int, ...] | None, ...], bound: int, /
+        self, path: str, elements: tuple[Element, ...], bound: int, count: Callable[[Mapping[Element, int]], int], /
     ) -> int | None:
-        if not elements or not elements[0]:
+        if not elements or not all(at for _, at in elements):
             return None
-        element = elements[0]
-        if self.stage < 0 or element in self.seen:
+        places = [at for _, at in elements]
+        if self.stage < 0 or not self.seen.isdisjoint(places):
             self.stage += 1
             self.rows = self.source(self.stage)
             self.seen.clear()
-        self.seen.add(element)
-        expert = element[0]
-        if expert >= len(self.rows):
-            raise ConfigError(f"--routing: stage {self.stage} has {len(self.rows)} experts, but '{path}' needs number {expert}")
-        trips = -(-self.rows[expert] // self.rows_per_trip)
+        self.seen.update(places)
+        experts = [at[0] for at in places]
+        if max(experts) >= len(self.rows):
+            what = f"stage {self.stage} has {len(self.rows)} experts, but '{path}' needs number {max(experts)}"
+            raise ConfigError(f"--routing: {what}")
+        trips = count({element: self.rows[expert] for element, expert in zip(elements, experts, strict=True)})
         if trips > bound:
+            most = max(experts, key=lambda expert: self.rows[expert])
+            fit = bisect_right(range(self.rows[most]), bound, key=lambda rows: count(dict.fromkeys(elements, rows))) - 1
+            needed = -(-self.rows[most] // self.tile) * self.tile
             raise ConfigError(
-                f"--routing: stage {self.stage} sends {self.rows[expert]:,} rows to expert {expert} of rank 0, "
-                f"but it can receive {bound * self.rows_per_trip:,} ('{path}')",
-                hint=f"--set recv_max={trips * self.rows_per_trip}, or --set recv_layout=ragged",
+                f"--routing: stage {self.stage} sends {self.rows[most]:,} rows to expert {most} of rank 0, "
+                f"but it can receive {fit:,} ('{path}')",
+                hint=f"--set recv_max={needed}, or --set recv_layout=ragged",
             )
         return trips
 

@@ -19,8 +19,12 @@ class Settings:
     dtypes: dict[str, str] = field(default_factory=dict)
 
 
-def _trips(source, num_stages, num_experts=4, bound=99):
-    return [[source("path", ("count",), ((expert, 0),), bound) for expert in range(num_experts)] for _ in range(num_stages)]
+def _trips(source, num_stages, num_experts=4, tile=1, bound=99):
+    def trips(expert):
+        element = ("count", (expert, 0))
+        return source("path", (element,), bound, lambda rows: -(-rows[element] // tile))
+
+    return [[trips(expert) for expert in range(num_experts)] for _ in range(num_stages)]
 
 
 def test_bound_leaves_loops_alone():
@@ -29,7 +33,8 @@ def test_bound_leaves_loops_alone():
 
 def test_uniform_shares_all_routes_equally():
     """8 tokens of 2 ranks, 2 experts each, over 8 experts: 4 rows, one tile of 4."""
-    assert _trips(trip_counts("uniform", Settings(VALUES)), 2) == [[1] * 4] * 2
+    assert _trips(trip_counts("uniform", Settings(VALUES)), 2) == [[4] * 4] * 2
+    assert _trips(trip_counts("uniform", Settings(VALUES)), 2, tile=4) == [[1] * 4] * 2
 
 
 def test_random_routing_draws_distinct_experts_and_every_stage_anew():
@@ -45,8 +50,8 @@ def test_random_routing_draws_distinct_experts_and_every_stage_anew():
 
 def test_loops_that_read_nothing_known_keep_their_bound():
     source = trip_counts("uniform", Settings(VALUES))
-    assert source("path", ("count",), (None,), 7) is None
-    assert source("path", (), (), 7) is None
+    assert source("path", (("count", ()),), 7, lambda rows: 1) is None
+    assert source("path", (), 7, lambda rows: 1) is None
 
 
 def test_a_recording_gives_the_most_rows_of_any_call(tmp_path):
@@ -69,5 +74,5 @@ def test_a_recording_gives_the_most_rows_of_any_call(tmp_path):
 def test_more_rows_than_fit_are_refused_with_the_depth_that_is_needed():
     source = trip_counts("uniform", Settings(VALUES | {"T": 80}))
     with pytest.raises(ConfigError, match="stage 0 sends 40 rows to expert 0 of rank 0, but it can receive 8") as error:
-        source("moe.e0.t", ("count",), ((0, 0),), 2)
+        source("moe.e0.t", (("count", (0, 0)),), 2, lambda rows: -(-rows["count", (0, 0)] // 4))
     assert "hint: --set recv_max=40" in str(error.value)
