@@ -159,16 +159,17 @@ class Tensors:
         """Producers of uses whose edge was merged with another of the same two tasks, or that have none (manual scopes)."""
         stretches = self.stretches(ring)
         options = {use: list(self.options(use, offset, stretches)) for use, offset in waiting}
-        told = {use: self.options(use, self.offset[use], stretches) for use, k in self.producer.items() if self.ring(k) == ring}
+        told = [use for use, made_by in self.producer.items() if self.ring(made_by) == ring]
+        options |= {use: list(self.options(use, self.offset[use], stretches)) for use in told}
         for only_certain in (True, False):
             named: dict[int, dict[int, list[Use]]] = {}  # per stretch: position -> uses
-            for use, places in [*options.items(), *((use, list(places)) for use, places in told.items())]:
+            for use, places in options.items():
                 if places and (len(places) == 1 or not only_certain):
                     named.setdefault(places[-1][0], {}).setdefault(places[-1][1], []).append(use)
             for k, at in named.items() if not (only_certain and self.has_empty) else ():
                 if any(use not in self.producer for uses in at.values() for use in uses):
                     (self.settle_stretch if only_certain else self.match_stretch)(stretches[k], at)
-        self.uncertain += [use for use, places in options.items() if not places]
+        self.uncertain += [use for use, places in options.items() if not places and use not in self.producer]
 
     def settle_stretch(self, stretch: Stretch, places: Mapping[int, list[Use]]) -> None:
         """Gives uses a producer that can be no other."""
