@@ -113,7 +113,7 @@ class _Files:
             for slot in submission.slots:
                 self.creator[slot.tensor] = index
                 self.address[slot.tensor] = base + sum(recording.sizes.heap[:ring]) + replay.offsets[index] + slot.offset
-        self.tasks, self.tensors, self.edges, self.known = [], [], [], {}
+        self.tasks, self.tensors, self.edges, self.known, self.registered = [], [], [], {}, {}
         for index, submission in enumerate(recording.submissions):
             if not submission.is_alloc:
                 self.task(index, submission)
@@ -132,21 +132,49 @@ class _Files:
                 "args": [{"idx": k} | self.arg(argument) for k, argument in enumerate(arguments)],
             }
         )
-        merged = {}
+        self.edges += [{"succ": str(self.ids[index])} | edge for edge in self.edges_of(index, submission, arguments)]
+
+    def edges_of(self, index, submission, arguments):
+        """As the runtime's replay writes them: an argument at a time, its creator if no edge names that yet, then every writer
+        that is registered at the address, of an earlier tensor too, as the replay never sweeps."""
+        seen = set()
         for first in submission.after:
-            merged[first] = {"pred": str(self.ids[first]), "arg": -1, "source": "explicit", "flags": ["wait", "retain"]}
-        for k, argument in enumerate(arguments):
-            if argument is not None and argument.tensor != OUTSIDE and not self.in_manual[index]:
+            if first not in seen:
+                yield self.edge(first, -1, "explicit")
+            seen.add(first)
+        if self.in_manual[index]:
+            return
+        known = [(k, a, self.place(a)) for k, a in enumerate(arguments) if a is not None]
+        for k, argument, (address, begin, end, manual_dep) in known:
+            if argument.tensor != OUTSIDE:
                 first = self.creator[argument.tensor]
-                merged.setdefault(
-                    first, {"pred": str(self.ids[first]), "arg": k, "source": "creator", "flags": ["wait", "retain"]}
-                )
-        for first in self.schedule.submissions[index].waits:
-            if first not in merged:
-                written = {a.tensor for a in self.recording.submissions[first].arguments if a.mode != "input"}
-                k = next(k for k, a in enumerate(arguments) if a is not None and a.tensor in written)
-                merged[first] = {"pred": str(self.ids[first]), "arg": k, "source": "tensormap", "flags": ["wait"]}
-        self.edges += [{"succ": str(self.ids[index])} | edge for edge in merged.values()]
+                if first not in seen:
+                    yield self.edge(first, k, "creator")
+                seen.add(first)
+            if argument.mode in ("input", "inout") and not manual_dep:
+                for writer in self.registered.get(address, ())[:]:
+                    first, low, high = writer
+                    if begin < high and low < end:
+                        yield self.edge(first, k, "tensormap")
+                        seen.add(first)
+                        if argument.mode == "inout" and begin <= low and high <= end:
+                            self.registered[address].remove(writer)
+        for _, argument, (address, begin, end, manual_dep) in known:
+            if argument.mode in ("inout", "existing") and not manual_dep:
+                self.registered.setdefault(address, []).insert(0, (index, begin, end))
+
+    def edge(self, first, k, source):
+        flags = ["wait"] if source == "tensormap" else ["wait", "retain"]
+        return {"pred": str(self.ids[first]), "arg": k, "source": source, "flags": flags}
+
+    def place(self, argument):
+        """Address, first and last byte, and whether the tensormap is left out."""
+        begin = argument.offset_bytes
+        if argument.tensor == OUTSIDE:
+            return OUTSIDE_ADDRESS + len(argument.name), begin, begin + (argument.size_bytes or 4096), False
+        tensor = self.recording.tensors[argument.tensor]
+        end = tensor.size_bytes if argument.size_bytes is None else begin + argument.size_bytes
+        return self.address[argument.tensor], begin, end, tensor.manual_dep and argument.size_bytes is None
 
     def arg(self, argument):
         if argument is None:

@@ -81,7 +81,7 @@ class _Rebuilding:
             size = piece.size or 0
             if size - 1024 < piece.least <= size:  # a task touches all of it: its bytes before rounding
                 size = piece.least
-            self.tensors.append(RecordedTensor(name, size, exact=piece.exact and (self.found.is_base_exact or not piece.named)))
+            self.tensors.append(RecordedTensor(name, size, exact=piece.exact))
             self.created.setdefault(index, []).append(number)
             if piece.offset is not None:
                 self.at[index, piece.offset] = number
@@ -128,12 +128,20 @@ class _Rebuilding:
     def edges(self, index: int) -> tuple[tuple[int, ...], ...]:
         """What a submission waits for, whose blocks it keeps, and which of these edges are explicit: with keeping, without."""
         edges = [(first, edge) for first, edge in self.edges_of.get(index, ()) if not self.is_stale(first, index, edge)]
-        holds = {first for first, edge in edges if edge.retains}
+        holds = {first for first, edge in edges if edge.retains} | self.makers(index)
         waits = {first for first, edge in edges if edge.waits} | holds
         explicit = [(first, edge) for first, edge in edges if edge.source == "explicit"]
         after = {first for first, edge in explicit if edge.retains}
         wait_only = {first for first, _ in explicit} - after
         return tuple(tuple(sorted(found)) for found in (waits, holds, after, wait_only))
+
+    def makers(self, index: int) -> set[int]:
+        """Who made what a task of an automatic scope uses: its edge may have been merged with another."""
+        task = self.found.tasks.get(index)
+        if task is None or task.manual:
+            return set()
+        made_by = (self.found.producer.get((index, operand.index)) for operand in task.operands)
+        return {first for first in made_by if first is not None}
 
     def is_stale(self, first: int, second: int, edge: CapturedEdge) -> bool:
         """Whether an edge comes from a tensor that lay at an address before the one that a task uses: the replay never sweeps."""

@@ -129,6 +129,37 @@ class RingLayout:
                 changed = self.block_start(index) or changed
                 changed = self.block_end(index) or changed
                 changed = self.inside(block) or changed
+            changed = changed or self.squeeze()
+
+    def squeeze(self) -> bool:
+        """Sizes of tensors that have no more room between two known places than they take at least."""
+        changed, run, start = False, list[Piece](), None
+        for index, block in enumerate(self.blocks):
+            begun = self.heads.get(index, block.start)
+            if begun is not None:
+                changed = self.squeezed(run, start, begun) or changed
+                run, start = [], begun if block.start in (None, begun) else block.start
+            if block.num_hidden or not block.pieces:  # an output that has no place yet
+                run, start = [], None
+                continue
+            for piece in block.pieces:
+                if piece.start is not None:
+                    changed = self.squeezed(run, start, piece.start) or changed
+                    run, start = [], piece.start
+                run.append(piece)
+        return self.squeezed(run, start, self.heads.get(len(self.blocks))) or changed
+
+    def squeezed(self, run: Sequence[Piece], start: int | None, end: int | None) -> bool:
+        least = [piece.size or max(BLOCK_ALIGN, round_up(piece.least)) for piece in run]
+        if start is None or end is None or sum(least) != end - start or start // self.capacity != (end - 1) // self.capacity:
+            return False
+        changed = False
+        for piece, size in zip(run, least, strict=True):
+            if piece.size is None:
+                piece.start, piece.size, piece.exact = start, size, not self.assuming
+                changed = True
+            start += size
+        return changed
 
     def before(self, index: int) -> int | None:
         """Where the block before ends, if that is known."""
@@ -185,7 +216,7 @@ class RingLayout:
             if pieces[0].start is None:
                 pieces[0].start = block.start
             elif pieces[0].start > block.start and block.num_hidden != 0:
-                block.hide(0, block.start, pieces[0].start - block.start, not self.assuming and block.num_hidden == 1)
+                block.hide(0, block.start, pieces[0].start - block.start, self.is_alone(block))
             changed = pieces[0].start == block.start
         for at, (piece, after) in enumerate(pairwise(pieces[:])):
             if after.start is None and piece.end is not None:
@@ -194,24 +225,26 @@ class RingLayout:
             elif piece.size is None and piece.start is not None and after.start is not None and block.num_hidden == 0:
                 changed = self.give(piece, after.start) or changed
             elif piece.end is not None and after.start is not None and piece.end < after.start and block.num_hidden != 0:
-                block.hide(at + 1, piece.end, after.start - piece.end, not self.assuming and block.num_hidden == 1)
+                block.hide(at + 1, piece.end, after.start - piece.end, self.is_alone(block))
                 return True
         last = pieces[-1]
         if block.end is not None and last.start is not None:
             if last.size is None and (block.num_hidden == 0 or not last.named):
                 changed = self.give(last, block.end) or changed
-                if block.num_hidden is None and not last.named and last.size != BLOCK_ALIGN:
-                    last.exact = False  # two tensors may be what looks like one
             elif last.end is not None and last.end < block.end and block.num_hidden != 0:
-                block.hide(len(pieces), last.end, block.end - last.end, not self.assuming and block.num_hidden == 1)
+                block.hide(len(pieces), last.end, block.end - last.end, self.is_alone(block))
                 changed = True
         return changed
+
+    def is_alone(self, block: Block) -> bool:
+        """Whether bytes between two known places are of one tensor: an alloc may have several beside one that has a name."""
+        return not self.assuming and block.num_hidden == 1
 
     def give(self, piece: Piece, end: int) -> bool:
         """The size of a piece that ends there."""
         if piece.start is None or end < piece.start:
             return False
-        piece.size, piece.exact = end - piece.start, piece.named or not self.assuming
+        piece.size, piece.exact = end - piece.start, not self.assuming
         return True
 
     # --- what is likely -----------------------------------------------------------------------------------------------
@@ -225,9 +258,9 @@ class RingLayout:
                 after = block.pieces[at + 1].start if at + 1 < len(block.pieces) else block.end
                 likely = [round_up(piece.least), round_up(piece.table)]
                 if after is not None:
-                    room = after - piece.start
+                    room = max(0, after - piece.start)
                     fits = [size for size in likely if size == room] or (likely[:1] if likely[0] == likely[1] < room else [room])
-                    piece.size, piece.exact = fits[0], True
+                    piece.size, piece.exact = fits[0], likely[0] in (room, likely[1])
                     continue
                 room = self.room(index, piece.start)
                 piece.size = likely[1] if likely[0] <= likely[1] <= room else max(likely[0], min(BLOCK_ALIGN, room))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from runner.base.tensor_spec import BLOCK_ALIGN
+from runner.base.tensor_spec import BLOCK_ALIGN, round_up
 
 WRONG = 1000.0
 """What contradicts a size that is known."""
@@ -29,9 +29,14 @@ class Position:
     allowed: set[int] | None
     likely: set[int] = field(default_factory=set)
     before: int = 0  # its first user
+    least: int = 0  # bytes that tasks touch
 
     def may_be(self, submission: int) -> bool:
         return submission < self.before and (self.allowed is None or submission in self.allowed)
+
+    @property
+    def least_bytes(self) -> int:
+        return max(BLOCK_ALIGN, round_up(self.least), round_up(self.size or 0))
 
 
 def match(
@@ -45,12 +50,18 @@ def match(
     best: dict[int, tuple[float, tuple]] = {-1: (0.0, ())}
     chosen: list[int | None] = []
     earlier: Position | None = None
+    room = _Room(slots, start, end, capacity)
     for position in positions:
         costs: dict[int, tuple[float, tuple]] = {}
         for slot in _candidates(slots, position, best):
             submission, is_alloc = slots[slot]
             found = [
-                (cost + _between(slots, last, slot, earlier, position, start, capacity), path)
+                (
+                    cost
+                    + _between(slots, last, slot, earlier, position, start, capacity)
+                    + (0.0 if earlier is None or room.fits(last, slot, earlier, position) else WRONG),
+                    path,
+                )
                 for last, (cost, path) in best.items()
                 if last < slot or (last == slot and is_alloc)
             ]
@@ -105,3 +116,74 @@ def _cost(num_skipped: int, room: int, hides: bool, wraps: bool) -> float:
     if num_skipped:
         return 0.2 * num_skipped
     return 0.0 if wraps else 3.0 if hides else 100.0
+
+
+# --- what must be -----------------------------------------------------------------------------------------------------
+
+
+def makers(
+    slots: Sequence[tuple[int, bool]], positions: Sequence[Position], start: int, end: int | None, capacity: int
+) -> list[set[int]]:
+    """Per position the submissions that may have made it: those that some matching of all positions gives it.
+
+    A matching is ruled out by what cannot be only: tensors take at least what a block rounds to, lie one behind another, and a
+    block never lies across the ring's end. `positions[k].allowed` and `before` must be facts, not guesses.
+    """
+    room = _Room(slots, start, end, capacity)
+    allowed = [[slot for slot, (made_by, _) in enumerate(slots) if position.may_be(made_by)] for position in positions]
+    forward: list[set[int]] = []
+    for k, position in enumerate(positions):
+        if k == 0:
+            forward.append({slot for slot in allowed[0] if room.fits_first(slot, position)})
+        else:
+            earlier = positions[k - 1]
+            forward.append(
+                {slot for slot in allowed[k] if any(room.fits(last, slot, earlier, position) for last in forward[k - 1])}
+            )
+    kept = {slot for slot in forward[-1] if room.fits_last(slot, positions[-1])} if forward else set()
+    found = [kept]
+    for k in range(len(positions) - 2, -1, -1):
+        earlier, position = positions[k], positions[k + 1]
+        kept = {last for last in forward[k] if any(room.fits(last, slot, earlier, position) for slot in kept)}
+        found.append(kept)
+    return [{slots[slot][0] for slot in kept} for kept in reversed(found)] if positions else []
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """Whether tensors fit between each other in one stretch of a ring."""
+
+    slots: Sequence[tuple[int, bool]]
+    start: int
+    end: int | None
+    capacity: int
+
+    def fits(self, last: int, slot: int, earlier: Position, position: Position) -> bool:
+        (before, hides_behind), (behind, hides_before) = self.slots[last], self.slots[slot]
+        if slot < last or (slot == last and not hides_before):
+            return False
+        crosses = earlier.at // self.capacity != position.at // self.capacity
+        if crosses and before == behind:
+            return False
+        num_skipped, gap = max(0, slot - last - 1), position.at - earlier.at
+        if earlier.least_bytes + num_skipped * BLOCK_ALIGN > gap:
+            return False
+        if num_skipped or hides_behind or hides_before:
+            return True
+        if crosses:
+            return position.at % self.capacity == 0
+        return earlier.size is None or round_up(earlier.size) == gap
+
+    def fits_first(self, slot: int, position: Position) -> bool:
+        gap = position.at - self.start
+        if slot * BLOCK_ALIGN > gap:
+            return False
+        return bool(slot) or self.slots[slot][1] or not gap or position.at % self.capacity == 0
+
+    def fits_last(self, slot: int, position: Position) -> bool:
+        if self.end is None:
+            return True
+        gap, num_skipped = self.end - position.at, len(self.slots) - slot - 1
+        if position.least_bytes + num_skipped * BLOCK_ALIGN > gap:
+            return False
+        return num_skipped > 0 or self.slots[slot][1] or position.size is None or round_up(position.size) == gap

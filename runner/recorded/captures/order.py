@@ -22,7 +22,8 @@ class Ordered:
     """A capture's submissions in order, and its scopes.
 
     `ids` are task ids, `scope_of` their scopes; `steps` submits indices into `ids`. `heads` are the bytes at which a ring's head
-    stood: `(ring, submissions of that ring before it, bytes)`.
+    stood: `(ring, submissions of that ring before it, bytes)`. `gap_of` are the gaps of submissions; `is_told`
+    says whether the order of all is a fact.
     """
 
     ids: tuple[int, ...]
@@ -32,6 +33,8 @@ class Ordered:
     open_scopes: tuple[int, ...]
     heads: tuple[tuple[int, int, int], ...]
     estimated: tuple[str, ...]
+    gap_of: tuple[int, ...]
+    is_told: bool
 
 
 def ordered(capture: Capture) -> Ordered:
@@ -62,6 +65,8 @@ def ordered(capture: Capture) -> Ordered:
         tuple(gaps.innermost_at_end),
         tuple((mark.ring, mark.num_tasks, mark.heap_head) for mark in capture.marks),
         tuple(estimated),
+        tuple(gap_of[task] for task in ids),
+        not holes,
     )
 
 

@@ -8,14 +8,15 @@ come before it. Which of them it is follows from the order of blocks (`matching`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 
-from runner.base.tensor_spec import round_up
+from runner.base.tensor_spec import BLOCK_ALIGN
+from runner.recorded.captures.bases import Anchor, RingFacts, anchor_size, find_base
 from runner.recorded.captures.files import CREATES, Capture, CapturedTask, Operand, number_of_id, ring_of_id
 from runner.recorded.captures.layout import Block, Piece, RingLayout
-from runner.recorded.captures.matching import Position, match
+from runner.recorded.captures.matching import Position, makers, match
 from runner.recorded.captures.order import Ordered
 from runner.rings.schedule import NUM_RINGS
 
@@ -53,6 +54,7 @@ class Tensors:
     producer: dict[Use, int] = field(default_factory=dict)
     offset: dict[Use, int] = field(default_factory=dict)
     uncertain: list[Use] = field(default_factory=list)
+    certain: set[Use] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.index_of = {task: index for index, task in enumerate(self.order.ids)}
@@ -63,6 +65,8 @@ class Tensors:
             for operand in task.operands:
                 if operand.kind != CREATES and operand.tensor_id:
                     self.first_use.setdefault(operand.tensor_id, (self.index_of.get(task.id, -1), operand.index))
+        operands = [operand for _, operand in self.uses()]
+        self.has_empty = any(operand.end == operand.begin for operand in operands)  # then several tensors may share an address
         self.preds: dict[int, list[int]] = {}
         for edge in self.capture.edges:
             if edge.first in self.index_of and edge.second in self.index_of:
@@ -86,74 +90,30 @@ class Tensors:
     # --- addresses ----------------------------------------------------------------------------------------------------
 
     def find_base(self) -> None:
-        """The base: the least that creator edges allow, or less where the heads of scope stats do not allow that."""
-        highest: int | None = None
-        lowest = 0
-        for (index, number), producer in self.told_producers():
-            operand = self.operand((index, number))
-            ring = self.ring(producer)
-            before, behind = self.heads_around(producer)
-            start = operand.address - self.ring_bases[ring]
-            highest = start if highest is None else min(highest, start)
-            if behind is not None and behind <= self.capture.sizes.heap[ring]:  # the ring has not wrapped
-                highest = min(highest, start - before)
-                lowest = max(lowest, start - behind + max(round_up(operand.end), 1024))
-            if not any(self.makes_block(k) for k in self.earlier(producer)):
-                lowest = max(lowest, start) if self.is_first_of_task(producer, operand) else lowest
-        proved = next(self.proved_bases(), None)
-        if proved is not None:
-            self.base, self.is_base_exact = proved, True
-            return
-        if highest is not None:
-            highest = min([highest, *(start for start in self.merged_starts(highest) if lowest <= start)])
-        self.base = highest
-        self.is_base_exact = highest is not None and lowest >= highest
+        """The heaps' base, by the tensors whose producers are known."""
+        told = dict(self.told_producers())
+        anchors = [self.anchor(use, producer) for use, producer in told.items() if self.makes_block(producer)]
+        merged = [
+            self.anchor(use, producer)
+            for use, _ in self.uses()
+            if use not in told and not self.tasks[use[0]].manual
+            for producer in self.preds.get(use[0], ())
+            if self.makes_block(producer)
+        ]
+        rings = []
+        for ring in range(NUM_RINGS):
+            blocks = [k for k in range(len(self.order.ids)) if self.ring(k) == ring and self.makes_block(k)]
+            outputs = {number_of_id(self.order.ids[k]): self.num_outputs(k) or None for k in blocks}
+            heads = [(count, head) for r, count, head in self.order.heads if r == ring]
+            rings.append(RingFacts(self.capture.sizes.heap[ring], heads, outputs, 0 if self.has_empty else BLOCK_ALIGN))
+        self.base, self.is_base_exact = find_base(anchors, merged, rings)
 
-    def proved_bases(self) -> Iterator[int]:
-        """Bases that follow from the only output of a task: its size is known, and where it ends, as a record follows."""
-        for use, producer in self.told_producers():
-            operand, ring = self.operand(use), self.ring(producer)
-            task, number = self.tasks.get(producer), number_of_id(self.order.ids[producer])
-            head = next((head for r, count, head in self.order.heads if r == ring and count > number), None)
-            if task is not None and task.num_outputs == 1 and head is not None and self.first_use[operand.tensor_id] == use:
-                behind = (ring << 32 | k for k in range(number + 1, self.next_count(ring, number)))
-                if not any(task_id in self.index_of and self.makes_block(self.index_of[task_id]) for task_id in behind):
-                    offset = (head - round_up(operand.buffer_bytes)) % self.capture.sizes.heap[ring]
-                    yield operand.address - self.ring_bases[ring] - offset
-
-    def next_count(self, ring: int, number: int) -> int:
-        """Submissions of a ring before the first record behind one of them."""
-        return min(count for r, count, _ in self.order.heads if r == ring and count > number)
-
-    def merged_starts(self, base: int) -> Iterator[int]:
-        """Bases that would make arguments without an edge of their own, just below a base, tensors of their task's producers."""
-        told = {use for use, _ in self.told_producers()}
-        for use, operand in self.uses():
-            if use not in told and not self.tasks[use[0]].manual:
-                for producer in self.preds.get(use[0], ()):
-                    ring = self.ring(producer)
-                    start = operand.address - self.ring_bases[ring]
-                    behind = self.heads_around(producer)[1]
-                    if self.makes_block(producer) and behind is not None and base - behind < start < base:
-                        yield start
-
-    def is_first_of_task(self, producer: int, operand: Operand) -> bool:
-        """Whether a tensor of a ring's first block must lie at its beginning: all outputs are named, and it is the lowest."""
-        named = {self.operand(use).address for use, made_by in self.told_producers() if made_by == producer}
-        task = self.tasks.get(producer)
-        return operand.address == min(named) and (task is None or task.num_outputs == len(named))
-
-    def earlier(self, submission: int) -> Iterator[int]:
-        """Submissions of the same ring before it."""
-        ring, number = self.ring(submission), number_of_id(self.order.ids[submission])
-        return (self.index_of[ring << 32 | k] for k in range(number) if ring << 32 | k in self.index_of)
-
-    def heads_around(self, submission: int) -> tuple[int, int | None]:
-        """The ring's head at the records before and after a submission."""
-        ring, number = self.ring(submission), number_of_id(self.order.ids[submission])
-        of_ring = [(count, head) for r, count, head in self.order.heads if r == ring]
-        before = max([head for count, head in of_ring if count <= number], default=0)
-        return before, min([head for count, head in of_ring if count > number], default=None)
+    def anchor(self, use: Use, producer: int) -> Anchor:
+        operand, ring = self.operand(use), self.ring(producer)
+        is_first = self.first_use[operand.tensor_id] == use
+        size = anchor_size(operand.end, operand.buffer_bytes if is_first else None)
+        start = operand.address - self.ring_bases[ring]
+        return Anchor(start, ring, number_of_id(self.order.ids[producer]), size, is_first)
 
     def told_producers(self) -> Iterator[tuple[Use, int]]:
         """Uses whose producer a creator edge names."""
@@ -183,10 +143,13 @@ class Tensors:
             place = self.place_of(operand.address)
             if place is not None and use in told and place[0] == self.ring(told[use]):
                 self.give(use, told[use], place[1])
+                self.certain.add(use)
             elif place is not None:
                 per_ring.setdefault(place[0], []).append((use, place[1]))
         for ring, waiting in per_ring.items():
             self.match_ring(ring, waiting)
+        if not self.is_base_exact:
+            self.certain.clear()
         self.solve()
 
     def give(self, use: Use, producer: int, offset: int) -> None:
@@ -195,23 +158,39 @@ class Tensors:
     def match_ring(self, ring: int, waiting: Sequence[tuple[Use, int]]) -> None:
         """Producers of uses whose edge was merged with another of the same two tasks, or that have none (manual scopes)."""
         stretches = self.stretches(ring)
-        named: dict[int, dict[int, list[Use]]] = {}  # per stretch: position -> uses
-        for use, offset in waiting:
-            place = self.stretch_of(use, offset, stretches)
-            if place is None:
-                self.uncertain.append(use)
-            else:
-                named.setdefault(place[0], {}).setdefault(place[1], []).append(use)
-        for k, places in named.items():
-            stretch = stretches[k]
-            for use, producer in self.producer.items():
-                if producer in stretch.members:
-                    places.setdefault(stretch.position(self.offset[use]), []).append(use)
-            self.match_stretch(stretch, places)
+        options = {use: list(self.options(use, offset, stretches)) for use, offset in waiting}
+        told = [use for use, made_by in self.producer.items() if self.ring(made_by) == ring]
+        options |= {use: list(self.options(use, self.offset[use], stretches)) for use in told}
+        for only_certain in (True, False):
+            named: dict[int, dict[int, list[Use]]] = {}  # per stretch: position -> uses
+            for use, places in options.items():
+                if places and (len(places) == 1 or not only_certain):
+                    named.setdefault(places[-1][0], {}).setdefault(places[-1][1], []).append(use)
+            for k, at in named.items() if not (only_certain and self.has_empty) else ():
+                if any(use not in self.producer for uses in at.values() for use in uses):
+                    (self.settle_stretch if only_certain else self.match_stretch)(stretches[k], at)
+        self.uncertain += [use for use, places in options.items() if not places and use not in self.producer]
+
+    def settle_stretch(self, stretch: Stretch, places: Mapping[int, list[Use]]) -> None:
+        """Gives uses a producer that can be no other."""
+        positions = []
+        for at in sorted(places):
+            position = self.position(at, places[at])
+            members = stretch.members if position.allowed is None else stretch.members & position.allowed
+            position.allowed = {k for k in members if not any(self.is_surely_after(k, use[0]) for use in places[at])}
+            position.before = len(self.order.ids)
+            positions.append(position)
+        found = makers(self.slots(stretch), positions, stretch.start, stretch.end, stretch.capacity)
+        for position, made_by in zip(positions, found, strict=True):
+            for use in places[position.at]:
+                if use not in self.producer and len(made_by) == 1:
+                    self.give(use, *made_by, position.at % stretch.capacity)
+                    self.certain.add(use)
 
     def match_stretch(self, stretch: Stretch, places: Mapping[int, list[Use]]) -> None:
+        """Gives uses the producer that is likely."""
         positions = [self.position(at, places[at]) for at in sorted(places)]
-        slots = [(k, not num) for k in stretch.submissions for num in [self.num_outputs(k)] for _ in range(num or 1)]
+        slots = self.slots(stretch)
         found = match(slots, positions, stretch.start, stretch.end, stretch.capacity)
         for position, slot in zip(positions, found, strict=True):
             for use in places[position.at]:
@@ -220,6 +199,10 @@ class Tensors:
                         self.uncertain.append(use)
                     else:
                         self.give(use, slots[slot][0], position.at % stretch.capacity)
+
+    def slots(self, stretch: Stretch) -> list[tuple[int, bool]]:
+        """The tensors of a stretch by submission, and whether an alloc made them: that is one slot."""
+        return [(k, not num) for k in stretch.submissions for num in [self.num_outputs(k)] for _ in range(num or 1)]
 
     def position(self, at: int, uses: Sequence[Use]) -> Position:
         """What the users of a place say about it."""
@@ -232,13 +215,23 @@ class Tensors:
             likely |= set(self.preds.get(use[0], ()))
             if self.first_use[operand.tensor_id] == use:
                 size = operand.buffer_bytes
-        return Position(at, size, allowed, likely, min(use[0] for use in uses))
+        least = max(self.operand(use).end for use in uses)
+        return Position(at, size, allowed, likely, min(use[0] for use in uses), least)
 
     def candidates(self, use: Use) -> set[int] | None:
         """Who may have made what a use touches: as an edge says, or one of those before it in an auto scope; None for anybody."""
         if use in self.producer:
             return {self.producer[use]}
         return None if self.tasks[use[0]].manual else set(self.preds.get(use[0], ()))
+
+    def is_surely_after(self, submission: int, user: int) -> bool:
+        """Whether a submission cannot have been made before a task; without orchestrator records its place is a guess."""
+        if submission in self.tasks or self.order.is_told:
+            return submission >= user
+        number = number_of_id(self.order.ids[submission])
+        return any(
+            k >= user and number_of_id(self.order.ids[k]) < number for k in self.tasks if self.ring(k) == self.ring(submission)
+        )
 
     def num_outputs(self, submission: int) -> int:
         """Tensors that a task creates, 0 for an alloc."""
@@ -258,32 +251,55 @@ class Tensors:
             found.append(Stretch(members, frozenset(members), start, heads.get(high), self.capture.sizes.heap[ring]))
         return found
 
-    def stretch_of(self, use: Use, offset: int, stretches: Sequence[Stretch]) -> tuple[int, int] | None:
-        """The latest stretch, and the position in it, that may hold what a use touches."""
+    def options(self, use: Use, offset: int, stretches: Sequence[Stretch]) -> Iterator[tuple[int, int]]:
+        """The stretches and positions in them that may be what a use touches: made before it, and not given to others since."""
         candidates = self.candidates(use)
-        for k in range(len(stretches) - 1, -1, -1):
-            stretch = stretches[k]
-            at = stretch.position(offset)
-            if stretch.end is not None and at >= stretch.end:
+        lowest, highest = self.window(use[0], stretches[0].capacity, self.place_of(self.operand(use).address))
+        for k, stretch in enumerate(stretches):
+            may_be = [m for m in stretch.submissions if candidates is None or m in candidates]
+            if not any(not self.is_surely_after(m, use[0]) for m in may_be):
                 continue
-            if any(member < use[0] and (candidates is None or member in candidates) for member in stretch.submissions):
-                return k, at
-        return None
+            at = stretch.position(offset)
+            while at == stretch.position(offset) or (stretch.end is not None and at < stretch.end):
+                if lowest <= at and (highest is None or at < highest) and (stretch.end is None or at < stretch.end):
+                    yield k, at
+                at += stretch.capacity
+
+    def window(self, user: int, capacity: int, place: tuple[int, int] | None) -> tuple[int, int | None]:
+        """The positions that hold what has been made and not been given to others when a task is submitted."""
+        marks, gap = self.capture.marks, self.order.gap_of[user]
+        ring = -1 if place is None else place[0]
+        before = max((mark.heap_head for mark in marks[: gap + 1] if mark.ring == ring), default=0)
+        behind = min((mark.heap_head for mark in marks[gap + 1 :] if mark.ring == ring), default=None)
+        return before - capacity, behind
 
     # --- layouts ------------------------------------------------------------------------------------------------------
 
     def solve(self) -> None:
-        """The layouts of all rings from the offsets that are known so far."""
+        """The layouts of all rings from the offsets that are found; exact is what already follows from those that are certain."""
+        self.layouts = self.solved(self.producer)
+        if len(self.certain) < len(self.producer):
+            pairs = [
+                (block.submission, piece) for ring in self.solved(self.certain) for block in ring.blocks for piece in block.pieces
+            ]
+            known = {(submission, piece.start, piece.size) for submission, piece in pairs if piece.exact}
+            for ring in self.layouts:
+                for block in ring.blocks:
+                    for piece in block.pieces:
+                        piece.exact = piece.exact and (block.submission, piece.start, piece.size) in known
+
+    def solved(self, uses: Collection[Use]) -> list[RingLayout]:
+        """The layouts that follow from some uses."""
         named: dict[int, dict[int, Piece]] = {}
         for use, operand in self.uses():
-            if use in self.producer:
+            if use in uses:
                 piece = named.setdefault(self.producer[use], {}).setdefault(self.offset[use], Piece(self.offset[use]))
                 piece.least = max(piece.least, operand.end)
                 if self.first_use.get(operand.tensor_id) == use:
                     piece.table, piece.sure = operand.buffer_bytes, True
                 elif not piece.sure:
                     piece.table = operand.buffer_bytes
-        self.layouts = [self.layout(ring, named) for ring in range(NUM_RINGS)]
+        return [self.layout(ring, named) for ring in range(NUM_RINGS)]
 
     def layout(self, ring: int, named: Mapping[int, Mapping[int, Piece]]) -> RingLayout:
         of_ring = sorted((k for k in range(len(self.order.ids)) if self.ring(k) == ring), key=lambda k: self.order.ids[k])
