@@ -13,7 +13,7 @@ from runner.base.errors import ConfigError, DeadlockError, Diagnostic, Ringgraph
 from runner.base.records import collector_off
 from runner.driver.driver import Setup, program_of, routing_notes
 from runner.driver.linting import lint_texts
-from runner.driver.write import Files, Texts, new_texts, refuse_unnamed, settled_texts
+from runner.driver.write import Files, Texts, Written, refuse_unnamed, settled_texts, written_scopes
 from runner.language.library import GraphLibrary
 from runner.program.ops import OpRegistry
 from runner.program.program import Program
@@ -148,7 +148,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class PlanResult:
-    """What a request comes to. `warnings` are edges that a manual scope lacks; `texts` the files that `write` would change."""
+    """What a request comes to. `warnings` are edges that a manual scope lacks; `written` what `write` would change."""
 
     request: PlanRequest
     schedule: Schedule
@@ -157,9 +157,14 @@ class PlanResult:
     report: ScheduleReport
     plan: Plan | None = None
     warnings: tuple[Diagnostic, ...] = ()
-    texts: Texts = field(default_factory=dict)
+    written: Written = field(default_factory=Written)
     routing_notes: tuple[str, ...] = ()
     """What the routing does not decide."""
+
+    @property
+    def texts(self) -> Texts:
+        """The new texts of the files that change."""
+        return self.written.texts
 
     @property
     def certificate(self) -> dict[str, Any] | None:
@@ -222,7 +227,7 @@ def plan(setup: Setup, request: PlanRequest, say: Say | None = None) -> PlanResu
     """
     sizes = request.sizes()
     with collector_off():
-        placed, texts = _written(setup, request, say) if request.write else (place(setup, request, say=say), {})
+        placed, written = _written(setup, request, say) if request.write else (place(setup, request, say=say), Written())
         planned = placed.schedule
         if request.rings[0] == "safe":
             sizes = sizes.with_heap([safe_heap(load) for load in ring_loads(planned)])
@@ -238,7 +243,7 @@ def plan(setup: Setup, request: PlanRequest, say: Say | None = None) -> PlanResu
             unlimited = run_unlimited(planned, placed.timing())
         report = make_report(replay, timed_replay, unlimited)
     notes = tuple(routing_notes(planned.program, setup.config(request.graph), request.routing)) if planned.program else ()
-    return PlanResult(request, planned, sizes, replay, report, placed.plan, tuple(warnings), texts, notes)
+    return PlanResult(request, planned, sizes, replay, report, placed.plan, tuple(warnings), written, notes)
 
 
 def place(
@@ -269,8 +274,8 @@ def place(
     return Placed(schedule, lambda: timing(schedule), plans[-1] if plans else None)
 
 
-def _written(setup: Setup, request: PlanRequest, say: Say | None) -> tuple[Placed, Texts]:
-    """The placement that files can say, and the files' new texts."""
+def _written(setup: Setup, request: PlanRequest, say: Say | None) -> tuple[Placed, Written]:
+    """The placement that files can say, and what becomes of the files."""
     path = refuse_unnamed(request.graph)
 
     def expand(library: GraphLibrary) -> Program:
@@ -278,21 +283,22 @@ def _written(setup: Setup, request: PlanRequest, say: Say | None) -> tuple[Place
         return program_of(path, config, routing=request.routing, library=library, ops=setup.registry)
 
     files = Files(path, expand, lambda library: lint_texts(setup, path, library))
-    if request.scheduler != "minpeak":
-        placed = place(setup, request, say=say, written=True)
-        return placed, new_texts(placed.schedule, files)
     found: list[Placed] = []
 
-    def planned(library: GraphLibrary, demands: Demands) -> Schedule:
+    def planned(library: GraphLibrary | None, demands: Demands) -> Schedule:
         found.append(place(setup, request, library=library, say=say, written=demands))
         return found[-1].schedule
+
+    if request.scheduler != "minpeak":
+        written = written_scopes(lambda demands: planned(None, demands), files)
+        return found[-1], written
 
     def annotations() -> Annotations:
         assert found[-1].plan is not None, "minpeak reports its plan"
         return found[-1].plan.annotations
 
-    _, texts = settled_texts(planned, annotations, files)
-    return found[-1], texts
+    written = settled_texts(planned, annotations, files)
+    return found[-1], written
 
 
 def _pool_may_overflow(planned: Schedule, sizes: RingSizes) -> bool:
