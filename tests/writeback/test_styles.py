@@ -10,6 +10,7 @@ import random
 import re
 from collections import Counter
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ from runner.base.errors import RinggraphError
 from runner.driver.driver import Setup
 from runner.driver.linting import lint_texts
 from runner.driver.planning import PlanRequest, PlanResult, plan
+from runner.language import library
 from runner.language.library import GraphLibrary
 from runner.program.equivalence import refuse_other_work
 from runner.program.ops import OpRegistry
 from runner.program.program import Program
 from runner.writeback.edits import write_files
 from runner.writeback.splices import spliced
+from schedulers.written import search
 from tests.writeback.kept import check_kept, check_splices, loader_of
 from tests.writeback.styles import random_graph, random_stage, spelled
 
@@ -150,7 +153,15 @@ def reason_of(error: str, path: Path) -> str:
     return reason
 
 
-def campaign(folder: Path, seeds: range) -> dict[str, Counter[str]]:
+@pytest.fixture(autouse=True)
+def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    """minpeak tries fewer thresholds, and a text is checked once, however often it is read: what is written is tested here."""
+    monkeypatch.setattr(search, "EXACT_UP_TO", 0)
+    monkeypatch.setattr(library, "check_data", lru_cache(8)(library.check_data))
+
+
+def campaign(folder: Path, seeds: range, every: int = 50) -> dict[str, Counter[str]]:
+    """What became of each graph under each strategy, printed after so many graphs."""
     counts: dict[str, Counter[str]] = {strategy: Counter() for strategy in STRATEGIES}
     for seed in seeds:
         path = written_graph(folder, seed)
@@ -162,6 +173,8 @@ def campaign(folder: Path, seeds: range) -> dict[str, Counter[str]]:
                 counts[strategy][outcome(path, strategy)] += 1
             except Exception as error:
                 raise AssertionError(f"seed {seed}, {strategy}: {error}\n{path.read_text()}") from error
+        if (seed + 1) % every == 0:
+            print(f"after seed {seed}: { ({strategy: dict(found) for strategy, found in counts.items()}) }", flush=True)
     return counts
 
 
