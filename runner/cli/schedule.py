@@ -19,7 +19,7 @@ from runner.rings import defaults
 
 if TYPE_CHECKING:
     from runner.driver.planning import PlanResult, Say
-    from runner.driver.write import Texts
+    from runner.driver.write import Written
     from runner.report.diff import ScopeDifference, Side
     from runner.report.schedule import ScheduleReport
     from runner.rings.schedule import Schedule
@@ -75,7 +75,7 @@ def schedule(
     if explain_plan and found.plan is None:
         raise ConfigError(f"--explain-plan explains plans of minpeak, got --scheduler {scheduler}")
     if write:
-        _write(found.texts)
+        _write(found.written)
     try:
         _write_files(files, found)
     finally:  # a file that cannot be written does not swallow the plan
@@ -120,15 +120,17 @@ def better() -> Say | None:
     return say if sys.stderr.isatty() else None
 
 
-def _write(texts: Texts) -> None:
+def _write(written: Written) -> None:
     """Writes the files' new texts, all of them or none, and says which."""
     from runner.writeback.edits import write_files
 
-    if not texts:
+    for left in written.left_out:
+        messages().print(f"note: left as it is: {left}")
+    if not written.texts:
         messages().print("nothing to write: the graph has these scopes")
         return
-    write_files(texts)
-    for path in texts:
+    write_files(written.texts)
+    for path in written.texts:
         messages().print(f"wrote {path}")
 
 

@@ -15,7 +15,7 @@ from runner.base.records import collector_off
 from runner.driver.driver import Setup, program_of, routing_notes
 from runner.driver.linting import lint_texts
 from runner.driver.recorded import Recorded, is_recorded, open_recorded
-from runner.driver.write import Files, Texts, new_texts, refuse_unnamed, settled_texts
+from runner.driver.write import Files, Texts, Written, refuse_unnamed, settled_texts, written_scopes
 from runner.language.library import GraphLibrary
 from runner.program.ops import OpRegistry
 from runner.program.program import Program
@@ -178,7 +178,7 @@ class Placed:
 
 @dataclass(frozen=True)
 class PlanResult:
-    """What a request comes to. `warnings` are edges that a manual scope lacks; `texts` the files that `write` would change.
+    """What a request comes to. `warnings` are edges that a manual scope lacks; `written` what `write` would change.
 
     `recorded` is the program if it is a recorded one, `timed_recorded` the timed replay of what the device ran.
     `timing` is what timed replays of the plan assume.
@@ -191,7 +191,7 @@ class PlanResult:
     report: ScheduleReport
     plan: Plan | None = None
     warnings: tuple[Diagnostic, ...] = ()
-    texts: Texts = field(default_factory=dict)
+    written: Written = field(default_factory=Written)
     routing_notes: tuple[str, ...] = ()
     """What the routing does not decide."""
     recorded: Recorded | None = None
@@ -212,6 +212,11 @@ class PlanResult:
             return run
         as_recorded, planned = self.timed_recorded.makespan_us, self.report.makespan_us
         return run | {"timed_as_recorded_us": as_recorded, "timed_as_planned_us": planned}
+
+    @property
+    def texts(self) -> Texts:
+        """The new texts of the files that change."""
+        return self.written.texts
 
     @property
     def certificate(self) -> dict[str, Any] | None:
@@ -275,7 +280,7 @@ def plan(setup: Setup, request: PlanRequest, say: Say | None = None) -> PlanResu
     """
     request.sizes()  # refuses what cannot be before anything is planned
     with collector_off():
-        placed, texts = _written(setup, request, say) if request.write else (place(setup, request, say=say), {})
+        placed, written = _written(setup, request, say) if request.write else (place(setup, request, say=say), Written())
         planned, sizes = placed.schedule, placed.sizes(request)
         replay = replay_under(request.progress, planned, sizes, placed.timing)
         if replay.deadlock is None and _pool_may_overflow(planned, sizes):
@@ -289,12 +294,12 @@ def plan(setup: Setup, request: PlanRequest, say: Say | None = None) -> PlanResu
             unlimited = run_unlimited(planned, placed.timing())
         report = make_report(replay, timed_replay, unlimited)
     if placed.recorded is None:
-        result = PlanResult(request, planned, sizes, replay, report, placed.plan, tuple(warnings), texts, placed.routing_notes)
+        result = PlanResult(request, planned, sizes, replay, report, placed.plan, tuple(warnings), written, placed.routing_notes)
         return replace(result, timing=placed.timing)
     known, recorded = placed.recorded.recording, placed.recorded
     as_recorded = timed(recorded.schedule, known.sizes, request.timed.of_recorded(recorded, recorded.schedule))
     warnings += recorded.warnings
-    result = PlanResult(request, planned, sizes, replay, report, placed.plan, tuple(warnings), texts)
+    result = PlanResult(request, planned, sizes, replay, report, placed.plan, tuple(warnings), written)
     return replace(result, recorded=recorded, timed_recorded=as_recorded, timing=placed.timing)
 
 
@@ -331,8 +336,6 @@ def place(
 
 def _place_recorded(setup: Setup, request: PlanRequest, strategy: Scheduler, say: Say | None) -> Placed:
     """The placement of a recorded program."""
-    if request.write:
-        raise ConfigError(f"--write has no meaning for '{request.graph}', a recorded program: there is no graph to write to")
     recorded = open_recorded(setup, request.graph, None if request.routing == PlanRequest("").routing else request.routing)
     plans: list[Plan] = []
 
@@ -344,8 +347,10 @@ def _place_recorded(setup: Setup, request: PlanRequest, strategy: Scheduler, say
     return Placed(schedule, lambda: timing(schedule), plans[-1] if plans else None, recorded)
 
 
-def _written(setup: Setup, request: PlanRequest, say: Say | None) -> tuple[Placed, Texts]:
-    """The placement that files can say, and the files' new texts."""
+def _written(setup: Setup, request: PlanRequest, say: Say | None) -> tuple[Placed, Written]:
+    """The placement that files can say, and what becomes of the files."""
+    if is_recorded(request.graph):
+        raise ConfigError(f"--write has no meaning for '{request.graph}', a recorded program: there is no graph to write to")
     path = refuse_unnamed(request.graph)
 
     def expand(library: GraphLibrary) -> Program:
@@ -353,21 +358,22 @@ def _written(setup: Setup, request: PlanRequest, say: Say | None) -> tuple[Place
         return program_of(path, config, routing=request.routing, library=library, ops=setup.registry)
 
     files = Files(path, expand, lambda library: lint_texts(setup, path, library))
-    if request.scheduler != "minpeak":
-        placed = place(setup, request, say=say, written=True)
-        return placed, new_texts(placed.schedule, files)
     found: list[Placed] = []
 
-    def planned(library: GraphLibrary, demands: Demands) -> Schedule:
+    def planned(library: GraphLibrary | None, demands: Demands) -> Schedule:
         found.append(place(setup, request, library=library, say=say, written=demands))
         return found[-1].schedule
+
+    if request.scheduler != "minpeak":
+        written = written_scopes(lambda demands: planned(None, demands), files)
+        return found[-1], written
 
     def annotations() -> Annotations:
         assert found[-1].plan is not None, "minpeak reports its plan"
         return found[-1].plan.annotations
 
-    _, texts = settled_texts(planned, annotations, files)
-    return found[-1], texts
+    written = settled_texts(planned, annotations, files)
+    return found[-1], written
 
 
 def _pool_may_overflow(planned: Schedule, sizes: RingSizes) -> bool:

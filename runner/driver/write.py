@@ -13,15 +13,31 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.base.errors import Diagnostic, GraphError, Mark, RinggraphError, ScheduleError
-from runner.writeback.annotations import Annotations, Demands
+from runner.writeback.annotations import Annotations, Demands, Run
 
 if TYPE_CHECKING:
     from runner.language.library import GraphLibrary
     from runner.program.program import Program
     from runner.rings.schedule import Schedule
     from runner.writeback.rewrite import Edit
+    from runner.writeback.splices import Splice
 
 Texts = Mapping[Path, bytes]
+
+
+@dataclass(frozen=True)
+class Written:
+    """What becomes of a graph's files.
+
+    texts     the new texts, of the files that change
+    rounds    the changes that lead to them, one round after the other
+    left_out  what the strategy asks for and the files do not bear, each with its place and reason
+    """
+
+    texts: Texts = field(default_factory=dict)
+    rounds: tuple[Mapping[Path, Sequence[Splice]], ...] = ()
+    left_out: tuple[str, ...] = ()
+
 
 TOO_DEEP = "G317"
 """Lint's code for a scope that shares the last ring: a strategy that puts one there says so in the file."""
@@ -50,50 +66,92 @@ class Files:
         return beside and Path(file).resolve() not in {path.resolve() for path in shipped_graphs().values()}
 
 
-def new_texts(planned: Schedule, files: Files) -> Texts:
-    """The files' texts with the scopes of `planned`, only those that change; raises RinggraphError."""
-    from runner.writeback.edits import edited_files, scope_edits
+def written_scopes(plan: Callable[[Demands], Schedule], files: Files) -> Written:
+    """The files with the scopes of a plan; raises RinggraphError.
 
-    edits = scope_edits(planned)
+    `plan` plans the graph under what its files demand: what they turn out not to bear stays as it is written, and the graph is
+    planned again.
+    """
+    from runner.writeback.edits import file_splices
+
+    demands, left_out = Demands(may_write=files.may_write), list[str]()
+    found_before = _findings(files, {})
+    while True:
+        planned = plan(demands)
+        edits, refused = _asked(planned, files, found_before)
+        if not refused:
+            break
+        new = {run: error for run, error in refused if run is not None and run not in demands.barred}
+        if not new:
+            raise refused[0][1]
+        demands = replace(demands, barred=demands.barred | set(new))
+        left_out += [str(error).partition("\n")[0] for error in new.values()]
+    changes = file_splices(edits)
+    return Written(_applied(changes, {}), (changes,) if changes else (), tuple(dict.fromkeys(left_out)))
+
+
+def _asked(
+    planned: Schedule, files: Files, found_before: Counter[tuple[str, str]]
+) -> tuple[list[Edit], list[tuple[Run | None, ScheduleError]]]:
+    """The edits that a plan comes to, and why some of them cannot be made."""
+    from runner.writeback.edits import scope_edits
+    from runner.writeback.rewrite import RefusedEditError
+
+    edits, unsaid = scope_edits(planned)
     denied = next((edit for edit in edits if not files.may_write(edit.first.file)), None)
     if denied is not None:
         raise _denied(files, denied)
-    check = _Check(planned, files, {})
-    edits = check.with_notes(edits)
-    problem = check.problem(edits)
-    if problem is not None:
-        raise check.refusal(edits, problem)
-    return edited_files(edits)
+    if unsaid:
+        return edits, [(error.run, error) for error in unsaid]
+    check = _Check(planned, files, {}, found_before)
+    try:
+        edits = check.with_notes(edits)
+        problem = check.problem(edits)
+        if problem is not None:
+            edit, error = check.refusal(edits, problem)
+            return edits, [((edit.first, edit.last) if edit is not None else None, error)]
+    except RefusedEditError as error:
+        return edits, [((error.edit.first, error.edit.last), error)]
+    return edits, []
+
+
+def _applied(changes: Mapping[Path, Sequence[Splice]], texts: Texts) -> Texts:
+    from runner.writeback.splices import spliced
+
+    return {path: spliced(texts[path] if path in texts else path.read_bytes(), mine) for path, mine in changes.items()}
 
 
 def settled_texts(
     plan: Callable[[GraphLibrary, Demands], Schedule], annotations: Callable[[], Annotations], files: Files
-) -> tuple[Schedule, Texts]:
-    """The plan that the files can say, and their texts with its scopes, only those that change; raises RinggraphError.
+) -> Written:
+    """The files with the scopes that a strategy asks them for; raises RinggraphError.
 
     `plan` plans the graph from the files that a library holds, under what they demand, after which `annotations` says what to
     write. A scope that the files turn out not to take is barred, and the graph planned again. The new texts are planned in turn,
     until nothing is left to write, so that the same command finds nothing the next time.
     """
-    from runner.writeback.edits import annotation_edits, edited_files
+    from runner.writeback.edits import annotation_edits, file_splices
     from runner.writeback.rewrite import RefusedEditError
 
     texts: dict[Path, bytes] = {}
+    rounds: list[Mapping[Path, Sequence[Splice]]] = []
+    found_before = _findings(files, texts)
     demands = Demands(may_write=files.may_write)
     planned = plan(library_of(texts), demands)
     while edits := annotation_edits(annotations()):
-        check = _Check(planned, files, texts)
+        check = _Check(planned, files, texts, found_before)
         try:
             problem = check.problem(edits)
             if problem is None:
-                texts |= edited_files(edits, texts)
+                rounds.append(file_splices(edits, texts))
+                texts |= _applied(rounds[-1], texts)
                 demands = Demands(may_write=files.may_write)
             else:
                 demands = _barring(demands, check.to_blame(edits), problem)
         except RefusedEditError as error:
             demands = _barring(demands, error.edit, error)
         planned = plan(library_of(texts), demands)
-    return planned, texts
+    return Written(texts, tuple(rounds))
 
 
 def _barring(demands: Demands, edit: Edit, problem: Exception) -> Demands:
@@ -150,15 +208,15 @@ class NewFindingError(ScheduleError):
 
 @dataclass
 class _Check:
-    """Whether edits do what they should; `texts` are the files before them, of those that differ from disk."""
+    """Whether edits do what they should; `texts` are the files before them, of those that differ from disk.
+
+    `found_before` counts what lint found before all edits, of each kind.
+    """
 
     planned: Schedule
     files: Files
     texts: Texts
-    found_before: Counter[tuple[str, str]] = field(default_factory=Counter)
-
-    def __post_init__(self) -> None:
-        self.found_before = Counter(map(_kind_of, self.files.findings(library_of(self.texts))))
+    found_before: Counter[tuple[str, str]]
 
     def problem(self, edits: Sequence[Edit], *, whole: bool = True) -> RinggraphError | None:
         """What is wrong with the files when they have the edits, which are all that the plan asks for if `whole`.
@@ -218,17 +276,17 @@ class _Check:
                 wrong = middle
         return edits[wrong - 1]
 
-    def refusal(self, edits: Sequence[Edit], problem: RinggraphError) -> ScheduleError:
-        """The problem in terms of the user's text."""
+    def refusal(self, edits: Sequence[Edit], problem: RinggraphError) -> tuple[Edit | None, ScheduleError]:
+        """The edit that is to blame, and the problem in terms of the user's text."""
         if not edits or isinstance(problem, OtherPlaceError):
-            return ScheduleError(str(problem))
+            return None, ScheduleError(str(problem))
         edit = self.to_blame(edits)
         found = self.problem(edits[: edits.index(edit) + 1], whole=False) or problem
         reason, mark = _reason(found)
         place = self._old_place(edits[: edits.index(edit) + 1], mark) if mark is not None else None
         where = f" (of {place})" if place is not None else ""
         what = {"wrap": "no scope can be put around this", "remove": "this scope cannot be taken out"}
-        return ScheduleError(
+        return edit, ScheduleError(
             f"{edit.first}: {what.get(edit.what, 'the mode of this scope cannot be changed')}: {reason}{where}",
             hint="'--scheduler minpeak' leaves such scopes out",
         )
@@ -238,6 +296,10 @@ class _Check:
         from runner.writeback.edits import old_place
 
         return old_place([edit for edit in edits if Path(edit.first.file) == Path(mark.file)], mark, self.texts)
+
+
+def _findings(files: Files, texts: Texts) -> Counter[tuple[str, str]]:
+    return Counter(map(_kind_of, files.findings(library_of(texts))))
 
 
 def _kind_of(finding: Diagnostic) -> tuple[str, str]:

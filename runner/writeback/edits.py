@@ -19,9 +19,9 @@ from runner.base.files import whole_file
 from runner.program.program import Program, Span, Task
 from runner.program.spans import SpanWalk, last_task, spans_of
 from runner.rings.schedule import Begin, Schedule, Submission, Submit
-from runner.writeback.annotations import Annotations
-from runner.writeback.rewrite import Edit, edited, splices_of
-from runner.writeback.splices import old_offset, spliced
+from runner.writeback.annotations import Annotations, Run
+from runner.writeback.rewrite import Edit, splices_of
+from runner.writeback.splices import Splice, old_offset, spliced
 from runner.writeback.text import offset_of, place_in
 
 _SUFFIX = {"use": "use", "iteration": "trip", "if": "branch"}
@@ -32,10 +32,17 @@ Hoisted = tuple[tuple[Mark, ...], ...]
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """One instance of something written that can have a scope: its span, and the marks of the items that the scope would hold."""
+    """One instance of something written that can have a scope: its span, and the marks of the items that the scope holds."""
 
     span: Span
     items: tuple[Mark, ...]
+
+    @property
+    def run(self) -> Run | None:
+        """Of a scope that is written its own place, else the items that would get one."""
+        if self.span.kind == "scope":
+            return None if self.span.mark is None else (self.span.mark, self.span.mark)
+        return (self.items[0], self.items[-1]) if self.items else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +53,25 @@ class _Wanted:
     hoisted: Hoisted = ()
 
 
-def scope_edits(schedule: Schedule) -> list[Edit]:
-    """What to change so that the graph's own scopes are those of `schedule`; raises ScheduleError naming what cannot be said."""
+class UnwritableError(ScheduleError):
+    """What files cannot say of a run of items that would get a scope, or of a scope; without a run, of all."""
+
+    def __init__(self, message: str, mark: Mark | None, hint: str | None = None, run: Run | None = None) -> None:
+        where = f"{mark}: " if mark else ""
+        hint = hint or "write back a strategy that only places scopes: unscoped, auto, autoscope or minpeak"
+        super().__init__(f"{where}the placement cannot be written as scopes: {message}", hint=hint)
+        self.run = run
+
+
+def scope_edits(schedule: Schedule) -> tuple[list[Edit], list[UnwritableError]]:
+    """What to change so that the graph's own scopes are those of `schedule`, and what files cannot say of single runs.
+
+    Raises UnwritableError for what they cannot say of the whole.
+    """
     program = schedule.program
     assert program is not None, "a recorded program has no graph"
-    hoisted = _hoisted(schedule, program)
+    refused: list[UnwritableError] = []
+    hoisted = _hoisted(schedule, program, refused)
     wanted = {(scope.name, scope.mark): _Wanted(scope.mode, hoisted.get(k, ())) for k, scope in enumerate(schedule.scopes) if k}
     allocs = {task.mark: {program.tensors[t].mark for t in task.creates} for task in program.tasks if task.op is None}
     named = _named_uses(program)
@@ -61,18 +82,24 @@ def scope_edits(schedule: Schedule) -> list[Edit]:
         span = place.span
         want = wanted.get((span.path, span.mark), _Wanted(None))
         matched.add((span.path, span.mark))
-        key = (span.kind, place.items or (span.mark or Mark("", 0),))
+        key = (span.kind, place.items if place.items and span.kind != "scope" else (span.mark or Mark("", 0),))
         path, other = seen.setdefault(key, (span.path, want))
         if other != want:
             have, lack = (path, span.path) if other.mode is not None else (span.path, path)
-            raise _refusal(f"'{have}' has another scope than '{lack}', but both are written once", span.mark)
-        edit = _edit(place, want, allocs, named)
+            what = f"'{have}' has another scope than '{lack}', but both are written once"
+            refused.append(UnwritableError(what, span.mark, run=place.run))
+            continue
+        try:
+            edit = _edit(place, want, allocs, named)
+        except UnwritableError as error:
+            refused.append(error)
+            continue
         if edit is not None:
             edits.setdefault(key, edit)
     for scope in schedule.scopes[1:]:
         if (scope.name, scope.mark) not in matched:
-            raise _refusal(f"scope '{scope.name}' stands around no one item, branch or body that is written", scope.mark)
-    return list(edits.values())
+            raise UnwritableError(f"scope '{scope.name}' stands around no one item, branch or body that is written", scope.mark)
+    return list(edits.values()), refused
 
 
 def annotation_edits(annotations: Annotations) -> list[Edit]:
@@ -93,21 +120,24 @@ def _edit(
     """
     span, mode = place.span, wanted.mode
     assert span.mark is not None
-    if span.kind == "scope":
-        if mode is None:
-            return Edit("remove", span.mark, span.mark)
-        return None if mode == span.mode else Edit(f"mode {mode}", span.mark, span.mark)
+    if span.kind == "scope" and mode is None:
+        return Edit("remove", span.mark, span.mark)
     if mode is None or not place.items:
         return None
     before = {mark for group in wanted.hoisted for mark in group}
     items = list(place.items)
-    while items and allocs.get(items[0], {None}) <= before:  # an alloc that leads a body stays where it is, before the scope
+    while (
+        span.kind != "scope" and items and allocs.get(items[0], {None}) <= before
+    ):  # an alloc that leads a body stays where it is, before the scope
         before -= allocs[items.pop(0)]  # type: ignore[operator]
-    late = next((mark for item in items for mark in allocs.get(item, ()) if mark in before), None)
+    late = next((mark for marks in allocs.values() for mark in marks if mark in before), None)
     if late is not None:
-        hint = "move its alloc to the top of the body"
-        raise _refusal("the tensor is used after the body, but is not allocated before what gets a scope", late, hint)
+        hint = f"move its alloc {'before the scope' if span.kind == 'scope' else 'to the top of the body'}"
+        what = "the tensor lies outside of the scope, but its alloc stands inside, behind other items"
+        raise UnwritableError(what, late, hint, place.run)
     hoisted = tuple(group for group in wanted.hoisted if before.issuperset(group))
+    if span.kind == "scope":
+        return Edit(f"mode {mode}", span.mark, span.mark, hoisted=hoisted) if hoisted or mode != span.mode else None
     name = f"{_plain(span.path)}_{_SUFFIX[span.kind]}"
     if span.kind == "use" and span.mark in named:
         name = span.path.rpartition(".")[2]
@@ -148,11 +178,11 @@ def _places(program: Program) -> Iterator[_Place]:
             yield _Place(item, (item.mark,))
         elif item.kind in ("iteration", "if", "scope"):
             marks = tuple(mark for mark in map(mark_of, item.items) if mark is not None)
-            yield _Place(item, marks if item.kind != "scope" else ())
+            yield _Place(item, marks)
 
 
-def _hoisted(schedule: Schedule, program: Program) -> dict[int, Hoisted]:
-    """Per scope what is allocated just before it.
+def _hoisted(schedule: Schedule, program: Program, refused: list[UnwritableError]) -> dict[int, Hoisted]:
+    """Per scope what is allocated just before it; `refused` gets what no file can allocate there.
 
     A tensor must lie in the block of the item that creates it, or there: files cannot say anything else.
     """
@@ -162,7 +192,12 @@ def _hoisted(schedule: Schedule, program: Program) -> dict[int, Hoisted]:
     last = -1
     for step in schedule.steps:
         if isinstance(step, Begin):
-            found[step.scope] = tuple(_marks(submission, program, creator) for submission in pending)
+            try:
+                found[step.scope] = tuple(_marks(submission, program, creator) for submission in pending)
+            except UnwritableError as error:
+                mark = schedule.scopes[step.scope].mark
+                error.run = None if mark is None else (mark, mark)
+                refused.append(error)
             pending = []
             continue
         submission = schedule.submissions[step.submission] if isinstance(step, Submit) else None
@@ -173,7 +208,7 @@ def _hoisted(schedule: Schedule, program: Program) -> dict[int, Hoisted]:
         if submission.task is None:
             pending.append(submission)
         elif submission.task < last:
-            raise _refusal(f"'{submission.name}' is submitted in another order than it is written", submission.mark)
+            raise UnwritableError(f"'{submission.name}' is submitted in another order than it is written", submission.mark)
         else:
             last = submission.task
             if not {slot.tensor for slot in submission.slots} <= set(program.tasks[submission.task].creates):
@@ -190,27 +225,27 @@ def _marks(submission: Submission, program: Program, creator: Mapping[int, Task]
     return marks
 
 
-def _moved(submission: Submission, program: Program, creator: Mapping[int, Task]) -> ScheduleError:
+def _moved(submission: Submission, program: Program, creator: Mapping[int, Task]) -> UnwritableError:
     slot = submission.slots[0]
     where = f"tensor '{slot.name}' lies in another block than that of '{creator[slot.tensor].path}', which creates it"
-    return _refusal(where, program.tensors[slot.tensor].mark)
-
-
-def _refusal(message: str, mark: Mark | None, hint: str | None = None) -> ScheduleError:
-    hint = hint or "write back a strategy that only places scopes: unscoped, auto, autoscope or minpeak"
-    where = f"{mark}: " if mark else ""
-    return ScheduleError(f"{where}the placement cannot be written as scopes: {message}", hint=hint)
+    return UnwritableError(where, program.tensors[slot.tensor].mark)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
-def edited_files(edits: Sequence[Edit], texts: Mapping[Path, bytes] = MappingProxyType({})) -> dict[Path, bytes]:
-    """The new contents of every file that the edits change, in `texts` where they hold it; raises ScheduleError."""
+def file_splices(edits: Sequence[Edit], texts: Mapping[Path, bytes] = MappingProxyType({})) -> dict[Path, list[Splice]]:
+    """The changes to every file that the edits change, in `texts` where they hold it; raises ScheduleError."""
     per_file: dict[Path, list[Edit]] = {}
     for edit in edits:
         per_file.setdefault(Path(edit.first.file), []).append(edit)
-    return {path: edited(texts[path] if path in texts else path.read_bytes(), mine) for path, mine in per_file.items()}
+    return {path: splices_of(texts[path] if path in texts else path.read_bytes(), mine) for path, mine in per_file.items()}
+
+
+def edited_files(edits: Sequence[Edit], texts: Mapping[Path, bytes] = MappingProxyType({})) -> dict[Path, bytes]:
+    """The new contents of every such file."""
+    changes = file_splices(edits, texts)
+    return {path: spliced(texts[path] if path in texts else path.read_bytes(), mine) for path, mine in changes.items()}
 
 
 def old_place(edits: Sequence[Edit], mark: Mark, texts: Mapping[Path, bytes] = MappingProxyType({})) -> Mark | None:

@@ -59,11 +59,6 @@ class RefusedEditError(ScheduleError):
         self.edit = edit
 
 
-def edited(data: bytes, edits: Sequence[Edit]) -> bytes:
-    """The text with the edits made; raises RefusedEditError."""
-    return spliced(data, splices_of(data, edits))
-
-
 def splices_of(data: bytes, edits: Sequence[Edit]) -> list[Splice]:
     """The changes to a file's bytes that the edits come to; raises RefusedEditError."""
     head = BOM if data.startswith(BOM) else b""
@@ -179,9 +174,7 @@ class _Rewrite:
         text = self.text
         line, column = text.line_of(begin), text.column(begin)
         pad = " " * (column + self.shift.get(line, 0))
-        start = line
-        while start and text.comment_alone(start - 1) == column and self._is_outside(start - 1):
-            start -= 1
+        start = self._with_comments(line, column)
         comment = f"  # {edit.comment}" if edit.comment else ""
         head = [*self._allocs(edit, pad), f"{pad}- scope: {edit.name}{comment}", f"{pad}  body:"]
         self._insert(text.starts[start], HEADER, "".join(f"{one}{self.newline}" for one in head))
@@ -191,6 +184,12 @@ class _Rewrite:
                 self._move(number, INDENT + (len(dash) if number != line else 0))
         if dash:
             self._insert(begin, OPENING, dash)
+
+    def _with_comments(self, line: int, column: int) -> int:
+        """The first of the lines above a line that hold a comment at its column, or the line."""
+        while line and self.text.comment_alone(line - 1) == column and self._is_outside(line - 1):
+            line -= 1
+        return line
 
     def _is_outside(self, line: int) -> bool:
         return line not in self.text.literal and line not in self.text.folded
@@ -316,9 +315,13 @@ class _Rewrite:
 
     def _change_mode(self, edit: Edit) -> None:
         scope = self._item(edit.first)
-        self._home(edit, scope)
+        home = self._home(edit, scope)
+        if edit.hoisted:
+            self._allocate_before(edit, scope, home)
         mode, found = edit.what.removeprefix("mode "), scope.value_of("mode")
         key, _ = self._of_scope(edit, scope, "body")
+        if found is not None and found[1].value == mode:
+            return
         if found is not None and (scope.is_flow or mode == "manual" or found[0] is scope.inside[0]):
             self.deleted.append((found[1].start, found[1].end))
             self._insert(found[1].start, OPENING, mode)
@@ -331,6 +334,22 @@ class _Rewrite:
             self._insert(
                 key.start, OPENING, f"mode: {mode}{self.newline}{pad}{' ' * self.shift.get(self.text.line_of(key.start), 0)}"
             )
+
+    def _allocate_before(self, edit: Edit, scope: Part, home: Home) -> None:
+        """Puts the allocs of what is hoisted before a scope that is there."""
+        if home.around.kind != "list":
+            raise RefusedEditError(edit, "it is a branch, before which nothing can stand", "write the branch as a list")
+        if home.around.is_flow:
+            allocs = self._allocs(edit, "", sys.maxsize)
+            self._insert(scope.start, OPENING, "".join(f"{{{line.removeprefix('- ')}}}, " for line in allocs))
+            return
+        dash = self.text.dash_of(scope)
+        if self._before(dash).strip(" "):
+            raise RefusedEditError(edit, "other text stands before its dash", "begin the list on a line of its own")
+        line, column = self.text.line_of(dash), self.text.column(dash)
+        pad = " " * (column + self.shift.get(line, 0))
+        place = self.text.starts[self._with_comments(line, column)]
+        self._insert(place, HEADER, "".join(f"{one}{self.newline}" for one in self._allocs(edit, pad)))
 
     # --- all together ---
 

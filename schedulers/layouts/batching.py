@@ -8,7 +8,7 @@ Source: docs/schedulers.md, which compares the blocks with those that the public
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from runner.program.program import Program, Span, Task
@@ -29,7 +29,8 @@ class Layout:
     scope; it returns the mode of the scope to put around the span's items, or None for none. `batch` is block batching. With
     `hoist`, tensors created directly in a manual scope are allocated just before that scope. With `outlive`, so are tensors that
     are used after a scope which the graph does not write itself. With `automatic`, every scope is one in mode auto in the end.
-    With `written`, an alloc of the graph goes out of a scope with all of its tensors, in one block, as a file says it.
+    With `written`, an alloc of the graph goes out of a scope with all of its tensors, in one block, as a file says it. `kept` are
+    ids of spans that stay as the graph has them, whatever the strategy says.
     """
 
     scope_mode: ScopeMode
@@ -38,6 +39,7 @@ class Layout:
     outlive: bool = False
     automatic: bool = False
     written: bool = False
+    kept: Container[int] = ()
 
 
 @dataclass
@@ -94,21 +96,28 @@ class _Placing:
                 body.items.append(PlacedLoop(item.trips, trips) if item.kind == "dynamic" else PlacedRead(item.trips))
             elif item.kind == "iteration":
                 body.items += self.trip(item, body)
-            elif item.kind == "for" or (mode := self.layout.scope_mode(item, body.depth + 1, body.manual)) is None:
+            elif item.kind == "for" or (mode := self.mode(item, body)) is None:
                 self.fill(item.items, body)
             else:
                 body.items += self.scope(item, mode, body)
 
     def trip(self, trip: Span, outer: _Body) -> list[PlacedItem]:
         """One trip of a loop: a body of its own, in a scope of its own where the layout wants one."""
-        mode = self.layout.scope_mode(trip, outer.depth + 1, outer.manual)
+        mode = self.mode(trip, outer)
         if mode is not None:
             return self.scope(trip, mode, outer)
         return self.body(trip.items, outer.depth, outer.manual)
 
+    def mode(self, span: Span, outer: _Body) -> str | None:
+        """The mode of the scope around a span's items, None for no scope."""
+        if id(span) in self.layout.kept:
+            return span.mode if span.kind == "scope" else None
+        return self.layout.scope_mode(span, outer.depth + 1, outer.manual)
+
     def scope(self, span: Span, mode: str, outer: _Body) -> list[PlacedItem]:
-        hoist = mode == "manual" and self.layout.hoist
-        mode = "auto" if self.layout.automatic else mode
+        kept = id(span) in self.layout.kept
+        hoist = mode == "manual" and self.layout.hoist and not kept
+        mode = "auto" if self.layout.automatic and not kept else mode
         body = _Body(self.layout.batch or hoist, outer.depth + 1, outer.manual or mode == "manual")
         self.fill(span.items, body)
         before = self.outliving(span, body, outer) if self.layout.outlive and span.kind != "scope" else []

@@ -6,18 +6,20 @@ manual      the outermost scopes, and the scopes just inside them in mode manual
 auto        every scope that the graph writes, in mode auto
 autoscope   the graph's own scopes, and one around the body of every `use`, loop trip and branch
 
-All of them take the options `batch_allocs`, which gathers tensors into the blocks that the compiler makes (`batching`), and
-`automatic`, which makes every scope automatic: tensors lie as they do without it, but edges are inferred everywhere.
+All of them take the options `batch_allocs`, which gathers tensors into the blocks that the compiler makes (`batching`),
+`automatic`, which makes every scope automatic: tensors lie as they do without it, but edges are inferred everywhere, and
+`written`, True or `Demands`: only what graph files can say; barred runs stay as the graph has them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from runner.program.program import Program, Span
 from runner.program.spans import spans_of
 from runner.rings.placement import lower
 from runner.rings.schedule import Schedule
+from runner.writeback.annotations import Demands, Run
 from schedulers.layouts.batching import Layout, ScopeMode, place
 
 _BODIES = ("use", "iteration", "if")
@@ -65,7 +67,20 @@ def autoscope(program: Program, options: Mapping[str, object]) -> Schedule:
 
 def _schedule(program: Program, options: Mapping[str, object], name: str, scope_mode: ScopeMode, **rules: bool) -> Schedule:
     batch, automatic = bool(options.get("batch_allocs")), bool(options.get("automatic"))
-    return lower(program, place(program, Layout(scope_mode, batch, automatic=automatic, **rules)), name)
+    written = options.get("written")
+    kept = _of_runs(program, written.barred) if isinstance(written, Demands) else set[int]()
+    return lower(program, place(program, Layout(scope_mode, batch, automatic=automatic, kept=kept, **rules)), name)
+
+
+def _of_runs(program: Program, runs: Collection[Run]) -> set[int]:
+    """Ids of the spans of which a scope would hold one of these runs of items, behind allocs or not, or which are the run."""
+    found = set[int]()
+    for span in spans_of(program.body) if runs else ():
+        marks = [program.tasks[item].mark if isinstance(item, int) else item.mark for item in span.items]
+        marks = [span.mark] if span.kind in ("use", "scope") else [mark for mark in marks if mark is not None]
+        if any(marks and last == marks[-1] and first in marks for first, last in runs):
+            found.add(id(span))
+    return found
 
 
 # --- which spans get a scope, and in which mode (`Layout.scope_mode`) -------------------------------------------------

@@ -117,9 +117,10 @@ def settled(path: Path, **options: object) -> tuple[Plan, Program, dict[Path, by
         return minpeak(program_of(path, library), options | {"written": demands, "report": plans.append})
 
     files = Files(path, lambda library: program_of(path, library))
-    schedule, texts = settled_texts(plan, lambda: plans[-1].annotations, files)
-    assert schedule.program is not None
-    return plans[-1], schedule.program, dict(texts)
+    written = settled_texts(plan, lambda: plans[-1].annotations, files)
+    program = plans[-1].schedule.program
+    assert program is not None
+    return plans[-1], program, dict(written.texts)
 
 
 def totals(program: Program) -> list[int]:

@@ -20,10 +20,12 @@ Item = dict[str, Any]
 
 @dataclass
 class _Maker:
-    """Makes items. `unread` are names that nothing has read so far; sizes are in KiB."""
+    """Makes items. `unread` are names that nothing has read so far; sizes are in KiB. `left` bounds how many bodies there are."""
 
     rng: random.Random
     is_stage: bool = False
+    left: int = 3
+    names_ops: bool = True
     numbers: Iterator[int] = field(default_factory=count)
 
     def name(self, stem: str) -> str:
@@ -47,7 +49,7 @@ class _Maker:
         a = unread.pop(self.rng.randrange(len(unread))) if unread else self.rng.choice(visible)
         item = self.new(a, self.rng.choice(visible), unread)
         visible.append(unread[-1])
-        if self.rng.random() < 0.25:
+        if self.names_ops and self.rng.random() < 0.25:
             item["id"] = self.name("own_")
         return [item]
 
@@ -65,20 +67,50 @@ class _Maker:
         visible, unread = [*visible, *given], list(given)
         items: list[Item] = []
         for _ in range(self.rng.randint(1, 3 if depth else 5)):
-            kind = self.rng.choice(("straight", "straight", "scope", "loop", "carry", "dynamic", "branch", "use"))
-            if depth >= 2 or (self.is_stage and kind in ("dynamic", "use")):
+            inner = ("scope", "scope", "scope", "chain", "chain", "loop", "twice", "carry", "dynamic", "branch", "use", "use")
+            kind = self.rng.choice(("straight", "straight", "straight", *inner))
+            no_use = self.is_stage or not self.names_ops
+            if depth >= 3 or self.left <= 0 or (no_use and kind in ("dynamic", "use", "chain")):
                 kind = "straight"
+            self.left -= kind not in ("straight", "use")
             items += getattr(self, kind)(visible, unread, *(() if kind == "straight" else (depth,)))
         return items + self.end(visible, unread, out)
 
     def scope(self, visible: list[str], unread: list[str], depth: int) -> list[Item]:
         made, name = self.name("s"), self.name("scope_")
-        items = [{"alloc": {made: self.spec(2)}}, {"scope": name, "body": self.body(visible, depth + 1, made)}]
+        body = self.body(visible, depth + 1, made)
+        if self.rng.random() < 0.2:  # an alloc in the middle of a body
+            early = self.name("e")
+            at = self.rng.randint(0, len(body) - 1)
+            reader = self.join(early, early, body[-1]["out"]["y"])
+            body[-1]["out"]["y"] = early
+            body = [*body[:at], {"alloc": {early: self.spec()}}, *body[at:], reader]
+        scope = {"scope": name, "body": body}
         if self.rng.random() < 0.2:
-            items[1]["mode"] = "auto"
+            scope["mode"] = "auto"
         visible.append(made)
         unread.append(made)
-        return items
+        return [{"alloc": {made: self.spec(2)}}, scope]
+
+    def chain(self, visible: list[str], unread: list[str], depth: int) -> list[Item]:
+        """A scope that says all its edges, so that any mode will do, with a scope around it or not."""
+        made, state, body = self.name("s"), visible[0], list[Item]()
+        for _ in range(self.rng.randint(1, 3)):
+            item = {**self.new(state, visible[0], [state]), "id": self.name("link_")}
+            state = item["out"]["y"].partition(":")[0]
+            body.append(item | ({"after": [body[-1]["id"]]} if body else {}))
+        body.append(self.join(state, visible[0], made) | {"after": [body[-1]["id"]]})
+        if self.rng.random() < 0.3:
+            early = body[0]["out"]["y"].partition(":")[0]
+            body[0]["out"]["y"] = early
+            body.insert(0, {"alloc": {early: self.spec()}})
+        mode = self.rng.choice(("", "auto", "manual"))
+        scope: Item = {"scope": self.name("chain_"), "body": body} | ({"mode": mode} if mode else {})
+        if self.rng.random() < 0.6:
+            scope = {"scope": self.name("outer_"), "body": [scope]}
+        reader = self.new(made, visible[0], unread) | {"after": [scope["scope"]]}
+        visible.append(unread[-1])
+        return [{"alloc": {made: self.spec(2)}}, scope, reader]
 
     def loop(self, visible: list[str], unread: list[str], depth: int) -> list[Item]:
         made, trips = self.name("r"), self.rng.randint(1, 3)
@@ -87,6 +119,13 @@ class _Maker:
         visible.append(made)
         unread.append(made)
         return [{"alloc": {made: self.spec(trips)}}, {"for": variable, "range": trips, "body": body}]
+
+    def twice(self, visible: list[str], unread: list[str], depth: int) -> list[Item]:
+        """Two loops with one body, which the second may name by an alias."""
+        before, self.names_ops = self.names_ops, False
+        items = self.loop(visible, unread, depth)
+        self.names_ops = before
+        return [*items, dict(items[1])]
 
     def carry(self, visible: list[str], unread: list[str], depth: int) -> list[Item]:
         """A tensor that is handed on from trip to trip, allocated at the top of the body or made by its last op."""
@@ -139,7 +178,7 @@ def random_graph(rng: random.Random, name: str = "made") -> Item:
 
 def random_stage(rng: random.Random) -> Item:
     """The graph that `use: stage` means."""
-    maker = _Maker(rng, is_stage=True)
+    maker = _Maker(rng, is_stage=True, left=1)
     return {
         "graph": "stage",
         "inputs": {"rows": "f32[4, 256]"},
@@ -162,6 +201,8 @@ class Style:
     hang: int
     dash: str
     numbers: Iterator[int] = field(default_factory=count)
+    anchors: dict[int, str] = field(default_factory=dict)
+    """Anchors of bodies that are spelled, by id."""
 
     @classmethod
     def random(cls, rng: random.Random) -> Style:
@@ -181,7 +222,7 @@ class Style:
         """Lines that may stand anywhere between lines of a block."""
         lines = []
         while self.rng.random() < self.comments:
-            at = self.rng.choice((0, max(0, column - 2), column, column, column + 3))
+            at = self.rng.choice((0, max(0, column - 2), column, column, column + 3, self.rng.randint(0, column + 6)))
             lines.append(self.rng.choice((" " * at + self.comment(), " " * at + self.comment(), "", "   ")))
         return lines
 
@@ -254,6 +295,8 @@ class Style:
             if key == "doc":
                 first, *rest = self.doc(value, column)
                 lines += [f"{pad}doc: {first}", *rest]
+            elif key == "body" and id(value) in self.anchors and self.rng.random() < 0.7:
+                lines.append(f"{pad}{key}: *{self.anchors[id(value)]}{self.trailing()}")
             elif isinstance(value, list) and key != "after":
                 lines += self.listed(key, value, column)
             elif isinstance(value, dict) and self.rng.random() < (0.9 if key in ("then", "else") else 0.3):
@@ -271,7 +314,11 @@ class Style:
         if self.rng.random() < self.flow:
             first, *rest = self.broken(self.inline(items)) if self.rng.random() < 0.5 else [self.inline(items)]
             return [f"{pad}{key}: {first}", *rest]
-        lines = [f"{pad}{key}:{self.trailing()}"]
+        anchor = ""
+        if key == "body" and self.rng.random() < 0.3:
+            self.anchors[id(items)] = f"b{next(self.numbers)}"
+            anchor = f" &{self.anchors[id(items)]}"
+        lines = [f"{pad}{key}:{anchor}{self.trailing()}"]
         at = column + (self.hang if column or self.hang != 4 else 2)
         for item in items:
             lines += self.between(at)
@@ -283,12 +330,12 @@ class Style:
         pad, dash = " " * column, self.dash
         if dash == "mixed":
             dash = self.rng.choice(("- ", "-   ", "-\n"))
-        if self.rng.random() < self.flow:
+        if self.rng.random() < (max(self.flow, 0.15) if "scope" in item else self.flow):
             first, *rest = self.broken(self.inline(item)) if self.rng.random() < 0.3 else [self.inline(item)]
             return [f"{pad}- {first}", *rest]
         if dash == "-\n":
             return [f"{pad}-{self.trailing()}", *self.mapping(item, column + self.rng.randint(1, 4))]
-        anchor = f"&a{next(self.numbers)} " if self.rng.random() < 0.1 else ""
+        anchor = f"&a{next(self.numbers)} " if self.rng.random() < 0.2 else ""
         lines = self.mapping(item, column + len(dash))
         if anchor and dash == "- ":
             return [f"{pad}- {anchor.strip()}{self.trailing()}", *lines]

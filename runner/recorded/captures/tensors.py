@@ -184,7 +184,7 @@ class Tensors:
         for position, made_by in zip(positions, found, strict=True):
             for use in places[position.at]:
                 if use not in self.producer and len(made_by) == 1:
-                    self.give(use, *made_by, position.at % stretch.capacity)
+                    self.give(use, min(made_by), position.at % stretch.capacity)
                     self.certain.add(use)
 
     def match_stretch(self, stretch: Stretch, places: Mapping[int, list[Use]]) -> None:
