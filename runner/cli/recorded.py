@@ -15,6 +15,7 @@ from runner.driver.driver import Setup
 from runner.rings import defaults
 
 if TYPE_CHECKING:
+    from runner.driver.planning import PlanRequest
     from runner.recorded.scope_stats import Parting, StatsFile
 
 ring_heap_app = typer.Typer(help="The ring heaps themselves.", no_args_is_help=True)
@@ -224,26 +225,36 @@ def diff(
     as_json: options.Json = False,
 ) -> None:
     """Compare a file with another, or with the prediction for a graph on rings of the same sizes."""
-    from runner.driver.planning import PlanRequest, TimedOptions, place, replay_under
-    from runner.recorded.scope_stats import read_scope_stats, stats_of_replay
-    from runner.rings.sizes import RingSizes
+    from runner.driver.planning import PlanRequest, TimedOptions
+    from runner.recorded.scope_stats import read_scope_stats
 
     if (other is None) == (graph is None):
         raise typer.BadParameter("give either a second FILE or --schedule GRAPH")
     left = read_scope_stats(file)
     if graph is not None:
         timing = TimedOptions(submit_us, task_us, cores, device=device)
-        placed = place(Setup(config, sets, deploy, ep), PlanRequest(graph, scheduler, batch_allocs, routing, timed=timing))
-        sizes = RingSizes.from_lists(left.heap_max, left.window_max)
-        right = stats_of_replay(replay_under(progress, placed.schedule, sizes, placed.timing))
-        print_notes(placed.routing_notes)
-        assumed = {"routing": routing, "timing": timing.as_json(), "routing_notes": list(placed.routing_notes)}
-        if not as_json:
-            print(f"predicted with routing {routing}, progress {progress}; timed assumes {timing}")
-        _print_diff(left, right, ("recorded", "predicted"), as_json, assumed)
+        request = PlanRequest(graph, scheduler, batch_allocs, routing, progress=progress, timed=timing)
+        _diff_predicted(left, Setup(config, sets, deploy, ep), request, as_json)
     else:
         assert other is not None
         _print_diff(left, read_scope_stats(other), ("left", "right"), as_json)
+
+
+def _diff_predicted(left: StatsFile, setup: Setup, request: PlanRequest, as_json: bool) -> None:
+    """Compare a file with what is planned, and say what that assumes."""
+    from runner.driver.planning import place, replay_under
+    from runner.recorded.scope_stats import stats_of_replay
+    from runner.rings.sizes import RingSizes
+
+    placed = place(setup, request)
+    sizes = RingSizes.from_lists(left.heap_max, left.window_max)
+    right = stats_of_replay(replay_under(request.progress, placed.schedule, sizes, placed.timing))
+    print_notes(placed.routing_notes)
+    notes = list(placed.routing_notes)
+    assumed = {"routing": request.routing, "timing": request.timed.as_json(), "routing_notes": notes}
+    if not as_json:
+        print(f"predicted with routing {request.routing}, progress {request.progress}; timed assumes {request.timed}")
+    _print_diff(left, right, ("recorded", "predicted"), as_json, assumed)
 
 
 def _print_diff(

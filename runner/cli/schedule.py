@@ -18,7 +18,7 @@ from runner.driver.outputs import NO_FILES, SideFiles
 from runner.rings import defaults
 
 if TYPE_CHECKING:
-    from runner.driver.planning import PlanResult, Say
+    from runner.driver.planning import PlanDifference, PlanResult, Say
     from runner.driver.write import Written
     from runner.report.diff import ScopeDifference, Side
     from runner.report.schedule import ScheduleReport
@@ -286,15 +286,19 @@ def schedule_diff(
     print_notes(found.routing_notes)
     if as_json:
         print_json(found.as_json())
-        return
-    print(f"left:  {found.left.name}\nright: {found.right.name}")
+    else:
+        _print_difference(found, are_planned=not left.endswith(".json") or not right.endswith(".json"))
+
+
+def _print_difference(found: PlanDifference, are_planned: bool) -> None:
     _print_ring_diff(found.left, found.right)
     _print_scope_diff(found.scopes)
-    if not left.endswith(".json") or not right.endswith(".json"):
-        print(f"planned with routing {routing}; timed assumes {timing}")
+    if are_planned:
+        print(f"planned with routing {found.request.routing}; timed assumes {found.request.timed}")
 
 
 def _print_ring_diff(left: Side, right: Side) -> None:
+    print(f"left:  {left.name}\nright: {right.name}")
     out = table("ring", "figure", "left>", "right>", "difference>")
     total = [0, 0]
     for ring in sorted(left.rings.keys() & right.rings.keys()):
