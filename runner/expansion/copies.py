@@ -253,6 +253,8 @@ class _Copy:
                     old.doc,
                     old.device,
                     tuple([task + shift for task in old.wait_only]) if old.wait_only else (),
+                    old.modes,
+                    (),
                 )
             )
         self.builder.edges = edges

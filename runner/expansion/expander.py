@@ -117,6 +117,8 @@ class _Making:
     creates: list[int] = field(default_factory=list)
     uses: list[int] = field(default_factory=list)
     waits: set[int] = field(default_factory=set)
+    unordered: set[int] = field(default_factory=set)
+    modes: dict[str, str] = field(default_factory=dict)
 
     def note(self, tensor: int, touched: list[int], is_local: bool) -> None:
         """The task reads or writes a tensor that it did not create."""
@@ -230,6 +232,7 @@ class _Walk:
         if context.wants(item.id):
             frame.ids[item.id] = [index]
         made.waits.discard(index)
+        rest = item.mark, item.doc, item.device, wait_only, made.modes, tuple(sorted(made.unordered))
         self.builder.note_edges(len(made.waits) + len(after), item.mark)
         self.builder.tasks.append(
             _new_task(
@@ -246,10 +249,7 @@ class _Walk:
                 tuple(sorted(made.waits)),
                 after,
                 call.num_blocks,
-                item.mark,
-                item.doc,
-                item.device,
-                wait_only,
+                *rest,
             )
         )
         return index
@@ -271,6 +271,10 @@ class _Walk:
                     self.read_operand(made, view, ref, node, frame)
                 made.note(view.tensor, made.writes, self.builder.local[view.tensor])
                 self.builder.write(view, made.index, made.waits)
+        if made.writes and made.reads:
+            made.modes = {
+                name: "in" for name, _ in node.inputs if name in made.regions and made.regions[name].tensor in made.writes
+            }
         for name, declared, kind in node.created:
             spec = self.builder.spec(kind, context)
             made.specs.append(spec)

@@ -65,6 +65,9 @@ class Task:
     order; `uses` every local tensor that it touches but did not create (their blocks stay alive until it completes).
     `waits` are the edges inferred from data (RAW and WAW; creator edges follow from `uses`), `after` the explicit ones. Those
     keep the other task's block until this one has completed, but for `wait_only`, which is part of them.
+    `modes` names operands for which less is inferred: `existing` (written, and no edge to earlier writers) and `no_dep` (creator
+    edge only, and nobody waits for what is written); and `in` where a tensor that the task writes too is only read. `unordered`
+    are those that it would wait for if no task had such operands: explicit edges have to see to it.
     `reads` and `writes` are tensor ids, locals and externals alike; an in-out tensor is in both.
     """
 
@@ -85,6 +88,8 @@ class Task:
     doc: str = ""
     device: str | None = None
     wait_only: tuple[int, ...] = ()
+    modes: Mapping[str, str] = field(default_factory=dict)
+    unordered: tuple[int, ...] = ()
 
 
 def num_arguments(task: Task) -> int:

@@ -103,7 +103,7 @@ class _Making:
     def task(self, index: int, submission: RecordedSubmission) -> Task:
         used = [(argument.mode, self.tensor_of(argument)) for argument in submission.arguments]
         local = {tensor for _, tensor in used if tensor < len(self.recording.tensors)}
-        core = submission.kind.upper()
+        core, operands = submission.kind.upper(), dict(self.operands(submission))
         explicit = {*submission.after, *submission.after_wait_only}
         if self.recording.facts.get("whole_buffers") and submission.waits is not None and index in self.manual:
             explicit |= set(submission.waits)  # what a manual scope waits for is explicit
@@ -112,7 +112,7 @@ class _Making:
             self.paths[index],
             None if submission.is_alloc else submission.name,
             None if submission.is_alloc else core if core in CORES else "AIV",  # a dummy waits like any task
-            dict(self.operands(submission)),
+            operands,
             creates=submission.creates,
             uses=tuple(sorted(local - set(submission.creates))),
             reads=tuple(dict.fromkeys(tensor for mode, tensor in used if mode != "existing")),
@@ -122,6 +122,7 @@ class _Making:
             wait_only=tuple(sorted(set(submission.after_wait_only) - set(submission.after))),
             num_blocks=submission.num_blocks,
             mark=submission.mark,
+            modes={name: mode for name in operands if (mode := name.rstrip("0123456789")) in ("in", "existing")},
         )
 
     def tensor_of(self, argument: Argument) -> int:

@@ -18,6 +18,7 @@ from runner.base.errors import Mark
 from runner.base.records import LARGE, builder, collector_off
 from runner.base.tensor_spec import DTYPE_BYTES, TensorSpec, block_bytes
 from runner.program.program import Box, Program, Task, Trips, num_arguments
+from runner.program.registered import OverwrittenWriters
 from runner.rings.schedule import (
     MAX_TENSORS,
     Begin,
@@ -109,6 +110,7 @@ class _Lowering:
         self.owner = [_NOWHERE] * len(program.tensors)  # the submission in whose block the tensor lies
         self.offset = [0] * len(program.tensors)  # and where in it
         self.unseen: set[int] = set()  # tasks in manual scopes
+        self.overwritten = OverwrittenWriters(program.tasks, self.is_registered)
         self.sizes = block_bytes([tensor.spec for tensor in program.tensors])
 
     def place(self, items: Sequence[PlacedItem], depth: int, mode: str) -> None:
@@ -130,9 +132,12 @@ class _Lowering:
                     at = len(self.steps)
                     self.steps.append(Read(()))
                     starts = []
+                    self.overwritten.open_loop()
                     for body in item.bodies:
                         starts.append(len(self.steps))
+                        self.overwritten.next_trip()
                         self.place(body, depth, mode)
+                    self.overwritten.close_loop()
                     self.steps[at] = Repeat(self.writers(item.trips), item.trips, tuple(starts), len(self.steps))
 
     def writers(self, trips: Trips) -> tuple[int, ...]:
@@ -182,6 +187,8 @@ class _Lowering:
                 return
         explicit = self.explicit(task, holds)
         waits = self.waits(task, item.extra_waits, mode, holds)
+        if also := self.overwritten.follow(task, mode == "manual"):
+            waits.update([self.of_task[t] for t in also])
         self.of_task[task.id] = len(self.submissions)
         edges, held = tuple(sorted(waits)), tuple(sorted(holds))
         core, op, number, num_blocks, mark = task.core, task.op, task.id, task.num_blocks, task.mark
@@ -190,17 +197,22 @@ class _Lowering:
         entries = () if creates_all or mode == "manual" else self.entries(task)
         self.submit(_new_submission(*head, entries, num_arguments(task), explicit))
 
+    def is_registered(self, task: int, tensor: int) -> bool:
+        """Whether the runtime notes that a placed task has written a tensor."""
+        return task not in self.unseen and self.owner[tensor] != self.of_task[task]
+
     def entries(self, task: Task) -> tuple[MapEntry, ...]:
         """What a task writes and has not created in its own block, which is that of the next submission."""
         found, index = [], len(self.submissions)
         owner, tensors = self.owner, self.program.tensors
-        for region in task.operands.values():
-            tensor = region.tensor
-            if tensor in task.writes and owner[tensor] != index:
+        for name, region in task.operands.items():
+            tensor, mode = region.tensor, task.modes.get(name)
+            if tensor in task.writes and owner[tensor] != index and mode not in ("in", "no_dep"):
                 spec, is_outside = tensors[tensor].spec, owner[tensor] == _NOWHERE
                 place = (_NOWHERE, tensor) if is_outside else (owner[tensor], self.offset[tensor])
                 extent = byte_range(spec, region.box) if region.part is None else (0, spec.size_bytes, False)
-                found.append(MapEntry(*place, *extent))
+                begin, end, is_whole = extent
+                found.append(MapEntry(*place, begin, end, is_whole and mode is None))
         return tuple(found)
 
     def explicit(self, task: Task, holds: set[int]) -> tuple[int, ...]:
