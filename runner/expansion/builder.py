@@ -6,7 +6,7 @@ never the walk, so that whoever adds something to the program does it here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -57,6 +57,9 @@ class ProgramBuilder:
     `open_loops`) waits for them too, since the loop may make no trip, and a manual scope drops its tasks' edges. `unwritten` maps
     the place of a read of what nobody has written, with the alias and the name, to the tensor and the path of the reader.
 
+    `has_modes` says that some operand has a mode (see `Task.modes`): then `manual` are `manual_dep` tensors, and `untold` the
+    writes (task, tensor) of which nobody is told.
+
     For copies: `externals` are the external tensors in the order in which graphs named them, `attrs` the attrs of tasks that
     depend on a graph's params, and `num_obstacles` counts what keeps the piece that it happened in from being copied.
     """
@@ -83,6 +86,9 @@ class ProgramBuilder:
         self.externals: list[Resolved] = []
         self.attrs: list[tuple[int, Context, list[tuple[str, Expr]]]] = []
         self.num_obstacles = 0
+        self.has_modes = False
+        self.manual: set[int] = set()
+        self.untold: set[tuple[int, int]] = set()
 
     @property
     def position(self) -> Position:
@@ -259,6 +265,19 @@ class ProgramBuilder:
             if self.displaced:
                 self.add_displaced(region.tensor, writer, waits)
         return bool(found)
+
+    def mode(self, view: View, given: str | None) -> str | None:
+        """The mode of an operand, given that of its item; of a `manual_dep` tensor a part has all edges."""
+        whole = view.region.box is None and view.region.part is None
+        return "no_dep" if whole and view.tensor in self.manual else given
+
+    def sort(self, tensor: int, found: Iterable[int], mode: str | None, waits: set[int], unordered: set[int]) -> None:
+        """Put the last writers of an operand with a mode to those that its task waits for, or to those that it should."""
+        for writer in found:
+            if writer == len(self.tasks):  # the task itself, by another operand
+                continue
+            follows = mode is None and (writer, tensor) not in self.untold
+            (waits if follows or tensor in self.tasks[writer].creates else unordered).add(writer)
 
     def note_unwritten(self, tensor: int, mark: Mark, path: str) -> None:
         """For lint: a local tensor or an output is read before anybody wrote it."""

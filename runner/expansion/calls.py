@@ -71,6 +71,7 @@ class NodeOp:
     attrs: list[tuple[str, Expr]] = field(default_factory=list)
     param_attrs: list[tuple[str, Expr]] = field(default_factory=list)  # those that depend on the graph's params
     fixed: Mapping[str, Any] = field(default_factory=dict)
+    modes: Mapping[str, str] = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
     calls: dict[tuple[int, ...], Fitted] = field(default_factory=dict)
     is_faulty: bool = False  # something about it is wrong wherever it is used
@@ -115,6 +116,8 @@ class OpCompiler:
                 node.created.append((operand, out, parse_type(out.spec)))
             else:
                 node.targets.append((operand, parse_region(out), modes.get(operand) == "inout"))
+        if item.modes:
+            node.modes = self.operand_modes(node)
         node.names = [o for o, _ in node.inputs] + [o for o, _, _ in node.targets] + [o for o, _, _ in node.created]
         node.attrs = [(attr, parse(text.value, text.mark)) for attr, text in item.attrs.items()]
         node.param_attrs = [(attr, expr) for attr, expr in node.attrs if not expr.names().isdisjoint(context.graph.params)]
@@ -147,6 +150,28 @@ class OpCompiler:
                 plural = "s" * (len(missing) > 1)
                 hint = f"signature: {definition.signature}"
                 self.builder.report("G304", f"{where}: {kind}{plural} {listed} missing", item.op.mark, hint)
+
+    def operand_modes(self, node: NodeOp) -> Mapping[str, str]:
+        """Modes of operands that an item gives, those left out that do not fit."""
+        fitting = {
+            "existing": {name for name, _, is_inout in node.targets if not is_inout},
+            "no_dep": {name for name, _ in node.inputs} | {name for name, _, _ in node.targets},
+            "manual_dep": {name for name, _, _ in node.created},
+        }
+        found = {}
+        for name, text in node.item.modes.items():
+            if name in fitting[text.value]:
+                found[name] = text.value
+                continue
+            expected = {
+                "existing": "an output that gets an existing tensor and is not read",
+                "no_dep": "an operand that gets an existing tensor",
+                "manual_dep": "an output that creates a tensor",
+            }[text.value]
+            message = f"op '{node.item.op}': '{name}' cannot be {text.value}, expected {expected}"
+            self.builder.report("G336", message, text.mark, did_you_mean(name, fitting[text.value]), name)
+        self.builder.has_modes = True
+        return found
 
     def defaults(self, item: Op, definition: OpDef | None, context: Context) -> Mapping[str, Any]:
         """The op's params that the item does not give: literals, or fields of the configuration."""

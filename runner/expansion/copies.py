@@ -97,7 +97,7 @@ class Copier:
     def copy(self, piece: Piece) -> tuple[int | Span, ...] | None:
         """The items of a piece, copied from one known to be alike; None, with nothing done, when it has to be expanded."""
         original = piece.known.get(piece.key)
-        if original is None:
+        if original is None or self.builder.has_modes:
             return None
         if original.template is None and original.is_fit:
             original.template = template(original, self.builder, self.ops)

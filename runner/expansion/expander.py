@@ -261,20 +261,23 @@ class _Walk:
             made.specs.append(view.spec if view else None)
             if view is not None:
                 made.regions[name] = view.region
-                self.read_operand(made, view, ref, node, frame)
+                self.read_operand(made, name, view, ref, node, frame)
         for name, ref, is_inout in node.targets:
             view = self.ops.view(ref, frame, context)
             made.specs.append(view.spec if view else None)
             if view is not None:
                 made.regions[name] = view.region
                 if is_inout:
-                    self.read_operand(made, view, ref, node, frame)
+                    self.read_operand(made, name, view, ref, node, frame)
                 made.note(view.tensor, made.writes, self.builder.local[view.tensor])
-                self.builder.write(view, made.index, made.waits)
+                if self.builder.has_modes:
+                    self.write_by_mode(made, name, view, node)
+                else:
+                    self.builder.write(view, made.index, made.waits)
         if made.writes and made.reads:
-            made.modes = {
-                name: "in" for name, _ in node.inputs if name in made.regions and made.regions[name].tensor in made.writes
-            }
+            for name, _ in node.inputs:
+                if name in made.regions and made.regions[name].tensor in made.writes:
+                    made.modes.setdefault(name, "in")
         for name, declared, kind in node.created:
             spec = self.builder.spec(kind, context)
             made.specs.append(spec)
@@ -283,11 +286,31 @@ class _Walk:
                 made.regions[name] = view.region
                 made.creates.append(view.tensor)
                 made.writes.append(view.tensor)
+                if node.modes.get(name) == "manual_dep":
+                    self.builder.manual.add(view.tensor)
 
-    def read_operand(self, made: _Making, view: View, ref: RegionRef, node: NodeOp, frame: Frame) -> None:
-        if not self.builder.read(view, made.waits):
+    def read_operand(self, made: _Making, name: str, view: View, ref: RegionRef, node: NodeOp, frame: Frame) -> None:
+        found = set() if self.builder.has_modes else made.waits
+        is_written = self.builder.read(view, found)
+        if self.builder.has_modes:
+            mode = self.builder.mode(view, node.modes.get(name))
+            if mode is not None:
+                made.modes[name] = mode
+            self.builder.sort(view.tensor, found, mode, made.waits, made.unordered)
+        if not is_written:
             self.builder.note_unwritten(view.tensor, ref.text.mark, frame.prefix + node.item.id)
         made.note(view.tensor, made.reads, self.builder.local[view.tensor])
+
+    def write_by_mode(self, made: _Making, name: str, view: View, node: NodeOp) -> None:
+        """Like `ProgramBuilder.write`, in a program where operands have modes."""
+        found: set[int] = set()
+        self.builder.write(view, made.index, found)
+        mode = self.builder.mode(view, node.modes.get(name))
+        if mode is not None:
+            made.modes[name] = mode
+        if mode == "no_dep":
+            self.builder.untold.add((made.index, view.tensor))
+        self.builder.sort(view.tensor, found - {made.index}, mode, made.waits, made.unordered)
 
     def alloc(self, item: Alloc, frame: Frame, context: Context, items: list[int | Span]) -> None:
         creates = []
@@ -464,6 +487,9 @@ class _Walk:
                 self.builder.report("G326", message, expr.mark, f"write {name}[...]", name)
             if not self.builder.read(view, waits):
                 self.builder.note_unwritten(view.tensor, expr.mark or mark, path)
+            if any((writer, view.tensor) in self.builder.untold for writer in waits):
+                message = f"the range reads '{name}', whose writer is no_dep: the runtime does not wait for it"
+                self.builder.report("G336", message, expr.mark, "take the mode away", name)
         count = DynamicRange(expr, path, values, views, bound, mark)
         return Trips(path, count.reads, tuple(sorted(waits)), bound, count, mark)
 

@@ -160,6 +160,7 @@ class GraphBuilder:
             _doc(node),
             device.value if device else None,
             tuple(map(text_of, wait_only.value)) if wait_only else (),
+            _texts(node.get("modes")),
         )
 
     def output(self, operand: str, text: Text) -> Declaration | Text:

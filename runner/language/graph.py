@@ -42,7 +42,8 @@ class Declaration:
 class Op:
     """`outputs` maps an operand to a Declaration (a new tensor) or a Text (an existing tensor or a slice of it).
 
-    `after` and `after_wait_only` name explicit edges: the first keep the blocks of what they name, the second only wait.
+    `after` and `after_wait_only` name explicit edges: the first keep the blocks of what they name, the second only wait. `modes`
+    names operands for which less is inferred: `existing`, `no_dep` or `manual_dep`.
     """
 
     op: Text
@@ -55,6 +56,7 @@ class Op:
     doc: str = ""
     device: str | None = None
     after_wait_only: tuple[Text, ...] = ()
+    modes: Mapping[str, Text] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

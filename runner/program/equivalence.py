@@ -49,6 +49,7 @@ class _Comparison:
         return (
             (one.op, one.core, one.attrs, one.num_blocks) == (other.op, other.core, other.attrs, other.num_blocks)
             and self.same_operands(one.operands, other.operands)
+            and one.modes == other.modes
             and self.known(one.after) == self.ops_of(other.after)
             and self.known(one.wait_only) == self.ops_of(other.wait_only)
             and self.known(one.waits) == self.ops_of(other.waits)

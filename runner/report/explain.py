@@ -19,7 +19,8 @@ MAX_LISTED = 6
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """One operand: what it shows, who wrote that last before, and who reads it after. `mode` is in, out, inout or scratch."""
+    """One operand: what it shows, who wrote that last before, and who reads it after. `mode` is in, out, inout or scratch;
+    `operand_mode` is existing or no_dep where the runtime infers less."""
 
     name: str
     mode: str
@@ -31,6 +32,7 @@ class Use:
     source: str
     written_by: tuple[str, ...]
     read_by: tuple[str, ...]
+    operand_mode: str = ""
 
     @property
     def size_bytes(self) -> int:
@@ -177,9 +179,9 @@ def _use(program: Program, task: Task, name: str, mode: str, region: Region) -> 
         written_by = tuple(other.path for other in waits if region.tensor in other.writes) if mode != "out" else ()
         read_by = _readers(program, task.id, region.tensor) if mode not in ("in", "scratch") else ()
     spec = TensorSpec(tensor.spec.dtype, _shape(tensor.spec, region))
-    return Use(
-        name, mode, tensor.name, tensor.kind, spec, _shown(tensor.spec, region), created, tensor.source, written_by, read_by
-    )
+    shown, given = _shown(tensor.spec, region), task.modes.get(name, "in")
+    head = name, mode, tensor.name, tensor.kind, spec, shown, created, tensor.source
+    return Use(*head, written_by, read_by, "" if given == "in" else given)
 
 
 def _readers(program: Program, task: int, tensor: int) -> tuple[str, ...]:
@@ -220,6 +222,7 @@ def _use_dict(use: Use) -> dict[str, Any]:
         "creates": use.creates,
         "written_by": list(use.written_by),
         "read_by": list(use.read_by),
+        "operand_mode": use.operand_mode,
     }
 
 
@@ -254,8 +257,9 @@ def _text(node: Explanation) -> Iterator[str]:
 
 def _use_text(use: Use) -> Iterator[str]:
     what = "creates " if use.creates else "" if use.kind == "local" else f"{use.kind} "
+    mode = f", {use.operand_mode}" if use.operand_mode else ""
     source = f" ({use.source})" if use.source and use.source != use.tensor else ""
-    yield f"  {use.mode:7} {use.name}: {what}{use.tensor}{use.region}{source}, {use.spec}, {use.size_bytes:,} bytes"
+    yield f"  {use.mode:7} {use.name}: {what}{use.tensor}{use.region}{source}, {use.spec}, {use.size_bytes:,} bytes{mode}"
     if use.written_by:
         yield f"          written by {_listed(use.written_by)}"
     if use.read_by:

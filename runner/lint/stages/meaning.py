@@ -69,4 +69,10 @@ DESCRIPTIONS = (
         "line. It misleads who reads it, and may hide a finding that comes later.",
         "warning",
     ),
+    Description(
+        "G336",
+        "mode that does not fit",
+        "`existing` is for an output that gets an existing tensor and is not read, `no_dep` for any operand that gets one, "
+        "`manual_dep` for an output that creates a tensor. A value that a loop reads has a writer that the runtime knows.",
+    ),
 )
