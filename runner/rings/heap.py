@@ -346,14 +346,12 @@ class RingHeap:
         """Take tensormap entries for what a task writes and has not created; False when they do not fit yet."""
         assert self.map is not None
         entries = self._entries[submission]
-        if not self.map.room(len(entries), [ring.alive for ring in self.rings]):
+        is_short = self.map.used + len(entries) > self.map.capacity
+        if is_short and not self.map.room(len(entries), [ring.alive for ring in self.rings]):
             return False
-        placed = []
-        for entry in entries:
-            owner = entry.owner
-            at = (-1, entry.offset) if owner < 0 else (self._ring_of[owner], self.offsets[owner] + entry.offset)
-            placed.append((at, entry))
-        self.map.register(index, len(ring.tasks) - 1, placed)
+        ring_of, offsets = self._ring_of, self.offsets
+        addresses = [(-1, e[1]) if e[0] < 0 else (ring_of[e[0]], offsets[e[0]] + e[1]) for e in entries]
+        self.map.register(index, len(ring.tasks) - 1, entries, addresses)
         self._unmapped = None
         return True
 

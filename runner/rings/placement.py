@@ -20,7 +20,6 @@ from runner.base.tensor_spec import DTYPE_BYTES, TensorSpec, block_bytes
 from runner.program.program import Box, Program, Task, Trips, num_arguments
 from runner.program.registered import OverwrittenWriters
 from runner.rings.schedule import (
-    MAX_TENSORS,
     Begin,
     End,
     MapEntry,
@@ -47,8 +46,8 @@ class PlacedTask:
 class PlacedAlloc:
     """A kernel-less submission whose block holds these tensors.
 
-    Without `offsets` they lie one after another; with them the block is an arena of `size_bytes`, where
-    tensors whose lives do not overlap may share bytes.
+    Without `offsets` they lie one after another, and are at most `MAX_TENSORS`. With them the block is an arena of `size_bytes`,
+    one tensor whose parts they are; those whose lives do not overlap may share bytes.
     """
 
     tensors: tuple[int, ...]
@@ -109,6 +108,7 @@ class _Lowering:
         self.of_task = [_NOWHERE] * len(program.tasks)  # the task's submission
         self.owner = [_NOWHERE] * len(program.tensors)  # the submission in whose block the tensor lies
         self.offset = [0] * len(program.tensors)  # and where in it
+        self.arenas: set[int] = set()  # submissions
         self.unseen: set[int] = set()  # tasks in manual scopes
         self.overwritten = OverwrittenWriters(program.tasks, self.is_registered)
         self.sizes = block_bytes([tensor.spec for tensor in program.tensors])
@@ -153,8 +153,9 @@ class _Lowering:
         slots = self.slots(item.tensors, offsets, sizes)
         end = max(map(add, offsets, sizes), default=0)
         mark = item.mark or self.program.tensors[item.tensors[0]].mark
-        # an arena is one tensor, of which all in it are parts; so is a block of more tensors than an alloc may have
-        num_tensors = 1 if item.offsets or len(slots) > MAX_TENSORS else len(slots)
+        if item.offsets:
+            self.arenas.add(len(self.submissions))
+        num_tensors = 1 if item.offsets else len(slots)  # an arena is one tensor, of which all in it are parts
         self.submit(Submission(item.name or "alloc", max(end, item.size_bytes), slots, mark=mark, num_tensors=num_tensors))
 
     def slots(self, tensors: Sequence[int], offsets: Sequence[int], sizes: Sequence[int]) -> tuple[Slot, ...]:
@@ -212,6 +213,8 @@ class _Lowering:
                 place = (_NOWHERE, tensor) if is_outside else (owner[tensor], self.offset[tensor])
                 extent = byte_range(spec, region.box) if region.part is None else (0, spec.size_bytes, False)
                 begin, end, is_whole = extent
+                if owner[tensor] in self.arenas:  # a part of one tensor, which begins with the block
+                    place, begin, end = (owner[tensor], 0), begin + self.offset[tensor], end + self.offset[tensor]
                 found.append(MapEntry(*place, begin, end, is_whole and mode is None))
         return tuple(found)
 

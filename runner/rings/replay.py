@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from runner.base.records import collector_off
 from runner.rings.heap import Deadlock, RingHeap, ScopeRecord
 from runner.rings.schedule import Begin, End, Schedule, Step, Submit
 from runner.rings.sizes import RingSizes
@@ -66,6 +67,11 @@ class Driver:
         self.heap = RingHeap(schedule, sizes, publish_every)
 
     def run(self) -> Replay:
+        with collector_off():
+            return self.result(self.walk())
+
+    def walk(self) -> Deadlock | None:
+        """Take all steps; the facts if one of them cannot be taken."""
         deadlock = None
         heap = self.heap
         for step in self.steps():
@@ -82,7 +88,7 @@ class Driver:
                 heap.end(step.scope)
             else:
                 self.read(step.waits)
-        return self.result(deadlock)
+        return deadlock
 
     def steps(self) -> Iterator[Step]:
         return iter(StepWalk(self.schedule))

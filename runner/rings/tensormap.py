@@ -26,11 +26,12 @@ CAPACITY = 65_536
 SWEEP = 64
 """Tasks that retire on a ring before its entries are swept."""
 
-Held = tuple[int, int, int, int]
-"""An entry in use: ring and number of its task, and the bytes of the tensor that it stands for (begin, end)."""
-
 Address = tuple[int, int]
 """Where a tensor begins: ring and offset; ring -1 and a number for a tensor from outside."""
+
+
+Held = list[int]
+"""An entry: ring and number of its task, -1 once it is covered, and the bytes of the tensor that it stands for (begin, end)."""
 
 
 class TensorMap:
@@ -42,8 +43,8 @@ class TensorMap:
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.capacity = capacity
         self.used = self.peak = 0
-        self._held: dict[Address, list[Held]] = {}
-        self._tasks: list[deque[tuple[int, list[tuple[Address, Held]]]]] = [deque() for _ in range(NUM_RINGS)]
+        self._held: dict[Address, list[Held]] = {}  # what was swept is dropped when an INOUT comes
+        self._tasks: list[deque[Held]] = [deque() for _ in range(NUM_RINGS)]
         self._swept = [0] * NUM_RINGS  # up to which task entries have gone
         self._seen = [0] * NUM_RINGS  # the oldest live task when the ring was last looked at
 
@@ -62,42 +63,41 @@ class TensorMap:
                 self._sweep(ring, alive[ring])
         return self.used + needed <= self.capacity
 
-    def register(self, ring: int, number: int, entries: Sequence[tuple[Address, MapEntry]]) -> None:
-        """Take out what the INOUT arguments among `entries` cover, then put them all in."""
-        for address, entry in entries:
-            if entry.covers and address in self._held:
-                self._cover(address, entry.begin, entry.end)
-        taken: list[tuple[Address, Held]] = []
-        for address, entry in entries:
-            held = (ring, number, entry.begin, entry.end)
-            self._held.setdefault(address, []).append(held)
-            taken.append((address, held))
-        self._tasks[ring].append((number, taken))
-        self.used += len(taken)
-        self.peak = max(self.peak, self.used)
+    def register(self, ring: int, number: int, entries: Sequence[MapEntry], addresses: Sequence[Address]) -> None:
+        """Take out what the INOUT arguments among `entries` cover, then put them all in; their tensors begin at `addresses`."""
+        known, tasks = self._held, self._tasks[ring]
+        for address, (_, _, begin, end, covers) in zip(addresses, entries, strict=True):
+            if covers and address in known:
+                known[address] = self._uncovered(known[address], begin, end)
+        for address, (_, _, begin, end, _) in zip(addresses, entries, strict=True):
+            held = [ring, number, begin, end]
+            tasks.append(held)
+            if address in known:
+                known[address].append(held)
+            else:
+                known[address] = [held]
+        self.used += len(entries)
+        if self.used > self.peak:
+            self.peak = self.used
 
-    def _cover(self, address: Address, begin: int, end: int) -> None:
-        """Those of retired tasks are passed over, as far as their ring has been looked at: a sweep takes them."""
+    def _uncovered(self, entries: Sequence[Held], begin: int, end: int) -> list[Held]:
+        """What is left of a tensor's entries; those of tasks that are known to have retired wait for a sweep."""
         kept = []
-        for held in self._held[address]:
+        for held in entries:
             ring, number, first, last = held
             if number >= self._seen[ring] and begin <= first < last <= end:
+                held[1] = -1
                 self.used -= 1
-            else:
+            elif number >= self._swept[ring]:
                 kept.append(held)
-        self._held[address] = kept
+        return kept
 
     def _sweep(self, ring: int, alive: int) -> None:
         self._swept[ring] = alive
         tasks = self._tasks[ring]
-        while tasks and tasks[0][0] < alive:
-            for address, held in tasks.popleft()[1]:
-                there = self._held.get(address, [])
-                if held in there:  # else a later INOUT has covered it
-                    there.remove(held)
-                    self.used -= 1
-                    if not there:
-                        del self._held[address]
+        while tasks and tasks[0][1] < alive:
+            if tasks.popleft()[1] >= 0:
+                self.used -= 1
 
 
 def entries_bound(schedule: Schedule, windows: Sequence[int]) -> int:
