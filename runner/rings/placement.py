@@ -20,6 +20,7 @@ from runner.base.tensor_spec import DTYPE_BYTES, TensorSpec, block_bytes
 from runner.program.program import Box, Program, Task, Trips, num_arguments
 from runner.program.registered import OverwrittenWriters
 from runner.rings.schedule import (
+    MAX_TENSORS,
     Begin,
     End,
     MapEntry,
@@ -81,6 +82,18 @@ class PlacedScope:
 placed_task: Callable[[int, tuple[int, ...]], PlacedTask] = builder(PlacedTask)
 
 PlacedItem = PlacedTask | PlacedAlloc | PlacedRead | PlacedLoop | PlacedScope
+
+
+def one_block(program: Program, tensors: Sequence[int]) -> PlacedAlloc:
+    """One block for all, whatever their number: beyond what an alloc may have they are parts of one tensor, an arena.
+
+    Several allocs would need more bytes, as a ring's end can come between them.
+    """
+    if len(tensors) <= MAX_TENSORS:
+        return PlacedAlloc(tuple(tensors))
+    sizes = block_bytes([program.tensors[tensor].spec for tensor in tensors])
+    *offsets, size_bytes = accumulate(sizes, initial=0)
+    return PlacedAlloc(tuple(tensors), tuple(offsets), size_bytes)
 
 
 class Scheduler(Protocol):

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import accumulate, groupby
+from itertools import groupby
 
 import numpy as np
 
-from runner.base.tensor_spec import block_bytes
 from runner.program.lifetimes import Lives, named_allocs
 from runner.program.program import Span
 from runner.program.spans import last_task
-from runner.rings.placement import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask
-from runner.rings.schedule import MAX_TENSORS
+from runner.rings.placement import PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask, one_block
 from schedulers.scopes.scoping import NO_CUT, NUM_DEPTHS, Scoping
 
 MAX_DIRECT = 256
@@ -110,18 +108,7 @@ class _Placer:
         created = (set(self.program.tasks[item.task].creates) for item in items if isinstance(item, PlacedTask))
         if not frame.own or set(frame.own) in created:
             return items
-        return [self.block(frame.own), *items]
-
-    def block(self, tensors: Sequence[int]) -> PlacedAlloc:
-        """One block for all, whatever their number: beyond what an alloc may have they are parts of one tensor, an arena.
-
-        Several allocs would need more bytes, as a ring's end can come between them.
-        """
-        if len(tensors) <= MAX_TENSORS:
-            return PlacedAlloc(tuple(tensors))
-        sizes = block_bytes([self.program.tensors[tensor].spec for tensor in tensors])
-        *offsets, size_bytes = accumulate(sizes, initial=0)
-        return PlacedAlloc(tuple(tensors), tuple(offsets), size_bytes)
+        return [one_block(self.program, frame.own), *items]
 
     def _chunked(self, items: list[PlacedItem], depth: int) -> Iterator[PlacedItem]:
         """The items of a scope of this depth, with long runs of tasks in scopes of their own."""

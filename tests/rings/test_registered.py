@@ -123,7 +123,7 @@ def attack(seeds, folder):
         bounds = [load.pool_bound for load in ring_loads(full)]
         for turn in range(4):
             rng = random.Random(seed * 4 + turn)
-            run_program, run = schedule_of(graph, lambda path, names, at, bound, rng=rng: rng.randint(0, bound))
+            run_program, run = schedule_of(graph, lambda path, at, bound, count, rng=rng: rng.randint(0, bound))
             for path, found in runtime_edges(run_program, run).items():
                 assert found <= ours[path], (seed, path, found - ours[path])
                 last = {program.tasks[wait].path for wait in by_path[path].waits}
