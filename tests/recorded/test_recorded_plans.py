@@ -100,6 +100,47 @@ def test_minpeak_of_decoder_like_captures(name, most_apart):
         assert verify(found.schedule, found.sizes) == []
 
 
+@pytest.mark.parametrize(("name", "from_first_use"), [("layers_1", 481), ("layers_3", 480), ("layers_5", 481)])
+def test_what_lives_at_once(name, from_first_use):
+    """The bound of a plan: 545 KiB from alloc to last use, as written; less where allocs move to their first use."""
+    submissions = []
+
+    def walk(items):
+        for item in items:
+            for _ in range(item.get("loop", 1)):
+                if "scope" in item or "body" in item:
+                    walk(item.get("scope") or item["body"])
+                else:
+                    submissions.append(item)
+
+    walk(json.loads((CAPTURES / name / "program.json").read_text())["program"]["items"])
+    current, lives = {}, []  # name -> its life: bytes, alloc, first use, last use
+    for k, item in enumerate(submissions):
+        for use in [use for part in ("inputs", "inouts", "existing", "no_dep") for use in item.get(part, ())]:
+            if life := current.get(use if isinstance(use, str) else use["name"]):
+                life[2:] = [k if life[2] is None else life[2], k]
+        made = item.get("outputs", item.get("alloc"))
+        for tensor in [{"name": made, "bytes": item["bytes"]}] if isinstance(made, str) else made:
+            size = -(-tensor["bytes"] // KIB)
+            lives.append([size, k, None if "alloc" in item else k, k])
+            current[tensor["name"]] = lives[-1]
+    for begin, most in ((1, 545), (2, from_first_use)):
+        assert max(sum(life[0] for life in lives if life[begin] <= k <= life[3]) for k in range(len(submissions))) == most
+    took = _plan(CAPTURES / name, "minpeak").report.safe_total_bytes
+    assert from_first_use * KIB <= took <= 548 * KIB
+
+
+def test_a_submission_costs_what_was_recorded():
+    """Where a record is so long that it holds a wait, and where a plan adds a submission, the median."""
+    found = open_recorded(Setup(), CAPTURES / "simulated")
+    usual, costs = found.recording.facts["submit_us"], [s.submit_us for s in found.recording.submissions]
+    timing = found.timing(found.schedule)
+    for k, cost in enumerate(costs):
+        assert timing.cost_us(k) == (cost if cost is not None and cost <= 8 * usual else usual)
+    assert len({timing.cost_us(k) for k in range(len(costs))}) > 3
+    assert {found.timing(found.schedule, submit_us=2.0).cost_us(k) for k in range(len(costs))} == {2.0}
+
+
 def _rescoped(found):
     """The recording with a plan's scopes and allocs: a program in the format, as its author would write it after the plan."""
     recording, after = found.recorded.recording, found.schedule
