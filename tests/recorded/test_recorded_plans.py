@@ -285,3 +285,73 @@ def test_the_traced_programs_have_the_figures_of_the_docs(variant, row):
     rings = found.report.rings
     assert round(100 * max(ring.high_water_bytes for ring in rings) / 2**30, 2) == known["percent"]
     assert [round(ring.least_bytes / 2**20, 3) for ring in rings if ring.num_blocks] == known["least_mib"]
+
+
+def _applied(recording, words):
+    """A program with a plan's words applied to the recording, by nothing but them: scopes, allocs, and who makes what."""
+    stack, opened, old = [], {}, []
+    for step in recording.steps:
+        if isinstance(step, Begin):
+            stack.append(step.scope)
+        elif isinstance(step, End):
+            stack.pop()
+        elif isinstance(step, Submit) and not recording.submissions[step.submission].is_alloc:
+            for depth, scope in enumerate(stack[1:], 1):
+                opened.setdefault(scope, [depth, step.submission, 0])[2] = step.submission
+    dropped = [(row["site"], row["first"], row["last"]) for row in words["drop"]]
+    for scope, (depth, first, last) in opened.items():
+        key = (recording.scopes[scope].site, first, last)
+        if key in dropped:
+            dropped.remove(key)
+        else:
+            old.append((first, depth, last))
+    assert not dropped
+    scopes = sorted(old + [(row["before"], row["depth"], row["close_after"]) for row in words["open"]])
+    blocks, place = {}, {}
+    for row in words["allocs"]:
+        key = (row["block"], row["before"], row["depth"])
+        blocks[key] = row["block_bytes"]
+        place[row["tensor"]] = f"block{list(blocks).index(key)}"
+    items, closing = [[]], []
+
+    def allocate(before, depth):
+        for number, (key, num_bytes) in enumerate(blocks.items()):
+            if key[1:] == (before, depth):
+                items[-1].append({"alloc": f"block{number}", "bytes": num_bytes})
+
+    for k, submission in enumerate(recording.submissions):
+        names = [recording.tensors[t].name for t in submission.creates]
+        own = [{"name": n, "bytes": recording.tensors[t].size_bytes} for n, t in zip(names, submission.creates, strict=True)]
+        own = [tensor for tensor in own if tensor["name"] not in place]
+        if submission.is_alloc:
+            assert not own, "the plans of these captures move every alloc"
+            continue
+        while closing and closing[-1] < k:
+            inner = items.pop()
+            items[-1].append({"scope": inner})
+            closing.pop()
+        allocate(k, len(items) - 1)
+        for first, depth, last in scopes:
+            if first == k:
+                assert depth == len(items)
+                items.append([])
+                closing.append(last)
+                allocate(k, depth)
+        row = {"task": f"s{k}", "inputs": [], "inouts": [], "existing": [], "outputs": own, "kind": submission.kind}
+        row["existing"] = [place[name] for name in names if name in place]
+        for a in submission.arguments:
+            row[a.mode + "s" if a.mode != "existing" else a.mode].append(place.get(a.name, a.name))
+        items[-1].append(row)
+    while closing:
+        closing.pop()
+        inner = items.pop()
+        items[-1].append({"scope": inner})
+    return read_conformance({"program": {"items": items[0]}})
+
+
+@pytest.mark.parametrize("no_share", [False, True])
+@pytest.mark.parametrize("name", ["layers_1", "layers_3"])
+def test_the_words_of_a_plan_are_the_plan(name, no_share):
+    found = _plan(CAPTURES / name, "minpeak", minpeak=MinpeakOptions(no_share=no_share))
+    said = schedule_of(_applied(found.recorded.recording, found.changes))
+    assert [least_heap(load) for load in ring_loads(said)] == [least_heap(load) for load in ring_loads(found.schedule)]
