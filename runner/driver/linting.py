@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.base.errors import Diagnostic
+from runner.base.errors import ConfigError, Diagnostic
 from runner.driver.driver import Setup
+from runner.driver.recorded import is_recorded
 from runner.language.graph import Graph
 from runner.language.library import GraphLibrary
 from runner.lint.lint import lint as find
+from runner.recorded.captures.files import is_capture
 
 if TYPE_CHECKING:
     from runner.config.config import Config
@@ -21,6 +23,12 @@ def lint(setup: Setup, paths: Sequence[str | Path], *, ring_heap: Sequence[int] 
 
     `ring_heap` gives the bytes of the four rings that scopes have to fit. Raises ConfigError for options that cannot be.
     """
+    for path in map(str, paths):
+        if is_recorded(path) and (not Path(path).is_dir() or is_capture(Path(path))):
+            raise ConfigError(
+                f"'{path}' is a recorded program, and lint checks graphs",
+                hint="'ringgraph recorded show' checks it, 'ringgraph ring-heap replay' its limits",
+            )
     library, known = GraphLibrary(), dict[str | None, "Config"]()
 
     def config(graph: Graph | None) -> Config:

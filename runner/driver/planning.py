@@ -280,6 +280,8 @@ def plan(setup: Setup, request: PlanRequest, say: Say | None = None) -> PlanResu
     """
     request.sizes()  # refuses what cannot be before anything is planned
     with collector_off():
+        if request.write and is_recorded(request.graph):
+            raise ConfigError(f"--write has no meaning for '{request.graph}', a recorded program: there is no graph to write to")
         placed, written = _written(setup, request, say) if request.write else (place(setup, request, say=say), Written())
         planned, sizes = placed.schedule, placed.sizes(request)
         replay = replay_under(request.progress, planned, sizes, placed.timing)

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 TASK_US = 20.0
 """How long a task takes whose recording tells no duration of any."""
 
+WAITED = 8.0
+"""A submission that took so many times the usual waited for room: records do not tell the two apart."""
+
 
 @dataclass(frozen=True)
 class Recorded:
@@ -67,7 +70,19 @@ class Recorded:
         workers = told if cores is None else parse_cores(cores)
         usual = SUBMIT_US if facts.get("submit_us") is None else facts["submit_us"]
         block_us = self.durations(schedule, task_us) if profile is None else measured_us(schedule, profile)
-        return Timing(usual if submit_us is None else submit_us, block_us, *workers, device_on)
+        each_us = self.costs(schedule, usual) if submit_us is None else None
+        return Timing(usual if submit_us is None else submit_us, block_us, *workers, device_on, each_us)
+
+    def costs(self, schedule: Schedule, usual: float) -> Callable[[int], float]:
+        """What submitting each costs, as recorded; the usual where a plan adds it, or where the record holds a wait for room."""
+        submissions = self.recording.submissions
+
+        def cost_us(submission: int) -> float:
+            task = schedule.submissions[submission].task
+            cost = None if task is None else submissions[task].submit_us
+            return usual if cost is None or cost > WAITED * usual else cost
+
+        return cost_us
 
     def durations(self, schedule: Schedule, task_us: float | None) -> Callable[[int], float]:
         """How long one block of a submission's task takes; a dummy takes no time, and what was not measured the mean."""

@@ -65,6 +65,9 @@ def find_graph(name_or_path: str | Path) -> Path:
     shipped = shipped_graphs()
     if str(name_or_path) in shipped:
         return shipped[str(name_or_path)]
+    if path.is_dir():
+        hint = "a capture's folder is planned by 'ringgraph schedule', not run"
+        raise GraphError(Diagnostic("G100", f"'{name_or_path}' is a folder, and no graph", hint=hint))
     hint = did_you_mean(str(name_or_path), shipped) or (f"shipped graphs: {', '.join(shipped)}" if shipped else None)
     raise GraphError(Diagnostic("G100", f"no file and no shipped graph is called '{name_or_path}'", hint=hint))
 

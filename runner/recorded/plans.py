@@ -63,7 +63,7 @@ def plan_json(recording: Recording, before: Schedule, after: Schedule) -> dict[s
             if _key(extent) not in kept
         ],
         "kept_scopes": sum(_key(extent) in kept for extent in new),
-        "allocs": list(_moved(recording, after)),
+        "allocs": list(_moved(recording, after, _depths(before))),
         "edges": list(_edges(program, after)),
     }
 
@@ -85,8 +85,17 @@ def _opened(recording: Recording, sites: list[str], extent: Extent) -> dict[str,
     }
 
 
-def _moved(recording: Recording, after: Schedule) -> Iterator[dict[str, Any]]:
-    """Tensors that lie in a block which another submission makes: where it is made, and their place in it."""
+def _depths(schedule: Schedule) -> list[int]:
+    """Per submission the depth of the scope that it lies in."""
+    walk = StepWalk(schedule)
+    return [len(walk.scopes) - 1 for step in walk if isinstance(step, Submit)]
+
+
+def _moved(recording: Recording, after: Schedule, recorded: list[int]) -> Iterator[dict[str, Any]]:
+    """Tensors that lie in a block which another submission makes: where it is made, and their place in it.
+
+    A block made before a submission lies in the scope of its `depth` around that submission. `recorded` are depths as recorded.
+    """
     made_by = {tensor: k for k, submission in enumerate(recording.submissions) for tensor in submission.creates}
     following: list[int | None] = []  # per submission the next one of the recording
     upcoming: int | None = None
@@ -94,16 +103,20 @@ def _moved(recording: Recording, after: Schedule) -> Iterator[dict[str, Any]]:
         upcoming = item.task if item.task is not None else upcoming
         following.append(upcoming)
     following.reverse()
-    for item, then in zip(after.submissions, following, strict=True):
-        if _stays(recording, [slot.tensor for slot in item.slots], then):
+    for item, then, depth in zip(after.submissions, following, _depths(after), strict=True):
+        tensors = [slot.tensor for slot in item.slots]
+        is_alloc = item.task is None or recording.submissions[item.task].is_alloc
+        is_old = item.task is not None and list(recording.submissions[item.task].creates) == tensors
+        if tensors and (is_old or _stays(recording, tensors, then)) and depth == recorded[made_by[tensors[0]]]:
             continue
         for slot in item.slots:
-            if item.task is None or item.task != made_by[slot.tensor]:
+            if is_alloc or item.task != made_by[slot.tensor]:
                 yield {
                     "tensor": slot.name,
                     "made_by": made_by[slot.tensor],
                     "block": item.name,
                     "before": then,
+                    "depth": depth,
                     "offset": slot.offset,
                     "bytes": slot.size_bytes,
                     "block_bytes": item.size_bytes,
@@ -154,7 +167,7 @@ def plan_lines(recording: Recording, found: dict[str, Any]) -> Iterator[str]:
     for (_, before), rows in blocks.items():
         tensors = ", ".join(f"'{row['tensor']}' at {row['offset']:,}" for row in rows[:4])
         more = f" and {len(rows) - 4:,} more" if len(rows) > 4 else ""
-        place = "at the end" if before is None else f"before submission {before} (`{names[before]}`)"
+        place = "at the end" if before is None else f"before submission {before} (`{names[before]}`, depth {rows[0]['depth']})"
         lines.append(f"allocate {rows[0]['block_bytes']:,} bytes {place}: {tensors}{more}")
     yield from _listed(lines, "allocs that move")
     yield from _listed(

@@ -125,4 +125,5 @@ def _json_lines(path: Path) -> Iterable[Any]:
             for number, line in enumerate(file, 1):
                 yield parse_json_line(f"{path}:{number}", line, ScheduleError)
     except (OSError, lzma.LZMAError, UnicodeDecodeError, EOFError) as error:
-        raise ScheduleError(f"cannot read {path}: {error}") from None
+        reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else str(error)
+        raise ScheduleError(f"cannot read '{path}': {reason}") from None

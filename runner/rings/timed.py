@@ -30,7 +30,7 @@ class Timing:
 
     `submit_us` is what one submission costs the submitting thread. `block_us` gives the duration of one block of a submission's
     task. `aic` and `aiv` are worker counts, None for as many as it takes. `device` says how retirement is made known, and how
-    long the runtime waits before it gives up.
+    long the runtime waits before it gives up. `submit_each_us` gives the cost of each submission where that was measured.
     """
 
     submit_us: float
@@ -38,6 +38,11 @@ class Timing:
     aic: int | None = None
     aiv: int | None = None
     device: Device = field(default_factory=lambda: device("a2a3"))
+    submit_each_us: Callable[[int], float] | None = None
+
+    def cost_us(self, submission: int) -> float:
+        """What submitting one costs."""
+        return self.submit_us if self.submit_each_us is None else self.submit_each_us(submission)
 
 
 def parse_cores(text: str) -> tuple[int | None, int | None]:
@@ -101,7 +106,7 @@ class TimedDriver(Driver):
         self._workers = _Workers(timing.aic or float("inf"), timing.aiv or float("inf"))
 
     def submit(self, submission: int) -> Deadlock | None:
-        self._now += self._timing.submit_us
+        self._now += self._timing.cost_us(submission)
         self._run_until(self._now)
         self._next = submission + 1
         return super().submit(submission)

@@ -8,7 +8,8 @@ import pytest
 from capture_files import random_program, write_capture
 from places import DATA
 
-from runner.base.errors import ScheduleError
+from runner.base.errors import ConfigError, RinggraphError, ScheduleError
+from runner.driver.face import Driver
 from runner.recorded.conformance import read_conformance
 from runner.recorded.edges import schedule_of
 from runner.recorded.opening import is_recorded, read_recording
@@ -206,6 +207,28 @@ def test_random_captures(has_order, tmp_path):
     assert counts["right"] >= 0.97 * counts["named"], counts
 
 
+@pytest.mark.parametrize("manual", [True, False])
+@pytest.mark.parametrize("has_order", [True, False])
+def test_what_is_said_to_be_exact_is_right(has_order, manual, tmp_path):
+    """Whatever was guessed: a row is a tensor, or all that an alloc has which nobody names, and its bytes are the true ones."""
+    num_exact = 0
+    for seed in range(100, 150):
+        case = _random_case(seed, tmp_path / f"{seed}", has_order, manual)
+        if case is None:
+            continue
+        _, schedule, replay, rebuilt = case
+        ends = {(ring, task, at): at + size for ring, task, at, size in _places(schedule, replay).values()}
+        for (ring, task, offset), (size, is_exact) in _got(Shown.of(rebuilt).as_json()).items():
+            if is_exact:
+                at = offset
+                while at < offset + size:
+                    assert (ring, task, at) in ends, (seed, ring, task, offset, size)
+                    at = ends[ring, task, at]
+                assert at == offset + size, (seed, ring, task, offset, size)
+                num_exact += 1
+    assert num_exact > 100
+
+
 @pytest.mark.parametrize("seed", range(12))
 def test_random_captures_with_manual_scopes_are_read(seed, tmp_path):
     """Every scope has its mode, every task its scope."""
@@ -271,6 +294,42 @@ def test_broken_captures_are_refused_in_plain_words(change, message, tmp_path):
     change(folder)
     with pytest.raises(ScheduleError, match=message):
         read_recording(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d["edges"][0].update(pred=str(9 << 32)), r"edges\[0\].pred: got 38654705664, of ring 9, expected one of 4"),
+        (lambda d: d["edges"][0].update(pred=str(3 << 32 | 7)), "submission 7 of ring 3 fits no scope of scope_stats.jsonl"),
+        (lambda d: d["edges"][0].update(succ="77"), r"edges\[0\].succ: no task has the id 77"),
+        (lambda d: d["edges"][0].update(arg=17), r"edges\[0\].arg: task 4294967297 has no argument 17 with a tensor"),
+        (
+            lambda d: d["edges"][0].update(pred=d["edges"][0]["succ"]),
+            "an edge leads back, from submission 1 of ring 1 to 1 of ring",
+        ),
+        (
+            lambda d: d["edges"][0].update(pred=d["tasks"][-1]["task_id"]),
+            "an edge leads back, from submission 35 of ring 1 to 1 ",
+        ),
+        (lambda d: d["tasks"][0]["args"][0].update(type="WEIRD"), r"args\[0\].type: got 'WEIRD', expected one of INPUT, INOUT"),
+        (lambda d: d["tasks"][0]["args"][0].update(idx=1), r"tasks\[0\].args: an idx comes twice"),
+        (lambda d: d.pop("tasks"), "tasks: got None, expected a list"),
+    ],
+)
+def test_broken_dependencies_are_refused_with_their_place(change, message, tmp_path):
+    folder = _copy(tmp_path)
+    data = json.loads((folder / "deps.json").read_text())
+    change(data)
+    (folder / "deps.json").write_text(json.dumps(data))
+    with pytest.raises(ScheduleError, match=message):
+        read_recording(folder)
+
+
+def test_graph_commands_say_that_a_capture_is_none():
+    with pytest.raises(ConfigError, match="is a recorded program, and lint checks graphs"):
+        Driver().lint(CAPTURES / "05")
+    with pytest.raises(RinggraphError, match="is a folder, and no graph"):
+        Driver().load(CAPTURES / "05")
 
 
 def _edit(folder, old, new):

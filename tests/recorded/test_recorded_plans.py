@@ -100,6 +100,47 @@ def test_minpeak_of_decoder_like_captures(name, most_apart):
         assert verify(found.schedule, found.sizes) == []
 
 
+@pytest.mark.parametrize(("name", "from_first_use"), [("layers_1", 481), ("layers_3", 480), ("layers_5", 481)])
+def test_what_lives_at_once(name, from_first_use):
+    """The bound of a plan: 545 KiB from alloc to last use, as written; less where allocs move to their first use."""
+    submissions = []
+
+    def walk(items):
+        for item in items:
+            for _ in range(item.get("loop", 1)):
+                if "scope" in item or "body" in item:
+                    walk(item.get("scope") or item["body"])
+                else:
+                    submissions.append(item)
+
+    walk(json.loads((CAPTURES / name / "program.json").read_text())["program"]["items"])
+    current, lives = {}, []  # name -> its life: bytes, alloc, first use, last use
+    for k, item in enumerate(submissions):
+        for use in [use for part in ("inputs", "inouts", "existing", "no_dep") for use in item.get(part, ())]:
+            if life := current.get(use if isinstance(use, str) else use["name"]):
+                life[2:] = [k if life[2] is None else life[2], k]
+        made = item.get("outputs", item.get("alloc"))
+        for tensor in [{"name": made, "bytes": item["bytes"]}] if isinstance(made, str) else made:
+            size = -(-tensor["bytes"] // KIB)
+            lives.append([size, k, None if "alloc" in item else k, k])
+            current[tensor["name"]] = lives[-1]
+    for begin, most in ((1, 545), (2, from_first_use)):
+        assert max(sum(life[0] for life in lives if life[begin] <= k <= life[3]) for k in range(len(submissions))) == most
+    took = _plan(CAPTURES / name, "minpeak").report.safe_total_bytes
+    assert from_first_use * KIB <= took <= 548 * KIB
+
+
+def test_a_submission_costs_what_was_recorded():
+    """Where a record is so long that it holds a wait, and where a plan adds a submission, the median."""
+    found = open_recorded(Setup(), CAPTURES / "simulated")
+    usual, costs = found.recording.facts["submit_us"], [s.submit_us for s in found.recording.submissions]
+    timing = found.timing(found.schedule)
+    for k, cost in enumerate(costs):
+        assert timing.cost_us(k) == (cost if cost is not None and cost <= 8 * usual else usual)
+    assert len({timing.cost_us(k) for k in range(len(costs))}) > 3
+    assert {found.timing(found.schedule, submit_us=2.0).cost_us(k) for k in range(len(costs))} == {2.0}
+
+
 def _rescoped(found):
     """The recording with a plan's scopes and allocs: a program in the format, as its author would write it after the plan."""
     recording, after = found.recorded.recording, found.schedule
@@ -244,3 +285,73 @@ def test_the_traced_programs_have_the_figures_of_the_docs(variant, row):
     rings = found.report.rings
     assert round(100 * max(ring.high_water_bytes for ring in rings) / 2**30, 2) == known["percent"]
     assert [round(ring.least_bytes / 2**20, 3) for ring in rings if ring.num_blocks] == known["least_mib"]
+
+
+def _applied(recording, words):
+    """A program with a plan's words applied to the recording, by nothing but them: scopes, allocs, and who makes what."""
+    stack, opened, old = [], {}, []
+    for step in recording.steps:
+        if isinstance(step, Begin):
+            stack.append(step.scope)
+        elif isinstance(step, End):
+            stack.pop()
+        elif isinstance(step, Submit) and not recording.submissions[step.submission].is_alloc:
+            for depth, scope in enumerate(stack[1:], 1):
+                opened.setdefault(scope, [depth, step.submission, 0])[2] = step.submission
+    dropped = [(row["site"], row["first"], row["last"]) for row in words["drop"]]
+    for scope, (depth, first, last) in opened.items():
+        key = (recording.scopes[scope].site, first, last)
+        if key in dropped:
+            dropped.remove(key)
+        else:
+            old.append((first, depth, last))
+    assert not dropped
+    scopes = sorted(old + [(row["before"], row["depth"], row["close_after"]) for row in words["open"]])
+    blocks, place = {}, {}
+    for row in words["allocs"]:
+        key = (row["block"], row["before"], row["depth"])
+        blocks[key] = row["block_bytes"]
+        place[row["tensor"]] = f"block{list(blocks).index(key)}"
+    items, closing = [[]], []
+
+    def allocate(before, depth):
+        for number, (key, num_bytes) in enumerate(blocks.items()):
+            if key[1:] == (before, depth):
+                items[-1].append({"alloc": f"block{number}", "bytes": num_bytes})
+
+    for k, submission in enumerate(recording.submissions):
+        names = [recording.tensors[t].name for t in submission.creates]
+        own = [{"name": n, "bytes": recording.tensors[t].size_bytes} for n, t in zip(names, submission.creates, strict=True)]
+        own = [tensor for tensor in own if tensor["name"] not in place]
+        if submission.is_alloc:
+            assert not own, "the plans of these captures move every alloc"
+            continue
+        while closing and closing[-1] < k:
+            inner = items.pop()
+            items[-1].append({"scope": inner})
+            closing.pop()
+        allocate(k, len(items) - 1)
+        for first, depth, last in scopes:
+            if first == k:
+                assert depth == len(items)
+                items.append([])
+                closing.append(last)
+                allocate(k, depth)
+        row = {"task": f"s{k}", "inputs": [], "inouts": [], "existing": [], "outputs": own, "kind": submission.kind}
+        row["existing"] = [place[name] for name in names if name in place]
+        for a in submission.arguments:
+            row[a.mode + "s" if a.mode != "existing" else a.mode].append(place.get(a.name, a.name))
+        items[-1].append(row)
+    while closing:
+        closing.pop()
+        inner = items.pop()
+        items[-1].append({"scope": inner})
+    return read_conformance({"program": {"items": items[0]}})
+
+
+@pytest.mark.parametrize("no_share", [False, True])
+@pytest.mark.parametrize("name", ["layers_1", "layers_3"])
+def test_the_words_of_a_plan_are_the_plan(name, no_share):
+    found = _plan(CAPTURES / name, "minpeak", minpeak=MinpeakOptions(no_share=no_share))
+    said = schedule_of(_applied(found.recorded.recording, found.changes))
+    assert [least_heap(load) for load in ring_loads(said)] == [least_heap(load) for load in ring_loads(found.schedule)]

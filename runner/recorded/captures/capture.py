@@ -155,7 +155,8 @@ class _Rebuilding:
         found: dict[int, list[tuple[int, CapturedEdge]]] = {}
         for edge in self.capture.edges:
             if edge.first in index_of and edge.second in index_of:
-                found.setdefault(index_of[edge.second], []).append((index_of[edge.first], edge))
+                first, second = index_of[edge.first], index_of[edge.second]
+                found.setdefault(second, []).append((first, edge))
         return found
 
     def arguments(self, index: int, task: CapturedTask) -> Iterator[Argument]:

@@ -24,6 +24,7 @@ from runner.rings.sizes import RingSizes
 
 DEPS, STATS, SWIMLANE = "deps.json", "scope_stats.jsonl", "chip_swimlane_records.json"
 CREATES = "OUTPUT"
+KINDS = ("INPUT", "INOUT", CREATES, "OUTPUT_EXISTING", "NO_DEP", "UNKNOWN")
 
 _BITS = re.compile(r"\d+")
 
@@ -198,9 +199,10 @@ def _deps(path: Path, names: Mapping[int, str]) -> tuple[tuple[CapturedTask, ...
         for where, item in _objects(data, "tensors", path)
     }
     tasks = tuple(_task(item, where, names, tensors) for where, item in _objects(data, "tasks", path))
-    if len({task.id for task in tasks}) < len(tasks):
+    by_id = {task.id: task for task in tasks}
+    if len(by_id) < len(tasks):
         raise ScheduleError(f"{path}: tasks: an id comes twice")
-    return tasks, tuple(_edge(item, where) for where, item in _objects(data, "edges", path))
+    return tasks, tuple(_edge(item, where, by_id) for where, item in _objects(data, "edges", path))
 
 
 def _task(item: Mapping[str, Any], where: str, names: Mapping[int, str], tensors: Mapping[int, tuple[int, int]]) -> CapturedTask:
@@ -214,14 +216,16 @@ def _task(item: Mapping[str, Any], where: str, names: Mapping[int, str], tensors
     core = "dummy" if not active else "mix" if len(active) > 1 else "aic" if kernels[0] >= 0 else "aiv"
     name = names.get(active[0], f"kernel_{active[0]}") if active else "dummy"
     operands = tuple(_operand(arg, place, tensors) for place, arg in _objects(item, "args", where, "."))
+    if len({operand.index for operand in operands}) < len(operands):
+        raise ScheduleError(f"{where}.args: an idx comes twice")
     num_blocks = _integer(item, "block_num", where) if "block_num" in item else 1
     return CapturedTask(task_id, name, core, item.get("scope") == "manual", max(1, num_blocks), operands)
 
 
 def _operand(item: Mapping[str, Any], where: str, tensors: Mapping[int, tuple[int, int]]) -> Operand:
     index, kind = _integer(item, "idx", where), item.get("type")
-    if not isinstance(kind, str):
-        raise ScheduleError(f"{where}.type: got {kind!r}, expected a string")
+    if kind not in KINDS:
+        raise ScheduleError(f"{where}.type: got {repr(kind)[:60]}, expected one of {', '.join(KINDS)}")
     if kind == CREATES or "tensor_id" not in item:
         return Operand(index, kind)
     tensor_id = _integer(item, "tensor_id", where)
@@ -254,12 +258,18 @@ def _bytes(count: int, dtype: Any, where: str) -> int:
     return -(-count * bits // 8)
 
 
-def _edge(item: Mapping[str, Any], where: str) -> CapturedEdge:
+def _edge(item: Mapping[str, Any], where: str, tasks: Mapping[int, CapturedTask]) -> CapturedEdge:
     first, second = (_integer(item, name, where) for name in ("pred", "succ"))
+    if not 0 <= ring_of_id(first) < NUM_RINGS:
+        raise ScheduleError(f"{where}.pred: got {first}, of ring {ring_of_id(first)}, expected one of {NUM_RINGS} rings")
+    if second not in tasks:
+        raise ScheduleError(f"{where}.succ: no task has the id {second}")
     flags = item.get("flags", ["wait"] if item.get("source") == "tensormap" else ["wait", "retain"])
     if not isinstance(flags, list):
         raise ScheduleError(f"{where}.flags: got {flags!r}, expected a list")
     operand = _integer(item, "arg", where) if "arg" in item else -1
+    if operand >= 0 and not any(known.index == operand and known.tensor_id for known in tasks[second].operands):
+        raise ScheduleError(f"{where}.arg: task {second} has no argument {operand} with a tensor")
     return CapturedEdge(first, second, operand, str(item.get("source")), "wait" in flags, "retain" in flags)
 
 

@@ -192,7 +192,10 @@ class _Gaps:
                     high = min([latest, *(k - 1 for k, count in counts if count > number)])
                     allowed = [gap for gap in gaps if low <= gap <= high]
                     if not allowed:
-                        raise ScheduleError(f"submission {number} of ring {ring} fits no scope: the files are not of one run")
+                        raise ScheduleError(
+                            f"submission {number} of ring {ring} fits no scope of scope_stats.jsonl: deps.json names what was not"
+                            " recorded, or the files are not of one run"
+                        )
                     used = first_use.get(ring << 32 | number, -1)  # what no edge names may be used in a manual scope: early
                     behind[number] = max((gap for gap in allowed if gap <= used), default=allowed[0])
                     gap_of[ring << 32 | number] = behind[number]

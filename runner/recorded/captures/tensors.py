@@ -12,9 +12,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 
+from runner.base.errors import ScheduleError
 from runner.base.tensor_spec import BLOCK_ALIGN
 from runner.recorded.captures.bases import Anchor, RingFacts, anchor_size, find_base
-from runner.recorded.captures.files import CREATES, Capture, CapturedTask, Operand, number_of_id, ring_of_id
+from runner.recorded.captures.files import CREATES, DEPS, Capture, CapturedTask, Operand, number_of_id, ring_of_id
 from runner.recorded.captures.layout import Block, Piece, RingLayout
 from runner.recorded.captures.matching import Position, makers, match
 from runner.recorded.captures.order import Ordered
@@ -70,7 +71,11 @@ class Tensors:
         self.preds: dict[int, list[int]] = {}
         for edge in self.capture.edges:
             if edge.first in self.index_of and edge.second in self.index_of:
-                self.preds.setdefault(self.index_of[edge.second], []).append(self.index_of[edge.first])
+                first, second = self.index_of[edge.first], self.index_of[edge.second]
+                if first >= second:
+                    ends = (f"{number_of_id(task)} of ring {ring_of_id(task)}" for task in (edge.first, edge.second))
+                    raise ScheduleError(f"{self.capture.folder / DEPS}: an edge leads back, from submission {' to '.join(ends)}")
+                self.preds.setdefault(second, []).append(first)
 
     def uses(self) -> Iterator[tuple[Use, Operand]]:
         """Every operand that a task did not create, in order of submission."""
@@ -254,7 +259,7 @@ class Tensors:
     def options(self, use: Use, offset: int, stretches: Sequence[Stretch]) -> Iterator[tuple[int, int]]:
         """The stretches and positions in them that may be what a use touches: made before it, and not given to others since."""
         candidates = self.candidates(use)
-        lowest, highest = self.window(use[0], stretches[0].capacity, self.place_of(self.operand(use).address))
+        lowest, highest = self.window(use[0], self.place_of(self.operand(use).address))
         for k, stretch in enumerate(stretches):
             may_be = [m for m in stretch.submissions if candidates is None or m in candidates]
             if not any(not self.is_surely_after(m, use[0]) for m in may_be):
@@ -265,13 +270,13 @@ class Tensors:
                     yield k, at
                 at += stretch.capacity
 
-    def window(self, user: int, capacity: int, place: tuple[int, int] | None) -> tuple[int, int | None]:
+    def window(self, user: int, place: tuple[int, int] | None) -> tuple[int, int | None]:
         """The positions that hold what has been made and not been given to others when a task is submitted."""
         marks, gap = self.capture.marks, self.order.gap_of[user]
-        ring = -1 if place is None else place[0]
+        ring = place[0] if place is not None else 0
         before = max((mark.heap_head for mark in marks[: gap + 1] if mark.ring == ring), default=0)
         behind = min((mark.heap_head for mark in marks[gap + 1 :] if mark.ring == ring), default=None)
-        return before - capacity, behind
+        return before - self.capture.sizes.heap[ring], behind
 
     # --- layouts ------------------------------------------------------------------------------------------------------
 
