@@ -362,12 +362,12 @@ def _written(setup: Setup, request: PlanRequest, say: Say | None) -> tuple[Place
     files = Files(path, expand, lambda library: lint_texts(setup, path, library))
     found: list[Placed] = []
 
-    def planned(library: GraphLibrary | None, demands: Demands) -> Schedule:
+    def planned(library: GraphLibrary, demands: Demands) -> Schedule:
         found.append(place(setup, request, library=library, say=say, written=demands))
         return found[-1].schedule
 
     if request.scheduler != "minpeak":
-        written = written_scopes(lambda demands: planned(None, demands), files)
+        written = written_scopes(planned, files)
         return found[-1], written
 
     def annotations() -> Annotations:

@@ -66,44 +66,58 @@ class Files:
         return beside and Path(file).resolve() not in {path.resolve() for path in shipped_graphs().values()}
 
 
-def written_scopes(plan: Callable[[Demands], Schedule], files: Files) -> Written:
+def written_scopes(plan: Callable[[GraphLibrary, Demands], Schedule], files: Files) -> Written:
     """The files with the scopes of a plan; raises RinggraphError.
 
-    `plan` plans the graph under what its files demand: what they turn out not to bear stays as it is written, and the graph is
-    planned again.
+    `plan` plans the graph from the files that a library holds, under what they demand: what they turn out not to bear stays as it
+    is written, and the graph is planned again. The new texts are planned in turn, until nothing is left to write: they may bear
+    what the old ones did not.
     """
     from runner.writeback.edits import file_splices
 
-    demands, left_out = Demands(may_write=files.may_write), list[str]()
-    found_before = _findings(files, {})
+    texts: dict[Path, bytes] = {}
+    rounds: list[Mapping[Path, Sequence[Splice]]] = []
+    seen: list[Texts] = []
+    found_before = _findings(files, texts)
     while True:
-        planned = plan(demands)
-        edits, refused = _asked(planned, files, found_before)
+        edits, left_out = _bearable(plan, files, texts, found_before)
+        if not edits:
+            return Written(texts, tuple(rounds), left_out)
+        if texts in seen:
+            raise ScheduleError(f"{edits[0].first}: this strategy would change the scopes of '{files.path}' with every writing")
+        seen.append(dict(texts))
+        rounds.append(file_splices(edits, texts))
+        texts |= _applied(rounds[-1], texts)
+
+
+def _bearable(
+    plan: Callable[[GraphLibrary, Demands], Schedule], files: Files, texts: Texts, found_before: Counter[tuple[str, str]]
+) -> tuple[list[Edit], tuple[str, ...]]:
+    """The edits of a plan that the texts bear, and what was left out of it."""
+    demands, left_out = Demands(may_write=files.may_write), list[str]()
+    while True:
+        check = _Check(plan(library_of(texts), demands), files, texts, found_before)
+        edits, refused = _asked(check)
         if not refused:
-            break
+            return edits, tuple(dict.fromkeys(left_out))
         new = {run: error for run, error in refused if run is not None and run not in demands.barred}
         if not new:
             raise refused[0][1]
         demands = replace(demands, barred=demands.barred | set(new))
         left_out += [str(error).partition("\n")[0] for error in new.values()]
-    changes = file_splices(edits)
-    return Written(_applied(changes, {}), (changes,) if changes else (), tuple(dict.fromkeys(left_out)))
 
 
-def _asked(
-    planned: Schedule, files: Files, found_before: Counter[tuple[str, str]]
-) -> tuple[list[Edit], list[tuple[Run | None, ScheduleError]]]:
+def _asked(check: _Check) -> tuple[list[Edit], list[tuple[Run | None, ScheduleError]]]:
     """The edits that a plan comes to, and why some of them cannot be made."""
     from runner.writeback.edits import scope_edits
     from runner.writeback.rewrite import RefusedEditError
 
-    edits, unsaid = scope_edits(planned)
-    denied = next((edit for edit in edits if not files.may_write(edit.first.file)), None)
+    edits, unsaid = scope_edits(check.planned)
+    denied = next((edit for edit in edits if not check.files.may_write(edit.first.file)), None)
     if denied is not None:
-        raise _denied(files, denied)
+        raise _denied(check.files, denied)
     if unsaid:
         return edits, [(error.run, error) for error in unsaid]
-    check = _Check(planned, files, {}, found_before)
     try:
         edits = check.with_notes(edits)
         problem = check.problem(edits)
