@@ -231,6 +231,8 @@ class RingLayout:
         if block.end is not None and last.start is not None:
             if last.size is None and (block.num_hidden == 0 or not last.named):
                 changed = self.give(last, block.end) or changed
+                if not last.named and block.num_hidden != 0:  # an alloc that nobody names may hold several tensors
+                    last.exact = last.exact and last.size is not None and last.size <= BLOCK_ALIGN
             elif last.end is not None and last.end < block.end and block.num_hidden != 0:
                 block.hide(len(pieces), last.end, block.end - last.end, self.is_alone(block))
                 changed = True
