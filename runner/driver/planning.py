@@ -254,7 +254,8 @@ class PlanResult:
         refused = {"refused": None if self.refusal is None else str(self.refusal)}
         rest = {"scopes": [asdict(row) for row in scope_rows(self.schedule)], "routing_notes": list(self.routing_notes)}
         recorded = {} if self.recorded is None else {"plan": self.changes, "run": self.run}
-        return head | proved | report_json(self.report) | refused | rest | recorded
+        written = {"left_out": list(self.written.left_out)} if self.request.write else {}
+        return head | proved | report_json(self.report) | refused | rest | recorded | written
 
 
 def certificate_json(plan: Plan) -> dict[str, Any]:

@@ -79,8 +79,7 @@ class _Placing:
     program: Program
     layout: Layout
     last_use: dict[int, int]
-    written: dict[int, tuple[int, ...]]
-    """Per tensor of an alloc all tensors of that alloc."""
+    written: dict[int, tuple[int, ...]]  # per tensor of an alloc all tensors of that alloc
 
     def body(self, items: Iterable[int | Span], depth: int, manual: bool) -> list[PlacedItem]:
         body = _Body(self.layout.batch, depth, manual)

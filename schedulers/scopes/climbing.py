@@ -21,13 +21,11 @@ import numpy as np
 from runner.program.lifetimes import Ints
 from schedulers.scopes.scoping import NUM_DEPTHS, Goal, Lifetimes, Scoping
 
-MAX_KINDS = 12
-"""Kinds that are moved in pairs: 66 pairs in 16 ways take up to half a second."""
+MAX_KINDS = 12  # moved in pairs: 66 pairs in 16 ways take up to half a second
 
 
 def climbed(lives: Lifetimes, goal: Goal, found: Scoping, stop: Callable[[], bool]) -> Scoping:
     """A scoping that no other depth of a single tensor makes better: with a lower value, or the same on more equal rings."""
-
     least, changed, tensor = _height(goal, found), 0, 0
     while tensor - changed < len(found.depth) and not stop():  # until no tensor since the last change has helped
         at = tensor % len(found.depth)
