@@ -271,13 +271,23 @@ class _Check:
             return edits
         texts = {**self.texts, **edited_files(edits, self.texts)}
         try:
-            found = self.files.findings(library_of(texts))
+            findings = self.files.findings(library_of(texts))
         except RinggraphError:
             return edits
-        lines = [finding.source_line or "" for finding in found if finding.code == TOO_DEEP]
-        deep = {line.strip().removeprefix("- scope: ").strip() for line in lines}
+        deep = [self._wrap_at(edits, finding) for finding in findings if finding.code == TOO_DEEP]
         note = f"ringgraph: ignore[{TOO_DEEP}]"
-        return [replace(edit, comment=note) if edit.what == "wrap" and edit.name in deep else edit for edit in edits]
+        return [replace(edit, comment=note) if edit in deep else edit for edit in edits]
+
+    def _wrap_at(self, edits: Sequence[Edit], finding: Diagnostic) -> Edit | None:
+        """The edit that put the scope there at which a finding in the new texts points: two bodies may have the same name."""
+        place = self._old_place(edits, finding.mark) if finding.mark is not None else None
+        if place is None:
+            return None
+        wraps = [
+            edit for edit in edits if edit.what == "wrap" and edit.first.file == place.file and edit.first.line >= place.line
+        ]
+        line = finding.source_line or ""
+        return min(wraps, key=lambda edit: (edit.first.line, edit.name not in line), default=None)
 
     def to_blame(self, edits: Sequence[Edit]) -> Edit:
         """An edit without which those before it are right, and with which they are not; the last if all are right so far."""
