@@ -497,8 +497,8 @@ class RingHeap:
             refused = "an auto scope in a manual one"
         if not refused:
             return None
-        facts = self._facts(0, 5, "", None, refused)
-        return replace(facts, block=scopes[scope].name, submission=-1, mark=scopes[scope].mark)
+        facts = self._facts(-1, 5, "", None, refused)
+        return replace(facts, block=scopes[scope].name, mark=scopes[scope].mark)
 
     def _oldest_open(self, index: int) -> int | None:
         for _, ring, members in self._open:
@@ -507,6 +507,7 @@ class RingHeap:
         return None
 
     def _facts(self, submission: int, code: int, how: str, oldest: int | None, refused: str = "") -> Deadlock:
+        """What keeps a submission, -1 for none, from being placed in the ring of the innermost open scope."""
         index = self._open[-1][1]
         ring = self.rings[index]
         submissions = self.schedule.submissions
@@ -517,14 +518,14 @@ class RingHeap:
             how,
             index,
             submission,
-            block_name(self.schedule, submission),
-            submissions[submission].size_bytes,
+            block_name(self.schedule, submission) if submission >= 0 else "",
+            submissions[submission].size_bytes if submission >= 0 else 0,
             ring.size,
             ring.head_bytes - ring.tail_bytes,
             ring.window,
             ring.live,
             ring.pool,
-            submissions[submission].mark,
+            submissions[submission].mark if submission >= 0 else None,
             info and info.name,
             info and info.mark,
             None if oldest is None else block_name(self.schedule, oldest),

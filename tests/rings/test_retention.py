@@ -176,15 +176,17 @@ def test_devices_are_known_by_name():
 
 
 def test_at_most_64_scopes_are_open():
-    def nested(num):
-        item = {"alloc": "a", "bytes": 1}
+    def nested(num, item):
         for _ in range(num):
             item = {"scope": [item]}
         recording = recorded(item)
         return eager(schedule_of(recording), recording.sizes).deadlock
 
-    assert nested(63) is None
-    assert (nested(64).code, nested(64).refused) == (5, "a scope beside 64 that are open")
+    for item in ({"alloc": "a", "bytes": 1}, {"scope": []}):  # with and without submissions
+        inside = 0 if "alloc" in item else 1
+        assert nested(63 - inside, item) is None
+        found = nested(64 - inside, item)
+        assert (found.code, found.refused, found.submission) == (5, "a scope beside 64 that are open", -1)
 
 
 def test_at_most_32_tensors_in_a_submission():
