@@ -81,7 +81,7 @@ def assert_never_worse(program: Program, objective: str, share: bool) -> None:
         for batch in (False, True)
         if name != "manual" or objective != "makespan"  # it runs ahead of its data: no edges at all
     ]
-    options = {"objective": objective, "share": share, "time_limit_s": 1e9}
+    options = {"objective": objective, "share": share, "time_limit_s": 1e9, "timing": lambda schedule: TIMING}
     if objective == "makespan":
         others.sort(key=makespan)
         options["budget_bytes"] = sum(safe_sizes(others[0]).heap)
@@ -90,13 +90,16 @@ def assert_never_worse(program: Program, objective: str, share: bool) -> None:
     assert sum(safe_sizes(found).heap) <= options.get("budget_bytes", float("inf"))
 
 
+TIMING = uniform_timing(0.5, 20.0)
+
+
 def value(schedule: Schedule, objective: str) -> float:
     heap = safe_sizes(schedule).heap
     return {"total": sum(heap), "worst": max(heap)}[objective] if objective != "makespan" else makespan(schedule)
 
 
 def makespan(schedule: Schedule) -> float:
-    found = timed(schedule, safe_sizes(schedule), uniform_timing(0.5, 20.0)).makespan_us
+    found = timed(schedule, safe_sizes(schedule), TIMING).makespan_us
     assert found is not None
     return found
 

@@ -118,7 +118,7 @@ def test_batches_hold_at_most_16_tensors_in_order_of_creation():
 
 def test_scratch_of_the_first_task_keeps_its_own_block():
     """A tensor that no operand names is scratch; that of later tasks is gathered."""
-    tensors = tuple(Tensor(i, name, TensorSpec("u8", (8,))) for i, name in enumerate(("x", "pipe0", "y", "pipe1")))
+    tensors = tuple(Tensor(i, name, TensorSpec("u8", (8, 1024))) for i, name in enumerate(("x", "pipe0", "y", "pipe1")))
     made = Builder()
     made.tensors += tensors
     made.task([], [(0, 0, 8)], (0, 1))
