@@ -162,16 +162,17 @@ def show(
     as_json: options.Json = False,
 ) -> None:
     """Show the worst figures of a file per ring and per scope; of a run that died what was held, and by whom."""
-    from runner.cli.device.ended import ended, ended_json, print_ended
+    from runner.cli.device.ended import ended, ended_json, print_ended, print_usages
+    from runner.recorded.ended.held import most_in_use
     from runner.recorded.scope_stats import read_scope_stats
 
     stats = read_scope_stats(file)
-    how = ended(file, program)
+    how, usages = ended(file, program), most_in_use(file)
     rows = _site_rows(stats)
     if as_json:
         head = {"file": stats.name, "fatal": stats.fatal, "dropped": stats.dropped, "heap_max": stats.heap_max, "scopes": rows}
         lost = {"unclosed": stats.num_unclosed, "unopened": stats.num_unopened, "lower_bounds": stats.dropped > 0}
-        print_json(head | lost | {"ended": ended_json(*how)})
+        print_json(head | lost | {"most_in_use": [usage.as_json() for usage in usages], "ended": ended_json(*how)})
         return
     unpaired = f"{stats.num_unclosed} unclosed" + (f", {stats.num_unopened} unopened" if stats.num_unopened else "")
     print(f"{stats.name}: {len(stats.scopes):,} scopes, {stats.state}, {stats.dropped} records dropped, {unpaired}")
@@ -183,6 +184,7 @@ def show(
         slots = f"{row['high_water_slots']:,}"
         out.add_row(str(row["ring"]), row["site"], f"{row['closed']:,}", sizes[0], percent, sizes[1], sizes[2], slots)
     console().print(out)
+    print_usages(usages, "most in use at a begin or end of a scope")
     print_ended(*how)
 
 

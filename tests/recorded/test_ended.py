@@ -8,7 +8,7 @@ from places import DATA
 
 from runner.recorded.conformance import read_conformance
 from runner.recorded.edges import schedule_of
-from runner.recorded.ended.held import held_at_end
+from runner.recorded.ended.held import held_at_end, most_in_use
 from runner.recorded.ended.pinned import death_of
 from runner.recorded.opening import read_recording
 from runner.recorded.programs import load_json, replay_recording
@@ -112,3 +112,38 @@ def test_show_says_what_died_and_what_to_change(call):
     assert found["program"]["pins"][0]["is_exact"] is False, "the bytes behind the last record are not in a capture"
     complete = json.loads(call("scope-stats", "show", CAPTURES / "05" / "scope_stats.jsonl", "--json")[1])
     assert complete["ended"] == {"recorded": None, "program": None}
+
+
+def _written(tmp_path, fatal, dropped, *records):
+    """A file of records `(phase, site, depth, heap in use, pool in use, tensormap)`."""
+    meta = {"version": 6, "fatal": fatal, "dropped": dropped, "total": len(records) + dropped, "tensormap_max": 65536}
+    meta |= {"heap_max": [65536] * 4, "task_window_max": [64] * 4, "dep_pool_max": [16384] * 4}
+    lines = [meta]
+    for phase, site, depth, heap, pool, entries in records:
+        line = {"site": site, "phase": phase, "depth": depth, "ring": depth, "task_window_start": 0, "task_window_end": 1}
+        line |= {"heap_start": 0, "heap_end": heap, "dep_pool_start": 1, "dep_pool_end": 1 + pool, "tensormap": entries}
+        lines.append(line)
+    path = tmp_path / "s.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_the_most_in_use_of_every_resource(tmp_path):
+    """Of a complete run too: a pool and a table that were nearly full are told, whatever the last record says."""
+    begin = ("begin", "a:1", 0, 0, 0, 0)
+    inner = [("begin", "b:2", 1, 0, 0, 0), ("end", "b:2", 1, 4096, 16379, 65000), ("begin", "b:2", 1, 4096, 3, 0)]
+    path = _written(tmp_path, False, 0, begin, *inner, ("end", "b:2", 1, 4096, 9, 5), ("end", "a:1", 0, 1024, 0, 0))
+    most = {(usage.ring, usage.resource): (usage.used, usage.percent) for usage in most_in_use(path)}
+    assert most[1, "pool"] == (16379, 100.0) and most[None, "tensormap"] == (65000, 99.2)
+    assert most[1, "heap"][0] == 4096 and most[0, "heap"][0] == 1024
+    assert held_at_end(path) is None
+
+
+def test_a_lost_end_is_no_open_scope(tmp_path):
+    """The end of the scope around it, or the next begin at its depth, shows that a scope is over; without either it is open."""
+    begin, inner = ("begin", "a:1", 0, 0, 0, 0), ("begin", "b:2", 1, 0, 0, 0)
+    end, around = ("end", "b:2", 1, 4096, 0, 0), ("end", "a:1", 0, 1024, 0, 0)
+    assert held_at_end(_written(tmp_path, False, 1, begin, inner, around)) is None
+    assert held_at_end(_written(tmp_path, False, 1, begin, inner, inner, end, around)) is None
+    still = held_at_end(_written(tmp_path, True, 1, begin, inner, inner, end, inner))
+    assert [scope.site for scope in still.scopes] == ["a:1", "b:2"]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.cli.shared import console, table
 
 if TYPE_CHECKING:
-    from runner.recorded.ended.held import Held
+    from runner.recorded.ended.held import Held, Usage
     from runner.recorded.ended.pinned import Death
 
 
@@ -35,17 +36,22 @@ def print_ended(held: Held | None, death: Death | None) -> None:
     for scope in best.scopes:
         out.add_row(str(scope.ring), scope.site, f"{scope.depth}", f"{scope.held_bytes:,}", f"{scope.held_slots:,}")
     console().print(out)
-    out = table("ring", "resource", "used>", "capacity>", "%>", title=f"\nin use, {when}")
-    for usage in best.usages:
+    print_usages(best.usages, f"in use, {when}")
+    print(f"\n{'ended' if best.is_certain else 'likely ended'} with code {best.code} {best.as_json()['name']}: {best.basis}")
+    if death is not None:
+        _print_death(death)
+    print(f"to change: {best.advice()}")
+
+
+def print_usages(usages: Sequence[Usage], title: str) -> None:
+    """A table of the resources of which something is in use: bytes, slots, entries, and % of the capacity."""
+    out = table("ring", "resource", "used>", "capacity>", "%>", title=f"\n{title}")
+    for usage in usages:
         if usage.used:
             ring = "all" if usage.ring is None else str(usage.ring)
             out.add_row(ring, usage.resource, f"{usage.used:,}", f"{usage.capacity:,}", f"{usage.percent}")
     if out.row_count:
         console().print(out)
-    print(f"\n{'ended' if best.is_certain else 'likely ended'} with code {best.code} {best.as_json()['name']}: {best.basis}")
-    if death is not None:
-        _print_death(death)
-    print(f"to change: {best.advice()}")
 
 
 def _print_death(death: Death) -> None:

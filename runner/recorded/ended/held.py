@@ -119,24 +119,49 @@ def held_at_end(path: Path) -> Held | None:
 
 def held_of_records(meta: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> Held | None:
     """The same of a file's content."""
-    begun: dict[tuple[int, str], list[int]] = {}
-    last: dict[int, Mapping[str, Any]] = {}
-    for number, record in enumerate(records):
-        key = record["ring"], record["site"]
-        if record["phase"] == "begin":
-            begun.setdefault(key, []).append(number)
-        elif begun.get(key):
-            begun[key].pop()
-        last[record["ring"]] = record
-    still_open = [records[number] for number in sorted(number for numbers in begun.values() for number in numbers)]
+    still_open = _still_open(records)
     if not still_open:
         return None
+    last = {record["ring"]: record for record in records}
     usages = [usage for ring in range(NUM_RINGS) if ring in last for usage in _usages(meta, ring, last[ring])]
-    used, capacity = records[-1].get("tensormap", 0), meta.get("tensormap_max", TENSORMAP_ENTRIES)
-    usages.append(Usage("tensormap", None, used, capacity))
+    usages.append(_tensormap(meta, records[-1]))
     scopes = tuple(_open_scope(begin, last[begin["ring"]]) for begin in still_open)
     fullest = fullest_of(usages, scopes[-1].ring)
     return Held(scopes, tuple(usages), fullest, likely_code(fullest, scopes[-1]))
+
+
+def most_in_use(path: Path) -> tuple[Usage, ...]:
+    """Per resource of each ring that has records, and of the tensormap, the most that any record has in use."""
+    meta, records = read_records(path)
+    most: dict[tuple[int, str], Usage] = {}
+    for _, record in records:
+        for usage in (*_usages(meta, record["ring"], record), _tensormap(meta, record)):
+            key = NUM_RINGS if usage.ring is None else usage.ring, usage.resource
+            if key not in most or usage.used > most[key].used:
+                most[key] = usage
+    return tuple(sorted(most.values(), key=lambda usage: NUM_RINGS if usage.ring is None else usage.ring))
+
+
+def _still_open(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The begins of the scopes that no record shows to be over, outermost first.
+
+    Scopes nest: where an end was lost, the end of the scope around it, or the next begin at its depth, tells that it is over.
+    """
+    begun: list[Mapping[str, Any]] = []
+    for record in records:
+        depth = record.get("depth")
+        if record["phase"] == "begin":
+            while begun and depth is not None and begun[-1].get("depth", -1) >= depth:
+                begun.pop()
+            begun.append(record)
+            continue
+        key = record["ring"], record["site"], depth
+        at = next(
+            (k for k in reversed(range(len(begun))) if (begun[k]["ring"], begun[k]["site"], begun[k].get("depth")) == key), None
+        )
+        if at is not None:
+            del begun[at:]
+    return begun
 
 
 def fullest_of(usages: Sequence[Usage], ring: int) -> Usage:
@@ -170,6 +195,10 @@ def _usages(meta: Mapping[str, Any], ring: int, record: Mapping[str, Any]) -> li
         Usage(names[field], ring, record[f"{field}_end"] - record[f"{field}_start"], capacity)
         for field, capacity in capacities.items()
     ]
+
+
+def _tensormap(meta: Mapping[str, Any], record: Mapping[str, Any]) -> Usage:
+    return Usage("tensormap", None, record.get("tensormap", 0), meta.get("tensormap_max", TENSORMAP_ENTRIES))
 
 
 def _open_scope(begin: Mapping[str, Any], last: Mapping[str, Any]) -> OpenScope:
