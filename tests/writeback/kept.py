@@ -23,7 +23,7 @@ _NOTE = r"\s\s# ringgraph: ignore\[G317\]"
 _ALLOC = rf"alloc:\s*(?:\{{{_NAME}: {_TYPE}(?:, {_NAME}: {_TYPE})*\}}|(?:\s+{_NAME}: {_TYPE})+)"
 
 REMOVED = re.compile(rf"(?:{_BLANK}|{_HEAD}|{_ANCHOR}|{_SIGN})*|[\"']?(?:auto|manual)[\"']?")
-BEGUN = re.compile(r"""["']?(?:scope|mode)["']?\s*:""")
+BEGUN = re.compile(r"""\{?\s*["']?(?:scope|mode)["']?\s*:""")
 """A key of a head whose value goes out apart, since a comment near it keeps its line breaks."""
 INSERTED = re.compile(rf"(?:{_BLANK}|{_HEAD}|{_NOTE}|{_ALLOC}|{_SIGN})*|[\"']?(?:auto|manual)[\"']?")
 OUTPUT = re.compile(r"""(["']?)(\w+)\s*:\s*(\w+\[[^"'\]]*\])\1""")
