@@ -49,6 +49,7 @@ REASONS = {
     "lint": "lint would find",
     "a name": "unknown tensor",
     "trips": "has another scope than",
+    "a closed scope": "is read after its scope",
 }
 """Why something was refused; docs/schedulers.md says each."""
 
