@@ -61,15 +61,6 @@ class Order:
         return wanted
 
 
-def overlap(one: Region, other: Region) -> bool:
-    """Can two regions of one tensor share an element?"""
-    if one.part is not None and other.part is not None and one.part != other.part:
-        return False
-    if one.box is None or other.box is None:
-        return True
-    return all(lo < other_hi and other_lo < hi for (lo, hi), (other_lo, other_hi) in zip(one.box, other.box, strict=True))
-
-
 def covers(one: Region, other: Region) -> bool:
     """Is every access that overlaps `other` sure to overlap `one`?"""
     if one.part is not None:

@@ -47,7 +47,7 @@ class Builder:
 
 
 def schedule_from_recorded(data: Any, file: str = "program") -> tuple[Schedule, RingSizes]:
-    """The schedule and capacities of a recorded program (a parsed JSON object); raises ScheduleError, ConfigError."""
+    """The schedule and capacities of a recorded program (a parsed JSON object); raises ScheduleError."""
     recording = read_conformance(data, file)
     return schedule_of(recording), recording.sizes
 

@@ -8,10 +8,11 @@ from runner.base.errors import Mark
 from runner.language.expressions import parse
 from runner.language.graph import For, Op, Switch
 from runner.lint.look import Look
-from runner.lint.order import covers, overlap
+from runner.lint.order import covers
 from runner.lint.rule import Description, Rule
 from runner.lint.uses import OpenUse, Uses, operand_names
 from runner.program.program import Region, Span, Task
+from runner.program.registered import overlap
 
 
 class AliasedUse(Rule):

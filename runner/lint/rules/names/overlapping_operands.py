@@ -6,10 +6,10 @@ from itertools import combinations
 
 from runner.language.graph import Op
 from runner.lint.look import Look
-from runner.lint.order import overlap
 from runner.lint.rule import Description, Rule
 from runner.lint.uses import Uses, operand_names
 from runner.program.program import Span, Task
+from runner.program.registered import overlap
 
 
 class OverlappingOperands(Rule):

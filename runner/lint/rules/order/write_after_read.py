@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from runner.lint.look import Look
 from runner.lint.missing_edge import EdgeRule
-from runner.lint.order import covers, overlap
+from runner.lint.order import covers
 from runner.lint.rule import Description
 from runner.program.program import Region, Task
+from runner.program.registered import overlap
 
 
 class WriteAfterRead(EdgeRule):
