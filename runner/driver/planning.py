@@ -352,8 +352,6 @@ def _place_recorded(setup: Setup, request: PlanRequest, strategy: Scheduler, say
 
 def _written(setup: Setup, request: PlanRequest, say: Say | None) -> tuple[Placed, Written]:
     """The placement that files can say, and what becomes of the files."""
-    if is_recorded(request.graph):
-        raise ConfigError(f"--write has no meaning for '{request.graph}', a recorded program: there is no graph to write to")
     path = refuse_unnamed(request.graph)
 
     def expand(library: GraphLibrary) -> Program:
