@@ -24,8 +24,12 @@ from schedulers import get_scheduler
 GIB = 2**30
 Strategies = Mapping[str, tuple[str, Mapping[str, object]]]
 STRATEGIES: Strategies = {
-    **{name: (name, {}) for name in ("unscoped", "manual", "auto", "annotated", "autoscope", "minpeak")},
-    "minpeak, no sharing": ("minpeak", {"share": False, "time_limit_s": float("inf")}),  # the same on a slow machine
+    **{name: (name, {}) for name in ("unscoped", "manual", "auto", "annotated", "autoscope")},
+    "minpeak": ("minpeak", {"objective": "total"}),
+    "minpeak, no sharing": (
+        "minpeak",
+        {"objective": "total", "share": False, "time_limit_s": float("inf")},
+    ),  # the same on a slow machine
 }
 AMPLE = 2**24
 """Slots and pool entries: more than any of these programs has, so that heaps alone are compared."""

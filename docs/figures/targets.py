@@ -30,7 +30,7 @@ TARGETS = tuple(Target(entry["name"], Case.of(entry), entry["most_mib"]) for ent
 
 def find(program: Program) -> dict[str, float]:
     """MiB of all four rings, safe for any routing as the program is of routing `bound`; and what no placement does without."""
-    sizes = {name: sum(safe_bytes(get_scheduler(name)(program, {}))) for name in ("minpeak", "annotated")}
+    sizes = {name: sum(safe_bytes(get_scheduler(name)(program, {"objective": "total"}))) for name in ("minpeak", "annotated")}
     return {
         "minpeak_mib": mib(sizes["minpeak"]),
         "lower_bound_mib": mib(program_peak_live(program)),

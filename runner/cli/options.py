@@ -114,12 +114,18 @@ Objective = Annotated[
     typer.Option(
         "--objective",
         metavar="NAME",
-        autocompletion=completion.one_of("total", "worst", "makespan"),
-        help="minpeak: total (the default), worst (the largest ring) or makespan.",
+        autocompletion=completion.one_of("balanced", "total", "worst", "makespan"),
+        help="minpeak: balanced (the default: the fewest bytes that cost no time), total, worst (the largest ring) or makespan.",
     ),
 ]
 Budget = Annotated[
     str | None, typer.Option("--budget", metavar="SIZE", help="minpeak: the shortest makespan within so many bytes (128MiB).")
+]
+Slack = Annotated[
+    float | None,
+    typer.Option(
+        "--slack", metavar="PERCENT", help="minpeak, balanced: how much longer than the fastest a run may take (5, the default)."
+    ),
 ]
 NoShare = Annotated[bool, typer.Option("--no-share", help="minpeak: no two tensors share bytes; scopes alone.")]
 TimeLimit = Annotated[

@@ -52,6 +52,7 @@ def schedule(
     allow_missing_edges: options.AllowMissing = False,
     objective: options.Objective = None,
     budget: options.Budget = None,
+    slack: options.Slack = None,
     no_share: options.NoShare = False,
     time_limit: options.TimeLimit = None,
     technique: options.Techniques = [],  # noqa: B006
@@ -68,7 +69,7 @@ def schedule(
 
     check_outputs(files.asked_for)
     rings, timing = (ring_heap, ring_window, ring_pool), TimedOptions(submit_us, task_us, cores, profile, device)
-    minpeak = MinpeakOptions(objective, budget, no_share, time_limit, technique, no_technique)
+    minpeak = MinpeakOptions(objective, budget, no_share, time_limit, technique, no_technique, slack)
     request = PlanRequest(graph, scheduler, batch_allocs, routing, rings, progress, timing, minpeak, allow_missing_edges, write)
     found = plan(Setup(config, sets, deploy, ep), request, better())
     _print_notes(found)
@@ -232,6 +233,16 @@ def _print_certificate(found: Mapping[str, Any]) -> None:
         f"certificate: {found['objective']} {found['value'] / scale:,.3f} {unit} by {found['found_by']}; "
         f"lower bound ({found['bound']}) {found['lower_bound'] / scale:,.3f} {unit}: {optimal}"
     )
+    if "time" in found:
+        time = found["time"]
+        makespan, fastest, path, work = (
+            f"{time[name] / 1000:,.3f} ms" for name in ("makespan_us", "fastest_us", "critical_path_us", "work_us")
+        )
+        more = f"{time['makespan_us'] / time['fastest_us'] - 1:+.1%}"
+        print(
+            f"time: {makespan}, {more} of the best of all strategies and unlimited rings, {fastest} (slack {time['slack']:.1%})"
+        )
+        print(f"no run is shorter than the critical path, {path}, nor than the work over the cores, {work}")
     if "shared_bytes" in found:
         print(f"with sharing, which files cannot say: {found['shared_bytes'] / MIB:,.3f} MiB")
 
@@ -273,6 +284,7 @@ def schedule_diff(
     profile: options.Profile = None,
     objective: options.Objective = None,
     budget: options.Budget = None,
+    slack: options.Slack = None,
     no_share: options.NoShare = False,
     time_limit: options.TimeLimit = None,
     as_json: options.Json = False,
@@ -281,7 +293,7 @@ def schedule_diff(
     from runner.driver.planning import MinpeakOptions, PlanRequest, TimedOptions, compare
 
     timing = TimedOptions(submit_us, task_us, cores, profile, device)
-    minpeak = MinpeakOptions(objective, budget, no_share, time_limit)
+    minpeak = MinpeakOptions(objective, budget, no_share, time_limit, slack=slack)
     request = PlanRequest("", scheduler, batch_allocs, routing, timed=timing, minpeak=minpeak)
     found = compare(Setup(config, sets, deploy, ep), left, right, request, better())
     print_notes(found.routing_notes)

@@ -42,6 +42,7 @@ def size(
     ep: options.Ep = None,
     scheduler: options.Scheduler = "annotated",
     objective: options.Objective = None,
+    slack: options.Slack = None,
     no_share: options.NoShare = False,
     as_json: options.Json = False,
 ) -> None:
@@ -49,7 +50,7 @@ def size(
     from runner.driver.planning import MinpeakOptions
     from runner.driver.sizing import size as work_out
 
-    minpeak = MinpeakOptions(objective, no_share=no_share)
+    minpeak = MinpeakOptions(objective, no_share=no_share, slack=slack)
     found = work_out(Setup(config, sets, deploy, ep), graphs, scheduler, minpeak, better())
     if as_json:
         print_json(found.as_json())

@@ -49,19 +49,27 @@ def trace_frontier(
 
     bounds: list[float] = []
     say("minpeak, fewest bytes")
-    least = plan(program, given)
+    least = plan(program, given | {"objective": "total"})
     first = _placed("minpeak, fewest bytes", least.schedule, timing)
     most = within(None, "minpeak, any bytes")
     between = [
         within(budget, f"minpeak, {budget / MIB:,.0f} MiB") for budget in budgets(first.total_bytes, most.total_bytes, num_points)
     ]
+    say("minpeak, balanced")
+    middle = _placed("minpeak, balanced", plan(program, given | {"objective": "balanced"}).schedule, timing)
     others = []
     for strategy in OTHERS:
         say(strategy)
         others.append(_placed(strategy, get_scheduler(strategy)(program, {}), timing))
     say("minpeak, no sharing")
-    others.append(_placed("minpeak, no sharing", plan(program, given | {"share": False}).schedule, timing))
-    return Frontier(name, undominated([first, *between, most]), merged(others), least.certificate.peak_live_bytes, min(bounds))
+    others.append(_placed("minpeak, no sharing", plan(program, given | {"share": False, "objective": "total"}).schedule, timing))
+    return Frontier(
+        name,
+        undominated([first, *between, middle, most]),
+        merged([middle, *others]),
+        least.certificate.peak_live_bytes,
+        min(bounds),
+    )
 
 
 def _placed(label: str, schedule: Schedule, timing: Callable[[Schedule], Timing]) -> Point:

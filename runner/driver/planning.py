@@ -105,6 +105,8 @@ class MinpeakOptions:
     time_limit: float | None = None
     techniques: Sequence[str] = ()
     no_techniques: Sequence[str] = ()
+    slack: float | None = None
+    """Percent."""
 
     def mapping(self) -> dict[str, object]:
         """As the strategy takes them; raises ConfigError."""
@@ -115,6 +117,7 @@ class MinpeakOptions:
             "techniques": dict.fromkeys(self.techniques, True) | dict.fromkeys(self.no_techniques, False),
             "objective": self.objective,
             "budget_bytes": None if self.budget is None else _size(self.budget),
+            "slack": None if self.slack is None else self.slack / 100,
             "share": not self.no_share,
             "time_limit_s": self.time_limit,
         }
@@ -259,18 +262,22 @@ class PlanResult:
 
 
 def certificate_json(plan: Plan) -> dict[str, Any]:
-    """A plan's certificate as plain data. Bytes, or microseconds for `makespan`."""
+    """A plan's certificate as plain data. Bytes, or microseconds for `makespan`; `time` (`TimeFacts`) of a balanced plan."""
     found = plan.certificate
-    return {
-        "objective": found.objective,
-        "value": found.value,
-        "lower_bound": found.lower_bound,
-        "gap": found.gap,
-        "bound": found.bound,
-        "idle_bytes": found.idle_bytes,
-        "proved_optimal": found.proved_optimal,
-        "found_by": plan.found_by,
-    } | ({} if plan.shared_bytes is None else {"shared_bytes": plan.shared_bytes})
+    return (
+        {
+            "objective": found.objective,
+            "value": found.value,
+            "lower_bound": found.lower_bound,
+            "gap": found.gap,
+            "bound": found.bound,
+            "idle_bytes": found.idle_bytes,
+            "proved_optimal": found.proved_optimal,
+            "found_by": plan.found_by,
+        }
+        | ({} if plan.shared_bytes is None else {"shared_bytes": plan.shared_bytes})
+        | ({} if found.time is None else {"time": asdict(found.time)})
+    )
 
 
 def plan(setup: Setup, request: PlanRequest, say: Say | None = None) -> PlanResult:

@@ -29,7 +29,7 @@ class SizeResult:
     """Sizes that hold for any routing are of the most trips."""
 
     def as_json(self) -> dict[str, Any]:
-        """The object of `ringgraph size --json`; `timing` is what a shortest makespan was sought under, else null."""
+        """The object of `ringgraph size --json`; `timing` is what runs were timed under, null if none was."""
         timing = None if self.timing is None else self.timing.as_json()
         return {"scheduler": self.scheduler, "routing": self.routing, "timing": timing} | self.found.as_json()
 
@@ -57,7 +57,7 @@ def size(
         timing = partial(timed.timing, ops=setup.registry, dtypes=config.dtypes)
         schedules.append(schedule_of(program, scheduler, given=given | {"timing": timing})[0])
         names.append(f"{Path(graph).stem}@{config.deploy}")
-    is_timed = scheduler == "minpeak" and (options.objective == "makespan" or options.budget is not None)
+    is_timed = scheduler == "minpeak" and (options.objective in (None, "balanced", "makespan") or options.budget is not None)
     return SizeResult(scheduler, tuple(names), device_sizes(schedules, names), timed if is_timed else None)
 
 

@@ -8,7 +8,7 @@ Source: first-fit decreasing and "squeaky wheel" orders are folklore; both are w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,7 +32,10 @@ JUMP = 1 / 8
 """The furthest that a tensor moves forward at once, as a part of the order: further forgets what the order had learned."""
 
 MAX_PAIRS = 8_000_000
-"""Pairs of tensors alive at once that are listed for all orders, 128 MB; of more, each tensor's are found when it comes."""
+"""Pairs of tensors that may not share that are listed for all orders, 128 MB; of more, each tensor's are found when it comes."""
+
+MAX_CHECKED = 400_000_000
+"""Pairs of tensors looked at to list them at most, some seconds."""
 
 STARTS: tuple[Callable[[Problem], tuple[Ints, Ints]], ...] = (
     lambda p: (-p.size, p.first - p.end),
@@ -48,8 +51,8 @@ STARTS: tuple[Callable[[Problem], tuple[Ints, Ints]], ...] = (
 class Problem:
     """Tensors with half-open lives `[first, end)` and sizes, int64[num_tensors] each.
 
-    begin, finish  when given, tensors whose times `[begin, finish)` overlap should not share bytes either, as long as that keeps
-                   them below `soft_limit`
+    begin, finish  when given, of two tensors that share bytes the one that comes first in order should also finish before the
+                   other begins, as long as that keeps them below `soft_limit`; else the one is to wait for as short as can be
     wall           when given, no tensor may straddle a multiple of it
     """
 
@@ -82,30 +85,45 @@ class Packing:
 
 
 class _Neighbours:
-    """Which tensors live at the same time as another one, listed once for all orders if there are not too many pairs."""
+    """Which tensors may not share bytes with another one, listed once for all orders if there are not too many pairs.
 
-    def __init__(self, begin: Ints | Floats, end: Ints | Floats) -> None:
-        self.begin, self.end = begin, end
+    One of two must end before the other begins, in all of the `lives` given: pairs of begins and ends.
+    """
+
+    def __init__(self, *lives: tuple[Ints | Floats, Ints | Floats]) -> None:
+        self.lives = lives
         self.rows: list[Ints] | None = None
-        by_begin = np.argsort(begin, kind="stable")
-        # Of two that overlap, one begins while the other is alive: those after it in this order, up to its end.
-        place = np.arange(len(begin))
-        later = np.maximum(np.searchsorted(begin[by_begin], end[by_begin]) - place - 1, 0)
-        num_pairs = int(later.sum())
-        if num_pairs <= MAX_PAIRS:
-            one = np.repeat(place, later)
-            other = one + 1 + np.arange(num_pairs) - np.repeat(np.cumsum(later) - later, later)
-            one, other = by_begin[one], by_begin[other]
-            both = end[other] > begin[one]
-            one, other = one[both], other[both]
+        num = len(lives[0][0])
+        by_begin = np.lexsort((lives[0][1], lives[0][0]))
+        # In this order all before `low` end before a tensor begins, as the latest of them does.
+        low = np.arange(num)
+        for begin, end in lives:
+            latest = np.maximum.accumulate(end[by_begin]) if num else end
+            low = np.minimum(low, np.searchsorted(latest, begin[by_begin], side="right"))
+        if int((np.arange(num) - low).sum()) > MAX_CHECKED:
+            return
+        sorted_lives = [(begin[by_begin], end[by_begin]) for begin, end in lives]
+        met = [_meeting(sorted_lives, slice(start, at), at) + start for at, start in enumerate(low.tolist())]
+        other = by_begin[np.concatenate([np.zeros(0, np.int64), *met])]
+        one = np.repeat(by_begin, [len(row) for row in met])
+        if len(one) <= MAX_PAIRS:
             owners, values = np.concatenate([one, other]), np.concatenate([other, one])
-            cuts = np.cumsum(np.bincount(owners, minlength=len(begin)))[:-1]
+            cuts = np.cumsum(np.bincount(owners, minlength=num))[:-1]
             self.rows = np.split(values[np.argsort(owners, kind="stable")], cuts)
 
     def of(self, tensor: int) -> Ints:
         if self.rows is not None:
             return self.rows[tensor]
-        return ((self.begin < self.end[tensor]) & (self.end > self.begin[tensor])).nonzero()[0]
+        return _meeting(self.lives, slice(None), tensor)
+
+
+def _meeting(lives: Sequence[tuple[Ints | Floats, Ints | Floats]], among: slice, tensor: int) -> Ints:
+    """Tensors of a slice that are not apart from one in all lives, and in the same order."""
+    before = after = np.True_
+    for begin, end in lives:
+        before = before & (end[among] <= begin[tensor])
+        after = after & (begin[among] >= end[tensor])
+    return np.flatnonzero(~(before | after))
 
 
 class FirstFit:
@@ -113,24 +131,47 @@ class FirstFit:
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self.in_order = _Neighbours(problem.first, problem.end)
+        self.in_order = _Neighbours((problem.first, problem.end))
         self.in_time: _Neighbours | None = None
         if problem.begin is not None and problem.finish is not None:
-            self.in_time = _Neighbours(problem.begin, problem.finish)
+            self.in_time = _Neighbours((problem.first, problem.end), (problem.begin, problem.finish))
 
-    def offsets(self, order: Ints) -> Ints:
-        """Offsets of all tensors when they come in this order."""
-        problem, wall, most = self.problem, self.problem.wall, self.problem.soft_limit
+    def offsets(self, order: Ints, soft_limit: int | None = None) -> Ints:
+        """Offsets of all tensors when they come in this order; `soft_limit` if it is not the problem's."""
+        problem, wall = self.problem, self.problem.wall
+        most = problem.soft_limit if soft_limit is None else soft_limit
         lows = np.full(len(problem), -1, np.int64)
         highs, sizes = lows + problem.size, problem.size.tolist()
         for tensor in order.tolist():
-            meets, size, low = self.in_order.of(tensor), sizes[tensor], -1
+            size, low = sizes[tensor], -1
             if self.in_time is not None:
-                low = _lowest_gap(lows, highs, np.concatenate([meets, self.in_time.of(tensor)]), size, wall)
-            if low < 0 or low + size > most > 0:
-                low = _lowest_gap(lows, highs, meets, size, wall)
+                low = _lowest_gap(lows, highs, self.in_time.of(tensor), size, wall)
+                if low + size > most > 0:
+                    low = self._soonest(tensor, lows, highs, most)
+            if low < 0:
+                low = _lowest_gap(lows, highs, self.in_order.of(tensor), size, wall)
             lows[tensor], highs[tensor] = low, low + size
         return lows
+
+    def _soonest(self, tensor: int, lows: Ints, highs: Ints, most: int) -> int:
+        """The place below `most` where a tensor waits, and makes others wait, for as short as can be; -1 if there is none."""
+        problem, hard = self.problem, self.in_order.of(tensor)
+        begin, finish = problem.begin, problem.finish
+        assert self.in_time is not None and begin is not None and finish is not None
+        met = self.in_time.of(tensor)
+        hard, met = hard[lows[hard] >= 0], met[lows[met] >= 0]
+        size = int(problem.size[tensor])
+        places = np.unique(np.concatenate([[0], highs[met], lows[met] - size]))
+        places = places[(places >= 0) & (places + size <= most)]
+        is_free = ~((places[:, None] < highs[hard]) & (places[:, None] + size > lows[hard])).any(axis=1)
+        places = places[is_free]
+        if not len(places):
+            return -1
+        soft = np.setdiff1d(met, hard, assume_unique=True)
+        is_later = problem.first[soft] < problem.first[tensor]
+        delay = np.where(is_later, finish[soft] - begin[tensor], finish[tensor] - begin[soft])
+        overlaps = (places[:, None] < highs[soft]) & (places[:, None] + size > lows[soft])
+        return int(places[np.where(overlaps, delay, 0.0).max(axis=1, initial=0.0).argmin()])
 
 
 def _lowest_gap(all_lows: Ints, all_highs: Ints, others: Ints, size: int, wall: int) -> int:

@@ -15,7 +15,13 @@ from runner.rings.timed import Timing, uniform_timing
 from runner.writeback.annotations import Annotations, Demands
 from schedulers.minpeak.techniques import ALL, Techniques, chosen
 
-OBJECTIVES = ("total", "worst", "makespan")
+OBJECTIVES = ("balanced", "total", "worst", "makespan")
+
+BALANCE_S = 600.0
+"""Seconds after which the search for a balanced plan ends at the latest: its effort is limited, and ends it much sooner."""
+
+SLACK = 0.05
+"""The part by which a balanced plan's run may be longer than the fastest."""
 
 
 def default_timing() -> Timing:
@@ -28,8 +34,9 @@ def default_timing() -> Timing:
 class Options:
     """See `schedulers.minpeak.planner`."""
 
-    objective: str = "total"
+    objective: str = "balanced"
     budget_bytes: int | None = None
+    slack: float = SLACK
     share: bool = True
     written: bool | Demands = False
     techniques: Techniques = ALL
@@ -44,15 +51,39 @@ class Options:
         known = {name: value for name, value in given.items() if name in cls.__dataclass_fields__ and value is not None}
         if known.get("budget_bytes") is not None:
             known.setdefault("objective", "makespan")
+        if known.get("written"):
+            known.setdefault("objective", "total")
+        if known.get("objective", cls.objective) == "balanced":
+            known.setdefault("time_limit_s", BALANCE_S)
         if "techniques" in known:
             known["techniques"] = chosen(cast(Mapping[str, bool], known["techniques"]))
         found = cls(**cast(dict[str, Any], known))
         if found.objective not in OBJECTIVES:
             hint = did_you_mean(found.objective, OBJECTIVES)
             raise ConfigError(f"objective '{found.objective}': expected one of {', '.join(OBJECTIVES)}", hint=hint)
-        if found.written and found.objective == "makespan":
+        if not 0 <= found.slack < float("inf"):
+            raise ConfigError(f"--slack {100 * found.slack:g}: expected a percentage of 0 or more")
+        if found.written and found.objective in ("balanced", "makespan"):
             raise ConfigError("graph files say where scopes are, for an objective of bytes: total or worst")
         return found
+
+
+@dataclass(frozen=True)
+class TimeFacts:
+    """What is known of a plan's time, in microseconds of the timed model.
+
+    makespan_us       of the plan, in rings of its safe capacities
+    fastest_us        the shortest of all strategies in theirs, and of unlimited rings
+    slack             the part by which the plan may be longer than that
+    critical_path_us  no run is shorter: tasks that wait for each other, submissions, values read on the host
+    work_us           nor than this: the blocks of all tasks over the cores of their type
+    """
+
+    makespan_us: float
+    fastest_us: float
+    slack: float
+    critical_path_us: float
+    work_us: float
 
 
 @dataclass(frozen=True)
@@ -72,6 +103,8 @@ class Certificate:
     idle_bytes: int
     total_bytes: int
     peak_live_bytes: int
+    time: TimeFacts | None = None
+    """Of a balanced plan."""
 
     @property
     def gap(self) -> float:

@@ -1,20 +1,24 @@
-"""The minpeak strategy: the placement that needs the least heap, or the shortest run within a budget of bytes.
+"""The minpeak strategy: the placement that needs the least heap, at no price in time or at any, or the shortest run within a
+budget of bytes.
 
 The planner makes candidates, the most promising first, and keeps the best one. It ends as soon as a lower bound says that no
 candidate that is left can be better.
 
     objective         sharing: candidates                          no sharing
+    balanced          one arena, strategies, the lowest arena      scopes, strategies, the least of which is in time
+                      that is in time
     total             one arena; then the other strategies         scopes; then the other strategies
     worst             arenas of one height; then these             scopes; then these
-    makespan          one arena, arenas with delays, strategies,   scopes, strategies
+    makespan          one arena, arenas by timed runs, strategies, scopes, strategies
                       scopes, all within the budget
 
-An arena is packed (`packing`), made safe by reuse edges (`reuse_edges`) and placed (`arenas`); `schedulers.scopes` looks for
-scopes. docs/memory-model.md has the bounds and their proofs, `techniques` what can be switched off.
+An arena is packed (`packing`), made safe by reuse edges (`reuse_edges`) and placed (`arenas`); `balance` packs by timed runs;
+`schedulers.scopes` looks for scopes. docs/memory-model.md has the bounds and their proofs, `techniques` what can be switched off.
 
 Options (all optional):
 
-    objective      "total" (default), "worst" or "makespan"
+    objective      "balanced" (default), "total", "worst" or "makespan"
+    slack          for "balanced": the run may take this part longer than the fastest of all strategies and of unlimited rings
     budget_bytes   the shortest makespan whose safe total is at most this; implies objective "makespan"
     share          False: no two tensors share bytes
     written        only what graph files can say (`schedulers.written.search`): True, or what they demand (`Demands`)
@@ -37,16 +41,20 @@ from runner.base.tensor_spec import BLOCK_ALIGN
 from runner.program.lifetimes import Rows, lives_of, named_allocs
 from runner.program.program import Program
 from runner.rings.capacity import ring_loads, safe_heap
+from runner.rings.devices.timed_lives import Work
 from runner.rings.placement import PlacedItem, lower
 from runner.rings.schedule import NUM_RINGS, Schedule
 from runner.rings.sizes import MIN_HEAP_BYTES, RingSizes
 from runner.rings.timed import timed
+from runner.rings.unlimited import run_unlimited
 from runner.writeback.annotations import NO_DEMANDS, Demands
 from schedulers import get_scheduler
 from schedulers.minpeak.arenas import Arenas, level_arenas, one_arena, place_arenas
+from schedulers.minpeak.balance import Placed, Search
 from schedulers.minpeak.folding import Fold, fold, regroup, unfolded
-from schedulers.minpeak.plan import Certificate, Note, Options, Plan
-from schedulers.minpeak.use_times import earliest_finish, in_task_lengths, replayed
+from schedulers.minpeak.packing import Packing
+from schedulers.minpeak.plan import Certificate, Note, Options, Plan, TimeFacts
+from schedulers.minpeak.use_times import in_task_lengths, replayed
 from schedulers.scopes.bounds import chain_bound
 from schedulers.scopes.scoping import TOTAL, WORST, Goal
 from schedulers.scopes.search import Passes, find_scopes
@@ -58,6 +66,12 @@ FOLD_FROM = 4_000
 SCOPES_UP_TO = 40
 """Tasks of programs whose scopes without sharing are a candidate beside an arena, in about 30 ms; in larger ones the 3 KiB of
 idle rings are nothing."""
+
+BALANCE_UP_TO = 60_000
+"""Tasks of programs that are run on a simulated device to balance bytes against time, in half a minute or two."""
+
+FALLBACKS = 4
+"""Arenas that the search took to be in time, which are tried where the replay of the lowest is not."""
 
 GROUPS = (64, 8, 1)
 """How many trips of a loop get bytes of their own, where bytes are to be had; tried in this order."""
@@ -103,6 +117,8 @@ def plan(program: Program, options: Mapping[str, object]) -> Plan:
     planner = _Planner(program, Options.of(options))
     if planner.options.objective == "makespan":
         return planner.shortest()
+    if planner.options.objective == "balanced":
+        return planner.balanced()
     goal = TOTAL if planner.options.objective == "total" else WORST
     return planner.written(goal) if planner.options.written else planner.smallest(goal)
 
@@ -226,7 +242,8 @@ class _Planner:
 
     def _others(self) -> Iterator[_Candidate]:
         """The graph's own scopes and the other strategies, with and without batching: minpeak is never worse than any of them."""
-        for batch in (False, True) if "batching" in self.on else (False,):
+        is_short = len(self.program.tasks) <= FOLD_FROM or self.options.objective != "balanced"
+        for batch in (False, True) if "batching" in self.on and is_short else (False,):
             for name in STRATEGIES if "strategies" in self.on else STRATEGIES[:1]:
                 schedule = get_scheduler(name)(self.program, {"batch_allocs": batch, "automatic": True})
                 how = (", as automatic scopes" if name == "manual" else "") + (", in blocks of up to 16" if batch else "")
@@ -242,6 +259,67 @@ class _Planner:
         certificate = Certificate(self.options.objective, value, bound, name, idle, sum(best.heap), peak)
         schedule = replace(best.schedule, strategy="minpeak")
         return Plan(schedule, best.heap, certificate, best.name, tuple(self.notes))
+
+    # --- fewest bytes in time -----------------------------------------------------------------------------------------
+
+    def balanced(self) -> Plan:
+        """Of all candidates whose timed run is at most the slack longer than the fastest, the one with the fewest bytes.
+
+        No strategy is better in bytes and time at once: one that takes no more bytes would be in time too, and be taken.
+        """
+        known = [(self._makespan_us(candidate), candidate) for candidate in self._in_time()]
+        smallest = known[0][1]
+        unlimited_us = run_unlimited(smallest.schedule, self.options.timing(smallest.schedule)).makespan_us
+        assert unlimited_us is not None, "nothing deadlocks where memory abounds"
+        fastest_us = min([unlimited_us, *(makespan_us for makespan_us, _ in known)])
+        limit_us = fastest_us * (1 + self.options.slack)
+        work = self._work(smallest.schedule)
+        if self.options.share and known[0][0] > limit_us:
+            known += self._lowest(work, smallest, limit_us)
+        for makespan_us, candidate in known:
+            late = "" if makespan_us <= limit_us else f", {makespan_us / fastest_us - 1:.1%} longer than the fastest"
+            self._note("candidate", f"{candidate.name}: {makespan_us:,.1f} us{late}", "bytes", None, sum(candidate.heap))
+        in_time = [found for found in known if found[0] <= limit_us] or [min(known, key=lambda found: found[0])]
+        makespan_us, best = min(in_time, key=lambda found: (sum(found[1].heap), found[0]))
+        self._note("winner", f"{best.name}: the fewest bytes of all that are in time", "bytes", None, sum(best.heap))
+        plan = self._finished(best, sum(best.heap), *self._bound(TOTAL), best.idle(TOTAL))
+        facts = TimeFacts(makespan_us, fastest_us, self.options.slack, *work.bound_us())
+        return replace(plan, certificate=replace(plan.certificate, time=facts))
+
+    def _in_time(self) -> Iterator[_Candidate]:
+        """Candidates whose runs say what time is to be had: the one with the fewest bytes first."""
+        yield next(self._candidates(TOTAL))
+        if self.options.share and "apart" in self.on and len(self.program.tasks) <= SCOPES_UP_TO:
+            yield self._scoped(TOTAL)
+        for candidate in self._others():
+            yield candidate
+            if self._over():
+                break
+
+    def _lowest(self, work: Work, smallest: _Candidate, limit_us: float) -> Iterator[tuple[float, _Candidate]]:
+        """Arenas that are in time, with their makespans: the lowest whose replay bears that out."""
+        if "balance" not in self.on or len(self.program.tasks) > BALANCE_UP_TO:
+            for candidate in self._delayed(smallest) if "delay" in self.on else ():
+                yield self._makespan_us(candidate), candidate
+            return
+        search = Search(work, self._over)
+        search.lowest(limit_us)
+        lowest = sorted((p for p in search.found if p.makespan_us <= limit_us), key=lambda p: (p.height, p.makespan_us))
+        for placed in lowest[:FALLBACKS]:
+            for candidate in self._placed_by(placed, "arena in time"):
+                makespan_us = self._makespan_us(candidate)
+                yield makespan_us, candidate
+                if makespan_us <= limit_us:
+                    return
+
+    def _placed_by(self, placed: Placed | None, name: str) -> Iterator[_Candidate]:
+        if placed is not None:
+            heights = Packing(placed.offsets, (placed.height, placed.height, placed.height))
+            arenas = Arenas(placed.offsets, (0, placed.height), heights)
+            yield self._placed(name, unfolded(len(self.program.tasks)), arenas)
+
+    def _work(self, schedule: Schedule) -> Work:
+        return Work.of(self.lives, self.waits, schedule, self.options.timing(schedule))
 
     # --- what graph files can say -------------------------------------------------------------------------------------
 
@@ -287,15 +365,18 @@ class _Planner:
             )
         late = " that were made in time" if self._over() else ""
         self._note("winner", f"{best[1].name}: the shortest run of all candidates{late}", "us", None, best[0])
-        schedule = best[1].schedule
-        bound_us = earliest_finish(self.lives, self.waits, schedule, self.options.timing(schedule))
-        return self._finished(best[1], best[0], bound_us, "critical path")
+        bound_us = self._work(best[1].schedule).bound_us()
+        name = "critical path" if bound_us[0] >= bound_us[1] else "work over cores"
+        return self._finished(best[1], best[0], max(bound_us), name)
 
     def _fast(self) -> Iterator[_Candidate]:
         """Candidates for a short run: the smallest first, then those that give bytes away for less waiting."""
         smallest = next(self._candidates(TOTAL))
         yield smallest
-        if self.options.share and "delay" in self.on:
+        if self.options.share and "balance" in self.on and len(self.program.tasks) <= BALANCE_UP_TO:
+            most = None if self.options.budget_bytes is None else self.options.budget_bytes // BLOCK_ALIGN - (NUM_RINGS - 1)
+            yield from self._placed_by(Search(self._work(smallest.schedule), self._over).fastest(most), "arena by timed runs")
+        elif self.options.share and "delay" in self.on:
             yield from self._delayed(smallest)
         yield from self._others()
         if self.options.share and not self._over():

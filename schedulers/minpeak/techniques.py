@@ -36,8 +36,11 @@ apart
 pruning
     Reuse edges that other edges imply are left out.
     Fewer edges fit into the dependency pools and are sooner checked; no task starts later.
+balance
+    In programs of up to 60,000 tasks timed runs under budgets of bytes say when tensors are in use, and places follow them.
+    Decode of flash on 8 ranks takes 9.3 MiB where it takes 6.7 in 4.2 times the time, and 12.9 without sharing.
 delay
-    Within a budget, only tensors that begin some time after the last use of bytes use them again.
+    In longer programs, within a budget, only tensors that begin some time after the last use of bytes use them again.
     More bytes buy a shorter run: seven delays are tried, each with as many trips side by side as fit.
 intervals
     Without sharing, scopes come from dynamic programming over the boundaries of the program's bodies.

@@ -1,6 +1,6 @@
 """When tensors are in use if memory holds nothing up: what sharing is to disturb as little as possible.
 
-But for `earliest_finish` these are estimates, by which packings are ranked; nothing that is proved rests on them.
+These are estimates, by which packings are ranked; nothing that is proved rests on them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from runner.program.spans import host_reads
 from runner.rings.schedule import Schedule
 from runner.rings.timed import Timing
 from runner.rings.unlimited import run_unlimited
-from schedulers.minpeak.folding import Fold, unfolded
+from schedulers.minpeak.folding import Fold
 
 SUBMIT = 0.025
 """Cost of a submission in task lengths, where nothing better is known: 0.5 against 20 microseconds, what the reference states."""
@@ -24,15 +24,6 @@ def in_task_lengths(fold: Fold, lives: Lives, waits: Rows) -> tuple[Floats, Floa
     """Per local of the kept tasks the begin and finish of its use if every task took one unit of time and workers abound."""
     start, finish = _run(fold, lives, waits, np.ones(len(waits)), np.full(len(waits), SUBMIT))
     return _spans(lives, start, finish)
-
-
-def earliest_finish(lives: Lives, waits: Rows, schedule: Schedule, timing: Timing) -> float:
-    """When the last task finishes at best, in microseconds: host reads block, allocs cost nothing, memory and workers abound."""
-    task_us = np.zeros(len(waits))
-    for k, task in _runs(schedule):
-        task_us[task] = timing.block_us(k)
-    costs = np.array([timing.submit_us * (task.op is not None) for task in lives.program.tasks])
-    return float(_run(unfolded(len(waits)), lives, waits, task_us, costs)[1].max(initial=0.0))
 
 
 def _run(fold: Fold, lives: Lives, waits: Rows, lengths: Floats, costs: Floats) -> tuple[Floats, Floats]:

@@ -113,7 +113,7 @@ def test_general_planners_on_the_same_lives(capsys):
             height, seconds = _timed(lambda call=call, problem=problem: call(problem))
             cells.append(f"{height * BLOCK_ALIGN / MIB:.2f} ({seconds:.2f})" if height else f"none ({seconds:.2f})")
             heights += [height * BLOCK_ALIGN] if height else []
-        (found, seconds) = _timed(lambda program=program: plan(program, {}))
+        (found, seconds) = _timed(lambda program=program: plan(program, {"objective": "total"}))
         total = sum(found.heap_bytes)
         bound = problem.lower_bound() * BLOCK_ALIGN
         assert min(heights) >= bound and total >= found.certificate.peak_live_bytes
@@ -174,7 +174,7 @@ def test_growth(capsys):
             ratios = [0, 0, *([4, 128] * layers)][:layers]
             sets = (f"num_hidden_layers={layers}", f"compress_ratios={[*ratios, 0]}", "recv_layout=ragged")
             program, expanding = _timed(lambda sets=sets: _program("prefill_fwd", 8, *sets))
-            _, planning = _timed(lambda program=program: plan(program, {}))
+            _, planning = _timed(lambda program=program: plan(program, {"objective": "total"}))
             num = len(program.tasks)
             with capsys.disabled():
                 print(f"{layers:6}  {num:9,}  {expanding:9.2f}  {planning:9.2f}  {num / planning:20,.0f}", flush=True)

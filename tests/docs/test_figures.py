@@ -78,6 +78,7 @@ def test_stages_are_written_shortly():
 
 # --- strategies and targets -------------------------------------------------------------------------------------------
 
+TOTAL = ("--objective", "total")
 TINY = Case(("tiny",), "decode_fwd", 2, ("num_hidden_layers=1", "compress_ratios=[0, 0]"))
 
 
@@ -95,7 +96,7 @@ def test_strategies_side_by_side(capsys):
     program = TINY.program("random:0")
     rows = {row["strategy"]: row for row in compare(program)}
     assert list(rows) == list(STRATEGIES)
-    for name, options in {"annotated": (), "minpeak": (), "minpeak, no sharing": ("--no-share",)}.items():
+    for name, options in {"annotated": (), "minpeak": TOTAL, "minpeak, no sharing": (*TOTAL, "--no-share")}.items():
         row, said = rows[name], _schedule_command(capsys, name.partition(",")[0], "--routing", "random:0", *options)
         assert row["total_mib"] == mib(said["safe_total_bytes"]) >= mib(said["peak_live_bytes"])
     assert rows["minpeak"]["total_mib"] == min(row["total_mib"] for row in rows.values())
@@ -104,7 +105,7 @@ def test_strategies_side_by_side(capsys):
 
 def test_targets_hold_for_any_routing(capsys):
     found = find(TINY.program("bound"))
-    assert found["minpeak_mib"] == mib(_schedule_command(capsys, "minpeak")["safe_total_bytes"])
+    assert found["minpeak_mib"] == mib(_schedule_command(capsys, "minpeak", *TOTAL)["safe_total_bytes"])
     assert found["annotated_mib"] == mib(_schedule_command(capsys, "annotated")["safe_total_bytes"])
     assert found["lower_bound_mib"] <= found["minpeak_mib"] <= found["annotated_mib"]
     assert targets((Target("met", TINY, 2**10),)) == [{"program": "met", "most_mib": 2**10} | found]

@@ -88,8 +88,8 @@ def test_a_tensor_lives_until_its_last_use_in_a_manual_scope():
 @pytest.mark.parametrize(("name", "most_apart"), [("layers_1", 769), ("layers_3", 709), ("layers_5", 899)])
 def test_minpeak_of_decoder_like_captures(name, most_apart):
     """545 KiB live at once; as recorded they need 1,164, 4,562 and 1,452. The plans run at their safe sizes, in any progress."""
-    shared = _plan(CAPTURES / name, "minpeak")
-    apart = _plan(CAPTURES / name, "minpeak", minpeak=MinpeakOptions(no_share=True))
+    shared = _plan(CAPTURES / name, "minpeak", minpeak=MinpeakOptions("total"))
+    apart = _plan(CAPTURES / name, "minpeak", minpeak=MinpeakOptions("total", no_share=True))
     assert shared.report.safe_total_bytes <= 548 * KIB
     assert apart.report.safe_total_bytes <= most_apart * KIB <= 900 * KIB
     for found in (shared, apart):
@@ -126,7 +126,7 @@ def test_what_lives_at_once(name, from_first_use):
             current[tensor["name"]] = lives[-1]
     for begin, most in ((1, 545), (2, from_first_use)):
         assert max(sum(life[0] for life in lives if life[begin] <= k <= life[3]) for k in range(len(submissions))) == most
-    took = _plan(CAPTURES / name, "minpeak").report.safe_total_bytes
+    took = _plan(CAPTURES / name, "minpeak", minpeak=MinpeakOptions("total")).report.safe_total_bytes
     assert from_first_use * KIB <= took <= 548 * KIB
 
 
@@ -175,7 +175,7 @@ def _rescoped(found):
 @pytest.mark.parametrize("name", ["layers_1", "layers_3", "layers_5"])
 def test_new_scopes_replayed_as_a_program(name):
     """Without sharing a plan is scopes and allocs alone, so that it can be written as a program: this runs at the safe sizes."""
-    found = _plan(CAPTURES / name, "minpeak", minpeak=MinpeakOptions(no_share=True))
+    found = _plan(CAPTURES / name, "minpeak", minpeak=MinpeakOptions("total", no_share=True))
     rescoped = _rescoped(found)
     assert rescoped.sizes == found.sizes
     schedule = schedule_of(rescoped)
@@ -187,7 +187,7 @@ def test_new_scopes_replayed_as_a_program(name):
 
 def test_times_side_by_side():
     """Recorded, timed as recorded and as planned; what the recorded run did between tasks explains the first difference."""
-    found = _plan(CAPTURES / "layers_1", "minpeak")
+    found = _plan(CAPTURES / "layers_1", "minpeak", minpeak=MinpeakOptions("total"))
     run = found.run
     assert run is not None
     assert run["makespan_us"] == pytest.approx(4417.28, abs=1)
@@ -210,7 +210,7 @@ def test_durations_are_those_of_options_where_these_are_given():
 
 
 def test_a_plan_in_the_words_of_the_recording():
-    found = _plan(CAPTURES / "layers_1", "minpeak", minpeak=MinpeakOptions(no_share=True))
+    found = _plan(CAPTURES / "layers_1", "minpeak", minpeak=MinpeakOptions("total", no_share=True))
     changes, recorded = found.changes, found.recorded
     assert changes is not None and recorded is not None
     lines = list(plan_lines(recorded.recording, changes))
@@ -220,7 +220,7 @@ def test_a_plan_in_the_words_of_the_recording():
     made_by = {t: k for k, s in enumerate(recorded.recording.submissions) for t in s.creates}
     names = {tensor.name: k for k, tensor in enumerate(recorded.recording.tensors)}
     assert all(made_by[names[row["tensor"]]] == row["made_by"] for row in changes["allocs"])
-    shared = _plan(CAPTURES / "layers_1", "minpeak")
+    shared = _plan(CAPTURES / "layers_1", "minpeak", minpeak=MinpeakOptions("total"))
     assert shared.changes is not None and shared.changes["edges"]
     waits = {(s.task, shared.schedule.submissions[w].task) for s in shared.schedule.submissions for w in s.waits}
     assert all((edge["to"], edge["from"]) in waits for edge in shared.changes["edges"])
@@ -267,7 +267,7 @@ def test_without_dependencies_nothing_is_planned(tmp_path):
 
 
 def test_what_the_recording_left_open_is_told_and_kept_open():
-    found = _plan(CAPTURES / "simulated", "minpeak")
+    found = _plan(CAPTURES / "simulated", "minpeak", minpeak=MinpeakOptions("total"))
     assert [w.message[:2] for w in found.warnings] == ["16"]
     recorded = found.recorded
     assert recorded is not None
@@ -352,6 +352,6 @@ def _applied(recording, words):
 @pytest.mark.parametrize("no_share", [False, True])
 @pytest.mark.parametrize("name", ["layers_1", "layers_3"])
 def test_the_words_of_a_plan_are_the_plan(name, no_share):
-    found = _plan(CAPTURES / name, "minpeak", minpeak=MinpeakOptions(no_share=no_share))
+    found = _plan(CAPTURES / name, "minpeak", minpeak=MinpeakOptions("total", no_share=no_share))
     said = schedule_of(_applied(found.recorded.recording, found.changes))
     assert [least_heap(load) for load in ring_loads(said)] == [least_heap(load) for load in ring_loads(found.schedule)]

@@ -52,7 +52,7 @@ def test_without_limits_a_run_takes_the_longest_path(seed):
 def test_sharing_is_undone(seed):
     """An arena's tasks wait for each other's bytes; without limits they do not, whatever else the placement does."""
     program = loop_program(seed) if seed % 2 else random_program(seed, max_tasks=12)
-    shared = plan(program, {}).schedule
+    shared = plan(program, {"objective": "total"}).schedule
     replay = run_unlimited(shared, TIMING)
     allocs = sum(submission.core is None for submission in shared.submissions)
     assert replay.makespan_us == pytest.approx(longest_path(program)[0], abs=SUBMIT_US * (allocs + 1))

@@ -27,6 +27,8 @@ from schedulers.minpeak import planner as minpeak
 from schedulers.minpeak.plan import Options
 from schedulers.minpeak.planner import plan
 
+TOTAL = {"objective": "total"}
+
 
 def safe_sizes(schedule) -> RingSizes:
     return RingSizes().with_heap([safe_heap(load) for load in ring_loads(schedule)])
@@ -36,7 +38,7 @@ def safe_sizes(schedule) -> RingSizes:
 def test_shared_bytes_survive_random_interleavings(block: int) -> None:
     for seed in range(block * 100, block * 100 + 100):
         program = random_program(seed)
-        schedule = plan(program, {}).schedule
+        schedule = plan(program, TOTAL).schedule
         rng = random.Random(seed)
         for run in range(3):
             trips = random_trips(program, rng)
@@ -109,7 +111,7 @@ def test_without_the_sharing_edges_results_change() -> None:
     changed = 0
     for seed in range(100):
         program = random_program(seed, loops=False)
-        schedule = plan(program, {"techniques": {"apart": False}}).schedule
+        schedule = plan(program, TOTAL | {"techniques": {"apart": False}}).schedule
         natural = {i: set() for i in range(len(schedule.submissions))}
         of_task = {s.task: i for i, s in enumerate(schedule.submissions) if s.task is not None}
         for task in program.tasks:
@@ -128,9 +130,9 @@ def test_folded_loops_are_as_good_and_as_safe(monkeypatch: pytest.MonkeyPatch) -
     for seed in range(120):
         program = loop_program(seed)
         monkeypatch.setattr(minpeak, "FOLD_FROM", len(program.tasks))
-        in_full = plan(program, {}).certificate
+        in_full = plan(program, TOTAL).certificate
         monkeypatch.setattr(minpeak, "FOLD_FROM", 0)
-        found = plan(program, {})
+        found = plan(program, TOTAL)
         assert found.certificate.total_bytes - 3 * 1024 <= in_full.total_bytes  # in full the other strategies use all rings
         lives = lives_of(program)
         num_folded += len(fold.fold(lives, Rows.of([task.waits + task.after for task in program.tasks])).loops)
@@ -145,7 +147,7 @@ def test_folded_loops_are_as_good_and_as_safe(monkeypatch: pytest.MonkeyPatch) -
 def test_certificate_bounds_hold() -> None:
     for seed in range(200):
         program = random_program(seed)
-        found = plan(program, {})
+        found = plan(program, TOTAL)
         touched = {t for task in program.tasks if task.op is not None for t in task.reads + task.writes}
         if all(t.id in touched for t in program.tensors if t.is_local):  # an untouched alloc counts where it stands
             assert found.certificate.peak_live_bytes == program_peak_live(program)
@@ -171,7 +173,7 @@ def test_waiting_for_an_alloc_stands_for_no_other_edge(share: bool) -> None:
         rng = random.Random(seed)
         program = naming_allocs(random_program(seed), rng)
         num_named += any(program.tasks[a].op is None for task in program.tasks for a in task.after)
-        schedule = plan(program, {"share": share}).schedule
+        schedule = plan(program, TOTAL | {"share": share}).schedule
         assert not verify(schedule), f"seed {seed}"
         trips = random_trips(program, rng)
         assert run_shuffled(program, schedule, safe_sizes(schedule), trips, seed) == run_in_order(program, trips), f"seed {seed}"
@@ -193,7 +195,7 @@ def test_loops_without_trips_end_no_scope(share: bool) -> None:
     for seed in range(30):
         rng = random.Random(seed)
         program = with_empty_loops(random_program(seed, max_tasks=rng.choice((12, 60))), rng)
-        schedule = plan(program, {"share": share, "time_limit_s": 1e9}).schedule
+        schedule = plan(program, TOTAL | {"share": share, "time_limit_s": 1e9}).schedule
         assert not verify(schedule), f"seed {seed}"
         trips = random_trips(program, rng)
         assert run_shuffled(program, schedule, safe_sizes(schedule), trips, seed) == run_in_order(program, trips), f"seed {seed}"

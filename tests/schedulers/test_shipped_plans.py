@@ -16,7 +16,7 @@ TESTS = Path(__file__).parents[1]
 RECORDED = TESTS / "data" / "shipped_plans.json"
 LAYOUTS = ("annotated", "unscoped", "manual", "auto", "autoscope")
 ROUTING = {"tiny": "bound", "flash": "random:0"}
-MINPEAK = {"minpeak": {}, "minpeak_no_share": {"share": False}}
+MINPEAK = {"minpeak": {"objective": "total"}, "minpeak_no_share": {"objective": "total", "share": False}}
 SLACK_BYTES = 3 * 1024
 """What packing may differ by."""
 

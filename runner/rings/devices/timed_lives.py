@@ -1,0 +1,318 @@
+"""When tensors are in use on a device whose memory is short: a timed run of a program without rings.
+
+The run is that of `runner.rings.timed`, for the tasks of a program instead of a schedule's submissions, with one of three rules
+for memory:
+
+    free      every tensor has bytes of its own
+    budget    a task starts when its tensors get bytes, of so many in all; bytes have no place yet, they are only counted
+    placed    a task is ready when all tensors that lay in its tensors' bytes have been used for the last time
+
+Under a budget, bytes go to tensors out of order, but never so that the rest of the program could no longer run in order. Edges
+lead only to later tasks, so what a tensor has used serves no tensor that comes before its last task, however early it was free.
+So all bytes have a *stamp*: the first task that may have them next. At every task that is to come, bytes with later stamps and
+tensors that have no bytes yet must fit together:
+
+    task             0   1   2   3   4     budget 4: t1 may have a, 2 units, before t0 has run: the load is 2 at t0, where b, of
+    b, 2 units       [=======]             2 units, is still to come. c, of 2, may not: at t0 and t1 the load would be 6. When
+    a, 2                 [===]             a has been used, its bytes are stamped 3, and c gets them.
+    c, 2                         [===]
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right, insort
+from collections.abc import Sequence
+from dataclasses import dataclass
+from heapq import heappop, heappush
+
+import numpy as np
+
+from runner.program.lifetimes import Floats, Ints, Lives, Rows, live_units
+from runner.program.spans import host_reads
+from runner.rings.schedule import Schedule
+from runner.rings.timed import AIV_PER_MIX, Timing
+
+LOOK = 30
+"""Ready tasks for which there are no bytes that are passed over, to find one that gets some, as long as anything runs."""
+
+_LAST = float("inf")
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a timed run of a program needs to know, per task: `waits`, `users` (who waits for it), `touches` as indices of locals,
+    `costs_us` of its submission, `task_us` of one of its `blocks`, its `core`; `reads` are tasks that the submitting thread waits
+    for before it submits one. `aic` and `aiv` are numbers of workers."""
+
+    lives: Lives
+    waits: Sequence[Sequence[int]]
+    users: Sequence[Sequence[int]]
+    touches: Sequence[Sequence[int]]
+    costs_us: Sequence[float]
+    task_us: Sequence[float]
+    blocks: Sequence[int]
+    core: Sequence[str | None]
+    reads: dict[int, list[int]]
+    aic: float
+    aiv: float
+
+    @classmethod
+    def of(cls, lives: Lives, waits: Rows, schedule: Schedule, timing: Timing) -> Work:
+        """The work of a program under a timing, which `schedule`, any placement of the program, translates to tasks."""
+        tasks = lives.program.tasks
+        costs, lengths = [0.0] * len(tasks), [0.0] * len(tasks)
+        for k, submission in enumerate(schedule.submissions):
+            if submission.task is not None and submission.core is not None:
+                costs[submission.task], lengths[submission.task] = timing.cost_us(k), timing.block_us(k)
+        lists = [sorted(set(waits.row(task))) for task in range(len(tasks))]
+        users: list[list[int]] = [[] for _ in tasks]
+        for task, row in enumerate(lists):
+            for wait in row:
+                users[wait].append(task)
+        reads: dict[int, list[int]] = {}
+        for next_task, trips in host_reads(lives.program.body):
+            reads.setdefault(next_task, []).extend(trips.waits)
+        touches = [list(dict.fromkeys(lives.touches.row(task))) for task in range(len(tasks))]
+        kinds = [task.core if task.op is not None else None for task in tasks]
+        blocks = [task.num_blocks for task in tasks]
+        aic, aiv = timing.aic or _LAST, timing.aiv or _LAST
+        return cls(lives, lists, users, touches, costs, lengths, blocks, kinds, reads, aic, aiv)
+
+    def bound_us(self) -> tuple[float, float]:
+        """No run is shorter than the critical path, submissions and host reads included, nor than the work over the workers."""
+        finish, clock = [0.0] * len(self.waits), 0.0
+        for task, waits in enumerate(self.waits):
+            clock = max([clock, *(finish[read] for read in self.reads.get(task, ()))]) + self.costs_us[task]
+            finish[task] = max([clock, *(finish[wait] for wait in waits)]) + self.task_us[task]
+        work = {"AIC": 0.0, "AIV": 0.0, "MIX": 0.0}
+        for core, blocks, length in zip(self.core, self.blocks, self.task_us, strict=True):
+            if core is not None:
+                work[core] += blocks * length
+        over = (work["AIC"] + work["MIX"]) / self.aic, (work["AIV"] + AIV_PER_MIX * work["MIX"]) / self.aiv
+        return max(finish, default=0.0), max(over)
+
+
+@dataclass(frozen=True)
+class Times:
+    """Per local the begin of its first and the finish of its last use, float64[num_locals], and how long the run takes."""
+
+    begin: Floats
+    finish: Floats
+    makespan_us: float
+
+
+class _Counted:
+    """Bytes under a budget of units, see the module. `chunks` are free units as (stamp, units), sorted; `held` per local."""
+
+    def __init__(self, work: Work, budget: int) -> None:
+        lives = work.lives
+        self.touches, self.budget = work.touches, budget
+        self.first, self.end, self.size = lives.first.tolist(), lives.end.tolist(), lives.size.tolist()
+        self.load: Ints = live_units(lives.first, lives.end, lives.size, lives.num_times)
+        self.held = [False] * len(self.size)
+        self.chunks: list[tuple[float, int]] = [(0, budget)]
+        self.free = budget
+        self.front = 0  # all tasks before this one have their bytes
+        self.full: dict[int, tuple[int, int]] = {}  # per task that got none: where the load is too high, and the tensor's first
+
+    def take(self, task: int, again: bool) -> bool:
+        """Give a task's tensors their bytes, if that may be; unless `again`, not where nothing has changed since it failed."""
+        wanted = [tensor for tensor in self.touches[task] if not self.held[tensor]]
+        if not wanted:
+            return True
+        needed = sum(map(self.size.__getitem__, wanted))
+        if needed > self.free or (not again and self._is_full(task)):
+            return False
+        while self.front < len(self.touches) and all(map(self.held.__getitem__, self.touches[self.front])):
+            self.front += 1
+        chunks, added = self.chunks.copy() if len(wanted) > 1 else None, list[tuple[int, int, int]]()
+        if all(self._take(task, tensor, added) for tensor in wanted):
+            for tensor in wanted:
+                self.held[tensor] = True
+            self.free -= needed
+            return True
+        for low, high, units in added:
+            self.load[low:high] -= units
+        if chunks is not None:
+            self.chunks = chunks
+        return False
+
+    def _is_full(self, task: int) -> bool:
+        """Whether the load that was too high still is, and no chunk with a later stamp is free."""
+        at, first = self.full.get(task, (-1, 0))
+        if at < self.front:
+            return False
+        below = bisect_right(self.chunks, (first, _LAST))
+        return not below or self.chunks[below - 1][0] <= at
+
+    def _take(self, task: int, tensor: int, added: list[tuple[int, int, int]]) -> bool:
+        """Take a tensor's units off the chunks with the latest stamps that it may have, and note what loads that `added`."""
+        size, first, chunks = self.size[tensor], self.first[tensor], self.chunks
+        stop = at = bisect_right(chunks, (first, _LAST))
+        got = part = 0
+        since = len(added)
+        while at and got < size:
+            at -= 1
+            stamp, units = chunks[at]
+            part = min(units, size - got)
+            got += part
+            low = max(int(stamp), self.front)
+            if low < first:
+                self.load[low:first] += part
+                added.append((low, first, part))
+        if got < size:
+            return False
+        if len(added) > since:
+            low = min(low for low, _, _ in added[since:])
+            most = low + int(self.load[low:first].argmax())
+            if self.load[most] > self.budget:
+                self.full[task] = (most, first)
+                return False
+        stamp, units = chunks[at]
+        chunks[at:stop] = [(stamp, units - part)] if units > part else []
+        return True
+
+    def give(self, tensor: int) -> None:
+        """A tensor has been used for the last time."""
+        self.free += self.size[tensor]
+        insort(self.chunks, (self.end[tensor], self.size[tensor]))
+
+
+class _Run:
+    """One run. `before` are per local the locals that lay in its bytes, for placed memory; `counted` is memory under a budget,
+    where the tasks that are ready start in submission order if `in_order`, else first come, first served."""
+
+    def __init__(self, work: Work, counted: _Counted | None = None, in_order: bool = False, before: Sequence[Sequence[int]] = ()):
+        num_tasks = len(work.waits)
+        self.work, self.counted, self.in_order = work, counted, in_order
+        self.pending = [len(waits) for waits in work.waits]
+        self.uses = [0] * len(work.lives.size)  # of each local, still to come
+        self.after: list[list[int]] = [[] for _ in self.uses] if before else []  # tasks that wait for a local's last use
+        for tensors in work.touches:
+            for tensor in tensors:
+                self.uses[tensor] += 1
+        if before:
+            for task, tensors in enumerate(work.touches):
+                for old in {old for tensor in tensors for old in before[tensor]}:
+                    self.after[old].append(task)
+                    self.pending[task] += 1
+        self.start, self.finish = [0.0] * num_tasks, [-1.0] * num_tasks
+        self.submitted = 0  # tasks before this one are
+        self.left, self.unfinished = list(work.blocks), list(work.blocks)
+        self.ready: dict[str, list[tuple[int, int]]] = {"AIC": [], "AIV": [], "MIX": []}  # heaps of (turn, task)
+        self.turn = 0
+        self.events: list[tuple[float, int, int]] = []  # (time, task, blocks that finish; 0: it is submitted)
+        self.aic, self.aiv, self.now = work.aic, work.aiv, 0.0
+
+    def run(self, until_us: float = _LAST) -> Times:
+        events, work = self.events, self.work
+        is_blocked = self._submit()
+        while events:
+            if events[0][0] > until_us:
+                self.now = _LAST
+                break
+            self.now, task, blocks = heappop(events)
+            if not blocks:
+                self.submitted = task + 1
+                if not self.pending[task]:
+                    self._request(task)
+                is_blocked = self._submit()
+            else:
+                self._take_workers(work.core[task] or "", -blocks)
+                self.unfinished[task] -= blocks
+                if not self.unfinished[task]:
+                    self._finish(task)
+                if is_blocked:
+                    is_blocked = self._submit()
+            if not events or events[0][0] > self.now:
+                self._dispatch()
+        lives, starts, ends = self.work.lives, np.array(self.start), np.array(self.finish)
+        begin, finish = np.full(len(lives.size), np.inf), np.full(len(lives.size), -np.inf)
+        owners = lives.touches.owners()
+        np.minimum.at(begin, lives.touches.values, starts[owners])
+        np.maximum.at(finish, lives.touches.values, ends[owners])
+        return Times(begin, finish, self.now)
+
+    def _submit(self) -> bool:
+        """Begin the next submission; whether a host read blocks it."""
+        work = self.work
+        while self.submitted < len(work.waits):
+            task = self.submitted
+            if task in work.reads and any(self.finish[wait] < 0 for wait in work.reads[task]):
+                return True
+            if work.core[task] is not None:
+                heappush(self.events, (self.now + work.costs_us[task], task, 0))
+                return False
+            self.submitted = task + 1  # an alloc, which an arena has none of
+            if not self.pending[task]:
+                self._request(task)
+        return False
+
+    def _request(self, task: int) -> None:
+        """A task is ready."""
+        core = self.work.core[task]
+        if core is None:
+            self.start[task] = self.now
+            self._finish(task)
+            return
+        self.turn += 1
+        heappush(self.ready[core], (task if self.in_order else self.turn, task))
+
+    def _finish(self, task: int) -> None:
+        work, freed = self.work, list[int]()
+        self.finish[task] = self.now
+        for tensor in work.touches[task]:
+            self.uses[tensor] -= 1
+            if not self.uses[tensor]:
+                freed += self.after[tensor] if self.after else ()
+                if self.counted is not None:
+                    self.counted.give(tensor)
+        for user in (*work.users[task], *freed):
+            self.pending[user] -= 1
+            if not self.pending[user] and user < self.submitted:
+                self._request(user)
+
+    def _take_workers(self, core: str, blocks: int) -> None:
+        if core != "AIV":
+            self.aic -= blocks
+        if core != "AIC":
+            self.aiv -= blocks * (AIV_PER_MIX if core == "MIX" else 1)
+
+    def _room(self, core: str) -> float:
+        return self.aic if core == "AIC" else self.aiv if core == "AIV" else min(self.aic, self.aiv // AIV_PER_MIX)
+
+    def _dispatch(self) -> None:
+        """Start what has workers and bytes."""
+        for core, queue in self.ready.items():
+            passed: list[tuple[int, int]] = []
+            while queue and (len(passed) < LOOK or not self.events) and (room := self._room(core)) >= 1:
+                task = queue[0][1]
+                if self.counted is not None and not self.counted.take(task, not self.events):
+                    passed.append(heappop(queue))
+                    continue
+                blocks = int(min(room, self.left[task]))
+                if self.left[task] == self.work.blocks[task]:
+                    self.start[task] = self.now
+                self._take_workers(core, blocks)
+                heappush(self.events, (self.now + self.work.task_us[task], task, blocks))
+                self.left[task] -= blocks
+                if not self.left[task]:
+                    heappop(queue)
+            for entry in passed:
+                heappush(queue, entry)
+
+
+def run_free(work: Work) -> Times:
+    """Every tensor has bytes of its own."""
+    return _Run(work).run()
+
+
+def run_in_budget(work: Work, budget: int, in_order: bool, until_us: float = _LAST) -> Times:
+    """At most `budget` units are in use, which is at least the most that is alive at once in submission order; endless if it
+    takes longer than `until_us`."""
+    return _Run(work, _Counted(work, budget), in_order).run(until_us)
+
+
+def run_placed(work: Work, before: Sequence[Sequence[int]], until_us: float = _LAST) -> Times:
+    """`before` are per local those that lay in its bytes; endless if it takes longer than `until_us`."""
+    return _Run(work, before=before).run(until_us)

@@ -1,0 +1,226 @@
+"""The lowest arena with which a program runs within a given time, and the shortest run within an arena of given height.
+
+A run under a budget of bytes (`runner.rings.devices.timed_lives`) says when each tensor is in use if memory is short but well spent. First fit then
+gives bytes that go from one tensor to another only where the one has been used for the last time before the other begins, in
+order and in that run: such edges cost nothing. What does not fit below the height that is aimed at goes where it waits for as
+short as can be: that spends slack. A run with the places as they are says what comes of it, and what lay on its critical path
+keeps bytes of its own in the next try, which takes its times from that run.
+
+What is tried is the product of budgets, of the order in which ready tasks start under them, and of first-fit orders; at first
+without a height, then below the lowest that was found, in steps that get smaller. What is left of the effort goes to orders that
+are changed by chance. All this is the same every time, unless `stop` ends it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from runner.program.lifetimes import Ints
+from runner.rings.devices.timed_lives import Times, Work, run_free, run_in_budget, run_placed
+from schedulers.minpeak.packing import FirstFit, Problem
+from schedulers.minpeak.reuse_edges import predecessors
+
+EFFORT = 1_200_000
+"""Tasks run in all tries together: about half a minute, as one of 10,000 tasks takes a quarter of a second."""
+
+MIN_TRIES, MAX_TRIES = 6, 120
+"""Tries of one search, whatever the number of tasks."""
+
+WIDER = (1.0, 1.03)
+"""Budgets that are tried, as multiples of the least with which the run is in time: places do not fit as counted bytes do."""
+
+NARROWER = (0.97, 0.985, 0.955, 0.94, 1.0, 0.9, 0.85)
+"""Budgets that are tried for an arena of given height, as parts of it."""
+
+NEAREST = 4
+"""Ways to place that were nearest to a height, which are tried first for the next."""
+
+CHANCE_UP_TO = 1_000
+"""Tasks of programs whose first-fit orders are changed by chance: in larger ones that hardly ever helps."""
+
+STEPS = (0.08, 0.04, 0.02, 0.01, 0.005, 0.0025)
+"""Parts of the height by which it is lowered, each for as long as that succeeds."""
+
+NEAR = 1.02
+"""Runs that take longer than the limit by more than this are not worth placing: places only add to the waiting."""
+
+FAR = 1.2
+"""Runs are not followed beyond the limit by more than this."""
+
+JUMP = 1 / 4
+"""How far chance moves a tensor in a first-fit order, as a part of it."""
+
+Order = Callable[[Problem], tuple[Ints, ...]]
+
+ORDERS: tuple[Order, ...] = (
+    lambda p: (-p.size, p.first),
+    lambda p: (p.first, -np.log2(p.size).astype(np.int64)),
+    lambda p: (p.first, -p.size),
+    lambda p: (p.first - p.end, -p.size),
+)
+"""First-fit orders as keys, the major one last: by first use; by power of two, or by size, and then first use; the longest of the
+largest first."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Offsets of all locals in units, the height of the arena, and how long a run with them takes."""
+
+    offsets: Ints
+    height: int
+    makespan_us: float
+
+
+@dataclass
+class _Variant:
+    """A way to place: first fit in an order of ranks, by the times of a run; `excess` is by how much the last try failed."""
+
+    times: Times
+    ranks: Ints
+    excess: float = 0.0
+
+
+class Search:
+    """Searches for one program. Whatever is asked, `found` has all that is placed, none of it beaten by another."""
+
+    def __init__(self, work: Work, stop: Callable[[], bool] = lambda: False) -> None:
+        self.work, self.lives, self.stop = work, work.lives, stop
+        self.peak = -(-self.lives.peak_live_bytes // 1024)
+        self.tries = max(MIN_TRIES, min(MAX_TRIES, EFFORT // max(1, self.lives.num_times)))
+        self.known: dict[tuple[int, bool], Times] = {}
+        self.fits: dict[int, FirstFit] = {}
+        self.found: list[Placed] = []
+        touched = np.zeros(len(self.lives.size), bool)
+        touched[self.lives.touches.values] = True
+        self.touched = np.flatnonzero(touched)
+
+    @cached_property
+    def free(self) -> Times:
+        """The run in which memory holds nothing up."""
+        return run_free(self.work)
+
+    # --- what is asked ------------------------------------------------------------------------------------------------
+
+    def lowest(self, limit_us: float) -> Placed | None:
+        """The lowest arena found whose run takes at most so long."""
+        variants = list(self._placing(self.free))
+        for variant in variants:
+            self._try(variant, 0, limit_us)
+        high = min([p.height for p in self.found if p.makespan_us <= limit_us * NEAR], default=int(self.lives.size.sum()))
+        least = self._least_budget(limit_us, high)
+        for budget in dict.fromkeys(min(int(least * wider), high) for wider in WIDER):
+            for variant in self._under(budget, limit_us):
+                variants.append(variant)
+                self._try(variant, 0, limit_us)
+        for step in STEPS:
+            while (best := self._best(limit_us)) and self._lower(variants, int(best.height * (1 - step)), limit_us):
+                pass
+        if self.lives.num_times <= CHANCE_UP_TO:
+            self._by_chance(variants, limit_us)
+        return self._best(limit_us)
+
+    def fastest(self, most: int | None) -> Placed | None:
+        """The shortest run found in an arena of at most so many units."""
+        for variant in self._placing(self.free):
+            self._try(variant, most or 0, 0.0)
+        for narrower in NARROWER if most is not None else ():
+            if self.peak <= (budget := int((most or 0) * narrower)):
+                for variant in self._under(budget, float("inf")):
+                    self._try(variant, most or 0, 0.0)
+        fitting = (placed for placed in self.found if most is None or placed.height <= most)
+        return min(fitting, key=lambda placed: (placed.makespan_us, placed.height), default=None)
+
+    # --- steps --------------------------------------------------------------------------------------------------------
+
+    def _best(self, limit_us: float) -> Placed | None:
+        return min((p for p in self.found if p.makespan_us <= limit_us), key=lambda p: (p.height, p.makespan_us), default=None)
+
+    def _run(self, budget: int, in_order: bool, until_us: float) -> Times:
+        if (budget, in_order) not in self.known:
+            self.tries -= 1
+            self.known[budget, in_order] = run_in_budget(self.work, budget, in_order, until_us)
+        return self.known[budget, in_order]
+
+    def _least_budget(self, limit_us: float, high: int) -> int:
+        """About the least units under which a run is in time."""
+        low = self.peak
+        while high - low > max(1, low // 100) and self.tries > 0 and not self.stop():
+            middle = (low + high) // 2
+            is_in_time = any(self._run(middle, in_order, limit_us * NEAR).makespan_us <= limit_us for in_order in (True, False))
+            low, high = (low, middle) if is_in_time else (middle + 1, high)
+        return high
+
+    def _under(self, budget: int, limit_us: float) -> Iterator[_Variant]:
+        """Ways to place by the runs under a budget that are nearly in time."""
+        for in_order in (True, False):
+            if self.tries > 0 and (times := self._run(budget, in_order, limit_us * NEAR)).makespan_us <= limit_us * NEAR:
+                yield from self._placing(times)
+
+    def _placing(self, times: Times) -> Iterator[_Variant]:
+        problem, known = self._problem(times, 0), set[bytes]()
+        for keys in ORDERS:
+            ranks = np.argsort(np.lexsort(keys(problem)))
+            if ranks.tobytes() not in known:
+                known.add(ranks.tobytes())
+                yield _Variant(times, ranks)
+
+    def _problem(self, times: Times, most: int) -> Problem:
+        lives = self.lives
+        return Problem(lives.first, lives.end, lives.size, times.begin, times.finish, most)
+
+    def _try(self, variant: _Variant, most: int, limit_us: float) -> bool:
+        """Place and run; whether that is in time and below the height that is wanted, if one is."""
+        if self.tries <= 0 or self.stop():
+            return False
+        self.tries -= 1
+        key = id(variant.times)
+        if key not in self.fits:
+            self.fits = {key: FirstFit(self._problem(variant.times, 0))} if self.lives.num_times > 1000 else self.fits
+            self.fits.setdefault(key, FirstFit(self._problem(variant.times, 0)))
+        offsets = self.fits[key].offsets(np.argsort(variant.ranks, kind="stable"), most)
+        height = int((offsets + self.lives.size).max(initial=0))
+        variant.excess = height / most if most and height > most else 0.0
+        if variant.excess:
+            return False
+        times = self.run_placed(offsets, limit_us * FAR or float("inf"))
+        variant.excess = times.makespan_us / limit_us if limit_us else 0.0
+        self.found.append(Placed(offsets, height, times.makespan_us))
+        return times.makespan_us <= limit_us
+
+    def run_placed(self, offsets: Ints, until_us: float = float("inf")) -> Times:
+        """The run with tensors at these places, endless if it takes longer than that."""
+        before = predecessors(self.touched, self.lives.first, offsets, self.lives.size)
+        return run_placed(self.work, [before.get(tensor, ()) for tensor in range(len(offsets))], until_us)
+
+    def _lower(self, variants: list[_Variant], most: int, limit_us: float) -> bool:
+        """Whether any way to place is in time below a height: what was nearest is tried first, then runs under its budgets."""
+        if most < self.peak:
+            return False
+        if any(self._try(variant, most, limit_us) for variant in sorted(variants, key=lambda v: v.excess)[:NEAREST]):
+            return True
+        for narrower in NARROWER:
+            budget = int(most * narrower)
+            if budget < self.peak or (budget, True) in self.known or self.tries <= 0 or self.stop():
+                continue
+            for variant in self._under(budget, limit_us):
+                variants.append(variant)
+                if self._try(variant, most, limit_us):
+                    return True
+        return False
+
+    def _by_chance(self, variants: list[_Variant], limit_us: float) -> None:
+        """What is left of the effort goes to orders that are changed by chance, and to the times of the best run."""
+        rng = np.random.default_rng(0)
+        while (best := self._best(limit_us)) and best.height > self.peak and self.tries > 0 and not self.stop():
+            near = sorted(variants, key=lambda v: v.excess)[: len(ORDERS)]
+            one = near[int(rng.integers(len(near)))]
+            times = self.run_placed(best.offsets) if rng.random() < JUMP else one.times
+            moves = rng.random(len(one.ranks)) < JUMP
+            moved = one.ranks - moves * rng.random(len(one.ranks)) * len(one.ranks)
+            new = _Variant(times, np.argsort(np.argsort(moved, kind="stable")))
+            if self._try(new, best.height - 1, limit_us):
+                variants.append(new)
