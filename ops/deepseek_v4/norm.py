@@ -21,7 +21,7 @@ def normalise(x: torch.Tensor, w: torch.Tensor, eps: float) -> torch.Tensor:
 
 @ops.op(
     "rms_norm",
-    "x: {act}[T, D], w: {wd}[D] -> y: {act}[T, D]",
+    "x: {x}[T, D], w: {wd}[D] -> y: {act}[T, D]",
     core="AIV",
     params={"eps": "rms_norm_eps"},
     cost=elementwise(4, "x"),
