@@ -5,10 +5,10 @@ from __future__ import annotations
 from ops.rules import every, requires
 from runner.program.ops import Cost, OpRegistry
 
-ops = OpRegistry()
+ops = OpRegistry(kernels="ops.kernels.common.embedding")
 
 
-@ops.op(
+ops.declare(
     "embedding",
     "ids: i64[T], table: {wd}[V, D] -> x: {x}[M, D]",
     core="AIV",
@@ -16,8 +16,5 @@ ops = OpRegistry()
     num_blocks=every("T", 64),
     check=requires(("{M} rows for {T} tokens", lambda d: d["M"] >= d["T"])),
     source="torch.nn.Embedding; pypto-lib token_embed",
+    doc="Each token's row of `table`; rows beyond the tokens are zero.",
 )
-def embedding(ids, table, *, x):
-    """Each token's row of `table`; rows beyond the tokens are zero."""
-    x[: ids.shape[0]] = table[ids].to(x.dtype)
-    x[ids.shape[0] :] = 0

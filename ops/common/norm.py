@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import torch
-
-from ops.numerics import quantise_rows
 from ops.rules import elementwise, every
 from runner.program.ops import OpRegistry
 
-ops = OpRegistry()
+ops = OpRegistry(kernels="ops.kernels.common.norm")
 
 
-def normalise(x: torch.Tensor, w: torch.Tensor, eps: float) -> torch.Tensor:
-    """`x` [..., D] over its root mean square, times `w` [D]; f32."""
-    rows = x.float()
-    return rows * torch.rsqrt(rows.square().mean(-1, keepdim=True) + eps) * w.float()
+ops.declare(
+    "rms_norm",
+    "x: {x}[T, D], w: {wd}[D] -> y: {act}[T, D]",
+    core="AIV",
+    params={"eps": "rms_norm_eps"},
+    cost=elementwise(4, "x"),
+    num_blocks=every("T", 8),
+    source="torch.nn.RMSNorm; pypto-lib rmsnorm",
+    doc="Each row over its root mean square, times `w`; computed in f32.",
+)
 
 
-@ops.op(
+ops.declare(
     "rms_norm_quant",
     "x: {x}[T, D], w: {wd}[D] -> y: {qact}[T, D], y_scale: f32[T, 1]",
     core="AIV",
@@ -25,7 +28,5 @@ def normalise(x: torch.Tensor, w: torch.Tensor, eps: float) -> torch.Tensor:
     cost=elementwise(6, "x"),
     num_blocks=every("T", 8),
     source="torch.nn.RMSNorm; pypto-lib rmsnorm and normed_act_quant",
+    doc="Each row over its root mean square, times `w`, as a quantised product takes it; a copy with scale 1 in full precision.",
 )
-def rms_norm_quant(x, w, *, y, y_scale, eps):
-    """Each row over its root mean square, times `w`, as a quantised product takes it; a copy with scale 1 in full precision."""
-    quantise_rows(normalise(x, w, eps), y, y_scale)

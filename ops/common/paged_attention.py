@@ -16,28 +16,16 @@ Source: transformers 5.23.0 `eager_attention_forward`; Milakov and Gimelshein 20
 
 from __future__ import annotations
 
-import torch
-
-from ops.numerics import quantise_rows
 from ops.rules import Rule, ceil_div, elementwise, every, moved, requires
 from runner.program.ops import Call, Cost, OpRegistry
 
-ops = OpRegistry()
+ops = OpRegistry(kernels="ops.kernels.common.paged_attention")
 
 _CACHES = "k_cache: {act}[P, G, KV, C], v_cache: {act}[P, G, KV, C]"
 _STATS = "{0}mi: f32[Z, 1], {0}li: f32[Z, 1], {0}oi: f32[Z, C]"
 _SOURCE = "transformers eager_attention_forward; pypto-lib qk_pv_online_phase, attention_finalize_phase, fa_fused"
 
-_UNLIMITED = 2**30
-"""A window that no request fills."""
-
 _WHOLE_GROUPS: Rule = ("{Z} query rows are not groups of {T} tokens x {KV} heads", lambda d: d["Z"] % (d["T"] * d["KV"]) == 0)
-
-
-def visible(positions: torch.Tensor, first: int, count: int, window: int) -> torch.Tensor:
-    """bool[T, count]: which of the positions `first` and following each token sees; an idle one (-1) sees none."""
-    keys = torch.arange(first, first + count, device=positions.device)
-    return (keys <= positions[:, None]) & (keys > positions[:, None] - window)
 
 
 def _page_cost(call: Call) -> Cost:
@@ -47,15 +35,16 @@ def _page_cost(call: Call) -> Cost:
     return Cost(4 * rows * page * width, moved(call, "q", "mi", "li", "oi") + keys)
 
 
-@ops.op("online_softmax_init", f"-> {_STATS.format('')}", core="AIV", source="pypto-lib online_softmax_init")
-def online_softmax_init(*, mi, li, oi):
-    """What a query row has before its first page: no score, no sum, no values."""
-    mi.fill_(float("-inf"))
-    li.zero_()
-    oi.zero_()
+ops.declare(
+    "online_softmax_init",
+    f"-> {_STATS.format('')}",
+    core="AIV",
+    source="pypto-lib online_softmax_init",
+    doc="What a query row has before its first page: no score, no sum, no values.",
+)
 
 
-@ops.op(
+ops.declare(
     "online_attention",
     f"q: {{act}}[Z, C], position_ids: i32[T], block_table: i32[N], {_CACHES} -> {_STATS.format('&')}",
     core="MIX",
@@ -64,45 +53,14 @@ def online_softmax_init(*, mi, li, oi):
     num_blocks=lambda call: ceil_div(call.dims["T"], 8) * call.dims["KV"],
     check=requires(_WHOLE_GROUPS),
     source=_SOURCE,
-)
-def online_attention(q, position_ids, block_table, k_cache, v_cache, *, mi, li, oi, block, window, scale):
-    """One page of a request's keys and values, merged into what its tokens' queries have seen (prefill: one request).
+    doc="""One page of a request's keys and values, merged into what its tokens' queries have seen (prefill: one request).
 
     `block` counts pages from the first that a token of this tile sees: page 0 without a `window`. A page beyond the table, or
-    none of whose positions is seen, changes nothing. `scale` is 1 / sqrt(C) by default.
-    """
-    busy = position_ids >= 0
-    if not busy.any():
-        return
-    page_rows, kv_heads, columns = k_cache.shape[1:]
-    window = window or _UNLIMITED
-    first = max(int(position_ids[busy].min()) - window + 1, 0) // page_rows + block
-    if first >= block_table.shape[0]:
-        return
-    page = int(block_table[first])
-    seen = visible(position_ids, first * page_rows, page_rows, window)
-    keys, values = k_cache[page].float().transpose(0, 1), v_cache[page].float().transpose(0, 1)  # [KV, G, C]
-    keys, values = _cleared(keys, seen), _cleared(values, seen)
-    num_tokens = position_ids.shape[0]
-    queries = q.float().view(num_tokens, kv_heads, -1, columns).transpose(0, 1).flatten(1, 2)  # [KV, T * R, C]
-    scores = (queries @ keys.transpose(1, 2) * (scale or columns**-0.5)).unflatten(1, (num_tokens, -1))
-    scores = scores.masked_fill(~seen[:, None, :], float("-inf")).transpose(0, 1).flatten(0, 2)  # [Z, G]
-    highest = torch.maximum(mi, scores.amax(-1, keepdim=True))
-    base = highest.masked_fill(highest == float("-inf"), 0.0)
-    weights, old = torch.exp(scores - base), torch.exp(mi - base)
-    grouped = weights.view(num_tokens, kv_heads, -1, page_rows).transpose(0, 1).flatten(1, 2)
-    added = (grouped @ values).unflatten(1, (num_tokens, -1)).transpose(0, 1).flatten(0, 2)
-    mi.copy_(highest)
-    li.copy_(li * old + weights.sum(-1, keepdim=True))
-    oi.copy_(oi * old + added)
+    none of whose positions is seen, changes nothing. `scale` is 1 / sqrt(C) by default.""",
+)
 
 
-def _cleared(rows: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-    """`rows` [KV, G, C], zero where no token looks: what nobody has written may be NaN, which times 0 is NaN."""
-    return rows.masked_fill(~seen.any(0)[None, :, None], 0.0)
-
-
-@ops.op(
+ops.declare(
     "attention_finalize",
     "li: f32[Z, 1], oi: f32[Z, C] -> attn: {qact}[T, X], attn_scale: f32[T, 1]",
     core="AIV",
@@ -114,12 +72,8 @@ def _cleared(rows: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
         ("{X} columns are not heads of {C} for each of {kv_heads}", lambda d: d["X"] % (d["kv_heads"] * d["C"]) == 0),
     ),
     source=_SOURCE,
+    doc="Values over the sum of weights, a row of all heads for each token, as quantised products take it; zeros where idle.",
 )
-def attention_finalize(li, oi, *, attn, attn_scale, kv_heads):
-    """Values over the sum of weights, a row of all heads for each token, as a quantised product takes it; idle tokens get zeros."""
-    num_tokens, width = attn.shape[0], oi.shape[1]
-    mean = (oi / li.masked_fill(li == 0, 1.0)).view(num_tokens, kv_heads, -1, width)
-    quantise_rows(mean[:, :, : attn.shape[1] // (kv_heads * width)].flatten(1), attn, attn_scale)
 
 
 def _decode_cost(call: Call) -> Cost:
@@ -130,7 +84,7 @@ def _decode_cost(call: Call) -> Cost:
     return Cost(4 * call.dims["Z"] * keys * call.dims["C"], cached * per_element + moved(call, "q", "attn"))
 
 
-@ops.op(
+ops.declare(
     "paged_attention",
     f"q: {{act}}[Z, C], position_ids: i32[T], block_table: i32[B, N], {_CACHES} -> attn: {{qact}}[M, X], attn_scale: f32[M, 1]",
     core="MIX",
@@ -144,29 +98,7 @@ def _decode_cost(call: Call) -> Cost:
         ("{M} rows for {T} tokens", lambda d: d["M"] >= d["T"]),
     ),
     source=_SOURCE,
+    doc="""Attention of a few tokens of each of B requests over all pages of each, a row of all heads for each token.
+
+    Rows are as a quantised product takes them; idle tokens and rows of padding get zeros. `scale` is 1 / sqrt(C) by default.""",
 )
-def paged_attention(q, position_ids, block_table, k_cache, v_cache, *, attn, attn_scale, window, scale):
-    """Attention of a few tokens of each of B requests over all pages of each, a row of all heads for each token, as a quantised
-    product takes it; idle tokens and rows of padding get zeros. `scale` is 1 / sqrt(C) by default."""
-    page_rows, kv_heads, columns = k_cache.shape[1:]
-    num_rows, num_tokens = attn.shape[0], position_ids.shape[0]
-    window, scale = window or _UNLIMITED, scale or columns**-0.5
-    heads = attn.shape[1] // (kv_heads * columns)
-    queries = q.view(num_rows, kv_heads, -1, columns)[:num_tokens, :, :heads].float()
-    result = torch.zeros(num_rows, kv_heads, heads, columns, device=q.device)
-    step = num_tokens // block_table.shape[0]
-    for request, table in enumerate(block_table):
-        tokens = slice(request * step, (request + 1) * step)
-        positions = position_ids[tokens]
-        if (last := int(positions.max())) < 0:
-            continue
-        first = max(int(positions[positions >= 0].min()) - window + 1, 0) // page_rows
-        pages = table[first : last // page_rows + 1].long()
-        count = last + 1 - first * page_rows
-        keys, values = (cache[pages].flatten(0, 1)[:count].float().transpose(0, 1) for cache in (k_cache, v_cache))
-        seen = visible(positions, first * page_rows, count, window)
-        values = _cleared(values, seen)
-        scores = torch.einsum("skhc,knc->skhn", queries[tokens], _cleared(keys, seen)) * scale
-        weights = scores.masked_fill(~seen[:, None, None], float("-inf")).softmax(-1).nan_to_num(0.0)
-        result[tokens] = torch.einsum("skhn,knc->skhc", weights, values)
-    quantise_rows(result.flatten(1), attn, attn_scale)

@@ -10,19 +10,10 @@ Source: transformers 5.23.0 `Qwen3Attention`, `apply_rotary_pos_emb`; pypto-lib 
 
 from __future__ import annotations
 
-import torch
-
-from ops.common.norm import normalise
 from ops.rules import every, moved, requires
 from runner.program.ops import Call, Cost, OpRegistry
 
-ops = OpRegistry()
-
-
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """`x` [T, heads, C] turned by the angles of `cos` and `sin` [T, C]."""
-    low, high = x.chunk(2, -1)
-    return x * cos[:, None] + torch.cat((-high, low), -1) * sin[:, None]
+ops = OpRegistry(kernels="ops.kernels.common.rope")
 
 
 def _cost(call: Call) -> Cost:
@@ -32,7 +23,7 @@ def _cost(call: Call) -> Cost:
     return Cost(8 * (call.operands["q_proj"].num_elements + call.operands["k_proj"].num_elements), proj + rows)
 
 
-@ops.op(
+ops.declare(
     "rope_kv_cache",
     "q_proj: f32[M, N], k_proj: f32[M, KV * C], v_proj: f32[M, KV * C], q_norm?: {wd}[C], k_norm?: {wd}[C],"
     " cos: f32[L, C], sin: f32[L, C], position_ids: i32[T], slots: i64[T]"
@@ -51,26 +42,8 @@ def _cost(call: Call) -> Cost:
         ),
     ),
     source="transformers Qwen3Attention; pypto-lib rope_kv_cache",
-)
-def rope_kv_cache(q_proj, k_proj, v_proj, q_norm, k_norm, cos, sin, position_ids, slots, *, q, k_cache, v_cache, eps):
-    """Queries, normalised by head and rotated, in groups of rows a key-value head; keys and values into their slots.
+    doc="""Queries, normalised by head and rotated, in groups of rows a key-value head; keys and values into their slots.
 
     Rows of a group beyond its heads, and rows of idle tokens (position -1), are zero. A slot counts rows of the pool; of
-    slot -1 nothing is written. Without `q_norm` and `k_norm` heads are not normalised.
-    """
-    num_tokens, (kv_heads, columns) = position_ids.shape[0], k_cache.shape[2:]
-    rows = position_ids.clamp_min(0).long()
-    cos, sin = cos[rows], sin[rows]
-
-    def heads(x: torch.Tensor, norm: torch.Tensor | None) -> torch.Tensor:
-        split = x[:num_tokens].unflatten(1, (-1, columns))
-        return rotate(split if norm is None else normalise(split, norm, eps), cos, sin)
-
-    groups = q.view(q_proj.shape[0], kv_heads, -1, columns)
-    groups.zero_()
-    queries = heads(q_proj, q_norm).unflatten(1, (kv_heads, -1))
-    queries[position_ids < 0] = 0
-    groups[:num_tokens, :, : queries.shape[2]] = queries.to(q.dtype)
-    kept = slots >= 0
-    k_cache.view(-1, kv_heads, columns)[slots[kept]] = heads(k_proj, k_norm)[kept].to(k_cache.dtype)
-    v_cache.view(-1, kv_heads, columns)[slots[kept]] = v_proj[:num_tokens][kept].unflatten(1, (-1, columns)).to(v_cache.dtype)
+    slot -1 nothing is written. Without `q_norm` and `k_norm` heads are not normalised.""",
+)
