@@ -24,8 +24,10 @@ if TYPE_CHECKING:
     from runner.program.ops import OpRegistry
     from runner.program.program import Program
     from runner.report.explain import Explanation
-    from runner.report.frontier import Frontier
+    from runner.report.frontier import Frontier, Point
     from runner.rings.placement import Scheduler
+    from runner.rings.schedule import Schedule
+    from runner.rings.timed import Timing
     from runner.serving.session import Placement
 
 
@@ -134,29 +136,37 @@ class Driver:
         routing: str = ROUTING,
         timed: TimedOptions | None = None,
         say: Callable[[str], None] = lambda text: None,
+        shown: Callable[[Point], None] = lambda point: None,
     ) -> Frontier:
         """What more bytes buy in time: minpeak within `num_points` budgets between its ends, beside other strategies.
 
-        Routing and `timed` are those of `plan` where they are not given.
+        Routing and `timed` are those of `plan` where they are not given. `say` is told what is planned, `shown` each placement
+        when it is found. Ctrl-C after the first raises StoppedFrontier with those that there are.
         """
         from runner.driver.frontier import refuse_large, trace_frontier
         from runner.driver.planning import TimedOptions
         from runner.driver.recorded import is_recorded, open_recorded
         from runner.language.library import GraphLibrary
+        from runner.report.frontier import StoppedFrontier
 
         given = timed or TimedOptions()
         if is_recorded(graph):
             recorded = open_recorded(self.setup, graph)
             name, plans = recorded.recording.name, recorded.program
-            return trace_frontier(plans, lambda schedule: given.of_recorded(recorded, schedule), name, num_points, say)
+            return trace_frontier(plans, lambda schedule: given.of_recorded(recorded, schedule), name, num_points, say, shown)
         library = GraphLibrary()
         config, program = self.setup.config(graph, library), self.setup.program(graph, routing=routing, library=library)
         refuse_large(program, library)
         name = f"{program.name}, routing {routing}"
-        found = trace_frontier(
-            program, lambda schedule: given.timing(schedule, self.setup.registry, config.dtypes), name, num_points, say
-        )
-        return replace(found, timing=given.as_json(), routing_notes=tuple(routing_notes(program, config, routing)))
+        told = {"timing": given.as_json(), "routing_notes": tuple(routing_notes(program, config, routing))}
+
+        def timing(schedule: Schedule) -> Timing:
+            return given.timing(schedule, self.setup.registry, config.dtypes)
+
+        try:
+            return replace(trace_frontier(program, timing, name, num_points, say, shown), **told)
+        except StoppedFrontier as stopped:
+            raise StoppedFrontier(replace(stopped.found, **told)) from None
 
     def run(
         self,
