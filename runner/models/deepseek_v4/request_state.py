@@ -229,7 +229,7 @@ class StateStore:
         return table.view(spec.shape)
 
     def _keys(self, name: str, spec: TensorSpec, batch: _Batch) -> torch.Tensor:
-        """Key indices (`ops/key_indices.py`) of a chunk's tokens: their window, in HCA layers every visible compressed row."""
+        """Key indices (see `key_indices` of ops) of a chunk: the window, in HCA layers every visible compressed row."""
         ratio = self._values["compress_rate_hca"] if name.startswith("hca") else 0
         compressed = (batch.positions + 1) // ratio if ratio else torch.zeros_like(batch.positions)
         ring = self._pools["ori"].ring_rows
