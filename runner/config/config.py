@@ -23,6 +23,7 @@ from runner.config.evaluation import Evaluation
 from runner.config.layers import Layer, as_layer, fields_of, named_family
 from runner.config.sources import Given, Source, fields_given, read_option, read_source
 from runner.models import family, family_names
+from runner.models.declared.state import StateDeclaration, merged, read_state
 from runner.models.protocols import ModelFamily
 
 NO_MODEL = Diagnostic(
@@ -41,6 +42,7 @@ class Config:
     fields   every field, evaluated: int, float, bool, str, list or None
     values   fields and dims: what a name in an expression stands for
     dtypes   dtype parameters (`act`, `wq`, ...) to dtype names
+    state    what its layers declare of the state of requests
     """
 
     name: str
@@ -48,6 +50,7 @@ class Config:
     fields: Mapping[str, Any]
     values: Mapping[str, Any]
     dtypes: Mapping[str, str]
+    state: StateDeclaration = field(repr=False, compare=False)
     _model: str = field(repr=False)
     _layers: tuple[Layer, ...] = field(repr=False, compare=False)
     _options: tuple[Layer, ...] = field(repr=False, compare=False)
@@ -213,13 +216,19 @@ def _resolve(
     problems = problems + evaluation.problems
     with suppress(KeyError) if problems else nullcontext():  # a family's rules may need values that there are not
         problems = problems + of.impossible(values, {**fields, **dims}, chosen)
+    state, found = read_state(merged(layer.state for layer in every))
+    problems = problems + found
     if problems or evaluation.dim_problems:
         raise ConfigError(problems or evaluation.dim_problems)
     base, *above = (layer.name for layer in layers)
     name = "+".join(name for name in above if name != base) or base
     plain = {field: values[field] for field in fields}
-    views = (MappingProxyType(mapping) for mapping in (plain, values, dtype_names))
-    return Config(name, chosen, *views, _model=model, _layers=layers, _options=options, _asked=deploy, _given={**dims, **fields})
+    views = [MappingProxyType[str, Any](mapping) for mapping in (plain, values, dtype_names)]
+    kept = {"_model": model, "_layers": layers, "_options": options, "_asked": deploy, "_given": {**dims, **fields}}
+    config = Config(name, chosen, views[0], views[1], views[2], state, **kept)
+    if problems := state.problems(config):
+        raise ConfigError(problems)
+    return config
 
 
 def _deployments(layers: Sequence[Layer]) -> dict[str, dict[str, Given]]:

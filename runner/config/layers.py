@@ -28,6 +28,7 @@ class Layer:
     deployments: Mapping[str, Mapping[str, Given]] = field(default_factory=dict)
     dims: Mapping[str, Given] = field(default_factory=dict)
     dtypes: Mapping[str, Given] = field(default_factory=dict)
+    state: Given | None = None
 
 
 def fields_of(model: ModelFamily | None) -> Mapping[str, Mapping[str, Any]]:
@@ -99,7 +100,8 @@ def as_layer(
             problems.append(item.problem("C101", f"unknown key '{key}'", hint))
     entries = _section(given, "deployments", problems)
     named = {name: _deployment(name, item, known, problems) for name, item in entries.items()}
-    return Layer(source.name, fields, named, _section(given, "dims", problems), _section(given, "dtypes", problems)), problems
+    dims_given, dtypes = _section(given, "dims", problems), _section(given, "dtypes", problems)
+    return Layer(source.name, fields, named, dims_given, dtypes, given.get("state")), problems
 
 
 def _nested(

@@ -31,7 +31,7 @@ from runner.models import family, family_names
 
 MAX_FILE_BYTES = 1 << 20
 MAX_NODES = 100_000
-SECTIONS = ("doc", "model", "deployments", "dims", "dtypes")
+SECTIONS = ("doc", "model", "deployments", "dims", "dtypes", "state")
 """Keys that are no fields; every family has them."""
 GENERATION = "generation_config.json"
 """The file beside a `config.json` that says how to generate."""
@@ -39,7 +39,7 @@ BESIDE = GENERATION + ": "
 """What the keys of that file begin with in a source."""
 FLAVOUR = "safetensors: flavour"
 """The key of what the tensors beside a `config.json` are stored as."""
-SECTION_DEPTHS = {"deployments": 2, "dims": 1, "dtypes": 1}
+SECTION_DEPTHS = {"deployments": 2, "dims": 1, "dtypes": 1, "state": 3}
 
 
 @dataclass(frozen=True, slots=True)

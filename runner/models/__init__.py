@@ -14,8 +14,12 @@ GROUP = "ringgraph.models"
 """Entry points that name a `ModelFamily`: an object, or a class or function without arguments that gives one."""
 
 
+_NO_FAMILY = {"declared"}
+"""The folder that reads what families declare as data."""
+
+
 def _ours() -> set[str]:
-    return {info.name for info in iter_modules(__path__) if info.ispkg}
+    return {info.name for info in iter_modules(__path__) if info.ispkg} - _NO_FAMILY
 
 
 def family_names() -> list[str]:

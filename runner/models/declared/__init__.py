@@ -1,0 +1,1 @@
+"""Families as data: what a layer's sections declare, read and checked without torch."""
