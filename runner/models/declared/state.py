@@ -1,16 +1,15 @@
 """The `state:` section of a configuration: what requests leave behind between calls, and what a call is told of it.
 
     state:
-      longest: max_context                                            # positions of the longest request
+      longest: 512                                                    # positions of the longest request
       kinds:
-        kv: {kind: paged, pages: KV_PAGES, page: PAGE, table: KV_TABLE}
+        cache: {kind: paged, pages: 64, page: 16, table: 32}          # rows of 8 requests of the longest
       inputs:
-        input_ids: {tokens: vocab_size}
-        position_ids: positions
-        block_table: {table: kv}
-        slot_mapping: {slots: kv}
+        tokens: {tokens: ids}                                         # below the field `ids`
+        table: {table: cache}
+        slots: {slots: cache}
       constants:
-        cos: {function: rope_cos, theta: rope_theta}
+        cos: {function: rope_cos, theta: 10000}
 
 `read_state` reads one; docs/state.md is its page. Numbers are expressions over fields, dims and dtype parameters. What is wrong
 with the text is told when it is read, what is wrong with its numbers by `problems`, under a configuration and before anything
@@ -333,7 +332,7 @@ def _kind(name: str, item: Any, problems: list[Diagnostic]) -> _Kind | None:
 
 
 def _role(name: str, item: Any, problems: list[Diagnostic]) -> Role | None:
-    """`positions`, `{tokens: vocab_size}`, `{slots: kv}` or `{keys: [window, rows]}`."""
+    """`positions`, `{tokens: 1000}`, `{slots: cache}` or `{keys: [window, rows]}`."""
     every = (*ROLES, *ROLES_OF_KIND)
     if isinstance(item.value, str):
         if item.value in ROLES:
