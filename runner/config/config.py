@@ -217,18 +217,13 @@ def _resolve(
     with suppress(KeyError) if problems else nullcontext():  # a family's rules may need values that there are not
         problems = problems + of.impossible(values, {**fields, **dims}, chosen)
     state, found = read_state(merged(layer.state for layer in every))
-    problems = problems + found
-    if problems or evaluation.dim_problems:
-        raise ConfigError(problems or evaluation.dim_problems)
+    if problems := problems + found or evaluation.dim_problems or state.problems(values, dtype_names):
+        raise ConfigError(problems)
     base, *above = (layer.name for layer in layers)
     name = "+".join(name for name in above if name != base) or base
     plain = {field: values[field] for field in fields}
     views = [MappingProxyType[str, Any](mapping) for mapping in (plain, values, dtype_names)]
-    kept = {"_model": model, "_layers": layers, "_options": options, "_asked": deploy, "_given": {**dims, **fields}}
-    config = Config(name, chosen, views[0], views[1], views[2], state, **kept)
-    if problems := state.problems(config):
-        raise ConfigError(problems)
-    return config
+    return Config(name, chosen, *views, state, model, layers, options, deploy, {**dims, **fields})  # pyright: ignore
 
 
 def _deployments(layers: Sequence[Layer]) -> dict[str, dict[str, Given]]:

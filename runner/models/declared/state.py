@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -59,7 +60,7 @@ CONSTANTS: Mapping[str, tuple[str, ...]] = {
 }
 """Functions of constant inputs, and what each takes; `runner.serving.state.constants` has them."""
 
-SECTIONS = ("longest", "requests", "kinds", "inputs", "constants", "gathers")
+SECTIONS = ("longest", "requests", "kinds", "inputs", "constants", "gathers", "scratch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +98,8 @@ class Sizes:
 class Evaluator:
     """Values of expressions under a configuration; what cannot be evaluated is told in `problems`."""
 
-    def __init__(self, settings: Settings):
-        self._known = {**settings.dtypes, **settings.values}
+    def __init__(self, values: Mapping[str, Any], dtypes: Mapping[str, str]):
+        self._known = {**dtypes, **values}
         self.problems: list[Diagnostic] = []
 
     def value(self, what: str, given: Any, constants: Collection[str] = (), **extra: Any) -> Any:
@@ -133,24 +134,28 @@ class StateDeclaration:
     inputs: Mapping[str, Role] = field(default_factory=dict)
     constants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     gathers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    scratch: tuple[str, ...] = ()
+
+    def is_scratch(self, state: str) -> bool:
+        """Whether a state, by source name, holds nothing between calls."""
+        return any(fnmatchcase(state, pattern) for pattern in self.scratch)
 
     @property
     def is_empty(self) -> bool:
         return not (self.kinds or self.inputs or self.constants)
 
-    def problems(self, settings: Settings) -> list[Diagnostic]:
+    def problems(self, values: Mapping[str, Any], dtypes: Mapping[str, str]) -> list[Diagnostic]:
         """What is wrong with the declaration under a configuration, told before anything runs."""
-        return self._sizes(settings)[1]
+        return self._sizes(Evaluator(values, dtypes))[1]
 
     def sizes(self, settings: Settings) -> Sizes:
         """Its numbers under a configuration; raises ConfigError."""
-        found, problems = self._sizes(settings)
+        found, problems = self._sizes(Evaluator(settings.values, settings.dtypes))
         if problems:
             raise ConfigError(problems)
         return found
 
-    def _sizes(self, settings: Settings) -> tuple[Sizes, list[Diagnostic]]:
-        evaluator = Evaluator(settings)
+    def _sizes(self, evaluator: Evaluator) -> tuple[Sizes, list[Diagnostic]]:
         longest = evaluator.count("'longest'", self.longest) if self.longest is not None else None
         requests = evaluator.count("'requests'", self.requests) if self.requests is not None else None
         kinds = [_sized(name, kind, longest, self.longest, evaluator) for name, kind in self.kinds.items()]
@@ -189,7 +194,7 @@ class StateDeclaration:
 
     def first_call(self, inputs: Mapping[str, TensorSpec], settings: Settings, seed: int) -> dict[str, torch.Tensor]:
         """See `ModelFamily.first_call`: empty for a graph without an input of tokens or positions."""
-        return import_module("runner.serving.state.store").first_call(self, inputs, settings, seed)
+        return import_module("runner.serving.state.turns").first_call(self, inputs, settings, seed)
 
 
 def _sized(name: str, kind: _Kind, longest: int | None, longest_given: Any, evaluator: Evaluator) -> Kind | None:
@@ -253,6 +258,7 @@ def read_state(section: Any) -> tuple[StateDeclaration, list[Diagnostic]]:
     roles = _each("inputs", parts, _role, problems)
     constants = _each("constants", parts, _constant, problems)
     gathers = _each("gathers", parts, _gathers, problems)
+    scratch = _names("'scratch'", parts["scratch"], problems) if "scratch" in parts else ()
     for name, role in roles.items():
         problems += _wrong_kinds(name, role, kinds, parts)
     problems += [_twice(constants[name]["function"], name) for name in constants if name in roles]
@@ -268,7 +274,7 @@ def read_state(section: Any) -> tuple[StateDeclaration, list[Diagnostic]]:
             )
         if kind.kind in ("paged", "contiguous") and "longest" not in parts:
             problems.append(kind.given.problem("C105", f"state '{name}' grows with a request, but 'longest' is missing"))
-    return StateDeclaration(parts.get("longest"), parts.get("requests"), kinds, roles, constants, gathers), problems
+    return StateDeclaration(parts.get("longest"), parts.get("requests"), kinds, roles, constants, gathers, scratch), problems
 
 
 def _twice(given: Any, name: str) -> Diagnostic:
@@ -285,6 +291,15 @@ def _entries(what: str, item: Any, problems: list[Diagnostic], known: Sequence[s
         hint = did_you_mean(key, known or ()) or f"keys are {', '.join(known or ())}"
         problems.append(found.pop(key).problem("C101", f"{what}: unknown key '{key}'", hint))
     return found
+
+
+def _names(what: str, item: Any, problems: list[Diagnostic]) -> tuple[str, ...]:
+    """Names or globs of states: one, or a list."""
+    names = [item.value] if isinstance(item.value, str) else item.value
+    if isinstance(names, list) and all(isinstance(name, str) for name in names):
+        return tuple(names)
+    problems.append(item.problem("C102", f"{what} is {item.value!r}, expected names of states"))
+    return ()
 
 
 def _each(section: str, parts: Mapping[str, Any], read: Any, problems: list[Diagnostic]) -> dict[str, Any]:
@@ -315,12 +330,8 @@ def _kind(name: str, item: Any, problems: list[Diagnostic]) -> _Kind | None:
         hint = f"{kind}: {' or '.join(', '.join(size) for size in sizes)}" + (f"; and {', '.join(further)}" if further else "")
         problems.append(item.problem("C105", f"state '{name}' of kind {kind} {what}", hint))
         return None
-    holds = written["holds"].value if "holds" in written else []
-    holds = [holds] if isinstance(holds, str) else holds
+    holds = _names(f"state '{name}': 'holds'", written["holds"], problems) if "holds" in written else ()
     axis, clear = (written[key].value if key in written else default for key, default in (("axis", 0), ("clear", False)))
-    if not isinstance(holds, list) or not all(isinstance(each, str) for each in holds):
-        problems.append(written["holds"].problem("C102", f"state '{name}': 'holds' is {holds!r}, expected names of states"))
-        return None
     if not isinstance(axis, int) or isinstance(axis, bool) or axis < 0 or not isinstance(clear, bool):
         key, wanted = ("clear", "true or false") if not isinstance(clear, bool) else ("axis", "an axis from 0")
         problems.append(written[key].problem("C102", f"state '{name}': '{key}' is {written[key].value!r}, expected {wanted}"))
@@ -328,7 +339,7 @@ def _kind(name: str, item: Any, problems: list[Diagnostic]) -> _Kind | None:
     if clear and not holds:
         problems.append(written["clear"].problem("C105", f"state '{name}' is cleared, but 'holds' names no state"))
     numbers = {key: given for key, given in written.items() if key not in PLAIN}
-    return _Kind(kind, item, numbers, tuple(holds), axis, clear)
+    return _Kind(kind, item, numbers, holds, axis, clear)
 
 
 def _role(name: str, item: Any, problems: list[Diagnostic]) -> Role | None:

@@ -33,7 +33,7 @@ class DeclaredState:
         device: str | torch.device = "cpu",
     ):
         self.device = torch.device(device)
-        self._declaration, self._settings = declaration, settings
+        self.declaration, self._settings = declaration, settings
         sizes = declaration.sizes(settings)
         self.requests = Requests(sizes.kinds, sizes.longest, sizes.longest_name)
         self._kinds = {kind.name: kind for kind in sizes.kinds}
@@ -75,6 +75,11 @@ class DeclaredState:
         """Gives the pages of a request back."""
         self.requests.release(handle)
 
+    @property
+    def lengths(self) -> dict[int, int]:
+        """Positions that every request has seen, by handle."""
+        return {handle: request.length for handle, request in self.requests.admitted.items()}
+
     def length(self, handle: int) -> int:
         """Positions that a request has seen."""
         return self.requests[handle].length
@@ -83,7 +88,7 @@ class DeclaredState:
 
     def geometry(self, inputs: Mapping[str, TensorSpec]) -> Geometry | None:
         """Tokens and requests of a call with these `inputs`, None where it takes no requests; raises StateError for misfits."""
-        return geometry(self._declaration.inputs, inputs, self._kinds)
+        return geometry(self.declaration.inputs, inputs, self._kinds)
 
     def batch_inputs(self, rows: Sequence[Row], inputs: Mapping[str, TensorSpec]) -> dict[str, torch.Tensor]:
         """The `inputs` of a graph that a call needs for `rows`, those of them that are known here, on the device.
@@ -91,8 +96,8 @@ class DeclaredState:
         Specs by name say how many tokens and requests a call takes. The rows count as seen from here on. Raises StateError for
         inputs that do not fit, too many rows or tokens, and for a row that does not begin where its request stands.
         """
-        roles, shape = self._declaration.inputs, self.geometry(inputs)
-        made = {name: self._constant(name, spec) for name, spec in inputs.items() if name in self._declaration.constants}
+        roles, shape = self.declaration.inputs, self.geometry(inputs)
+        made = {name: self._constant(name, spec) for name, spec in inputs.items() if name in self.declaration.constants}
         if shape is None:
             return made
         call = Call(shape.num_tokens, shape.for_rows(rows), self.requests.pools)
@@ -120,11 +125,11 @@ class DeclaredState:
 
     def _check_gathered(self, rows: Sequence[Row], inputs: Mapping[str, TensorSpec]) -> None:
         """A call of one request may gather fewer keys a token than the longest request needs."""
-        for name, gathers in self._declaration.gathers.items():
+        for name, gathers in self.declaration.gathers.items():
             if name not in inputs or len(inputs[name].shape) != 1:
                 continue
             for _, tokens, start in rows:
-                seen, evaluator = start + len(tokens), Evaluator(self._settings)
+                seen, evaluator = start + len(tokens), Evaluator(self._settings.values, self._settings.dtypes)
                 needed = evaluator.value(f"keys of '{name}'", gathers["keys"], seen=seen)
                 most = evaluator.value(f"most keys of '{name}'", gathers["most"])
                 if evaluator.problems:
@@ -141,14 +146,14 @@ class DeclaredState:
     def _constant(self, name: str, spec: TensorSpec) -> torch.Tensor:
         """A table that no call changes, made once."""
         if (name, spec) not in self._constants:
-            evaluator = Evaluator(self._settings)
-            found = self._declaration.constant(name, self._declaration.constants[name], evaluator)
+            evaluator = Evaluator(self._settings.values, self._settings.dtypes)
+            found = self.declaration.constant(name, self.declaration.constants[name], evaluator)
             if found is None:
                 raise ConfigError(evaluator.problems)
             try:
                 made = constant(*found, spec.shape)
             except StateError as error:
-                given = self._declaration.constants[name]["function"]
+                given = self.declaration.constants[name]["function"]
                 raise StateError([given.problem("C104", f"constant '{name}': {error.message}", error.hint)]) from None
             self._constants[name, spec] = made.to(self.device, TORCH_DTYPES[spec.dtype])
         return self._constants[name, spec]
@@ -167,25 +172,3 @@ def _held(kind: Kind, declaration: StateDeclaration, states: Mapping[str, Tensor
     if problems:
         raise ConfigError(problems)
     return found
-
-
-def first_call(
-    declaration: StateDeclaration, inputs: Mapping[str, TensorSpec], settings: Settings, seed: int
-) -> dict[str, torch.Tensor]:
-    """See `ModelFamily.first_call`: ids, positions, tables and slots, for a graph that takes more of requests than their ids."""
-    store = DeclaredState(declaration, settings, {})
-    roles = declaration.inputs
-    if all(roles[name].role == "tokens" for name in inputs if name in roles):
-        return store.batch_inputs([], {name: spec for name, spec in inputs.items() if name not in roles})
-    shape = store.geometry(inputs)
-    assert shape is not None
-    num_requests = shape.num_requests or declaration.sizes(settings).requests or 1
-    vocabulary = next((roles[name].vocabulary for name in inputs if name in roles and roles[name].vocabulary), None)
-    num_ids = Evaluator(settings).count("number of ids", vocabulary) if vocabulary is not None else 1
-    seq = shape.num_tokens // num_requests
-    generator = torch.Generator().manual_seed(seed)
-    rows: list[Row] = []
-    for _ in range(num_requests):
-        tokens = torch.randint(0, num_ids or 1, (seq,), generator=generator).tolist()
-        rows.append((store.admit(seq, seq), tokens, 0))
-    return store.batch_inputs(rows, inputs)
