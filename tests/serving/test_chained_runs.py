@@ -116,7 +116,7 @@ def test_runs_that_cannot_be_chained_are_refused(folder, call, tmp_path):
         (["decode_fwd", "--tokens", "x"], "expected ids with commas"),
         (["decode_fwd", "--tokens", "0:1", "--prompt-len", 3], "--prompt-len needs --tokens of a new request"),
         (["head", "--tokens", "1"], "the graph takes no requests"),
-        (["decode_fwd", "--inputs", out, "--set", "REQUESTS=12"], "requests.generations.ori' is int64[8], expected int64[12]"),
+        (["decode_fwd", "--inputs", out, "--set", "REQUESTS=12"], "requests.generations.csa' is int64[64], expected int64[96]"),
     ]
     for args, message in cases:
         status, _, err = call("run", *args, *flags())
