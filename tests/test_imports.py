@@ -165,7 +165,7 @@ def test_few_modules_read_yaml():
     users = {m for m in SOURCES if any(n.split(".")[0] in ("yaml", "ruamel") for n in _imports(m))}
     assert users <= {
         "runner.language.yaml_source",
-        "runner.config.sources",
+        "runner.language.given",
         "runner.writeback.text",
         "runner.rings.devices.devices",
     }

@@ -1,26 +1,14 @@
-"""RMS norms: before attention, before the mixture of experts, and before the head.
+"""The norm before the mixture of experts; that before attention and the head is in `ops/common/norm.py`.
 
-Source: transformers 5.23.0 `DeepseekV4RMSNorm`; pypto-lib kernels `rmsnorm` and `gate`.
+Source: transformers 5.23.0 `DeepseekV4RMSNorm`; pypto-lib kernel `gate`.
 """
 
 from __future__ import annotations
 
-from ops.rules import elementwise, every
+from ops.rules import elementwise
 from runner.program.ops import OpRegistry
 
 ops = OpRegistry(kernels="ops.kernels.deepseek_v4.norm")
-
-
-ops.declare(
-    "rms_norm",
-    "x: {act}[T, D], w: {wd}[D] -> y: {act}[T, D]",
-    core="AIV",
-    params={"eps": "rms_norm_eps"},
-    cost=elementwise(4, "x"),
-    num_blocks=every("T", 8),
-    source="transformers DeepseekV4RMSNorm; pypto-lib rmsnorm",
-    doc="Each row over its root mean square, times `w`; computed in f32.",
-)
 
 
 ops.declare(

@@ -28,8 +28,14 @@ class Evaluation:
     follows from are more to the point, if one of them is at fault.
     """
 
-    def __init__(self, fields: Mapping[str, Given], dims: Mapping[str, Given], rules: Mapping[str, Mapping[str, Any]]):
-        self.fields, self.dims, self.rules = fields, dims, rules
+    def __init__(
+        self,
+        fields: Mapping[str, Given],
+        dims: Mapping[str, Given],
+        rules: Mapping[str, Mapping[str, Any]],
+        optional: Collection[str] = (),
+    ):
+        self.fields, self.dims, self.rules, self.optional = fields, dims, rules, optional
         self.problems: list[Diagnostic] = []
         self.dim_problems: list[Diagnostic] = []
         self._known: dict[str, Any] = {}
@@ -41,7 +47,8 @@ class Evaluation:
         for name, given in self.dims.items():
             if name in self.rules:
                 self.problems.append(given.problem("C101", f"dim '{name}' has the name of a field; set the field instead"))
-        missing = [name for name, rule in self.rules.items() if not rule.get("x-alias") and name not in self.fields]
+        needed = [name for name, rule in self.rules.items() if not rule.get("x-alias") and name not in self.optional]
+        missing = [name for name in needed if name not in self.fields]
         if missing:
             names = ", ".join(f"'{name}'" for name in missing)
             self.problems.append(Diagnostic("C105", f"no value for {names}", hint="start from a preset, such as --config flash"))
@@ -75,9 +82,8 @@ class Evaluation:
 
     def _field(self, name: str) -> Any:
         given, rule = self.fields[name], self.rules[name]
-        types = rule.get("type", "string")
         value = given.value
-        if isinstance(value, str) and types in (["integer", "string"], ["number", "string"]):
+        if isinstance(value, str) and takes_expression(rule):
             value = self._evaluate(f"'{name}'", given, name)
             value = float(value) if isinstance(value, Fraction) else value
         if problem := _broken_rule(name, value, rule):
@@ -131,13 +137,22 @@ _KINDS = {
 }
 
 
+_BOUNDS = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most", "exclusiveMaximum": "less than"}
+_LENGTHS = {"minItems": "at least", "maxItems": "at most"}
+
+
+def takes_expression(rule: Mapping[str, Any]) -> bool:
+    """Whether a text in a field of this rule is an expression."""
+    return bool(rule.get("x-expression")) or rule.get("type") in (["integer", "string"], ["number", "string"])
+
+
 def _broken_rule(name: str, value: Any, rule: Mapping[str, Any]) -> tuple[str, str] | None:
     """Code and message where `value` breaks a field's JSON Schema; an expression's string was evaluated before."""
     if isinstance(value, float) and not isfinite(value) and not (rule.get("x-infinite") and value > 0):
         return "C103", f"'{name}' is {describe(value)}, expected a finite number"
     types = rule["type"] if isinstance(rule["type"], list) else [rule["type"]]
-    if len(types) > 1 and types[1] == "string":
-        types = types[:1]
+    if takes_expression(rule):
+        types = [kind for kind in types if kind != "string"]
     checked = {**rule, "type": types}
     error = best_match(Draft7Validator(checked).iter_errors(value))
     if error is None:
@@ -149,8 +164,9 @@ def _broken_rule(name: str, value: Any, rule: Mapping[str, Any]) -> tuple[str, s
         return "C102", f"'{at}' is {got}, expected {expected}"
     if error.validator == "enum":
         return "C103", f"'{at}' is {got}, expected {' or '.join(map(_plain, limit))}"
-    bounds = {"minimum": "at least", "exclusiveMinimum": "more than"}
-    return "C103", f"'{at}' is {got}, expected {bounds[str(error.validator)]} {limit}"
+    if error.validator in _LENGTHS:
+        return "C103", f"'{at}' has {len(error.instance)} entries, expected {_LENGTHS[error.validator]} {limit}"
+    return "C103", f"'{at}' is {got}, expected {_BOUNDS[str(error.validator)]} {limit}"
 
 
 def _plain(value: Any) -> str:

@@ -7,12 +7,12 @@ A placement is a tree of `PlacedScope`, `PlacedAlloc`, `PlacedTask`, `PlacedRead
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, islice
 from operator import add
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from runner.base.errors import Mark
 from runner.base.records import LARGE, builder, collector_off
@@ -81,7 +81,14 @@ class PlacedScope:
 
 placed_task: Callable[[int, tuple[int, ...]], PlacedTask] = builder(PlacedTask)
 
+T = TypeVar("T")
 PlacedItem = PlacedTask | PlacedAlloc | PlacedRead | PlacedLoop | PlacedScope
+
+
+def in_allocs(items: Iterable[T]) -> list[tuple[T, ...]]:
+    """Cut into parts of as many tensors as one alloc may have."""
+    rest = iter(items)
+    return list(iter(lambda: tuple(islice(rest, MAX_TENSORS)), ()))
 
 
 def one_block(program: Program, tensors: Sequence[int]) -> PlacedAlloc:

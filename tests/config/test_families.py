@@ -48,14 +48,14 @@ def test_a_layer_of_our_own_may_name_it(tmp_path):
     path = layer(tmp_path, text)
     assert refusal(path) == (
         "error C105: no layer says which model this is\n"
-        "hint: start from a preset, such as --config flash, or give a layer 'model: FAMILY'"
+        "hint: start from a preset, such as --config flash, or give a layer 'model: FAMILY', or 'fields' of its own"
     )
     assert load_config([path], ["model=deepseek_v4"]).values == load_config(["tiny"]).values
     assert load_config([layer(tmp_path, text + "model: deepseek_v4\n")]).values == load_config(["tiny"]).values
 
 
 def test_no_layer_names_one():
-    assert refusal().startswith("error C105: no layer says which model this is\n")
+    assert refusal(sets=["hidden_size=64"]).startswith("error C105: no layer says which model this is\n")
     assert refusal("flsh") == "error C100: configuration 'flsh': no such preset or file\nhint: did you mean 'flash'?"
 
 

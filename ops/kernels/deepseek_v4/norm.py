@@ -2,17 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-
-
-def normalise(x: torch.Tensor, w: torch.Tensor, eps: float) -> torch.Tensor:
-    """`x` [..., D] over its root mean square, times `w` [D]; f32."""
-    rows = x.float()
-    return rows * torch.rsqrt(rows.square().mean(-1, keepdim=True) + eps) * w.float()
-
-
-def rms_norm(x, w, *, y, eps):
-    y.copy_(normalise(x, w, eps))
+from ops.kernels.common.norm import normalise
 
 
 def ffn_norm(x_mixed, w, *, x_norm, x_norm_gate, eps):

@@ -1,1 +1,1 @@
-"""Families as data: what a layer's sections declare, read and checked without torch."""
+"""Families of models, and graphs of none, that are data: what a layer's sections declare. The door is `family.DeclaredFamily`."""

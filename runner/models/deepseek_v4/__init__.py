@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from runner.base.errors import Diagnostic
 from runner.models.deepseek_v4 import planned_routing, requests
-from runner.models.deepseek_v4.tensors import Layout
+from runner.models.deepseek_v4.tensors import LAYOUT
 from runner.models.protocols import (
     C,
     Configuration,
@@ -72,7 +72,7 @@ class DeepseekV4(ModelFamily):
     name = "deepseek_v4"
     model_types = ("deepseek_v4",)
     base_layer = "deepseek_v4"
-    layout = Layout()
+    layout = LAYOUT
 
     def fields(self) -> Mapping[str, Mapping[str, Any]]:
         return _fields()

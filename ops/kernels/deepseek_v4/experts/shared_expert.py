@@ -5,20 +5,12 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import silu
 
-from ops.kernels.numerics import dequantise, matmul_nt, quantise_rows
+from ops.kernels.numerics import dequantise, product, quantise_rows
 
 
 def swiglu(gate: torch.Tensor, up: torch.Tensor, limit: float) -> torch.Tensor:
     """silu(gate) * up, with gate at most `limit` and up within +-`limit`; f32 in, f32 out."""
     return silu(gate.clamp(max=limit)) * up.clamp(-limit, limit)
-
-
-def product(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-    """`x @ w.T` in the accumulator's dtype: int32 for int8 operands, else f32."""
-    dtype = torch.int32 if x.dtype == torch.int8 else torch.float32
-    acc = torch.empty(x.shape[0], w.shape[0], dtype=dtype, device=x.device)
-    matmul_nt(x, w, acc)
-    return acc
 
 
 def sh_gate_up(x, x_scale, w1, w1_scale, w3, w3_scale, *, h, limit):
