@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 from runner.base.errors import ConfigError, Diagnostic, Mark
 from runner.base.tensor_spec import TensorSpec
 from runner.language.given import DEEP, Given, describe, read_layer
-from runner.models.declared.fields import Declared
-from runner.models.declared.hugging_face import HuggingFace
-from runner.models.declared.requires import Requirements
+from runner.models.declared.reading.fields import Declared
+from runner.models.declared.reading.hugging_face import HuggingFace
+from runner.models.declared.reading.requires import Requirements
 from runner.models.declared.serving import ServingDeclaration
 from runner.models.protocols import (
     C,
@@ -29,7 +29,6 @@ from runner.models.protocols import (
     Configuration,
     ModelFamily,
     Normalised,
-    RequestState,
     Serving,
     Settings,
     Values,
@@ -100,12 +99,6 @@ class DeclaredFamily(ModelFamily):
     def is_narrow(self, settings: Settings) -> bool:
         return self._serving.is_narrow(settings.values)
 
-    def request_state(self, settings: Settings, states: Mapping[str, TensorSpec], device: torch.device | str) -> RequestState:
-        return declared_state(self.sections.get("state")).store(settings, states, device)
-
-    def first_call(self, inputs: Mapping[str, TensorSpec], settings: Settings, seed: int) -> dict[str, torch.Tensor]:
-        return declared_state(self.sections.get("state")).first_call(inputs, settings, seed)
-
 
 def _model_types(given: Given | None) -> tuple[tuple[str, ...], list[Diagnostic]]:
     if given is None:
@@ -137,17 +130,12 @@ def family_of_file(path: Path) -> DeclaredFamily:
     return DeclaredFamily(named.value, given, path)
 
 
-# --- what the sections of checkpoints and states come to --------------------------------------------------------------
+# --- what the section of checkpoints comes to --------------------------------------------------------------
 
 
 def declared_layout(section: Given | None) -> CheckpointLayout:
     """The tensors on disk that a section `checkpoint` declares, none without; raises ConfigError that lists every problem."""
     return _read("layout", "read_layout", section)
-
-
-def declared_state(section: Given | None) -> Any:
-    """What lives between calls by a section `state`, nothing without; raises ConfigError that lists every problem."""
-    return _read("state", "read_state", section)
 
 
 def _read(module: str, function: str, section: Given | None) -> Any:
@@ -171,9 +159,4 @@ class _NoTensors(CheckpointLayout):
         return {**described}
 
 
-class _NoState:
-    def first_call(self, inputs: Mapping[str, TensorSpec], settings: Settings, seed: int) -> dict[str, torch.Tensor]:
-        return {}
-
-
-_NOTHING = {"layout": _NoTensors, "state": _NoState}
+_NOTHING = {"layout": _NoTensors}

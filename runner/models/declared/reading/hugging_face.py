@@ -3,16 +3,16 @@
     hugging_face:
       architectures: [ToyForCausalLM]                       # files of other classes are refused
       keys:                                                 # what the tool's configuration class takes
-        hidden_size: {type: integer, default: 64}           # a key with the name of a field is its value
+        width: {type: integer, default: 64}                 # a key with the name of a field is its value
         eps: {type: float, default: 1.0e-6}                 # `float` takes no integer
         groups: {type: [integer, null], default: 32, null: heads}      # what null stands for
         kinds: {type: [list, null], items: string, count: depth}         # as many as `depth` is
         use_cache: boolean                                  # checked, and of no meaning here
-      first: {rope: [rope_scaling, rope_parameters]}        # `rope` is the first of these objects that holds anything
+      first: {turn: [turning, old_turning]}                 # `turn` is the first of these objects that holds anything
       fields:                                               # fields that are called otherwise there, or follow from several keys
-        theta: {from: [rope.theta, rope_theta], type: number, default: 10000.0}
+        theta: {from: [turn.theta, theta], type: number, default: 10000.0}
         dtype: {from: [dtype, torch_dtype], type: [string, null], values: {float32: f32, bfloat16: bf16}}
-        end: {from: [generation.eos_token_id, eos_token_id]}               # of the generation_config.json beside the file
+        end: {from: [generation.end_id, end_id]}            # of the generation_config.json beside the file
       refuse:
         - {has: window, lacks: kinds, if: use_window, because: windows are not supported}
         - {holds: {kinds: sparse}, because: ...}            # a list that holds an entry
@@ -32,7 +32,7 @@ from runner.base.errors import Diagnostic, did_you_mean
 from runner.language.expressions import parse
 from runner.language.given import Given, describe
 from runner.models.declared.expressions import syntax_problem
-from runner.models.declared.hugging_face_file import File, Key, Origin, Reading, Refusal
+from runner.models.declared.reading.file import File, Key, Origin, Reading, Refusal
 from runner.models.protocols import Normalised, Values
 
 TYPES = ("integer", "float", "number", "string", "boolean", "null", "list", "object")
