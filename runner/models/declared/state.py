@@ -232,11 +232,12 @@ def _sized(
     page, table = numbers.get("page") or numbers.get("rows") or 1, numbers.get("table", 1)
     every, keeps = numbers.get("every", 1), numbers.get("keeps", 0)
     made = Kind(name, kind.kind, pages, page, table, _text(kind.numbers[unit]), every, keeps, kind.holds, kind.axis, kind.clear)
-    width = kind.numbers.get("table") or kind.numbers.get("rows") or kind.given
+    key = "table" if "table" in kind.numbers else "rows"
+    width = kind.numbers.get(key) or kind.given
     if made.grows and longest is not None and longest // every > made.rows:
-        what = f"'{_text(width)}' ({numbers.get('table') or numbers['rows']})"
+        what = f"'{key}: {_text(width)}'" + (f" = {numbers[key]}" if _text(width) != str(numbers[key]) else "")
         message = (
-            f"state '{name}' has {made.rows:,} rows a request at most by {what}, but the longest request of {longest:,} positions"
+            f"state '{name}' has {made.rows:,} rows a request at most ({what}), but the longest request of {longest:,} positions"
             f" needs {longest // every:,}"
         )
         evaluator.problems.append(width.problem("C104", message, f"make it wider, or '{_text(longest_given)}' less"))
