@@ -103,6 +103,7 @@ class TimedDriver(Driver):
         self._left = [s.num_blocks for s in submissions]  # blocks that have not finished
         self._pending = [0] * len(submissions)  # producers that have not completed
         self._users: list[list[int]] = [[] for _ in submissions]
+        self._queued = 0  # tasks that are ready and have blocks not started yet
         self._workers = _Workers(timing.aic or float("inf"), timing.aiv or float("inf"))
 
     def submit(self, submission: int) -> Deadlock | None:
@@ -182,7 +183,8 @@ class TimedDriver(Driver):
             if not self._left[submission]:
                 self._last = now
                 self._finish(submission, now)
-            self._dispatch(now)
+            if self._queued:
+                self._dispatch(now)
 
     def _finish(self, submission: int, now: float) -> None:
         self.heap.complete(submission)
@@ -195,26 +197,43 @@ class TimedDriver(Driver):
         self._users[submission] = []
 
     def _start(self, submission: int, core: str, now: float) -> None:
-        """Queue a ready task, or start it at once when its core type has room and nobody waits before it."""
-        queue = self._workers.ready[core]
-        queue.append([submission, self._left[submission]])
+        """Start a ready task as far as its core type has room, and queue what is left of it; with any task queued, in turn."""
+        left = self._left[submission]
+        if not self._queued:
+            left -= self._begin(submission, core, left, now)
+            if not left:
+                return
+            self._workers.ready[core].append([submission, left])
+            self._queued = 1
+            return
+        self._workers.ready[core].append([submission, left])
+        self._queued += 1
         self._dispatch(now)
 
-    def _dispatch(self, now: float) -> None:
+    def _begin(self, submission: int, core: str, blocks: int, now: float) -> int:
+        """Start so many blocks of a task, or as many as there is room for; returns how many."""
         workers = self._workers
-        for core, queue in workers.ready.items():
+        room = workers.room(core)
+        if room < blocks:
+            blocks = int(room)
+        if blocks:
+            workers.take(core, blocks)
+            end = now + self._timing.block_us(submission)
+            heappush(self._events, (end, submission, blocks))
+            self.started(submission, blocks, now, end)
+        return blocks
+
+    def _dispatch(self, now: float) -> None:
+        """Start what is queued and has room now."""
+        for core, queue in self._workers.ready.items():
             while queue:
-                blocks = int(min(workers.room(core), queue[0][1]))
-                if not blocks:
+                submission, left = queue[0]
+                blocks = self._begin(submission, core, left, now)
+                if blocks < left:
+                    queue[0][1] -= blocks
                     break
-                submission = queue[0][0]
-                workers.take(core, blocks)
-                end = now + self._timing.block_us(submission)
-                heappush(self._events, (end, submission, blocks))
-                self.started(submission, blocks, now, end)
-                queue[0][1] -= blocks
-                if not queue[0][1]:
-                    queue.popleft()
+                queue.popleft()
+                self._queued -= 1
 
 
 def timed(schedule: Schedule, sizes: RingSizes, timing: Timing) -> Replay:

@@ -32,8 +32,10 @@ def without_sharing(schedule: Schedule) -> Schedule:
     of_task = {s.task: k for k, s in enumerate(submissions) if s.task is not None}
     for task, k in of_task.items():
         own = {of_task.get(w) for w in (*program.tasks[task].waits, *program.tasks[task].after)}
-        kept = tuple(w for w in submissions[k].waits if w in own or submissions[w].core is None)
-        submissions[k] = replace(submissions[k], waits=kept)
+        waits = submissions[k].waits
+        kept = tuple([w for w in waits if w in own or submissions[w].core is None])
+        if len(kept) < len(waits):
+            submissions[k] = replace(submissions[k], waits=kept)
     return replace(schedule, submissions=tuple(submissions))
 
 
