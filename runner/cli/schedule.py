@@ -79,16 +79,21 @@ def schedule(
     minpeak = MinpeakOptions(objective, budget, no_share, time_limit, technique, no_technique)
     request = PlanRequest(graph, scheduler, batch_allocs, routing, rings, progress, timing, minpeak, allow_missing_edges, write)
     found = plan(setup, request, better())
-    if explain_plan and found.plan is None:
-        raise ConfigError(f"--explain-plan explains plans of minpeak, got --scheduler {scheduler}")
     with kept.printing():
-        _print_notes(found)
-        if write:
-            _write(found.written)
-        try:
-            _write_files(files, found)
-        finally:  # a file that cannot be written does not swallow the plan
-            _show(found, as_json, explain_plan)
+        _tell(found, files, as_json, explain_plan)
+
+
+def _tell(found: PlanResult, files: SideFiles, as_json: bool, explained: bool) -> None:
+    """Print a plan and write what is asked for; raises why it must not run."""
+    if explained and found.plan is None:
+        raise ConfigError(f"--explain-plan explains plans of minpeak, got --scheduler {found.request.scheduler}")
+    _print_notes(found)
+    if found.request.write:
+        _write(found.written)
+    try:
+        _write_files(files, found)
+    finally:  # a file that cannot be written does not swallow the plan
+        _show(found, as_json, explained)
 
 
 def read_files(routing: str, profile: Path | None) -> list[Path]:

@@ -124,14 +124,13 @@ def frontier(
         check_writable(out)
     timing = TimedOptions(submit_us, task_us, cores, profile, device)
     driver = Driver(config, sets, deploy, ep)
-    stopped = False
     try:
         found = driver.frontier(graph, num_points, routing=routing, timed=timing, say=_say, shown=_shown)
     except StoppedFrontier as error:  # Ctrl-C: what there is by now
-        found, stopped = error.found, True
+        found = error.found
     with kept.printing():
         _tell(found, str(timing), out, as_json)
-        if stopped:
+        if not found.is_whole:
             raise typer.Exit(130)
 
 

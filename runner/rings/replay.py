@@ -66,10 +66,10 @@ class Driver:
 
     model = ""
 
-    def __init__(self, schedule: Schedule, sizes: RingSizes, publish_every: int = 1) -> None:
+    def __init__(self, schedule: Schedule, sizes: RingSizes, publish_every: int = 1, heap: RingHeap | None = None) -> None:
         self.schedule = schedule
         self.sizes = sizes
-        self.heap = RingHeap(schedule, sizes, publish_every)
+        self.heap = heap or RingHeap(schedule, sizes, publish_every)
 
     def run(self) -> Replay:
         with collector_off():

@@ -16,7 +16,7 @@ from math import isfinite
 from runner.base.errors import ConfigError
 from runner.base.reading import MAX_DIGITS
 from runner.rings.devices.devices import Device, device
-from runner.rings.heap import Deadlock
+from runner.rings.heap import Deadlock, RingHeap
 from runner.rings.replay import Driver, Replay, SlowWait
 from runner.rings.schedule import Schedule
 from runner.rings.sizes import RingSizes
@@ -85,8 +85,8 @@ class TimedDriver(Driver):
 
     model = "timed"
 
-    def __init__(self, schedule: Schedule, sizes: RingSizes, timing: Timing) -> None:
-        super().__init__(schedule, sizes, timing.device.publish_every)
+    def __init__(self, schedule: Schedule, sizes: RingSizes, timing: Timing, heap: RingHeap | None = None) -> None:
+        super().__init__(schedule, sizes, timing.device.publish_every, heap)
         submissions = schedule.submissions
         self._timing = timing
         self._now = 0.0  # of the submitting thread
