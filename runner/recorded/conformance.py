@@ -127,8 +127,9 @@ class _Reader:
         kernel = expect(item.get("kernel", name), str, self.file, f"{where}.kernel")
         num_blocks = self.natural(item.get("num_blocks", 1), f"{where}.num_blocks")
         submission = RecordedSubmission(kernel, kind, created, tuple(arguments), after, wait_only, num_blocks=max(1, num_blocks))
+        told = {key: self.named(item[key], f"{where}.{key}") for key in ("waits", "holds") if key in item}
         times = {key: self.time(item, key, where) for key in ("duration_us", "submit_us", "block_us")}
-        self.submit(replace(submission, **times))
+        self.submit(replace(submission, **times, **told))
 
     def time(self, item: Mapping[str, Any], key: str, where: str) -> float | None:
         """A time in microseconds, None where the program does not tell it."""
