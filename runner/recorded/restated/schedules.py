@@ -1,7 +1,7 @@
 """This module says any schedule as a recording, from which the same schedule is derived again: a plan as a recorded program.
 
 A tensor has the bytes of its slot; an arena is one tensor, whose parts tasks take. What takes an entry of the tensormap is an
-INOUT or `existing` argument, another creator that a task uses a `no_dep` one, and all further edges are explicit. Where the rules would
+INOUT or `existing` argument, another creator that a task uses a `no_dep` one, all further edges are explicit. Where rules would
 derive other edges than the schedule's (a box of rows overlaps the bytes of another that it does not meet), the edges are told.
 Loops are unrolled with every trip, and values read on the host have no words.
 """
