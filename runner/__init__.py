@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from runner.base.tensor_spec import TensorSpec
     from runner.driver.face import Driver
     from runner.driver.planning import MinpeakOptions, PlanResult, TimedOptions
+    from runner.models.declared.family import declared_family
     from runner.models.protocols import (
         CheckpointLayout,
         ModelFamily,
@@ -51,6 +52,7 @@ _NAMES = {
     "runner.driver.planning": ("MinpeakOptions", "PlanResult", "TimedOptions"),
     "runner.program.ops": ("Call", "Cost", "OpRegistry"),
     "runner.base.tensor_spec": ("TensorSpec",),
+    "runner.models.declared.family": ("declared_family",),
     "runner.models.protocols": (
         "CheckpointLayout",
         "ModelFamily",

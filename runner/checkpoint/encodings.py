@@ -12,9 +12,9 @@ import torch
 
 from runner.base.errors import CheckpointError
 from runner.base.tensor_spec import TensorSpec
-from runner.checkpoint.stored import FLAVOURS, FP4_COLUMNS
+from runner.checkpoint.stored import FP4_COLUMNS
 from runner.language.notation import scale_of
-from runner.models.protocols import CheckpointLayout, Values
+from runner.models.protocols import FLAVOURS, CheckpointLayout, Values
 
 FP8_BLOCK = 128
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from runner.base.tensor_spec import TensorSpec
 from runner.checkpoint.headers import PACKED, Stored
 from runner.language.notation import scale_of
-from runner.models.protocols import TensorNames
+from runner.models.protocols import FLAVOURS, TensorNames
 
-FLAVOURS = ("f32", "bf16", "w8a8", "fp8", "fp8-e8m0", "fp4")
 FP4_COLUMNS = 32
 """Columns of FP4 that share a scale."""
 POWERS = ("f8e8m0", "u8")

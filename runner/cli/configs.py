@@ -49,7 +49,7 @@ def show(
         dtypes = {name[1:-1]: value for name, value in chosen.items() if name.startswith("{")}
         print_json({"name": resolved.name, "deploy": resolved.deploy, "values": shown, "dtypes": dtypes})
         return
-    print(f"{resolved.name}, deployment {resolved.deploy}")
+    print(f"{resolved.name}, deployment {resolved.deploy}" if resolved.deploy else resolved.name)
     out = table("name", "value", "from")
     for name, value in chosen.items():
         origin = "" if name.startswith("{") else resolved.origin(name)

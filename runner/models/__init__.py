@@ -1,10 +1,13 @@
-"""Families of models, found by name: folders here, and what installed packages bring by entry points. `protocols` is the door."""
+"""Families of models, found by name: folders here, layers `graphs/NAME/family.yaml`, and what installed packages bring by entry
+points. `protocols` is the door."""
 
 from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from importlib.resources import files
+from pathlib import Path
 from pkgutil import iter_modules
 
 from runner.base.errors import RinggraphError, did_you_mean
@@ -14,8 +17,25 @@ GROUP = "ringgraph.models"
 """Entry points that name a `ModelFamily`: an object, or a class or function without arguments that gives one."""
 
 
+BASE_LAYER = "family.yaml"
+"""A file of this name in a folder of graphs declares the family of the folder's name."""
+DECLARED = "declared"
+"""The folder here that holds no family, but what a family that is data is made of."""
+
+
+def _in_folders() -> set[str]:
+    return {info.name for info in iter_modules(__path__) if info.ispkg and info.name != DECLARED}
+
+
+@cache
+def _in_layers() -> dict[str, Path]:
+    """Our families that are data: name to base layer."""
+    folders = (Path(str(entry)) for entry in files("graphs").iterdir())
+    return {folder.name: folder / BASE_LAYER for folder in folders if (folder / BASE_LAYER).is_file()}
+
+
 def _ours() -> set[str]:
-    return {info.name for info in iter_modules(__path__) if info.ispkg}
+    return _in_folders() | {*_in_layers()}
 
 
 def family_names() -> list[str]:
@@ -26,9 +46,11 @@ def family_names() -> list[str]:
 
 @cache
 def family(name: str) -> ModelFamily:
-    """The family of that name: `FAMILY` of the folder `name` here, else an entry point's; raises RinggraphError."""
-    if name in _ours():
+    """The family of that name: `FAMILY` of the folder `name` here, a layer's, else an entry point's; raises RinggraphError."""
+    if name in _in_folders():
         return import_module(f"{__name__}.{name}").FAMILY
+    if name in _in_layers():
+        return import_module(f"{__name__}.{DECLARED}.family").family_of_file(_in_layers()[name])
     for entry in entry_points(group=GROUP):
         if entry.name == name:
             return _loaded(entry)

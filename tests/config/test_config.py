@@ -547,7 +547,7 @@ def test_file_refusals(tmp_path, text, expected):
         (b"[1]", "x.json", "is a list, expected an object"),
         (b"{'a': 1}", "x.json", "not JSON: Expecting property name"),
         (b"\x00", "x.yaml", "not YAML: "),
-        (b"!!python/object:os.system {}", "x.yaml", "error C105"),
+        (b"!!python/object:os.system {a: 1}", "x.yaml", "error C105"),
     ],
 )
 def test_unreadable_files(tmp_path, data, name, expected):
