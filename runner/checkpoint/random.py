@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from runner.base.errors import CheckpointError
+from runner.base.tensor_spec import TensorSpec
 from runner.checkpoint.checkpoint import Fields
 from runner.checkpoint.encodings import encode, plain_dtype, stored_tensors, weights_with_scales
 from runner.checkpoint.write import plan_shards, shard_names, write_index, write_json, write_shard
@@ -48,7 +49,7 @@ def init_checkpoint(
     values, layout = config.values, config.family.layout
     flavour = flavour or layout.flavour(values)
     plain = plain_dtype(flavour, dtype)
-    stored = stored_tensors(layout, values, flavour, dtype)
+    stored = _some(stored_tensors(layout, values, flavour, dtype), config)
     total = sum(spec.size_bytes for spec in stored.values())
     limit = max_shard_bytes or min(MAX_SHARD_BYTES, max(MIN_SHARD_BYTES, total // 4))
     shards = plan_shards(weights_with_scales(stored), limit)
@@ -66,6 +67,14 @@ def init_checkpoint(
         write_json(folder / "config.json", layout.config_json(values, plain, flavour, {}))
 
     return write_folder(Path(out), fill)
+
+
+def _some(stored: dict[str, TensorSpec], config: Fields) -> dict[str, TensorSpec]:
+    """The tensors; raises CheckpointError where there are none, as for a configuration of no model."""
+    if not stored:
+        hint = "name a model with --config, or declare its tensors in a section 'checkpoint' of a layer"
+        raise CheckpointError(f"the configuration has no checkpoint: its family is '{config.family.name}'", hint=hint)
+    return stored
 
 
 def write_folder(out: Path, fill: Callable[[Path], None]) -> Path:
