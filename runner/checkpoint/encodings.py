@@ -13,10 +13,12 @@ import torch
 from runner.base.errors import CheckpointError
 from runner.base.tensor_spec import TensorSpec
 from runner.checkpoint.stored import FP4_COLUMNS
-from runner.language.notation import scale_of
+from runner.models.names import Naming, naming_of
 from runner.models.protocols import FLAVOURS, CheckpointLayout, Values
 
 FP8_BLOCK = 128
+CODES = ("i8", "f8e4m3")
+"""Dtypes of what is quantised, as we write it."""
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """Magnitudes of the eight E2M1 codes; bit 3 is the sign."""
 MAX_I8 = 127.0
@@ -50,11 +52,6 @@ def encoded(spec: TensorSpec, how: str) -> tuple[TensorSpec, TensorSpec | None]:
     return TensorSpec("f8e4m3", spec.shape), TensorSpec("f8e8m0" if how == "fp8-e8m0" else "f32", blocks)
 
 
-def offset_of(weight: str) -> str:
-    """Where other tools put the zero points of a quantised weight: `X.weight` has `X.weight_offset`."""
-    return f"{weight}_offset"
-
-
 def stored_tensors(layout: CheckpointLayout, values: Values, flavour: str, dtype: str | None = None) -> dict[str, TensorSpec]:
     """Every tensor as a checkpoint of a flavour stores it, scales included. Raises CheckpointError where that is impossible."""
     plain = plain_dtype(flavour, dtype)
@@ -66,17 +63,22 @@ def stored_tensors(layout: CheckpointLayout, values: Values, flavour: str, dtype
             raise CheckpointError(message)
         found[name], scale = encoded(spec, how)
         if scale is not None:
-            found[scale_of(name)] = scale
+            found[naming_of(layout).scale_of(name)] = scale
     return found
 
 
-def weights_with_scales(stored: Mapping[str, TensorSpec]) -> Iterator[dict[str, TensorSpec]]:
-    """Every weight together with its scale."""
+def weights_with_scales(stored: Mapping[str, TensorSpec], naming: Naming) -> Iterator[dict[str, TensorSpec]]:
+    """Every weight together with its scale, which stands behind it."""
+    scales: set[str] = set()
     for name, spec in stored.items():
-        if name.endswith(".scale"):
+        if name in scales:
             continue
-        scale = scale_of(name)
-        yield {name: spec, scale: stored[scale]} if scale in stored and name.endswith(".weight") else {name: spec}
+        scale = naming.scale_of(name)
+        if scale in stored and scale != name and spec.dtype in CODES:
+            scales.add(scale)
+            yield {name: spec, scale: stored[scale]}
+        else:
+            yield {name: spec}
 
 
 def quantise_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

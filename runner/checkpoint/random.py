@@ -18,7 +18,7 @@ from runner.checkpoint.checkpoint import Fields
 from runner.checkpoint.encodings import encode, plain_dtype, stored_tensors, weights_with_scales
 from runner.checkpoint.write import plan_shards, shard_names, write_index, write_json, write_shard
 from runner.execution.storage import TORCH_DTYPES
-from runner.language.notation import weight_of
+from runner.models.names import naming_of
 
 MAX_SHARD_BYTES = 2**30
 MIN_SHARD_BYTES = 2**16
@@ -49,9 +49,12 @@ def init_checkpoint(
     flavour = flavour or layout.flavour(values)
     plain = plain_dtype(flavour, dtype)
     stored = stored_tensors(layout, values, flavour, dtype)
+    if not stored:
+        hint = "declare its tensors in a section 'checkpoint' of a layer (docs/checkpoints.md)"
+        raise CheckpointError("nobody says which tensors a checkpoint of this configuration holds", hint=hint)
     total = sum(spec.size_bytes for spec in stored.values())
     limit = max_shard_bytes or min(MAX_SHARD_BYTES, max(MIN_SHARD_BYTES, total // 4))
-    shards = plan_shards(weights_with_scales(stored), limit)
+    shards = plan_shards(weights_with_scales(stored, naming_of(layout)), limit)
     model = RandomModel(config, plain, flavour, seed)
 
     def fill(folder: Path) -> None:
@@ -63,7 +66,9 @@ def init_checkpoint(
             if progress is not None:
                 progress(done, total)
         write_index(folder, files)
-        write_json(folder / "config.json", layout.config_json(values, plain, flavour, {}))
+        described = layout.config_json(values, plain, flavour, {})
+        if described:
+            write_json(folder / "config.json", described)
 
     return write_folder(Path(out), fill)
 
@@ -102,11 +107,13 @@ class RandomModel:
         self.values, self.layout = config.values, config.family.layout
         self.flavour, self.seed = flavour, seed
         self.specs = self.layout.expected(self.values, dtype)
+        naming = naming_of(self.layout)
+        self._weights = {naming.scale_of(weight): weight for weight in self.specs}
         self._last: tuple[str, torch.Tensor, torch.Tensor | None] | None = None
 
     def stored(self, name: str) -> torch.Tensor:
         """The tensor of a stored name, a scale's included."""
-        weight = name if name in self.specs else weight_of(name)
+        weight = name if name in self.specs else self._weights[name]
         if self._last is None or self._last[0] != weight:
             value, scale = encode(self.plain(weight), self.layout.encoding(weight, self.flavour))
             self._last = weight, value, scale

@@ -184,6 +184,10 @@ class DeclaredLayout(CheckpointLayout):
             return False
         return tied.when is None or bool(tied.when.value({**values, **place.trips}))
 
+    def declares(self, name: str) -> bool:
+        """Whether a tensor of some configuration is called so."""
+        return self._place(name) is not None
+
     def spec_of(self, name: str, values: Values, dtype: str = "f32") -> TensorSpec | None:
         """The unquantised spec of a tensor that is declared, also of a trip that the configuration does not make."""
         place = self._place(name)
