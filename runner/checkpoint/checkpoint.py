@@ -296,7 +296,7 @@ class Checkpoint:
         return decode(*self.codes(name, rows), how, rows[0] if rows else 0)
 
     def codes(self, name: str, rows: tuple[int, int] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """A quantised weight, or its rows, as stored, and the scales of these rows without trailing dimensions of 1.
+        """A quantised weight, or its rows, as stored, and the scales of these rows without a further dimension of 1.
 
         Scales that are powers of two come as F8_E8M0, also where they are stored as u8.
         """
@@ -306,7 +306,7 @@ class Checkpoint:
             self.naming.scale_of(name), (lo // FP8_BLOCK, -(-hi // FP8_BLOCK)) if how.startswith("fp8") else (lo, hi)
         )
         scale = scale.view(torch.float8_e8m0fnu) if scale.dtype == torch.uint8 else scale
-        return codes, scale.reshape(-1) if how == "w8a8" else scale.reshape(scale.shape[:2])
+        return codes, scale.reshape(scale.shape[: codes.dim() - (how == "w8a8")])
 
 
 def unsupported(tensors: Iterable[Stored]) -> list[Diagnostic]:

@@ -12,11 +12,10 @@ import torch
 
 from runner.base.errors import CheckpointError
 from runner.base.tensor_spec import TensorSpec
-from runner.checkpoint.stored import FP4_COLUMNS
+from runner.checkpoint.stored import FP4_COLUMNS, FP8_BLOCK
 from runner.models.names import Naming, naming_of
 from runner.models.protocols import FLAVOURS, CheckpointLayout, Values
 
-FP8_BLOCK = 128
 CODES = ("i8", "f8e4m3")
 """Dtypes of what is quantised, as we write it."""
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
@@ -40,15 +39,15 @@ def plain_dtype(flavour: str, dtype: str | None = None) -> str:
 
 
 def encoded(spec: TensorSpec, how: str) -> tuple[TensorSpec, TensorSpec | None]:
-    """Spec of the stored weight and of its scale, of a weight [rows, columns] stored as `how`."""
+    """Spec of the stored weight and of its scale, of a weight [rows, columns], or a stack of such, stored as `how`."""
     if how == "plain":
         return spec, None
-    rows, columns = spec.shape
+    *stack, rows, columns = spec.shape
     if how == "w8a8":
-        return TensorSpec("i8", spec.shape), TensorSpec("f32", (rows,))
+        return TensorSpec("i8", spec.shape), TensorSpec("f32", spec.shape[:-1])
     if how == "fp4":
-        return TensorSpec("i8", (rows, columns // 2)), TensorSpec("f8e8m0", (rows, columns // FP4_COLUMNS))
-    blocks = -(-rows // FP8_BLOCK), -(-columns // FP8_BLOCK)
+        return TensorSpec("i8", (*stack, rows, columns // 2)), TensorSpec("f8e8m0", (*stack, rows, columns // FP4_COLUMNS))
+    blocks = *stack, -(-rows // FP8_BLOCK), -(-columns // FP8_BLOCK)
     return TensorSpec("f8e4m3", spec.shape), TensorSpec("f8e8m0" if how == "fp8-e8m0" else "f32", blocks)
 
 
@@ -176,10 +175,12 @@ def encode(weight: torch.Tensor, how: str) -> tuple[torch.Tensor, torch.Tensor |
 
 
 def decode(codes: torch.Tensor, scale: torch.Tensor | None, how: str, first_row: int = 0) -> torch.Tensor:
-    """What `encode` was given, as f32: rows of a weight from `first_row` on, with the scales of these rows."""
+    """What `encode` was given, as f32: rows of a weight from `first_row` on, with their scales; or a stack of weights."""
     if how == "plain":
         return codes.float()
     assert scale is not None
+    if codes.dim() > 2:
+        return torch.stack([decode(codes[at], scale[at], how) for at in range(len(codes))])
     if how == "w8a8":
         return dequantise_rows(codes, scale)
     return decode_fp4(codes, scale) if how == "fp4" else decode_fp8(codes, scale, first_row)

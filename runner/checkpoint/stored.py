@@ -9,6 +9,8 @@ from runner.checkpoint.headers import PACKED, Stored
 from runner.models.names import naming_of
 from runner.models.protocols import FLAVOURS, TensorNames
 
+FP8_BLOCK = 128
+"""Rows, and columns, of FP8 that share a scale."""
 FP4_COLUMNS = 32
 """Columns of FP4 that share a scale."""
 POWERS = ("f8e8m0", "u8")

@@ -18,9 +18,12 @@ from typing import Any
 from runner.base.errors import Diagnostic
 from runner.base.tensor_spec import DTYPE_BYTES, TensorSpec
 from runner.checkpoint.headers import Piece, Stored
+from runner.checkpoint.stored import FP4_COLUMNS, FP8_BLOCK
 from runner.models.names import Naming, naming_of
 from runner.models.protocols import Joined, Values
 
+UNITS = (1, 2, FP4_COLUMNS, FP8_BLOCK)
+"""Places of a weight that can share one on disk: of codes, of packed codes, of scales of columns and of blocks."""
 Model = Mapping[str, TensorSpec]
 Rename = Callable[[str], str]
 """From a weight's name to its own, its scale's or its offset's."""
@@ -123,6 +126,8 @@ class Arrangement:
         whole = self.tensor(rename(joined.whole))
         if whole is None:
             return None
+        if rename is str and not self._fits(whole.spec, joined):
+            return self._misshapen(whole, joined, rename, sum(joined.sizes))
         at = [rename(part) for part in joined.parts].index(name)
         shape, dim = whole.spec.shape, joined.dim
         if joined.is_stack:
@@ -138,6 +143,17 @@ class Arrangement:
         pieces = [Piece(whole, group * step + begin, group * step + begin + sizes[at]) for group in range(joined.groups)]
         spec = TensorSpec(whole.spec.dtype, (*shape[:dim], sizes[at] * joined.groups, *shape[dim + 1 :]))
         return _made(name, pieces, dim, spec, "join")
+
+    def _fits(self, whole: TensorSpec, joined: Joined) -> bool:
+        """Whether a tensor that holds others has their shape beside what is joined; codes may share bytes of the last dim."""
+        expected = self.spec(joined.whole)
+        if expected is None or len(whole.shape) != len(expected.shape):
+            return expected is None
+        sizes = [
+            (have, want) for at, (have, want) in enumerate(zip(whole.shape, expected.shape, strict=True)) if at != joined.dim
+        ]
+        last = len(whole.shape) - 1 != joined.dim and whole.dtype in ("i8", "u8")
+        return all(have == want or (last and at == len(sizes) - 1 and 2 * have == want) for at, (have, want) in enumerate(sizes))
 
     def _join(self, name: str, joined: Joined, rename: Rename) -> Stored | None:
         """A tensor of all that it holds."""
@@ -240,11 +256,11 @@ def _scaled(joined: Joined, stored: int) -> tuple[int, ...] | None:
     if stored % joined.groups or any(size % joined.groups for size in joined.sizes):
         return None
     here, sizes = stored // joined.groups, [size // joined.groups for size in joined.sizes]
-    together = -(-sum(sizes) // here) if here else 0
-    if not together or any(size % together for size in sizes[:-1]):
-        return None
-    scaled = tuple(-(-size // together) for size in sizes)
-    return scaled if sum(scaled) == here else None
+    for unit in UNITS:
+        scaled = tuple(-(-size // unit) for size in sizes)
+        if -(-sum(sizes) // unit) == here and not any(size % unit for size in sizes[:-1]):
+            return scaled
+    return None
 
 
 def _beside(one: TensorSpec, other: TensorSpec, dim: int) -> bool:

@@ -227,7 +227,7 @@ class _SectionReader(Reader):
             bad = [word for word in words if not word.replace("_", "").isalnum()]
             if bad or not words or len(set(words)) < len(words):
                 self.wrong(given, f"loop '{name}'", "different words of letters, digits and underscores")
-                words = ["?"]
+                words = ["none"]
             return Loop(words=tuple(words))
         if isinstance(given.value, Mapping):
             ends = self.mapping(given, f"loop '{name}'", ("first", "count"))
