@@ -141,6 +141,13 @@ def test_schedulers_never_touch_ops_or_torch(module):
     assert {n for n in names if n.split(".")[0] in ("ops", "torch", "yaml") or n.startswith("runner.language")} == set()
 
 
+@pytest.mark.parametrize("module", [m for m in SOURCES if m.startswith("ops.") and not m.startswith("ops.kernels")])
+def test_declarations_of_ops_know_no_kernel(module):
+    graph = nx.DiGraph((m, other) for m in SOURCES for other in _ours(m))
+    reached = {module} | (nx.descendants(graph, module) if module in graph else set())
+    assert {m for m in reached if m.startswith("ops.kernels") or _names_torch(m)} == set()
+
+
 @pytest.mark.parametrize("room", ["base", "language", "program", "config", "expansion", "rings", "verify", "lint", "writeback"])
 def test_planning_never_imports_torch(room):
     graph = nx.DiGraph((m, other) for m in SOURCES for other in _ours(m))

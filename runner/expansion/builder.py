@@ -110,13 +110,12 @@ class ProgramBuilder:
         if self.items > self.most_items:
             raise self.too_many_items(mark)
 
-    def make_trips(self, num: int, trips: int, items: int, mark: Mark) -> None:
-        """A loop is about to make `num` trips; with the loops inside, at least `trips` and `items` are to come."""
+    def expect(self, trips: int, items: int, mark: Mark) -> None:
+        """At least so many trips and items are to come, up to the end of the loop at `mark`."""
         if self.trips + trips > self.limits.trips:
             raise self.too_large("trips", mark)
         if self.items + items > self.most_items:
             raise self.too_many_items(mark)
-        self.trips += num
 
     def use(self, depth: int, mark: Mark) -> None:
         """A used graph is about to be expanded, with so many around it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -42,6 +42,17 @@ class Forecast:
                 inside = self.body(item.body, (*variables, item.variable))
                 trips, items = trips + num + num * inside.trips, items + num * inside.items
         return Size(trips, items)
+
+    def loops(self, body: Sequence[Item], before: Size = Size(0, 0)) -> Iterator[tuple[For, Size]]:
+        """The loops of a body and of the scopes in it, not those inside of loops, each with the least from `before` to its end."""
+        for item in body:
+            if isinstance(item, Scope):
+                for loop, before in self.loops(item.body, before):
+                    yield loop, before
+            elif isinstance(item, For):
+                mine = self.body((item,), ())
+                before = Size(before.trips + mine.trips, before.items + mine.items)
+                yield item, before
 
     def trips(self, item: For, variables: Collection[str]) -> int:
         """How many trips a loop makes in each trip of those around it, 0 if that differs or is not known."""

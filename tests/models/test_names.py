@@ -31,7 +31,7 @@ from runner.language.library import load_graph
 from runner.models.deepseek_v4 import FAMILY
 from runner.program.ops import CORES, OpRegistry
 
-OWN = ("runner/models/deepseek_v4/", "ops/deepseek_v4/", "docs/examples/gru_family/")
+OWN = ("runner/models/deepseek_v4/", "ops/deepseek_v4/", "ops/kernels/deepseek_v4/", "docs/examples/gru_family/")
 """Folders of a family's own: the last is another family, whose tensors may have a `bias` too."""
 SOURCES = [
     path.relative_to(ROOT).as_posix()
@@ -75,7 +75,7 @@ def all_names() -> frozenset[str]:
     register_all(registry)
     fields = {name for name, rule in FAMILY.fields().items() if not rule.get("x-machine")}
     dims = set(config.values) - set(config.fields)
-    ops = {name for name in registry if registry[name].run.__module__.startswith("ops.deepseek_v4.")}
+    ops = {name for name in registry if registry[name].run.__module__.startswith("ops.kernels.deepseek_v4.")}
     tensors = {part for name in FAMILY.layout.expected(config.values) for part in name.split(".") if not part.isdigit()}
     graphs = {path.stem for path in (ROOT / "graphs" / "deepseek_v4").glob("*.yaml")}
     whole = [load_graph(path) for path in (ROOT / "graphs" / "deepseek_v4").glob("*_fwd.yaml")]

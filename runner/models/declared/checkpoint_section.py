@@ -35,7 +35,7 @@ SECTION = (
 )
 OF_KIND = ("dtype", "quantised", "random", "range")
 OF_TENSOR = ("shape", "when", "kind", "also", "tied", *OF_KIND)
-CONFIG = ("constants", "fields", "values", "without", "quantisation")
+CONFIG = ("constants", "fields", "values", "objects", "without", "quantisation")
 RANDOM = ("mean", "deviation", "gain", "distinct")
 ENCODINGS = FLAVOURS[2:]
 
@@ -101,11 +101,12 @@ class Joint:
 
 @dataclass(frozen=True)
 class WrittenConfig:
-    """What a `config.json` gets."""
+    """What a `config.json` gets. `objects` are keys that hold keys, each with its value and the condition on which it is there."""
 
     constants: Mapping[str, Any] = field(default_factory=dict)
     fields: tuple[str, ...] = ()
     values: Mapping[str, Formula] = field(default_factory=dict)
+    objects: Mapping[str, Mapping[str, tuple[Formula, Formula | None]]] = field(default_factory=dict)
     without: tuple[str, ...] = ()
     quantisation: Mapping[str, Any] = field(default_factory=dict)
 
@@ -375,9 +376,24 @@ class _SectionReader(Reader):
             constants={key: item.plain for key, item in self.mapping(keys.get("constants"), "'constants'").items()},
             fields=tuple(self.texts(keys.get("fields"), "'fields'")),
             values={key: formula for key, formula in values.items() if formula is not None},
+            objects={name: self.object(name, item) for name, item in self.mapping(keys.get("objects"), "'objects'").items()},
             without=tuple(self.texts(keys.get("without"), "'without'")),
             quantisation={key: item.plain for key, item in quantisation.items()},
         )
+
+    def object(self, name: str, given: Given) -> dict[str, tuple[Formula, Formula | None]]:
+        """Keys of an object of a `config.json`: an expression, or `{value: EXPRESSION, when: CONDITION}`."""
+        found = {}
+        for key, item in self.mapping(given, f"'{name}'").items():
+            what = f"'{key}' of '{name}'"
+            parts = self.mapping(item, what, ("value", "when")) if isinstance(item.value, Mapping) else {"value": item}
+            if "value" not in parts:
+                self.problems.append(item.problem("C105", f"{what} has no 'value'"))
+                continue
+            value, when = (self.formula(parts[part], what) if part in parts else None for part in ("value", "when"))
+            if value is not None:
+                found[key] = value, when
+        return found
 
 
 def _alike(one: Pattern, other: Pattern) -> bool:

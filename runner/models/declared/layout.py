@@ -299,6 +299,9 @@ class DeclaredLayout(CheckpointLayout):
         scope = {**values, "plain": dtype, "flavour": flavour}
         kept = {key: value for key, value in described.items() if key not in (*written.without, "quantization_config")}
         found = {key: formula.value(scope) for key, formula in written.values.items()}
+        for name, entries in written.objects.items():
+            there = {key: value for key, (value, when) in entries.items() if when is None or when.value(scope)}
+            found[name] = {key: value.value(scope) for key, value in there.items()}
         quantisation = written.quantisation.get(flavour)
         if quantisation is not None:
             found["quantization_config"] = quantisation
