@@ -135,8 +135,11 @@ class Checkpoint:
 
     def check(self, config: Fields) -> list[Diagnostic]:
         """Everything that keeps this checkpoint from being the model of `config`: missing, extra, misshapen, mistyped tensors,
-        truncated or corrupt shards, another description than the tensors', values that cannot be used."""
-        return self.of(config)._check(config)
+        truncated or corrupt shards, another description than the tensors', values that cannot be used.
+
+        Of a configuration that declares no tensors, what is wrong with the files alone."""
+        held = self.of(config)
+        return held._check(config) if held.model else list(held.problems)
 
     def notes(self, config: Fields) -> list[str]:
         """What of this checkpoint the model of `config` leaves, as sentences."""

@@ -25,10 +25,10 @@ from runner.checkpoint.checkpoint import Checkpoint, Fields
 from runner.checkpoint.description import PATTERN as DESCRIPTIONS
 from runner.checkpoint.encodings import decode, encode, plain_dtype, stored_tensors, weights_with_scales
 from runner.checkpoint.headers import INDEX_SUFFIX, UNFINISHED_NAME
-from runner.checkpoint.random import refuse_existing
+from runner.checkpoint.random import refuse_existing, some_tensors
 from runner.checkpoint.write import plan_shards, shard_names, write_index, write_json, write_shard
-from runner.config.sources import GENERATION
 from runner.execution.storage import TORCH_DTYPES
+from runner.language.given import GENERATION
 from runner.models.names import naming_of
 
 MAX_SHARD_BYTES = 2**30
@@ -87,6 +87,7 @@ def convert(
     """
     checkpoint, out = Checkpoint.open(source, config.family.layout, mapped=False).of(config), Path(out)
     plain_dtype(to, dtype)
+    some_tensors(checkpoint.model, config)
     checkpoint.require(config)
     refuse_existing(out)
     work = _Work(checkpoint, config, to, dtype, max_shard_bytes)

@@ -97,6 +97,7 @@ def inspect_checkpoint(folder: str | Path, config: Config | None = None) -> Insp
     if config is None:
         config = own_config(folder, problems)
     checkpoint = checkpoint if config is None else checkpoint.of(config)
+    config = config if checkpoint.model else None  # without tensors in it, there is nothing to compare with
     problems += checkpoint.problems if config is None else checkpoint.check(config)
     return Inspection(
         folder=str(folder),

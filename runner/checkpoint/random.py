@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 
 from runner.base.errors import CheckpointError
+from runner.base.tensor_spec import TensorSpec
 from runner.checkpoint.checkpoint import Fields
 from runner.checkpoint.encodings import encode, plain_dtype, stored_tensors, weights_with_scales
 from runner.checkpoint.write import plan_shards, shard_names, write_index, write_json, write_shard
@@ -48,10 +49,7 @@ def init_checkpoint(
     values, layout = config.values, config.family.layout
     flavour = flavour or layout.flavour(values)
     plain = plain_dtype(flavour, dtype)
-    stored = stored_tensors(layout, values, flavour, dtype)
-    if not stored:
-        hint = "declare its tensors in a section 'checkpoint' of a layer (docs/checkpoints.md)"
-        raise CheckpointError("nobody says which tensors a checkpoint of this configuration holds", hint=hint)
+    stored = some_tensors(stored_tensors(layout, values, flavour, dtype), config)
     total = sum(spec.size_bytes for spec in stored.values())
     limit = max_shard_bytes or min(MAX_SHARD_BYTES, max(MIN_SHARD_BYTES, total // 4))
     shards = plan_shards(weights_with_scales(stored, naming_of(layout)), limit)
@@ -71,6 +69,14 @@ def init_checkpoint(
             write_json(folder / "config.json", described)
 
     return write_folder(Path(out), fill)
+
+
+def some_tensors(stored: Mapping[str, TensorSpec], config: Fields) -> Mapping[str, TensorSpec]:
+    """The tensors; raises CheckpointError where there are none, as for a configuration of no model."""
+    if not stored:
+        hint = "name a model with --config, or declare its tensors in a section 'checkpoint' of a layer"
+        raise CheckpointError(f"the configuration has no checkpoint: its family is '{config.family.name}'", hint=hint)
+    return stored
 
 
 def write_folder(out: Path, fill: Callable[[Path], None]) -> Path:

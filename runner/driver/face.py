@@ -199,9 +199,9 @@ class Driver:
 
         folder = Path(checkpoint)
         request = serve.Request(folder, tuple(map(tuple, prompts)), max_new_tokens, **options)
-        config = serve.prepared(resolve([serve.config_json(folder)], self.sets, None, self.ep), request)
-        if config["ep"] > 1:
-            raise ConfigError(f"{config['ep']} ranks are processes of their own", hint="run 'ringgraph generate'")
+        config = serve.prepared(resolve(serve.own_layers(folder, ()), self.sets, None, self.ep), request)
+        if (ranks := serve.num_ranks(config)) > 1:
+            raise ConfigError(f"{ranks} ranks are processes of their own", hint="run 'ringgraph generate'")
         served = serve.serve(config, request, self.setup.registry, self._placement(scheduler, ring_heap, workers))
         assert served is not None, "rank 0 tells what was made"
         return served

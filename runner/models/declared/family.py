@@ -2,25 +2,23 @@
 
     family = DeclaredFamily("my_model", {"fields": Given(...), ...}, base_layer=Path("family.yaml"))
 
-Each section has a module that reads it: `fields`, `hugging_face`, `serving`, `layout` (`checkpoint`) and `state`. What a section
-leaves out is as for a graph of no model: no fields, no checkpoint, no requests.
+Each section has a module that reads it: `fields`, `requires`, `hugging_face`, `serving`, `layout` (`checkpoint`) and `state`.
+What a section leaves out is as for a graph of no model: no fields, no checkpoint, no requests.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from importlib import import_module
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runner.base.errors import ConfigError, Diagnostic, Mark
-from runner.base.tensor_spec import TensorSpec
 from runner.language.given import DEEP, Given, describe, read_layer
-from runner.models.declared.fields import Declared
-from runner.models.declared.hugging_face import HuggingFace
+from runner.models.declared.reading.fields import Declared
+from runner.models.declared.reading.hugging_face import HuggingFace
+from runner.models.declared.reading.requires import Requirements
 from runner.models.declared.serving import ServingDeclaration
 from runner.models.protocols import (
     C,
@@ -33,9 +31,6 @@ from runner.models.protocols import (
     Values,
     Vocabulary,
 )
-
-if TYPE_CHECKING:
-    import torch
 
 ANONYMOUS = "none"
 """What the family of a configuration is called that is of no model."""
@@ -50,10 +45,12 @@ class DeclaredFamily(ModelFamily):
         self.model_types, wrong = _model_types(self.sections.get("model_types"))
         self._declared = Declared(self.sections.get("fields"))
         self._hugging_face = HuggingFace(self.sections.get("hugging_face"), name, self.model_types, self._declared.rules)
+        self._requires = Requirements(self.sections.get("requires"))
         self._serving = ServingDeclaration(self.sections.get("serving"))
         self.problems: list[Diagnostic] = [
             *wrong,
             *self._declared.problems,
+            *self._requires.problems,
             *self._hugging_face.problems,
             *self._serving.problems,
         ]
@@ -72,6 +69,9 @@ class DeclaredFamily(ModelFamily):
 
     def normalise(self, given: Values, *, whole: bool) -> Normalised:
         return self._hugging_face.read(given, whole=whole)
+
+    def impossible(self, values: Values, given: Mapping[str, Given], deploy: str) -> list[Diagnostic]:
+        return self._requires.broken(values, given)
 
     # --- checkpoints ---
 
@@ -129,28 +129,9 @@ def family_of_file(path: Path) -> DeclaredFamily:
 
 def declared_layout(section: Given | None) -> CheckpointLayout:
     """The tensors on disk that a section `checkpoint` declares, none without; raises ConfigError that lists every problem."""
-    return _read("layout", "read_layout", section)
+    from runner.models.declared.layout import read_layout
 
-
-def _read(module: str, function: str, section: Given | None) -> Any:
-    if section is None and find_spec(f"runner.models.declared.{module}") is None:
-        return _NOTHING[module]()
-    read = getattr(import_module(f"runner.models.declared.{module}"), function)
-    made, problems = read(section)
+    layout, problems = read_layout(section)
     if problems:
         raise ConfigError(problems)
-    return made
-
-
-class _NoTensors(CheckpointLayout):
-    def expected(self, values: Values, dtype: str = "f32") -> dict[str, TensorSpec]:
-        return {}
-
-    def random(self, name: str, spec: TensorSpec, values: Values, generator: torch.Generator) -> torch.Tensor:
-        raise KeyError(name)
-
-    def config_json(self, values: Values, dtype: str, flavour: str, described: Mapping[str, Any]) -> dict[str, Any]:
-        return {**described}
-
-
-_NOTHING = {"layout": _NoTensors}
+    return layout
