@@ -9,6 +9,7 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -17,6 +18,9 @@ from runner.base.errors import CheckpointError
 from runner.base.tensor_spec import TensorSpec
 from runner.checkpoint.checkpoint import Fields
 from runner.checkpoint.encodings import encode, plain_dtype, stored_tensors, weights_with_scales
+from runner.checkpoint.forms.arranging import Arrangement
+from runner.checkpoint.forms.reading import value_of
+from runner.checkpoint.headers import Stored
 from runner.checkpoint.write import plan_shards, shard_names, write_index, write_json, write_shard
 from runner.execution.storage import TORCH_DTYPES
 from runner.models.names import naming_of
@@ -128,6 +132,20 @@ class RandomModel:
             return value
         assert scale is not None
         return scale
+
+    def asked(self, name: str) -> torch.Tensor | None:
+        """The unquantised tensor of any name and in any form that a graph may ask for; None for one that the model has not."""
+        found = self._arranged.tensor(self.layout.canonical(name))
+        return None if found is None else value_of(found, None, self._rows)
+
+    @cached_property
+    def _arranged(self) -> Arrangement:
+        nowhere = {name: Stored(name, name, Path(), spec, 0, spec.size_bytes, spec.dtype) for name, spec in self.specs.items()}
+        return Arrangement(nowhere, self.layout, self.values, self.specs)
+
+    def _rows(self, stored: Stored, rows: tuple[int, int] | None) -> torch.Tensor:
+        value = self.plain(stored.name)
+        return value if rows is None else value[rows[0] : rows[1]]
 
     def plain(self, name: str) -> torch.Tensor:
         """The unquantised tensor, in its layout's dtype."""

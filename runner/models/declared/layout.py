@@ -193,8 +193,13 @@ class DeclaredLayout(CheckpointLayout):
         place = self._place(name)
         return None if place is None else _spec(place.entry, {**values, **place.trips}, dtype)
 
-    def problems(self, values: Values) -> list[Diagnostic]:
-        """Expressions of the section that have no value under a configuration, or a wrong one."""
+    def problems(self, values: Values, given: Collection[str] = ()) -> list[Diagnostic]:
+        """Expressions of the section that have no value under a configuration, or a wrong one.
+
+        Fields and dims of `given` that have no value have been told about.
+        """
+        if any(name not in values for name in given):
+            return []
         found: list[Diagnostic] = []
         for entry in self.section.tensors:
             try:
