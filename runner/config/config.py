@@ -244,8 +244,7 @@ def _resolve(
     names = list(dict.fromkeys(layer.name for layer in layers if layer.name))
     base = names[0] if names and model.base_layer else ""
     name = "+".join(layer.name for layer in layers if layer.name not in ("", base)) or base or model.name
-    plain = {field: values[field] for field in fields}
-    views = [MappingProxyType[str, Any](mapping) for mapping in (plain, values, dtype_names)]
+    views = [MappingProxyType[str, Any](each) for each in ({name: values[name] for name in fields}, values, dtype_names)]
     return Config(name, chosen, *views, state, model, layers, options, deploy, {**dims, **fields})  # pyright: ignore
 
 

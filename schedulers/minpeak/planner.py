@@ -31,6 +31,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from runner.base.errors import ConfigError
 from runner.base.tensor_spec import BLOCK_ALIGN
@@ -120,6 +121,10 @@ class _Planner:
             self.fold = fold(self.lives, self.waits)
             self._note("folding", "tasks to decide", "tasks", len(program.tasks), len(self.fold.kept))
 
+    @cached_property
+    def _chain(self) -> int:
+        return chain_bound(self.block_lives)
+
     def _note(self, technique: str, what: str, unit: str = "", before: float | None = None, after: float | None = None) -> None:
         if technique in self.on or technique in ("candidate", "winner"):
             now = time.perf_counter()
@@ -158,7 +163,7 @@ class _Planner:
         idle = best.idle(goal) if folded else 0
         if best.value(goal) <= bound + idle:
             return "it takes as much as the lower bound" + (" and the 1,024 bytes of each unused ring" if idle else "")
-        if best.value(goal) <= goal.floor(chain_bound(self.block_lives)) * BLOCK_ALIGN:
+        if best.value(goal) <= goal.floor(self._chain) * BLOCK_ALIGN:
             return "the others share no bytes, and without sharing nothing takes less"
         return ""
 
@@ -167,7 +172,7 @@ class _Planner:
         shares = self.options.share and not self.options.written
         lives = self.lives if shares else self.block_lives
         peak, largest = lives.peak_live_bytes // BLOCK_ALIGN, int(lives.size.max(initial=0))
-        chain = peak if shares or "chains" not in self.on else chain_bound(lives)
+        chain = peak if shares or "chains" not in self.on else self._chain
         if goal is WORST and largest > goal.floor(chain):
             return largest * BLOCK_ALIGN, "largest_tensor"
         return goal.floor(chain) * BLOCK_ALIGN, "chain" if chain > peak else "peak_live"
