@@ -34,7 +34,7 @@ def test_a_layer_of_prefill_is_two_tiles_of_tokens_and_two_bands_of_the_mlp():
 
 def test_a_layer_of_decode_is_split_as_its_weights_are():
     layer, around = tasks("qwen3_decode")
-    once = "rmsnorm q_proj k_proj v_proj rope_qkv fa_fused post_rmsnorm down_residual".split()
+    once = ["rmsnorm", "q_proj", "k_proj", "v_proj", "rope_qkv", "fa_fused", "post_rmsnorm", "down_residual"]
     columns, parts = 17408 // 1024, 5120 // 1024
     products = {"first": 10 + 2 * columns, "further": (10 + 2 * columns) * (parts - 1)}
     assert sum(products.values()) == 50 + 2 * columns * parts
