@@ -26,6 +26,8 @@ from runner.config.sources import Source, fields_given, read_option, read_source
 from runner.language.given import Given
 from runner.models import family, family_names
 from runner.models.declared.family import ANONYMOUS
+from runner.models.declared.state import StateDeclaration
+from runner.models.declared.state_section import merged, read_state
 from runner.models.protocols import ModelFamily
 
 NO_MODEL = Diagnostic(
@@ -44,6 +46,7 @@ class Config:
     fields   every field, evaluated: int, float, bool, str, list or None
     values   fields and dims: what a name in an expression stands for
     dtypes   dtype parameters (`act`, `wq`, ...) to dtype names
+    state    what its layers declare of the state of requests
     """
 
     name: str
@@ -51,6 +54,7 @@ class Config:
     fields: Mapping[str, Any]
     values: Mapping[str, Any]
     dtypes: Mapping[str, str]
+    state: StateDeclaration = field(repr=False, compare=False)
     family: ModelFamily = field(repr=False)
     _layers: tuple[Layer, ...] = field(repr=False, compare=False)
     _options: tuple[Layer, ...] = field(repr=False, compare=False)
@@ -238,14 +242,15 @@ def _resolve(
     problems = problems + evaluation.problems
     with suppress(KeyError) if problems else nullcontext():  # a family's rules may need values that there are not
         problems = problems + model.impossible(values, {**fields, **dims}, chosen)
-    if problems or evaluation.dim_problems:
-        raise ConfigError(problems or evaluation.dim_problems)
+    state, found = read_state(merged(layer.state for layer in every))
+    if problems := problems + found or evaluation.dim_problems or state.problems(values, dtype_names):
+        raise ConfigError(problems)
     names = list(dict.fromkeys(layer.name for layer in layers if layer.name))
     base = names[0] if names and model.base_layer else ""
     name = "+".join(layer.name for layer in layers if layer.name not in ("", base)) or base or model.name
     plain = {field: values[field] for field in fields}
-    views = (MappingProxyType(mapping) for mapping in (plain, values, dtype_names))
-    return Config(name, chosen, *views, family=model, _layers=layers, _options=options, _asked=deploy, _given={**dims, **fields})
+    views = [MappingProxyType[str, Any](mapping) for mapping in (plain, values, dtype_names)]
+    return Config(name, chosen, *views, state, model, layers, options, deploy, {**dims, **fields})  # pyright: ignore
 
 
 def _deployments(layers: Sequence[Layer]) -> dict[str, dict[str, Given]]:

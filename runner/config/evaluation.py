@@ -8,10 +8,8 @@ from fractions import Fraction
 from math import isfinite
 from typing import Any
 
-from jsonschema import Draft7Validator
-from jsonschema.exceptions import best_match
-
 from runner.base.errors import Diagnostic, did_you_mean
+from runner.base.json_schema import surely_fits
 from runner.base.tensor_spec import DTYPE_BYTES
 from runner.config.sources import Given, describe
 from runner.language.expressions import ExprError, parse
@@ -154,6 +152,11 @@ def _broken_rule(name: str, value: Any, rule: Mapping[str, Any]) -> tuple[str, s
     if takes_expression(rule):
         types = [kind for kind in types if kind != "string"]
     checked = {**rule, "type": types}
+    if surely_fits(value, checked, checked):
+        return None
+    from jsonschema import Draft7Validator
+    from jsonschema.exceptions import best_match
+
     error = best_match(Draft7Validator(checked).iter_errors(value))
     if error is None:
         return None

@@ -38,6 +38,7 @@ class Layer:
     deployments: Mapping[str, Mapping[str, Given]] = field(default_factory=dict)
     dims: Mapping[str, Given] = field(default_factory=dict)
     dtypes: Mapping[str, Given] = field(default_factory=dict)
+    state: Given | None = None
     rules: Rules = field(default_factory=dict)
     defaults: Mapping[str, Given] = field(default_factory=dict)
 
@@ -201,7 +202,8 @@ def as_layer(
             problems.append(item.problem("C101", f"unknown key '{key}'", hint))
     entries = _section(given, "deployments", problems)
     named = {name: _deployment(name, item, known, problems) for name, item in entries.items()}
-    return Layer(source.name, fields, named, _section(given, "dims", problems), _section(given, "dtypes", problems)), problems
+    dims_given, dtypes = _section(given, "dims", problems), _section(given, "dtypes", problems)
+    return Layer(source.name, fields, named, dims_given, dtypes, given.get("state")), problems
 
 
 def _misplaced(source: Source, given: Mapping[str, Given], model: ModelFamily | None, is_base: bool) -> list[Diagnostic]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from runner.base.errors import RinggraphError
@@ -28,14 +30,18 @@ from runner.program.program import Program, Tensor
 def tensor_names(program: Program) -> dict[str, int]:
     """Every tensor by a name of its own: `layer_2.moe.x_mixed`, the path where it is created and its name.
 
-    Externals are called by their names. Where that is not unique (scratch memory) later ones get `~2`, `~3`, ...
+    Externals are called by their names, states and weights that share one by what they are called outside (`layers.2.kv`). Where
+    that is not unique later ones get `~2`, `~3`, ...
     """
     creator = {tensor: task.path for task in program.tasks for tensor in task.creates}
     names: dict[str, int] = {}
     seen: dict[str, int] = {}
+    shared = Counter(tensor.name for tensor in program.tensors if not tensor.is_local)
     for tensor in program.tensors:
         where = creator.get(tensor.id, "").rpartition(".")[0]
         name = f"{where}.{tensor.name}" if where else tensor.name
+        if tensor.source and (tensor.kind == "state" or (tensor.kind == "weight" and shared[tensor.name] > 1)):
+            name = tensor.source
         seen[name] = seen.get(name, 0) + 1
         names[name if seen[name] == 1 else f"{name}~{seen[name]}"] = tensor.id
     return names
@@ -188,12 +194,37 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Writes a safetensors file, whole or not at all, parents included; raises RinggraphError or OSError."""
+MADE = "ringgraph.made"
+"""In the metadata of a dump: names of tensors that another run does not take back."""
+
+
+def read_given(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of `read_tensors` that a run takes: of another run's dump without what that made; raises RinggraphError."""
+    found = read_tensors(path)
+    for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
+        with safe_open(file, "pt") as opened:
+            described = opened.metadata() or {}
+        try:
+            made = json.loads(described.get(MADE, "[]"))
+        except ValueError:
+            made = None
+        if not isinstance(made, list) or not all(isinstance(name, str) for name in made):
+            raise RinggraphError(f"'{file}' cannot be read: its '{MADE}' is no list of names")
+        for name in made:
+            found.pop(name, None)
+    return found
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], made: Sequence[str] = ()) -> None:
+    """Writes a safetensors file, whole or not at all, parents included; raises RinggraphError or OSError.
+
+    `made` names those that `read_given` leaves out.
+    """
+    described = {MADE: json.dumps(sorted(made))} if made else None
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with whole_file(path) as partial:
-            save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
+            save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial, described)
     except SafetensorError as error:
         raise RinggraphError(f"'{path}' cannot be written: {error}") from error
 

@@ -1,6 +1,7 @@
 """The section `checkpoint` of a layer as data: the tensors on disk, their other names and forms, and what is written of them.
 
-docs/checkpoints.md has the spelling. Nothing is evaluated here: numbers and conditions are expressions over fields, dims and loops.
+docs/checkpoints.md has the spelling. Nothing is evaluated here: numbers and conditions are expressions over fields, dims and
+loops.
 """
 
 from __future__ import annotations
@@ -245,10 +246,7 @@ class _SectionReader(Reader):
     def tensor(self, name: str, given: Given) -> Entry | None:
         what = f"tensor '{name}'"
         pattern = self.looped(given, name, "tensor")
-        if isinstance(given.value, list | tuple):
-            keys = {"shape": given}
-        else:
-            keys = self.mapping(given, what, OF_TENSOR)
+        keys = {"shape": given} if isinstance(given.value, list | tuple) else self.mapping(given, what, OF_TENSOR)
         if "kind" in keys:
             kind = self.one_of(keys["kind"], f"'kind' of {what}", self.kinds)
             keys = {**self.kinds.get(kind or "", {}), **keys}

@@ -28,7 +28,6 @@ from runner.models.protocols import (
     Configuration,
     ModelFamily,
     Normalised,
-    RequestState,
     Serving,
     Settings,
     Values,
@@ -94,12 +93,6 @@ class DeclaredFamily(ModelFamily):
     def is_narrow(self, settings: Settings) -> bool:
         return self._serving.is_narrow(settings.values)
 
-    def request_state(self, settings: Settings, states: Mapping[str, TensorSpec], device: torch.device | str) -> RequestState:
-        return declared_state(self.sections.get("state")).store(settings, states, device)
-
-    def first_call(self, inputs: Mapping[str, TensorSpec], settings: Settings, seed: int) -> dict[str, torch.Tensor]:
-        return declared_state(self.sections.get("state")).first_call(inputs, settings, seed)
-
 
 def _model_types(given: Given | None) -> tuple[tuple[str, ...], list[Diagnostic]]:
     if given is None:
@@ -131,17 +124,12 @@ def family_of_file(path: Path) -> DeclaredFamily:
     return DeclaredFamily(named.value, given, path)
 
 
-# --- what the sections of checkpoints and states come to --------------------------------------------------------------
+# --- what the section of checkpoints comes to --------------------------------------------------------------
 
 
 def declared_layout(section: Given | None) -> CheckpointLayout:
     """The tensors on disk that a section `checkpoint` declares, none without; raises ConfigError that lists every problem."""
     return _read("layout", "read_layout", section)
-
-
-def declared_state(section: Given | None) -> Any:
-    """What lives between calls by a section `state`, nothing without; raises ConfigError that lists every problem."""
-    return _read("state", "read_state", section)
 
 
 def _read(module: str, function: str, section: Given | None) -> Any:
@@ -165,9 +153,4 @@ class _NoTensors(CheckpointLayout):
         return {**described}
 
 
-class _NoState:
-    def first_call(self, inputs: Mapping[str, TensorSpec], settings: Settings, seed: int) -> dict[str, torch.Tensor]:
-        return {}
-
-
-_NOTHING = {"layout": _NoTensors, "state": _NoState}
+_NOTHING = {"layout": _NoTensors}

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib import import_module
@@ -34,7 +34,7 @@ _DIGITS = re.compile(r"\d+")
 def read_layout(section: Given | None) -> tuple[DeclaredLayout, list[Diagnostic]]:
     """The layout that a section declares, and everything that is wrong with the section."""
     read, problems = read_checkpoint(section)
-    return DeclaredLayout(read), problems
+    return DeclaredLayout(lambda: read), problems
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ class Place:
 class DeclaredLayout(CheckpointLayout):
     """See `CheckpointLayout`."""
 
-    def __init__(self, section: CheckpointSection):
-        self._section = section
+    def __init__(self, read: Callable[[], CheckpointSection]):
+        self._read = read
         self._place = lru_cache(maxsize=1 << 17)(self._find_place)
 
-    @property
+    @cached_property
     def section(self) -> CheckpointSection:
-        """What is declared; a family may read it when it is first needed."""
-        return self._section
+        """What is declared, read when it is first needed."""
+        return self._read()
 
     @property
     def naming(self) -> Naming:  # pyright: ignore[reportIncompatibleVariableOverride]
