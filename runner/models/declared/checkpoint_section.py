@@ -101,7 +101,7 @@ class Joint:
 
 @dataclass(frozen=True)
 class WrittenConfig:
-    """What a `config.json` gets. `objects` are keys that hold keys, each with its value and the condition on which it is there."""
+    """What a `config.json` gets. `objects` are keys that hold keys, each with its value and the condition on which it stays."""
 
     constants: Mapping[str, Any] = field(default_factory=dict)
     fields: tuple[str, ...] = ()

@@ -52,9 +52,13 @@ ROLES = ("tokens", "positions", "lengths", "starts", "counts", "prompt_length")
 ROLES_OF_KIND = ("table", "slots", "generations", "keys", "key_counts")
 """Inputs of a kind, by `{ROLE: KIND}`; `keys` and `key_counts` of a ring, or of a ring and another kind."""
 
+SCALINGS = ("default", "dynamic", "linear", "llama3", "yarn")
+"""Of rotary angles."""
+
+ROPE = ("theta", "scaling", "factor", "original", "beta_fast", "beta_slow", "low", "high", "scale", "columns")
 CONSTANTS: Mapping[str, tuple[str, ...]] = {
-    "rope_cos": ("theta", "scaling", "factor", "original", "beta_fast", "beta_slow", "scale", "columns"),
-    "rope_sin": ("theta", "scaling", "factor", "original", "beta_fast", "beta_slow", "scale", "columns"),
+    "rope_cos": ROPE,
+    "rope_sin": ROPE,
     "hadamard": (),
     "identity": (),
 }
@@ -169,7 +173,7 @@ class StateDeclaration:
         before = len(evaluator.problems)
         function = evaluator.value(f"constant '{name}'", constant["function"], CONSTANTS)
         arguments = {
-            key: evaluator.value(f"constant '{name}': '{key}'", given, ("default", "yarn", "twice", "once", "pairs"))
+            key: evaluator.value(f"constant '{name}': '{key}'", given, (*SCALINGS, "twice", "once", "pairs"))
             for key, given in constant.items()
             if key != "function"
         }
