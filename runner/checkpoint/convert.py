@@ -27,8 +27,8 @@ from runner.checkpoint.encodings import decode, encode, plain_dtype, stored_tens
 from runner.checkpoint.headers import INDEX_SUFFIX, UNFINISHED_NAME
 from runner.checkpoint.random import refuse_existing
 from runner.checkpoint.write import plan_shards, shard_names, write_index, write_json, write_shard
-from runner.config.sources import GENERATION
 from runner.execution.storage import TORCH_DTYPES
+from runner.language.given import GENERATION
 from runner.language.notation import scale_of
 
 MAX_SHARD_BYTES = 2**30

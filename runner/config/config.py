@@ -12,7 +12,7 @@ Every problem of a configuration is reported at once, each with the place it cam
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -225,12 +225,8 @@ def _resolve(
     model = family(model) if isinstance(model, str) else model
     every = (*layers, *options)
     deployments = _deployments(every)
-    chosen = deploy or _default_deployment(every) or next(iter(deployments), "")
-    if chosen and chosen not in deployments:
-        known = f"deployments are {', '.join(deployments)}" if deployments else "no layer has deployments"
-        hint = did_you_mean(chosen, deployments) or known
-        problems = [*problems, Diagnostic("C103", f"unknown deployment '{chosen}'", deploy_mark, hint=hint)]
-        chosen = next(iter(deployments), "")
+    chosen, found = _chosen(deploy or _default_deployment(every), deployments, deploy_mark)
+    problems = problems + found
     fields: dict[str, Given] = {name: given for layer in every for name, given in layer.defaults.items()}
     for layer in (*layers, Layer(chosen, deployments.get(chosen, {})), *options):  # later ones win
         fields |= layer.fields
@@ -251,6 +247,18 @@ def _resolve(
     plain = {field: values[field] for field in fields}
     views = [MappingProxyType[str, Any](mapping) for mapping in (plain, values, dtype_names)]
     return Config(name, chosen, *views, state, model, layers, options, deploy, {**dims, **fields})  # pyright: ignore
+
+
+def _chosen(wanted: str, deployments: Collection[str], mark: Mark | None) -> tuple[str, list[Diagnostic]]:
+    """The deployment of that name, the first one where none is wanted, "" where there are none."""
+    if wanted in deployments or not (wanted or deployments):
+        return wanted, []
+    first = next(iter(deployments), "")
+    if not wanted:
+        return first, []
+    known = f"deployments are {', '.join(deployments)}" if deployments else "no layer has deployments"
+    hint = did_you_mean(wanted, deployments) or known
+    return first, [Diagnostic("C103", f"unknown deployment '{wanted}'", mark, hint=hint)]
 
 
 def _deployments(layers: Sequence[Layer]) -> dict[str, dict[str, Given]]:

@@ -16,7 +16,7 @@ from runner.config.sources import Source
 from runner.language.given import DEEP, SECTIONS, Given, describe
 from runner.models import family, family_names, family_of_type, model_types
 from runner.models.declared.family import ANONYMOUS, DeclaredFamily
-from runner.models.declared.fields import Declared
+from runner.models.declared.reading.fields import Declared
 from runner.models.protocols import ModelFamily, Normalised
 
 Rules = Mapping[str, Mapping[str, Any]]

@@ -350,7 +350,7 @@ class ModelFamily(Protocol):
         return Normalised({key: (value, key) for key, value in given.items()})
 
     def impossible(self, values: Values, given: Mapping[str, Any], deploy: str) -> list[Diagnostic]:
-        """Combinations of fields that cannot be, each told at a value of `given` (`runner.config.sources.Given`)."""
+        """Combinations of fields that cannot be, each told at a value of `given` (`runner.language.given.Given`)."""
         return []
 
     def trip_counts(self, text: str, settings: Settings) -> TripCounts | None:

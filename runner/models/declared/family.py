@@ -2,8 +2,8 @@
 
     family = DeclaredFamily("my_model", {"fields": Given(...), ...}, base_layer=Path("family.yaml"))
 
-Each section has a module that reads it: `fields`, `hugging_face`, `serving`, `layout` (`checkpoint`) and `state`. What a section
-leaves out is as for a graph of no model: no fields, no checkpoint, no requests.
+Each section has a module that reads it: `fields`, `requires`, `hugging_face`, `serving`, `layout` (`checkpoint`) and `state`.
+What a section leaves out is as for a graph of no model: no fields, no checkpoint, no requests.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 from runner.base.errors import ConfigError, Diagnostic, Mark
 from runner.base.tensor_spec import TensorSpec
 from runner.language.given import DEEP, Given, describe, read_layer
-from runner.models.declared.fields import Declared
-from runner.models.declared.hugging_face import HuggingFace
+from runner.models.declared.reading.fields import Declared
+from runner.models.declared.reading.hugging_face import HuggingFace
+from runner.models.declared.reading.requires import Requirements
 from runner.models.declared.serving import ServingDeclaration
 from runner.models.protocols import (
     C,
@@ -50,10 +51,12 @@ class DeclaredFamily(ModelFamily):
         self.model_types, wrong = _model_types(self.sections.get("model_types"))
         self._declared = Declared(self.sections.get("fields"))
         self._hugging_face = HuggingFace(self.sections.get("hugging_face"), name, self.model_types, self._declared.rules)
+        self._requires = Requirements(self.sections.get("requires"))
         self._serving = ServingDeclaration(self.sections.get("serving"))
         self.problems: list[Diagnostic] = [
             *wrong,
             *self._declared.problems,
+            *self._requires.problems,
             *self._hugging_face.problems,
             *self._serving.problems,
         ]
@@ -72,6 +75,9 @@ class DeclaredFamily(ModelFamily):
 
     def normalise(self, given: Values, *, whole: bool) -> Normalised:
         return self._hugging_face.read(given, whole=whole)
+
+    def impossible(self, values: Values, given: Mapping[str, Given], deploy: str) -> list[Diagnostic]:
+        return self._requires.broken(values, given)
 
     # --- checkpoints ---
 

@@ -27,7 +27,7 @@ from runner.models.protocols import (
 )
 
 if TYPE_CHECKING:
-    from runner.config.sources import Given
+    from runner.language.given import Given
     from runner.models.deepseek_v4.recorded_routing import RoutingRecorder, RoutingTable
     from runner.program.program import Program
 

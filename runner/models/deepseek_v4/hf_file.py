@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from runner.config.sources import BESIDE, FLAVOUR, describe
+from runner.language.given import BESIDE, FLAVOUR, describe
 from runner.models.deepseek_v4.hf_config import (
     CODES,
     CSA,
