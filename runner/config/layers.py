@@ -210,7 +210,7 @@ def _misplaced(source: Source, given: Mapping[str, Given], model: ModelFamily | 
     """Sections that declare a family, in a source that is not its base layer."""
     found = []
     for key in (*DEEP, "family", "model_types"):
-        if key not in given or source.is_whole or (key == "fields" and not source.is_option):
+        if key not in given or source.is_whole or (key in ("fields", "state") and not source.is_option):
             continue
         if source.is_option:
             found.append(given[key].problem("C101", f"'{key}' cannot be set by an option, but by a layer"))

@@ -147,11 +147,12 @@ class Driver:
         given = timed or TimedOptions()
         if is_recorded(graph):
             recorded = open_recorded(self.setup, graph)
+            refuse_large(recorded.program, graph)
             name, plans = recorded.recording.name, recorded.program
             return trace_frontier(plans, lambda schedule: given.of_recorded(recorded, schedule), name, num_points, say)
         library = GraphLibrary()
         config, program = self.setup.config(graph, library), self.setup.program(graph, routing=routing, library=library)
-        refuse_large(program, library)
+        refuse_large(program, graph)
         name = f"{program.name}, routing {routing}"
         found = trace_frontier(
             program, lambda schedule: given.timing(schedule, self.setup.registry, config.dtypes), name, num_points, say
@@ -199,9 +200,9 @@ class Driver:
 
         folder = Path(checkpoint)
         request = serve.Request(folder, tuple(map(tuple, prompts)), max_new_tokens, **options)
-        config = serve.prepared(resolve([serve.config_json(folder)], self.sets, None, self.ep), request)
-        if config["ep"] > 1:
-            raise ConfigError(f"{config['ep']} ranks are processes of their own", hint="run 'ringgraph generate'")
+        config = serve.prepared(resolve(serve.own_layers(folder, ()), self.sets, None, self.ep), request)
+        if (ranks := serve.num_ranks(config)) > 1:
+            raise ConfigError(f"{ranks} ranks are processes of their own", hint="run 'ringgraph generate'")
         served = serve.serve(config, request, self.setup.registry, self._placement(scheduler, ring_heap, workers))
         assert served is not None, "rank 0 tells what was made"
         return served

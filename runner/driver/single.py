@@ -124,10 +124,8 @@ def run(config: Config, program: Program, request: Request, registry: OpRegistry
         tensors |= requests_left(store)
     ran = Ran(program, result, rings, comparisons, tensors, store.lengths if store is not None else {})
     measured = writers(request.files, measured_run(schedule, rings, records, trace)) if trace is not None else []
-    wanted_files = [*_profile_writers(config, request, times), *measured]
-    if request.out is not None:
-        wanted_files.append(partial(write_tensors, request.out, tensors, made))
-    if problems := write_each(wanted_files):
+    dumped = [partial(write_tensors, request.out, tensors, made)] if request.out is not None else []
+    if problems := write_each([*_profile_writers(config, request, times), *measured, *dumped]):
         raise UnwrittenError(problems, ran)
     return ran
 

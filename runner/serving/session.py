@@ -12,7 +12,7 @@ call takes up to `seq` tokens of each request at a time, as many as are known; w
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -177,18 +177,19 @@ def open_session(
     placement: Placement,
     *,
     decode: str | None = None,
+    graphs: Mapping[str, str] | None = None,
     device: torch.device | str = "cpu",
     comm: Comm | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ModelSession:
-    """Loads a model; `decode` names the deployment that decodes, the family's usual one without.
+    """Loads a model; `decode` names the deployment that decodes, `graphs` the graphs by phase, the family's usual ones without.
 
     Raises ConfigError, GraphError, CheckpointError or ScheduleError.
     """
     comm = comm or LocalComm()
     checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
     checkpoint.require(config)
-    serving = config.family.serving(config, decode)
+    serving = _with_graphs(config.family.serving(config, decode), graphs or {})
     config = serving.config
     programs = {phase: program_for(serving.configs[phase], registry, serving.graphs[phase]) for phase in PHASES}
     schedules = {phase: placement.schedule(program) for phase, program in programs.items()}
@@ -209,6 +210,16 @@ def open_session(
         )
         stages[phase] = Stage(phase, compiled, externals, serving.logits)
     return ModelSession(config, serving, stages["prefill"], stages["decode"], state, rings, sum(weight_bytes.values()))
+
+
+def _with_graphs(serving: Serving[Config], graphs: Mapping[str, str]) -> Serving[Config]:
+    """The same with other graphs; raises ConfigError where a phase has none."""
+    serving = replace(serving, graphs={**serving.graphs, **graphs})
+    for phase in PHASES:
+        if phase not in serving.graphs:
+            hint = f"give --{phase}-graph, or 'graphs' in the section 'serving' of a layer"
+            raise ConfigError(f"configuration '{serving.config.name}' names no graph for {phase}", hint=hint)
+    return serving
 
 
 def _shared_states(config: Config, programs: Iterable[Program]) -> dict[str, TensorSpec]:

@@ -12,7 +12,6 @@ PAGES = sorted([*DOCS.glob("*.md"), *ROOT.glob("*.md")])
 CLASSES = {
     "ModelFamily": ("family", "Gru"),
     "CheckpointLayout": ("family", "Layout"),
-    "RequestState": ("requests", "HiddenStates"),
 }
 """Protocols, and where the example satisfies them."""
 

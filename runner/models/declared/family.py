@@ -9,16 +9,13 @@ What a section leaves out is as for a graph of no model: no fields, no checkpoin
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
-from importlib import import_module
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runner.base.errors import ConfigError, Diagnostic, Mark
-from runner.base.tensor_spec import TensorSpec
 from runner.language.given import DEEP, Given, describe, read_layer
+from runner.models.declared.layout import read_layout
 from runner.models.declared.reading.fields import Declared
 from runner.models.declared.reading.hugging_face import HuggingFace
 from runner.models.declared.reading.requires import Requirements
@@ -35,9 +32,6 @@ from runner.models.protocols import (
     Vocabulary,
 )
 
-if TYPE_CHECKING:
-    import torch
-
 ANONYMOUS = "none"
 """What the family of a configuration is called that is of no model."""
 
@@ -53,7 +47,9 @@ class DeclaredFamily(ModelFamily):
         self._hugging_face = HuggingFace(self.sections.get("hugging_face"), name, self.model_types, self._declared.rules)
         self._requires = Requirements(self.sections.get("requires"))
         self._serving = ServingDeclaration(self.sections.get("serving"))
+        self._layout, wrong_tensors = read_layout(self.sections.get("checkpoint"))
         self.problems: list[Diagnostic] = [
+            *wrong_tensors,
             *wrong,
             *self._declared.problems,
             *self._requires.problems,
@@ -77,13 +73,13 @@ class DeclaredFamily(ModelFamily):
         return self._hugging_face.read(given, whole=whole)
 
     def impossible(self, values: Values, given: Mapping[str, Given], deploy: str) -> list[Diagnostic]:
-        return self._requires.broken(values, given)
+        return [*self._requires.broken(values, given), *self._layout.problems(values, given)]
 
     # --- checkpoints ---
 
-    @cached_property
+    @property
     def layout(self) -> CheckpointLayout:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return declared_layout(self.sections.get("checkpoint"))
+        return self._layout
 
     # --- serving ---
 
@@ -128,35 +124,3 @@ def family_of_file(path: Path) -> DeclaredFamily:
         got = "nothing" if named is None else describe(named.value)
         raise ConfigError(Diagnostic("C105", f"'family' is {got}, expected the name of the family", Mark(str(path), 1)))
     return DeclaredFamily(named.value, given, path)
-
-
-# --- what the section of checkpoints comes to --------------------------------------------------------------
-
-
-def declared_layout(section: Given | None) -> CheckpointLayout:
-    """The tensors on disk that a section `checkpoint` declares, none without; raises ConfigError that lists every problem."""
-    return _read("layout", "read_layout", section)
-
-
-def _read(module: str, function: str, section: Given | None) -> Any:
-    if section is None and find_spec(f"runner.models.declared.{module}") is None:
-        return _NOTHING[module]()
-    read = getattr(import_module(f"runner.models.declared.{module}"), function)
-    made, problems = read(section)
-    if problems:
-        raise ConfigError(problems)
-    return made
-
-
-class _NoTensors(CheckpointLayout):
-    def expected(self, values: Values, dtype: str = "f32") -> dict[str, TensorSpec]:
-        return {}
-
-    def random(self, name: str, spec: TensorSpec, values: Values, generator: torch.Generator) -> torch.Tensor:
-        raise KeyError(name)
-
-    def config_json(self, values: Values, dtype: str, flavour: str, described: Mapping[str, Any]) -> dict[str, Any]:
-        return {**described}
-
-
-_NOTHING = {"layout": _NoTensors}

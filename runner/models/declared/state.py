@@ -52,17 +52,21 @@ ROLES = ("tokens", "positions", "lengths", "starts", "counts", "prompt_length")
 ROLES_OF_KIND = ("table", "slots", "generations", "keys", "key_counts")
 """Inputs of a kind, by `{ROLE: KIND}`; `keys` and `key_counts` of a ring, or of a ring and another kind."""
 
-SCALINGS = ("default", "dynamic", "linear", "llama3", "yarn")
-"""Of rotary angles."""
-
-ROPE = ("theta", "scaling", "factor", "original", "beta_fast", "beta_slow", "low", "high", "scale", "columns")
-CONSTANTS: Mapping[str, tuple[str, ...]] = {
-    "rope_cos": ROPE,
-    "rope_sin": ROPE,
-    "hadamard": (),
-    "identity": (),
-}
+_ROPE = ("theta", "scaling", "factor", "original", "beta_fast", "beta_slow", "low", "high", "scale", "columns")
+CONSTANTS: Mapping[str, tuple[str, ...]] = {"rope_cos": _ROPE, "rope_sin": _ROPE, "hadamard": (), "identity": ()}
 """Functions of constant inputs, and what each takes; `runner.serving.state.constants` has them."""
+
+SCALINGS: Mapping[str, tuple[str, ...]] = {
+    "default": (),
+    "dynamic": (),
+    "linear": ("factor",),
+    "llama3": ("factor", "original", "low", "high"),
+    "yarn": ("factor", "original", "beta_fast", "beta_slow"),
+}
+"""Scalings of rotary embeddings, and what each needs."""
+
+COLUMNS = ("twice", "once", "pairs")
+"""How the angles of pairs stand in the columns of a rotary table: all twice side by side, once, or each twice."""
 
 SECTIONS = ("longest", "requests", "kinds", "inputs", "constants", "gathers", "scratch")
 
@@ -173,7 +177,7 @@ class StateDeclaration:
         before = len(evaluator.problems)
         function = evaluator.value(f"constant '{name}'", constant["function"], CONSTANTS)
         arguments = {
-            key: evaluator.value(f"constant '{name}': '{key}'", given, (*SCALINGS, "twice", "once", "pairs"))
+            key: evaluator.value(f"constant '{name}': '{key}'", given, (*SCALINGS, *COLUMNS))
             for key, given in constant.items()
             if key != "function"
         }
@@ -187,9 +191,8 @@ class StateDeclaration:
         for key in [key for key in arguments if key not in CONSTANTS[function]]:
             message = f"constant '{name}': '{function}' takes no '{key}'"
             evaluator.problems.append(constant[key].problem("C101", message, did_you_mean(key, CONSTANTS[function])))
-        if "theta" in CONSTANTS[function] and "theta" not in arguments:
-            message = f"constant '{name}': '{function}' needs 'theta', the base of its angles"
-            evaluator.problems.append(constant["function"].problem("C105", message))
+        if CONSTANTS[function]:
+            evaluator.problems += _wrong_rope(name, constant, arguments)
         return function, arguments
 
     def store(self, settings: Settings, states: Mapping[str, TensorSpec], device: torch.device | str = "cpu") -> RequestState:
@@ -199,6 +202,21 @@ class StateDeclaration:
     def first_call(self, inputs: Mapping[str, TensorSpec], settings: Settings, seed: int) -> dict[str, torch.Tensor]:
         """See `ModelFamily.first_call`: empty for a graph without an input of tokens or positions."""
         return import_module("runner.serving.state.turns").first_call(self, inputs, settings, seed)
+
+
+def _wrong_rope(name: str, constant: Mapping[str, Given], arguments: Mapping[str, Any]) -> list[Diagnostic]:
+    """What is wrong with the arguments of a rotary table."""
+    for key, default, known in (("scaling", "default", tuple(SCALINGS)), ("columns", "twice", COLUMNS)):
+        if (value := arguments.get(key, default)) not in known:
+            hint = did_you_mean(str(value), known) or f"there are {', '.join(known)}"
+            return [constant[key].problem("C103", f"constant '{name}': '{key}' is {value!r}", hint)]
+    scaling = arguments.get("scaling", "default")
+    missing = [key for key in ("theta", *SCALINGS[scaling]) if key not in arguments]
+    if not missing:
+        return []
+    of = f" of scaling '{scaling}'" if missing != ["theta"] else ""
+    message = f"constant '{name}': a rotary table{of} needs {', '.join(map(repr, missing))}"
+    return [constant.get("scaling", constant["function"]).problem("C105", message)]
 
 
 def _sized(
@@ -214,14 +232,16 @@ def _sized(
     page, table = numbers.get("page") or numbers.get("rows") or 1, numbers.get("table", 1)
     every, keeps = numbers.get("every", 1), numbers.get("keeps", 0)
     made = Kind(name, kind.kind, pages, page, table, _text(kind.numbers[unit]), every, keeps, kind.holds, kind.axis, kind.clear)
-    width = kind.numbers.get("table") or kind.numbers.get("rows") or kind.given
+    key = "table" if "table" in kind.numbers else "rows"
+    width = kind.numbers.get(key) or kind.given
     if made.grows and longest is not None and longest // every > made.rows:
-        what = f"'{_text(width)}' ({numbers.get('table') or numbers['rows']})"
+        limit = _text(longest_given) if _text(longest_given).isidentifier() else "longest"
+        what = f"'{key}: {_text(width)}'" + (f" = {numbers[key]}" if _text(width) != str(numbers[key]) else "")
         message = (
-            f"state '{name}' has {made.rows:,} rows a request at most by {what}, but the longest request of {longest:,} positions"
+            f"state '{name}' has {made.rows:,} rows a request at most ({what}), but the longest request of {longest:,} positions"
             f" needs {longest // every:,}"
         )
-        evaluator.problems.append(width.problem("C104", message, f"make it wider, or '{_text(longest_given)}' less"))
+        evaluator.problems.append(width.problem("C104", message, f"make it wider, or '{limit}' less"))
     if made.kind == "ring" and keeps > made.rows:
         message = f"state '{name}' keeps {keeps:,} positions in a ring of {made.rows:,} rows a request"
         evaluator.problems.append(kind.numbers["keeps"].problem("C104", message, f"make '{_text(width)}' larger"))

@@ -1,18 +1,18 @@
 """Constant inputs that a declaration names: angles of rotary embeddings, the Hadamard matrix, the identity.
 
-Source of the angles: transformers 5.23.0, `_compute_default_rope_parameters` and its likes (formulas; arXiv
-2104.09864 and 2309.00071).
+Source of the angles: transformers 5.23.0, `modeling_rope_utils` (formulas; arXiv 2104.09864 and 2309.00071).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from runner.base.errors import StateError
+from runner.models.declared.state import SCALINGS
 
 _F32_POSITIONS = 2**24
 """Positions above are not exact in f32, in which angles are computed."""
@@ -54,44 +54,30 @@ def yarn_frequencies(width: int, theta: float, factor: float, original: int, bet
     return (1.0 / (factor * powers)) * (1 - kept) + (1.0 / powers) * kept
 
 
-def linear_frequencies(width: int, theta: float, factor: float) -> torch.Tensor:
-    """f32[width / 2]: like `plain_frequencies` of positions divided by `factor`."""
-    return plain_frequencies(width, theta) / factor
-
-
-def llama3_frequencies(width: int, theta: float, factor: float, original: int, low: float, high: float) -> torch.Tensor:
+def llama3_frequencies(width: int, theta: float, factor: float, original: float, low: float, high: float) -> torch.Tensor:
     """f32[width / 2]: like `plain_frequencies`, slow pairs divided by `factor`.
 
     Pairs that turn more than `high` times within the `original` context are kept, those that turn less than `low` times are
-    divided, and those between are blended linearly in their number of turns.
+    divided, and those between are blended linearly in their turns.
     """
-    plain = plain_frequencies(width, theta)
-    kept = ((original * plain / (2 * math.pi) - low) / (high - low)).clamp(0, 1)
-    return (1 - kept) * plain / factor + kept * plain
-
-
-SCALINGS: Mapping[str, tuple[Callable[..., torch.Tensor], tuple[str, ...]]] = {
-    "default": (plain_frequencies, ()),
-    "dynamic": (plain_frequencies, ()),
-    "linear": (linear_frequencies, ("factor",)),
-    "llama3": (llama3_frequencies, ("factor", "original", "low", "high")),
-    "yarn": (yarn_frequencies, ("factor", "original", "beta_fast", "beta_slow")),
-}
-"""Each scaling's frequencies, and the arguments that it needs. `dynamic` scales nothing up to the context that a model was made
-for, and no request is longer."""
+    found = plain_frequencies(width, theta)
+    kept = ((original * found / (2 * math.pi) - low) / (high - low)).clamp(0, 1)
+    return (1 - kept) * found / factor + kept * found
 
 
 def frequencies(
-    width: int, *, theta: float, scaling: str = "default", scale: float = 1.0, **given: Any
+    width: int, *, theta: float, scaling: str = "default", scale: float = 1.0, **arguments: Any
 ) -> tuple[torch.Tensor, float]:
-    """Radians per position of each pair, f32[width / 2], and the factor on cosines and sines, which only YaRN has."""
-    if scaling not in SCALINGS:
-        raise StateError(f"rotary scaling '{scaling}' is not known", hint=f"scalings are {', '.join(SCALINGS)}")
-    function, needed = SCALINGS[scaling]
-    missing = [name for name in needed if given.get(name) is None]
-    if missing:
-        raise StateError(f"rotary scaling '{scaling}' needs {', '.join(missing)}")
-    return function(width, theta, **{name: given[name] for name in needed}), scale if scaling == "yarn" else 1.0
+    """Radians per position of each pair, f32[width / 2], and the factor on cosines and sines.
+
+    `arguments` hold what the scaling needs (`SCALINGS`). Dynamic scaling is none: it begins behind the longest request.
+    """
+    needed = {key: arguments[key] for key in SCALINGS[scaling]}
+    if scaling == "yarn":
+        return yarn_frequencies(width, theta, **needed), scale
+    if scaling == "llama3":
+        return llama3_frequencies(width, theta, **needed), 1.0
+    return plain_frequencies(width, theta) / (needed["factor"] if scaling == "linear" else 1), 1.0
 
 
 def rope(function: str, num_positions: int, columns_: int, *, columns: str = "twice", **arguments: Any) -> torch.Tensor:

@@ -6,7 +6,6 @@ import pytest
 import torch
 from qwen3_oracle import fields, transformers
 
-from runner.base.errors import StateError
 from runner.serving.state.constants import constant
 
 ROPES = {
@@ -37,10 +36,3 @@ def test_tables_are_those_of_transformers(kind, columns):
     }
     torch.testing.assert_close(constant("rope_cos", arguments, (600, columns)), cos[0], rtol=0, atol=2e-5)
     torch.testing.assert_close(constant("rope_sin", arguments, (600, columns)), sin[0], rtol=0, atol=2e-5)
-
-
-def test_what_a_scaling_needs():
-    with pytest.raises(StateError, match="rotary scaling 'llama3' needs low, high"):
-        constant("rope_cos", {"theta": 1e4, "scaling": "llama3", "factor": 2.0, "original": 64}, (4, 8))
-    with pytest.raises(StateError, match="rotary scaling 'longrope' is not known"):
-        constant("rope_cos", {"theta": 1e4, "scaling": "longrope"}, (4, 8))

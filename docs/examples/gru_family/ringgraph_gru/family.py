@@ -58,8 +58,3 @@ class Gru(ModelFamily):
 
     def vocabulary(self, config):
         return Vocabulary(config["vocabulary"], end=())
-
-    def request_state(self, settings, states, device):
-        from .requests import HiddenStates
-
-        return HiddenStates(states["hidden"].shape, device)
