@@ -8,9 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from importlib.metadata import version as installed_version
 from io import TextIOWrapper
-from traceback import print_exc
 from typing import Annotated
 
 import typer
@@ -34,6 +32,8 @@ _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version as installed_version
+
         print(f"ringgraph {installed_version('ringgraph')}")
         raise typer.Exit
 
@@ -111,6 +111,8 @@ def _status(arguments: list[str] | None) -> int:
             return 1
         if own_rank() is None:
             raise
+        from traceback import print_exc
+
         print_exc()
     return 1
 

@@ -12,7 +12,7 @@ Every problem of a configuration is reported at once, each with the place it cam
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,11 +21,22 @@ from typing import Any
 
 from runner.base.errors import ConfigError, Diagnostic, Mark, did_you_mean
 from runner.config.evaluation import Evaluation
-from runner.config.layers import Layer, as_layer, declared_fields, declared_here, fields_of, named_family, of_no_model
+from runner.config.layers import (
+    Layer,
+    Rules,
+    as_layer,
+    declared_fields,
+    declared_here,
+    fields_of,
+    named_family,
+    of_no_model,
+)
 from runner.config.sources import Source, fields_given, read_option, read_source
 from runner.language.given import Given
 from runner.models import family, family_names
-from runner.models.declared.family import ANONYMOUS
+from runner.models.declared.family import DeclaredFamily
+from runner.models.declared.state import StateDeclaration
+from runner.models.declared.state_section import merged, read_state
 from runner.models.protocols import ModelFamily
 
 NO_MODEL = Diagnostic(
@@ -44,6 +55,7 @@ class Config:
     fields   every field, evaluated: int, float, bool, str, list or None
     values   fields and dims: what a name in an expression stands for
     dtypes   dtype parameters (`act`, `wq`, ...) to dtype names
+    state    what its layers declare of the state of requests
     """
 
     name: str
@@ -51,6 +63,7 @@ class Config:
     fields: Mapping[str, Any]
     values: Mapping[str, Any]
     dtypes: Mapping[str, str]
+    state: StateDeclaration = field(repr=False, compare=False)
     family: ModelFamily = field(repr=False)
     _layers: tuple[Layer, ...] = field(repr=False, compare=False)
     _options: tuple[Layer, ...] = field(repr=False, compare=False)
@@ -123,7 +136,32 @@ def load_config(
         raise ConfigError([*unreadable, *problems, *anyway, *not_one])
     if declaring is not None:
         sources = [source for source in sources if source is not declaring]
+        declaring = replace(declaring, name=model.name)
     return _load(model, sources, given, problems, unreadable, deploy, deploy_mark, declaring)
+
+
+def fields_known(layers: Sequence[str | Path | Source]) -> tuple[str, Rules]:
+    """The family of `layers`, and every field that a layer over them may give, with its JSON Schema; raises ConfigError.
+
+    Whether the fields have values is another matter.
+    """
+    sources: list[Source] = []
+    problems: list[Diagnostic] = []
+    for name in layers:
+        _read_into(name, sources, problems, problems)
+    here, declaring, found = declared_here(sources)
+    anonymous = of_no_model(sources) if here is None else None
+    model, wrong = named_family(sources, here, here or anonymous)
+    model = model or anonymous
+    problems += [*found, *wrong]
+    if model is None or problems:
+        raise ConfigError(problems or [NO_MODEL])
+    if declaring is None and model.base_layer:
+        _read_into(model.base_layer, sources, problems, problems)
+    lowest, wrong = declared_fields(sources, model)
+    if problems := [*problems, *wrong, *getattr(model, "problems", ())]:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    return model.name, fields_of(model, [lowest])
 
 
 def _load(
@@ -143,6 +181,7 @@ def _load(
     base = [declaring] if declaring is not None else []
     if not base and model.base_layer:
         _read_into(model.base_layer, base, problems, unreadable)
+        base = [replace(source, name=model.name) for source in base]
     problems += named_family(base, model, model)[1]
     problems += getattr(model, "problems", ())
     lowest, wrong = declared_fields((*base, *sources), model)
@@ -221,31 +260,39 @@ def _resolve(
     model = family(model) if isinstance(model, str) else model
     every = (*layers, *options)
     deployments = _deployments(every)
-    chosen = deploy or _default_deployment(every) or next(iter(deployments), "")
-    if chosen and chosen not in deployments:
-        known = f"deployments are {', '.join(deployments)}" if deployments else "no layer has deployments"
-        hint = did_you_mean(chosen, deployments) or known
-        problems = [*problems, Diagnostic("C103", f"unknown deployment '{chosen}'", deploy_mark, hint=hint)]
-        chosen = next(iter(deployments), "")
+    chosen, found = _chosen(deploy or _default_deployment(every), deployments, deploy_mark)
+    problems = problems + found
     fields: dict[str, Given] = {name: given for layer in every for name, given in layer.defaults.items()}
     for layer in (*layers, Layer(chosen, deployments.get(chosen, {})), *options):  # later ones win
         fields |= layer.fields
     dims = {name: given for layer in every for name, given in layer.dims.items()}
     dtypes = {name: given for layer in every for name, given in layer.dtypes.items()}
-    evaluation = Evaluation(fields, dims, fields_of(model, layers), optional=("deploy",) if model.name == ANONYMOUS else ())
+    evaluation = Evaluation(fields, dims, fields_of(model, layers), is_declared=isinstance(model, DeclaredFamily))
     values = evaluation.values()
     dtype_names = evaluation.dtypes(dtypes)
     problems = problems + evaluation.problems
     with suppress(KeyError) if problems else nullcontext():  # a family's rules may need values that there are not
         problems = problems + model.impossible(values, {**fields, **dims}, chosen)
-    if problems or evaluation.dim_problems:
-        raise ConfigError(problems or evaluation.dim_problems)
+    state, found = read_state(merged(layer.state for layer in every))
+    if problems := problems + found or evaluation.dim_problems or state.problems(values, dtype_names):
+        raise ConfigError(problems)
     names = list(dict.fromkeys(layer.name for layer in layers if layer.name))
     base = names[0] if names and model.base_layer else ""
     name = "+".join(layer.name for layer in layers if layer.name not in ("", base)) or base or model.name
-    plain = {field: values[field] for field in fields}
-    views = (MappingProxyType(mapping) for mapping in (plain, values, dtype_names))
-    return Config(name, chosen, *views, family=model, _layers=layers, _options=options, _asked=deploy, _given={**dims, **fields})
+    views = [MappingProxyType[str, Any](each) for each in ({name: values[name] for name in fields}, values, dtype_names)]
+    return Config(name, chosen, *views, state, model, layers, options, deploy, {**dims, **fields})  # pyright: ignore
+
+
+def _chosen(wanted: str, deployments: Collection[str], mark: Mark | None) -> tuple[str, list[Diagnostic]]:
+    """The deployment of that name, the first one where none is wanted, "" where there are none."""
+    if wanted in deployments or not (wanted or deployments):
+        return wanted, []
+    first = next(iter(deployments), "")
+    if not wanted:
+        return first, []
+    known = f"deployments are {', '.join(deployments)}" if deployments else "no layer has deployments"
+    hint = did_you_mean(wanted, deployments) or known
+    return first, [Diagnostic("C103", f"unknown deployment '{wanted}'", mark, hint=hint)]
 
 
 def _deployments(layers: Sequence[Layer]) -> dict[str, dict[str, Given]]:

@@ -16,7 +16,7 @@ from runner.config.sources import Source
 from runner.language.given import DEEP, SECTIONS, Given, describe
 from runner.models import family, family_names, family_of_type, model_types
 from runner.models.declared.family import ANONYMOUS, DeclaredFamily
-from runner.models.declared.fields import Declared
+from runner.models.declared.reading.fields import Declared
 from runner.models.protocols import ModelFamily, Normalised
 
 Rules = Mapping[str, Mapping[str, Any]]
@@ -38,6 +38,7 @@ class Layer:
     deployments: Mapping[str, Mapping[str, Given]] = field(default_factory=dict)
     dims: Mapping[str, Given] = field(default_factory=dict)
     dtypes: Mapping[str, Given] = field(default_factory=dict)
+    state: Given | None = None
     rules: Rules = field(default_factory=dict)
     defaults: Mapping[str, Given] = field(default_factory=dict)
 
@@ -201,14 +202,15 @@ def as_layer(
             problems.append(item.problem("C101", f"unknown key '{key}'", hint))
     entries = _section(given, "deployments", problems)
     named = {name: _deployment(name, item, known, problems) for name, item in entries.items()}
-    return Layer(source.name, fields, named, _section(given, "dims", problems), _section(given, "dtypes", problems)), problems
+    dims_given, dtypes = _section(given, "dims", problems), _section(given, "dtypes", problems)
+    return Layer(source.name, fields, named, dims_given, dtypes, given.get("state")), problems
 
 
 def _misplaced(source: Source, given: Mapping[str, Given], model: ModelFamily | None, is_base: bool) -> list[Diagnostic]:
     """Sections that declare a family, in a source that is not its base layer."""
     found = []
     for key in (*DEEP, "family", "model_types"):
-        if key not in given or source.is_whole or (key == "fields" and not source.is_option):
+        if key not in given or source.is_whole or (key in ("fields", "state") and not source.is_option):
             continue
         if source.is_option:
             found.append(given[key].problem("C101", f"'{key}' cannot be set by an option, but by a layer"))

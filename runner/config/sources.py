@@ -14,17 +14,11 @@ from typing import Any
 
 from runner.base.errors import ConfigError, Diagnostic, Mark, did_you_mean
 from runner.base.reading import NotJsonError, key_places, parse_json
-from runner.language.given import SECTIONS, Given, describe, read_layer, read_value
+from runner.language.given import BESIDE, GENERATION, SECTIONS, Given, describe, read_layer, read_value
 from runner.language.yaml_source import YAML_ERRORS, yaml_reason
 from runner.models import family, family_names
 
 MAX_FILE_BYTES = 1 << 20
-GENERATION = "generation_config.json"
-"""The file beside a `config.json` that says how to generate."""
-BESIDE = GENERATION + ": "
-"""What the keys of that file begin with in a source."""
-FLAVOUR = "safetensors: flavour"
-"""The key of what the tensors beside a `config.json` are stored as."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +118,8 @@ def _generation_beside(path: Path) -> dict[str, Given]:
     if (not path.is_dir() and path.name != "config.json") or not beside.is_file():
         return {}
     _, display, text, _ = _open(beside)
-    return {BESIDE + key: item for key, item in _parse_json(text, display).items()}
+    nothing = {"eos_token_id": Given(None, Mark(display, 1, 1), is_default=True)}  # transformers then ends at no token
+    return {BESIDE + key: item for key, item in (nothing | _parse_json(text, display)).items()}
 
 
 def _shown(path: Path) -> str:

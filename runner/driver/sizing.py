@@ -60,7 +60,7 @@ def size(
         program = program_of(graph, config, library=library, ops=setup.registry)
         timing = partial(timed.timing, ops=setup.registry, dtypes=config.dtypes)
         schedules.append(schedule_of(program, scheduler, given=given | {"timing": timing})[0])
-        names.append(f"{Path(graph).stem}@{config.deploy}")
+        names.append(f"{Path(graph).stem}@{config.deploy}" if config.deploy else Path(graph).stem)
     is_timed = scheduler == "minpeak" and (options.objective == "makespan" or options.budget is not None)
     found = device_sizes(schedules, names)
     return SizeResult(scheduler, tuple(names), found, timed if is_timed else None, warnings=tuple(warnings))

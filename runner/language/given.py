@@ -15,12 +15,18 @@ from runner.base.reading import MAX_DEPTH, MAX_DIGITS, MAX_INTEGER, number_probl
 from runner.language.yaml_source import YAML_ERRORS, compose, yaml_reason
 
 MAX_NODES = 100_000
-DEEP = ("fields", "hugging_face", "checkpoint", "state", "serving")
+DEEP = ("fields", "requires", "hugging_face", "checkpoint", "state", "serving")
 """Sections that declare a family. All that they hold is `Given`: the entries of mappings and of lists, however deep."""
 SECTIONS = ("doc", "model", "family", "model_types", "deployments", "dims", "dtypes", *DEEP)
 """Keys that are no fields; every family has them."""
 SECTION_DEPTHS: Mapping[str, float] = {"deployments": 2, "dims": 1, "dtypes": 1, **dict.fromkeys(DEEP, inf)}
 """Levels of mappings whose entries are `Given`."""
+GENERATION = "generation_config.json"
+"""The file beside a `config.json` that says how to generate."""
+BESIDE = GENERATION + ": "
+"""What the keys of that file begin with in a source."""
+FLAVOUR = "safetensors: flavour"
+"""The key of what the tensors beside a `config.json` are stored as."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,7 +59,7 @@ class Pattern:
 
 @dataclass(frozen=True)
 class Naming:
-    """What belongs to a weight on disk. Every pattern has the one placeholder `name`; of several, the first is the family's own."""
+    """What belongs to a weight on disk. Each pattern has the one placeholder `name`; the first of several is the family's own."""
 
     weight: Pattern = Pattern("{name}.weight")
     scales: tuple[Pattern, ...] = (Pattern("{name}.scale"),)

@@ -29,13 +29,22 @@ Values = Mapping[str, Any]
 """Fields and dims of a resolved configuration, by name."""
 
 
+class DeclaresState(Protocol):
+    """What a configuration's `state:` section says; see `runner.models.declared.state.StateDeclaration`."""
+
+    def store(self, settings: Settings, states: Mapping[str, TensorSpec], device: torch.device | str = "cpu") -> RequestState: ...
+    def first_call(self, inputs: Mapping[str, TensorSpec], settings: Settings, seed: int) -> dict[str, torch.Tensor]: ...
+
+
 class Settings(Protocol):
-    """What a family is told of a configuration: `Config`, or anything with its values and dtypes."""
+    """What a family is told of a configuration: `Config`, or anything with its values, dtypes and state."""
 
     @property
     def values(self) -> Values: ...
     @property
     def dtypes(self) -> Mapping[str, str]: ...
+    @property
+    def state(self) -> DeclaresState: ...
 
 
 class Configuration(Settings, Protocol):
@@ -341,7 +350,7 @@ class ModelFamily(Protocol):
         return Normalised({key: (value, key) for key, value in given.items()})
 
     def impossible(self, values: Values, given: Mapping[str, Any], deploy: str) -> list[Diagnostic]:
-        """Combinations of fields that cannot be, each told at a value of `given` (`runner.config.sources.Given`)."""
+        """Combinations of fields that cannot be, each told at a value of `given` (`runner.language.given.Given`)."""
         return []
 
     def trip_counts(self, text: str, settings: Settings) -> TripCounts | None:
@@ -369,13 +378,13 @@ class ModelFamily(Protocol):
         return False
 
     def request_state(self, settings: Settings, states: Mapping[str, TensorSpec], device: torch.device | str) -> RequestState:
-        """State of all requests, for programs with these `states`."""
-        ...
+        """State of all requests, for programs with these `states`; by default as the configuration declares it."""
+        return settings.state.store(settings, states, device)
 
     def first_call(self, inputs: Mapping[str, TensorSpec], settings: Settings, seed: int) -> dict[str, torch.Tensor]:
         """Those of a graph's `inputs` that `request_state` knows, for a call on random tokens of as many requests as it takes.
 
         Empty for a graph that takes no requests. Raises StateError where the configuration has no room for them.
-        What is left out is random, integers zero.
+        What is left out is random, integers zero. By default as the configuration declares it.
         """
-        return {}
+        return settings.state.first_call(inputs, settings, seed)

@@ -2,25 +2,23 @@
 
     family = DeclaredFamily("my_model", {"fields": Given(...), ...}, base_layer=Path("family.yaml"))
 
-Each section has a module that reads it: `fields`, `hugging_face`, `serving`, `layout` (`checkpoint`) and `state`. What a section
-leaves out is as for a graph of no model: no fields, no checkpoint, no requests.
+Each section has a module that reads it: `fields`, `requires`, `hugging_face`, `serving`, `layout` (`checkpoint`) and `state`.
+What a section leaves out is as for a graph of no model: no fields, no checkpoint, no requests.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
-from importlib import import_module
 from importlib.resources import files
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from runner.base.errors import ConfigError, Diagnostic, Mark
-from runner.base.tensor_spec import TensorSpec
 from runner.language.given import DEEP, Given, describe, read_layer
-from runner.models.declared.fields import Declared
-from runner.models.declared.hugging_face import HuggingFace
+from runner.models.declared.layout import read_layout
+from runner.models.declared.reading.fields import Declared
+from runner.models.declared.reading.hugging_face import HuggingFace
+from runner.models.declared.reading.requires import Requirements
 from runner.models.declared.serving import ServingDeclaration
 from runner.models.protocols import (
     C,
@@ -28,15 +26,11 @@ from runner.models.protocols import (
     Configuration,
     ModelFamily,
     Normalised,
-    RequestState,
     Serving,
     Settings,
     Values,
     Vocabulary,
 )
-
-if TYPE_CHECKING:
-    import torch
 
 ANONYMOUS = "none"
 """What the family of a configuration is called that is of no model."""
@@ -46,15 +40,21 @@ class DeclaredFamily(ModelFamily):
     """See `ModelFamily`. `problems` is everything that is wrong with the sections, whatever the configuration."""
 
     def __init__(self, name: str, sections: Mapping[str, Given], base_layer: str | Path = ""):
-        self.name, self.base_layer = name, base_layer
+        self.name = name
+        self.base_layer = base_layer
         self.sections = {key: given for key, given in sections.items() if key in (*DEEP, "model_types")}
-        self.model_types, wrong = _model_types(self.sections.get("model_types"))
+        types, wrong = _model_types(self.sections.get("model_types"))
+        self.model_types = types
         self._declared = Declared(self.sections.get("fields"))
         self._hugging_face = HuggingFace(self.sections.get("hugging_face"), name, self.model_types, self._declared.rules)
+        self._requires = Requirements(self.sections.get("requires"))
         self._serving = ServingDeclaration(self.sections.get("serving"))
+        self._layout, wrong_tensors = read_layout(self.sections.get("checkpoint"))
         self.problems: list[Diagnostic] = [
+            *wrong_tensors,
             *wrong,
             *self._declared.problems,
+            *self._requires.problems,
             *self._hugging_face.problems,
             *self._serving.problems,
         ]
@@ -74,11 +74,14 @@ class DeclaredFamily(ModelFamily):
     def normalise(self, given: Values, *, whole: bool) -> Normalised:
         return self._hugging_face.read(given, whole=whole)
 
+    def impossible(self, values: Values, given: Mapping[str, Given], deploy: str) -> list[Diagnostic]:
+        return [*self._requires.broken(values, given), *self._layout.problems(values, given)]
+
     # --- checkpoints ---
 
-    @cached_property
+    @property
     def layout(self) -> CheckpointLayout:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return declared_layout(self.sections.get("checkpoint"))
+        return self._layout
 
     # --- serving ---
 
@@ -93,12 +96,6 @@ class DeclaredFamily(ModelFamily):
 
     def is_narrow(self, settings: Settings) -> bool:
         return self._serving.is_narrow(settings.values)
-
-    def request_state(self, settings: Settings, states: Mapping[str, TensorSpec], device: torch.device | str) -> RequestState:
-        return declared_state(self.sections.get("state")).store(settings, states, device)
-
-    def first_call(self, inputs: Mapping[str, TensorSpec], settings: Settings, seed: int) -> dict[str, torch.Tensor]:
-        return declared_state(self.sections.get("state")).first_call(inputs, settings, seed)
 
 
 def _model_types(given: Given | None) -> tuple[tuple[str, ...], list[Diagnostic]]:
@@ -129,45 +126,3 @@ def family_of_file(path: Path) -> DeclaredFamily:
         got = "nothing" if named is None else describe(named.value)
         raise ConfigError(Diagnostic("C105", f"'family' is {got}, expected the name of the family", Mark(str(path), 1)))
     return DeclaredFamily(named.value, given, path)
-
-
-# --- what the sections of checkpoints and states come to --------------------------------------------------------------
-
-
-def declared_layout(section: Given | None) -> CheckpointLayout:
-    """The tensors on disk that a section `checkpoint` declares, none without; raises ConfigError that lists every problem."""
-    return _read("layout", "read_layout", section)
-
-
-def declared_state(section: Given | None) -> Any:
-    """What lives between calls by a section `state`, nothing without; raises ConfigError that lists every problem."""
-    return _read("state", "read_state", section)
-
-
-def _read(module: str, function: str, section: Given | None) -> Any:
-    if section is None and find_spec(f"runner.models.declared.{module}") is None:
-        return _NOTHING[module]()
-    read = getattr(import_module(f"runner.models.declared.{module}"), function)
-    made, problems = read(section)
-    if problems:
-        raise ConfigError(problems)
-    return made
-
-
-class _NoTensors(CheckpointLayout):
-    def expected(self, values: Values, dtype: str = "f32") -> dict[str, TensorSpec]:
-        return {}
-
-    def random(self, name: str, spec: TensorSpec, values: Values, generator: torch.Generator) -> torch.Tensor:
-        raise KeyError(name)
-
-    def config_json(self, values: Values, dtype: str, flavour: str, described: Mapping[str, Any]) -> dict[str, Any]:
-        return {**described}
-
-
-class _NoState:
-    def first_call(self, inputs: Mapping[str, TensorSpec], settings: Settings, seed: int) -> dict[str, torch.Tensor]:
-        return {}
-
-
-_NOTHING = {"layout": _NoTensors, "state": _NoState}

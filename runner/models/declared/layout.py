@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from importlib import import_module
@@ -34,7 +34,7 @@ _DIGITS = re.compile(r"\d+")
 def read_layout(section: Given | None) -> tuple[DeclaredLayout, list[Diagnostic]]:
     """The layout that a section declares, and everything that is wrong with the section."""
     read, problems = read_checkpoint(section)
-    return DeclaredLayout(read), problems
+    return DeclaredLayout(lambda: read), problems
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ class Place:
 class DeclaredLayout(CheckpointLayout):
     """See `CheckpointLayout`."""
 
-    def __init__(self, section: CheckpointSection):
-        self._section = section
+    def __init__(self, read: Callable[[], CheckpointSection]):
+        self._read = read
         self._place = lru_cache(maxsize=1 << 17)(self._find_place)
 
-    @property
+    @cached_property
     def section(self) -> CheckpointSection:
-        """What is declared; a family may read it when it is first needed."""
-        return self._section
+        """What is declared, read when it is first needed."""
+        return self._read()
 
     @property
     def naming(self) -> Naming:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -184,13 +184,22 @@ class DeclaredLayout(CheckpointLayout):
             return False
         return tied.when is None or bool(tied.when.value({**values, **place.trips}))
 
+    def declares(self, name: str) -> bool:
+        """Whether a tensor of some configuration is called so."""
+        return self._place(name) is not None
+
     def spec_of(self, name: str, values: Values, dtype: str = "f32") -> TensorSpec | None:
         """The unquantised spec of a tensor that is declared, also of a trip that the configuration does not make."""
         place = self._place(name)
         return None if place is None else _spec(place.entry, {**values, **place.trips}, dtype)
 
-    def problems(self, values: Values) -> list[Diagnostic]:
-        """Expressions of the section that have no value under a configuration, or a wrong one."""
+    def problems(self, values: Values, given: Collection[str] = ()) -> list[Diagnostic]:
+        """Expressions of the section that have no value under a configuration, or a wrong one.
+
+        Fields and dims of `given` that have no value have been told about.
+        """
+        if any(name not in values for name in given):
+            return []
         found: list[Diagnostic] = []
         for entry in self.section.tensors:
             try:
@@ -295,6 +304,9 @@ class DeclaredLayout(CheckpointLayout):
         scope = {**values, "plain": dtype, "flavour": flavour}
         kept = {key: value for key, value in described.items() if key not in (*written.without, "quantization_config")}
         found = {key: formula.value(scope) for key, formula in written.values.items()}
+        for name, entries in written.objects.items():
+            there = {key: value for key, (value, when) in entries.items() if when is None or when.value(scope)}
+            found[name] = {key: value.value(scope) for key, value in there.items()}
         quantisation = written.quantisation.get(flavour)
         if quantisation is not None:
             found["quantization_config"] = quantisation

@@ -7,11 +7,11 @@
       batch: batch                                          # requests of a decode call
       seq: 1                                                # tokens of each
       prefill_tokens: seq                                   # tokens of a prompt that a prefill call takes
-      vocabulary: vocab_size
-      end: eos_token_id                                     # a field: a token, a list of them, or null; or a list
-      longest: max_position_embeddings                      # positions of a request that the model allows
-      room: {max_context: "max(max_context, positions)", REQUESTS: "max(REQUESTS, requests)"}
-      narrow: hidden_size < 1024                            # ops so short that one thread for each is best
+      vocabulary: tokens
+      end: end_token                                        # a field: a token, a list of them, or null; or a list
+      longest: positions                                    # positions of a request that the model allows
+      room: {longest: "max(longest, positions)", slots: "max(slots, requests)"}
+      narrow: width < 1024                                  # ops so short that one thread for each is best
 
 Numbers are expressions over fields and dims: of the decode deployment, `prefill_tokens` of the prefill one. `room` gives values
 to fields and dims that both calls share; it also knows `positions`, the most that a prompt needs with its new tokens, and

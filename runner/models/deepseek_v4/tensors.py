@@ -6,7 +6,6 @@ Source: design page of the model ("Checkpoints as they lie on disk"); transforme
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from importlib.resources import files
 from typing import Any
 
@@ -19,19 +18,7 @@ BASE = "deepseek_v4.yaml"
 
 
 class Layout(DeclaredLayout):
-    """See `CheckpointLayout`. The section is read when it is first needed."""
-
-    def __init__(self) -> None:
-        super().__init__(CheckpointSection())
-
-    @cached_property
-    def section(self) -> CheckpointSection:  # pyright: ignore[reportIncompatibleVariableOverride]
-        problems: list[Diagnostic] = []
-        text = files("graphs.config").joinpath(BASE).read_text(encoding="utf-8")
-        section, found = read_checkpoint(read_layer(text, BASE, problems)["checkpoint"])
-        if problems or found:
-            raise ConfigError([*problems, *found])
-        return section
+    """See `CheckpointLayout`."""
 
     def without_unused(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         ratios = values["compress_ratios"][: values["num_hidden_layers"]]
@@ -44,5 +31,14 @@ class Layout(DeclaredLayout):
         return kept | config_json(values, dtype, quantisation_config(flavour))
 
 
-LAYOUT = Layout()
+def _section() -> CheckpointSection:
+    problems: list[Diagnostic] = []
+    text = files("graphs.config").joinpath(BASE).read_text(encoding="utf-8")
+    section, found = read_checkpoint(read_layer(text, BASE, problems)["checkpoint"])
+    if problems or found:
+        raise ConfigError([*problems, *found])
+    return section
+
+
+LAYOUT = Layout(_section)
 canonical, encoding, expected_tensors = LAYOUT.canonical, LAYOUT.encoding, LAYOUT.expected

@@ -5,7 +5,8 @@
       gain: {type: number, default: 1.0 / width}            # an expression over other fields
       window: {choices: [hann, none], default: hann}
       taps: {type: list, items: number, default: [0.5, 0.5]}
-      limit: [integer, null]                                # a type alone
+      limit: [integer, "null"]                              # a type alone
+      widths: {type: list, items: integer, default: {each: 8 * (i + 1), count: depth}}
 
 Each becomes a JSON Schema, as `ModelFamily.fields` has them; a number or truth value also takes a text, which is an expression.
 """
@@ -117,7 +118,7 @@ class Declared:
         """What each element of a list is: a type, or a mapping as of a field."""
         if not isinstance(given.value, dict):
             types = self._types(f"field '{name}': 'items'", given)
-            return {"type": types or "null"}
+            return _rule(types or ["null"], {})
         for key, item in given.value.items():
             if key not in ("type", "choices", *LIMITS):
                 self._wrong(item, f"field '{name}': unknown key '{key}' of 'items'", code="C101")
@@ -130,7 +131,7 @@ class Declared:
             self._wrong(given, f"field '{name}': 'items' has no type")
             return {}
         self._limits(name, given.value, types, rule)
-        return {"type": types, **rule}
+        return _rule(types, rule)
 
     def _limits(self, name: str, entries: Mapping[str, Given], types: list[str], rule: dict[str, Any]) -> None:
         for key, theirs in LIMITS.items():
@@ -160,4 +161,5 @@ def _rule(types: list[str], rule: Mapping[str, Any]) -> Mapping[str, Any]:
     takes_text = {"integer", "number", "boolean"} & {*types} and "string" not in types
     every = [*types, "string"] if takes_text else types
     shown = every[0] if len(every) == 1 else every
-    return {"type": shown, **rule, **({"x-expression": True} if takes_text else {})}
+    marks = {"x-declared": True} | ({"x-expression": True} if takes_text else {})
+    return {"type": shown, **rule, **marks}
