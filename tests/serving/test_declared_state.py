@@ -15,6 +15,7 @@ from runner.language.given import read_layer
 from runner.models.declared.state import StateDeclaration
 from runner.models.declared.state_section import merged, read_state
 from runner.serving.session import _require_inputs, _shared_states
+from runner.serving.state.turns import next_call
 
 NO_ROWS: dict[str, TensorSpec] = {}
 FIELDS = {"longest": 24, "pages": 14, "window": 5, "ids": 50}
@@ -340,3 +341,14 @@ def test_what_two_phases_do_not_agree_on_is_told_before_weights_are_loaded():
     fewer = {name: role for name, role in config.state.inputs.items() if name != "prompt_len"}
     with pytest.raises(ConfigError, match=r"nothing tells a call of graph 'prefill_fwd' its input 'prompt_len' \(i32\[1\]\)"):
         _require_inputs(replace(config.state, inputs=fewer).store(config, {}), programs)
+
+
+def test_a_first_call_has_room_to_go_on_where_pages_allow():
+    """Of a pool too small for two of the longest requests, each takes what the call needs."""
+    wanted = inputs(2, 3)
+    for pages, capacity in ((14, 24), (11, 3)):
+        fields = FIELDS | {"pages": pages}
+        state, settings, _ = store(BOTH, fields)
+        _, made = next_call(state, wanted, settings, seed=0)
+        assert [request.capacity for request in made.requests.admitted.values()] == [capacity] * 2
+        assert made.lengths == {0: 3, 1: 3}
