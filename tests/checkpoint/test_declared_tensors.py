@@ -6,9 +6,11 @@ What is read is compared with what safetensors reads, put together or taken apar
 import json
 import random
 
+import jsonschema
 import pytest
 import torch
 import yaml
+from places import ROOT
 from safetensors.torch import load_file, save_file
 
 from runner.base.errors import CheckpointError, ConfigError, Mark, RinggraphError
@@ -21,6 +23,7 @@ from runner.checkpoint.random import init_checkpoint
 from runner.checkpoint.weights import load_weights
 from runner.config.config import load_config
 from runner.language.given import Given
+from runner.models.declared import checkpoint_section
 from runner.models.declared.layout import read_layout
 from runner.program.program import Program, Span, Task, Tensor
 
@@ -460,3 +463,17 @@ def test_no_section_makes_the_reader_fail():
         except RinggraphError:
             pass
     assert 50 < told < 150
+
+
+def test_editors_know_every_key():
+    """The schema of layers has the keys that the reader has, and takes random declarations and those that are shipped."""
+    schema = json.loads((ROOT / "graphs" / "schema" / "config.schema.json").read_text())["properties"]["checkpoint"]
+    parts = schema["properties"]
+    assert {*parts} == {*checkpoint_section.SECTION}
+    assert {*parts["config"]["properties"]} == {*checkpoint_section.CONFIG}
+    assert {*parts["kinds"]["additionalProperties"]["properties"]} == {*checkpoint_section.OF_KIND}
+    assert {*parts["tensors"]["additionalProperties"]["anyOf"][1]["properties"]} == {*checkpoint_section.OF_TENSOR}
+    layers = [Family(random.Random(seed)).layer() for seed in range(50)]
+    layers += [yaml.safe_load((ROOT / "graphs" / name).read_text()) for name in ("config/deepseek_v4.yaml", "qwen3/family.yaml")]
+    for layer in layers:
+        jsonschema.validate(layer["checkpoint"], schema)
