@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 from runner.base.errors import Diagnostic, GraphError
 from runner.base.limits import Limits, how_to_raise
-from runner.language.library import GraphLibrary
+from runner.language.library import shipped_graphs
 from runner.program.program import Program
 from runner.report.frontier import Frontier, Point, budgets, merged, undominated
 from runner.rings.capacity import ring_loads, safe_heap
@@ -14,20 +15,19 @@ from runner.rings.schedule import Schedule
 from runner.rings.sizes import RingSizes
 from runner.rings.timed import Timing, timed
 from schedulers import get_scheduler
-from schedulers.minpeak.planner import plan
+from schedulers.minpeak.plan import Options
+from schedulers.minpeak.planner import Planner, plan
 
 MIB = 2**20
 OTHERS = ("unscoped", "auto", "annotated", "autoscope")
 """Strategies shown beside minpeak; `manual` is not, as it lacks the edges that make a run right."""
 
 
-def refuse_large(program: Program, library: GraphLibrary) -> None:
-    """Raises GraphError for more tasks than files of their length may ask to be planned some thirty times."""
-    limits = Limits.current()
-    num_bytes = sum(len(line) for graph in library.graphs() for line in graph.lines)
-    if len(program.tasks) > limits.frontier + limits.density * num_bytes:
-        most = f"{limits.frontier:,} and {limits.density:,} for each byte of its files"
-        message = f"the frontier of {len(program.tasks):,} tasks takes too long: more than {most}"
+def refuse_large(program: Program, graph: str | Path) -> None:
+    """Raises GraphError for more tasks than are planned some seventy times in a bearable time, but not of installed graphs."""
+    most = Limits.current().frontier
+    if len(program.tasks) > most and (Path(graph).exists() or str(graph) not in shipped_graphs()):
+        message = f"the frontier of {len(program.tasks):,} tasks takes too long: more than {most:,}"
         raise GraphError(Diagnostic("G329", message, program.body.mark, hint=how_to_raise("frontier")))
 
 
@@ -43,11 +43,12 @@ def trace_frontier(
 
     def within(budget: int | None, label: str) -> Point:
         say(label)
-        found = plan(program, given | {"objective": "makespan", "budget_bytes": budget})
+        found = planner.shortest(budget)
         bounds.append(found.certificate.lower_bound)
         return Point(label, sum(found.heap_bytes), found.certificate.value)
 
     bounds: list[float] = []
+    planner = Planner(program, Options.of(given | {"objective": "makespan"}))
     say("minpeak, fewest bytes")
     least = plan(program, given)
     first = _placed("minpeak, fewest bytes", least.schedule, timing)

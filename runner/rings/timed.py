@@ -15,7 +15,9 @@ from math import isfinite
 
 from runner.base.errors import ConfigError
 from runner.base.reading import MAX_DIGITS
+from runner.rings.defaults import DEVICE, SUBMIT_US
 from runner.rings.devices.devices import Device, device
+from runner.rings.devices.durations import Rates
 from runner.rings.heap import Deadlock
 from runner.rings.replay import Driver, Replay, SlowWait
 from runner.rings.schedule import Schedule
@@ -60,13 +62,16 @@ def parse_cores(text: str) -> tuple[int | None, int | None]:
     return found.get("aic"), found.get("aiv")
 
 
+_CORES = ("AIC", "AIV", "MIX")
+
+
 @dataclass
 class _Workers:
-    """Free workers and, per core type, ready tasks as [submission, blocks not started yet]."""
+    """Free workers and, per core type, ready tasks: submission, [blocks not started yet], microseconds of each block."""
 
     aic: float
     aiv: float
-    ready: dict[str, deque[list[int]]] = field(default_factory=lambda: {"AIC": deque(), "AIV": deque(), "MIX": deque()})
+    ready: dict[str, deque[tuple[int, list[int], float]]] = field(default_factory=lambda: {c: deque() for c in _CORES})
 
     def room(self, core: str) -> float:
         if core == "AIC":
@@ -197,23 +202,23 @@ class TimedDriver(Driver):
     def _start(self, submission: int, core: str, now: float) -> None:
         """Queue a ready task, or start it at once when its core type has room and nobody waits before it."""
         queue = self._workers.ready[core]
-        queue.append([submission, self._left[submission]])
+        queue.append((submission, [self._left[submission]], self._timing.block_us(submission)))
         self._dispatch(now)
 
     def _dispatch(self, now: float) -> None:
         workers = self._workers
         for core, queue in workers.ready.items():
             while queue:
-                blocks = int(min(workers.room(core), queue[0][1]))
+                submission, left, block_us = queue[0]
+                blocks = int(min(workers.room(core), left[0]))
                 if not blocks:
                     break
-                submission = queue[0][0]
                 workers.take(core, blocks)
-                end = now + self._timing.block_us(submission)
+                end = now + block_us
                 heappush(self._events, (end, submission, blocks))
                 self.started(submission, blocks, now, end)
-                queue[0][1] -= blocks
-                if not queue[0][1]:
+                left[0] -= blocks
+                if not left[0]:
                     queue.popleft()
 
 
@@ -230,3 +235,9 @@ def uniform_timing(
         if not isfinite(time_us):
             raise ConfigError(f"{name} {time_us}: expected a finite number of microseconds")
     return Timing(submit_us, lambda submission: task_us, *cores, on or device("a2a3"))
+
+
+def default_timing() -> Timing:
+    """What every command assumes, with the duration of a task whose op's cost is not known for all."""
+    on = device(DEVICE)
+    return uniform_timing(SUBMIT_US, Rates().task_us, (on.aic, on.aiv), on)
