@@ -6,9 +6,11 @@ What is read is compared with what safetensors reads, put together or taken apar
 import json
 import random
 
+import jsonschema
 import pytest
 import torch
 import yaml
+from places import DOCS, ROOT
 from safetensors.torch import load_file, save_file
 
 from runner.base.errors import CheckpointError, ConfigError, Mark, RinggraphError
@@ -21,8 +23,11 @@ from runner.checkpoint.random import init_checkpoint
 from runner.checkpoint.weights import load_weights
 from runner.config.config import load_config
 from runner.language.given import Given
+from runner.models.declared import checkpoint_section
 from runner.models.declared.layout import read_layout
 from runner.program.program import Program, Span, Task, Tensor
+from runner.report.dot import human_bytes
+from runner.serving.single_run import RandomExternals
 
 SEEDS = range(24)
 SCALES = ("{name}.scale", "{name}.weight_scale", "{name}.weight_scale_inv", "{name}_s")
@@ -279,6 +284,14 @@ def test_any_form_loads_to_the_same_tensors(made, tmp_path):
         loaded = load_weights(graph, Checkpoint.open(stored), config)
         for tensor in graph.tensors:
             assert torch.equal(loaded[tensor.id], truth[tensor.source]), tensor.source
+    name = rng.choice([name for name, value in truth.items() if value.shape[0] > 1])
+    held = -(-truth[name].shape[0] // 2)
+    part = Tensor(0, "t", TensorSpec("f32", (held, *truth[name].shape[1:])), "weight", name, Mark("g.yaml", 1), shard=0)
+    graph = Program("p", (part,), (Task(0, "t", None, reads=(0,)),), Span("root", "", (0,)))
+    for rank in range(2):
+        (value,) = load_weights(graph, Checkpoint.open(other), config, rank=rank, size=2).values()
+        rows = truth[name][rank * held : (rank + 1) * held]
+        assert torch.equal(value[: len(rows)], rows) and not value[len(rows) :].any(), (name, rank)
     again = convert(other, tmp_path / "again", config, to=flavour, dtype="bf16" if flavour == "w8a8" else None)
     assert again.changed == ()
     assert listed(everything(again.folder)) == listed({**own, "trace.x": torch.zeros(2)})
@@ -460,3 +473,73 @@ def test_no_section_makes_the_reader_fail():
         except RinggraphError:
             pass
     assert 50 < told < 150
+
+
+def test_editors_know_every_key():
+    """The schema of layers has the keys that the reader has, and takes random declarations and those that are shipped."""
+    schema = json.loads((ROOT / "graphs" / "schema" / "config.schema.json").read_text())["properties"]["checkpoint"]
+    parts = schema["properties"]
+    assert {*parts} == {*checkpoint_section.SECTION}
+    assert {*parts["config"]["properties"]} == {*checkpoint_section.CONFIG}
+    assert {*parts["kinds"]["additionalProperties"]["properties"]} == {*checkpoint_section.OF_KIND}
+    assert {*parts["tensors"]["additionalProperties"]["anyOf"][1]["properties"]} == {*checkpoint_section.OF_TENSOR}
+    layers = [Family(random.Random(seed)).layer() for seed in range(50)]
+    layers += [yaml.safe_load((ROOT / "graphs" / name).read_text()) for name in ("config/deepseek_v4.yaml", "qwen3/family.yaml")]
+    for layer in layers:
+        jsonschema.validate(layer["checkpoint"], schema)
+
+
+def test_the_pages_example(tmp_path):
+    """docs/checkpoints.md: the layer, what 'init' and 'convert' say of it, and the names that a graph can take."""
+    page = (DOCS / "checkpoints.md").read_text(encoding="utf-8")
+    text = page.split("(`decoder.yaml`):\n\n```yaml\n")[1].split("```")[0]
+    (tmp_path / "decoder.yaml").write_text(text)
+    config = load_config([tmp_path / "decoder.yaml"])
+    folder = init_checkpoint(config, tmp_path / "model", seed=0)
+    made, shards = Checkpoint.open(folder).of(config), len(list(folder.glob("*.safetensors")))
+    assert f"model: decoder, {len(made.on_disk)} tensors, {human_bytes(made.size_bytes)}, {shards} shards\n" in page
+    again = convert(folder, tmp_path / "model-w8a8", config, to="w8a8")
+    assert f"model-w8a8: w8a8, {again.shards_written} shards, {len(again.changed)} tensors changed\n" in page
+    own, width = everything(folder), 64
+    assert json.loads((folder / "config.json").read_text())["width"] == width
+    asked = [
+        ("model.layers.1.q.weight", own["model.layers.1.q.weight"]),
+        ("transformer.layers.1.q.weight", own["model.layers.1.q.weight"]),
+        ("model.layers.1.qkv.weight", torch.cat([own[f"model.layers.1.{part}.weight"] for part in "qkv"])),
+        ("model.layers.1.experts.weight", torch.stack([own[f"model.layers.1.experts.{at}.weight"] for at in range(3)])),
+        ("model.layers.0.mlp.up.weight", own["model.layers.0.mlp.up.weight"]),
+        ("head.weight", own["model.embed.weight"]),
+        ("model.wte.weight", own["model.embed.weight"]),
+    ]
+    graph = program(config, [(name, tuple(value.shape)) for name, value in asked])
+    loaded = load_weights(graph, Checkpoint.open(folder), config)
+    random_ones = RandomExternals(config, seed=0)
+    for tensor, (name, value) in zip(graph.tensors, asked, strict=True):
+        assert torch.equal(loaded[tensor.id], value), name
+        assert torch.equal(random_ones.value(tensor, {}), value), f"{name}: 'run' without a checkpoint"
+
+
+def test_scales_by_any_name(tmp_path):
+    """A weight's scale comes with it under the graph's own name for it, or is declared by its name on disk."""
+    config, folder = small(tmp_path, flavour="w8a8")
+    own = everything(folder)
+    specs = {
+        "w": ("i8", (4, 4), "a.weight"),
+        "w_scale": ("f32", (4,), "a.scale"),
+        "v": ("i8", (2, 4), "b.weight"),
+        "s": ("f32", (2,), "b.scale"),
+    }
+    renamed = {name.replace(".scale", "_s"): value for name, value in own.items()}
+    (tmp_path / "small.yaml").write_text(SMALL.format(same="false", rows="4", parts=["a.weight", "b.weight"]).replace(
+        "checkpoint:", 'checkpoint:\n  scale: ["{name}_s", "{name}.scale"]'))  # fmt: skip
+    other = load_config([tmp_path / "small.yaml"])
+    assert checked(tmp_path / "renamed", renamed, other) == []
+    for settings, stored in ((config, folder), (other, folder), (other, tmp_path / "renamed")):
+        tensors = tuple(
+            Tensor(at, name, TensorSpec(dtype, shape), "weight", source, Mark("g.yaml", 1))
+            for at, (name, (dtype, shape, source)) in enumerate(specs.items())
+        )
+        graph = Program("p", tensors, (Task(0, "t", None, reads=(0, 1, 2, 3)),), Span("root", "", (0,)))
+        loaded = load_weights(graph, Checkpoint.open(stored), settings)
+        for at, (_, _, source) in enumerate(specs.values()):
+            assert torch.equal(loaded[at], own[source]), (source, settings)
