@@ -51,6 +51,8 @@ def size(
 
     minpeak = MinpeakOptions(objective, no_share=no_share)
     found = work_out(Setup(config, sets, deploy, ep), graphs, scheduler, minpeak, better())
+    for warning in found.warnings:
+        messages().print(f"warning: {warning}")
     if as_json:
         print_json(found.as_json())
     else:
@@ -111,6 +113,8 @@ def frontier(
         check_writable(out)
     timing = TimedOptions(submit_us, task_us, cores, profile, device)
     found = Driver(config, sets, deploy, ep).frontier(graph, num_points, routing=routing, timed=timing, say=_say)
+    for warning in found.warnings:
+        messages().print(f"warning: {warning}")
     for note in found.routing_notes:
         messages().print(f"note: {note}")
     if as_json:

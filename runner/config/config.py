@@ -136,6 +136,7 @@ def load_config(
         raise ConfigError([*unreadable, *problems, *anyway, *not_one])
     if declaring is not None:
         sources = [source for source in sources if source is not declaring]
+        declaring = replace(declaring, name=model.name)
     return _load(model, sources, given, problems, unreadable, deploy, deploy_mark, declaring)
 
 
@@ -180,6 +181,7 @@ def _load(
     base = [declaring] if declaring is not None else []
     if not base and model.base_layer:
         _read_into(model.base_layer, base, problems, unreadable)
+        base = [replace(source, name=model.name) for source in base]
     problems += named_family(base, model, model)[1]
     problems += getattr(model, "problems", ())
     lowest, wrong = declared_fields((*base, *sources), model)

@@ -149,7 +149,8 @@ class Driver:
             recorded = open_recorded(self.setup, graph)
             refuse_large(recorded.program, graph)
             name, plans = recorded.recording.name, recorded.program
-            return trace_frontier(plans, lambda schedule: given.of_recorded(recorded, schedule), name, num_points, say)
+            found = trace_frontier(plans, lambda schedule: given.of_recorded(recorded, schedule), name, num_points, say)
+            return replace(found, warnings=tuple(recorded.recording.sizes.warnings()))
         library = GraphLibrary()
         config, program = self.setup.config(graph, library), self.setup.program(graph, routing=routing, library=library)
         refuse_large(program, graph)

@@ -134,8 +134,9 @@ class _Reader:
                 f"{self.file}: {where}: more than {self.most_blocks:,} blocks of tasks", hint=how_to_raise("blocks")
             )
         submission = RecordedSubmission(kernel, kind, created, tuple(arguments), after, wait_only, num_blocks=max(1, num_blocks))
+        told = {key: self.named(item[key], f"{where}.{key}") for key in ("waits", "holds") if key in item}
         times = {key: self.time(item, key, where) for key in ("duration_us", "submit_us", "block_us")}
-        self.submit(replace(submission, **times))
+        self.submit(replace(submission, **times, **told))
 
     def time(self, item: Mapping[str, Any], key: str, where: str) -> float | None:
         """A time in microseconds, None where the program does not tell it."""

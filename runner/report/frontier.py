@@ -39,6 +39,8 @@ class Frontier:
     """What makespans assume, None where nobody says it."""
     routing_notes: tuple[str, ...] = ()
     """What the routing does not decide."""
+    warnings: tuple[str, ...] = ()
+    """What is to be said of the capacities with which a program was recorded."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

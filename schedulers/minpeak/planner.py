@@ -19,7 +19,7 @@ Options (all optional):
     share          False: no two tensors share bytes
     written        only what graph files can say (`schedulers.written.search`): True, or what they demand (`Demands`)
     techniques     {name: False} switches techniques off
-    time_limit_s   when to stop looking for something better; the best so far is returned
+    time_limit_s   seconds of this process's CPU after which it stops looking for something better; the best so far is returned
     timing         Schedule -> runner.rings.timed.Timing, what makespan means; if missing, `default_timing` from there
     report         called with the Plan when it is made
     progress       called with a line of text and the best value whenever there is a better one
@@ -112,7 +112,7 @@ class Planner:
     def __init__(self, program: Program, options: Options) -> None:
         self.program, self.options, self.on = program, options, options.techniques
         self.notes: list[Note] = []
-        self.began = self.noted = time.perf_counter()
+        self.started, self.noted = time.process_time(), time.perf_counter()
         self.lives = lives_of(program, allocs_touch=False)  # for arenas
         self.block_lives = lives_of(program) if named_allocs(program) else self.lives  # for blocks in scopes
         self._known_us = WeakKeyDictionary[_Candidate, float]()
@@ -134,8 +134,8 @@ class Planner:
             self.noted = now
 
     def _over(self, share: float = 1.0) -> bool:
-        """Whether this share of the time is over."""
-        return time.perf_counter() > self.began + share * self.options.time_limit_s
+        """Whether this share of the time is over: CPU time, so that other work on the machine does not change a plan."""
+        return time.process_time() > self.started + share * self.options.time_limit_s
 
     def smallest(self, goal: Goal) -> Plan:
         """The best of all candidates under an objective of bytes."""

@@ -40,9 +40,11 @@ class DeclaredFamily(ModelFamily):
     """See `ModelFamily`. `problems` is everything that is wrong with the sections, whatever the configuration."""
 
     def __init__(self, name: str, sections: Mapping[str, Given], base_layer: str | Path = ""):
-        self.name, self.base_layer = name, base_layer
+        self.name = name
+        self.base_layer = base_layer
         self.sections = {key: given for key, given in sections.items() if key in (*DEEP, "model_types")}
-        self.model_types, wrong = _model_types(self.sections.get("model_types"))
+        types, wrong = _model_types(self.sections.get("model_types"))
+        self.model_types = types
         self._declared = Declared(self.sections.get("fields"))
         self._hugging_face = HuggingFace(self.sections.get("hugging_face"), name, self.model_types, self._declared.rules)
         self._requires = Requirements(self.sections.get("requires"))

@@ -269,10 +269,10 @@ def _dtype(values: Mapping[str, Any], result: Normalised) -> None:
 
 
 def _generation(values: Mapping[str, Any], result: Normalised) -> None:
-    """What ends a text where a `generation_config.json` lies beside the file: nothing, if it names nothing, as in transformers."""
+    """What ends a text, if a `generation_config.json` lies beside the file."""
     key = BESIDE + "eos_token_id"
-    if any(name.startswith(BESIDE) for name in values):
-        result.fields["eos_token_id"] = values.get(key), key
+    if key in values:
+        result.fields["eos_token_id"] = values[key], key
 
 
 Step = Callable[[Mapping[str, Any], Normalised], None]

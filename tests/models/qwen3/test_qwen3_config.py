@@ -102,7 +102,9 @@ class Generator:
     def rope(self) -> Any:
         """Parameters of the rotation, old or new."""
         rope: dict[str, Any] = {}
-        kind = self.rng.choice(["default", "default", "yarn", "yarn", "yarn", "linear" if self.rarely() else "default"])
+        kind = self.rng.choice(
+            ["default", "default", "yarn", "yarn", "yarn", "linear", "dynamic", "llama3", "x" if self.rarely() else "yarn"]
+        )
         self.put(rope, self.rng.choice(["rope_type", "rope_type", "type"]), kind, kind, kind, ABSENT)
         if self.rarely(0.1):
             self.put(rope, "type", kind, "default", None)
@@ -118,6 +120,12 @@ class Generator:
                 self.put(rope, "mscale_all_dim", 1.0, 0.7)
             if self.rarely(0.1):
                 self.put(rope, "truncate", True, False)
+        elif kind != "default":
+            self.put(rope, "factor", 4.0, 2, 8.0, ABSENT if self.rarely(0.3) else 4.0)
+        if kind == "llama3":
+            self.put(rope, "low_freq_factor", 1.0, 1, ABSENT if self.rarely() else 2.0)
+            self.put(rope, "high_freq_factor", 4.0, 4, ABSENT if self.rarely() else 8.0)
+            self.put(rope, "original_max_position_embeddings", 1024, 2048, ABSENT)
         self.put(rope, "rope_theta", ABSENT, ABSENT, 1e6, 10000, 5e5, None if self.rarely() else 1e6)
         if self.rarely():
             self.put(rope, "partial_rotary_factor", 0.5, 1.0)
@@ -177,9 +185,15 @@ def frequencies(config) -> tuple[torch.Tensor, float]:
     """Frequencies and the factor on cosines and sines, from our fields (Peng et al. 2023, YaRN)."""
     columns, base = config["head_dim"], float(config["rope_theta"])
     plain = [base ** (-2 * i / columns) for i in range(columns // 2)]
-    if config["rope_type"] == "default":
+    original, factor, kind = config["rope_original_max_position_embeddings"], config["rope_factor"], config["rope_type"]
+    if kind in ("default", "dynamic"):  # the latter within the positions that the model was made for
         return torch.tensor(plain), 1.0
-    original, factor = config["rope_original_max_position_embeddings"], config["rope_factor"]
+    if kind == "linear":
+        return torch.tensor(plain) / factor, 1.0
+    if kind == "llama3":
+        low, high = config["rope_low_freq_factor"], config["rope_high_freq_factor"]
+        parts = [min(max((original * f / (2 * math.pi) - low) / (high - low), 0.0), 1.0) for f in plain]
+        return torch.tensor([f * part + f / factor * (1 - part) for f, part in zip(plain, parts, strict=True)]), 1.0
 
     def turns_at(rotations: float) -> float:
         return columns * math.log(original / (rotations * 2 * math.pi)) / (2 * math.log(base))
