@@ -495,11 +495,11 @@ def test_the_pages_example(tmp_path):
     text = page.split("(`decoder.yaml`):\n\n```yaml\n")[1].split("```")[0]
     (tmp_path / "decoder.yaml").write_text(text)
     config = load_config([tmp_path / "decoder.yaml"])
-    folder = init_checkpoint(config, tmp_path / "model", seed=0)
+    folder = init_checkpoint(config, tmp_path / "decoder", seed=0)
     made, shards = Checkpoint.open(folder).of(config), len(list(folder.glob("*.safetensors")))
-    assert f"model: decoder, {len(made.on_disk)} tensors, {human_bytes(made.size_bytes)}, {shards} shards\n" in page
-    again = convert(folder, tmp_path / "model-w8a8", config, to="w8a8")
-    assert f"model-w8a8: w8a8, {again.shards_written} shards, {len(again.changed)} tensors changed\n" in page
+    assert f"decoder: decoder, {len(made.on_disk)} tensors, {human_bytes(made.size_bytes)}, {shards} shards\n" in page
+    again = convert(folder, tmp_path / "decoder-w8a8", config, to="w8a8")
+    assert f"decoder-w8a8: w8a8, {again.shards_written} shards, {len(again.changed)} tensors changed\n" in page
     own, width = everything(folder), 64
     assert json.loads((folder / "config.json").read_text())["width"] == width
     asked = [

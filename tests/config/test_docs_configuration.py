@@ -32,6 +32,8 @@ def codes(pattern):
 def test_examples_print_what_they_say(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
+    for file, text in re.findall(r"\(`(\w+\.yaml)`\):\n\n```yaml\n(.*?)^```", page(name), re.MULTILINE | re.DOTALL):
+        (tmp_path / file).write_text(text)
     examples = [example.partition("\n") for block in blocks(name, "console") for example in block.split("$ ringgraph ")[1:]]
     assert len(examples) > 1
     for command, _, expected in examples:
