@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
+from typing import Any
 
 from runner.base.errors import RinggraphError, did_you_mean
 from runner.models.protocols import ModelFamily
@@ -71,16 +72,16 @@ def _loaded(entry: EntryPoint) -> ModelFamily:
     package = entry.dist.name if entry.dist else entry.module
     what, hint = f"model family '{entry.name}' of package '{package}' ({entry.value})", f"mend or uninstall '{package}'"
     try:
-        found = entry.load()
+        found: Any = entry.load()
         if isinstance(found, ModuleType):
             found = _declared(Path(str(files(found) / BASE_LAYER)))
-        found = found if hasattr(found, "model_types") and not isinstance(found, type) else found()
-        name = found.name
+        made = found if hasattr(found, "model_types") and not isinstance(found, type) else found()
+        name = made.name
     except Exception as error:  # whatever somebody else's module does when it is imported
         raise RinggraphError(f"{what} cannot be loaded: {error}", hint=hint) from error
     if name != entry.name:
         raise RinggraphError(f"{what} calls itself '{name}'", hint=hint)
-    return found
+    return made
 
 
 def family_of_type(model_type: object) -> ModelFamily | None:

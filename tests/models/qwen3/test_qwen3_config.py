@@ -21,6 +21,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 from runner.base.errors import ConfigError
 from runner.config.config import load_config
 from runner.models import family
+from runner.models.declared.family import DeclaredFamily
 
 BASE: dict[str, Any] = {
     "model_type": "qwen3",
@@ -164,7 +165,7 @@ class Generator:
 
 def theirs(folder) -> dict[str, Any]:
     """Values by the class and its rotary embedding; raises whatever they raise."""
-    config = Qwen3Config.from_pretrained(folder)
+    config: Any = Qwen3Config.from_pretrained(folder)
     rotary = Qwen3RotaryEmbedding(config)
     assert torch.isfinite(rotary.inv_freq * rotary.attention_scaling).all()
     assert WINDOW not in config.layer_types or config.sliding_window is not None, (
@@ -215,7 +216,9 @@ def differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
 
 def names_of_the_declaration() -> set[str]:
     """Keys that the declaration speaks of."""
-    section = family("qwen3").sections["hugging_face"].plain
+    qwen3 = family("qwen3")
+    assert isinstance(qwen3, DeclaredFamily)
+    section = qwen3.sections["hugging_face"].plain
     heads = {name for names in section["first"].values() for name in names}
     spoken = {path for entry in section["refuse"] for path in [entry.get("has", "")]}
     return {*section["keys"], *section["fields"], *heads, *spoken, "torch_dtype", "architectures", *family("qwen3").fields()}
@@ -268,5 +271,6 @@ def test_what_a_file_leaves_out_is_as_the_class_has_it(tmp_path):
 
 
 def test_the_file_that_transformers_saves(tmp_path):
-    Qwen3Config(**{name: value for name, value in BASE.items() if name != "model_type"}, rope_theta=5e5).save_pretrained(tmp_path)
+    fields: dict[str, Any] = {name: value for name, value in BASE.items() if name != "model_type"}
+    Qwen3Config(**fields, rope_theta=5e5).save_pretrained(tmp_path)
     assert differing(theirs(tmp_path), ours(tmp_path)) == [] and load_config([tmp_path])["rope_theta"] == 5e5
