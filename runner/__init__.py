@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         lower,
     )
     from runner.rings.schedule import Schedule
+    from runner.serving.state.turns import Turn
     from schedulers.layouts.batching import Layout, place
 
 _NAMES = {
@@ -65,6 +66,7 @@ _NAMES = {
     "runner.program.program": ("Program",),
     "runner.rings.schedule": ("Schedule",),
     "runner.rings.placement": ("lower", "PlacedTask", "PlacedAlloc", "PlacedRead", "PlacedLoop", "PlacedScope"),
+    "runner.serving.state.turns": ("Turn",),
     "schedulers.layouts.batching": ("Layout", "place"),
     "runner.base.errors": (
         "CheckpointError",

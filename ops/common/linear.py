@@ -3,7 +3,7 @@
 Operands `{qact}` and `{wq}` bring a scale for each row; in full precision they are floats and the scales are 1.
 T rows, K summed, N columns.
 
-Source: torch.nn.functional.linear; pypto-lib projections of `prefill_fwd`, `decode_fwd` and their A8W8 variants.
+Source: torch.nn.functional.linear; pypto-lib projections of `prefill`, `decode` and their A8W8 variants.
 """
 
 from __future__ import annotations

@@ -57,6 +57,15 @@ def show(
     console().print(out)
 
 
+@config_app.command("schema")
+def schema(config: options.Configs = []) -> None:  # noqa: B006
+    """Print the JSON Schema of a layer over these, for editors."""
+    from runner.config.schema import layer_schema
+    from runner.driver.driver import DEFAULT_CONFIG
+
+    print_json(layer_schema(config or DEFAULT_CONFIG))
+
+
 def _plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(_plain, value))

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Inputs = Annotated[
     list[Path], typer.Option("--inputs", metavar="FILE", help="safetensors with inputs, weights and states by name; repeatable.")
 ]
-Weights = Annotated[str | None, typer.Option("--checkpoint", metavar="DIR", help="Where weights come from.")]
+Weights = Annotated[str | None, typer.Option("--checkpoint", metavar="PATH", help="Where weights come from: a folder or a file.")]
 Tokens = Annotated[
     list[str],
     typer.Option(
@@ -100,7 +100,7 @@ def run(
     what = (tuple(inputs), checkpoint, seed, wanted, out, golden, rtol, atol, profile, files, device)
     request = Request(graph, *what, turns=_turns(tokens, prompt_len))
     placed = placement(scheduler, (ring_heap, ring_window, ring_pool), workers, unchecked)
-    layers = [*([checkpoint] if checkpoint else []), *config]
+    layers = [*_described(checkpoint), *config]
     ran, unwritten = kept(lambda: _ran(request, layers, sets, deploy, placed, threads))
     _print_figures(ran)
     try:
@@ -109,6 +109,13 @@ def run(
     finally:
         if unwritten is not None:
             raise unwritten
+
+
+def _described(checkpoint: str | None) -> list[str]:
+    """The checkpoint as a layer, if it says which model it is: a file of tensors does not, nor a folder of nothing else."""
+    path = Path(checkpoint or "")
+    bare = path.is_file() or (path.is_dir() and not (path / "config.json").is_file())
+    return [] if checkpoint is None or bare else [checkpoint]
 
 
 def _turns(texts: Sequence[str], prompt_len: int | None) -> tuple[Turn, ...]:

@@ -59,6 +59,8 @@ def size(
     minpeak = MinpeakOptions(objective, no_share=no_share)
     found = work_out(setup, graphs, scheduler, minpeak, better())
     with kept.printing():
+        for warning in found.warnings:
+            messages().print(f"warning: {warning}")
         if as_json:
             print_json(found.as_json())
         else:
@@ -138,6 +140,8 @@ def _tell(found: Frontier, timing: str, out: Path | None, as_json: bool) -> None
     """Print and draw a frontier."""
     from runner.report.frontier import draw_frontier
 
+    for warning in found.warnings:
+        messages().print(f"warning: {warning}")
     for note in found.routing_notes:
         messages().print(f"note: {note}")
     if as_json:

@@ -21,11 +21,20 @@ from typing import Any
 
 from runner.base.errors import ConfigError, Diagnostic, Mark, did_you_mean
 from runner.config.evaluation import Evaluation
-from runner.config.layers import Layer, as_layer, declared_fields, declared_here, fields_of, named_family, of_no_model
+from runner.config.layers import (
+    Layer,
+    Rules,
+    as_layer,
+    declared_fields,
+    declared_here,
+    fields_of,
+    named_family,
+    of_no_model,
+)
 from runner.config.sources import Source, fields_given, read_option, read_source
 from runner.language.given import Given
 from runner.models import family, family_names
-from runner.models.declared.family import ANONYMOUS
+from runner.models.declared.family import DeclaredFamily
 from runner.models.declared.state import StateDeclaration
 from runner.models.declared.state_section import merged, read_state
 from runner.models.protocols import ModelFamily
@@ -127,7 +136,32 @@ def load_config(
         raise ConfigError([*unreadable, *problems, *anyway, *not_one])
     if declaring is not None:
         sources = [source for source in sources if source is not declaring]
+        declaring = replace(declaring, name=model.name)
     return _load(model, sources, given, problems, unreadable, deploy, deploy_mark, declaring)
+
+
+def fields_known(layers: Sequence[str | Path | Source]) -> tuple[str, Rules]:
+    """The family of `layers`, and every field that a layer over them may give, with its JSON Schema; raises ConfigError.
+
+    Whether the fields have values is another matter.
+    """
+    sources: list[Source] = []
+    problems: list[Diagnostic] = []
+    for name in layers:
+        _read_into(name, sources, problems, problems)
+    here, declaring, found = declared_here(sources)
+    anonymous = of_no_model(sources) if here is None else None
+    model, wrong = named_family(sources, here, here or anonymous)
+    model = model or anonymous
+    problems += [*found, *wrong]
+    if model is None or problems:
+        raise ConfigError(problems or [NO_MODEL])
+    if declaring is None and model.base_layer:
+        _read_into(model.base_layer, sources, problems, problems)
+    lowest, wrong = declared_fields(sources, model)
+    if problems := [*problems, *wrong, *getattr(model, "problems", ())]:
+        raise ConfigError(list(dict.fromkeys(problems)))
+    return model.name, fields_of(model, [lowest])
 
 
 def _load(
@@ -147,6 +181,7 @@ def _load(
     base = [declaring] if declaring is not None else []
     if not base and model.base_layer:
         _read_into(model.base_layer, base, problems, unreadable)
+        base = [replace(source, name=model.name) for source in base]
     problems += named_family(base, model, model)[1]
     problems += getattr(model, "problems", ())
     lowest, wrong = declared_fields((*base, *sources), model)
@@ -232,7 +267,7 @@ def _resolve(
         fields |= layer.fields
     dims = {name: given for layer in every for name, given in layer.dims.items()}
     dtypes = {name: given for layer in every for name, given in layer.dtypes.items()}
-    evaluation = Evaluation(fields, dims, fields_of(model, layers), optional=("deploy",) if model.name == ANONYMOUS else ())
+    evaluation = Evaluation(fields, dims, fields_of(model, layers), is_declared=isinstance(model, DeclaredFamily))
     values = evaluation.values()
     dtype_names = evaluation.dtypes(dtypes)
     problems = problems + evaluation.problems

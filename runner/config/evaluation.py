@@ -32,9 +32,9 @@ class Evaluation:
         fields: Mapping[str, Given],
         dims: Mapping[str, Given],
         rules: Mapping[str, Mapping[str, Any]],
-        optional: Collection[str] = (),
+        is_declared: bool = False,
     ):
-        self.fields, self.dims, self.rules, self.optional = fields, dims, rules, optional
+        self.fields, self.dims, self.rules, self.is_declared = fields, dims, rules, is_declared
         self.problems: list[Diagnostic] = []
         self.dim_problems: list[Diagnostic] = []
         self._known: dict[str, Any] = {}
@@ -46,11 +46,16 @@ class Evaluation:
         for name, given in self.dims.items():
             if name in self.rules:
                 self.problems.append(given.problem("C101", f"dim '{name}' has the name of a field; set the field instead"))
-        needed = [name for name, rule in self.rules.items() if not rule.get("x-alias") and name not in self.optional]
+        needed = [name for name, rule in self.rules.items() if not rule.get("x-alias") and name != "deploy"]
         missing = [name for name in needed if name not in self.fields]
         if missing:
             names = ", ".join(f"'{name}'" for name in missing)
-            self.problems.append(Diagnostic("C105", f"no value for {names}", hint="start from a preset, such as --config flash"))
+            hint = (
+                "give it in a layer, or with --set NAME=VALUE"
+                if self.is_declared
+                else "start from a preset, such as --config flash"
+            )
+            self.problems.append(Diagnostic("C105", f"no value for {names}", hint=hint))
         for name in (*self.fields, *self.dims):
             with suppress(_ReportedError):
                 self._value(name)

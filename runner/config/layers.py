@@ -95,7 +95,8 @@ def of_no_model(sources: Iterable[Source], options: Iterable[Source] = ()) -> Mo
     deployments = {name for source in every for name in _names_in(source.given.get("deployments"))}
     fields = {key for source in every for key in source.given if key not in SECTIONS}
     fields |= {key for source in options for key in source.given if key.partition(".")[0] not in (*dims, *deployments, *SECTIONS)}
-    return DeclaredFamily(ANONYMOUS, sections) if sections or not fields - {"deploy"} else None
+    is_nothing = not fields - {"deploy"} and not any(source.is_whole for source in every)
+    return DeclaredFamily(ANONYMOUS, sections) if sections or is_nothing else None
 
 
 def _names_in(given: Given | None) -> Iterable[str]:

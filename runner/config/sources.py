@@ -118,7 +118,8 @@ def _generation_beside(path: Path) -> dict[str, Given]:
     if (not path.is_dir() and path.name != "config.json") or not beside.is_file():
         return {}
     _, display, text, _ = _open(beside)
-    return {BESIDE + key: item for key, item in _parse_json(text, display).items()}
+    there = Given(None, Mark(display, 1, 1), is_default=True)  # under the bare prefix: what the file leaves out is null
+    return {BESIDE: there} | {BESIDE + key: item for key, item in _parse_json(text, display).items()}
 
 
 def _shown(path: Path) -> str:

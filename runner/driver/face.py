@@ -152,11 +152,13 @@ class Driver:
         given = timed or TimedOptions()
         if is_recorded(graph):
             recorded = open_recorded(self.setup, graph)
+            refuse_large(recorded.program, graph)
             name, plans = recorded.recording.name, recorded.program
-            return trace_frontier(plans, lambda schedule: given.of_recorded(recorded, schedule), name, num_points, say, shown)
+            found = trace_frontier(plans, lambda schedule: given.of_recorded(recorded, schedule), name, num_points, say, shown)
+            return replace(found, warnings=tuple(recorded.recording.sizes.warnings()))
         library = GraphLibrary()
         config, program = self.setup.config(graph, library), self.setup.program(graph, routing=routing, library=library)
-        refuse_large(program, library)
+        refuse_large(program, graph)
         name = f"{program.name}, routing {routing}"
         told = {"timing": given.as_json(), "routing_notes": tuple(routing_notes(program, config, routing))}
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from runner.base.errors import Diagnostic, GraphError
 from runner.base.limits import Limits, how_to_raise
-from runner.language.library import GraphLibrary
+from runner.language.library import shipped_graphs
 from runner.program.program import Program
 from runner.report.frontier import Frontier, Point, StoppedFrontier, budgets, merged, undominated
 from runner.rings.capacity import ring_loads, safe_heap
@@ -15,21 +16,25 @@ from runner.rings.schedule import Schedule
 from runner.rings.sizes import RingSizes
 from runner.rings.timed import Timing, timed
 from schedulers import get_scheduler
-from schedulers.minpeak.plan import Plan
-from schedulers.minpeak.planner import plan
+from schedulers.minpeak.plan import Options, Plan
+from schedulers.minpeak.planner import Planner, plan
 
 MIB = 2**20
 OTHERS = ("unscoped", "auto", "annotated", "autoscope")
 """Strategies shown beside minpeak; `manual` is not, as it lacks the edges that make a run right."""
 
 
-def refuse_large(program: Program, library: GraphLibrary) -> None:
-    """Raises GraphError for more tasks than files of their length may ask to be planned some thirty times."""
+def refuse_large(program: Program, graph: str | Path) -> None:
+    """Raises GraphError for more tasks than are planned some thirty times in a bearable time, but not of installed graphs.
+
+    Long files may ask for more than short ones: those who wrote so much mean it.
+    """
     limits = Limits.current()
-    num_bytes = sum(len(line) for graph in library.graphs() for line in graph.lines)
-    if len(program.tasks) > limits.frontier + limits.density * num_bytes:
-        most = f"{limits.frontier:,} and {limits.density:,} for each byte of its files"
-        message = f"the frontier of {len(program.tasks):,} tasks takes too long: more than {most}"
+    path = Path(graph)
+    num_bytes = sum(file.stat().st_size for file in ([path] if path.is_file() else path.glob("*")) if file.is_file())
+    most = limits.frontier + limits.density * num_bytes
+    if len(program.tasks) > most and (Path(graph).exists() or str(graph) not in shipped_graphs()):
+        message = f"the frontier of {len(program.tasks):,} tasks takes too long: more than {most:,}"
         raise GraphError(Diagnostic("G329", message, program.body.mark, hint=how_to_raise("frontier")))
 
 
@@ -67,6 +72,7 @@ class _Trace:
     ):
         self._program, self._timing, self._say, self._shown = program, timing, say, shown
         self._given: dict[str, object] = {"time_limit_s": float("inf"), "timing": timing}
+        self._planner = Planner(program, Options.of(self._given | {"objective": "makespan"}))
         self.points: list[Point] = []
         self._others: list[Point] = []
         self._bounds: list[float] = []
@@ -91,7 +97,8 @@ class _Trace:
         self._add(self._others, _placed("minpeak, no sharing", alone.schedule, self._timing))
 
     def _within(self, budget: int | None, label: str) -> Point:
-        found = self._planned(label, {"objective": "makespan", "budget_bytes": budget})
+        self._say(label)
+        found = self._planner.shortest(budget)
         self._bounds.append(found.certificate.lower_bound)
         return self._add(self.points, Point(label, sum(found.heap_bytes), found.certificate.value))
 

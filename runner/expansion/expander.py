@@ -20,7 +20,7 @@ from runner.expansion.builder import ProgramBuilder, StopExpansionError
 from runner.expansion.calls import NodeOp, OpCompiler, closed_in
 from runner.expansion.copies import Copier
 from runner.expansion.externals import Externals
-from runner.expansion.forecast import Forecast
+from runner.expansion.forecast import Forecast, Size
 from runner.expansion.names import Context, Frame, View
 from runner.expansion.pieces import Piece
 from runner.expansion.trip_counts import DynamicRange, case_test, is_decided
@@ -167,9 +167,10 @@ class _Walk:
             context = Context(graph, self.values(graph, params))
             self.declare(graph, context, frame)
             self.using.append(graph)
-            for loop, size in self.forecast(context, frame).loops(graph.body):
+            for loop, size in self.forecast(context, frame).loops(graph.body, Size(0, 0)):
                 builder.expect(size.trips, size.items, (loop.maximum or loop.range).mark)
             self.body(graph.body, frame, context, items)
+            builder.refuse_blocks()
         inputs, outputs = (
             {name: frame.names[name].tensor for name in names if name in frame.names} for names in (graph.inputs, graph.outputs)
         )

@@ -43,11 +43,12 @@ class Forecast:
                 trips, items = trips + num + num * inside.trips, items + num * inside.items
         return Size(trips, items)
 
-    def loops(self, body: Sequence[Item], before: Size = Size(0, 0)) -> Iterator[tuple[For, Size]]:
-        """The loops of a body and of the scopes in it, not those inside of loops, each with the least from `before` to its end."""
+    def loops(self, body: Sequence[Item], before: Size) -> Iterator[tuple[For, Size]]:
+        """The outermost loops of a body and of the scopes in it, each with the least from where `before` counts to its end."""
         for item in body:
             if isinstance(item, Scope):
-                for loop, before in self.loops(item.body, before):
+                inside = self.loops(item.body, before)
+                for loop, before in inside:
                     yield loop, before
             elif isinstance(item, For):
                 mine = self.body((item,), ())

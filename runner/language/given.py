@@ -24,7 +24,7 @@ SECTION_DEPTHS: Mapping[str, float] = {"deployments": 2, "dims": 1, "dtypes": 1,
 GENERATION = "generation_config.json"
 """The file beside a `config.json` that says how to generate."""
 BESIDE = GENERATION + ": "
-"""What the keys of that file begin with in a source."""
+"""What the keys of that file begin with in a source; alone, it says that the file is there."""
 FLAVOUR = "safetensors: flavour"
 """The key of what the tensors beside a `config.json` are stored as."""
 

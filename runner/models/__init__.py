@@ -9,12 +9,15 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from pathlib import Path
 from pkgutil import iter_modules
+from types import ModuleType
+from typing import Any
 
 from runner.base.errors import RinggraphError, did_you_mean
 from runner.models.protocols import ModelFamily
 
 GROUP = "ringgraph.models"
-"""Entry points that name a `ModelFamily`: an object, or a class or function without arguments that gives one."""
+"""Entry points that name a `ModelFamily`: an object, a class or function without arguments that gives one, or a package in whose
+folder a file `family.yaml` declares it."""
 
 
 BASE_LAYER = "family.yaml"
@@ -50,7 +53,7 @@ def family(name: str) -> ModelFamily:
     if name in _in_folders():
         return import_module(f"{__name__}.{name}").FAMILY
     if name in _in_layers():
-        return import_module(f"{__name__}.{DECLARED}.family").family_of_file(_in_layers()[name])
+        return _declared(_in_layers()[name])
     for entry in entry_points(group=GROUP):
         if entry.name == name:
             return _loaded(entry)
@@ -59,19 +62,26 @@ def family(name: str) -> ModelFamily:
     raise RinggraphError(f"unknown model family '{name}'", hint=hint)
 
 
+def _declared(base_layer: Path) -> ModelFamily:
+    """The family that a layer declares; imported here, as what it is made of needs the protocols."""
+    return import_module(f"{__name__}.{DECLARED}.family").family_of_file(base_layer)
+
+
 def _loaded(entry: EntryPoint) -> ModelFamily:
     """What an entry point names; raises RinggraphError."""
     package = entry.dist.name if entry.dist else entry.module
     what, hint = f"model family '{entry.name}' of package '{package}' ({entry.value})", f"mend or uninstall '{package}'"
     try:
-        found = entry.load()
-        found = found if hasattr(found, "model_types") and not isinstance(found, type) else found()
-        name = found.name
+        found: Any = entry.load()
+        if isinstance(found, ModuleType):
+            found = _declared(Path(str(files(found) / BASE_LAYER)))
+        made = found if hasattr(found, "model_types") and not isinstance(found, type) else found()
+        name = made.name
     except Exception as error:  # whatever somebody else's module does when it is imported
         raise RinggraphError(f"{what} cannot be loaded: {error}", hint=hint) from error
     if name != entry.name:
         raise RinggraphError(f"{what} calls itself '{name}'", hint=hint)
-    return found
+    return made
 
 
 def family_of_type(model_type: object) -> ModelFamily | None:

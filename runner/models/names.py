@@ -41,6 +41,7 @@ class Pattern:
         parts = PLACEHOLDER.split(self.text)
         found = (f"(?P<{part}>{self.kinds.get(part, ANYTHING)})" if at % 2 else re.escape(part) for at, part in enumerate(parts))
         object.__setattr__(self, "_regex", re.compile("".join(found), re.DOTALL))
+        object.__setattr__(self, "_parts", parts)
 
     @property
     def placeholders(self) -> tuple[str, ...]:
@@ -54,7 +55,8 @@ class Pattern:
 
     def fill(self, values: Mapping[str, Any]) -> str:
         """The name in which every placeholder has its value."""
-        return PLACEHOLDER.sub(lambda found: str(values[found[1]]), self.text)
+        parts = self._parts  # type: ignore[attr-defined]
+        return "".join([str(values[part]) if at % 2 else part for at, part in enumerate(parts)])
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,8 @@ class Frontier:
     """What the routing does not decide."""
     is_whole: bool = True
     """False where it was stopped before all placements were found."""
+    warnings: tuple[str, ...] = ()
+    """What is to be said of the capacities with which a program was recorded."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -503,7 +503,8 @@ class RingHeap:
         if self._unmapped is None:
             return self._head(self._open[-1][1])
         heads = ((index, self._head(index)) for index in range(NUM_RINGS))
-        return next((head for index, head in heads if head is not None and head != self._oldest_open(index)), None)
+        kept = self._holds[self._unmapped]  # these stay until the submission that waits has completed
+        return next((h for index, h in heads if h is not None and h != self._oldest_open(index) and h not in kept), None)
 
     def _head(self, index: int) -> int | None:
         ring = self.rings[index]
@@ -532,8 +533,8 @@ class RingHeap:
                 return None
             return None if head is not None else self._facts(submission, 11, "no progress", None)
         oldest = self._oldest_open(index)
-        if head is not None and head != oldest:
-            return None
+        if head is not None and head != oldest and (self._unwired is None or head not in self._holds[submission]):
+            return None  # what waits for pool entries has its block already, and keeps those of its producers
         if self._unwired is not None:
             spills = ring.spill_fits(self._pool_need(submission).spilled)
             return self._facts(submission, 4, "open scope" if spills else "no progress", oldest)

@@ -15,7 +15,9 @@ from math import isfinite
 
 from runner.base.errors import ConfigError
 from runner.base.reading import MAX_DIGITS
+from runner.rings.defaults import DEVICE, SUBMIT_US
 from runner.rings.devices.devices import Device, device
+from runner.rings.devices.durations import Rates
 from runner.rings.heap import Deadlock, RingHeap
 from runner.rings.replay import Driver, Replay, SlowWait
 from runner.rings.schedule import Schedule
@@ -60,13 +62,16 @@ def parse_cores(text: str) -> tuple[int | None, int | None]:
     return found.get("aic"), found.get("aiv")
 
 
+_CORES = ("AIC", "AIV", "MIX")
+
+
 @dataclass
 class _Workers:
     """Free workers and, per core type, ready tasks as [submission, blocks not started yet]."""
 
     aic: float
     aiv: float
-    ready: dict[str, deque[list[int]]] = field(default_factory=lambda: {"AIC": deque(), "AIV": deque(), "MIX": deque()})
+    ready: dict[str, deque[list[int]]] = field(default_factory=lambda: {c: deque() for c in _CORES})
 
     def room(self, core: str) -> float:
         if core == "AIC":
@@ -249,3 +254,9 @@ def uniform_timing(
         if not isfinite(time_us):
             raise ConfigError(f"{name} {time_us}: expected a finite number of microseconds")
     return Timing(submit_us, lambda submission: task_us, *cores, on or device("a2a3"))
+
+
+def default_timing() -> Timing:
+    """What every command assumes, with the duration of a task whose op's cost is not known for all."""
+    on = device(DEVICE)
+    return uniform_timing(SUBMIT_US, Rates().task_us, (on.aic, on.aiv), on)

@@ -22,8 +22,11 @@ from runner.base.tensor_spec import TensorSpec
 from runner.checkpoint.checkpoint import Fields
 from runner.checkpoint.encodings import quantise_rows
 from runner.checkpoint.random import RandomModel
+from runner.checkpoint.stored import may_be_quantised
 from runner.execution.run import TaskTime
 from runner.execution.storage import TORCH_DTYPES
+from runner.language.notation import weight_of
+from runner.models.names import naming_of
 from runner.program.program import Program, Tensor
 
 
@@ -85,7 +88,7 @@ class RandomExternals:
         """A tensor of exactly the declared shape and dtype; `weights` are the program's, by source."""
         dtype = TORCH_DTYPES[tensor.spec.dtype]
         if tensor.kind == "weight":
-            scaled = weights.get(tensor.source.removesuffix("scale") + "weight") if tensor.source.endswith(".scale") else None
+            scaled = self._scaled(tensor, weights)
             if scaled is not None:
                 return self._scale(scaled, tensor.spec)
             value = self._plain(tensor)
@@ -93,6 +96,17 @@ class RandomExternals:
         if not dtype.is_floating_point or tensor.kind != "input":
             return torch.zeros(tensor.spec.shape, dtype=dtype)
         return self._normal(tensor, 1.0).to(dtype)
+
+    def _scaled(self, tensor: Tensor, weights: Mapping[str, Tensor]) -> Tensor | None:
+        """The weight that a tensor is the scale of: it came with it, or has its scale's name on disk."""
+        if tensor.source.endswith(".scale") and (weight := weights.get(weight_of(tensor.source))) is not None:
+            return weight
+        names = self._model.layout
+        own = names.canonical(_first(tensor))
+        for name, is_scale in naming_of(names).weights_of(own):
+            if is_scale and name != own and may_be_quantised(name, names):
+                return next((weight for weight in weights.values() if names.canonical(_first(weight)) == name), None)
+        return None
 
     def _scale(self, weight: Tensor, spec: TensorSpec) -> torch.Tensor:
         if weight.spec.dtype != "i8":
@@ -105,8 +119,8 @@ class RandomExternals:
         names = [tensor.source]
         if tensor.stack is not None:
             names = [tensor.source.replace(f"{{{tensor.stack}}}", str(i)) for i in range(shape[0])]
-        if all(name in self._model.specs for name in names):
-            parts = [self._model.plain(name) for name in names]
+        parts = [part for name in names if (part := self._model.asked(name)) is not None]
+        if parts and len(parts) == len(names):
             whole = parts[0] if tensor.stack is None else torch.stack(parts)
             if whole.numel() == tensor.spec.num_elements:
                 return whole.reshape(shape)
@@ -120,6 +134,11 @@ class RandomExternals:
         digest = hashlib.sha256(f"{self._seed}:{tensor.kind}:{tensor.source or tensor.name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
         return torch.empty(tensor.spec.shape).normal_(0, deviation, generator=generator)
+
+
+def _first(tensor: Tensor) -> str:
+    """The name of the first checkpoint tensor of a program's."""
+    return tensor.source.replace(f"{{{tensor.stack}}}", "0")
 
 
 def external_tensors(

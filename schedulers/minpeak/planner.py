@@ -19,9 +19,8 @@ Options (all optional):
     share          False: no two tensors share bytes
     written        only what graph files can say (`schedulers.written.search`): True, or what they demand (`Demands`)
     techniques     {name: False} switches techniques off
-    time_limit_s   when to stop looking for something better; the best so far is returned
-    timing         Schedule -> runner.rings.timed.Timing, what makespan means; if missing, the defaults of every command
-                   (`runner.rings.defaults`), with the duration of a task whose op's cost is not known for all
+    time_limit_s   seconds of this process's CPU after which it stops looking for something better; the best so far is returned
+    timing         Schedule -> runner.rings.timed.Timing, what makespan means; if missing, `default_timing` from there
     report         called with the Plan when it is made
     progress       called with a line of text and the best value whenever there is a better one
 """
@@ -32,6 +31,8 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import tee
+from weakref import WeakKeyDictionary
 
 from runner.base.errors import ConfigError
 from runner.base.tensor_spec import BLOCK_ALIGN
@@ -57,8 +58,7 @@ FOLD_FROM = 4_000
 """Programs with more tasks than this have their loops folded; smaller ones are solved in full, in about a second at most."""
 
 SCOPES_UP_TO = 40
-"""Tasks of programs whose scopes without sharing are a candidate beside an arena, in about 30 ms; in larger ones the 3 KiB of
-idle rings are nothing."""
+"""Tasks of programs that try scopes beside an arena, in about 30 ms; in larger ones 3 KiB of idle rings are nothing."""
 
 GROUPS = (64, 8, 1)
 """How many trips of a loop get bytes of their own, where bytes are to be had; tried in this order."""
@@ -72,7 +72,7 @@ STRATEGIES = ("annotated", "unscoped", "autoscope", "manual")
 that takes the same bytes, and a manual one orders nothing by itself. So `auto` is the same as `annotated` here."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Candidate:
     name: str
     schedule: Schedule
@@ -101,20 +101,22 @@ def minpeak(program: Program, options: Mapping[str, object]) -> Schedule:
 
 def plan(program: Program, options: Mapping[str, object]) -> Plan:
     """The best placement found for `program`, what is proved about it, and how it was found; raises ConfigError."""
-    planner = _Planner(program, Options.of(options))
+    planner = Planner(program, Options.of(options))
     if planner.options.objective == "makespan":
-        return planner.shortest()
+        return planner.shortest(planner.options.budget_bytes)
     goal = TOTAL if planner.options.objective == "total" else WORST
     return planner.written(goal) if planner.options.written else planner.smallest(goal)
 
 
-class _Planner:
+class Planner:
     def __init__(self, program: Program, options: Options) -> None:
         self.program, self.options, self.on = program, options, options.techniques
         self.notes: list[Note] = []
-        self.began = self.noted = time.perf_counter()
+        self.started, self.noted = time.process_time(), time.perf_counter()
         self.lives = lives_of(program, allocs_touch=False)  # for arenas
         self.block_lives = lives_of(program) if named_allocs(program) else self.lives  # for blocks in scopes
+        self._known_us = WeakKeyDictionary[_Candidate, float]()
+        self._fixed = self._of_any_budget()
         self.waits = Rows.of([task.waits + task.after for task in program.tasks])
         self.fold = unfolded(len(program.tasks))
         if len(program.tasks) > FOLD_FROM and "folding" in self.on:
@@ -132,10 +134,8 @@ class _Planner:
             self.noted = now
 
     def _over(self, share: float = 1.0) -> bool:
-        """Whether this share of the time is over."""
-        return time.perf_counter() > self.began + share * self.options.time_limit_s
-
-    # --- fewest bytes -------------------------------------------------------------------------------------------------
+        """Whether this share of the time is over: CPU time, so that other work on the machine does not change a plan."""
+        return time.process_time() > self.started + share * self.options.time_limit_s
 
     def smallest(self, goal: Goal) -> Plan:
         """The best of all candidates under an objective of bytes."""
@@ -248,8 +248,6 @@ class _Planner:
         schedule = replace(best.schedule, strategy="minpeak")
         return Plan(schedule, best.heap, certificate, best.name, tuple(self.notes))
 
-    # --- what graph files can say -------------------------------------------------------------------------------------
-
     def written(self, goal: Goal) -> Plan:
         """What graph files can say; of a program that is not folded, also what an arena would take."""
         small = len(self.program.tasks) <= FOLD_FROM
@@ -264,14 +262,11 @@ class _Planner:
         plan = self._finished(best, value, *self._bound(goal), best.idle(goal))
         return replace(plan, annotations=found.annotations, shared_bytes=shared_bytes)
 
-    # --- shortest run -------------------------------------------------------------------------------------------------
-
-    def shortest(self) -> Plan:
-        """Of all candidates within the budget, the one with the shortest timed run."""
-        budget = self.options.budget_bytes
+    def shortest(self, budget: int | None) -> Plan:
+        """Of all candidates within the budget, the one with the shortest timed run; what holds for any budget is made once."""
         best: tuple[float, _Candidate] | None = None
         least: _Candidate | None = None
-        for candidate in self._fast():
+        for candidate in self._fast(budget):
             if least is None or sum(candidate.heap) < sum(least.heap):
                 least = candidate
             if budget is not None and sum(candidate.heap) > budget:
@@ -296,20 +291,23 @@ class _Planner:
         bound_us = earliest_finish(self.lives, self.waits, schedule, self.options.timing(schedule))
         return self._finished(best[1], best[0], bound_us, "critical path")
 
-    def _fast(self) -> Iterator[_Candidate]:
+    def _fast(self, budget: int | None) -> Iterator[_Candidate]:
         """Candidates for a short run: the smallest first, then those that give bytes away for less waiting."""
-        smallest = next(self._candidates(TOTAL))
-        yield smallest
+        self._fixed, fixed = tee(self._fixed)
+        yield (smallest := next(fixed))
         if self.options.share and "delay" in self.on:
-            yield from self._delayed(smallest)
+            yield from self._delayed(smallest, budget)
+        yield from fixed
+
+    def _of_any_budget(self) -> Iterator[_Candidate]:
+        yield next(self._candidates(TOTAL))
         yield from self._others()
         if self.options.share and not self._over():
             yield self._scoped(TOTAL)
 
-    def _delayed(self, arena: _Candidate) -> Iterator[_Candidate]:
+    def _delayed(self, arena: _Candidate, budget: int | None) -> Iterator[_Candidate]:
         """Arenas in which bytes are used again only after some time, with as many trips side by side as fit into the budget."""
         begin, finish, run_us = replayed(self.lives, arena.schedule, self.options.timing(arena.schedule))
-        budget = self.options.budget_bytes
         most = 0 if budget is None else budget // BLOCK_ALIGN - (NUM_RINGS - 1)
         for delay in DELAYS:
             for group, folded in self._groups():
@@ -324,6 +322,8 @@ class _Planner:
                     break
 
     def _makespan_us(self, candidate: _Candidate) -> float:
-        sizes = RingSizes().with_heap(candidate.heap)
-        replay = timed(candidate.schedule, sizes, self.options.timing(candidate.schedule))
-        return float("inf") if replay.makespan_us is None or replay.deadlock is not None else replay.makespan_us
+        if candidate not in self._known_us:
+            sizes = RingSizes().with_heap(candidate.heap)
+            run = timed(candidate.schedule, sizes, self.options.timing(candidate.schedule))
+            self._known_us[candidate] = float("inf") if run.makespan_us is None or run.deadlock is not None else run.makespan_us
+        return self._known_us[candidate]

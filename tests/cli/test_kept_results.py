@@ -5,7 +5,6 @@ import signal
 import pytest
 from places import ROOT
 
-from runner.driver import frontier as tracing
 from runner.driver.cache import keys
 from runner.report.frontier import Point
 from schedulers.minpeak import planner
@@ -121,29 +120,28 @@ def test_a_cache_that_cannot_be_written_is_no_problem(call, monkeypatch, tmp_pat
 
 
 def test_a_stopped_frontier_says_what_it_has_and_is_not_kept(call, monkeypatch, cache):
-    work, calls = tracing.plan, []
+    work, calls = planner.Planner.shortest, []
 
-    def interrupted(*arguments):
-        calls.append(arguments)
-        if len(calls) == 3:
+    def interrupted(self, budget):
+        calls.append(budget)
+        if len(calls) == 2:
             signal.raise_signal(signal.SIGINT)
-        return work(*arguments)
+        return work(self, budget)
 
-    monkeypatch.setattr(tracing, "plan", interrupted)
+    monkeypatch.setattr(planner.Planner, "shortest", interrupted)
     status, out, err = call("frontier", "moe")
     assert status == 130 and "minpeak, fewest bytes" in out and "autoscope" not in out
     assert err.count("found: ") == 2 and not cache.exists()
-    monkeypatch.setattr(tracing, "plan", work)
+    monkeypatch.setattr(planner.Planner, "shortest", work)
     whole = call("frontier", "moe", "--points", "1", "--json")[1]
     assert '"is_whole": true' in whole
 
 
-def test_each_placement_is_shown_when_it_is_found(monkeypatch):
+def test_each_placement_is_shown_when_it_is_found():
     from runner import Driver
 
     seen: list[Point] = []
-    planned = []
-    monkeypatch.setattr(tracing, "plan", lambda *a, **k: planned.append(len(seen)) or planner.plan(*a, **k))
-    found = Driver().frontier("moe", 1, shown=seen.append)
+    planned: list[int] = []
+    found = Driver().frontier("moe", 1, say=lambda label: planned.append(len(seen)), shown=seen.append)
     assert planned[:3] == [0, 1, 2] and found.is_whole
     assert {point.label for point in found.points} <= {point.label for point in seen}

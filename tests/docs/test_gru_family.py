@@ -154,6 +154,7 @@ def test_every_command_knows_it(gru, call, tmp_path):
     profile = json.loads((tmp_path / "profile.json").read_text())
     assert status == 0 and set(profile["ops"]) == {"gru_embed", "gru_cell", "gru_scores"}
     options = ["--checkpoint", folder, "--prompt-ids", "1,2,3", "--max-new-tokens", 8, "--scheduler", "per_layer", "--json"]
+    options += ["--prefill-graph", "gru_prefill", "--decode-graph", gru / "graphs" / "gru_decode.yaml"]
     status, out, _ = call("generate", *options)
     assert status == 0 and json.loads(out)["tokens"] == [reference(folder).greedy((1, 2, 3), 8)]
 

@@ -1,6 +1,7 @@
 """Declared state: rows are never shared and always come back, whatever is admitted, fed, fed again and released."""
 
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,9 +9,13 @@ import torch
 
 from runner.base.errors import ConfigError, Diagnostic, StateError
 from runner.base.tensor_spec import TensorSpec
+from runner.config.config import load_config
+from runner.driver.face import Driver
 from runner.language.given import read_layer
 from runner.models.declared.state import StateDeclaration
 from runner.models.declared.state_section import merged, read_state
+from runner.serving.session import _require_inputs, _shared_states
+from runner.serving.state.turns import next_call
 
 NO_ROWS: dict[str, TensorSpec] = {}
 FIELDS = {"longest": 24, "pages": 14, "window": 5, "ids": 50}
@@ -320,3 +325,30 @@ def test_rotary_tables_are_those_of_transformers(scaling, fields, columns):
     made = state.batch_inputs([], {"c": spec, "s": spec})
     torch.testing.assert_close(made["c"], spread(angles.cos()) * scale, atol=1e-5, rtol=0)
     torch.testing.assert_close(made["s"], spread(angles.sin()) * scale, atol=1e-5, rtol=0)
+
+
+def test_what_two_phases_do_not_agree_on_is_told_before_weights_are_loaded():
+    """A state that each sizes by its own tokens, which the base layer lists as scratch, and an input without a role."""
+    sets = ["num_hidden_layers=1"]
+    programs = [Driver("tiny", sets).expand(graph) for graph in ("prefill_fwd", "decode_fwd")]
+    config = load_config(["tiny"], sets)
+    assert {"layers.0.kv_cache"} == _shared_states(config, programs).keys()
+    with pytest.raises(
+        ConfigError, match=r"state 'routed_y_buf' is f32.* in 'prefill_fwd' and f32.* in 'decode_fwd'\nhint: .*scratch"
+    ):
+        _shared_states(replace(config, state=replace(config.state, scratch=())), programs)
+    _require_inputs(config.state.store(config, {}), programs)
+    fewer = {name: role for name, role in config.state.inputs.items() if name != "prompt_len"}
+    with pytest.raises(ConfigError, match=r"nothing tells a call of graph 'prefill_fwd' its input 'prompt_len' \(i32\[1\]\)"):
+        _require_inputs(replace(config.state, inputs=fewer).store(config, {}), programs)
+
+
+def test_a_first_call_has_room_to_go_on_where_pages_allow():
+    """Of a pool too small for two of the longest requests, each takes what the call needs."""
+    wanted = inputs(2, 3)
+    for pages, capacity in ((14, 24), (11, 3)):
+        fields = FIELDS | {"pages": pages}
+        state, settings, _ = store(BOTH, fields)
+        _, made = next_call(state, wanted, settings, seed=0)
+        assert [request.capacity for request in made.requests.admitted.values()] == [capacity] * 2
+        assert made.lengths == {0: 3, 1: 3}

@@ -101,7 +101,7 @@ class Joint:
 
 @dataclass(frozen=True)
 class WrittenConfig:
-    """What a `config.json` gets. `objects` are keys that hold keys, each with its value and the condition on which it is there."""
+    """What a `config.json` gets. `objects` are keys that hold keys, each with its value and the condition that it is there on."""
 
     constants: Mapping[str, Any] = field(default_factory=dict)
     fields: tuple[str, ...] = ()
@@ -228,7 +228,7 @@ class _SectionReader(Reader):
             bad = [word for word in words if not word.replace("_", "").isalnum()]
             if bad or not words or len(set(words)) < len(words):
                 self.wrong(given, f"loop '{name}'", "different words of letters, digits and underscores")
-                words = ["?"]
+                words = ["none"]
             return Loop(words=tuple(words))
         if isinstance(given.value, Mapping):
             ends = self.mapping(given, f"loop '{name}'", ("first", "count"))
@@ -250,31 +250,42 @@ class _SectionReader(Reader):
         if "kind" in keys:
             kind = self.one_of(keys["kind"], f"'kind' of {what}", self.kinds)
             keys = {**self.kinds.get(kind or "", {}), **keys}
-        if "shape" not in keys:
-            self.problems.append(given.problem("C105", f"{what} has no 'shape'"))
-            return None
-        shape = [self.formula(item, f"a dim of {what}") for item in self.items(keys["shape"], f"'shape' of {what}")]
+        shape, also = self.shape(given, keys, what), self.also(keys.get("also"), pattern, what)
         quantised = self.quantised(keys["quantised"], what) if "quantised" in keys else {}
-        if quantised and len(shape) != 2:
+        if quantised and shape is not None and len(shape) != 2:
             message = f"{what} has {len(shape)} dims, expected rows and columns of one that is quantised"
             self.problems.append(keys["quantised"].problem("C104", message))
-        also = [self.looped(item, self.text(item, "'also'"), "name") for item in self.items(keys.get("also"), "'also'")]
-        if pattern is None or None in shape or not all(_alike(pattern, other) for other in also if other):
-            if pattern is not None and None not in shape:
-                self.problems.append(keys["also"].problem("C106", f"{what}: another name of it has other loops"))
+        if pattern is None or shape is None:
             return None
         return Entry(
             pattern,
-            tuple(dim for dim in shape if dim is not None),
+            shape,
             given,
             when=self.formula(keys["when"], f"'when' of {what}") if "when" in keys else None,
             dtype=self.one_of(keys["dtype"], f"'dtype' of {what}", DTYPE_BYTES) if "dtype" in keys else None,
             quantised=quantised,
             random=self.random(keys.get("random"), what),
             range=self.range(keys["range"], what) if "range" in keys else None,
-            also=tuple(other for other in also if other is not None),
-            tied=self.tied(keys["tied"], what) if "tied" in keys else None,
+            also=also,
+            tied=self.tied(keys["tied"], pattern, what) if "tied" in keys else None,
         )
+
+    def shape(self, given: Given, keys: Mapping[str, Given], what: str) -> tuple[Formula, ...] | None:
+        if "shape" not in keys:
+            self.problems.append(given.problem("C105", f"{what} has no 'shape'"))
+            return None
+        dims = [self.formula(item, f"a dim of {what}") for item in self.items(keys["shape"], f"'shape' of {what}")]
+        found = tuple(dim for dim in dims if dim is not None)
+        return found if len(found) == len(dims) else None
+
+    def also(self, given: Given | None, pattern: Pattern | None, what: str) -> tuple[Pattern, ...]:
+        """Other names of a tensor, with its loops."""
+        found = [self.looped(item, self.text(item, "'also'"), "name") for item in self.items(given, "'also'")]
+        names = tuple(other for other in found if other is not None)
+        if given is not None and pattern is not None and not all(_alike(pattern, other) for other in names):
+            self.problems.append(given.problem("C104", f"{what}: another name of it has other loops"))
+            return ()
+        return names
 
     def quantised(self, given: Given, what: str) -> dict[str, str]:
         """By flavour, how it is stored: a list of flavours that are encodings, or a mapping."""
@@ -300,13 +311,16 @@ class _SectionReader(Reader):
         named = self.text(keys["what"], "'what'") if "what" in keys else None
         return None if below is None else Range(below, named or "values")
 
-    def tied(self, given: Given, what: str) -> Tied | None:
+    def tied(self, given: Given, pattern: Pattern, what: str) -> Tied | None:
         keys = {"to": given} if isinstance(given.value, str) else self.mapping(given, f"'tied' of {what}", ("to", "when"))
         if "to" not in keys:
             self.problems.append(given.problem("C105", f"'tied' of {what} has no 'to'"))
             return None
         to = self.looped(keys["to"], self.text(keys["to"], "'to'"), "tensor")
         when = self.formula(keys["when"], f"'when' of {what}") if "when" in keys else None
+        if to is not None and not set(to.placeholders) <= set(pattern.placeholders):
+            self.problems.append(given.problem("C104", f"{what} is tied to one that has other loops"))
+            return None
         return None if to is None else Tied(to, when)
 
     # --- other forms ---

@@ -9,13 +9,13 @@ What a section leaves out is as for a graph of no model: no fields, no checkpoin
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from runner.base.errors import ConfigError, Diagnostic, Mark
 from runner.language.given import DEEP, Given, describe, read_layer
+from runner.models.declared.layout import read_layout
 from runner.models.declared.reading.fields import Declared
 from runner.models.declared.reading.hugging_face import HuggingFace
 from runner.models.declared.reading.requires import Requirements
@@ -40,14 +40,18 @@ class DeclaredFamily(ModelFamily):
     """See `ModelFamily`. `problems` is everything that is wrong with the sections, whatever the configuration."""
 
     def __init__(self, name: str, sections: Mapping[str, Given], base_layer: str | Path = ""):
-        self.name, self.base_layer = name, base_layer
+        self.name = name
+        self.base_layer = base_layer
         self.sections = {key: given for key, given in sections.items() if key in (*DEEP, "model_types")}
-        self.model_types, wrong = _model_types(self.sections.get("model_types"))
+        types, wrong = _model_types(self.sections.get("model_types"))
+        self.model_types = types
         self._declared = Declared(self.sections.get("fields"))
         self._hugging_face = HuggingFace(self.sections.get("hugging_face"), name, self.model_types, self._declared.rules)
         self._requires = Requirements(self.sections.get("requires"))
         self._serving = ServingDeclaration(self.sections.get("serving"))
+        self._layout, wrong_tensors = read_layout(self.sections.get("checkpoint"))
         self.problems: list[Diagnostic] = [
+            *wrong_tensors,
             *wrong,
             *self._declared.problems,
             *self._requires.problems,
@@ -71,13 +75,13 @@ class DeclaredFamily(ModelFamily):
         return self._hugging_face.read(given, whole=whole)
 
     def impossible(self, values: Values, given: Mapping[str, Given], deploy: str) -> list[Diagnostic]:
-        return self._requires.broken(values, given)
+        return [*self._requires.broken(values, given), *self._layout.problems(values, given)]
 
     # --- checkpoints ---
 
-    @cached_property
+    @property
     def layout(self) -> CheckpointLayout:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return declared_layout(self.sections.get("checkpoint"))
+        return self._layout
 
     # --- serving ---
 
@@ -122,16 +126,3 @@ def family_of_file(path: Path) -> DeclaredFamily:
         got = "nothing" if named is None else describe(named.value)
         raise ConfigError(Diagnostic("C105", f"'family' is {got}, expected the name of the family", Mark(str(path), 1)))
     return DeclaredFamily(named.value, given, path)
-
-
-# --- what the section of checkpoints comes to --------------------------------------------------------------
-
-
-def declared_layout(section: Given | None) -> CheckpointLayout:
-    """The tensors on disk that a section `checkpoint` declares, none without; raises ConfigError that lists every problem."""
-    from runner.models.declared.layout import read_layout
-
-    layout, problems = read_layout(section)
-    if problems:
-        raise ConfigError(problems)
-    return layout

@@ -184,13 +184,22 @@ class DeclaredLayout(CheckpointLayout):
             return False
         return tied.when is None or bool(tied.when.value({**values, **place.trips}))
 
+    def declares(self, name: str) -> bool:
+        """Whether a tensor of some configuration is called so."""
+        return self._place(name) is not None
+
     def spec_of(self, name: str, values: Values, dtype: str = "f32") -> TensorSpec | None:
         """The unquantised spec of a tensor that is declared, also of a trip that the configuration does not make."""
         place = self._place(name)
         return None if place is None else _spec(place.entry, {**values, **place.trips}, dtype)
 
-    def problems(self, values: Values) -> list[Diagnostic]:
-        """Expressions of the section that have no value under a configuration, or a wrong one."""
+    def problems(self, values: Values, given: Collection[str] = ()) -> list[Diagnostic]:
+        """Expressions of the section that have no value under a configuration, or a wrong one.
+
+        Fields and dims of `given` that have no value have been told about.
+        """
+        if any(name not in values for name in given):
+            return []
         found: list[Diagnostic] = []
         for entry in self.section.tensors:
             try:

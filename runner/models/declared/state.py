@@ -235,12 +235,13 @@ def _sized(
     key = "table" if "table" in kind.numbers else "rows"
     width = kind.numbers.get(key) or kind.given
     if made.grows and longest is not None and longest // every > made.rows:
+        limit = _text(longest_given) if _text(longest_given).isidentifier() else "longest"
         what = f"'{key}: {_text(width)}'" + (f" = {numbers[key]}" if _text(width) != str(numbers[key]) else "")
         message = (
             f"state '{name}' has {made.rows:,} rows a request at most ({what}), but the longest request of {longest:,} positions"
             f" needs {longest // every:,}"
         )
-        evaluator.problems.append(width.problem("C104", message, f"make it wider, or '{_text(longest_given)}' less"))
+        evaluator.problems.append(width.problem("C104", message, f"make it wider, or '{limit}' less"))
     if made.kind == "ring" and keeps > made.rows:
         message = f"state '{name}' keeps {keeps:,} positions in a ring of {made.rows:,} rows a request"
         evaluator.problems.append(kind.numbers["keeps"].problem("C104", message, f"make '{_text(width)}' larger"))

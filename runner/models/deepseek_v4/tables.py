@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
 
+from runner.config.sources import read_source
+from runner.models.declared.state import Evaluator, StateDeclaration
+from runner.models.declared.state_section import read_state
 from runner.serving.state.constants import frequencies, hadamard, rope
 
 __all__ = ["hadamard", "rope_frequencies", "rope_tables"]
 
 
-def _arguments(values: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    if kind == "main":
-        return {"theta": values["rope_theta"]}
-    yarn = {key: values[f"rope_{key}"] for key in ("factor", "beta_fast", "beta_slow")}
-    original = values["rope_original_max_position_embeddings"]
-    scale = values["rope_attention_factor"]
-    return {"theta": values["compress_rope_theta"], "scaling": values["rope_type"], "original": original, "scale": scale, **yarn}
+@cache
+def _declared() -> StateDeclaration:
+    return read_state(read_source("deepseek_v4")[0].given["state"])[0]
+
+
+def _arguments(values: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The arguments of a constant input under a configuration."""
+    declared = _declared()
+    found = declared.constant(name, declared.constants[name], Evaluator(values, {}))
+    assert found is not None
+    return found[1]
 
 
 def rope_frequencies(values: Mapping[str, Any], kind: str) -> tuple[torch.Tensor, float]:
     """Radians per position of each pair, f32[width / 2], and the factor on cosines and sines."""
-    return frequencies(values["qk_rope_head_dim"], **_arguments(values, kind))
+    return frequencies(values["qk_rope_head_dim"], **_arguments(values, f"{kind}_cos"))
 
 
 def rope_tables(values: Mapping[str, Any], kind: str, num_positions: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Cosines and sines, f32[num_positions, width], angles of the pairs twice side by side."""
-    width, arguments = values["qk_rope_head_dim"], _arguments(values, kind)
-    return tuple(rope(function, num_positions, width, **arguments) for function in ("rope_cos", "rope_sin"))  # type: ignore
+
+    def table(function: str) -> torch.Tensor:
+        arguments = _arguments(values, f"{kind}_{function.removeprefix('rope_')}")
+        return rope(function, num_positions, values["qk_rope_head_dim"], **arguments)
+
+    return table("rope_cos"), table("rope_sin")

@@ -101,23 +101,23 @@ def _random_rows(store: DeclaredState, inputs: Mapping[str, TensorSpec], setting
     seq, num_ids = shape.num_tokens // num_requests, _num_ids(declaration, settings) or 1
     generator = torch.Generator().manual_seed(seed)
     handles = sorted(store.requests.admitted)[:num_requests]
+    room = _room(store, num_requests, seq)
     rows: list[Row] = []
     for handle in handles or [None] * num_requests:
         tokens = torch.randint(0, num_ids, (seq,), generator=generator).tolist()
-        handle = _new(store, seq) if handle is None else handle
+        handle = store.admit(room, seq) if handle is None else handle
         rows.append((handle, tokens, store.length(handle)))
     return rows
 
 
-def _new(store: DeclaredState, num_tokens: int) -> int:
-    """A request of so many tokens, with room to go on as far as requests can, or as the pages that are left allow."""
+def _room(store: DeclaredState, count: int, num_tokens: int) -> int | None:
+    """Positions to admit each of `count` requests for: as far as requests can go if pages allow, else `num_tokens`."""
     longest = store.requests.longest
-    if longest is None or longest >= num_tokens:
-        try:
-            return store.admit(None, num_tokens)
-        except StateError:
-            pass
-    return store.admit(num_tokens, num_tokens)
+    if longest is None:
+        return None
+    pools = store.requests.pools.values()
+    fits = longest >= num_tokens and all(count * pool.kind.pages_for(longest) <= len(pool.free) for pool in pools)
+    return longest if fits else num_tokens
 
 
 def requests_left(store: DeclaredState) -> dict[str, torch.Tensor]:

@@ -21,6 +21,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 from runner.base.errors import ConfigError
 from runner.config.config import load_config
 from runner.models import family
+from runner.models.declared.family import DeclaredFamily
 
 BASE: dict[str, Any] = {
     "model_type": "qwen3",
@@ -102,7 +103,9 @@ class Generator:
     def rope(self) -> Any:
         """Parameters of the rotation, old or new."""
         rope: dict[str, Any] = {}
-        kind = self.rng.choice(["default", "default", "yarn", "yarn", "yarn", "linear" if self.rarely() else "default"])
+        kind = self.rng.choice(
+            ["default", "default", "yarn", "yarn", "yarn", "linear", "dynamic", "llama3", "x" if self.rarely() else "yarn"]
+        )
         self.put(rope, self.rng.choice(["rope_type", "rope_type", "type"]), kind, kind, kind, ABSENT)
         if self.rarely(0.1):
             self.put(rope, "type", kind, "default", None)
@@ -118,6 +121,12 @@ class Generator:
                 self.put(rope, "mscale_all_dim", 1.0, 0.7)
             if self.rarely(0.1):
                 self.put(rope, "truncate", True, False)
+        elif kind != "default":
+            self.put(rope, "factor", 4.0, 2, 8.0, ABSENT if self.rarely(0.3) else 4.0)
+        if kind == "llama3":
+            self.put(rope, "low_freq_factor", 1.0, 1, ABSENT if self.rarely() else 2.0)
+            self.put(rope, "high_freq_factor", 4.0, 4, ABSENT if self.rarely() else 8.0)
+            self.put(rope, "original_max_position_embeddings", 1024, 2048, ABSENT)
         self.put(rope, "rope_theta", ABSENT, ABSENT, 1e6, 10000, 5e5, None if self.rarely() else 1e6)
         if self.rarely():
             self.put(rope, "partial_rotary_factor", 0.5, 1.0)
@@ -156,7 +165,7 @@ class Generator:
 
 def theirs(folder) -> dict[str, Any]:
     """Values by the class and its rotary embedding; raises whatever they raise."""
-    config = Qwen3Config.from_pretrained(folder)
+    config: Any = Qwen3Config.from_pretrained(folder)
     rotary = Qwen3RotaryEmbedding(config)
     assert torch.isfinite(rotary.inv_freq * rotary.attention_scaling).all()
     assert WINDOW not in config.layer_types or config.sliding_window is not None, (
@@ -177,9 +186,15 @@ def frequencies(config) -> tuple[torch.Tensor, float]:
     """Frequencies and the factor on cosines and sines, from our fields (Peng et al. 2023, YaRN)."""
     columns, base = config["head_dim"], float(config["rope_theta"])
     plain = [base ** (-2 * i / columns) for i in range(columns // 2)]
-    if config["rope_type"] == "default":
+    original, factor, kind = config["rope_original_max_position_embeddings"], config["rope_factor"], config["rope_type"]
+    if kind in ("default", "dynamic"):  # the latter within the positions that the model was made for
         return torch.tensor(plain), 1.0
-    original, factor = config["rope_original_max_position_embeddings"], config["rope_factor"]
+    if kind == "linear":
+        return torch.tensor(plain) / factor, 1.0
+    if kind == "llama3":
+        low, high = config["rope_low_freq_factor"], config["rope_high_freq_factor"]
+        parts = [min(max((original * f / (2 * math.pi) - low) / (high - low), 0.0), 1.0) for f in plain]
+        return torch.tensor([f * part + f / factor * (1 - part) for f, part in zip(plain, parts, strict=True)]), 1.0
 
     def turns_at(rotations: float) -> float:
         return columns * math.log(original / (rotations * 2 * math.pi)) / (2 * math.log(base))
@@ -201,7 +216,9 @@ def differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
 
 def names_of_the_declaration() -> set[str]:
     """Keys that the declaration speaks of."""
-    section = family("qwen3").sections["hugging_face"].plain
+    qwen3 = family("qwen3")
+    assert isinstance(qwen3, DeclaredFamily)
+    section = qwen3.sections["hugging_face"].plain
     heads = {name for names in section["first"].values() for name in names}
     spoken = {path for entry in section["refuse"] for path in [entry.get("has", "")]}
     return {*section["keys"], *section["fields"], *heads, *spoken, "torch_dtype", "architectures", *family("qwen3").fields()}
@@ -254,5 +271,6 @@ def test_what_a_file_leaves_out_is_as_the_class_has_it(tmp_path):
 
 
 def test_the_file_that_transformers_saves(tmp_path):
-    Qwen3Config(**{name: value for name, value in BASE.items() if name != "model_type"}, rope_theta=5e5).save_pretrained(tmp_path)
+    fields: dict[str, Any] = {name: value for name, value in BASE.items() if name != "model_type"}
+    Qwen3Config(**fields, rope_theta=5e5).save_pretrained(tmp_path)
     assert differing(theirs(tmp_path), ours(tmp_path)) == [] and load_config([tmp_path])["rope_theta"] == 5e5

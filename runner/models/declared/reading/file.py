@@ -139,6 +139,10 @@ class File:
         """A file without `model_type` may be of another model: it has no other keys than those that are known."""
         if "model_type" in self.values or not self.reading.model_types:
             return
+        sizes = [name for name, key in self.reading.keys.items() if key.types == ("integer",)]
+        if sizes and not any(name in self.values for name in sizes):
+            self._problem("model_type", "this is no config.json of a model: it has neither 'model_type' nor a size")
+            return
         known = {"architectures", "transformers_version", *self.reading.keys, *self.rules}
         known |= {head for origin in self.reading.origins for path in origin.paths for head in self._heads(path)}
         for key in self.values:
@@ -231,7 +235,7 @@ class File:
         head, *parts = path.split(".")
         if head == "generation" and parts:
             key = BESIDE + ".".join(parts)
-            return self.values.get(key, ABSENT), key
+            return (self.values.get(key) if BESIDE in self.values else ABSENT), key
         if head == "tensors" and parts == ["flavour"]:
             return self.values.get(FLAVOUR, ABSENT), FLAVOUR
         key = self._first(head)
