@@ -269,14 +269,16 @@ def _mib(size_bytes: int) -> str:
 
 # --- schedule-diff ----------------------------------------------------------------------------------------------------
 
+_Left = Annotated[
+    str,
+    typer.Argument(
+        metavar="A", autocompletion=completion.graphs, help="GRAPH, GRAPH:STRATEGY, or a file of 'schedule --json' (*.json)."
+    ),
+]
+
 
 def schedule_diff(
-    left: Annotated[
-        str,
-        typer.Argument(
-            metavar="A", autocompletion=completion.graphs, help="GRAPH, GRAPH:STRATEGY, or a file of 'schedule --json' (*.json)."
-        ),
-    ],
+    left: _Left,
     right: Annotated[str, typer.Argument(metavar="B", autocompletion=completion.graphs, help="What it is compared with.")],
     config: options.Configs = [],  # noqa: B006
     sets: options.Sets = [],  # noqa: B006

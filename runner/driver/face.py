@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from runner.report.explain import Explanation
     from runner.report.frontier import Frontier, Point
     from runner.rings.placement import Scheduler
-    from runner.rings.schedule import Schedule
-    from runner.rings.timed import Timing
     from runner.serving.session import Placement
 
 
@@ -153,20 +152,17 @@ class Driver:
         if is_recorded(graph):
             recorded = open_recorded(self.setup, graph)
             refuse_large(recorded.program, graph)
-            name, plans = recorded.recording.name, recorded.program
-            found = trace_frontier(plans, lambda schedule: given.of_recorded(recorded, schedule), name, num_points, say, shown)
+            name, timing = recorded.recording.name, partial(given.of_recorded, recorded)
+            found = trace_frontier(recorded.program, timing, name, num_points, say, shown)
             return replace(found, warnings=tuple(recorded.recording.sizes.warnings()))
         library = GraphLibrary()
         config, program = self.setup.config(graph, library), self.setup.program(graph, routing=routing, library=library)
         refuse_large(program, graph)
         name = f"{program.name}, routing {routing}"
         told = {"timing": given.as_json(), "routing_notes": tuple(routing_notes(program, config, routing))}
-
-        def timing(schedule: Schedule) -> Timing:
-            return given.timing(schedule, self.setup.registry, config.dtypes)
-
+        timed_by = partial(given.timing, ops=self.setup.registry, dtypes=config.dtypes)
         try:
-            return replace(trace_frontier(program, timing, name, num_points, say, shown), **told)
+            return replace(trace_frontier(program, timed_by, name, num_points, say, shown), **told)
         except StoppedFrontier as stopped:
             raise StoppedFrontier(replace(stopped.found, **told)) from None
 
