@@ -1,7 +1,8 @@
-"""Kernels by family: what every op needs, costs and computes. See `docs/ops.md`.
+"""Ops by family: what every op needs and costs, and in `ops.kernels` what runs it. See `docs/ops.md`.
 
 A module of this package declares its ops in an `OpRegistry` named `ops`, or adds them in a function `register(registry)`;
-`register_all` finds both, and those of other installed packages by entry point.
+`register_all` finds both, and those of other installed packages by entry point. Kernels lie apart, as they import torch, which
+planning does without: `ops/kernels` has a module for each one here.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def register_all(registry: OpRegistry) -> None:
 
     Raises RinggraphError, naming the entry point and its package, where one cannot be loaded or takes a name that is taken.
     """
-    for module in sorted(info.name for info in walk_packages(__path__, f"{__name__}.") if not info.ispkg):
+    for module in declaring_modules():
         found = import_module(module)
         if isinstance(declared := getattr(found, "ops", getattr(found, "register", None)), OpRegistry) or callable(declared):
             _add(registry, declared)
@@ -35,6 +36,12 @@ def register_all(registry: OpRegistry) -> None:
                 f"entry point '{entry.name}' of package '{package}' ({entry.value}) cannot be used: {error}",
                 hint=f"mend or uninstall '{package}'",
             ) from error
+
+
+def declaring_modules() -> list[str]:
+    """Our modules that may declare ops: all but the kernels."""
+    found = walk_packages(__path__, f"{__name__}.")
+    return sorted(info.name for info in found if not info.ispkg and not info.name.startswith(f"{__name__}.kernels."))
 
 
 def _add(registry: OpRegistry, found: object) -> None:

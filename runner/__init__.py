@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from runner.base.tensor_spec import TensorSpec
     from runner.driver.face import Driver
     from runner.driver.planning import MinpeakOptions, PlanResult, TimedOptions
+    from runner.models.declared.family import declared_family
     from runner.models.protocols import (
         CheckpointLayout,
         ModelFamily,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
         lower,
     )
     from runner.rings.schedule import Schedule
+    from runner.serving.state.turns import Turn
     from schedulers.layouts.batching import Layout, place
 
 _NAMES = {
@@ -51,6 +53,7 @@ _NAMES = {
     "runner.driver.planning": ("MinpeakOptions", "PlanResult", "TimedOptions"),
     "runner.program.ops": ("Call", "Cost", "OpRegistry"),
     "runner.base.tensor_spec": ("TensorSpec",),
+    "runner.models.declared.family": ("declared_family",),
     "runner.models.protocols": (
         "CheckpointLayout",
         "ModelFamily",
@@ -63,6 +66,7 @@ _NAMES = {
     "runner.program.program": ("Program",),
     "runner.rings.schedule": ("Schedule",),
     "runner.rings.placement": ("lower", "PlacedTask", "PlacedAlloc", "PlacedRead", "PlacedLoop", "PlacedScope"),
+    "runner.serving.state.turns": ("Turn",),
     "schedulers.layouts.batching": ("Layout", "place"),
     "runner.base.errors": (
         "CheckpointError",

@@ -2,11 +2,14 @@
 
 No test fails for being slow: on a busy machine everything is.
 
+Each test has a cache folder of its own.
+
 Ctrl-C means what it means on a terminal, also where tests run in the background of a shell that ignores it.
 """
 
 import os
 import signal
+from uuid import uuid4
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -19,6 +22,14 @@ torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy machine")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """The cache folder of each test, which it begins without: no result of another run stands for its own."""
+    folder = tmp_path_factory.getbasetemp() / f"cache-{uuid4().hex}"
+    monkeypatch.setenv("RINGGRAPH_CACHE", str(folder))
+    return folder
 
 
 @pytest.fixture

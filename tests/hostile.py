@@ -40,9 +40,9 @@ def laughs(levels: int) -> str:
 
 # --- graphs of one form -----------------------------------------------------------------------------------------------
 
-HEAD = 'graph: g\ninputs: {x: "f32[4]", n: "i32[4]"}\noutputs: {y: "f32[4]"}\nbody:\n'
+HEAD = 'graph: g\ninputs: {x: "f32[4, 4]", w: "f32[4]", n: "i32[4]"}\noutputs: {y: "f32[4, 4]"}\nbody:\n'
 ALLOC = '{alloc: {b: "f32[4]"}}'
-NORM = "{op: rms_norm, in: {x: x, gamma: x}, out: {y: "
+NORM = "{op: rms_norm, in: {x: x, w: w}, out: {y: "
 
 
 USED_LOOP = f"{{for: u, range: 5000, body: [{ALLOC}]}}"
@@ -70,10 +70,10 @@ def loops(*ranges: str, body: str = ALLOC) -> Callable[[int], str]:
 
 
 GRAPHS: dict[str, Callable[[int], str]] = {
-    "ops": each(NORM + '"f32[4]"}}'),
-    "chain": each(NORM + '"x: f32[4]"}}'),
+    "ops": each(NORM + '"b#: f32[4, 4]"}}'),
+    "chain": each("{op: rms_norm, in: {x: y, w: w}, out: {y: y}}"),
     "writes": each(NORM + "y}}"),
-    "parts": lambda size: f"{HEAD}  - {{alloc: {{q: 'f32[4]'}}}}\n" + each(NORM + '"q{#}"}}')(size).removeprefix(HEAD),
+    "parts": lambda size: f"{HEAD}  - {{alloc: {{q: 'f32[{size}, 4, 4]'}}}}\n" + each(NORM + '"q[#]"}}')(size).removeprefix(HEAD),
     "explicit ids": lambda size: each(f"{{id: rms_norm_#, {NORM[1:]}y}}}}")(size) + f"  - {NORM}y}}}}\n",
     "unknown names": each("{op: rms_norm, in: {x: n#, gamma: x}, out: {y: y}}"),
     "unknown ops": each("{op: rms_nrm#}"),

@@ -141,6 +141,13 @@ def test_schedulers_never_touch_ops_or_torch(module):
     assert {n for n in names if n.split(".")[0] in ("ops", "torch", "yaml") or n.startswith("runner.language")} == set()
 
 
+@pytest.mark.parametrize("module", [m for m in SOURCES if m.startswith("ops.") and not m.startswith("ops.kernels")])
+def test_declarations_of_ops_know_no_kernel(module):
+    graph = nx.DiGraph((m, other) for m in SOURCES for other in _ours(m))
+    reached = {module} | (nx.descendants(graph, module) if module in graph else set())
+    assert {m for m in reached if m.startswith("ops.kernels") or _names_torch(m)} == set()
+
+
 @pytest.mark.parametrize("room", ["base", "language", "program", "config", "expansion", "rings", "verify", "lint", "writeback"])
 def test_planning_never_imports_torch(room):
     graph = nx.DiGraph((m, other) for m in SOURCES for other in _ours(m))
@@ -158,7 +165,7 @@ def test_few_modules_read_yaml():
     users = {m for m in SOURCES if any(n.split(".")[0] in ("yaml", "ruamel") for n in _imports(m))}
     assert users <= {
         "runner.language.yaml_source",
-        "runner.config.sources",
+        "runner.language.given",
         "runner.writeback.text",
         "runner.rings.devices.devices",
     }

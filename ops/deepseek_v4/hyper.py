@@ -10,13 +10,10 @@ Source: transformers 5.23.0 `DeepseekV4HyperConnection` and `DeepseekV4HyperHead
 
 from __future__ import annotations
 
-import torch
-
-from ops.numerics import matmul_nt
 from ops.rules import ceil_div, elementwise, every, pipe_buffer, products
 from runner.program.ops import Call, Cost, OpRegistry
 
-ops = OpRegistry()
+ops = OpRegistry(kernels="ops.kernels.deepseek_v4.hyper")
 
 PIPE_ELEMENTS = 16384
 """f32 elements per SPMD block that `hc_pre` passes between cube and vector cores in the compiled reference."""
@@ -35,7 +32,7 @@ def _check_hc_pre(call: Call) -> str | None:
     return _check_rows(call)
 
 
-@ops.op(
+ops.declare(
     "hc_pre",
     "x: {act}[T, HC, D], fn: f32[(2 + HC) * HC, HC * D], scale: f32[3], base: f32[(2 + HC) * HC]"
     " -> x_mixed: {act}[T, D], post: f32[T, HC], comb: f32[T, HC * HC], mixes: f32[R, P], mixes_raw: f32[2 * R, P]",
@@ -47,100 +44,62 @@ def _check_hc_pre(call: Call) -> str | None:
     scratch=("mixes", "mixes_raw"),
     check=_check_hc_pre,
     source="transformers DeepseekV4HyperConnection; pypto-lib hc_pre",
-)
-def hc_pre(x, fn, scale, base, *, x_mixed, post, comb, mixes, mixes_raw, norm_eps, hc_eps, iterations):
-    """Mix the streams of each token into one row, and the coefficients that `hc_post` needs.
+    doc="""Mix the streams of each token into one row, and the coefficients that `hc_post` needs.
 
     `x` [T, HC, D] streams; `fn`, `scale` (of pre, post and comb) and `base` f32 weights. `x_mixed` [T, D] is the sum over
     streams of pre * x; `post` [T, HC]; `comb` [T, HC * HC], entry (i, j) what stream j gets of stream i. Scratch of R >= T rows
     and P padded columns: `mixes_raw` holds the projection of each half of the summed dimension, one below the other, `mixes`
     their normalised sum.
-    """
-    num_tokens, hc, _ = x.shape
-    flat = x.reshape(num_tokens, -1).float()
-    num_rows, mix = mixes.shape[0], fn.shape[0]
-    half = flat.shape[1] // 2
-    matmul_nt(flat[:, :half], fn[:, :half], mixes_raw[:num_tokens, :mix])
-    matmul_nt(flat[:, half:], fn[:, half:], mixes_raw[num_rows : num_rows + num_tokens, :mix])
-    total = mixes_raw[:num_tokens, :mix] + mixes_raw[num_rows : num_rows + num_tokens, :mix]
-    coefficients = mixes[:num_tokens, :mix]
-    coefficients.copy_(total * torch.rsqrt(flat.square().mean(-1, keepdim=True) + norm_eps))
-
-    pre = torch.sigmoid(coefficients[:, :hc] * scale[0] + base[:hc]) + hc_eps
-    post.copy_(2 * torch.sigmoid(coefficients[:, hc : 2 * hc] * scale[1] + base[hc : 2 * hc]))
-    logits = coefficients[:, 2 * hc :] * scale[2] + base[2 * hc :]
-    comb.copy_(_sinkhorn(logits.view(num_tokens, hc, hc), hc_eps, iterations).view(num_tokens, -1))
-    x_mixed.copy_((pre.unsqueeze(-1) * x).sum(dim=1))
+    """,
+)
 
 
-def _sinkhorn(logits: torch.Tensor, eps: float, iterations: int) -> torch.Tensor:
-    """Row softmax of `logits` [T, HC, HC], then columns and rows normalised in turn, ending with columns."""
-    comb = torch.softmax(logits, dim=-1) + eps
-    comb = comb / (comb.sum(dim=-2, keepdim=True) + eps)
-    for _ in range(iterations - 1):
-        comb = comb / (comb.sum(dim=-1, keepdim=True) + eps)
-        comb = comb / (comb.sum(dim=-2, keepdim=True) + eps)
-    return comb
-
-
-@ops.op(
+ops.declare(
     "hc_post",
     "y: {act}[T, D], x: {act}[T, HC, D], post: f32[T, HC], comb: f32[T, HC * HC] -> x_next: {act}[T, HC, D]",
     core="AIV",
     cost=lambda call: Cost(2 * (call.dims["HC"] + 1) * call.operands["x"].num_elements, call.moved_bytes),
     num_blocks=every("T", 2),
     source="transformers DeepseekV4DecoderLayer; pypto-lib hc_post",
-)
-def hc_post(y, x, post, comb, *, x_next):
-    """Spread a sublayer's output `y` [T, D] over the streams and mix the old ones in.
+    doc="""Spread a sublayer's output `y` [T, D] over the streams and mix the old ones in.
 
     Stream j of `x_next` [T, HC, D] is post[j] * y plus the sum over i of comb[i, j] * x[i], in f32, rounded once.
-    """
-    num_tokens, hc, _ = x.shape
-    mixed = torch.matmul(comb.view(num_tokens, hc, hc).transpose(1, 2), x.float())
-    x_next.copy_(post.unsqueeze(-1) * y.float().unsqueeze(1) + mixed)
+    """,
+)
 
 
-@ops.op(
+ops.declare(
     "hc_head_cast",
     "x: {act}[T, HC, D] -> x_fp32: f32[R, HC * D]",
     core="AIV",
     check=_check_rows,
     source="pypto-lib hc_head",
+    doc="The streams of each token as one f32 row; rows beyond T are zero.",
 )
-def hc_head_cast(x, *, x_fp32):
-    """The streams of each token as one f32 row; rows beyond T are zero."""
-    num_tokens = x.shape[0]
-    x_fp32[:num_tokens].copy_(x.reshape(num_tokens, -1))
-    x_fp32[num_tokens:].zero_()
 
 
-@ops.op(
+ops.declare(
     "hc_head_rms",
     "x_fp32: f32[R, K] -> inv_rms: f32[R, 1]",
     core="AIV",
     params={"norm_eps": "rms_norm_eps"},
     cost=elementwise(2, "x_fp32"),
     source="transformers DeepseekV4UnweightedRMSNorm; pypto-lib hc_head",
+    doc="One over the root mean square of each row.",
 )
-def hc_head_rms(x_fp32, *, inv_rms, norm_eps):
-    """One over the root mean square of each row."""
-    inv_rms.copy_(torch.rsqrt(x_fp32.square().mean(-1, keepdim=True) + norm_eps))
 
 
-@ops.op(
+ops.declare(
     "hc_head_seed",
     "-> mixes_raw: f32[R, P]",
     core="AIV",
     num_blocks=every("R", 8),
     source="pypto-lib hc_head",
+    doc="Zeros, for `hc_head_linear` to add to.",
 )
-def hc_head_seed(*, mixes_raw):
-    """Zeros, for `hc_head_linear` to add to."""
-    mixes_raw.zero_()
 
 
-@ops.op(
+ops.declare(
     "hc_head_linear",
     "x_fp32: f32[R, K], fn: f32[HC, K] -> &mixes_raw: f32[R, P]",
     core="AIC",
@@ -148,34 +107,25 @@ def hc_head_seed(*, mixes_raw):
     num_blocks=lambda call: ceil_div(call.dims["R"], 16) * 8,
     check=lambda call: None if call.dims["P"] >= call.dims["HC"] else "'mixes_raw' has fewer columns than 'fn' has rows",
     source="transformers DeepseekV4HyperHead; pypto-lib hc_head",
+    doc="Add the projection of each row to one coefficient a stream to `mixes_raw`, whose columns are padded to P.",
 )
-def hc_head_linear(x_fp32, fn, *, mixes_raw):
-    """Add the projection of each row to one coefficient a stream to `mixes_raw`, whose columns are padded to P."""
-    mixes_raw[:, : fn.shape[0]] += x_fp32 @ fn.t()
 
 
-@ops.op(
+ops.declare(
     "hc_head_pre_fused",
     "scale: f32[1], base: f32[HC], mixes_raw: f32[R, P], inv_rms: f32[R, 1] -> pre_t: f32[P, R]",
     core="AIV",
     params={"hc_eps": "hc_eps"},
     source="transformers DeepseekV4HyperHead; pypto-lib hc_head",
+    doc="How much of each stream the head takes, sigmoid(mixes * inv_rms * scale + base) + eps: one row a stream, padding zero.",
 )
-def hc_head_pre_fused(scale, base, mixes_raw, inv_rms, *, pre_t, hc_eps):
-    """How much of each stream the head takes, sigmoid(mixes * inv_rms * scale + base) + eps: one row a stream, padding zero."""
-    hc = base.shape[0]
-    pre_t[:hc].copy_((torch.sigmoid(mixes_raw[:, :hc] * inv_rms * scale + base) + hc_eps).t())
-    pre_t[hc:].zero_()
 
 
-@ops.op(
+ops.declare(
     "hc_head_reduce",
     "pre_t: f32[P, N], x: {act}[N, HC, D] -> x_head: {act}[N, D]",
     core="AIV",
     cost=elementwise(2, "x"),
     source="transformers DeepseekV4HyperHead; pypto-lib hc_head",
+    doc="One row a token: the sum over streams of pre * x.",
 )
-def hc_head_reduce(pre_t, x, *, x_head):
-    """One row a token: the sum over streams of pre * x."""
-    pre = pre_t[: x.shape[1]].t().unsqueeze(-1)
-    x_head.copy_((pre * x).sum(dim=1))

@@ -7,39 +7,31 @@ Source: pypto-lib `lm_head` (gather hidden rows, project on a shard, exchange lo
 
 from __future__ import annotations
 
-from ops.numerics import matmul_nt
 from ops.rules import fixed
-from runner.execution.comm import Comm
 from runner.program.ops import Call, Cost, OpRegistry
 
-ops = OpRegistry()
+ops = OpRegistry(kernels="ops.kernels.deepseek_v4.lm_head")
 
 
-@ops.op(
+ops.declare(
     "lm_head_gather",
     "x: {act}[N, D] -> hidden_window: {act}[P, N, D], &comm_window: i32[1]",
     core="AIV",
     needs=("comm",),
     source="pypto-lib lm_head",
+    doc="The hidden rows of all P ranks, by rank; `comm_window` counts exchanges.",
 )
-def lm_head_gather(x, *, hidden_window, comm_window, comm: Comm):
-    """The hidden rows of all P ranks, by rank; `comm_window` counts exchanges."""
-    comm_window += 1
-    hidden_window.copy_(comm.all_gather(x))
 
 
-@ops.op(
+ops.declare(
     "lm_head_mm",
     "hidden_window: {act}[P, N, D], w: {wd}[W, D] -> logits_shard: f32[P, N, W]",
     core="AIC",
     cost=lambda call: Cost(2 * call.operands["hidden_window"].num_elements * call.dims["W"], call.moved_bytes),
     num_blocks=fixed(24),
     source="pypto-lib lm_head",
+    doc="This rank's columns of the logits of every rank's tokens.",
 )
-def lm_head_mm(hidden_window, w, *, logits_shard):
-    """This rank's columns of the logits of every rank's tokens."""
-    for rows, logits in zip(hidden_window, logits_shard, strict=True):
-        matmul_nt(rows, w, logits)
 
 
 def _check_columns(call: Call) -> str | None:
@@ -47,17 +39,12 @@ def _check_columns(call: Call) -> str | None:
     return None if held >= wanted else f"{call.dims['P']} shards hold {held} columns, expected at least {wanted}"
 
 
-@ops.op(
+ops.declare(
     "lm_head_combine",
     "logits_shard: f32[P, N, W] -> logits: f32[N, V], &comm_window: i32[1]",
     core="AIV",
     needs=("comm",),
     check=_check_columns,
     source="pypto-lib lm_head",
+    doc="This rank's tokens' logits over the whole vocabulary, from every rank's columns; `comm_window` counts exchanges.",
 )
-def lm_head_combine(logits_shard, *, logits, comm_window, comm: Comm):
-    """This rank's tokens' logits over the whole vocabulary, from every rank's columns; `comm_window` counts exchanges."""
-    comm_window += 1
-    each = [1] * comm.size
-    shards = comm.all_to_all(logits_shard, each, each)
-    logits.copy_(shards.transpose(0, 1).flatten(1)[:, : logits.shape[1]])

@@ -30,7 +30,8 @@ class Limits:
     edges    what tasks wait for, inferred and by `after`
     steps    submissions, scopes and trips of a recorded program
     density  items for each byte of the graph's files, beyond the first ITEMS_OF_ANY
-    frontier tasks whose frontier is traced, beyond `density` for each byte of the graph's files
+    blocks   blocks that tasks run as, for each item that the graph may have, or each of the `steps` of a recorded program
+    frontier tasks of a graph that is not installed, or of a recorded program, whose frontier is traced
 
     and the most `findings` of a graph's file, or of its expansion, before the rest is not looked for.
     """
@@ -42,7 +43,8 @@ class Limits:
     steps: int = 500_000
     findings: int = 1_000
     density: int = 50
-    frontier: int = 4_000
+    blocks: int = 10
+    frontier: int = 1_000
 
     @classmethod
     def current(cls, env: Mapping[str, str] = os.environ) -> Limits:

@@ -23,12 +23,14 @@ from safetensors import SafetensorError, safe_open
 from runner.base.errors import CheckpointError, Diagnostic
 from runner.base.tensor_spec import TensorSpec
 from runner.checkpoint.description import STATIC, Description, read_description, told_together
-from runner.checkpoint.encodings import FP8_BLOCK, decode, encoded, offset_of
+from runner.checkpoint.encodings import FP8_BLOCK, decode, encoded
+from runner.checkpoint.forms.arranging import Arrangement
+from runner.checkpoint.forms.reading import value_of
 from runner.checkpoint.headers import PACKED, STORED_DTYPES, Stored, named, read_headers
 from runner.checkpoint.names import names_in
 from runner.checkpoint.stored import POWERS, flavour_of, how_stored, may_be_quantised
 from runner.execution.storage import TORCH_DTYPES
-from runner.language.notation import scale_of
+from runner.models.names import naming_of
 from runner.models.protocols import ModelFamily, TensorNames
 
 FLOATS = ("f16", "bf16", "f32", "f64")
@@ -51,6 +53,7 @@ class Checkpoint:
 
     description  what a quantisation tool says beside the tensors
     model        the unquantised tensors of the model that it is held against; empty until that is known (`of`)
+    on_disk      the tensors as the files have them; `tensors` are as the model has them, once it is known
     """
 
     folder: Path
@@ -61,7 +64,13 @@ class Checkpoint:
     mapped: bool = True
     description: Description | None = None
     model: Mapping[str, TensorSpec] = field(default_factory=dict)
+    on_disk: Mapping[str, Stored] = field(default_factory=dict)
+    _arranged: Arrangement | None = field(default=None, repr=False)
     _files: dict[Path, Any] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        self.on_disk = self.on_disk or self.tensors
+        self.naming = naming_of(self.names)
 
     @classmethod
     def open(cls, folder: str | Path, names: TensorNames | None = None, *, mapped: bool = True) -> Checkpoint:
@@ -80,19 +89,35 @@ class Checkpoint:
         """This checkpoint as the model of a configuration, with the names of its family: read again if they were other ones."""
         layout = config.family.layout
         found = self if self.names is layout else Checkpoint.open(self.folder, layout, mapped=self.mapped)
-        return replace(found, model=layout.expected(config.values))
+        model = layout.expected(config.values)
+        arranged = Arrangement(found.on_disk, layout, config.values, model)
+        return replace(found, tensors=arranged.tensors, model=model, _arranged=arranged)
+
+    def with_forms(self, names: Iterable[str]) -> Checkpoint:
+        """This one with tensors as a graph asks for them: parts of the model's, several of them as one, or tied ones."""
+        if self._arranged is None:
+            return self
+        tensors, model = dict(self.tensors), dict(self.model)
+        for name in names:
+            if name not in tensors:
+                tensors |= self._arranged.with_parts(name)
+            if name not in model and (spec := self._arranged.spec(name)) is not None:
+                model[name] = spec
+        return replace(self, tensors=tensors, model=model)
 
     @cached_property
-    def _on_disk(self) -> dict[str, str]:
-        return {tensor.stored_name: name for name, tensor in self.tensors.items()}
+    def _names_on_disk(self) -> dict[str, str]:
+        return {tensor.stored_name: name for name, tensor in self.on_disk.items()}
 
     def named(self, name: str) -> str:
-        """The canonical name of a tensor that is called `name` on disk; of one that is not, `name` itself."""
-        return self._on_disk.get(name, name)
+        """The canonical name of a tensor that is called `name` on disk, or would be; of one that nobody knows, `name` itself."""
+        found = self._names_on_disk.get(name) or self.names.canonical(name)
+        known = found in self.on_disk or (self._arranged is not None and self._arranged.spec(found) is not None)
+        return found if known else name
 
     @cached_property
     def size_bytes(self) -> int:
-        return sum(tensor.end - tensor.begin for tensor in self.tensors.values())
+        return sum(tensor.end - tensor.begin for tensor in self.on_disk.values())
 
     @cached_property
     def flavour(self) -> str:
@@ -106,12 +131,15 @@ class Checkpoint:
 
     def how(self, name: str) -> str:
         """How a weight is stored: see `how_stored`."""
-        return how_stored(name, self.tensors, self.model)
+        return how_stored(name, self.tensors, self.model, self.names)
 
     def check(self, config: Fields) -> list[Diagnostic]:
         """Everything that keeps this checkpoint from being the model of `config`: missing, extra, misshapen, mistyped tensors,
-        truncated or corrupt shards, another description than the tensors', values that cannot be used."""
-        return self.of(config)._check(config)
+        truncated or corrupt shards, another description than the tensors', values that cannot be used.
+
+        Of a configuration that declares no tensors, what is wrong with the files alone."""
+        held = self.of(config)
+        return held._check(config) if held.model else list(held.problems)
 
     def notes(self, config: Fields) -> list[str]:
         """What of this checkpoint the model of `config` leaves, as sentences."""
@@ -123,8 +151,8 @@ class Checkpoint:
         return [f"'{self.folder}' has {left} behind the last one of the configuration, left out{unused}"]
 
     def _check(self, config: Fields) -> list[Diagnostic]:
-        expected, problems = self.model, list(self.problems)
-        told = named(self.problems)
+        expected, problems = self.model, [*self.problems, *(self._arranged.problems if self._arranged else ())]
+        told = named(self.problems) | (self._arranged.lost if self._arranged else set())
         problems += [
             Diagnostic("K101", f"tensor '{name}' {spec} is missing")
             for name, spec in expected.items()
@@ -140,6 +168,7 @@ class Checkpoint:
         if self.description is not None:
             problems += self.description.conflicts({name: self.how(name) for name in misfits})
         if not self.problems:
+            problems += self._untied()
             problems += self.unusable(config, [name for name, found in misfits.items() if not found])
         return problems
 
@@ -147,17 +176,23 @@ class Checkpoint:
         """Weights of the model whose values cannot be read: each with those of it, its scale and its offset that cannot."""
         found = {}
         for name in self.model:
-            parts = (name, scale_of(name), offset_of(name)) if may_be_quantised(name, self.names) else (name,)
+            parts = (name, *self._parts(name)) if may_be_quantised(name, self.names) else (name,)
             wrong = [part for part in parts if part in self.tensors and not self.tensors[part].is_supported]
             if wrong and name in self.tensors:
                 found[name] = wrong
         return found
 
+    def _parts(self, name: str) -> tuple[str, str]:
+        """The names of what can belong to a weight: its scale and its offset."""
+        return self.naming.scale_of(name), self.naming.offset_of(name)
+
     def _extra(self, known: Collection[str]) -> list[Diagnostic]:
         """Tensors that are neither `known` nor unused, nor belong to a weight that is: each, but those of one tool together."""
         weights = [name for name in known if name in self.tensors and self.how(name) != "plain"]
         weights += [name for name in known if name in self.tensors and not self.tensors[name].is_supported]
-        parts = {part for name in weights for part in (scale_of(name), offset_of(name))}
+        parts = {part for name in weights for part in self._parts(name)}
+        tied = self._arranged.tied if self._arranged else {}
+        parts |= {part for name in tied for part in (name, *self._parts(name))}
         extra = [name for name in self.tensors if name not in known and name not in parts and not self.names.is_unused(name)]
         static = [name for name in extra if name.endswith(STATIC)]
         problems = [
@@ -175,7 +210,7 @@ class Checkpoint:
         problems: list[Diagnostic] = []
         shifted = [name for name in weights if name in self.tensors and self._is_shifted(name)]
         if shifted:
-            stored = told_together(map(offset_of, shifted))
+            stored = told_together(map(self.naming.offset_of, shifted))
             message = f"{stored}: values that are not zero; asymmetric INT8 is not supported"
             problems.append(Diagnostic("K110", message, hint="quantise symmetrically, or give the unquantised checkpoint"))
         for name in weights:
@@ -185,8 +220,23 @@ class Checkpoint:
                 problems += [Diagnostic("K110", f"tensor '{name}' {reason}")] if reason else []
         return problems
 
+    def _untied(self) -> list[Diagnostic]:
+        """Tensors that are to be others, and are stored with other values."""
+        found = []
+        for name, other in (self._arranged.tied if self._arranged else {}).items():
+            if name not in self.on_disk or other not in self.tensors:
+                continue
+            if (problem := self.misfit(name, self.model[other])) or not torch.equal(self.weight(name), self.weight(other)):
+                message = f"tensor '{name}' is not equal to '{other}', which it is tied to"
+                found += problem or [Diagnostic("K110", message, hint="untie them in the configuration, or remove it")]
+        return found
+
     def _is_shifted(self, name: str) -> bool:
-        return offset_of(name) in self.tensors and self.how(name) == "w8a8" and bool(self.raw(offset_of(name)).float().any())
+        return (
+            self.naming.offset_of(name) in self.tensors
+            and self.how(name) == "w8a8"
+            and bool(self.raw(self.naming.offset_of(name)).float().any())
+        )
 
     def require(self, config: Fields) -> None:
         """Raises CheckpointError with everything that `check` finds."""
@@ -210,12 +260,12 @@ class Checkpoint:
             problems.append(Diagnostic("K103", f"tensor '{name}' is {got}, expected {weight} (stored as {how})"))
         if how == "w8a8" and got.dtype != weight.dtype:
             problems.append(Diagnostic("K104", f"tensor '{name}' is {got}, expected {weight}: 8-bit codes have a sign"))
-        stored = self.tensors.get(scale_of(name))
+        stored = self.tensors.get(self.naming.scale_of(name))
         if stored is None:
-            problems.append(Diagnostic("K101", f"tensor '{scale_of(name)}' {scale} is missing: '{name}' is {got}"))
+            problems.append(Diagnostic("K101", f"tensor '{self.naming.scale_of(name)}' {scale} is missing: '{name}' is {got}"))
             return problems
         problems += _part_misfit(stored, scale, (*FLOATS, *(POWERS if how != "w8a8" else POWERS[:1])))
-        offset = self.tensors.get(offset_of(name))
+        offset = self.tensors.get(self.naming.offset_of(name))
         if offset is not None:
             problems += _part_misfit(offset, scale, (*FLOATS, "i8", *INTEGERS) if how == "w8a8" else ())
         return problems
@@ -225,10 +275,13 @@ class Checkpoint:
 
         Of dtypes that torch or safetensors cannot slice, the bytes: u8[rows, bytes of a row].
         """
-        stored = self.tensors[name]
+        return value_of(self.tensors[name], rows, self._read)
+
+    def _read(self, stored: Stored, rows: tuple[int, int] | None) -> torch.Tensor:
+        """A tensor of a file, or its rows."""
         try:
             if not self.mapped or stored.spec.dtype not in TORCH_DTYPES:
-                return _read_rows(stored, rows or (0, stored.spec.shape[0]))
+                return _read_rows(stored, rows or (0, stored.spec.shape[0] if stored.spec.shape else 1))
             if stored.shard not in self._files:
                 self._files[stored.shard] = safe_open(str(stored.shard), framework="pt")
             file = self._files[stored.shard]
@@ -236,7 +289,7 @@ class Checkpoint:
                 return file.get_tensor(stored.stored_name)
             return file.get_slice(stored.stored_name)[rows[0] : rows[1]]
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"tensor '{name}' cannot be read from shard '{stored.shard}': {error}") from error
+            raise CheckpointError(f"tensor '{stored.name}' cannot be read from shard '{stored.shard}': {error}") from error
 
     def weight(self, name: str, rows: tuple[int, int] | None = None) -> torch.Tensor:
         """A weight, or its rows, decoded: f32 where it is stored quantised, as stored where it is plain."""
@@ -246,15 +299,17 @@ class Checkpoint:
         return decode(*self.codes(name, rows), how, rows[0] if rows else 0)
 
     def codes(self, name: str, rows: tuple[int, int] | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """A quantised weight, or its rows, as stored, and the scales of these rows without trailing dimensions of 1.
+        """A quantised weight, or its rows, as stored, and the scales of these rows without a further dimension of 1.
 
         Scales that are powers of two come as F8_E8M0, also where they are stored as u8.
         """
         how, codes = self.how(name), self.raw(name, rows)
         lo, hi = rows or (0, codes.shape[0])
-        scale = self.raw(scale_of(name), (lo // FP8_BLOCK, -(-hi // FP8_BLOCK)) if how.startswith("fp8") else (lo, hi))
+        scale = self.raw(
+            self.naming.scale_of(name), (lo // FP8_BLOCK, -(-hi // FP8_BLOCK)) if how.startswith("fp8") else (lo, hi)
+        )
         scale = scale.view(torch.float8_e8m0fnu) if scale.dtype == torch.uint8 else scale
-        return codes, scale.reshape(-1) if how == "w8a8" else scale.reshape(scale.shape[:2])
+        return codes, scale.reshape(scale.shape[: codes.dim() - (how == "w8a8")])
 
 
 def unsupported(tensors: Iterable[Stored]) -> list[Diagnostic]:
@@ -270,9 +325,10 @@ def unsupported(tensors: Iterable[Stored]) -> list[Diagnostic]:
 
 def _read_rows(stored: Stored, rows: tuple[int, int]) -> torch.Tensor:
     """Rows of a stored tensor, in memory of their own."""
-    lo, hi = (min(row, stored.spec.shape[0]) for row in rows)
-    shape, dtype = (hi - lo, *stored.spec.shape[1:]), TORCH_DTYPES.get(stored.spec.dtype)
-    row_bytes = (stored.end - stored.begin) // max(1, stored.spec.shape[0])
+    height = stored.spec.shape[0] if stored.spec.shape else 1
+    lo, hi = (min(row, height) for row in rows)
+    shape, dtype = (hi - lo, *stored.spec.shape[1:]) if stored.spec.shape else (), TORCH_DTYPES.get(stored.spec.dtype)
+    row_bytes = (stored.end - stored.begin) // max(1, height)
     data = torch.empty((hi - lo) * row_bytes, dtype=torch.uint8)
     with stored.shard.open("rb") as file:
         file.seek(stored.begin + lo * row_bytes)
@@ -297,6 +353,6 @@ def _plain_misfit(name: str, got: TensorSpec, expected: TensorSpec) -> list[Diag
     if got.shape != expected.shape:
         problems.append(Diagnostic("K103", f"tensor '{name}' is {got}, expected {expected}"))
     kinds = INTEGERS if expected.dtype in INTEGERS else FLOATS
-    if got.dtype not in kinds:
+    if got.dtype not in (*kinds, expected.dtype):
         problems.append(Diagnostic("K104", f"tensor '{name}' is {got}, expected {' or '.join(kinds)}"))
     return problems

@@ -25,11 +25,11 @@ from runner.checkpoint.checkpoint import Checkpoint, Fields
 from runner.checkpoint.description import PATTERN as DESCRIPTIONS
 from runner.checkpoint.encodings import decode, encode, plain_dtype, stored_tensors, weights_with_scales
 from runner.checkpoint.headers import INDEX_SUFFIX, UNFINISHED_NAME
-from runner.checkpoint.random import refuse_existing
+from runner.checkpoint.random import refuse_existing, some_tensors
 from runner.checkpoint.write import plan_shards, shard_names, write_index, write_json, write_shard
-from runner.config.sources import GENERATION
 from runner.execution.storage import TORCH_DTYPES
-from runner.language.notation import scale_of
+from runner.language.given import GENERATION
+from runner.models.names import naming_of
 
 MAX_SHARD_BYTES = 2**30
 REPORT_NAME = "conversion_report.json"
@@ -87,6 +87,7 @@ def convert(
     """
     checkpoint, out = Checkpoint.open(source, config.family.layout, mapped=False).of(config), Path(out)
     plain_dtype(to, dtype)
+    some_tensors(checkpoint.model, config)
     checkpoint.require(config)
     refuse_existing(out)
     work = _Work(checkpoint, config, to, dtype, max_shard_bytes)
@@ -111,13 +112,13 @@ class _Work:
     def __init__(self, checkpoint: Checkpoint, config: Fields, to: str, dtype: str | None, max_shard_bytes: int):
         self.checkpoint, self.to, self.layout = checkpoint, to, config.family.layout
         self.notes = tuple(checkpoint.notes(config))
-        stored = {checkpoint.tensors[name].spec.dtype for name in self.layout.plain[:1]}
+        stored = {checkpoint.tensors[name].spec.dtype for name in self.layout.plain[:1] if name in checkpoint.tensors}
         self.dtype = plain_dtype(to, dtype or ("f32" if stored == {"f32"} else "bf16"))
         targets = stored_tensors(self.layout, config.values, to, self.dtype)
         self.as_stored: dict[str, tuple[str, tuple[int, ...]]] = {}
         if not self.notes:
             targets |= self._unused()
-        shards = plan_shards(weights_with_scales(targets), max_shard_bytes)
+        shards = plan_shards(weights_with_scales(targets, naming_of(self.layout)), max_shard_bytes)
         self.shards = dict(zip(shard_names(len(shards)), shards, strict=True))
 
     def _unused(self) -> dict[str, TensorSpec]:
@@ -173,7 +174,7 @@ class _Work:
             codes, scale = self._encode(name, rows, before, spec)
             error.add(before, codes if codes.dtype == before.dtype else decode(codes, scale, how))
             if scale is not None:
-                scales.setdefault(scale_of(name), []).append(scale)
+                scales.setdefault(naming_of(self.layout).scale_of(name), []).append(scale)
             yield codes
         errors.append(TensorError(name, read_as, spec.dtype if how == "plain" else how, *error.result()))
 
@@ -293,7 +294,8 @@ def _finish(work: _Work, partial: Path, config: Fields, errors: list[TensorError
     described = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else {}
     values = work.layout.without_unused(config.values) if work.notes else config.values
     written = work.layout.config_json(values, work.dtype, work.to, described)
-    write_json(partial / "config.json", written)
+    if written:
+        write_json(partial / "config.json", written)
     _write_generation(source, partial, {key: value for key, value in written.items() if key in config.values})
     write_json(partial / REPORT_NAME, [asdict(error) for error in errors])
     for path in sorted(source.iterdir()):

@@ -12,11 +12,12 @@ import torch
 
 from runner.base.errors import CheckpointError
 from runner.base.tensor_spec import TensorSpec
-from runner.checkpoint.stored import FLAVOURS, FP4_COLUMNS
-from runner.language.notation import scale_of
-from runner.models.protocols import CheckpointLayout, Values
+from runner.checkpoint.stored import FP4_COLUMNS, FP8_BLOCK
+from runner.models.names import Naming, naming_of
+from runner.models.protocols import FLAVOURS, CheckpointLayout, Values
 
-FP8_BLOCK = 128
+CODES = ("i8", "f8e4m3")
+"""Dtypes of what is quantised, as we write it."""
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 """Magnitudes of the eight E2M1 codes; bit 3 is the sign."""
 MAX_I8 = 127.0
@@ -38,21 +39,16 @@ def plain_dtype(flavour: str, dtype: str | None = None) -> str:
 
 
 def encoded(spec: TensorSpec, how: str) -> tuple[TensorSpec, TensorSpec | None]:
-    """Spec of the stored weight and of its scale, of a weight [rows, columns] stored as `how`."""
+    """Spec of the stored weight and of its scale, of a weight [rows, columns], or a stack of such, stored as `how`."""
     if how == "plain":
         return spec, None
-    rows, columns = spec.shape
+    *stack, rows, columns = spec.shape
     if how == "w8a8":
-        return TensorSpec("i8", spec.shape), TensorSpec("f32", (rows,))
+        return TensorSpec("i8", spec.shape), TensorSpec("f32", spec.shape[:-1])
     if how == "fp4":
-        return TensorSpec("i8", (rows, columns // 2)), TensorSpec("f8e8m0", (rows, columns // FP4_COLUMNS))
-    blocks = -(-rows // FP8_BLOCK), -(-columns // FP8_BLOCK)
+        return TensorSpec("i8", (*stack, rows, columns // 2)), TensorSpec("f8e8m0", (*stack, rows, columns // FP4_COLUMNS))
+    blocks = *stack, -(-rows // FP8_BLOCK), -(-columns // FP8_BLOCK)
     return TensorSpec("f8e4m3", spec.shape), TensorSpec("f8e8m0" if how == "fp8-e8m0" else "f32", blocks)
-
-
-def offset_of(weight: str) -> str:
-    """Where other tools put the zero points of a quantised weight: `X.weight` has `X.weight_offset`."""
-    return f"{weight}_offset"
 
 
 def stored_tensors(layout: CheckpointLayout, values: Values, flavour: str, dtype: str | None = None) -> dict[str, TensorSpec]:
@@ -66,17 +62,22 @@ def stored_tensors(layout: CheckpointLayout, values: Values, flavour: str, dtype
             raise CheckpointError(message)
         found[name], scale = encoded(spec, how)
         if scale is not None:
-            found[scale_of(name)] = scale
+            found[naming_of(layout).scale_of(name)] = scale
     return found
 
 
-def weights_with_scales(stored: Mapping[str, TensorSpec]) -> Iterator[dict[str, TensorSpec]]:
-    """Every weight together with its scale."""
+def weights_with_scales(stored: Mapping[str, TensorSpec], naming: Naming) -> Iterator[dict[str, TensorSpec]]:
+    """Every weight together with its scale, which stands behind it."""
+    scales: set[str] = set()
     for name, spec in stored.items():
-        if name.endswith(".scale"):
+        if name in scales:
             continue
-        scale = scale_of(name)
-        yield {name: spec, scale: stored[scale]} if scale in stored and name.endswith(".weight") else {name: spec}
+        scale = naming.scale_of(name)
+        if scale in stored and scale != name and spec.dtype in CODES:
+            scales.add(scale)
+            yield {name: spec, scale: stored[scale]}
+        else:
+            yield {name: spec}
 
 
 def quantise_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -174,10 +175,12 @@ def encode(weight: torch.Tensor, how: str) -> tuple[torch.Tensor, torch.Tensor |
 
 
 def decode(codes: torch.Tensor, scale: torch.Tensor | None, how: str, first_row: int = 0) -> torch.Tensor:
-    """What `encode` was given, as f32: rows of a weight from `first_row` on, with the scales of these rows."""
+    """What `encode` was given, as f32: rows of a weight from `first_row` on, with their scales; or a stack of weights."""
     if how == "plain":
         return codes.float()
     assert scale is not None
+    if codes.dim() > 2:
+        return torch.stack([decode(codes[at], scale[at], how) for at in range(len(codes))])
     if how == "w8a8":
         return dequantise_rows(codes, scale)
     return decode_fp4(codes, scale) if how == "fp4" else decode_fp8(codes, scale, first_row)

@@ -62,10 +62,22 @@ _RANK_PART = re.compile(r"model\d+-mp(?!1\.)\d+\.safetensors|model-rank-\d+-part
 
 
 @dataclass(frozen=True, slots=True)
+class Piece:
+    """Places `[lo, hi)` of a tensor along a dimension."""
+
+    stored: Stored
+    lo: int
+    hi: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stored:
     """A tensor as it lies in a shard; `begin` and `end` are bytes of the file, `header_dtype` is what its header calls the dtype.
 
     The dtype of `spec` is the header's own where it is none of ours, and `PACKED` for F4.
+
+    With `pieces` it is made of other tensors: side by side along `dim` (form `join`), one behind the other along a new first
+    dimension (`stack`), or one place of a first dimension that it has not itself (`take`).
     """
 
     name: str
@@ -75,11 +87,14 @@ class Stored:
     begin: int
     end: int
     header_dtype: str
+    pieces: tuple[Piece, ...] = ()
+    dim: int = 0
+    form: str = ""
 
     @property
     def is_supported(self) -> bool:
         """Whether the dtype is one that values can be read of."""
-        return self.spec.dtype in DTYPE_BYTES or self.spec.dtype == PACKED
+        return self.spec.dtype in DTYPE_BYTES or (self.spec.dtype == PACKED and self.form in ("", "join") and not self.dim)
 
 
 Canonical = Callable[[str], str]
@@ -99,6 +114,8 @@ def read_headers(folder: Path, canonical: Canonical) -> tuple[dict[str, Stored],
 
     Raises CheckpointError where there is no checkpoint at all.
     """
+    if folder.is_file():
+        return _read_file(folder, canonical)
     if not folder.is_dir():
         raise CheckpointError(f"checkpoint '{folder}': no such folder")
     if (folder / UNFINISHED_NAME).is_file():
@@ -121,6 +138,15 @@ def read_headers(folder: Path, canonical: Canonical) -> tuple[dict[str, Stored],
     if index is not None:
         problems += _index_gaps(index, found, canonical, problems)
     return found, tuple(folder / name for name in shards), problems
+
+
+def _read_file(path: Path, canonical: Canonical) -> tuple[dict[str, Stored], tuple[Path, ...], list[Diagnostic]]:
+    """The tensors of one safetensors file."""
+    problems: list[Diagnostic] = []
+    found: dict[str, Stored] = {}
+    for stored in _read_shard(path, (), canonical, problems):
+        _place(stored, found, None, problems)
+    return found, (path,), problems
 
 
 def refuse_parts(folder: Path, shards: Iterable[str]) -> None:

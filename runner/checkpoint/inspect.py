@@ -97,16 +97,17 @@ def inspect_checkpoint(folder: str | Path, config: Config | None = None) -> Insp
     if config is None:
         config = own_config(folder, problems)
     checkpoint = checkpoint if config is None else checkpoint.of(config)
+    config = config if checkpoint.model else None  # without tensors in it, there is nothing to compare with
     problems += checkpoint.problems if config is None else checkpoint.check(config)
     return Inspection(
         folder=str(folder),
         flavour=checkpoint.flavour,
         flavour_source=checkpoint.flavour_source,
         runs_as=None if config is None else config.family.layout.flavour(config.values),
-        total=Amount(len(checkpoint.tensors), checkpoint.size_bytes),
-        shards=_amounts((item.shard.name, item.end - item.begin) for item in checkpoint.tensors.values()),
-        dtypes=_amounts((item.spec.dtype, item.end - item.begin) for item in checkpoint.tensors.values()),
-        unused_tensors=sum(map(checkpoint.names.is_unused, checkpoint.tensors)),
+        total=Amount(len(checkpoint.on_disk), checkpoint.size_bytes),
+        shards=_amounts((item.shard.name, item.end - item.begin) for item in checkpoint.on_disk.values()),
+        dtypes=_amounts((item.spec.dtype, item.end - item.begin) for item in checkpoint.on_disk.values()),
+        unused_tensors=sum(map(checkpoint.names.is_unused, checkpoint.on_disk)),
         unused=checkpoint.names.unused,
         config=None if config is None else config.name,
         problems=tuple(problems),

@@ -10,7 +10,8 @@ from runner.checkpoint.headers import read_headers, refuse_parts
 from runner.checkpoint.names import names_in
 from runner.checkpoint.stored import flavour_of
 from runner.config.config import Config, load_config
-from runner.config.sources import FLAVOUR, Given, Source, read_source
+from runner.config.sources import Source, read_source
+from runner.language.given import FLAVOUR, Given
 
 
 def own_config(folder: Path, problems: list[Diagnostic]) -> Config | None:

@@ -8,17 +8,22 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from pathlib import Path
 
 import torch
 
 from runner.base.errors import CheckpointError
+from runner.base.tensor_spec import TensorSpec
 from runner.checkpoint.checkpoint import Fields
 from runner.checkpoint.encodings import encode, plain_dtype, stored_tensors, weights_with_scales
+from runner.checkpoint.forms.arranging import Arrangement
+from runner.checkpoint.forms.reading import value_of
+from runner.checkpoint.headers import Stored
 from runner.checkpoint.write import plan_shards, shard_names, write_index, write_json, write_shard
 from runner.execution.storage import TORCH_DTYPES
-from runner.language.notation import weight_of
+from runner.models.names import naming_of
 
 MAX_SHARD_BYTES = 2**30
 MIN_SHARD_BYTES = 2**16
@@ -48,10 +53,10 @@ def init_checkpoint(
     values, layout = config.values, config.family.layout
     flavour = flavour or layout.flavour(values)
     plain = plain_dtype(flavour, dtype)
-    stored = stored_tensors(layout, values, flavour, dtype)
+    stored = some_tensors(stored_tensors(layout, values, flavour, dtype), config)
     total = sum(spec.size_bytes for spec in stored.values())
     limit = max_shard_bytes or min(MAX_SHARD_BYTES, max(MIN_SHARD_BYTES, total // 4))
-    shards = plan_shards(weights_with_scales(stored), limit)
+    shards = plan_shards(weights_with_scales(stored, naming_of(layout)), limit)
     model = RandomModel(config, plain, flavour, seed)
 
     def fill(folder: Path) -> None:
@@ -63,9 +68,19 @@ def init_checkpoint(
             if progress is not None:
                 progress(done, total)
         write_index(folder, files)
-        write_json(folder / "config.json", layout.config_json(values, plain, flavour, {}))
+        described = layout.config_json(values, plain, flavour, {})
+        if described:
+            write_json(folder / "config.json", described)
 
     return write_folder(Path(out), fill)
+
+
+def some_tensors(stored: Mapping[str, TensorSpec], config: Fields) -> Mapping[str, TensorSpec]:
+    """The tensors; raises CheckpointError where there are none, as for a configuration of no model."""
+    if not stored:
+        hint = "name a model with --config, or declare its tensors in a section 'checkpoint' of a layer"
+        raise CheckpointError(f"the configuration has no checkpoint: its family is '{config.family.name}'", hint=hint)
+    return stored
 
 
 def write_folder(out: Path, fill: Callable[[Path], None]) -> Path:
@@ -102,11 +117,13 @@ class RandomModel:
         self.values, self.layout = config.values, config.family.layout
         self.flavour, self.seed = flavour, seed
         self.specs = self.layout.expected(self.values, dtype)
+        naming = naming_of(self.layout)
+        self._weights = {naming.scale_of(weight): weight for weight in self.specs}
         self._last: tuple[str, torch.Tensor, torch.Tensor | None] | None = None
 
     def stored(self, name: str) -> torch.Tensor:
         """The tensor of a stored name, a scale's included."""
-        weight = name if name in self.specs else weight_of(name)
+        weight = name if name in self.specs else self._weights[name]
         if self._last is None or self._last[0] != weight:
             value, scale = encode(self.plain(weight), self.layout.encoding(weight, self.flavour))
             self._last = weight, value, scale
@@ -115,6 +132,20 @@ class RandomModel:
             return value
         assert scale is not None
         return scale
+
+    def asked(self, name: str) -> torch.Tensor | None:
+        """The unquantised tensor of any name and in any form that a graph may ask for; None for one that the model has not."""
+        found = self._arranged.tensor(self.layout.canonical(name))
+        return None if found is None else value_of(found, None, self._rows)
+
+    @cached_property
+    def _arranged(self) -> Arrangement:
+        nowhere = {name: Stored(name, name, Path(), spec, 0, spec.size_bytes, spec.dtype) for name, spec in self.specs.items()}
+        return Arrangement(nowhere, self.layout, self.values, self.specs)
+
+    def _rows(self, stored: Stored, rows: tuple[int, int] | None) -> torch.Tensor:
+        value = self.plain(stored.name)
+        return value if rows is None else value[rows[0] : rows[1]]
 
     def plain(self, name: str) -> torch.Tensor:
         """The unquantised tensor, in its layout's dtype."""

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 
 from runner.base.tensor_spec import TensorSpec
 from runner.checkpoint.headers import PACKED, Stored
-from runner.language.notation import scale_of
-from runner.models.protocols import TensorNames
+from runner.models.names import naming_of
+from runner.models.protocols import FLAVOURS, TensorNames
 
-FLAVOURS = ("f32", "bf16", "w8a8", "fp8", "fp8-e8m0", "fp4")
+FP8_BLOCK = 128
+"""Rows, and columns, of FP8 that share a scale."""
 FP4_COLUMNS = 32
 """Columns of FP4 that share a scale."""
 POWERS = ("f8e8m0", "u8")
@@ -21,14 +22,19 @@ Model = Mapping[str, TensorSpec]
 """Tensors of a model, unquantised; empty where nobody knows which model it is."""
 
 
-def how_stored(name: str, tensors: Tensors, model: Model) -> str:
+def how_stored(name: str, tensors: Tensors, model: Model, names: TensorNames | None = None) -> str:
     """How a weight is stored: `plain`, `w8a8`, `fp8`, `fp8-e8m0` or `fp4`, told by its dtype, and its scale's dtype and shape."""
-    spec, scale = tensors[name].spec, tensors.get(scale_of(name))
+    spec, scale = tensors[name].spec, tensors.get(naming_of(names).scale_of(name))
     if spec.dtype == "f8e4m3":
         return "fp8-e8m0" if scale is not None and scale.spec.dtype in POWERS else "fp8"
-    if spec.dtype in ("i8", "u8") and name.endswith(".weight"):
+    if spec.dtype in ("i8", "u8") and _is_weight(name, names):
         return "fp4" if _is_packed(spec.shape, scale, model.get(name)) else "w8a8"
     return "fp4" if spec.dtype == PACKED else "plain"
+
+
+def _is_weight(name: str, names: TensorNames | None) -> bool:
+    """Whether bytes are codes of a weight."""
+    return naming_of(names).is_weight(name) or (names is not None and may_be_quantised(name, names))
 
 
 def _is_packed(shape: tuple[int, ...], scale: Stored | None, model: TensorSpec | None) -> bool:
@@ -47,7 +53,7 @@ def _is_packed(shape: tuple[int, ...], scale: Stored | None, model: TensorSpec |
 
 def flavour_of(tensors: Tensors, names: TensorNames, model: Model) -> str:
     """The flavour of all tensors together: one of `FLAVOURS`, or `mixed`."""
-    kinds = {how_stored(name, tensors, model) for name in tensors if may_be_quantised(name, names)} - {"plain"}
+    kinds = {how_stored(name, tensors, model, names) for name in tensors if may_be_quantised(name, names)} - {"plain"}
     if "fp4" in kinds:
         return "fp4"
     if not kinds:

@@ -17,8 +17,10 @@ from runner.base.errors import CheckpointError, Diagnostic
 from runner.base.tensor_spec import TensorSpec
 from runner.checkpoint.checkpoint import FLOATS, INTEGERS, Checkpoint, Fields
 from runner.checkpoint.encodings import quantise_rows
+from runner.checkpoint.stored import may_be_quantised
 from runner.execution.storage import TORCH_DTYPES
 from runner.language.notation import scale_of
+from runner.models.names import naming_of
 from runner.program.program import Program, Tensor
 from runner.program.spans import host_reads
 
@@ -46,6 +48,7 @@ def load_weights(
     """
     tensors, checkpoint = _needed(program), checkpoint.of(config)
     loader = _Loader(program, checkpoint, config, torch.device(device), rank, size, {} if loaded is None else loaded)
+    loader.checkpoint = checkpoint.with_forms({name: None for tensor in tensors for name in loader.names(tensor)})
     problems = [problem for tensor in tensors for problem in loader.misfits(tensor)]
     if not problems and not checkpoint.problems:
         problems = checkpoint.unusable(config, {name: None for tensor in tensors for name in loader.names(tensor)})
@@ -80,9 +83,28 @@ class _Loader:
 
     @cached_property
     def _weights(self) -> dict[str, Tensor]:
-        """The program's weights that have scales in the program, by the source of the scale."""
-        weights = (tensor for tensor in self.program.tensors if tensor.kind == "weight")
-        return {scale_of(tensor.source): tensor for tensor in weights if tensor.source.endswith(".weight")}
+        """The program's weights that have scales in the program, by the source of the scale.
+
+        A scale comes with a weight of a dtype parameter, or is declared by its name on disk.
+        """
+        weights = [tensor for tensor in self.program.tensors if tensor.kind == "weight"]
+        known = {tensor.source: tensor for tensor in weights}
+        naming, names = naming_of(self.checkpoint.names), self.checkpoint.names
+        on_disk = {self._first(tensor): tensor.source for tensor in weights}
+        found: dict[str, Tensor] = {}
+        for weight in weights:
+            scale = known.get(scale_of(weight.source))
+            if scale is not None and (weight.source.endswith(".weight") or scale.name == f"{weight.name}_scale"):
+                found[scale.source] = weight
+            name = self._first(weight)
+            source = on_disk.get(naming.scale_of(name))
+            if source is not None and source != weight.source and may_be_quantised(name, names):
+                found[source] = weight
+        return found
+
+    def _first(self, tensor: Tensor) -> str:
+        """The first checkpoint tensor of a program's, by its canonical name."""
+        return self.checkpoint.named(tensor.source.replace(f"{{{tensor.stack}}}", "0"))
 
     def load(self, tensor: Tensor) -> torch.Tensor:
         """The value of a weight, or of a scale."""
@@ -138,6 +160,8 @@ class _Loader:
     def _one(self, name: str, dtype: str, rows: tuple[int, int] | None) -> Loaded:
         """A checkpoint tensor, or its rows, as a program declares it."""
         checkpoint = self.checkpoint
+        if self._as_it_lies(name, dtype):
+            return checkpoint.raw(name, rows), None
         if dtype != "i8":
             value = checkpoint.weight(name, rows)
             if problem := self.config.family.layout.unusable(name, value, self.config.values):
@@ -147,6 +171,12 @@ class _Loader:
             codes, scale = checkpoint.codes(name, rows)
             return codes, scale.float()
         return quantise_rows(checkpoint.weight(name, rows))
+
+    def _as_it_lies(self, name: str, dtype: str) -> bool:
+        """Whether a tensor that no model knows has the declared dtype, and no scale: its bytes are taken whatever they are."""
+        checkpoint, stored = self.checkpoint, self.checkpoint.tensors[name]
+        no_scale = naming_of(checkpoint.names).scale_of(name) not in checkpoint.tensors
+        return name not in checkpoint.model and stored.spec.dtype == dtype and no_scale
 
     def names(self, tensor: Tensor) -> list[str]:
         """The checkpoint tensors that make up a program's tensor, each called as on disk or by its canonical name."""
@@ -168,10 +198,11 @@ class _Loader:
         problems: list[Diagnostic] = []
         for name in self.names(tensor):
             if name not in self.checkpoint.tensors:
-                spec = self.checkpoint.model.get(name) or tensor.spec
+                spec = self.checkpoint.model.get(name) or _one_of(tensor)
                 problems.append(Diagnostic("K101", f"tensor '{name}' {spec} is missing"))
                 continue
-            problems += self.checkpoint.misfit(name, self._model_spec(name)) or self._undeclared(tensor, name)
+            misfits = [] if self._as_it_lies(name, tensor.spec.dtype) else self.checkpoint.misfit(name, self._model_spec(name))
+            problems += misfits or self._undeclared(tensor, name)
         return problems
 
     def _undeclared(self, tensor: Tensor, name: str) -> list[Diagnostic]:
@@ -181,12 +212,17 @@ class _Loader:
         have = list(spec.shape)
         if tensor.shard is not None and tensor.shard < len(have):
             have[tensor.shard] = -(-have[tensor.shard] // self.size)
-        kinds = INTEGERS if spec.dtype in INTEGERS else (*FLOATS, "i8")
+        kinds = INTEGERS if spec.dtype in INTEGERS else (*FLOATS, "i8", spec.dtype)
         if prod(have) == prod(wanted) and have[-1:] == list(wanted[-1:]) and tensor.spec.dtype in kinds:
             return []
         part = f", of which rank {self.rank} of {self.size} holds {have}" if tensor.shard is not None else ""
         message = f"weight '{tensor.name}' is declared {tensor.spec}, but tensor '{name}' is {spec}{part}"
         return [Diagnostic("K109", message, tensor.mark)]
+
+
+def _one_of(tensor: Tensor) -> TensorSpec:
+    """The spec of one checkpoint tensor of a program's."""
+    return tensor.spec if tensor.stack is None else TensorSpec(tensor.spec.dtype, tensor.spec.shape[1:])
 
 
 def _padded(value: torch.Tensor, dim: int, size: int) -> torch.Tensor:

@@ -49,12 +49,21 @@ def show(
         dtypes = {name[1:-1]: value for name, value in chosen.items() if name.startswith("{")}
         print_json({"name": resolved.name, "deploy": resolved.deploy, "values": shown, "dtypes": dtypes})
         return
-    print(f"{resolved.name}, deployment {resolved.deploy}")
+    print(f"{resolved.name}, deployment {resolved.deploy}" if resolved.deploy else resolved.name)
     out = table("name", "value", "from")
     for name, value in chosen.items():
         origin = "" if name.startswith("{") else resolved.origin(name)
         out.add_row(name, _plain(value), origin)
     console().print(out)
+
+
+@config_app.command("schema")
+def schema(config: options.Configs = []) -> None:  # noqa: B006
+    """Print the JSON Schema of a layer over these, for editors."""
+    from runner.config.schema import layer_schema
+    from runner.driver.driver import DEFAULT_CONFIG
+
+    print_json(layer_schema(config or DEFAULT_CONFIG))
 
 
 def _plain(value: Any) -> str:

@@ -49,6 +49,14 @@ Dtype = Annotated[
     str | None,
     typer.Option("--dtype", autocompletion=completion.one_of("f32", "bf16"), help="f32 or bf16; the checkpoint's own without."),
 ]
+PrefillGraph = Annotated[
+    str | None,
+    typer.Option("--prefill-graph", metavar="GRAPH", autocompletion=completion.graphs, help="In place of the model's own."),
+]
+DecodeGraph = Annotated[
+    str | None,
+    typer.Option("--decode-graph", metavar="GRAPH", autocompletion=completion.graphs, help="In place of the model's own."),
+]
 Logits = Annotated[
     Path | None, typer.Option("--logits", metavar="FILE", help="safetensors with prompt.N.prefill [S, V], prompt.N.decode.")
 ]
@@ -80,6 +88,8 @@ def generate_command(
     device: options.Device = "cpu",
     workers: options.Workers = 1,
     threads: options.Threads = None,
+    prefill_graph: PrefillGraph = None,
+    decode_graph: DecodeGraph = None,
     scheduler: options.Scheduler = "annotated",
     ring_heap: options.RingHeap = None,
     ring_window: options.RingWindow = None,
@@ -97,7 +107,8 @@ def generate_command(
 
     folder = Path(checkpoint)
     given = _prompts(folder, prompt_ids, prompts, prompt)
-    request = Request(folder, given, max_new_tokens, deploy, ignore_eos, device, logits, record_routing, files)
+    graphs = {phase: graph for phase, graph in (("prefill", prefill_graph), ("decode", decode_graph)) if graph is not None}
+    request = Request(folder, given, max_new_tokens, deploy, ignore_eos, device, graphs, logits, record_routing, files)
     placed = placement(scheduler, (ring_heap, ring_window, ring_pool), workers, unchecked)
     resolved = _resolved(folder, config, [*sets, *([f"dtype={dtype}"] if dtype else [])], ep)
     served, unwritten = _served(context.obj, request, resolved, ep, placed, threads, timeout_s, port)
@@ -119,9 +130,9 @@ def _prompts(checkpoint: Path, ids: Sequence[str], file: Path | None, texts: Seq
 def _resolved(checkpoint: Path, layers: Sequence[str], sets: Sequence[str], ep: int | None) -> Config:
     """The checkpoint's own configuration with layers and options over it."""
     from runner.driver.driver import resolve
-    from runner.driver.serve import config_json
+    from runner.driver.serve import own_layers
 
-    return resolve([config_json(checkpoint), *layers], sets, None, ep)
+    return resolve(own_layers(checkpoint, layers), sets, None, ep)
 
 
 def _served(

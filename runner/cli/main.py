@@ -8,9 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from importlib.metadata import version as installed_version
 from io import TextIOWrapper
-from traceback import print_exc
 from typing import Annotated
 
 import typer
@@ -18,6 +16,7 @@ import typer
 from runner.base.errors import RinggraphError
 from runner.cli import checkpoints, configs, generate, graphs, receive_depth, recorded, run, schedule, sizing
 from runner.cli.device import critical
+from runner.cli.results.replayed import told_of
 from runner.ranks.reports import end, own_folder, own_rank, write_report
 
 app = typer.Typer(
@@ -34,6 +33,8 @@ _FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version as installed_version
+
         print(f"ringgraph {installed_version('ringgraph')}")
         raise typer.Exit
 
@@ -92,7 +93,7 @@ def _status(arguments: list[str] | None) -> int:
     try:
         app(args=arguments, prog_name="ringgraph", obj=sys.argv[1:] if arguments is None else arguments)
     except RinggraphError as error:
-        _tell(error, f"error: {error}" if not error.diagnostics else error.shown)
+        _tell(error, told_of(error))
     except OSError as error:
         no_name = "standard output: " if error.errno in _FULL else ""  # files that we write are named (`runner.base.files`)
         where = f"'{error.filename}': " if error.filename is not None else no_name
@@ -111,6 +112,8 @@ def _status(arguments: list[str] | None) -> int:
             return 1
         if own_rank() is None:
             raise
+        from traceback import print_exc
+
         print_exc()
     return 1
 

@@ -129,7 +129,8 @@ Slack = Annotated[
 ]
 NoShare = Annotated[bool, typer.Option("--no-share", help="minpeak: no two tensors share bytes; scopes alone.")]
 TimeLimit = Annotated[
-    float | None, typer.Option("--time-limit", min=0, metavar="S", help="minpeak: seconds after which the best so far is taken.")
+    float | None,
+    typer.Option("--time-limit", min=0, metavar="S", help="minpeak: seconds of CPU after which the best so far is taken."),
 ]
 
 

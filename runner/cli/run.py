@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,11 +22,23 @@ if TYPE_CHECKING:
     from runner.rings.sizes import RingSizes
     from runner.serving.session import Placement
     from runner.serving.single_run import Comparison
+    from runner.serving.state.turns import Turn
 
 Inputs = Annotated[
     list[Path], typer.Option("--inputs", metavar="FILE", help="safetensors with inputs, weights and states by name; repeatable.")
 ]
-Weights = Annotated[str | None, typer.Option("--checkpoint", metavar="DIR", help="Where weights come from.")]
+Weights = Annotated[str | None, typer.Option("--checkpoint", metavar="PATH", help="Where weights come from: a folder or a file.")]
+Tokens = Annotated[
+    list[str],
+    typer.Option(
+        metavar="[REQUEST[@START]:]IDS",
+        help="Token ids of a request, with commas: of a new one, or of one that --inputs has, by number; repeatable.",
+    ),
+]
+PromptLen = Annotated[
+    int | None,
+    typer.Option("--prompt-len", metavar="N", min=1, help="Tokens of a new request's prompt; --tokens has a part."),
+]
 Seed = Annotated[int, typer.Option(help="For everything that is not given.")]
 Dump = Annotated[
     list[str], typer.Option("--dump", metavar="NAMES", help="Tensors to save: names or globs, with commas; outputs without.")
@@ -39,6 +52,9 @@ Atol = Annotated[float, typer.Option(help="Absolute tolerance.")]
 Profile = Annotated[Path | None, typer.Option("--profile", metavar="FILE", help="Write measured durations as JSON.")]
 
 
+_TURN = re.compile(r"(?:([0-9]{1,18})(?:@([0-9]{1,18}))?:)?([0-9]{1,18}(?:,[0-9]{1,18})*)")
+
+
 def register(app: typer.Typer) -> None:
     app.command()(run)
 
@@ -47,6 +63,8 @@ def register(app: typer.Typer) -> None:
 def run(
     graph: options.GraphName,
     inputs: Inputs = [],  # noqa: B006
+    tokens: Tokens = [],  # noqa: B006
+    prompt_len: PromptLen = None,
     checkpoint: Weights = None,
     seed: Seed = 0,
     dump: Dump = [],  # noqa: B006
@@ -70,8 +88,8 @@ def run(
 ) -> None:
     """Run one graph once, on given or random inputs; save named tensors and compare them with golden ones.
 
-    Without --inputs, a graph of the model reads random first tokens of new requests, and other inputs are normal; without
-    --checkpoint, weights are those that 'checkpoint init' would write.
+    What is not given is random, weights without --checkpoint as 'checkpoint init' would write them. '--dump states,outputs' saves
+    what the next run takes by --inputs.
     """
     from runner.driver.outputs import kept
     from runner.driver.single import Request
@@ -79,9 +97,10 @@ def run(
     if dump and out is None:
         raise typer.BadParameter("--dump needs --out FILE")
     wanted = tuple(part.strip() for item in dump for part in item.split(","))
-    request = Request(graph, tuple(inputs), checkpoint, seed, wanted, out, golden, rtol, atol, profile, files, device)
+    what = (tuple(inputs), checkpoint, seed, wanted, out, golden, rtol, atol, profile, files, device)
+    request = Request(graph, *what, turns=_turns(tokens, prompt_len))
     placed = placement(scheduler, (ring_heap, ring_window, ring_pool), workers, unchecked)
-    layers = [*([checkpoint] if checkpoint else []), *config]
+    layers = [*_described(checkpoint), *config]
     ran, unwritten = kept(lambda: _ran(request, layers, sets, deploy, placed, threads))
     _print_figures(ran)
     try:
@@ -90,6 +109,30 @@ def run(
     finally:
         if unwritten is not None:
             raise unwritten
+
+
+def _described(checkpoint: str | None) -> list[str]:
+    """The checkpoint as a layer, if it says which model it is: a file of tensors does not, nor a folder of nothing else."""
+    path = Path(checkpoint or "")
+    bare = path.is_file() or (path.is_dir() and not (path / "config.json").is_file())
+    return [] if checkpoint is None or bare else [checkpoint]
+
+
+def _turns(texts: Sequence[str], prompt_len: int | None) -> tuple[Turn, ...]:
+    """`3,14,15` of a new request, `0:9` of request 0 where it stands, `0@5:9` from position 5 on; raises BadParameter."""
+    from runner.serving.state.turns import Turn
+
+    turns = []
+    for text in texts:
+        found = _TURN.fullmatch(text.replace(" ", ""))
+        if found is None:
+            raise typer.BadParameter(f"--tokens {text}: expected ids with commas, as in 3,14,15, or of request 0 as in 0:3,14,15")
+        request, start, ids = found.groups()
+        known, first = (int(part) if part else None for part in (request, start))
+        turns.append(Turn(tuple(map(int, ids.split(","))), known, first, prompt_len if request is None else None))
+    if prompt_len is not None and all(turn.request is not None for turn in turns):
+        raise typer.BadParameter("--prompt-len needs --tokens of a new request")
+    return tuple(turns)
 
 
 def _ran(
@@ -135,6 +178,8 @@ def _print_figures(ran: Ran) -> None:
     out.add_row("most block bytes at once", human_bytes(ran.result.peak_bytes))
     if ran.rings is not None:
         out.add_row("ring heaps", human_bytes(sum(ran.rings.heap)))
+    for handle, length in sorted(ran.lengths.items()):
+        out.add_row(f"tokens of request {handle}", f"{length:,}")
     console().print(out)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +12,7 @@ import typer
 from runner.base.errors import ConfigError
 from runner.cli import options
 from runner.cli.device.files import with_side_files
+from runner.cli.results.replayed import Kept, NoCache
 from runner.cli.shared import MIB, console, memory_text, messages, print_json, print_notes, table
 from runner.driver import completion
 from runner.driver.driver import Setup
@@ -61,9 +63,15 @@ def schedule(
     explain_plan: options.ExplainPlan = False,
     write: options.Write = False,
     as_json: options.Json = False,
+    no_cache: NoCache = False,
     files: SideFiles = NO_FILES,
 ) -> None:
     """Plan a graph on the four rings: what it takes, what it needs at least, and whether it can deadlock."""
+    given, setup = dict(locals()), Setup(config, sets, deploy, ep)
+    is_text = not (write or files.asked_for or explain_plan or time_limit is not None)
+    kept = Kept(setup, [graph], given, is_wanted=is_text and not no_cache, files=read_files(routing, profile))
+    if kept.print_again():
+        return
     from runner.driver.outputs import check_outputs
     from runner.driver.planning import MinpeakOptions, PlanRequest, TimedOptions, plan
 
@@ -71,16 +79,27 @@ def schedule(
     rings, timing = (ring_heap, ring_window, ring_pool), TimedOptions(submit_us, task_us, cores, profile, device)
     minpeak = MinpeakOptions(objective, budget, no_share, time_limit, technique, no_technique, slack)
     request = PlanRequest(graph, scheduler, batch_allocs, routing, rings, progress, timing, minpeak, allow_missing_edges, write)
-    found = plan(Setup(config, sets, deploy, ep), request, better())
+    found = plan(setup, request, better())
+    with kept.printing():
+        _tell(found, files, as_json, explain_plan)
+
+
+def _tell(found: PlanResult, files: SideFiles, as_json: bool, explained: bool) -> None:
+    """Print a plan and write what is asked for; raises why it must not run."""
+    if explained and found.plan is None:
+        raise ConfigError(f"--explain-plan explains plans of minpeak, got --scheduler {found.request.scheduler}")
     _print_notes(found)
-    if explain_plan and found.plan is None:
-        raise ConfigError(f"--explain-plan explains plans of minpeak, got --scheduler {scheduler}")
-    if write:
+    if found.request.write:
         _write(found.written)
     try:
         _write_files(files, found)
     finally:  # a file that cannot be written does not swallow the plan
-        _show(found, as_json, explain_plan)
+        _show(found, as_json, explained)
+
+
+def read_files(routing: str, profile: Path | None) -> list[Path]:
+    """The files that options of a plan name."""
+    return [path for path in (Path(routing), profile) if path is not None and path.is_file()]
 
 
 def _print_notes(found: PlanResult) -> None:
@@ -261,14 +280,16 @@ def _mib(size_bytes: int) -> str:
 
 # --- schedule-diff ----------------------------------------------------------------------------------------------------
 
+_Left = Annotated[
+    str,
+    typer.Argument(
+        metavar="A", autocompletion=completion.graphs, help="GRAPH, GRAPH:STRATEGY, or a file of 'schedule --json' (*.json)."
+    ),
+]
+
 
 def schedule_diff(
-    left: Annotated[
-        str,
-        typer.Argument(
-            metavar="A", autocompletion=completion.graphs, help="GRAPH, GRAPH:STRATEGY, or a file of 'schedule --json' (*.json)."
-        ),
-    ],
+    left: _Left,
     right: Annotated[str, typer.Argument(metavar="B", autocompletion=completion.graphs, help="What it is compared with.")],
     config: options.Configs = [],  # noqa: B006
     sets: options.Sets = [],  # noqa: B006
@@ -288,19 +309,25 @@ def schedule_diff(
     no_share: options.NoShare = False,
     time_limit: options.TimeLimit = None,
     as_json: options.Json = False,
+    no_cache: NoCache = False,
 ) -> None:
     """Compare two schedules ring by ring and scope by scope."""
+    given, setup, graphs = dict(locals()), Setup(config, sets, deploy, ep), [side.partition(":")[0] for side in (left, right)]
+    kept = Kept(setup, graphs, given, is_wanted=not no_cache and time_limit is None, files=read_files(routing, profile))
+    if kept.print_again():
+        return
     from runner.driver.planning import MinpeakOptions, PlanRequest, TimedOptions, compare
 
     timing = TimedOptions(submit_us, task_us, cores, profile, device)
     minpeak = MinpeakOptions(objective, budget, no_share, time_limit, slack=slack)
     request = PlanRequest("", scheduler, batch_allocs, routing, timed=timing, minpeak=minpeak)
-    found = compare(Setup(config, sets, deploy, ep), left, right, request, better())
-    print_notes(found.routing_notes)
-    if as_json:
-        print_json(found.as_json())
-    else:
-        _print_difference(found, are_planned=not left.endswith(".json") or not right.endswith(".json"))
+    found = compare(setup, left, right, request, better())
+    with kept.printing():
+        print_notes(found.routing_notes)
+        if as_json:
+            print_json(found.as_json())
+        else:
+            _print_difference(found, are_planned=not left.endswith(".json") or not right.endswith(".json"))
 
 
 def _print_difference(found: PlanDifference, are_planned: bool) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from runner.cli import options
-from runner.cli.schedule import better
+from runner.cli.results.replayed import Kept, NoCache
+from runner.cli.schedule import better, read_files
 from runner.cli.shared import MIB, console, memory_text, messages, print_json, table
 from runner.driver import completion
 from runner.driver.driver import Setup
@@ -17,7 +18,7 @@ from runner.rings import defaults
 
 if TYPE_CHECKING:
     from runner.driver.sizing import SizeResult
-    from runner.report.frontier import Frontier
+    from runner.report.frontier import Frontier, Point
 
 Graphs = Annotated[
     list[str],
@@ -45,17 +46,26 @@ def size(
     slack: options.Slack = None,
     no_share: options.NoShare = False,
     as_json: options.Json = False,
+    no_cache: NoCache = False,
 ) -> None:
     """The smallest ring sizes known to be safe for all the graphs together, ready to paste."""
+    given, setup = dict(locals()), Setup(config, sets, deploy, ep)
+    plain = [graph.rpartition("@")[0] if "@" in graph else graph for graph in graphs]
+    kept = Kept(setup, plain, given, is_wanted=not no_cache)
+    if kept.print_again():
+        return
     from runner.driver.planning import MinpeakOptions
     from runner.driver.sizing import size as work_out
 
     minpeak = MinpeakOptions(objective, no_share=no_share, slack=slack)
-    found = work_out(Setup(config, sets, deploy, ep), graphs, scheduler, minpeak, better())
-    if as_json:
-        print_json(found.as_json())
-    else:
-        _print_sizes(found)
+    found = work_out(setup, graphs, scheduler, minpeak, better())
+    with kept.printing():
+        for warning in found.warnings:
+            messages().print(f"warning: {warning}")
+        if as_json:
+            print_json(found.as_json())
+        else:
+            _print_sizes(found)
 
 
 def _print_sizes(result: SizeResult) -> None:
@@ -100,18 +110,39 @@ def frontier(
     device: options.TimedDevice = defaults.DEVICE,
     profile: options.Profile = None,
     as_json: options.Json = False,
+    no_cache: NoCache = False,
 ) -> None:
     """What more bytes buy in time: minpeak within budgets, beside the other strategies and two lower bounds."""
+    given, setup = dict(locals()), Setup(config, sets, deploy, ep)
+    kept = Kept(setup, [graph], given, is_wanted=not no_cache and out is None, files=read_files(routing, profile))
+    if kept.print_again():
+        return
     from runner.base.files import check_writable
     from runner.driver.face import Driver
     from runner.driver.planning import TimedOptions
-    from runner.report.frontier import check_format, draw_frontier
+    from runner.report.frontier import StoppedFrontier, check_format
 
     if out is not None:
         check_format(out)
         check_writable(out)
     timing = TimedOptions(submit_us, task_us, cores, profile, device)
-    found = Driver(config, sets, deploy, ep).frontier(graph, num_points, routing=routing, timed=timing, say=_say)
+    driver = Driver(config, sets, deploy, ep)
+    try:
+        found = driver.frontier(graph, num_points, routing=routing, timed=timing, say=_say, shown=_shown)
+    except StoppedFrontier as error:  # Ctrl-C: what there is by now
+        found = error.found
+    with kept.printing():
+        _tell(found, str(timing), out, as_json)
+        if not found.is_whole:
+            raise typer.Exit(130)
+
+
+def _tell(found: Frontier, timing: str, out: Path | None, as_json: bool) -> None:
+    """Print and draw a frontier."""
+    from runner.report.frontier import draw_frontier
+
+    for warning in found.warnings:
+        messages().print(f"warning: {warning}")
     for note in found.routing_notes:
         messages().print(f"note: {note}")
     if as_json:
@@ -129,12 +160,19 @@ def _say(text: str) -> None:
     print(f"planning: {text}", file=sys.stderr, flush=True)
 
 
+def _shown(point: Point) -> None:
+    print(
+        f"found: {point.label}: {point.total_bytes / MIB:,.1f} MiB, {point.makespan_us / 1000:,.2f} ms",
+        file=sys.stderr,
+        flush=True,
+    )
+
+
 def _print_frontier(found: Frontier) -> None:
     """The points as a table."""
     out = table("placement", "safe MiB>", "makespan ms>")
     for point in (*found.points, *found.others):
         out.add_row(point.label, f"{point.total_bytes / MIB:,.1f}", f"{point.makespan_us / 1000:,.2f}")
-    out.add_row(
-        "lower bounds: peak live, critical path", f"{found.peak_live_bytes / MIB:,.1f}", f"{found.critical_path_us / 1000:,.2f}"
-    )
+    path = "-" if found.critical_path_us is None else f"{found.critical_path_us / 1000:,.2f}"
+    out.add_row("lower bounds: peak live, critical path", f"{found.peak_live_bytes / MIB:,.1f}", path)
     console().print(out)

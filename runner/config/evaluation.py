@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from fractions import Fraction
 from math import isfinite
 from typing import Any
 
-from jsonschema import Draft7Validator
-from jsonschema.exceptions import best_match
-
 from runner.base.errors import Diagnostic, did_you_mean
+from runner.base.json_schema import surely_fits
 from runner.base.tensor_spec import DTYPE_BYTES
-from runner.config.sources import Given, describe
 from runner.language.expressions import ExprError, parse
+from runner.language.given import Given, describe
 
 
 class _ReportedError(Exception):
@@ -28,8 +27,14 @@ class Evaluation:
     follows from are more to the point, if one of them is at fault.
     """
 
-    def __init__(self, fields: Mapping[str, Given], dims: Mapping[str, Given], rules: Mapping[str, Mapping[str, Any]]):
-        self.fields, self.dims, self.rules = fields, dims, rules
+    def __init__(
+        self,
+        fields: Mapping[str, Given],
+        dims: Mapping[str, Given],
+        rules: Mapping[str, Mapping[str, Any]],
+        is_declared: bool = False,
+    ):
+        self.fields, self.dims, self.rules, self.is_declared = fields, dims, rules, is_declared
         self.problems: list[Diagnostic] = []
         self.dim_problems: list[Diagnostic] = []
         self._known: dict[str, Any] = {}
@@ -41,10 +46,16 @@ class Evaluation:
         for name, given in self.dims.items():
             if name in self.rules:
                 self.problems.append(given.problem("C101", f"dim '{name}' has the name of a field; set the field instead"))
-        missing = [name for name, rule in self.rules.items() if not rule.get("x-alias") and name not in self.fields]
+        needed = [name for name, rule in self.rules.items() if not rule.get("x-alias") and name != "deploy"]
+        missing = [name for name in needed if name not in self.fields]
         if missing:
             names = ", ".join(f"'{name}'" for name in missing)
-            self.problems.append(Diagnostic("C105", f"no value for {names}", hint="start from a preset, such as --config flash"))
+            hint = (
+                "give it in a layer, or with --set NAME=VALUE"
+                if self.is_declared
+                else "start from a preset, such as --config flash"
+            )
+            self.problems.append(Diagnostic("C105", f"no value for {names}", hint=hint))
         for name in (*self.fields, *self.dims):
             with suppress(_ReportedError):
                 self._value(name)
@@ -75,15 +86,39 @@ class Evaluation:
 
     def _field(self, name: str) -> Any:
         given, rule = self.fields[name], self.rules[name]
-        types = rule.get("type", "string")
         value = given.value
-        if isinstance(value, str) and types in (["integer", "string"], ["number", "string"]):
-            value = self._evaluate(f"'{name}'", given, name)
-            value = float(value) if isinstance(value, Fraction) else value
+        if isinstance(value, str) and takes_expression(rule):
+            value = _as_kind(self._evaluate(f"'{name}'", given, name), rule)
+        elif rule.get("x-declared") and isinstance(value, list | dict):
+            value = self._list(name, given, rule)
         if problem := _broken_rule(name, value, rule):
             self.problems.append(given.problem(*problem))
             raise _ReportedError
         return value
+
+    def _list(self, name: str, given: Given, rule: Mapping[str, Any]) -> Any:
+        """A list whose entries may be expressions, or `{each: EXPRESSION, count: EXPRESSION}`, whose index is called `i`."""
+        value, items = given.value, rule.get("items", {})
+        if isinstance(value, dict):
+            if value.keys() != {"each", "count"}:
+                return value
+            count = self._entry(f"'{name}': 'count'", name, replace(given, value=value["count"]))
+            if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= MAX_ENTRIES:
+                message = f"'{name}': 'count' is {describe(count)}, expected an integer up to {MAX_ENTRIES:,}"
+                self.problems.append(given.problem("C103", message))
+                raise _ReportedError
+            each = replace(given, value=value["each"])
+            entries = [self._entry(f"'{name}[{i}]'", name, each, i) for i in range(count)]
+        else:
+            numeric = takes_expression({"type": items.get("type"), "x-expression": items.get("x-expression")})
+            entries = [
+                self._entry(f"'{name}[{i}]'", name, replace(given, value=entry)) if numeric and isinstance(entry, str) else entry
+                for i, entry in enumerate(value)
+            ]
+        return [_as_kind(entry, items) for entry in entries]
+
+    def _entry(self, what: str, name: str, given: Given, index: int | None = None) -> Any:
+        return self._evaluate(what, given, name, index=index) if isinstance(given.value, str) else given.value
 
     def _dim(self, name: str) -> Any:
         given = self.dims[name]
@@ -94,8 +129,10 @@ class Evaluation:
             raise _ReportedError
         return value
 
-    def _evaluate(self, what: str, given: Given, name: str = "", constants: Collection[str] = ()) -> Any:
-        """The value of the expression `given`; a name in `constants` stands for itself."""
+    def _evaluate(
+        self, what: str, given: Given, name: str = "", constants: Collection[str] = (), index: int | None = None
+    ) -> Any:
+        """The value of the expression `given`; a name in `constants` stands for itself, `i` for the `index` if there is one."""
         if name in self._open:
             circle = self._open[self._open.index(name) :]
             members = [self.fields.get(member) or self.dims[member] for member in circle]
@@ -104,7 +141,8 @@ class Evaluation:
             raise _ReportedError
         self._open.append(name)
         try:
-            return parse(str(given.value)).evaluate(lambda other: other if other in constants else self._lookup(other))
+            own = {**dict.fromkeys(constants), **({"i": index} if index is not None else {})}
+            return parse(str(given.value)).evaluate(lambda other: _own(own, other) if other in own else self._lookup(other))
         except ExprError as error:
             known = (*self.fields, *self.dims, *constants)
             hint = did_you_mean(error.unknown, known) if error.unknown else None
@@ -121,6 +159,22 @@ class Evaluation:
         return self._value(name)
 
 
+MAX_ENTRIES = 4096
+"""Of a list that an expression makes: more layers than any model has."""
+
+
+def _own(own: Mapping[str, Any], name: str) -> Any:
+    return name if own[name] is None else own[name]
+
+
+def _as_kind(value: Any, rule: Mapping[str, Any]) -> Any:
+    """The value of an expression as its field has it: no fraction, and a truth value where only that will do."""
+    kinds = rule.get("type")
+    if value in (0, 1) and isinstance(kinds, list) and "boolean" in kinds and not {"integer", "number"} & {*kinds}:
+        return bool(value)
+    return float(value) if isinstance(value, Fraction) else value
+
+
 _KINDS = {
     "integer": "an integer",
     "number": "a number",
@@ -131,14 +185,28 @@ _KINDS = {
 }
 
 
+_BOUNDS = {"minimum": "at least", "exclusiveMinimum": "more than", "maximum": "at most", "exclusiveMaximum": "less than"}
+_LENGTHS = {"minItems": "at least", "maxItems": "at most"}
+
+
+def takes_expression(rule: Mapping[str, Any]) -> bool:
+    """Whether a text in a field of this rule is an expression."""
+    return bool(rule.get("x-expression")) or rule.get("type") in (["integer", "string"], ["number", "string"])
+
+
 def _broken_rule(name: str, value: Any, rule: Mapping[str, Any]) -> tuple[str, str] | None:
     """Code and message where `value` breaks a field's JSON Schema; an expression's string was evaluated before."""
     if isinstance(value, float) and not isfinite(value) and not (rule.get("x-infinite") and value > 0):
         return "C103", f"'{name}' is {describe(value)}, expected a finite number"
     types = rule["type"] if isinstance(rule["type"], list) else [rule["type"]]
-    if len(types) > 1 and types[1] == "string":
-        types = types[:1]
+    if takes_expression(rule):
+        types = [kind for kind in types if kind != "string"]
     checked = {**rule, "type": types}
+    if surely_fits(value, checked, checked):
+        return None
+    from jsonschema import Draft7Validator
+    from jsonschema.exceptions import best_match
+
     error = best_match(Draft7Validator(checked).iter_errors(value))
     if error is None:
         return None
@@ -149,8 +217,9 @@ def _broken_rule(name: str, value: Any, rule: Mapping[str, Any]) -> tuple[str, s
         return "C102", f"'{at}' is {got}, expected {expected}"
     if error.validator == "enum":
         return "C103", f"'{at}' is {got}, expected {' or '.join(map(_plain, limit))}"
-    bounds = {"minimum": "at least", "exclusiveMinimum": "more than"}
-    return "C103", f"'{at}' is {got}, expected {bounds[str(error.validator)]} {limit}"
+    if error.validator in _LENGTHS:
+        return "C103", f"'{at}' has {len(error.instance)} entries, expected {_LENGTHS[error.validator]} {limit}"
+    return "C103", f"'{at}' is {got}, expected {_BOUNDS[str(error.validator)]} {limit}"
 
 
 def _plain(value: Any) -> str:

@@ -16,6 +16,7 @@ from runner.rings.defaults import ROUTING
 if TYPE_CHECKING:
     from runner.base.errors import Diagnostic
     from runner.config.config import Config
+    from runner.language.graph import Graph
     from runner.language.library import GraphLibrary
     from runner.program.ops import OpRegistry
     from runner.program.program import Program
@@ -91,7 +92,10 @@ def resolve(
     layers = tuple(map(with_flavour, configs)) or DEFAULT_CONFIG
     if deploy is not None or graph is None:
         return load_config(layers, tuple(sets), deploy, ep)
-    read = (library or GraphLibrary()).load(find_graph(graph))
+    library = library or GraphLibrary()
+    read = library.load(find_graph(graph))
+    if not configs and not sets and ep is None and _needs_nothing(read, library):
+        return load_config(())
     said = read.deploy
     try:
         return load_config(layers, tuple(sets), said and said.value, ep, deploy_mark=said and said.mark)
@@ -99,6 +103,20 @@ def resolve(
         if said is None or not error.diagnostics:
             raise
         raise ConfigError(with_source_lines(list(error.diagnostics), {read.file: read.lines})) from None
+
+
+def _needs_nothing(graph: Graph, library: GraphLibrary) -> bool:
+    """Whether a graph, with all that it uses, has no deployment and mentions no name of the configuration that is taken without
+    any; of what it has itself, only names count that it does not declare."""
+    from runner.config.config import load_config
+    from runner.language.walk import mentioned, own_names, type_parameters, used_graphs
+
+    graphs = [graph, *used_graphs(graph, library)]
+    if any(one.deploy is not None for one in graphs):
+        return False
+    known = load_config(DEFAULT_CONFIG)
+    values = {name for one in graphs for name in mentioned(one, library) - own_names(one)}
+    return not (values & {*known.values} or {name for one in graphs for name in type_parameters(one)} & {*known.dtypes})
 
 
 def program_of(

@@ -1,36 +1,32 @@
-"""`Driver`: the commands from Python, with results as data."""
+"""`Driver`: the commands from Python, with results as data. What one of them needs is imported when it is called."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runner.base.errors import ConfigError, Diagnostic
-from runner.config.config import Config
+from runner.base.errors import ConfigError
 from runner.driver.driver import Setup, resolve, ring_sizes, routing_notes, schedule_of
-from runner.driver.frontier import refuse_large, trace_frontier
-from runner.driver.linting import lint
-from runner.driver.planning import MinpeakOptions, PlanDifference, PlanRequest, PlanResult, TimedOptions, compare, place, plan
-from runner.driver.recorded import is_recorded, open_recorded
-from runner.driver.sizing import SizeResult, size
-from runner.language.graph import Graph
-from runner.language.library import GraphLibrary, load_graph
-from runner.program.ops import OpRegistry
-from runner.program.program import Program
-from runner.report.dot import to_dot
-from runner.report.explain import Explanation, explain
-from runner.report.frontier import Frontier
 from runner.rings.defaults import ROUTING
-from runner.rings.placement import Scheduler
-from runner.rings.sizes import RingSizes
 
 if TYPE_CHECKING:
     import torch
 
+    from runner.base.errors import Diagnostic
+    from runner.config.config import Config
+    from runner.driver.planning import MinpeakOptions, PlanDifference, PlanResult, TimedOptions
     from runner.driver.serve import Served
     from runner.driver.single import Ran
+    from runner.driver.sizing import SizeResult
+    from runner.language.graph import Graph
+    from runner.program.ops import OpRegistry
+    from runner.program.program import Program
+    from runner.report.explain import Explanation
+    from runner.report.frontier import Frontier, Point
+    from runner.rings.placement import Scheduler
     from runner.serving.session import Placement
 
 
@@ -62,6 +58,8 @@ class Driver:
 
     def load(self, graph: str | Path) -> Graph:
         """A graph as written, with the place of every name."""
+        from runner.language.library import load_graph
+
         return load_graph(graph)
 
     def resolve(self, graph: str | Path | None = None) -> Config:
@@ -70,17 +68,24 @@ class Driver:
 
     def lint(self, *paths: str | Path, ring_heap: str | None = None) -> list[Diagnostic]:
         """Findings in files, folders or shipped graphs; `ring_heap`: whether every scope fits rings of this size too."""
+        from runner.driver.linting import lint
+        from runner.rings.sizes import RingSizes
+
         heap = RingSizes.resolve(ring_heap, environ={}).heap if ring_heap is not None else None
         return lint(self.setup, paths, ring_heap=heap)
 
     def expand(self, graph: str | Path, routing: str = ROUTING) -> Program:
         """All tasks of a graph in submission order, with the dynamic loops' trips that `routing` says."""
+        from runner.driver.recorded import is_recorded, open_recorded
+
         if is_recorded(graph):
             return open_recorded(self.setup, graph, None if routing == "bound" else routing).program
         return self.setup.program(graph, routing=routing)
 
     def explain(self, graph: str | Path, node: str) -> Explanation:
         """What a node does, its operands, and who reads what it makes; `node` is a dotted path, or how one ends."""
+        from runner.report.explain import explain
+
         return explain(self.expand(graph), self.setup.registry, node)
 
     def plan(
@@ -97,20 +102,29 @@ class Driver:
         `ring_heap` is `1GiB`, four such values, or `safe`; `options` are other fields of `runner.driver.planning.PlanRequest`;
         `say` is told of better placements while minpeak looks for them.
         """
+        from runner.driver.planning import PlanRequest, plan
+
         return plan(self.setup, PlanRequest(graph, scheduler, rings=(ring_heap, None, None), **options), say)
 
     def compare(self, left: str | PlanResult, right: str | PlanResult, **options: Any) -> PlanDifference:
         """Two plans, ring by ring and scope by scope; each a result of `plan`, `GRAPH:STRATEGY`, or a file of `--json`."""
+        from runner.driver.planning import PlanRequest, compare
+
         return compare(self.setup, left, right, PlanRequest("", **options))
 
     def draw(
         self, graph: str | Path, *, level: str = "stage", layer: int | None = None, scheduler: str | Scheduler = "annotated"
     ) -> str:
         """A graph's schedule as DOT; a node is a `layer`, `stage` or `task`, of all layers or of one."""
+        from runner.driver.planning import PlanRequest, place
+        from runner.report.dot import to_dot
+
         return to_dot(place(self.setup, PlanRequest(graph, scheduler)).schedule, level, layer)
 
     def size(self, *graphs: str, scheduler: str = "annotated", minpeak: MinpeakOptions | None = None) -> SizeResult:
         """The smallest ring sizes known to be safe for all the graphs together; `GRAPH@DEPLOY` says for which deployment."""
+        from runner.driver.sizing import size
+
         return size(self.setup, graphs, scheduler, minpeak)
 
     def frontier(
@@ -121,24 +135,36 @@ class Driver:
         routing: str = ROUTING,
         timed: TimedOptions | None = None,
         say: Callable[[str], None] = lambda text: None,
+        shown: Callable[[Point], None] = lambda point: None,
     ) -> Frontier:
         """What more bytes buy in time: minpeak within `num_points` budgets between its ends, beside other strategies.
 
-        Routing and `timed` are those of `plan` where they are not given.
+        Routing and `timed` are those of `plan` where they are not given. `say` is told what is planned, `shown` each placement
+        when it is found. Ctrl-C after the first raises StoppedFrontier with those that there are.
         """
+        from runner.driver.frontier import refuse_large, trace_frontier
+        from runner.driver.planning import TimedOptions
+        from runner.driver.recorded import is_recorded, open_recorded
+        from runner.language.library import GraphLibrary
+        from runner.report.frontier import StoppedFrontier
+
         given = timed or TimedOptions()
         if is_recorded(graph):
             recorded = open_recorded(self.setup, graph)
-            name, plans = recorded.recording.name, recorded.program
-            return trace_frontier(plans, lambda schedule: given.of_recorded(recorded, schedule), name, num_points, say)
+            refuse_large(recorded.program, graph)
+            name, timing = recorded.recording.name, partial(given.of_recorded, recorded)
+            found = trace_frontier(recorded.program, timing, name, num_points, say, shown)
+            return replace(found, warnings=tuple(recorded.recording.sizes.warnings()))
         library = GraphLibrary()
         config, program = self.setup.config(graph, library), self.setup.program(graph, routing=routing, library=library)
-        refuse_large(program, library)
+        refuse_large(program, graph)
         name = f"{program.name}, routing {routing}"
-        found = trace_frontier(
-            program, lambda schedule: given.timing(schedule, self.setup.registry, config.dtypes), name, num_points, say
-        )
-        return replace(found, timing=given.as_json(), routing_notes=tuple(routing_notes(program, config, routing)))
+        told = {"timing": given.as_json(), "routing_notes": tuple(routing_notes(program, config, routing))}
+        timed_by = partial(given.timing, ops=self.setup.registry, dtypes=config.dtypes)
+        try:
+            return replace(trace_frontier(program, timed_by, name, num_points, say, shown), **told)
+        except StoppedFrontier as stopped:
+            raise StoppedFrontier(replace(stopped.found, **told)) from None
 
     def run(
         self,
@@ -181,9 +207,9 @@ class Driver:
 
         folder = Path(checkpoint)
         request = serve.Request(folder, tuple(map(tuple, prompts)), max_new_tokens, **options)
-        config = serve.prepared(resolve([serve.config_json(folder)], self.sets, None, self.ep), request)
-        if config["ep"] > 1:
-            raise ConfigError(f"{config['ep']} ranks are processes of their own", hint="run 'ringgraph generate'")
+        config = serve.prepared(resolve(serve.own_layers(folder, ()), self.sets, None, self.ep), request)
+        if (ranks := serve.num_ranks(config)) > 1:
+            raise ConfigError(f"{ranks} ranks are processes of their own", hint="run 'ringgraph generate'")
         served = serve.serve(config, request, self.setup.registry, self._placement(scheduler, ring_heap, workers))
         assert served is not None, "rank 0 tells what was made"
         return served

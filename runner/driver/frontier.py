@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
 
 from runner.base.errors import Diagnostic, GraphError
 from runner.base.limits import Limits, how_to_raise
-from runner.language.library import GraphLibrary
+from runner.language.library import shipped_graphs
 from runner.program.program import Program
-from runner.report.frontier import Frontier, Point, budgets, merged, undominated
+from runner.report.frontier import Frontier, Point, StoppedFrontier, budgets, merged, undominated
 from runner.rings.capacity import ring_loads, safe_heap
 from runner.rings.schedule import Schedule
 from runner.rings.sizes import RingSizes
 from runner.rings.timed import Timing, timed
 from schedulers import get_scheduler
-from schedulers.minpeak.planner import plan
+from schedulers.minpeak.plan import Options, Plan
+from schedulers.minpeak.planner import Planner, plan
 
 MIB = 2**20
 OTHERS = ("unscoped", "auto", "annotated", "autoscope")
 """Strategies shown beside minpeak; `manual` is not, as it lacks the edges that make a run right."""
 
 
-def refuse_large(program: Program, library: GraphLibrary) -> None:
-    """Raises GraphError for more tasks than files of their length may ask to be planned some thirty times."""
+def refuse_large(program: Program, graph: str | Path) -> None:
+    """Raises GraphError for more tasks than are planned some thirty times in a bearable time, but not of installed graphs.
+
+    Long files may ask for more than short ones: those who wrote so much mean it.
+    """
     limits = Limits.current()
-    num_bytes = sum(len(line) for graph in library.graphs() for line in graph.lines)
-    if len(program.tasks) > limits.frontier + limits.density * num_bytes:
-        most = f"{limits.frontier:,} and {limits.density:,} for each byte of its files"
-        message = f"the frontier of {len(program.tasks):,} tasks takes too long: more than {most}"
+    path = Path(graph)
+    num_bytes = sum(file.stat().st_size for file in ([path] if path.is_file() else path.glob("*")) if file.is_file())
+    most = limits.frontier + limits.density * num_bytes
+    if len(program.tasks) > most and (Path(graph).exists() or str(graph) not in shipped_graphs()):
+        message = f"the frontier of {len(program.tasks):,} tasks takes too long: more than {most:,}"
         raise GraphError(Diagnostic("G329", message, program.body.mark, hint=how_to_raise("frontier")))
 
 
@@ -37,39 +44,76 @@ def trace_frontier(
     name: str,
     num_points: int,
     say: Callable[[str], None] = lambda text: None,
+    shown: Callable[[Point], None] = lambda point: None,
 ) -> Frontier:
-    """The frontier of a program; `say` is told what is being planned. Deterministic, as nothing stops at a time."""
-    given: dict[str, object] = {"time_limit_s": float("inf"), "timing": timing}
+    """The frontier of a program; `say` is told what is being planned, `shown` each placement when it is found.
 
-    def within(budget: int | None, label: str) -> Point:
-        say(label)
-        found = plan(program, given | {"objective": "makespan", "budget_bytes": budget})
-        bounds.append(found.certificate.lower_bound)
-        return Point(label, sum(found.heap_bytes), found.certificate.value)
+    Deterministic, as nothing stops at a time. Raises StoppedFrontier on Ctrl-C after the first placement, with those found.
+    """
+    trace = _Trace(program, timing, say, shown)
+    try:
+        trace.run(num_points)
+    except KeyboardInterrupt:
+        if not trace.points:
+            raise
+        raise StoppedFrontier(replace(trace.frontier(name), is_whole=False)) from None
+    return trace.frontier(name)
 
-    bounds: list[float] = []
-    say("minpeak, fewest bytes")
-    least = plan(program, given | {"objective": "total"})
-    first = _placed("minpeak, fewest bytes", least.schedule, timing)
-    most = within(None, "minpeak, any bytes")
-    between = [
-        within(budget, f"minpeak, {budget / MIB:,.0f} MiB") for budget in budgets(first.total_bytes, most.total_bytes, num_points)
-    ]
-    say("minpeak, balanced")
-    middle = _placed("minpeak, balanced", plan(program, given | {"objective": "balanced"}).schedule, timing)
-    others = []
-    for strategy in OTHERS:
-        say(strategy)
-        others.append(_placed(strategy, get_scheduler(strategy)(program, {}), timing))
-    say("minpeak, no sharing")
-    others.append(_placed("minpeak, no sharing", plan(program, given | {"share": False, "objective": "total"}).schedule, timing))
-    return Frontier(
-        name,
-        undominated([first, *between, middle, most]),
-        merged([middle, *others]),
-        least.certificate.peak_live_bytes,
-        min(bounds),
-    )
+
+class _Trace:
+    """The placements found so far."""
+
+    def __init__(
+        self,
+        program: Program,
+        timing: Callable[[Schedule], Timing],
+        say: Callable[[str], None],
+        shown: Callable[[Point], None],
+    ):
+        self._program, self._timing, self._say, self._shown = program, timing, say, shown
+        self._given: dict[str, object] = {"time_limit_s": float("inf"), "timing": timing}
+        self._planner = Planner(program, Options.of(self._given | {"objective": "makespan"}))
+        self.points: list[Point] = []
+        self._others: list[Point] = []
+        self._bounds: list[float] = []
+        self._peak_live_bytes = 0
+
+    def frontier(self, name: str) -> Frontier:
+        path = min(self._bounds, default=None)
+        return Frontier(name, undominated(self.points), merged(self._others), self._peak_live_bytes, path)
+
+    def run(self, num_points: int) -> None:
+        """Finds all placements: the ends first, then those between, then other strategies."""
+        least = self._planned("minpeak, fewest bytes", {"objective": "total"})
+        self._peak_live_bytes = least.certificate.peak_live_bytes
+        first = self._add(self.points, _placed("minpeak, fewest bytes", least.schedule, self._timing))
+        most = self._within(None, "minpeak, any bytes")
+        for budget in budgets(first.total_bytes, most.total_bytes, num_points):
+            self._within(budget, f"minpeak, {budget / MIB:,.0f} MiB")
+        middle = self._add(
+            self.points, _placed("minpeak, balanced", self._planned("minpeak, balanced", {}).schedule, self._timing)
+        )
+        self._others.append(middle)
+        for strategy in OTHERS:
+            self._say(strategy)
+            self._add(self._others, _placed(strategy, get_scheduler(strategy)(self._program, {}), self._timing))
+        alone = self._planned("minpeak, no sharing", {"share": False, "objective": "total"})
+        self._add(self._others, _placed("minpeak, no sharing", alone.schedule, self._timing))
+
+    def _within(self, budget: int | None, label: str) -> Point:
+        self._say(label)
+        found = self._planner.shortest(budget)
+        self._bounds.append(found.certificate.lower_bound)
+        return self._add(self.points, Point(label, sum(found.heap_bytes), found.certificate.value))
+
+    def _planned(self, label: str, options: Mapping[str, object]) -> Plan:
+        self._say(label)
+        return plan(self._program, {**self._given, **options})
+
+    def _add(self, to: list[Point], point: Point) -> Point:
+        to.append(point)
+        self._shown(point)
+        return point
 
 
 def _placed(label: str, schedule: Schedule, timing: Callable[[Schedule], Timing]) -> Point:

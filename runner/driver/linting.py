@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from runner.base.errors import ConfigError, Diagnostic
 from runner.driver.driver import Setup
-from runner.driver.recorded import is_recorded
 from runner.language.graph import Graph
 from runner.language.library import GraphLibrary
 from runner.lint.lint import lint as find
-from runner.recorded.captures.files import is_capture
+from runner.recorded.captures.folder import is_capture
+from runner.recorded.opening import is_recorded
 
 if TYPE_CHECKING:
     from runner.config.config import Config

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -341,7 +342,7 @@ def place(
     given = {"batch_allocs": request.batch_allocs, "timing": timing, "report": plans.append, "progress": say}
     schedule = strategy(program, given | request.minpeak.mapping() | {"written": written})
     notes = tuple(routing_notes(program, config, request.routing))
-    return Placed(schedule, lambda: timing(schedule), plans[-1] if plans else None, routing_notes=notes)
+    return Placed(schedule, cache(lambda: timing(schedule)), plans[-1] if plans else None, routing_notes=notes)
 
 
 def _place_recorded(setup: Setup, request: PlanRequest, strategy: Scheduler, say: Say | None) -> Placed:
@@ -354,7 +355,7 @@ def _place_recorded(setup: Setup, request: PlanRequest, strategy: Scheduler, say
 
     given = {"batch_allocs": request.batch_allocs, "timing": timing, "report": plans.append, "progress": say}
     schedule = strategy(recorded.program, given | request.minpeak.mapping())
-    return Placed(schedule, lambda: timing(schedule), plans[-1] if plans else None, recorded)
+    return Placed(schedule, cache(lambda: timing(schedule)), plans[-1] if plans else None, recorded)
 
 
 def _written(setup: Setup, request: PlanRequest, say: Say | None) -> tuple[Placed, Written]:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -53,6 +53,7 @@ class Request:
     """What is to be generated, and the files that rank 0 leaves.
 
     decode       the deployment that decodes, the family's usual one without
+    graphs       by phase, a graph in place of the family's own
     logits       safetensors of every prompt's logits
     routing      which experts every token chose
     files        what tools for the device open, of the last decode call
@@ -64,6 +65,7 @@ class Request:
     decode: str | None = None
     ignore_eos: bool = False
     device: str = "cpu"
+    graphs: Mapping[str, str] = field(default_factory=dict)
     logits: Path | None = None
     routing: Path | None = None
     files: SideFiles = NO_FILES
@@ -94,10 +96,13 @@ def prompts_of(checkpoint: Path, ids: Sequence[str], file: Path | None, texts: S
     return tuple(found)
 
 
-def config_json(checkpoint: Path) -> str:
-    """The configuration in a checkpoint; raises CheckpointError where there is none."""
-    require_own_config(checkpoint)
-    return str(checkpoint / "config.json")
+def own_layers(checkpoint: Path, layers: Sequence[str | Path]) -> list[str | Path]:
+    """The configuration in a checkpoint under `layers`; raises CheckpointError where there is none at all."""
+    if not (checkpoint / "config.json").is_file() and layers:
+        return [*layers]
+    if not layers:
+        require_own_config(checkpoint)
+    return [checkpoint / "config.json", *layers]
 
 
 def num_ranks(config: Config) -> int:
@@ -183,7 +188,14 @@ def serve(
 
 def _facts(config: Config, request: Request) -> dict[str, Any]:
     """What all ranks must have alike."""
-    asked = (request.max_new_tokens, request.decode, request.ignore_eos, request.logits is None, request.routing is None)
+    asked = (
+        request.max_new_tokens,
+        request.decode,
+        dict(request.graphs),
+        request.ignore_eos,
+        request.logits is None,
+        request.routing is None,
+    )
     return {
         "configuration": [dict(config.values), dict(config.dtypes)],
         "list of prompts": request.prompts,
@@ -207,6 +219,7 @@ def _open(
             registry,
             placement,
             decode=request.decode,
+            graphs=request.graphs,
             device=request.device,
             comm=comm,
             progress=loading,
@@ -304,7 +317,9 @@ def _peak_process_bytes() -> int:
 
 def record_routing(config: Config, request: Request, registry: OpRegistry, placement: Placement) -> Recording:
     """Runs the prompts on one rank and keeps which experts every token chose; raises RinggraphError."""
-    session = open_session(prepared(config, request), request.checkpoint, registry, placement, decode=request.decode)
+    session = open_session(
+        prepared(config, request), request.checkpoint, registry, placement, decode=request.decode, graphs=request.graphs
+    )
     experts = experts_of(session.config, "routing")
     session.recorder = recorder = experts.recorder(session.serving, session.programs, 0, 1)
     generate(session, request.prompts, request.max_new_tokens)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from runner.base.errors import ConfigError
 from runner.base.files import write_text
 from runner.checkpoint.checkpoint import Checkpoint
 from runner.checkpoint.weights import load_weights
@@ -21,7 +22,7 @@ from runner.execution.executor import RunResult, execute
 from runner.execution.run import TaskTime
 from runner.execution.tracing import Trace
 from runner.program.ops import OpRegistry
-from runner.program.program import Program
+from runner.program.program import Program, Tensor
 from runner.rings.heap import ScopeRecord
 from runner.rings.sizes import RingSizes
 from runner.serving.session import Placement
@@ -31,11 +32,14 @@ from runner.serving.single_run import (
     compare,
     external_tensors,
     profile_report,
+    read_given,
     read_tensors,
     select,
     tensor_names,
     write_tensors,
 )
+from runner.serving.state.store import DeclaredState
+from runner.serving.state.turns import PREFIX, Turn, next_call, requests_left
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +47,11 @@ class Request:
     """One run.
 
     graph        how the user calls it, for the profile
-    inputs       safetensors with inputs, weights and states by name; later files win
+    inputs       safetensors with inputs, weights, states and requests by name; later files win
     given        the same as tensors, which win over files
     checkpoint   where other weights come from; without, everything that is not given is random by `seed`
-    dump         names or globs of the tensors to save in `out`; the outputs without
+    turns        tokens of requests, whose state the configuration declares; without, they are random
+    dump         names or globs of the tensors to save in `out`, `states` for all states and `outputs`; the outputs without
     golden       a folder with tensors to compare with, elementwise within `atol + rtol * |golden|`
     profile      measured durations
     files        what tools for the device open
@@ -65,17 +70,22 @@ class Request:
     files: SideFiles = NO_FILES
     device: str = "cpu"
     given: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    turns: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What came of it: the tensors of `dump` by name, and one comparison for each golden tensor, None without any asked for."""
+    """What came of it: the tensors of `dump` by name, and one comparison for each golden tensor, None without any asked for.
+
+    With a state among `tensors` there are those of requests too. `lengths` are the positions seen of each request by handle.
+    """
 
     program: Program
     result: RunResult
     rings: RingSizes | None
     comparisons: list[Comparison] | None
     tensors: Mapping[str, torch.Tensor]
+    lengths: Mapping[int, int] = field(default_factory=dict)
 
 
 def run(config: Config, program: Program, request: Request, registry: OpRegistry, placement: Placement) -> Ran:
@@ -85,19 +95,19 @@ def run(config: Config, program: Program, request: Request, registry: OpRegistry
     """
     check_outputs((request.out, request.profile, *request.files.asked_for))
     names = tensor_names(program)
-    wanted = select(names, request.dump or program.outputs)
-    expected = read_tensors(request.golden) if request.golden is not None else {}
+    wanted = _wanted(program, config, names, request.dump)
+    expected = _expected(request)
     compared = {name: names[name] for name in expected if name in names}
     schedule = placement.schedule(program)
     rings = placement.rings([schedule])
     request.files.require_rings(rings is not None)
     times: list[TaskTime] | None = [] if request.profile is not None else None
-    records: list[ScopeRecord] = []
-    trace = Trace() if request.files.asked_for else None
+    records, trace = list[ScopeRecord](), Trace() if request.files.asked_for else None
+    externals, store = _externals(program, config, request)
     result = execute(
         schedule,
         registry,
-        _externals(program, config, request),
+        externals,
         rings=rings,
         workers=placement.workers,
         comm=LocalComm(),
@@ -109,29 +119,56 @@ def run(config: Config, program: Program, request: Request, registry: OpRegistry
     )
     tensors = {name: result.captured[at] for name, at in wanted.items() if at in result.captured}
     comparisons = _compared(expected, compared, result, request) if request.golden is not None else None
-    ran = Ran(program, result, rings, comparisons, tensors)
-    wanted_files = [*_profile_writers(config, request, times)]
-    if trace is not None:
-        wanted_files += writers(request.files, measured_run(schedule, rings, records, trace))
-    if request.out is not None:
-        wanted_files.append(partial(write_tensors, request.out, tensors))
-    if problems := write_each(wanted_files):
+    made = [name for name in tensors if not _is_taken_back(program.tensors[names[name]], config)]
+    if store is not None and any(program.tensors[names[name]].kind == "state" for name in tensors.keys() - made):
+        tensors |= requests_left(store)
+    ran = Ran(program, result, rings, comparisons, tensors, store.lengths if store is not None else {})
+    measured = writers(request.files, measured_run(schedule, rings, records, trace)) if trace is not None else []
+    dumped = [partial(write_tensors, request.out, tensors, made)] if request.out is not None else []
+    if problems := write_each([*_profile_writers(config, request, times), *measured, *dumped]):
         raise UnwrittenError(problems, ran)
     return ran
 
 
-def _externals(program: Program, config: Config, request: Request) -> dict[int, torch.Tensor]:
-    """Every external tensor: as given, of the checkpoint, of a first call of new requests, or random."""
+def _wanted(program: Program, config: Config, names: Mapping[str, int], dump: Sequence[str]) -> dict[str, int]:
+    """The tensors to save by name: what `dump` selects, `outputs` and `states` standing for all of them."""
+    states = [
+        name
+        for name, at in names.items()
+        if program.tensors[at].kind == "state" and not config.state.is_scratch(program.tensors[at].source)
+    ]
+    groups = {"outputs": tuple(program.outputs), "states": tuple(states)}
+    return select(names, [part for name in dump for part in groups.get(name, (name,))] if dump else program.outputs)
+
+
+def _is_taken_back(tensor: Tensor, config: Config) -> bool:
+    """Whether a run takes a dumped tensor of another: weights, states, and inputs that tell nothing of one call."""
+    if tensor.kind == "input":
+        return tensor.name not in (*config.state.inputs, *config.state.constants)
+    return tensor.kind == "weight" or (tensor.kind == "state" and not config.state.is_scratch(tensor.source))
+
+
+def _externals(program: Program, config: Config, request: Request) -> tuple[dict[int, torch.Tensor], DeclaredState | None]:
+    """Every external tensor: as given, of the checkpoint, of a call of requests, or random; and who knows the requests."""
     inputs = {name: program.tensors[tensor].spec for name, tensor in program.inputs.items()}
-    given = config.family.first_call(inputs, config, request.seed)
+    given: dict[str, torch.Tensor] = {}
     for path in request.inputs:
-        given |= read_tensors(path)
+        given |= read_given(path)
     given |= request.given
+    left = {name: given.pop(name) for name in list(given) if name.startswith(PREFIX)}
+    if config.state.is_empty:
+        if request.turns or left:
+            what = "tokens are given" if request.turns else f"'{next(iter(left))}' is given"
+            raise ConfigError(f"{what}, but the configuration declares no state of requests", hint="docs/state.md says how")
+        told, store = config.family.first_call(inputs, config, request.seed), None
+    else:
+        told, store = next_call(config.state, inputs, config, request.seed, request.turns, left)
+    given = {**told, **given}
     weights = None
     if request.checkpoint is not None:
         weights = load_weights(program, Checkpoint.open(request.checkpoint), config, request.device)
     random = RandomExternals(config, request.seed)
-    return external_tensors(program, given, weights, random, torch.device(request.device))
+    return external_tensors(program, given, weights, random, torch.device(request.device)), store
 
 
 def _profile_writers(config: Config, request: Request, times: Sequence[TaskTime] | None) -> Iterator[Callable[[], None]]:
@@ -139,6 +176,12 @@ def _profile_writers(config: Config, request: Request, times: Sequence[TaskTime]
     if request.profile is not None and times is not None:
         report = profile_report(request.graph, config.name, config.deploy, times)
         yield partial(write_text, request.profile, json.dumps(report, indent=1) + "\n")
+
+
+def _expected(request: Request) -> dict[str, torch.Tensor]:
+    """The golden tensors; what a dump says of requests is not compared."""
+    found = read_tensors(request.golden) if request.golden is not None else {}
+    return {name: value for name, value in found.items() if not name.startswith(PREFIX)}
 
 
 def _compared(

@@ -27,11 +27,14 @@ class SizeResult:
     timing: TimedOptions | None = None
     routing: str = ROUTING
     """Sizes that hold for any routing are of the most trips."""
+    warnings: tuple[str, ...] = ()
+    """What is to be said of the capacities with which programs were recorded."""
 
     def as_json(self) -> dict[str, Any]:
         """The object of `ringgraph size --json`; `timing` is what runs were timed under, null if none was."""
         timing = None if self.timing is None else self.timing.as_json()
-        return {"scheduler": self.scheduler, "routing": self.routing, "timing": timing} | self.found.as_json()
+        told = {"scheduler": self.scheduler, "routing": self.routing, "timing": timing, "warnings": [*self.warnings]}
+        return told | self.found.as_json()
 
 
 def size(
@@ -45,20 +48,22 @@ def size(
     library = GraphLibrary()
     options, timed = minpeak or MinpeakOptions(), TimedOptions()
     given = options.mapping() | {"progress": say}
-    schedules, names = [], []
+    schedules, names, warnings = [], [], []
     for graph, deploy in deployments(graphs, setup.deploy, lambda graph: _said(library, graph)):
         if is_recorded(graph):
             recorded = open_recorded(replace(setup, deploy=deploy), graph)
             schedules.append(schedule_of(recorded.program, scheduler, given=given)[0])
             names.append(recorded.recording.name)
+            warnings += [f"{recorded.recording.name}: {warning}" for warning in recorded.recording.sizes.warnings()]
             continue
         config = resolve(setup.configs, setup.sets, deploy, setup.ep, graph, library)
         program = program_of(graph, config, library=library, ops=setup.registry)
         timing = partial(timed.timing, ops=setup.registry, dtypes=config.dtypes)
         schedules.append(schedule_of(program, scheduler, given=given | {"timing": timing})[0])
-        names.append(f"{Path(graph).stem}@{config.deploy}")
+        names.append(f"{Path(graph).stem}@{config.deploy}" if config.deploy else Path(graph).stem)
     is_timed = scheduler == "minpeak" and (options.objective in (None, "balanced", "makespan") or options.budget is not None)
-    return SizeResult(scheduler, tuple(names), device_sizes(schedules, names), timed if is_timed else None)
+    found = device_sizes(schedules, names)
+    return SizeResult(scheduler, tuple(names), found, timed if is_timed else None, warnings=tuple(warnings))
 
 
 def deployments(graphs: Sequence[str], deploy: str | None, said: Callable[[str], str | None]) -> list[tuple[str, str | None]]:

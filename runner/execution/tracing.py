@@ -1,10 +1,12 @@
-"""This module notes when what happened in a run, for its timeline."""
+"""This module notes when what happened in a run, for its timeline. Plans draw timelines too: no torch here."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from runner.execution.storage import Place
+if TYPE_CHECKING:
+    from runner.execution.storage import Place
 
 
 @dataclass

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import NamedTuple
 
 from runner.base.errors import Diagnostic, GraphError, Mark, did_you_mean
@@ -110,13 +111,12 @@ class ProgramBuilder:
         if self.items > self.most_items:
             raise self.too_many_items(mark)
 
-    def make_trips(self, num: int, trips: int, items: int, mark: Mark) -> None:
-        """A loop is about to make `num` trips; with the loops inside, at least `trips` and `items` are to come."""
+    def expect(self, trips: int, items: int, mark: Mark) -> None:
+        """At least so many trips and items are to come, up to the end of the loop at `mark`."""
         if self.trips + trips > self.limits.trips:
             raise self.too_large("trips", mark)
         if self.items + items > self.most_items:
             raise self.too_many_items(mark)
-        self.trips += num
 
     def use(self, depth: int, mark: Mark) -> None:
         """A used graph is about to be expanded, with so many around it."""
@@ -131,6 +131,14 @@ class ProgramBuilder:
         self.edges += num
         if self.edges > self.limits.edges:
             raise self.too_large("edges", mark)
+
+    def refuse_blocks(self) -> None:
+        """Stops if the tasks come in more blocks than are replayed in a bearable time: their number follows from shapes."""
+        most = self.limits.blocks * self.most_items
+        for num, task in zip(accumulate([task.num_blocks for task in self.tasks]), self.tasks, strict=True):
+            if num > most:
+                what = f"more than {most:,} blocks of tasks, {self.limits.blocks:,} for each item that its files allow"
+                raise self._too_large(what, "blocks", task.mark)
 
     def has_room(self, start: Position, end: Position) -> bool:
         """May what lies between two positions be made once more? If so, it counts as made."""

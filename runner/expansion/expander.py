@@ -20,7 +20,7 @@ from runner.expansion.builder import ProgramBuilder, StopExpansionError
 from runner.expansion.calls import NodeOp, OpCompiler, closed_in
 from runner.expansion.copies import Copier
 from runner.expansion.externals import Externals
-from runner.expansion.forecast import Forecast
+from runner.expansion.forecast import Forecast, Size
 from runner.expansion.names import Context, Frame, View
 from runner.expansion.pieces import Piece
 from runner.expansion.trip_counts import DynamicRange, case_test, is_decided
@@ -167,7 +167,10 @@ class _Walk:
             context = Context(graph, self.values(graph, params))
             self.declare(graph, context, frame)
             self.using.append(graph)
+            for loop, size in self.forecast(context, frame).loops(graph.body, Size(0, 0)):
+                builder.expect(size.trips, size.items, (loop.maximum or loop.range).mark)
             self.body(graph.body, frame, context, items)
+            builder.refuse_blocks()
         inputs, outputs = (
             {name: frame.names[name].tensor for name in names if name in frame.names} for names in (graph.inputs, graph.outputs)
         )
@@ -397,9 +400,13 @@ class _Walk:
         """So many trips are about to be made; the outermost loop of a graph counts those inside too, and is refused at once."""
         trips, items = num, num * (len(item.body) + 1)
         if self.counted is not context:
-            inside = Forecast(context.values, frame, self.sample, self.trips is not None).body(item.body, (item.variable,))
+            inside = self.forecast(context, frame).body(item.body, (item.variable,))
             trips, items = num + num * inside.trips, num * inside.items
-        self.builder.make_trips(num, trips, items, mark)
+        self.builder.expect(trips, items, mark)
+        self.builder.trips += num
+
+    def forecast(self, context: Context, frame: Frame) -> Forecast:
+        return Forecast(context.values, frame, self.sample, self.trips is not None)
 
     def iterations(self, item: For, trips: Sequence[int], frame: Frame, context: Context) -> tuple[Span, ...]:
         spans = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -42,6 +42,18 @@ class Forecast:
                 inside = self.body(item.body, (*variables, item.variable))
                 trips, items = trips + num + num * inside.trips, items + num * inside.items
         return Size(trips, items)
+
+    def loops(self, body: Sequence[Item], before: Size) -> Iterator[tuple[For, Size]]:
+        """The outermost loops of a body and of the scopes in it, each with the least from where `before` counts to its end."""
+        for item in body:
+            if isinstance(item, Scope):
+                inside = self.loops(item.body, before)
+                for loop, before in inside:
+                    yield loop, before
+            elif isinstance(item, For):
+                mine = self.body((item,), ())
+                before = Size(before.trips + mine.trips, before.items + mine.items)
+                yield item, before
 
     def trips(self, item: For, variables: Collection[str]) -> int:
         """How many trips a loop makes in each trip of those around it, 0 if that differs or is not known."""

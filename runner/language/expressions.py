@@ -1,8 +1,9 @@
 """Expressions of graphs and configurations are parsed with `ast` and evaluated by a small evaluator here, never by `eval`.
 
-Arithmetic (`+ - * / // %`, unary minus), comparisons, `and`/`or`/`not`, `a if c else b`, `ceil`/`floor`/`min`/`max`, and
-indexing of a list of the configuration (`widths[layer]`) or of a tensor (`counts[e, 0]`). `/` is exact:
-`ceil(n / 16)` is right for every n. Text constants may be compared with `==` and `!=`, stand alone, or be what an `if` chooses.
+Arithmetic (`+ - * / // %`, unary minus), comparisons, `and`/`or`/`not`, `a if c else b`, `ceil`/`floor`/`min`/`max`, the
+natural logarithm `log`, and indexing of a list of the configuration (`widths[layer]`) or of a tensor (`counts[e, 0]`). `/` is
+exact: `ceil(n / 16)` is right for every n. Text constants may be compared with `==` and `!=`, stand alone, or be what an `if`
+chooses.
 """
 
 from __future__ import annotations
@@ -223,6 +224,7 @@ _FUNCTIONS: dict[str, tuple[Callable[..., Any], int | None]] = {
     "floor": (math.floor, 1),
     "min": (min, None),
     "max": (max, None),
+    "log": (math.log, 1),
 }
 
 
@@ -375,6 +377,8 @@ class _Compiler:
             wanted = f"{count} argument" if count else "at least 1 argument"
             raise _ProblemError(f"'{tree.func.id}' takes {wanted}, got {len(tree.args)}", self.offset(tree), code=SYNTAX_CODE)
         args = [(self.compile(arg, depth), self.offset(arg)) for arg in tree.args]
+        if tree.func.id == "log":
+            return lambda look: _log(_number(args[0][0](look), args[0][1]), args[0][1])
         if count:
             return lambda look: function(*(_number(arg(look), offset) for arg, offset in args))
         return lambda look: function([_number(arg(look), offset) for arg, offset in args])
@@ -395,6 +399,12 @@ class _Compiler:
             return _element(name, target, values, indices[0][1])
 
         return run
+
+
+def _log(value: Any, offset: int) -> float:
+    if value <= 0:
+        raise _ProblemError("'log' takes a number above 0", offset)
+    return math.log(value)
 
 
 def _index(value: Any, offset: int) -> int:

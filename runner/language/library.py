@@ -45,7 +45,7 @@ def _files(folder: Traversable) -> Iterator[Traversable]:
         for entry in sorted(pending.pop().iterdir(), key=lambda e: e.name):
             if entry.is_dir() and entry.name not in ("config", "schema", "__pycache__"):
                 pending.append(entry)
-            elif entry.name.endswith(".yaml"):
+            elif entry.name.endswith(".yaml") and entry.name != "family.yaml":  # that is a layer of configuration
                 yield entry
 
 

@@ -7,15 +7,17 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Any, cast
-
-from jsonschema import Draft7Validator
-from jsonschema.exceptions import ValidationError
+from typing import TYPE_CHECKING, Any, cast
 
 from runner.base.errors import Diagnostic, did_you_mean
+from runner.base.json_schema import surely_fits
 from runner.base.reading import MAX_DIGITS
 from runner.language.builder import KEYWORDS
 from runner.language.yaml_source import Node
+
+if TYPE_CHECKING:
+    from jsonschema import Draft7Validator
+    from jsonschema.exceptions import ValidationError
 
 _KINDS = {"map": "a mapping", "list": "a list", "null": "nothing", "bool": "a boolean", "int": "an integer", "float": "a number"}
 _TYPES = {
@@ -36,6 +38,8 @@ def schema() -> Mapping[str, Any]:
 
 @cache
 def _validator() -> Draft7Validator:
+    from jsonschema import Draft7Validator
+
     return Draft7Validator(schema())
 
 
@@ -109,7 +113,10 @@ def schema_problems(root: Node, most: int) -> list[Diagnostic]:
     """What the schema finds wrong in a file whose YAML is sound, each problem once; of more than `most`, so many and one."""
     problems: dict[Diagnostic, None] = {}
     values: dict[int, dict[Any, Node]] = {}
-    for error in _validator().iter_errors(to_data(root)):
+    data = to_data(root)
+    if surely_fits(data, schema(), schema()):
+        return []
+    for error in _validator().iter_errors(data):
         if error.validator == "additionalProperties":  # stage 1 told unknown keys; an item of two kinds is told as such
             continue
         problems.setdefault(_explained(error, root, values))

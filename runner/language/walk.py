@@ -34,6 +34,46 @@ def mentioned(graph: Graph, library: GraphLibrary) -> set[str]:
     return found
 
 
+def own_names(graph: Graph) -> set[str]:
+    """All names that a graph itself declares: parameters, tensors, variables of loops."""
+    found = {*graph.params, *(declared.name for declared in _declarations(graph))}
+    return found | {item.variable for item in all_items(graph.body) if isinstance(item, For)}
+
+
+def type_parameters(graph: Graph) -> set[str]:
+    """The names of dtypes that are the configuration's: `act` of `{act}[T, D]`."""
+    return {
+        text[1 : text.find("}")] for declared in _declarations(graph) if (text := declared.spec.value.strip()).startswith("{")
+    }
+
+
+def used_graphs(graph: Graph, library: GraphLibrary) -> Iterator[Graph]:
+    """Every graph that it uses, and that those use, each once; those that cannot be read are left out."""
+    seen = {graph.file}
+    pending = [graph]
+    while pending:
+        user = pending.pop()
+        for item in all_items(user.body):
+            if not isinstance(item, Use):
+                continue
+            with suppress(GraphError):
+                used = library(item.graph, user.file)
+                if used.file not in seen:
+                    seen.add(used.file)
+                    pending.append(used)
+                    yield used
+
+
+def _declarations(graph: Graph) -> Iterator[Declaration]:
+    for declared in (graph.inputs, graph.weights, graph.state, graph.outputs):
+        yield from declared.values()
+    for item in all_items(graph.body):
+        if isinstance(item, Alloc):
+            yield from item.tensors
+        elif isinstance(item, Op):
+            yield from (value for value in item.outputs.values() if isinstance(value, Declaration))
+
+
 def _expressions(texts: Iterable[Text]) -> set[str]:
     return {name for text in texts for name in parse(text.value, text.mark).names()}
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from runner.base.errors import ConfigError
 from runner.base.tensor_spec import TensorSpec
+from runner.models.names import NAMING, Naming
 
 if TYPE_CHECKING:
     import torch
@@ -28,13 +29,22 @@ Values = Mapping[str, Any]
 """Fields and dims of a resolved configuration, by name."""
 
 
+class DeclaresState(Protocol):
+    """What a configuration's `state:` section says; see `runner.models.declared.state.StateDeclaration`."""
+
+    def store(self, settings: Settings, states: Mapping[str, TensorSpec], device: torch.device | str = "cpu") -> RequestState: ...
+    def first_call(self, inputs: Mapping[str, TensorSpec], settings: Settings, seed: int) -> dict[str, torch.Tensor]: ...
+
+
 class Settings(Protocol):
-    """What a family is told of a configuration: `Config`, or anything with its values and dtypes."""
+    """What a family is told of a configuration: `Config`, or anything with its values, dtypes and state."""
 
     @property
     def values(self) -> Values: ...
     @property
     def dtypes(self) -> Mapping[str, str]: ...
+    @property
+    def state(self) -> DeclaresState: ...
 
 
 class Configuration(Settings, Protocol):
@@ -223,8 +233,15 @@ class RoutedExperts(Protocol):
         ...
 
 
+FLAVOURS = ("f32", "bf16", "w8a8", "fp8", "fp8-e8m0", "fp4")
+"""How a checkpoint's weights can be stored; each but the first two is an encoding too, of the weights that it quantises."""
+
+
 class TensorNames(Protocol):
     """What the names of a checkpoint's tensors say. All but `canonical` take canonical names."""
+
+    naming: Naming = NAMING
+    """What a quantised weight's scale and zero points are called."""
 
     plain: Sequence[str] = ()
     """Tensors that no flavour quantises and that have the dtype of plain weights; none stand for all tensors there are."""
@@ -243,6 +260,21 @@ class TensorNames(Protocol):
     def encoding(self, name: str, flavour: str) -> str:
         """How a flavour (`runner.checkpoint.encodings`) stores a tensor: `plain`, `w8a8`, `fp8`, `fp8-e8m0` or `fp4`."""
         return "plain"
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A tensor that holds others: `parts` side by side along `dim`, each with its size in all, dealt to `groups` alike.
+
+    is_stack  the parts lie one behind the other along a first dimension, which they have not themselves
+    """
+
+    whole: str
+    parts: tuple[str, ...]
+    sizes: tuple[int, ...]
+    dim: int = 0
+    groups: int = 1
+    is_stack: bool = False
 
 
 class CheckpointLayout(TensorNames, Protocol):
@@ -265,6 +297,14 @@ class CheckpointLayout(TensorNames, Protocol):
         Such a configuration takes the first layers of the checkpoint.
         """
         return ()
+
+    def joined(self, name: str, values: Values) -> Sequence[Joined]:
+        """Every way in which the tensor `name` is held by others on disk, or holds others."""
+        return ()
+
+    def tied(self, values: Values) -> Mapping[str, str]:
+        """Tensors that a configuration has no values of its own for, each with the tensor that it is."""
+        return {}
 
     def without_unused(self, values: Values) -> Values:
         """The values of the same model where its `is_unused` tensors are left out."""
@@ -310,7 +350,7 @@ class ModelFamily(Protocol):
         return Normalised({key: (value, key) for key, value in given.items()})
 
     def impossible(self, values: Values, given: Mapping[str, Any], deploy: str) -> list[Diagnostic]:
-        """Combinations of fields that cannot be, each told at a value of `given` (`runner.config.sources.Given`)."""
+        """Combinations of fields that cannot be, each told at a value of `given` (`runner.language.given.Given`)."""
         return []
 
     def trip_counts(self, text: str, settings: Settings) -> TripCounts | None:
@@ -338,13 +378,13 @@ class ModelFamily(Protocol):
         return False
 
     def request_state(self, settings: Settings, states: Mapping[str, TensorSpec], device: torch.device | str) -> RequestState:
-        """State of all requests, for programs with these `states`."""
-        ...
+        """State of all requests, for programs with these `states`; by default as the configuration declares it."""
+        return settings.state.store(settings, states, device)
 
     def first_call(self, inputs: Mapping[str, TensorSpec], settings: Settings, seed: int) -> dict[str, torch.Tensor]:
         """Those of a graph's `inputs` that `request_state` knows, for a call on random tokens of as many requests as it takes.
 
         Empty for a graph that takes no requests. Raises StateError where the configuration has no room for them.
-        What is left out is random, integers zero.
+        What is left out is random, integers zero. By default as the configuration declares it.
         """
-        return {}
+        return settings.state.first_call(inputs, settings, seed)

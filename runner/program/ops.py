@@ -1,8 +1,14 @@
-"""What an op is: operands, shape rule, cost, core type and implementation; and the table of all ops.
+"""What an op is: operands, shape rule, cost and core type; where its kernel is; and the table of all ops.
 
-An op is declared once, by decorating its implementation:
+An op is declared without what runs it, so that planning needs no torch. Its kernel is the function of the same name in the module
+that the table names, which is imported when the op first runs:
 
-    @op("scaled", "x: {act}[T, D], w: f32[D] -> y: {act}[T, D]", core="AIV", params={"by": "scaling_factor"})
+    ops = OpRegistry(kernels="mine.kernels")
+    ops.declare("scaled", "x: {act}[T, D], w: f32[D] -> y: {act}[T, D]", core="AIV", params={"by": "scaling_factor"})
+
+A plugin may do both at once, by decorating the kernel:
+
+    @ops.op("scaled", "x: {act}[T, D], w: f32[D] -> y: {act}[T, D]", core="AIV", params={"by": "scaling_factor"})
     def scaled(x, w, *, y, by):
         ...
 
@@ -14,9 +20,13 @@ name, `{param}` (the configuration's dtype parameter of that name if there is on
 
 from __future__ import annotations
 
+import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cache
+from importlib import import_module
 from typing import Any
 
 from runner.base.errors import GraphError, RinggraphError
@@ -63,25 +73,33 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class Kernel:
+    """Where the implementation of a declared op is: a function of a module that is imported when the op first runs."""
+
+    module: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class OpDef:
     """A registered op.
 
-    params      keyword arguments of the implementation besides operands: name -> configuration field (a str) or a literal
-                default; a node's `attrs:` override them
+    kernel      torch implementation, or where it is: takes inputs by name, writes into the outputs that it is given
+    params      keyword arguments of the kernel besides operands: name -> configuration field (a str) or a literal default; a
+                node's `attrs:` override them
     needs       what the executor must hand in as keyword arguments: currently `comm`
     cost        Call -> Cost; the default counts the operands' bytes and no flops
     num_blocks  Call -> number of SPMD blocks the task is split into on a device
     workspace   Call -> scratch tensors that a device needs for one task, by name (`gm_pipe_buffer`)
     check       Call -> None or a message, for rules that a signature cannot say
     scratch     outputs that only the op itself reads: global memory that it needs and that the graph declares
-    run         torch implementation; takes inputs by name, writes into the outputs that it is given
     """
 
     name: str
     operands: tuple[Operand, ...]
     core: str
     doc: str
-    run: Callable[..., None]
+    kernel: Callable[..., None] | Kernel
     params: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     cost: Callable[[Call], Cost] = lambda call: Cost(0, call.moved_bytes)
@@ -90,6 +108,16 @@ class OpDef:
     check: Callable[[Call], str | None] = lambda call: None
     source: str = ""
     scratch: tuple[str, ...] = ()
+
+    @property
+    def run(self) -> Callable[..., None]:
+        """The kernel, imported if it was not yet; raises RinggraphError where there is none that takes the op's arguments."""
+        return _load(self.name, self.kernel, self.arguments) if isinstance(self.kernel, Kernel) else self.kernel
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """What a kernel is called with, each by its name."""
+        return (*(o.name for o in self.operands), *self.params, *self.needs)
 
     @property
     def inputs(self) -> tuple[Operand, ...]:
@@ -102,6 +130,41 @@ class OpDef:
     @property
     def signature(self) -> str:
         return f"{', '.join(map(str, self.inputs))} -> {', '.join(map(str, self.outputs))}"
+
+
+@cache
+def _load(op: str, kernel: Kernel, arguments: tuple[str, ...]) -> Callable[..., None]:
+    """The kernel of an op, which takes `arguments` by name."""
+    try:
+        module = import_module(kernel.module)
+    except ImportError as error:
+        hint = "lint, schedule and what else plans need no kernels; what runs graphs does"
+        raise RinggraphError(f"op '{op}': its kernels, '{kernel.module}', cannot be imported: {error}", hint=hint) from error
+    found: Callable[..., None] | None = getattr(module, kernel.name, None)
+    if found is None:
+        raise RinggraphError(
+            f"op '{op}' has no kernel: '{kernel.module}' has no function '{kernel.name}'",
+            hint=f"write 'def {kernel.name}({', '.join(arguments)})' there",
+        )
+    check_kernel(op, found, arguments)
+    return found
+
+
+def check_kernel(op: str, kernel: Callable[..., None], arguments: Collection[str]) -> None:
+    """Raises RinggraphError where `kernel` cannot be called with exactly these arguments, each by its name."""
+    taken = inspect.signature(kernel).parameters.values()
+    names = {p.name for p in taken if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    is_open = any(p.kind is p.VAR_KEYWORD for p in taken)
+    unmet = [p.name for p in taken if p.default is p.empty and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)]
+    wrong = [f"it does not take '{name}'" for name in arguments if not is_open and name not in names]
+    wrong += [f"it wants '{name}', which is no operand, parameter or need" for name in unmet if name not in arguments]
+    if wrong:
+        code = getattr(kernel, "__code__", None)
+        where = f"{code.co_filename}:{code.co_firstlineno}: " if code else ""
+        raise RinggraphError(
+            f"{where}the kernel of op '{op}' does not fit its declaration: {'; '.join(wrong)}",
+            hint=f"a kernel takes what is declared, by name: {', '.join(arguments)}",
+        )
 
 
 def parse_signature(text: str) -> tuple[Operand, ...]:
@@ -150,10 +213,11 @@ def _parse_operand(text: str, mode: str) -> Operand:
 
 
 class OpRegistry(Mapping[str, OpDef]):
-    """Ops by name; a name can be taken once."""
+    """Ops by name; a name can be taken once. `kernels` is the module with the kernels of ops that are declared without one."""
 
-    def __init__(self) -> None:
+    def __init__(self, kernels: str | None = None) -> None:
         self._ops: dict[str, OpDef] = {}
+        self._kernels = kernels
 
     def add(self, definition: OpDef) -> None:
         if definition.core not in CORES:
@@ -162,22 +226,30 @@ class OpRegistry(Mapping[str, OpDef]):
             raise RinggraphError(f"op '{definition.name}' is registered twice")
         self._ops[definition.name] = definition
 
-    def op(self, name: str, signature: str, *, core: str, **fields: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-        """Decorator that registers an implementation; see the module docstring and `OpDef` for the fields.
+    def declare(self, name: str, signature: str, *, core: str, doc: str = "", **fields: Any) -> None:
+        """Add an op whose kernel is the function of its name in the module `kernels`; see `OpDef` for the fields.
 
-        Raises RinggraphError for a malformed signature, with the op and its place.
+        Raises RinggraphError for a malformed signature, with the op and its place, and where the table names no kernels.
+        """
+        caller = sys._getframe(1)
+        if self._kernels is None:
+            hint = "OpRegistry(kernels='package.module') says where; '@ops.op' declares a kernel where it stands"
+            raise RinggraphError(f"op '{name}' is declared in a table that names no module of kernels", hint=hint)
+        operands = _operands(name, signature, f"{caller.f_code.co_filename}:{caller.f_lineno}: ")
+        self.add(OpDef(name, operands, core, inspect.cleandoc(doc), Kernel(self._kernels, name), **fields))
+
+    def op(self, name: str, signature: str, *, core: str, **fields: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+        """Decorator that adds an op and its kernel; see the module docstring and `OpDef` for the fields.
+
+        Raises RinggraphError for a malformed signature, and for a kernel that does not fit it, with the op and its place.
         """
 
         def register(run: Callable[..., None]) -> Callable[..., None]:
-            doc = (run.__doc__ or "").strip()
-            try:
-                operands = parse_signature(signature)
-            except ValueError as error:
-                code = getattr(run, "__code__", None)
-                where = f"{code.co_filename}:{code.co_firstlineno}: " if code else ""
-                hint = "a signature is 'x: {act}[T, D], w?: f32[D] -> y: {act}[T, D], &state: f32[N]'"
-                raise RinggraphError(f"{where}op '{name}': {error}", hint=hint) from None
-            self.add(OpDef(name, operands, core, doc, run, **fields))
+            code = getattr(run, "__code__", None)
+            operands = _operands(name, signature, f"{code.co_filename}:{code.co_firstlineno}: " if code else "")
+            definition = OpDef(name, operands, core, inspect.cleandoc(run.__doc__ or ""), run, **fields)
+            check_kernel(name, run, definition.arguments)
+            self.add(definition)
             return run
 
         return register
@@ -190,3 +262,11 @@ class OpRegistry(Mapping[str, OpDef]):
 
     def __len__(self) -> int:
         return len(self._ops)
+
+
+def _operands(op: str, signature: str, where: str) -> tuple[Operand, ...]:
+    try:
+        return parse_signature(signature)
+    except ValueError as error:
+        hint = "a signature is 'x: {act}[T, D], w?: f32[D] -> y: {act}[T, D], &state: f32[N]'"
+        raise RinggraphError(f"{where}op '{op}': {error}", hint=hint) from None

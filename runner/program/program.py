@@ -95,6 +95,8 @@ class Task:
 def num_arguments(task: Task) -> int:
     """Tensor arguments of a submission: its operands, and what else it creates (scratch, the tensors of an alloc)."""
     created = len(task.creates)
+    if task.operands and task.creates == task.writes:
+        return len(task.operands)
     if created and task.operands:
         operands = {region.tensor for region in task.operands.values()}
         created = sum(tensor not in operands for tensor in task.creates)

@@ -33,26 +33,27 @@ class OverwrittenWriters:
     """Entries of writers that are not the last ones of all that they wrote, by tensor.
 
     Told of the tasks in the order of submission. `is_registered(task, tensor)` says whether a write of a tensor is noted by the
-    runtime: not where the task creates it, nor in a manual scope.
+    runtime: not where the task creates it, nor in a manual scope. While there are neither `entries` nor `open`
+    loops, tasks that only write what they create may be passed over.
     """
 
     tasks: Sequence[Task]
     is_registered: Callable[[int, int], bool]
-    _entries: dict[int, dict[Entry, None]] = field(default_factory=dict)
+    entries: dict[int, dict[Entry, None]] = field(default_factory=dict)
     _since: dict[int, int] = field(default_factory=dict)  # by tensor the last task that covered all of it
     _gone: set[Entry] = field(default_factory=set)  # what others covered
-    _open: list[_Loop] = field(default_factory=list)
+    open: list[_Loop] = field(default_factory=list)
 
     def follow(self, task: Task, manual: bool) -> Set[int]:
         """The tasks whose entries overlap what `task` reads or updates; then notes what it writes over."""
         found: set[int] = set()
-        if self._entries and not manual:
+        if self.entries and not manual:
             for name, region in task.operands.items():
-                if task.modes.get(name, "in") == "in":
-                    found.update([entry[0] for entry in self._entries.get(region.tensor, ()) if overlap(region, entry[1])])
-        if self._open:
-            self._open[-1].trip.add(task.id)
-        if task.writes and (task.waits or task.unordered or self._entries) and task.writes != task.creates:
+                if region.tensor in self.entries and task.modes.get(name, "in") == "in":
+                    found.update([entry[0] for entry in self.entries[region.tensor] if overlap(region, entry[1])])
+        if self.open:
+            self.open[-1].trip.add(task.id)
+        if task.writes and (task.waits or task.unordered or self.entries) and task.writes != task.creates:
             for name, region in task.operands.items():
                 if region.tensor in task.writes and region.tensor not in task.creates and task.modes.get(name) != "in":
                     self._overwrite(region, task, manual or name in task.modes)
@@ -65,16 +66,16 @@ class OverwrittenWriters:
             if entry[0] < since or entry in self._gone or not overlap(region, entry[1]):
                 continue
             if only_adds or not covers(region, entry[1]):
-                self._entries.setdefault(tensor, {})[entry] = None
+                self.entries.setdefault(tensor, {})[entry] = None
             elif region.box is not None or region.part is not None:
                 self._cover(entry)
         if only_adds:
             return
-        for entry in [entry for entry in self._entries.get(tensor, ()) if covers(region, entry[1])]:
+        for entry in [entry for entry in self.entries.get(tensor, ()) if covers(region, entry[1])]:
             self._cover(entry)
         if region.box is None and region.part is None:
-            if self._open:
-                self._open[-1].since.setdefault(tensor, since)
+            if self.open:
+                self.open[-1].since.setdefault(tensor, since)
             self._since[tensor] = task.id
 
     def _written(self, tasks: Sequence[int], tensor: int) -> Iterator[Entry]:
@@ -89,30 +90,30 @@ class OverwrittenWriters:
         """The entry goes; for those outside of a dynamic loop only if it came in the same trip, for else the trip may not run."""
         tensor = entry[1].tensor
         self._gone.add(entry)
-        if tensor in self._entries:
-            self._entries[tensor].pop(entry, None)
-            if not self._entries[tensor]:
-                del self._entries[tensor]
-        if self._open and entry[0] not in self._open[-1].trip:
-            self._open[-1].covered.append(entry)
+        if tensor in self.entries:
+            self.entries[tensor].pop(entry, None)
+            if not self.entries[tensor]:
+                del self.entries[tensor]
+        if self.open and entry[0] not in self.open[-1].trip:
+            self.open[-1].covered.append(entry)
 
     # --- dynamic loops ---
 
     def open_loop(self) -> None:
         """A dynamic loop begins."""
-        self._open.append(_Loop())
+        self.open.append(_Loop())
 
     def next_trip(self) -> None:
         """A trip of the innermost loop begins."""
-        self._open[-1].trip.clear()
+        self.open[-1].trip.clear()
 
     def close_loop(self) -> None:
         """The innermost loop has ended: what it covered is there if it made no trip."""
-        loop = self._open.pop()
+        loop = self.open.pop()
         self._since.update(loop.since)
         for entry in loop.covered:
             self._gone.discard(entry)
-            self._entries.setdefault(entry[1].tensor, {})[entry] = None
+            self.entries.setdefault(entry[1].tensor, {})[entry] = None
 
 
 def overlap(one: Region, other: Region) -> bool:

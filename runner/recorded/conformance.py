@@ -38,6 +38,8 @@ class _Reader:
     alloc_of: dict[str, int] = field(default_factory=dict)
     num_visited: int = 0
     most: int = field(default_factory=lambda: Limits.current().steps)
+    num_blocks: int = 0
+    most_blocks: int = field(default_factory=lambda: Limits.current().blocks * Limits.current().steps)
     # of progress by events
     at: int = 0  # the next event
     on_ring: dict[tuple[int, int], int] = field(default_factory=dict)  # (ring, number on it) -> submission
@@ -126,9 +128,15 @@ class _Reader:
         self.task_of[name] = len(self.submissions)
         kernel = expect(item.get("kernel", name), str, self.file, f"{where}.kernel")
         num_blocks = self.natural(item.get("num_blocks", 1), f"{where}.num_blocks")
+        self.num_blocks += num_blocks
+        if self.num_blocks > self.most_blocks:
+            raise ScheduleError(
+                f"{self.file}: {where}: more than {self.most_blocks:,} blocks of tasks", hint=how_to_raise("blocks")
+            )
         submission = RecordedSubmission(kernel, kind, created, tuple(arguments), after, wait_only, num_blocks=max(1, num_blocks))
+        told = {key: self.named(item[key], f"{where}.{key}") for key in ("waits", "holds") if key in item}
         times = {key: self.time(item, key, where) for key in ("duration_us", "submit_us", "block_us")}
-        self.submit(replace(submission, **times))
+        self.submit(replace(submission, **times, **told))
 
     def time(self, item: Mapping[str, Any], key: str, where: str) -> float | None:
         """A time in microseconds, None where the program does not tell it."""

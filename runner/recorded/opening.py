@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from runner.base.errors import ScheduleError
 from runner.base.reading import read_json
-from runner.recorded.captures.capture import recording_of_capture
-from runner.recorded.captures.files import DEPS, STATS, SWIMLANE, is_capture
-from runner.recorded.conformance import read_conformance
-from runner.recorded.recording import Recording
-from runner.recorded.traces import recording_of_trace
+from runner.recorded.captures.folder import DEPS, STATS, SWIMLANE, is_capture
+
+if TYPE_CHECKING:
+    from runner.recorded.recording import Recording
 
 TRACES = (".jsonl", ".jsonl.xz")
 
@@ -23,6 +23,10 @@ def is_recorded(graph: str | Path) -> bool:
 
 def read_recording(path: Path) -> Recording:
     """The recording of a capture folder, a program in the conformance format, or a trace; raises ScheduleError, ConfigError."""
+    from runner.recorded.captures.capture import recording_of_capture
+    from runner.recorded.conformance import read_conformance
+    from runner.recorded.traces import recording_of_trace
+
     if path.name in (DEPS, STATS, SWIMLANE) and is_capture(path.parent):
         raise ScheduleError(f"'{path}' is one file of a capture", hint=f"give the folder: {path.parent}")
     if path.is_dir():

@@ -7,6 +7,7 @@ a scope, `duration_us`, `block_us`, `submit_us`, `num_blocks`, and `exact: false
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence, Set
 from typing import Any
 
 from runner.recorded.recording import OUTSIDE, Argument, RecordedSubmission, Recording
@@ -51,10 +52,9 @@ class _Writer:
 
     def __init__(self, recording: Recording) -> None:
         self.recording = recording
-        counts = Counter(s.name for s in recording.submissions if not s.is_alloc)
-        self.tasks = [s.name if counts[s.name] == 1 else f"{s.name}.{k}" for k, s in enumerate(recording.submissions)]
-        counts = Counter(tensor.name for tensor in recording.tensors)
-        self.tensors = [t.name if counts[t.name] == 1 else f"{t.name}.{k}" for k, t in enumerate(recording.tensors)]
+        taken = {argument.name for s in recording.submissions for argument in s.arguments if argument.tensor == OUTSIDE}
+        self.tasks = _unique([s.name for s in recording.submissions], taken, [not s.is_alloc for s in recording.submissions])
+        self.tensors = _unique([tensor.name for tensor in recording.tensors], taken | set(self.tasks))
 
     def item(self, index: int) -> dict[str, Any]:
         submission = self.recording.submissions[index]
@@ -68,6 +68,9 @@ class _Writer:
         for name, edges in (("after", submission.after), ("after_wait_only", submission.after_wait_only)):
             if edges:
                 found[name] = [self.submission_name(first) for first in edges]
+        if submission.waits is not None and self.recording.facts.get("told_edges"):
+            told = {"waits": submission.waits, "holds": submission.holds or ()}
+            found |= {name: [self.submission_name(first) for first in edges] for name, edges in told.items()}
         if submission.num_blocks != 1:
             found["num_blocks"] = submission.num_blocks
         for name in ("duration_us", "block_us"):
@@ -97,3 +100,17 @@ class _Writer:
             return name
         part = {"name": name, "offset": argument.offset_bytes}
         return part if argument.size_bytes is None else part | {"bytes": argument.size_bytes}
+
+
+def _unique(names: Sequence[str], taken: Set[str], counted: Sequence[bool] = ()) -> list[str]:
+    """Each name as it is where no other that counts has it and it is not taken, else with its number, and more if need be."""
+    counts = Counter(name for k, name in enumerate(names) if not counted or counted[k])
+    used, found = {*taken, *names}, []
+    for k, name in enumerate(names):
+        if counts[name] > 1 or name in taken:
+            name = f"{name}.{k}"
+            while name in used:
+                name += "_"
+            used.add(name)
+        found.append(name)
+    return found

@@ -27,21 +27,34 @@ class Point:
 class Frontier:
     """The placements of minpeak that nothing beats in both respects, fewest bytes first; those of other strategies; two bounds.
 
-    No placement of this order of tasks takes less than `peak_live_bytes`, nor less time than `critical_path_us`.
+    No placement of this order of tasks takes less than `peak_live_bytes`, nor less time than `critical_path_us`, which is
+    None where it is not known yet.
     """
 
     name: str
     points: tuple[Point, ...]
     others: tuple[Point, ...]
     peak_live_bytes: int
-    critical_path_us: float
+    critical_path_us: float | None
     timing: Mapping[str, Any] | None = None
     """What makespans assume, None where nobody says it."""
     routing_notes: tuple[str, ...] = ()
     """What the routing does not decide."""
+    is_whole: bool = True
+    """False where it was stopped before all placements were found."""
+    warnings: tuple[str, ...] = ()
+    """What is to be said of the capacities with which a program was recorded."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
+
+
+class StoppedFrontier(KeyboardInterrupt):
+    """Ctrl-C while a frontier was traced; `found` is what there is by then."""
+
+    def __init__(self, found: Frontier):
+        super().__init__()
+        self.found = found
 
 
 def budgets(least_bytes: int, most_bytes: int, num: int) -> list[int]:
@@ -94,11 +107,13 @@ def draw_frontier(frontier: Frontier, out: Path) -> None:
     for k, point in enumerate(frontier.others):
         x, y = point.total_bytes / MIB, point.makespan_us / 1000
         axis.plot([x], [y], markers[k % len(markers)], color=f"C{k + 1}", markersize=8, label=point.label)
-    peak, path = frontier.peak_live_bytes / MIB, frontier.critical_path_us / 1000
+    peak, path = frontier.peak_live_bytes / MIB, frontier.critical_path_us
     axis.axvline(
         peak, color="0.4", linestyle="--", linewidth=1, label=f"peak live, {peak:,.1f} MiB: no plan in this order takes less"
     )
-    axis.axhline(path, color="0.4", linestyle=":", linewidth=1.2, label=f"critical path, {path:,.1f} ms: no run is shorter")
+    if path is not None:
+        label = f"critical path, {path / 1000:,.1f} ms: no run is shorter"
+        axis.axhline(path / 1000, color="0.4", linestyle=":", linewidth=1.2, label=label)
     every = (*frontier.points, *frontier.others)
     axis.set_xlim(0, 1.05 * max(point.total_bytes for point in every) / MIB)
     axis.set_ylim(0, 1.08 * max(point.makespan_us for point in every) / 1000)

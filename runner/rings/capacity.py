@@ -10,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import accumulate, pairwise
 
 from runner.base.tensor_spec import round_up
@@ -60,13 +61,16 @@ def ring_loads(schedule: Schedule) -> list[RingLoad]:
     collectors = [_Epochs(RingLoad()) for _ in range(NUM_RINGS)]
     walk = StepWalk(schedule)
     submissions, scopes, rings, loops = schedule.submissions, walk.scopes, walk.rings, walk.loops
+    allocs = {number for number, submission in enumerate(submissions) if submission.core is None}
     outer_loops: list[int] = []  # per open scope, how many dynamic loops are open around it
     epoch = collectors[0]  # of the innermost open scope's ring
     for step in walk:
         if isinstance(step, Submit):
             submission = submissions[step.submission]
-            epoch.submit(len(submission.waits), scopes[-1], loops, outer_loops[-1])
-            epoch.has_alloc |= submission.core is None
+            num_edges = num_taken = len(submission.waits)
+            if not allocs.isdisjoint(submission.waits):
+                num_taken -= len(allocs.intersection(submission.waits))
+            epoch.submit(num_edges, num_taken, submission.core is None, scopes[-1], loops, outer_loops[-1])
             if submission.size_bytes:
                 epoch.blocks.append(submission.size_bytes)
             if loops and (submission.size_bytes or rings[-1] == NUM_RINGS - 1):
@@ -78,51 +82,56 @@ def ring_loads(schedule: Schedule) -> list[RingLoad]:
             outer_loops.pop()
             epoch.end(step.scope)
             epoch = collectors[rings[-2:][0]]  # of the scope around it; the root ends last
-    for collector in collectors:
-        collector.bound_pool()
     return [collector.load for collector in collectors]
 
 
 class _Epochs:
-    """Collects the epochs of one ring: block sizes and edges of the present one, and the scope that ends it."""
+    """Collects the epochs of one ring: block sizes and edges of the present one, and the scope that ends it.
+
+    An edge takes an entry of the pool unless its producer has completed, as allocs always have; but before any of a task's are
+    taken there must be room for all.
+    """
 
     def __init__(self, load: RingLoad) -> None:
         self.load = load
         self.owner: int | None = None
         self.blocks: list[int] = []
-        self.edges: list[int] = []
         self.last = _LastEdges()
-        self.has_alloc = False
-        self.num_edges = 0
-        self.unswept = 0  # the most edges of the last submissions before the epoch
+        self.num_taken = 0  # entries taken so far in all
+        self.num_slots = 0  # of the epoch, as all below
+        self.num_before = 0  # the most entries from before it that no sweep may have freed
+        self.taken = self.needed = self.spilled = 0
 
-    def submit(self, num_edges: int, scope: int, loops: Sequence[OpenLoop], num_outer: int) -> None:
+    def submit(
+        self, num_edges: int, num_taken: int, is_alloc: bool, scope: int, loops: Sequence[OpenLoop], num_outer: int
+    ) -> None:
         """Note a submission of `scope`; `loops` are the open dynamic loops, of which `num_outer` lie around the scope."""
         if loops or self.last.loops:
             self.last.follow(loops)
-        if not self.edges:
+        if not self.num_slots:
             self.owner = scope
-            self.unswept = self.last.most(num_outer)
-        self.edges.append(num_edges)
-        self.num_edges += num_edges
-        self.last.add(num_edges)
+            most = self.last.most(num_outer)
+            self.num_before = self.num_taken if most is None else most
+        self.num_slots += 1
+        if num_taken:
+            self.needed = max(self.needed, self.taken + num_edges)
+            self.taken += num_taken
+            self.num_taken += num_taken
+        if num_edges > INLINE_EDGES:
+            self.spilled += num_edges - INLINE_EDGES
+        self.last.add(num_taken + _ALLOC if is_alloc else num_taken)
 
     def end(self, scope: int) -> None:
         if scope != self.owner:
             return
-        load, edges = self.load, self.edges
+        load = self.load
         load.epochs.append((0, *accumulate(self.blocks)))
-        load.num_slots.append(len(edges))
+        load.num_slots.append(self.num_slots)
         # The pool is swept only when 64 tasks have retired since the last sweep, so up to 63 tasks from before the epoch may
         # still hold entries. Edges beyond the 64 that a task holds itself spill; those entries are reclaimed with their task.
-        spilled = sum([num - INLINE_EDGES for num in edges if num > INLINE_EDGES])
-        load.pool_bound = max(load.pool_bound, self.unswept + sum(edges), spilled)
-        self.owner, self.blocks, self.edges = None, [], []
-
-    def bound_pool(self) -> None:
-        """Allocs leave no mark: a sweep that finds one as the last consumed task frees nothing, and in some run all do."""
-        if self.has_alloc:
-            self.load.pool_bound = max(self.load.pool_bound, self.num_edges)
+        load.pool_bound = max(load.pool_bound, self.num_before + self.needed if self.needed else 0, self.spilled)
+        self.owner, self.blocks = None, []
+        self.num_slots = self.taken = self.needed = self.spilled = 0
 
 
 @dataclass(slots=True)
@@ -134,15 +143,19 @@ class _Trips:
     most: tuple[int, ...]
 
 
+_ALLOC = 1 << 40
+"""What an alloc counts for: more than all edges. A sweep that finds one as the last consumed task frees nothing."""
+
+
 class _LastEdges:
-    """The most edges that the last 63 submissions of a ring can have, over all trip counts of dynamic loops that have ended.
+    """The most edges that the last 64 submissions of a ring can have, over all trip counts of dynamic loops that have ended.
 
     `before[n]` is that figure for the last n submissions before those in `recent`, which surely run. A loop that ends leaves, for
-    each n, the largest over the trip counts: the tasks of its trips may push earlier ones out of the 63, and need not.
+    each n, the largest over the trip counts: the tasks of its trips may push earlier ones out of the 64, and need not.
     """
 
     def __init__(self) -> None:
-        self.before: tuple[int, ...] = (0,) * POOL_SWEEP
+        self.before: tuple[int, ...] = (0,) * (POOL_SWEEP + 1)
         self.recent: list[int] = []
         self.loops: list[_Trips] = []
 
@@ -167,13 +180,16 @@ class _LastEdges:
         for loop in loops[num_same:]:
             known.append(_Trips(loop, loop.trip, self._settle()))
 
-    def most(self, num_outer: int) -> int:
-        """The figure for an epoch that begins here, in a scope inside the first `num_outer` of the open loops.
+    def most(self, num_outer: int) -> int | None:
+        """What the last 63 submissions hold where no sweep comes after them, for an epoch that begins here, in a scope inside the
+        first `num_outer` of the open loops. None where all before may be held: the last sweep may come at any of the last 64,
+        and one of these is an alloc.
 
         The other loops lie in that scope: if fewer of their trips run, its epoch begins behind them, and what came before them
         is then not pushed out by those trips.
         """
-        return max(self._settle()[-1], *(trips.most[-1] for trips in self.loops[num_outer:]), 0)
+        *_, held, last = reduce(_largest_of, (trips.most for trips in self.loops[num_outer:]), self._settle())
+        return None if last >= _ALLOC else held
 
     def _merge(self, ended: _Trips) -> None:
         self.before = _largest_of(ended.most, self._settle())
@@ -181,8 +197,8 @@ class _LastEdges:
     def _settle(self) -> tuple[int, ...]:
         """`before` with `recent` taken into it."""
         if self.recent:
-            sums = list(accumulate(self.recent[:-POOL_SWEEP:-1], initial=0))
-            self.before = (*sums, *(sums[-1] + most for most in self.before[1 : POOL_SWEEP + 1 - len(sums)]))
+            sums = list(accumulate(self.recent[: -POOL_SWEEP - 1 : -1], initial=0))
+            self.before = (*sums, *(sums[-1] + most for most in self.before[1 : POOL_SWEEP + 2 - len(sums)]))
             self.recent = []
         return self.before
 

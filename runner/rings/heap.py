@@ -16,14 +16,16 @@ Source: the rules of docs/memory-model.md, which restate the public `simpler` ru
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import NamedTuple
 
 from runner.base.errors import Mark, ScheduleError
-from runner.rings.schedule import MAX_SCOPES, MAX_TENSORS, NUM_RINGS, Schedule
+from runner.rings.schedule import MAX_SCOPES, MAX_TENSORS, NUM_RINGS, MapEntry, Schedule
 from runner.rings.sizes import RingSizes
 from runner.rings.tensormap import CAPACITY as TENSORMAP_ENTRIES
-from runner.rings.tensormap import TensorMap
+from runner.rings.tensormap import SWEEP, Address, TensorMap
 
 MAX_BLOCK_BYTES = 2**31 - 1  # the runtime holds a block's size in 32 bits and would wrap silently
 INLINE_EDGES = 64  # edges that a task holds itself; more spill into the ring's pool
@@ -248,10 +250,14 @@ class RingHeap:
         self._unwired: int | None = None  # a submission that has its block and still waits for map or pool entries
         self._unmapped: int | None = None  # ... for map entries
         self._entries = [s.entries for s in schedule.submissions]
-        self.map = TensorMap() if any(self._entries) else None
+        self._known_alive = [0] * num if any(self._entries) else []  # per task its ring's `alive` when it came
+        self._free_entries = TENSORMAP_ENTRIES  # of the tensormap at least, as far as was looked
+        self.map: TensorMap | None = None  # kept from where it may be short of entries
         self.completed = bytearray(num)
         self.offsets = [-1] * num
-        self.records: list[ScopeRecord] = []
+        self._num_seen = 0  # submissions up to the last one that has a block
+        self._records: list[ScopeRecord] = []
+        self._moments: list[int] = []  # submissions before each record whose tensormap entries have not been counted yet
         self.peak_bytes = [0] * NUM_RINGS
         self.peak_slots = [0] * NUM_RINGS
         self.peak_at: list[int | None] = [None] * NUM_RINGS
@@ -278,7 +284,9 @@ class RingHeap:
     def _record(self, phase: str) -> None:
         scope, index, _ = self._open[-1]
         ring = self.rings[index]
-        self.records.append(
+        if self.map is None:
+            self._moments.append(self._num_seen)
+        self._records.append(
             ScopeRecord(
                 phase,
                 scope,
@@ -309,9 +317,11 @@ class RingHeap:
             if offset is None:
                 return None
             self._commit(submission, offset, index, ring, members)
-            if self.map is not None and self._is_task[submission]:
-                self.map.sync(index, len(ring.tasks) - 1, ring.alive, ring.window)
-                if self._entries[submission]:
+            if self._known_alive and self._is_task[submission]:
+                self._known_alive[submission] = ring.alive
+                if self.map is not None:
+                    self.map.sync(index, len(ring.tasks) - 1, ring.alive, ring.window)
+                if self._entries[submission] and not self._surely_fits(submission):
                     self._unmapped = self._unwired = submission
         if self._unmapped is not None and not self._register(submission, index, ring):
             return None
@@ -326,6 +336,7 @@ class RingHeap:
         ring.ends.append(ring.top)
         members.append(submission)
         self.offsets[submission] = offset
+        self._num_seen = submission + 1
         self._ring_of[submission] = index
         pins = self._pins
         for held in self._holds[submission]:
@@ -349,11 +360,75 @@ class RingHeap:
         is_short = self.map.used + len(entries) > self.map.capacity
         if is_short and not self.map.room(len(entries), [ring.alive for ring in self.rings]):
             return False
-        ring_of, offsets = self._ring_of, self.offsets
-        addresses = [(-1, e[1]) if e[0] < 0 else (ring_of[e[0]], offsets[e[0]] + e[1]) for e in entries]
-        self.map.register(index, len(ring.tasks) - 1, entries, addresses)
+        self.map.register(index, len(ring.tasks) - 1, entries, self._addresses(entries))
         self._unmapped = None
         return True
+
+    # --- the tensormap ------------------------------------------------------------------------------------------------
+    #
+    # Most programs never come near its end, and keeping it takes as long as all else. So entries are counted as if none were
+    # ever covered, and only when that is too many the table itself is made, and kept from then on. What scope records say of
+    # it is worked out when somebody asks: all that it does follows from what was known of the rings when each task came.
+
+    def _surely_fits(self, submission: int) -> bool:
+        """Whether the entries of a task that has its block fit without a look at the table, which is made if they may not."""
+        if self.map is not None:
+            return False
+        self._free_entries -= len(self._entries[submission])
+        if self._free_entries < 0:
+            self._free_entries = TENSORMAP_ENTRIES - sum(map(self._most_entries, self.rings))
+        if self._free_entries >= 0:
+            return True
+        self.map = self._count_entries(submission)
+        index = self._ring_of[submission]
+        ring = self.rings[index]
+        self.map.sync(index, len(ring.tasks) - 1, ring.alive, ring.window)
+        return False
+
+    def _most_entries(self, ring: Ring) -> int:
+        """Entries that tasks of a ring can have at most; its last task has swept all but 63 of those known to have retired."""
+        last = next(filter(self._is_task.__getitem__, reversed(ring.tasks)), None)
+        first = 0 if last is None else max(0, self._known_alive[last] - SWEEP + 1)
+        return sum([len(self._entries[task]) for task in islice(ring.tasks, first, None)])
+
+    def _count_entries(self, end: int) -> TensorMap:
+        """The table after the submissions before `end`; what was left open in records is filled in."""
+        table, numbers, begin = TensorMap(), [0] * NUM_RINGS, 0
+        first = len(self._records) - len(self._moments)
+        for at, moment in enumerate([*self._moments, end], first):
+            for submission in range(begin, moment):
+                if self.offsets[submission] < 0:  # in a trip that does not run
+                    continue
+                index = self._ring_of[submission]
+                if self._is_task[submission]:
+                    table.sync(index, numbers[index], self._known_alive[submission], self.rings[index].window)
+                    if entries := self._entries[submission]:
+                        table.register(index, numbers[index], entries, self._addresses(entries))
+                numbers[index] += 1
+            begin = max(begin, moment)
+            if at < len(self._records):
+                self._records[at] = self._records[at]._replace(tensormap=table.used)
+        self._moments = []
+        return table
+
+    def _addresses(self, entries: Sequence[MapEntry]) -> list[Address]:
+        """Where the tensors of entries begin."""
+        ring_of, offsets = self._ring_of, self.offsets
+        return [(-1, e[1]) if e[0] < 0 else (ring_of[e[0]], offsets[e[0]] + e[1]) for e in entries]
+
+    @property
+    def entries_in_use(self) -> int:
+        """Entries of the tensormap that are in use now."""
+        if not self._known_alive:
+            return 0
+        return (self.map or self._count_entries(self._num_seen)).used
+
+    @property
+    def records(self) -> list[ScopeRecord]:
+        """What scope stats note, so far."""
+        if self._moments and self._known_alive:
+            self._count_entries(self._num_seen)
+        return self._records
 
     def _wire(self, submission: int, ring: Ring) -> bool:
         """Take pool entries for the edges to producers that are not consumed; False when they do not fit yet."""
@@ -428,7 +503,8 @@ class RingHeap:
         if self._unmapped is None:
             return self._head(self._open[-1][1])
         heads = ((index, self._head(index)) for index in range(NUM_RINGS))
-        return next((head for index, head in heads if head is not None and head != self._oldest_open(index)), None)
+        kept = self._holds[self._unmapped]  # these stay until the submission that waits has completed
+        return next((h for index, h in heads if h is not None and h != self._oldest_open(index) and h not in kept), None)
 
     def _head(self, index: int) -> int | None:
         ring = self.rings[index]
@@ -457,8 +533,8 @@ class RingHeap:
                 return None
             return None if head is not None else self._facts(submission, 11, "no progress", None)
         oldest = self._oldest_open(index)
-        if head is not None and head != oldest:
-            return None
+        if head is not None and head != oldest and (self._unwired is None or head not in self._holds[submission]):
+            return None  # what waits for pool entries has its block already, and keeps those of its producers
         if self._unwired is not None:
             spills = ring.spill_fits(self._pool_need(submission).spilled)
             return self._facts(submission, 4, "open scope" if spills else "no progress", oldest)
@@ -480,14 +556,19 @@ class RingHeap:
 
     # --- what the runtime refuses ---------------------------------------------------------------------------------
 
-    def invalid(self, submission: int) -> Deadlock | None:
-        """Why the runtime refuses a submission for its arguments; None when it does not."""
-        item = self.schedule.submissions[submission]
-        if item.num_tensors <= MAX_TENSORS:
-            if item.core is not None or item.slots or item.size_bytes:
-                return None
-            return self._facts(submission, 5, "", None, "an alloc of no tensors")
-        return self._facts(submission, 5, "", None, f"{item.num_tensors} tensor arguments, more than {MAX_TENSORS}")
+    def refused_submissions(self) -> set[int]:
+        """Those that the runtime refuses for their arguments."""
+        return {
+            number
+            for number, item in enumerate(self.schedule.submissions)
+            if item.num_tensors > MAX_TENSORS or (item.core is None and not item.slots and not item.size_bytes)
+        }
+
+    def invalid(self, submission: int) -> Deadlock:
+        """Why the runtime refuses one of these."""
+        num = self.schedule.submissions[submission].num_tensors
+        why = f"{num} tensor arguments, more than {MAX_TENSORS}" if num > MAX_TENSORS else "an alloc of no tensors"
+        return self._facts(submission, 5, "", None, why)
 
     def invalid_scope(self, scope: int) -> Deadlock | None:
         """The same of a scope that is to be opened."""

@@ -7,12 +7,11 @@ A placement is a tree of `PlacedScope`, `PlacedAlloc`, `PlacedTask`, `PlacedRead
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, islice
 from operator import add
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from runner.base.errors import Mark
 from runner.base.records import LARGE, builder, collector_off
@@ -81,7 +80,14 @@ class PlacedScope:
 
 placed_task: Callable[[int, tuple[int, ...]], PlacedTask] = builder(PlacedTask)
 
+T = TypeVar("T")
 PlacedItem = PlacedTask | PlacedAlloc | PlacedRead | PlacedLoop | PlacedScope
+
+
+def in_allocs(items: Iterable[T]) -> list[tuple[T, ...]]:
+    """Cut into parts of as many tensors as one alloc may have."""
+    rest = iter(items)
+    return list(iter(lambda: tuple(islice(rest, MAX_TENSORS)), ()))
 
 
 def one_block(program: Program, tensors: Sequence[int]) -> PlacedAlloc:
@@ -124,6 +130,7 @@ class _Lowering:
         self.arenas: set[int] = set()  # submissions
         self.unseen: set[int] = set()  # tasks in manual scopes
         self.overwritten = OverwrittenWriters(program.tasks, self.is_registered)
+        self.extents: dict[tuple[int, Box | None, bool], tuple[int, int, bool]] = {}  # by spec, box, and if it is no part
         self.sizes = block_bytes([tensor.spec for tensor in program.tensors])
 
     def place(self, items: Sequence[PlacedItem], depth: int, mode: str) -> None:
@@ -199,16 +206,17 @@ class _Lowering:
             elif task.op is None:
                 self.of_task[task.id] = owner[task.creates[0]]  # an alloc whose tensors all went elsewhere
                 return
-        explicit = self.explicit(task, holds)
+        explicit = self.explicit(task, holds) if task.after else ()
         waits = self.waits(task, item.extra_waits, mode, holds)
-        if also := self.overwritten.follow(task, mode == "manual"):
-            waits.update([self.of_task[t] for t in also])
+        watch = self.overwritten
+        if task.writes != task.creates or watch.entries or watch.open:
+            waits.update([self.of_task[t] for t in watch.follow(task, mode == "manual")])
         self.of_task[task.id] = len(self.submissions)
         edges, held = tuple(sorted(waits)), tuple(sorted(holds))
         core, op, number, num_blocks, mark = task.core, task.op, task.id, task.num_blocks, task.mark
         head = task.path, size_bytes, slots, edges, held, core, op, number, num_blocks, mark
         creates_all = len(own) == len(task.creates) and task.writes == task.creates
-        entries = () if creates_all or mode == "manual" else self.entries(task)
+        entries = () if creates_all or not task.writes or mode == "manual" else self.entries(task)
         self.submit(_new_submission(*head, entries, num_arguments(task), explicit))
 
     def is_registered(self, task: int, tensor: int) -> bool:
@@ -224,17 +232,17 @@ class _Lowering:
             if tensor in task.writes and owner[tensor] != index and mode not in ("in", "no_dep"):
                 spec, is_outside = tensors[tensor].spec, owner[tensor] == _NOWHERE
                 place = (_NOWHERE, tensor) if is_outside else (owner[tensor], self.offset[tensor])
-                extent = byte_range(spec, region.box) if region.part is None else (0, spec.size_bytes, False)
-                begin, end, is_whole = extent
+                key = id(spec), region.box, region.part is None  # many tensors share a spec
+                if key not in self.extents:
+                    self.extents[key] = byte_range(spec, region.box) if key[2] else (0, spec.size_bytes, False)
+                begin, end, is_whole = self.extents[key]
                 if owner[tensor] in self.arenas:  # a part of one tensor, which begins with the block
                     place, begin, end = (owner[tensor], 0), begin + self.offset[tensor], end + self.offset[tensor]
-                found.append(MapEntry(*place, begin, end, is_whole and mode is None))
+                found.append(MapEntry(place[0], place[1], begin, end, is_whole and mode is None))
         return tuple(found)
 
     def explicit(self, task: Task, holds: set[int]) -> tuple[int, ...]:
         """What `after` alone keeps, whether or not the task touches its tensors."""
-        if not task.after:
-            return ()
         return tuple(sorted({self.of_task[t] for t in task.after if t not in task.wait_only} - holds))
 
     def waits(self, task: Task, extra: Sequence[int], mode: str, holds: set[int]) -> set[int]:
@@ -259,7 +267,6 @@ class _Lowering:
         return waits
 
 
-@lru_cache(maxsize=4096)
 def byte_range(spec: TensorSpec, box: Box | None) -> tuple[int, int, bool]:
     """Where the bytes of a box begin and end in its tensor, row by row, and whether it has all between."""
     if box is None:

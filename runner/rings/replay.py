@@ -45,7 +45,7 @@ class Replay:
     sizes: RingSizes
     model: str
     offsets: Sequence[int]
-    records: Sequence[ScopeRecord]
+    heap: RingHeap
     peak_bytes: Sequence[int]
     peak_slots: Sequence[int]
     peak_at: Sequence[int | None]
@@ -55,16 +55,21 @@ class Replay:
     finish_us: Sequence[float] | None = None
     slow_waits: Sequence[SlowWait] = ()
 
+    @property
+    def records(self) -> Sequence[ScopeRecord]:
+        """What scope stats note; entries of the tensormap are counted when it is first asked for."""
+        return self.heap.records
+
 
 class Driver:
     """Walks a schedule's steps over a RingHeap; subclasses say what completes when."""
 
     model = ""
 
-    def __init__(self, schedule: Schedule, sizes: RingSizes, publish_every: int = 1) -> None:
+    def __init__(self, schedule: Schedule, sizes: RingSizes, publish_every: int = 1, heap: RingHeap | None = None) -> None:
         self.schedule = schedule
         self.sizes = sizes
-        self.heap = RingHeap(schedule, sizes, publish_every)
+        self.heap = heap or RingHeap(schedule, sizes, publish_every)
 
     def run(self) -> Replay:
         with collector_off():
@@ -73,10 +78,11 @@ class Driver:
     def walk(self) -> Deadlock | None:
         """Take all steps; the facts if one of them cannot be taken."""
         deadlock = None
-        heap = self.heap
+        heap, invalid = self.heap, self.heap.refused_submissions()
         for step in self.steps():
             if isinstance(step, Submit):
-                deadlock = heap.invalid(step.submission) or self.submit(step.submission)
+                number = step.submission
+                deadlock = heap.invalid(number) if number in invalid else self.submit(number)
                 if deadlock is not None:
                     break
             elif isinstance(step, Begin):
@@ -121,7 +127,7 @@ class Driver:
             self.sizes,
             self.model,
             heap.offsets,
-            heap.records,
+            heap,
             heap.peak_bytes,
             heap.peak_slots,
             heap.peak_at,

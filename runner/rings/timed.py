@@ -15,8 +15,10 @@ from math import isfinite
 
 from runner.base.errors import ConfigError
 from runner.base.reading import MAX_DIGITS
+from runner.rings.defaults import DEVICE, SUBMIT_US
 from runner.rings.devices.devices import Device, device
-from runner.rings.heap import Deadlock
+from runner.rings.devices.durations import Rates
+from runner.rings.heap import Deadlock, RingHeap
 from runner.rings.replay import Driver, Replay, SlowWait
 from runner.rings.schedule import Schedule
 from runner.rings.sizes import RingSizes
@@ -60,13 +62,16 @@ def parse_cores(text: str) -> tuple[int | None, int | None]:
     return found.get("aic"), found.get("aiv")
 
 
+_CORES = ("AIC", "AIV", "MIX")
+
+
 @dataclass
 class _Workers:
     """Free workers and, per core type, ready tasks as [submission, blocks not started yet]."""
 
     aic: float
     aiv: float
-    ready: dict[str, deque[list[int]]] = field(default_factory=lambda: {"AIC": deque(), "AIV": deque(), "MIX": deque()})
+    ready: dict[str, deque[list[int]]] = field(default_factory=lambda: {c: deque() for c in _CORES})
 
     def room(self, core: str) -> float:
         if core == "AIC":
@@ -85,8 +90,8 @@ class TimedDriver(Driver):
 
     model = "timed"
 
-    def __init__(self, schedule: Schedule, sizes: RingSizes, timing: Timing) -> None:
-        super().__init__(schedule, sizes, timing.device.publish_every)
+    def __init__(self, schedule: Schedule, sizes: RingSizes, timing: Timing, heap: RingHeap | None = None) -> None:
+        super().__init__(schedule, sizes, timing.device.publish_every, heap)
         submissions = schedule.submissions
         self._timing = timing
         self._now = 0.0  # of the submitting thread
@@ -103,6 +108,7 @@ class TimedDriver(Driver):
         self._left = [s.num_blocks for s in submissions]  # blocks that have not finished
         self._pending = [0] * len(submissions)  # producers that have not completed
         self._users: list[list[int]] = [[] for _ in submissions]
+        self._queued = 0  # tasks that are ready and have blocks not started yet
         self._workers = _Workers(timing.aic or float("inf"), timing.aiv or float("inf"))
 
     def submit(self, submission: int) -> Deadlock | None:
@@ -182,7 +188,8 @@ class TimedDriver(Driver):
             if not self._left[submission]:
                 self._last = now
                 self._finish(submission, now)
-            self._dispatch(now)
+            if self._queued:
+                self._dispatch(now)
 
     def _finish(self, submission: int, now: float) -> None:
         self.heap.complete(submission)
@@ -195,26 +202,43 @@ class TimedDriver(Driver):
         self._users[submission] = []
 
     def _start(self, submission: int, core: str, now: float) -> None:
-        """Queue a ready task, or start it at once when its core type has room and nobody waits before it."""
-        queue = self._workers.ready[core]
-        queue.append([submission, self._left[submission]])
+        """Start a ready task as far as its core type has room, and queue what is left of it; with any task queued, in turn."""
+        left = self._left[submission]
+        if not self._queued:
+            left -= self._begin(submission, core, left, now)
+            if not left:
+                return
+            self._workers.ready[core].append([submission, left])
+            self._queued = 1
+            return
+        self._workers.ready[core].append([submission, left])
+        self._queued += 1
         self._dispatch(now)
 
-    def _dispatch(self, now: float) -> None:
+    def _begin(self, submission: int, core: str, blocks: int, now: float) -> int:
+        """Start so many blocks of a task, or as many as there is room for; returns how many."""
         workers = self._workers
-        for core, queue in workers.ready.items():
+        room = workers.room(core)
+        if room < blocks:
+            blocks = int(room)
+        if blocks:
+            workers.take(core, blocks)
+            end = now + self._timing.block_us(submission)
+            heappush(self._events, (end, submission, blocks))
+            self.started(submission, blocks, now, end)
+        return blocks
+
+    def _dispatch(self, now: float) -> None:
+        """Start what is queued and has room now."""
+        for core, queue in self._workers.ready.items():
             while queue:
-                blocks = int(min(workers.room(core), queue[0][1]))
-                if not blocks:
+                submission, left = queue[0]
+                blocks = self._begin(submission, core, left, now)
+                if blocks < left:
+                    queue[0][1] -= blocks
                     break
-                submission = queue[0][0]
-                workers.take(core, blocks)
-                end = now + self._timing.block_us(submission)
-                heappush(self._events, (end, submission, blocks))
-                self.started(submission, blocks, now, end)
-                queue[0][1] -= blocks
-                if not queue[0][1]:
-                    queue.popleft()
+                queue.popleft()
+                self._queued -= 1
 
 
 def timed(schedule: Schedule, sizes: RingSizes, timing: Timing) -> Replay:
@@ -230,3 +254,9 @@ def uniform_timing(
         if not isfinite(time_us):
             raise ConfigError(f"{name} {time_us}: expected a finite number of microseconds")
     return Timing(submit_us, lambda submission: task_us, *cores, on or device("a2a3"))
+
+
+def default_timing() -> Timing:
+    """What every command assumes, with the duration of a task whose op's cost is not known for all."""
+    on = device(DEVICE)
+    return uniform_timing(SUBMIT_US, Rates().task_us, (on.aic, on.aiv), on)

@@ -11,12 +11,13 @@ call takes up to `seq` tokens of each request at a time, as many as are known; w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from runner.base.errors import ConfigError
 from runner.base.tensor_spec import TensorSpec
 from runner.checkpoint.checkpoint import Checkpoint
 from runner.checkpoint.weights import Loaded, load_weights
@@ -176,23 +177,25 @@ def open_session(
     placement: Placement,
     *,
     decode: str | None = None,
+    graphs: Mapping[str, str] | None = None,
     device: torch.device | str = "cpu",
     comm: Comm | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ModelSession:
-    """Loads a model; `decode` names the deployment that decodes, the family's usual one without.
+    """Loads a model; `decode` names the deployment that decodes, `graphs` the graphs by phase, the family's usual ones without.
 
     Raises ConfigError, GraphError, CheckpointError or ScheduleError.
     """
     comm = comm or LocalComm()
     checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
     checkpoint.require(config)
-    serving = config.family.serving(config, decode)
+    serving = _with_graphs(config.family.serving(config, decode), graphs or {})
     config = serving.config
     programs = {phase: program_for(serving.configs[phase], registry, serving.graphs[phase]) for phase in PHASES}
     schedules = {phase: placement.schedule(program) for phase, program in programs.items()}
     rings = placement.rings(tuple(schedules.values()))
-    state = config.family.request_state(config, _shared_states(programs.values()), device)
+    state = config.family.request_state(config, _shared_states(config, programs.values()), device)
+    _require_inputs(state, programs.values())
     loaded: dict[object, Loaded] = {}
     weight_bytes: dict[int, int] = {}
     stages: dict[str, Stage] = {}
@@ -209,14 +212,46 @@ def open_session(
     return ModelSession(config, serving, stages["prefill"], stages["decode"], state, rings, sum(weight_bytes.values()))
 
 
-def _shared_states(programs) -> dict[str, TensorSpec]:
-    """States that every program which has them declares alike; scratch sized by a program's own tokens is not among them."""
-    found: dict[str, set[TensorSpec]] = {}
+def _with_graphs(serving: Serving[Config], graphs: Mapping[str, str]) -> Serving[Config]:
+    """The same with other graphs; raises ConfigError where a phase has none."""
+    serving = replace(serving, graphs={**serving.graphs, **graphs})
+    for phase in PHASES:
+        if phase not in serving.graphs:
+            hint = f"give --{phase}-graph, or 'graphs' in the section 'serving' of a layer"
+            raise ConfigError(f"configuration '{serving.config.name}' names no graph for {phase}", hint=hint)
+    return serving
+
+
+def _shared_states(config: Config, programs: Iterable[Program]) -> dict[str, TensorSpec]:
+    """States that programs leave to each other, which is no scratch; raises ConfigError where they do not declare one alike.
+
+    Where the configuration declares no state, those that are declared alike are no scratch: a family's own store takes them.
+    """
+    found: dict[str, dict[str, TensorSpec]] = {}
     for program in programs:
         for tensor in program.tensors:
-            if tensor.kind == "state":
-                found.setdefault(tensor.source, set()).add(tensor.spec)
-    return {source: next(iter(specs)) for source, specs in found.items() if len(specs) == 1}
+            if tensor.kind == "state" and not config.state.is_scratch(tensor.source):
+                found.setdefault(tensor.source, {})[program.name] = tensor.spec
+    unlike = {source: specs for source, specs in found.items() if len(set(specs.values())) > 1}
+    if unlike and not config.state.is_empty:
+        source, specs = next(iter(unlike.items()))
+        shown = " and ".join(f"{spec} in '{name}'" for name, spec in specs.items())
+        raise ConfigError(
+            f"state '{source}' is {shown}",
+            hint="declare it alike, or among 'scratch' of 'state:' if no call reads it later",
+        )
+    return {source: next(iter(specs.values())) for source, specs in found.items() if source not in unlike}
+
+
+def _require_inputs(state: RequestState, programs: Iterable[Program]) -> None:
+    """Raises ConfigError for an input that no call will be told, before weights are loaded."""
+    for program in programs:
+        inputs = {name: program.tensors[tensor].spec for name, tensor in program.inputs.items()}
+        for name in inputs.keys() - state.batch_inputs([], inputs).keys():
+            raise ConfigError(
+                f"nothing tells a call of graph '{program.name}' its input '{name}' ({inputs[name]})",
+                hint="give it a role among 'inputs', or a function among 'constants', of the configuration's 'state:'",
+            )
 
 
 def _buffers(program: Program, state: RequestState, device: torch.device) -> dict[int, torch.Tensor]:

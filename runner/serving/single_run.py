@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -11,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from runner.base.errors import RinggraphError
@@ -20,22 +22,29 @@ from runner.base.tensor_spec import TensorSpec
 from runner.checkpoint.checkpoint import Fields
 from runner.checkpoint.encodings import quantise_rows
 from runner.checkpoint.random import RandomModel
+from runner.checkpoint.stored import may_be_quantised
 from runner.execution.run import TaskTime
 from runner.execution.storage import TORCH_DTYPES
+from runner.language.notation import weight_of
+from runner.models.names import naming_of
 from runner.program.program import Program, Tensor
 
 
 def tensor_names(program: Program) -> dict[str, int]:
     """Every tensor by a name of its own: `layer_2.moe.x_mixed`, the path where it is created and its name.
 
-    Externals are called by their names. Where that is not unique (scratch memory) later ones get `~2`, `~3`, ...
+    Externals are called by their names, states and weights that share one by what they are called outside (`layers.2.kv`). Where
+    that is not unique later ones get `~2`, `~3`, ...
     """
     creator = {tensor: task.path for task in program.tasks for tensor in task.creates}
     names: dict[str, int] = {}
     seen: dict[str, int] = {}
+    shared = Counter(tensor.name for tensor in program.tensors if not tensor.is_local)
     for tensor in program.tensors:
         where = creator.get(tensor.id, "").rpartition(".")[0]
         name = f"{where}.{tensor.name}" if where else tensor.name
+        if tensor.source and (tensor.kind == "state" or (tensor.kind == "weight" and shared[tensor.name] > 1)):
+            name = tensor.source
         seen[name] = seen.get(name, 0) + 1
         names[name if seen[name] == 1 else f"{name}~{seen[name]}"] = tensor.id
     return names
@@ -79,7 +88,7 @@ class RandomExternals:
         """A tensor of exactly the declared shape and dtype; `weights` are the program's, by source."""
         dtype = TORCH_DTYPES[tensor.spec.dtype]
         if tensor.kind == "weight":
-            scaled = weights.get(tensor.source.removesuffix("scale") + "weight") if tensor.source.endswith(".scale") else None
+            scaled = self._scaled(tensor, weights)
             if scaled is not None:
                 return self._scale(scaled, tensor.spec)
             value = self._plain(tensor)
@@ -87,6 +96,17 @@ class RandomExternals:
         if not dtype.is_floating_point or tensor.kind != "input":
             return torch.zeros(tensor.spec.shape, dtype=dtype)
         return self._normal(tensor, 1.0).to(dtype)
+
+    def _scaled(self, tensor: Tensor, weights: Mapping[str, Tensor]) -> Tensor | None:
+        """The weight that a tensor is the scale of: it came with it, or has its scale's name on disk."""
+        if tensor.source.endswith(".scale") and (weight := weights.get(weight_of(tensor.source))) is not None:
+            return weight
+        names = self._model.layout
+        own = names.canonical(_first(tensor))
+        for name, is_scale in naming_of(names).weights_of(own):
+            if is_scale and name != own and may_be_quantised(name, names):
+                return next((weight for weight in weights.values() if names.canonical(_first(weight)) == name), None)
+        return None
 
     def _scale(self, weight: Tensor, spec: TensorSpec) -> torch.Tensor:
         if weight.spec.dtype != "i8":
@@ -99,8 +119,8 @@ class RandomExternals:
         names = [tensor.source]
         if tensor.stack is not None:
             names = [tensor.source.replace(f"{{{tensor.stack}}}", str(i)) for i in range(shape[0])]
-        if all(name in self._model.specs for name in names):
-            parts = [self._model.plain(name) for name in names]
+        parts = [part for name in names if (part := self._model.asked(name)) is not None]
+        if parts and len(parts) == len(names):
             whole = parts[0] if tensor.stack is None else torch.stack(parts)
             if whole.numel() == tensor.spec.num_elements:
                 return whole.reshape(shape)
@@ -114,6 +134,11 @@ class RandomExternals:
         digest = hashlib.sha256(f"{self._seed}:{tensor.kind}:{tensor.source or tensor.name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
         return torch.empty(tensor.spec.shape).normal_(0, deviation, generator=generator)
+
+
+def _first(tensor: Tensor) -> str:
+    """The name of the first checkpoint tensor of a program's."""
+    return tensor.source.replace(f"{{{tensor.stack}}}", "0")
 
 
 def external_tensors(
@@ -188,12 +213,37 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     return found
 
 
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Writes a safetensors file, whole or not at all, parents included; raises RinggraphError or OSError."""
+MADE = "ringgraph.made"
+"""In the metadata of a dump: names of tensors that another run does not take back."""
+
+
+def read_given(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of `read_tensors` that a run takes: of another run's dump without what that made; raises RinggraphError."""
+    found = read_tensors(path)
+    for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
+        with safe_open(file, "pt") as opened:
+            described = opened.metadata() or {}
+        try:
+            made = json.loads(described.get(MADE, "[]"))
+        except ValueError:
+            made = None
+        if not isinstance(made, list) or not all(isinstance(name, str) for name in made):
+            raise RinggraphError(f"'{file}' cannot be read: its '{MADE}' is no list of names")
+        for name in made:
+            found.pop(name, None)
+    return found
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], made: Sequence[str] = ()) -> None:
+    """Writes a safetensors file, whole or not at all, parents included; raises RinggraphError or OSError.
+
+    `made` names those that `read_given` leaves out.
+    """
+    described = {MADE: json.dumps(sorted(made))} if made else None
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with whole_file(path) as partial:
-            save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial)
+            save_file({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, partial, described)
     except SafetensorError as error:
         raise RinggraphError(f"'{path}' cannot be written: {error}") from error
 

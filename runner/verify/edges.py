@@ -19,10 +19,10 @@ from runner.rings.steps import StepWalk
 Trip = tuple[tuple[int, int], ...]
 """The dynamic loops around a submission, outermost first: (step of the loop, trip)."""
 
-NEEDS = 1 << 18
+NEEDS = 1 << 13
 """Needs that are looked up together."""
 
-SOURCES = 1 << 13
+SOURCES = 1 << 11
 """Submissions whose followers are traced together, a bit each; more where one need has more."""
 
 

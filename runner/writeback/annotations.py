@@ -11,12 +11,12 @@ from runner.base.errors import Mark
 @dataclass(frozen=True, slots=True)
 class WrittenScope:
     """A scope around the items from `first` to `last` of one body. `hoisted` are the marks of tensors that are made inside and
-    used after it: an alloc just before the scope makes them instead."""
+    used after it: allocs just before the scope, one for each group, make them instead."""
 
     name: str
     first: Mark
     last: Mark
-    hoisted: tuple[Mark, ...] = ()
+    hoisted: tuple[tuple[Mark, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,10 +104,7 @@ def scope_edits(schedule: Schedule) -> tuple[list[Edit], list[UnwritableError]]:
 
 def annotation_edits(annotations: Annotations) -> list[Edit]:
     """What to change so that the files say what a strategy asks for."""
-    wraps = [
-        Edit("wrap", scope.first, scope.last, scope.name, (scope.hoisted,) if scope.hoisted else ())
-        for scope in annotations.scopes
-    ]
+    wraps = [Edit("wrap", scope.first, scope.last, scope.name, scope.hoisted) for scope in annotations.scopes]
     return wraps + [Edit("remove", mark, mark) for mark in annotations.dropped]
 
 

@@ -1,7 +1,7 @@
 """The lowest arena with which a program runs within a given time, and the shortest run within an arena of given height.
 
-A run under a budget of bytes (`runner.rings.devices.timed_lives`) says when each tensor is in use if memory is short but well spent. First fit then
-gives bytes that go from one tensor to another only where the one has been used for the last time before the other begins, in
+A run under a budget of bytes (`runner.rings.devices.timed_lives`) says when each tensor is in use if memory is short but well
+spent. First fit then gives bytes that go from one tensor to another only where the one has been used for the last time before the other begins, in
 order and in that run: such edges cost nothing. What does not fit below the height that is aimed at goes where it waits for as
 short as can be: that spends slack. A run with the places as they are says what comes of it, and what lay on its critical path
 keeps bytes of its own in the next try, which takes its times from that run.

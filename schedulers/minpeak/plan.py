@@ -7,11 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from runner.base.errors import ConfigError, did_you_mean
-from runner.rings.defaults import DEVICE, SUBMIT_US
-from runner.rings.devices.devices import device
-from runner.rings.devices.durations import Rates
 from runner.rings.schedule import Schedule
-from runner.rings.timed import Timing, uniform_timing
+from runner.rings.timed import Timing, default_timing
 from runner.writeback.annotations import Annotations, Demands
 from schedulers.minpeak.techniques import ALL, Techniques, chosen
 
@@ -22,12 +19,6 @@ BALANCE_S = 600.0
 
 SLACK = 0.05
 """The part by which a balanced plan's run may be longer than the fastest."""
-
-
-def default_timing() -> Timing:
-    """What every command assumes, with the duration of a task whose op's cost is not known for all."""
-    on = device(DEVICE)
-    return uniform_timing(SUBMIT_US, Rates().task_us, (on.aic, on.aiv), on)
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,8 @@ Options (all optional):
     share          False: no two tensors share bytes
     written        only what graph files can say (`schedulers.written.search`): True, or what they demand (`Demands`)
     techniques     {name: False} switches techniques off
-    time_limit_s   when to stop looking for something better; the best so far is returned
-    timing         Schedule -> runner.rings.timed.Timing, what makespan means; if missing, the defaults of every command
-                   (`runner.rings.defaults`), with the duration of a task whose op's cost is not known for all
+    time_limit_s   seconds of this process's CPU after which it stops looking for something better; the best so far is returned
+    timing         Schedule -> runner.rings.timed.Timing, what makespan means; if missing, `default_timing` from there
     report         called with the Plan when it is made
     progress       called with a line of text and the best value whenever there is a better one
 """
@@ -35,6 +34,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import tee
+from weakref import WeakKeyDictionary
 
 from runner.base.errors import ConfigError
 from runner.base.tensor_spec import BLOCK_ALIGN
@@ -64,8 +66,7 @@ FOLD_FROM = 4_000
 """Programs with more tasks than this have their loops folded; smaller ones are solved in full, in about a second at most."""
 
 SCOPES_UP_TO = 40
-"""Tasks of programs whose scopes without sharing are a candidate beside an arena, in about 30 ms; in larger ones the 3 KiB of
-idle rings are nothing."""
+"""Tasks of programs that try scopes beside an arena, in about 30 ms; in larger ones 3 KiB of idle rings are nothing."""
 
 BALANCE_UP_TO = 60_000
 """Tasks of programs that are run on a simulated device to balance bytes against time, in half a minute or two."""
@@ -85,7 +86,7 @@ STRATEGIES = ("annotated", "unscoped", "autoscope", "manual")
 that takes the same bytes, and a manual one orders nothing by itself. So `auto` is the same as `annotated` here."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Candidate:
     name: str
     schedule: Schedule
@@ -114,27 +115,33 @@ def minpeak(program: Program, options: Mapping[str, object]) -> Schedule:
 
 def plan(program: Program, options: Mapping[str, object]) -> Plan:
     """The best placement found for `program`, what is proved about it, and how it was found; raises ConfigError."""
-    planner = _Planner(program, Options.of(options))
+    planner = Planner(program, Options.of(options))
     if planner.options.objective == "makespan":
-        return planner.shortest()
+        return planner.shortest(planner.options.budget_bytes)
     if planner.options.objective == "balanced":
         return planner.balanced()
     goal = TOTAL if planner.options.objective == "total" else WORST
     return planner.written(goal) if planner.options.written else planner.smallest(goal)
 
 
-class _Planner:
+class Planner:
     def __init__(self, program: Program, options: Options) -> None:
         self.program, self.options, self.on = program, options, options.techniques
         self.notes: list[Note] = []
-        self.began = self.noted = time.perf_counter()
+        self.started, self.noted = time.process_time(), time.perf_counter()
         self.lives = lives_of(program, allocs_touch=False)  # for arenas
         self.block_lives = lives_of(program) if named_allocs(program) else self.lives  # for blocks in scopes
+        self._known_us = WeakKeyDictionary[_Candidate, float]()
+        self._fixed = self._of_any_budget()
         self.waits = Rows.of([task.waits + task.after for task in program.tasks])
         self.fold = unfolded(len(program.tasks))
         if len(program.tasks) > FOLD_FROM and "folding" in self.on:
             self.fold = fold(self.lives, self.waits)
             self._note("folding", "tasks to decide", "tasks", len(program.tasks), len(self.fold.kept))
+
+    @cached_property
+    def _chain(self) -> int:
+        return chain_bound(self.block_lives)
 
     def _note(self, technique: str, what: str, unit: str = "", before: float | None = None, after: float | None = None) -> None:
         if technique in self.on or technique in ("candidate", "winner"):
@@ -143,10 +150,8 @@ class _Planner:
             self.noted = now
 
     def _over(self, share: float = 1.0) -> bool:
-        """Whether this share of the time is over."""
-        return time.perf_counter() > self.began + share * self.options.time_limit_s
-
-    # --- fewest bytes -------------------------------------------------------------------------------------------------
+        """Whether this share of the time is over: CPU time, so that other work on the machine does not change a plan."""
+        return time.process_time() > self.started + share * self.options.time_limit_s
 
     def smallest(self, goal: Goal) -> Plan:
         """The best of all candidates under an objective of bytes."""
@@ -174,7 +179,7 @@ class _Planner:
         idle = best.idle(goal) if folded else 0
         if best.value(goal) <= bound + idle:
             return "it takes as much as the lower bound" + (" and the 1,024 bytes of each unused ring" if idle else "")
-        if best.value(goal) <= goal.floor(chain_bound(self.block_lives)) * BLOCK_ALIGN:
+        if best.value(goal) <= goal.floor(self._chain) * BLOCK_ALIGN:
             return "the others share no bytes, and without sharing nothing takes less"
         return ""
 
@@ -183,7 +188,7 @@ class _Planner:
         shares = self.options.share and not self.options.written
         lives = self.lives if shares else self.block_lives
         peak, largest = lives.peak_live_bytes // BLOCK_ALIGN, int(lives.size.max(initial=0))
-        chain = peak if shares or "chains" not in self.on else chain_bound(lives)
+        chain = peak if shares or "chains" not in self.on else self._chain
         if goal is WORST and largest > goal.floor(chain):
             return largest * BLOCK_ALIGN, "largest_tensor"
         return goal.floor(chain) * BLOCK_ALIGN, "chain" if chain > peak else "peak_live"
@@ -299,7 +304,7 @@ class _Planner:
     def _lowest(self, work: Work, smallest: _Candidate, limit_us: float) -> Iterator[tuple[float, _Candidate]]:
         """Arenas that are in time, with their makespans: the lowest whose replay bears that out."""
         if "balance" not in self.on or len(self.program.tasks) > BALANCE_UP_TO:
-            for candidate in self._delayed(smallest) if "delay" in self.on else ():
+            for candidate in self._delayed(smallest, None) if "delay" in self.on else ():
                 yield self._makespan_us(candidate), candidate
             return
         search = Search(work, self._over)
@@ -337,14 +342,11 @@ class _Planner:
         plan = self._finished(best, value, *self._bound(goal), best.idle(goal))
         return replace(plan, annotations=found.annotations, shared_bytes=shared_bytes)
 
-    # --- shortest run -------------------------------------------------------------------------------------------------
-
-    def shortest(self) -> Plan:
-        """Of all candidates within the budget, the one with the shortest timed run."""
-        budget = self.options.budget_bytes
+    def shortest(self, budget: int | None) -> Plan:
+        """Of all candidates within the budget, the one with the shortest timed run; what holds for any budget is made once."""
         best: tuple[float, _Candidate] | None = None
         least: _Candidate | None = None
-        for candidate in self._fast():
+        for candidate in self._fast(budget):
             if least is None or sum(candidate.heap) < sum(least.heap):
                 least = candidate
             if budget is not None and sum(candidate.heap) > budget:
@@ -369,23 +371,26 @@ class _Planner:
         name = "critical path" if bound_us[0] >= bound_us[1] else "work over cores"
         return self._finished(best[1], best[0], max(bound_us), name)
 
-    def _fast(self) -> Iterator[_Candidate]:
+    def _fast(self, budget: int | None) -> Iterator[_Candidate]:
         """Candidates for a short run: the smallest first, then those that give bytes away for less waiting."""
-        smallest = next(self._candidates(TOTAL))
-        yield smallest
+        self._fixed, fixed = tee(self._fixed)
+        yield (smallest := next(fixed))
         if self.options.share and "balance" in self.on and len(self.program.tasks) <= BALANCE_UP_TO:
-            most = None if self.options.budget_bytes is None else self.options.budget_bytes // BLOCK_ALIGN - (NUM_RINGS - 1)
+            most = None if budget is None else budget // BLOCK_ALIGN - (NUM_RINGS - 1)
             yield from self._placed_by(Search(self._work(smallest.schedule), self._over).fastest(most), "arena by timed runs")
         elif self.options.share and "delay" in self.on:
-            yield from self._delayed(smallest)
+            yield from self._delayed(smallest, budget)
+        yield from fixed
+
+    def _of_any_budget(self) -> Iterator[_Candidate]:
+        yield next(self._candidates(TOTAL))
         yield from self._others()
         if self.options.share and not self._over():
             yield self._scoped(TOTAL)
 
-    def _delayed(self, arena: _Candidate) -> Iterator[_Candidate]:
+    def _delayed(self, arena: _Candidate, budget: int | None) -> Iterator[_Candidate]:
         """Arenas in which bytes are used again only after some time, with as many trips side by side as fit into the budget."""
         begin, finish, run_us = replayed(self.lives, arena.schedule, self.options.timing(arena.schedule))
-        budget = self.options.budget_bytes
         most = 0 if budget is None else budget // BLOCK_ALIGN - (NUM_RINGS - 1)
         for delay in DELAYS:
             for group, folded in self._groups():
@@ -400,6 +405,8 @@ class _Planner:
                     break
 
     def _makespan_us(self, candidate: _Candidate) -> float:
-        sizes = RingSizes().with_heap(candidate.heap)
-        replay = timed(candidate.schedule, sizes, self.options.timing(candidate.schedule))
-        return float("inf") if replay.makespan_us is None or replay.deadlock is not None else replay.makespan_us
+        if candidate not in self._known_us:
+            sizes = RingSizes().with_heap(candidate.heap)
+            run = timed(candidate.schedule, sizes, self.options.timing(candidate.schedule))
+            self._known_us[candidate] = float("inf") if run.makespan_us is None or run.deadlock is not None else run.makespan_us
+        return self._known_us[candidate]

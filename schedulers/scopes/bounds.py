@@ -32,7 +32,8 @@ def chain_bound(lives: Lives) -> int:
         if len(large) > MAX_TENSORS:
             break
         for chain in _chains(lives.first[large], lives.end[large]):
-            best = max(best, _bound(lives, large[chain], live))
+            if len(chain) > 1:  # one tensor needs no more than what is alive
+                best = max(best, _bound(lives, large[chain], live))
     return best
 
 
@@ -62,8 +63,9 @@ def _chain(run: Sequence[int], starts: Sequence[int], ends: Sequence[int]) -> In
 
 def _bound(lives: Lives, chain: Ints, live: Ints) -> int:
     """For any number of the chain's tensors: the bytes beside the chain at a moment of each, and what the chain costs there."""
-    first, end, size = lives.first[chain], lives.end[chain], lives.size[chain]
-    beside = live - live_units(first, end, size, lives.num_times)
+    begin, size = int(lives.first[chain[0]]), lives.size[chain]
+    first, end = lives.first[chain] - begin, lives.end[chain] - begin
+    beside = live[begin : begin + int(end.max())] - live_units(first, end, size, int(end.max()))
     most_beside = sorted((int(beside[low:high].max()) for low, high in zip(first, end, strict=True)), reverse=True)
     least = int(size.min())
     return max(level + least * _fewest(number) for number, level in enumerate(most_beside, 1))

@@ -6,13 +6,14 @@ trips of different kinds stand in the order in which their kinds first appear. `
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import accumulate
 
 from runner.base.tensor_spec import BLOCK_ALIGN
 from runner.rings.capacity import RingLoad, safe_heap
+from runner.rings.placement import in_allocs
 from runner.rings.schedule import NUM_RINGS
 from runner.writeback.bodies import Body, Made, Node, Written
 from schedulers.scopes.cover import Run
@@ -79,24 +80,24 @@ class Needs:
         key = (node, depth, dynamic, tuple([choices.get(text, NOTHING) for text in self.texts_in(node)]))
         found = self.known.get(key)
         if found is None:
-            choice, blocks = choices.get(node.body, NOTHING), Counter[int | Run]()
+            choice, blocks = choices.get(node.body, NOTHING), defaultdict[int | Run, list[int]](list)
             for made, units in node.tensors:
-                blocks[self.hoisted(node.body, choice, made) or made.item] += units * BLOCK_ALIGN
+                blocks[self.hoisted(node.body, choice, made) or made.item].append(units * BLOCK_ALIGN)
             found = self.known[key] = _Part(depth)
             self._run(found, node, (0, node.body.num_items), 0, blocks, dynamic, choices)
         return found
 
     def _run(
-        self, part: _Part, node: Node, run: Run, level: int, blocks: Counter[int | Run], dynamic: bool, choices: Choices
+        self, part: _Part, node: Node, run: Run, level: int, blocks: dict[int | Run, list[int]], dynamic: bool, choices: Choices
     ) -> None:
-        """Put the items of a run into `part`: `level` of the scopes that are chosen lie around it, `blocks` has the bytes of the
-        block of every item that makes tensors, and of those before runs."""
+        """Put the items of a run into `part`: `level` of the scopes that are chosen lie around it, `blocks` has the bytes of
+        all tensors that lie in blocks of their own: of every item that makes some, and of those before runs."""
         item, choice = run[0], choices.get(node.body, NOTHING)
         while item < run[1]:
             around = choice.around(item)
             place = around[level] if len(around) > level else item
             if place in blocks:
-                part.put([blocks[place]], dynamic)
+                part.put([*map(sum, in_allocs(blocks[place]))], dynamic)
             if isinstance(place, tuple):
                 inner = _Part(part.depth + 1)
                 self._run(inner, node, place, level + 1, blocks, dynamic, choices)

@@ -14,7 +14,7 @@ from runner.base.errors import Mark
 from runner.base.tensor_spec import BLOCK_ALIGN
 from runner.program.program import Program, Span
 from runner.rings.capacity import ring_loads, safe_heap
-from runner.rings.placement import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask, lower
+from runner.rings.placement import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask, in_allocs, lower
 from runner.rings.schedule import Schedule
 from runner.writeback.annotations import NO_DEMANDS, Annotations, Demands, WrittenScope
 from runner.writeback.bodies import BODIES, Body, Made, Written, numbered, read_bodies
@@ -101,8 +101,7 @@ class _Search:
         cuts = WrittenCuts(self.written, 1.0 if exact else SHRINK, 0 if exact else int(LEAST_GAIN * self.value({})))
         found: dict[frozenset, tuple[int, Choices]] = {}
         for value, choices in cuts.candidates(self.goal, self.stop):
-            least, _ = found.get(_key(choices), (value, choices))
-            found[_key(choices)] = (min(least, value), choices)
+            found[_key(choices)] = (min(value, found.get(_key(choices), (value, choices))[0]), choices)
         best = sorted(found.values(), key=lambda entry: (entry[0], _size(entry[1])))[:KEPT]
         return sorted((choices for _, choices in best), key=self._rank)
 
@@ -215,9 +214,9 @@ class Placing:
             first, last = body.marks[run[0]], body.marks[run[1] - 1]
             marks = tuple(mark for tensor in hoisted if (mark := self.program.tensors[tensor].mark) is not None)
             assert first is not None and last is not None and len(marks) == len(hoisted)
-            scope = self.scopes[body, run] = WrittenScope(self.name_of(body, run), first, last, marks)
+            scope = self.scopes[body, run] = WrittenScope(self.name_of(body, run), first, last, tuple(in_allocs(marks)))
         inside = PlacedScope(scope.name, tuple(self._run(body, choice, places, level + 1)), mark=scope.first)
-        return [PlacedAlloc(tuple(hoisted)), inside] if hoisted else [inside]
+        return [*map(PlacedAlloc, in_allocs(hoisted)), inside]
 
     def _item(self, item: int | Span, dropped: bool) -> list[PlacedItem]:
         if isinstance(item, int):

@@ -130,5 +130,5 @@ def test_a_checkpoint_whose_model_nobody_knows(folder, config, tmp_path):
     (folder / "config.json").write_text(json.dumps({"model_type": "llama"}))
     found = inspect_checkpoint(folder)
     assert not found.fits and found.flavour == "f32" and found.total.tensors == DEPTH + 1
-    assert "'model_type' is 'llama', expected 'deepseek_v4' or 'toy_large' or 'toy_small'" in str(found)
+    assert "'model_type' is 'llama', expected 'deepseek_v4' or 'qwen3' or 'toy_large' or 'toy_small'" in str(found)
     assert set(Checkpoint.open(folder).tensors) == set(everything(folder))

@@ -349,3 +349,15 @@ def test_the_report_sets_the_stall_beside_that_with_unlimited_rings(call):
     shown = [small[name] / 1000 for name in ("makespan_us", "stall_us", "unlimited_makespan_us", "unlimited_stall_us")]
     a, b, c, d = (f"{value:,.2f} ms" for value in shown)
     assert line == f"timed: makespan {a}, submission stalled {b} of it; with unlimited rings {c} and {d}"
+
+
+@pytest.mark.parametrize("command", [("size",), ("frontier", "--points", 1), ("schedule",)], ids=lambda command: command[0])
+def test_heaps_that_shift_later_rings_are_told_by_all_that_plan(call, tmp_path, command):
+    heaps = [5001, 4096, 4096, 4097]
+    path = tmp_path / "odd.json"
+    items = [{"scope": [{"task": "t", "outputs": [{"name": "x", "bytes": 1000}]}]}]
+    path.write_text(json.dumps({"name": "odd", "program": {"items": items}, "capacities": {"ring_heap": heaps}}))
+    name, *options = command
+    code, _, err = call(name, path, *options)
+    assert code == 0, err
+    assert err.count("a heap of 5,001 bytes is no multiple of 1,024") == 1 and "4,097" not in err

@@ -15,10 +15,12 @@ from transformers.models.deepseek_v4.configuration_deepseek_v4 import DeepseekV4
 from runner.base.errors import ConfigError
 from runner.base.tensor_spec import DTYPE_BYTES
 from runner.config.config import load_config
+from runner.config.schema import layer_schema
 from runner.config.sources import presets
 from runner.models.deepseek_v4 import FAMILY
 from runner.models.deepseek_v4.hf_config import config_json
 
+QWEN3 = ("qwen3-14b", "qwen3-32b", "qwen3-tiny")
 DEPLOYMENTS = {"decode": (8, 1), "decode-mtp": (4, 2), "prefill": (1, 128)}
 
 
@@ -48,7 +50,7 @@ def test_every_preset_in_every_deployment(preset, deploy):
 
 
 def test_presets_are_listed_without_the_base():
-    assert set(presets()) == {"demo", "flash", "pro", "seed", "tiny"}
+    assert set(presets()) == {"demo", "flash", "pro", "seed", "tiny", *QWEN3}
     assert load_config(["deepseek_v4", "tiny"]).name == "tiny"
 
 
@@ -208,10 +210,21 @@ def test_schema_is_draft_07_and_accepts_what_is_shipped():
     schema = json.loads(files("graphs.schema").joinpath("config.schema.json").read_text())
     jsonschema.Draft7Validator.check_schema(schema)
     assert schema["$schema"] == "http://json-schema.org/draft-07/schema#"
-    for name in (*presets(), "deepseek_v4"):
+    for name in (*(name for name in presets() if not name.startswith("qwen3")), "deepseek_v4"):
         text = files("graphs.config").joinpath(f"{name}.yaml").read_text()
         jsonschema.validate(yaml.safe_load(text), schema)
         assert text.startswith("# yaml-language-server: $schema=../schema/config.schema.json\n")
+
+
+def test_the_schema_of_a_declared_family_is_what_the_command_prints():
+    """After a change of its fields: `ringgraph config schema --config qwen3 > graphs/schema/qwen3.schema.json`."""
+    schema = json.loads(files("graphs.schema").joinpath("qwen3.schema.json").read_text())
+    assert schema == layer_schema(["qwen3"])
+    jsonschema.Draft7Validator.check_schema(schema)
+    for path in (files("graphs.qwen3") / "family.yaml", *(files("graphs.config") / f"{name}.yaml" for name in QWEN3)):
+        text = path.read_text()
+        jsonschema.validate(yaml.safe_load(text), schema)
+        assert text.startswith("# yaml-language-server: $schema=../schema/qwen3.schema.json\n")
 
 
 def test_every_field_has_a_description_and_the_schema_refuses_unknown_keys():
@@ -509,7 +522,7 @@ def test_no_model_at_all():
 def test_unknown_preset():
     assert refusal(layers=["flsh"]) == "error C100: configuration 'flsh': no such preset or file\nhint: did you mean 'flash'?"
     assert refusal(layers=["nowhere/x.yaml"]) == (
-        "error C100: configuration 'nowhere/x.yaml': no such preset or file\nhint: presets are demo, flash, pro, seed, tiny"
+        f"error C100: configuration 'nowhere/x.yaml': no such preset or file\nhint: presets are {', '.join(presets())}"
     )
 
 
@@ -547,7 +560,7 @@ def test_file_refusals(tmp_path, text, expected):
         (b"[1]", "x.json", "is a list, expected an object"),
         (b"{'a': 1}", "x.json", "not JSON: Expecting property name"),
         (b"\x00", "x.yaml", "not YAML: "),
-        (b"!!python/object:os.system {}", "x.yaml", "error C105"),
+        (b"!!python/object:os.system {a: 1}", "x.yaml", "error C105"),
     ],
 )
 def test_unreadable_files(tmp_path, data, name, expected):

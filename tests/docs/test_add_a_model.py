@@ -7,14 +7,17 @@ import pytest
 from installed_family import EXAMPLE
 from places import DOCS, ROOT
 
+from runner.language.given import DEEP
+
 PAGE = (DOCS / "add-a-model.md").read_text(encoding="utf-8")
 PAGES = sorted([*DOCS.glob("*.md"), *ROOT.glob("*.md")])
 CLASSES = {
-    "ModelFamily": ("family", "Gru"),
-    "CheckpointLayout": ("family", "Layout"),
-    "RequestState": ("requests", "HiddenStates"),
+    "ModelFamily": ("family", "DeclaredFamily"),
+    "CheckpointLayout": ("layout", "DeclaredLayout"),
 }
-"""Protocols, and where the example satisfies them."""
+"""Protocols, and what satisfies them for a family that is data."""
+BY_DEFAULT = {"ModelFamily.request_state": "`state`", "ModelFamily.first_call": "`state`"}
+"""Members whose default asks the section."""
 
 
 def rows(header):
@@ -54,16 +57,25 @@ def members(cls):
 
 def test_every_member_of_the_door_and_whether_the_example_has_it():
     door = classes(ROOT / "runner" / "models" / "protocols.py")
-    told = {member.strip("`"): how for member, _, how in rows("| member | asked by | in the example |")}
-    expected = {}
+    told = {member.strip("`"): how for member, _, how in rows("| member | asked by | for a family that is data |")}
+    asked = set()
     for protocol, (module, name) in CLASSES.items():
-        own = members(classes(EXAMPLE / "ringgraph_gru" / f"{module}.py")[name])
+        own = members(classes(ROOT / "runner" / "models" / "declared" / f"{module}.py")[name])
         parents = [base.id for base in door[protocol].bases if isinstance(base, ast.Name) and base.id in door]
-        asked = {member: has for cls in (protocol, *parents) for member, has in members(door[cls]).items()}
-        for member, has_default in asked.items():
-            assert member in own or has_default, f"the example lacks {protocol}.{member}"
-            expected[f"{protocol}.{member}"] = "yes" if member in own else "default"
-    assert told == expected
+        for member, has_default in {
+            member: has for cls in (protocol, *parents) for member, has in members(door[cls]).items()
+        }.items():
+            assert member in own or has_default, f"{name} lacks {member}"
+            path = f"{protocol}.{member}"
+            asked.add(path)
+            section = BY_DEFAULT.get(path) or (r"`\w+`" if member in own else "default")
+            assert re.fullmatch(section, told.get(path, "")), path
+    assert told.keys() == asked
+
+
+def test_every_section_of_a_layer_is_on_the_page():
+    told = {section.strip("`") for section, *_ in rows("| section | what it says | its page |")}
+    assert told == {*DEEP, "family", "model_types"}
 
 
 def imported(code):

@@ -106,11 +106,40 @@ def test_a_request_without_a_slot_is_refused(gru):
     state = config.family.request_state(config, {"hidden": TensorSpec("f32", (2, 2, 16))}, "cpu")
     first, second = state.admit(3, 1), state.admit(3, 1)
     state.tensors["hidden"].fill_(9)
-    with pytest.raises(StateError, match="all 2 slots are taken"):
+    with pytest.raises(StateError, match="needs 1 of pool 'requests', 0 of 2 are free") as refused:
         state.admit(3, 1)
+    assert "--set requests=3" in str(refused.value)
+    wanted = {name: TensorSpec("i64", (2,)) for name in ("tokens", "slots")}
+    _, slot = state.batch_inputs([(first, [1], 0), (second, [2], 0)], wanted)["slots"].tolist()
     state.release(second)
-    assert state.admit(3, 1) == second != first
-    assert state.tensors["hidden"][:, second].eq(0).all() and state.tensors["hidden"][:, first].eq(9).all()
+    third = state.admit(3, 1)
+    assert state.batch_inputs([(first, [1], 1), (third, [2], 0)], wanted)["slots"].tolist() == [1 - slot, slot]
+    assert state.tensors["hidden"][:, slot].eq(0).all() and state.tensors["hidden"][:, 1 - slot].eq(9).all()
+
+
+def test_runs_after_each_other_are_generate(folder, call, tmp_path):
+    """Prefill, decode, prefill, decode by `run` alone, of two requests."""
+    a, b = (tmp_path / f"{name}.safetensors" for name in "ab")
+    model, first, second = reference(folder), (1, 2, 3), (9, 8)
+    made = [model.greedy(prompt, 3) for prompt in (first, second)]
+
+    def scores(graph, *turns, given, out):
+        tokens = [part for turn in turns for part in ("--tokens", turn)]
+        options = ["--config", "gru", "--checkpoint", folder, *tokens, *(["--inputs", given] if given else [])]
+        status, _, err = call("run", graph, *options, "--dump", "outputs,states", "--out", out)
+        assert status == 0, err
+        return read_tensors(out)["scores"]
+
+    torch.testing.assert_close(scores("gru_prefill", "1,2,3", given=None, out=a)[:3], model.read(first))
+    got = scores("gru_decode", f"0:{made[0][0]}", given=a, out=b)
+    torch.testing.assert_close(got[0], model.read([*first, made[0][0]])[-1])
+    torch.testing.assert_close(scores("gru_prefill", "9,8", given=b, out=a)[:2], model.read(second))
+    got = scores("gru_decode", f"1:{made[1][0]}", f"0:{made[0][1]}", given=a, out=b)
+    torch.testing.assert_close(
+        got[:2], torch.stack([model.read([*second, made[1][0]])[-1], model.read([*first, *made[0][:2]])[-1]])
+    )
+    status, _, err = call("run", "gru_decode", "--config", "gru", "--inputs", b, "--tokens", "0@2:1")
+    assert status == 1 and "goes on at position 2, expected 5" in err, "a running state cannot go back"
 
 
 def test_every_command_knows_it(gru, call, tmp_path):
@@ -125,6 +154,7 @@ def test_every_command_knows_it(gru, call, tmp_path):
     profile = json.loads((tmp_path / "profile.json").read_text())
     assert status == 0 and set(profile["ops"]) == {"gru_embed", "gru_cell", "gru_scores"}
     options = ["--checkpoint", folder, "--prompt-ids", "1,2,3", "--max-new-tokens", 8, "--scheduler", "per_layer", "--json"]
+    options += ["--prefill-graph", "gru_prefill", "--decode-graph", gru / "graphs" / "gru_decode.yaml"]
     status, out, _ = call("generate", *options)
     assert status == 0 and json.loads(out)["tokens"] == [reference(folder).greedy((1, 2, 3), 8)]
 

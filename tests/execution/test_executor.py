@@ -138,7 +138,7 @@ def test_a_compiled_schedule_runs_again_after_a_failure():
                     raise RuntimeError("once")
                 definition.run(**operands)
 
-            return replace(definition, run=run_or_fail)
+            return replace(definition, kernel=run_or_fail)
 
     for sizes in (None, RingSizes()):
         failing["now"] = True
@@ -254,7 +254,7 @@ def test_interrupt_ends_the_run_and_its_threads(workers):
                     pressed.append(True)
                     signal.raise_signal(signal.SIGINT)
 
-            return replace(registry[name], run=interrupt_once)
+            return replace(registry[name], kernel=interrupt_once)
 
     with pytest.raises(KeyboardInterrupt):
         execute(builder.lower(*range(8)), Interrupting(), {}, workers=workers)

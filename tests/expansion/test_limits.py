@@ -180,3 +180,25 @@ def test_hints_are_those_of_difflib():
             name[at : at + rng.randint(0, 1)] = rng.choice(("", rng.choice("abcxyz\u20ac")))
         near = difflib.get_close_matches("".join(name), [other for other in known if other != "".join(name)], n=1, cutoff=0.6)
         assert did_you_mean("".join(name), known) == (f"did you mean '{near[0]}'?" if near else None), name
+
+
+def test_blocks_follow_from_shapes_and_have_a_limit(tmp_path, monkeypatch):
+    path = tmp_path / "g.yaml"
+    inputs = 'w: "f32[4]", x: "f32[2000000000, 4]"'
+    body = "[{op: rms_norm, in: {x: x, w: w}, out: {y: y}}]"
+    path.write_text(f'graph: g\ninputs: {{{inputs}}}\noutputs: {{y: "f32[2000000000, 4]"}}\nbody: {body}\n')
+
+    def codes():
+        return [p.code for p in expand_all(load_graph(path), load_config(["tiny"]), registry(), library=GraphLibrary()).problems]
+
+    assert codes() == ["G329"]
+    monkeypatch.setenv("RINGGRAPH_LIMITS", "blocks=100000")
+    assert codes() == []
+
+
+def test_loops_in_sequence_are_counted_before_the_first_trip(tmp_path):
+    path = tmp_path / "g.yaml"
+    loop = '{for: t, range: 1000, body: [{alloc: {b: "f32[4]"}}]}'
+    path.write_text("graph: g\nbody:\n" + f"  - {loop}\n" * 300 + "  - {scope: s, body: [" + loop + "]}\n")
+    found = expand_all(load_graph(path), load_config(["tiny"]), registry(), library=GraphLibrary())
+    assert [(p.code, p.mark.line) for p in found.problems] == [("G329", 2 + 251)] and not found.program.tasks

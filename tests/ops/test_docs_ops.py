@@ -2,7 +2,6 @@
 
 from importlib import import_module
 from pathlib import Path
-from pkgutil import walk_packages
 
 import ops
 from runner.program.ops import OpRegistry
@@ -13,7 +12,7 @@ BEGIN, END = "<!-- table: python tests/ops/test_docs_ops.py -->\n", "<!-- end of
 
 def families():
     """Our modules in alphabetical order, each with the ops that it declares."""
-    for name in sorted(info.name for info in walk_packages(ops.__path__, "ops.") if not info.ispkg):
+    for name in ops.declaring_modules():
         module, registry = import_module(name), OpRegistry()
         declared = getattr(module, "ops", None)
         if isinstance(declared, OpRegistry):

@@ -8,7 +8,7 @@ from op_calls import DTYPES, REGISTRY, act, rubbish, run_op
 from transformers.models.deepseek_v4.configuration_deepseek_v4 import DeepseekV4Config
 from transformers.models.deepseek_v4.modeling_deepseek_v4 import DeepseekV4HashRouter, DeepseekV4MLP, DeepseekV4TopKRouter
 
-from ops import numerics
+from ops.kernels import numerics
 from runner.base.errors import ExecutionError
 from runner.execution.comm import LocalComm
 from runner.execution.storage import TORCH_DTYPES

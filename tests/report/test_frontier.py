@@ -3,7 +3,10 @@
 import json
 import sys
 
+from runner import Driver
 from runner.report.frontier import Frontier, Point, budgets, draw_frontier, merged, undominated
+from schedulers.minpeak.plan import Options
+from schedulers.minpeak.planner import Planner, plan
 
 SMALL = ("frontier", "moe", "--config", "tiny", "--deploy", "prefill", "--points", "2")
 MIB = 2**20
@@ -87,9 +90,27 @@ def test_a_small_file_of_many_tasks_is_refused(call, tmp_path, monkeypatch):
     path = tmp_path / "g.yaml"
     path.write_text('graph: g\nbody: [{for: t, range: 20000, body: [{alloc: {b: "f32[4]"}}]}]\n')
     code, _, err = call("frontier", path, "--config", "tiny")
-    assert code == 1 and "the frontier of 20,000 tasks takes too long: more than 4,000 and 50 for each byte of its files" in err
+    assert code == 1 and "the frontier of 20,000 tasks takes too long: more than 4,600" in err
     assert "set RINGGRAPH_LIMITS=frontier=N" in err
     path.write_text(path.read_text().replace("20000", "20"))
     assert call("frontier", path, "--config", "tiny", "--points", "1")[0] == 0
     monkeypatch.setenv("RINGGRAPH_LIMITS", "frontier=19,density=0")
     assert call("frontier", path, "--config", "tiny", "--points", "1")[0] == 1
+    assert call(*SMALL)[0] == 0, "installed graphs are what they are"
+
+
+def test_a_recorded_program_of_many_tasks_is_refused(call, tmp_path):
+    path = tmp_path / "p.json"
+    path.write_text('{"name": "p", "program": {"items": [{"loop": 20000, "body": [{"task": "t"}]}]}}')
+    code, _, err = call("frontier", path)
+    assert code == 1 and "the frontier of 20,000 tasks takes too long: more than" in err
+
+
+def test_one_planner_for_all_budgets_plans_as_one_for_each():
+    program = Driver("tiny").expand("moe")
+    planner = Planner(program, Options.of({"objective": "makespan", "time_limit_s": float("inf")}))
+    least = sum(plan(program, {}).heap_bytes)
+    for budget in (None, least, least * 5 // 4, 2 * least):
+        alone = plan(program, {"objective": "makespan", "budget_bytes": budget, "time_limit_s": float("inf")})
+        found = planner.shortest(budget)
+        assert (found.schedule, found.certificate) == (alone.schedule, alone.certificate)

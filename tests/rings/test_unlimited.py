@@ -1,13 +1,16 @@
 """A run that memory holds up nowhere, against a longest path worked out here from the program alone."""
 
+from dataclasses import replace
+
 import pytest
 from random_programs import loop_program, random_program
 
 from runner.program.program import Span
+from runner.rings import unlimited
 from runner.rings.capacity import ring_loads, safe_heap
 from runner.rings.sizes import RingSizes
 from runner.rings.timed import timed, uniform_timing
-from runner.rings.unlimited import run_unlimited, without_sharing
+from runner.rings.unlimited import run_unlimited, unlimited_sizes, without_sharing
 from schedulers.layouts.layouts import unscoped
 from schedulers.minpeak.planner import plan
 
@@ -59,3 +62,36 @@ def test_sharing_is_undone(seed):
     heap = [safe_heap(load) for load in ring_loads(shared)]
     limited = timed(shared, RingSizes().with_heap(heap), TIMING)
     assert limited.makespan_us is not None and limited.makespan_us >= replay.makespan_us
+
+
+def assert_same_run(schedule, timing):
+    """The run without rings is the run in rings that are large enough."""
+    found, kept = run_unlimited(schedule, timing), timed(without_sharing(schedule), unlimited_sizes(schedule), timing)
+    assert (found.makespan_us, found.stall_us, found.finish_us) == (kept.makespan_us, kept.stall_us, kept.finish_us)
+    assert found.slow_waits == kept.slow_waits and found.deadlock is kept.deadlock is None
+    return kept
+
+
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("cores", [(None, None), (1, 2), (2, 3)])
+def test_no_rings_are_rings_that_are_large_enough(seed, cores):
+    program = loop_program(seed) if seed % 2 else random_program(seed, max_tasks=30)
+    timing = replace(uniform_timing(SUBMIT_US, TASK_US, cores), block_us=lambda submission: 1.0 + submission % 7)
+    assert_same_run(plan(program, {}).schedule, timing)
+
+
+@pytest.mark.parametrize("capacity", [3, 6, 12, 24])
+def test_a_tensormap_that_could_run_short_is_kept(capacity, monkeypatch):
+    """The bound of its entries never lies below what it held, and decides whether the rings are kept."""
+    monkeypatch.setattr(unlimited, "CAPACITY", capacity)
+    held = 0
+    for seed in range(30):
+        schedule = unscoped(loop_program(seed) if seed % 2 else random_program(seed, max_tasks=40), {})
+        run = unlimited._Unlimited(without_sharing(schedule), unlimited_sizes(schedule), TIMING)
+        run.run()
+        kept = timed(without_sharing(schedule), unlimited_sizes(schedule), TIMING)
+        most = max(record.tensormap for record in kept.records)
+        assert run.most_entries() >= most
+        held = max(held, most)
+        assert_same_run(schedule, TIMING)
+    assert held > 0

@@ -227,6 +227,27 @@ def _run(program: Program, x: torch.Tensor) -> torch.Tensor:
     return z
 
 
+@pytest.mark.parametrize("num", [32, 33, 70])
+def test_what_outlives_a_scope_is_allocated_in_as_many_allocs_as_it_takes(num: int, tmp_path: Path) -> None:
+    """A large tensor is read to make `num` small ones, all of which are read beside the next large one."""
+    path, large = tmp_path / "made.yaml", 'out: {y: "big: f32[64, 256]"}}'
+    items = [f"{{op: join, in: {{a: x, b: x}}, {large}"]
+    items += [f'{{op: join, in: {{a: big, b: x}}, out: {{y: "t{k}: f32[{1 + k % 3}, 256]"}}}}' for k in range(num)]
+    items += [f"{{op: join, in: {{a: x, b: x}}, {large}"]
+    items += [f'{{op: join, in: {{a: big, b: t{k}}}, out: {{y: "s: f32[1, 256]"}}}}' for k in range(num)]
+    items += ["{op: join, in: {a: s, b: big}, out: {y: z}}"]
+    path.write_text(head() + "".join(f"  - {item}\n" for item in items))
+    before = program_of(path)
+    plan, planned, texts = settled(path)
+    assert check(plan.schedule) == [] and sum(plan.heap_bytes) < sum(totals(before))
+    allocs = [len(submission.slots) for submission in plan.schedule.submissions if submission.core is None]
+    assert sum(allocs) == num and max(allocs) <= 32
+    path.write_bytes(texts[path])
+    after = program_of(path)
+    assert totals(after) == list(plan.heap_bytes) == totals(planned) and check(annotated(after, {})) == []
+    refuse_other_work(before, after)
+
+
 def test_a_name_that_stands_for_two_tensors_is_not_hoisted_over_the_older_one(tmp_path: Path) -> None:
     path = tmp_path / "made.yaml"
     items = ['{op: join, in: {a: x, b: x}, out: {y: "t: f32[9, 256]"}}']

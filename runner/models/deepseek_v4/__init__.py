@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runner.base.errors import Diagnostic
-from runner.base.tensor_spec import TensorSpec
 from runner.models.deepseek_v4 import planned_routing, requests
-from runner.models.deepseek_v4.tensors import Layout
+from runner.models.deepseek_v4.tensors import LAYOUT
 from runner.models.protocols import (
     C,
     Configuration,
@@ -20,7 +19,6 @@ from runner.models.protocols import (
     ModelFamily,
     Normalised,
     Recording,
-    RequestState,
     Serving,
     Settings,
     TripCounts,
@@ -29,9 +27,7 @@ from runner.models.protocols import (
 )
 
 if TYPE_CHECKING:
-    import torch
-
-    from runner.config.sources import Given
+    from runner.language.given import Given
     from runner.models.deepseek_v4.recorded_routing import RoutingRecorder, RoutingTable
     from runner.program.program import Program
 
@@ -76,7 +72,7 @@ class DeepseekV4(ModelFamily):
     name = "deepseek_v4"
     model_types = ("deepseek_v4",)
     base_layer = "deepseek_v4"
-    layout = Layout()
+    layout = LAYOUT
 
     def fields(self) -> Mapping[str, Mapping[str, Any]]:
         return _fields()
@@ -109,16 +105,6 @@ class DeepseekV4(ModelFamily):
 
     def is_narrow(self, settings: Settings) -> bool:
         return requests.is_narrow(settings)
-
-    def request_state(self, settings: Settings, states: Mapping[str, TensorSpec], device: torch.device | str) -> RequestState:
-        from runner.models.deepseek_v4.request_state import StateStore
-
-        return StateStore(settings, states, device)
-
-    def first_call(self, inputs: Mapping[str, TensorSpec], settings: Settings, seed: int) -> dict[str, torch.Tensor]:
-        from runner.models.deepseek_v4.request_state import first_call
-
-        return first_call(inputs, settings, seed)
 
 
 FAMILY: ModelFamily = DeepseekV4()

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from runner.base.errors import Diagnostic
-from runner.config.sources import Given
+from runner.language.given import Given
 
 Values = Mapping[str, Any]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from runner.config.sources import BESIDE, FLAVOUR, describe
+from runner.language.given import BESIDE, FLAVOUR, describe
 from runner.models.deepseek_v4.hf_config import (
     CODES,
     CSA,
@@ -269,10 +269,10 @@ def _dtype(values: Mapping[str, Any], result: Normalised) -> None:
 
 
 def _generation(values: Mapping[str, Any], result: Normalised) -> None:
-    """What ends a text, if a `generation_config.json` lies beside the file and says it."""
+    """What ends a text, if a `generation_config.json` lies beside the file."""
     key = BESIDE + "eos_token_id"
-    if key in values:
-        result.fields["eos_token_id"] = values[key], key
+    if BESIDE in values:
+        result.fields["eos_token_id"] = values.get(key), key
 
 
 Step = Callable[[Mapping[str, Any], Normalised], None]

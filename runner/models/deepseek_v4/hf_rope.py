@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from math import isfinite, log
 from typing import Any
 
-from runner.config.sources import describe
+from runner.language.given import describe
 from runner.models.deepseek_v4.hf_config import DEFAULTS, YARN_FIELDS
 from runner.models.protocols import Normalised
 

@@ -18,11 +18,11 @@ from typing import Any
 
 from runner.base.errors import ScheduleError
 from runner.base.reading import read_json
+from runner.recorded.captures.folder import DEPS, STATS, SWIMLANE
 from runner.recorded.scope_stats import read_records
 from runner.rings.schedule import NUM_RINGS
 from runner.rings.sizes import RingSizes
 
-DEPS, STATS, SWIMLANE = "deps.json", "scope_stats.jsonl", "chip_swimlane_records.json"
 CREATES = "OUTPUT"
 KINDS = ("INPUT", "INOUT", CREATES, "OUTPUT_EXISTING", "NO_DEP", "UNKNOWN")
 
@@ -132,11 +132,6 @@ class Capture:
     tasks: tuple[CapturedTask, ...] | None
     edges: tuple[CapturedEdge, ...]
     times: Times | None
-
-
-def is_capture(path: Path) -> bool:
-    """Whether a path is a folder with a file of a capture in it."""
-    return path.is_dir() and any((path / name).is_file() for name in (DEPS, STATS, SWIMLANE))
 
 
 def read_capture(folder: Path) -> Capture:

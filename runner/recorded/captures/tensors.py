@@ -15,7 +15,8 @@ from itertools import accumulate, pairwise
 from runner.base.errors import ScheduleError
 from runner.base.tensor_spec import BLOCK_ALIGN
 from runner.recorded.captures.bases import Anchor, RingFacts, anchor_size, find_base
-from runner.recorded.captures.files import CREATES, DEPS, Capture, CapturedTask, Operand, number_of_id, ring_of_id
+from runner.recorded.captures.files import CREATES, Capture, CapturedTask, Operand, number_of_id, ring_of_id
+from runner.recorded.captures.folder import DEPS
 from runner.recorded.captures.layout import Block, Piece, RingLayout
 from runner.recorded.captures.matching import Position, makers, match
 from runner.recorded.captures.order import Ordered

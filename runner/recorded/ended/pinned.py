@@ -145,7 +145,7 @@ class _Ending(Driver):
             usages.append(Usage("heap", number, ring.head_bytes - ring.tail_bytes, ring.size))
             usages.append(Usage("window", number, ring.live, ring.window - 1))
             usages.append(Usage("pool", number, ring.pool_head - ring.pool_tail, ring.pool))
-        usages.append(Usage("tensormap", None, self.heap.map.used if self.heap.map else 0, TENSORMAP_ENTRIES))
+        usages.append(Usage("tensormap", None, self.heap.entries_in_use, TENSORMAP_ENTRIES))
         scopes = tuple(self.open_scope(scope) for scope in self.open)
         if deadlock is None:
             fullest = fullest_but_heap(usages, scopes[-1].ring)

@@ -6,6 +6,7 @@ blocks of the task. It ranks schedules; it is no promise about a device, for whi
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,11 +36,14 @@ def estimated_us(schedule: Schedule, ops: Mapping[str, OpDef], dtypes: Mapping[s
     program = schedule.program
     assert program is not None
     costs = _Costs(program, ops, dtypes, rates)
+    known = array("d", [-1.0]) * len(schedule.submissions)
 
     def block_us(submission: int) -> float:
-        task = schedule.submissions[submission].task
-        assert task is not None
-        return costs.block_us(program.tasks[task])
+        if known[submission] < 0:
+            task = schedule.submissions[submission].task
+            assert task is not None
+            known[submission] = costs.block_us(program.tasks[task])
+        return known[submission]
 
     return block_us
 

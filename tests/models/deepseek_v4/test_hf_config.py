@@ -247,8 +247,10 @@ def test_generation_config_wins_over_config_json_and_set_over_both(tmp_path):
     assert load_config([path], ["eos_token_id=5"]).fields["eos_token_id"] == 5
     write(tmp_path, {"eos_token_id": 4}, "generation_config.json")
     assert load_config([path]).fields["eos_token_id"] == 4
-    write(tmp_path, {"temperature": 0.6}, "generation_config.json")
-    assert load_config([path]).fields["eos_token_id"] == 1
+    for nothing in ({"temperature": 0.6}, {"eos_token_id": None}, {}):  # as in transformers, nothing ends a text then
+        write(tmp_path, nothing, "generation_config.json")
+        config = load_config([path])
+        assert config.fields["eos_token_id"] is None and config.family.vocabulary(config).end == ()
     write(tmp_path, {"eos_token_id": "</s>"}, "generation_config.json")
     assert re.search(r"generation_config.json:2:2: error C102: 'eos_token_id' is '</s>' \(a string\)", refusal(path))
     assert load_config([write(tmp_path, BASE, "other.json")]).fields["eos_token_id"] == 1

@@ -16,7 +16,7 @@ import torch
 import w8a8_oracle
 from test_parity import errors, in_order, prompts
 
-from ops.deepseek_v4.attention.compressor import paged_rows
+from ops.kernels.deepseek_v4.attention.compressor import paged_rows
 from runner.checkpoint.random import init_checkpoint
 from runner.config.config import load_config
 from runner.program.program import Program

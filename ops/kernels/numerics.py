@@ -55,6 +55,14 @@ def matmul_nt(x: torch.Tensor, w: torch.Tensor, out: torch.Tensor) -> None:
             out[:, n : n + _PANEL_N] = x_f32 @ w[n : n + _PANEL_N].float().t()
 
 
+def product(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    """`x @ w.T` in the accumulator's dtype: int32 for int8 operands, else f32."""
+    dtype = torch.int32 if x.dtype == torch.int8 else torch.float32
+    acc = torch.empty(x.shape[0], w.shape[0], dtype=dtype, device=x.device)
+    matmul_nt(x, w, acc)
+    return acc
+
+
 def dequantise(acc: torch.Tensor, row_scale: torch.Tensor, column_scale: torch.Tensor) -> torch.Tensor:
     """`acc` [M, N] (int32 or float) as f32, times `row_scale` [M] or [M, 1], times `column_scale` [N]."""
     return acc.float() * row_scale.reshape(-1, 1) * column_scale

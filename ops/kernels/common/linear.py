@@ -1,0 +1,44 @@
+"""Kernels of the ops that `ops/common/linear.py` declares; its docstring says symbols and sources."""
+
+from __future__ import annotations
+
+from torch.nn.functional import silu
+
+from ops.kernels.numerics import dequantise, matmul_nt, product
+
+
+def linear(x, w, *, y):
+    matmul_nt(x, w, y)
+
+
+def linear_add(x, w, *, acc):
+    acc += product(x, w)
+
+
+def quant_linear(x, x_scale, w, w_scale, *, y):
+    y.copy_(dequantise(product(x, w), x_scale, w_scale))
+
+
+def quant_linear_add(x, x_scale, w, w_scale, *, acc):
+    acc += dequantise(product(x, w), x_scale, w_scale)
+
+
+def quant_linear_pair(x, x_scale, w1, w1_scale, w2, w2_scale, *, y1, y2):
+    y1.copy_(dequantise(product(x, w1), x_scale, w1_scale))
+    y2.copy_(dequantise(product(x, w2), x_scale, w2_scale))
+
+
+def add(a, b, *, y):
+    y.copy_(a.float() + b.float())
+
+
+def add_bias(bias, *, y):
+    y += bias.float()
+
+
+def cast(x, *, y):
+    y.copy_(x)
+
+
+def swiglu(gate, up, *, h):
+    h.copy_(silu(gate) * up)

@@ -1,0 +1,161 @@
+"""Kernels of the ops that `ops/deepseek_v4/attention/attention.py` declares; its docstring says symbols and sources."""
+
+from __future__ import annotations
+
+import torch
+
+from ops.kernels.deepseek_v4.attention.compressor import paged_rows, write_rows
+from ops.kernels.deepseek_v4.attention.key_indices import MASKED, valid_keys
+from ops.kernels.deepseek_v4.attention.rope import rotate_back
+
+_TOKENS = 16
+"""Tokens attended at a time: bounds the [tokens, heads, keys] intermediate."""
+
+
+# --- keys ---
+
+
+def gather_keys(indices, valid, kv, kv_cache, table, cmp_kv, cmp_table) -> torch.Tensor:
+    """Keys [T, K, C] of `indices` [T, K], zero where not `valid` [T, K].
+
+    `table` [T, N] and `cmp_table` [T, M] are the pages of each token's window ring and compressed rows.
+    """
+    num_tokens, width = kv.shape
+    ring = table.shape[1] * kv_cache.shape[1]
+    keys = kv.new_zeros((*indices.shape, width))
+    in_ring, compressed = valid & (indices >= num_tokens), valid & (indices >= num_tokens + ring)
+    fresh, in_ring = valid & ~in_ring, in_ring & ~compressed
+    keys[fresh] = kv[indices[fresh]]
+    for mask, cache, pages, offset in (
+        (in_ring, kv_cache, table, num_tokens),
+        (compressed, cmp_kv, cmp_table, num_tokens + ring),
+    ):
+        token, column = mask.nonzero(as_tuple=True)
+        if token.numel():
+            row = (indices[token, column] - offset).unsqueeze(-1)
+            rows = paged_rows(pages[token], row, cache.shape[1])
+            keys[token, column] = cache.view(-1, width)[rows.squeeze(-1)]
+    return keys
+
+
+def gather_kv(indices, lens, block_table, kv_cache, kv, cmp_block_table, cmp_kv, *, sparse_kv):
+    columns = sparse_kv.shape[0] // indices.shape[0]
+    indices = indices[:, :columns]
+    valid = valid_keys(indices, lens)
+    width, ring = kv.shape[1], block_table.shape[0] * kv_cache.shape[1]
+    num_compressed = max(int(indices.max()) + 1 - kv.shape[0] - ring, 0)
+    sources = [kv]  # in the order that key indices count
+    for cache, table, num_rows in ((kv_cache, block_table, ring), (cmp_kv, cmp_block_table, num_compressed)):
+        rows = torch.arange(num_rows, device=kv.device)
+        sources.append(cache.view(-1, width)[paged_rows(table, rows, cache.shape[1])])
+    sources.append(kv.new_zeros((1, width)))
+    source = torch.cat(sources)
+    chosen = torch.where(valid, indices, source.shape[0] - 1)
+    torch.index_select(source, 0, chosen.flatten(), out=sparse_kv)
+
+
+def dummy_cmp_table(*, cmp_block_table, cmp_kv):
+    cmp_block_table.zero_()
+    cmp_kv.zero_()
+
+
+def pad_overlay(kv, *, overlay):
+    overlay[: kv.shape[0]] = kv
+    overlay[kv.shape[0] :] = 0
+
+
+def cache_writeback(slot_mapping, kv, *, kv_cache):
+    write_rows(kv_cache, kv, slot_mapping)
+
+
+# --- attention over tiles ---
+
+
+def attend(q: torch.Tensor, keys: torch.Tensor, bias: torch.Tensor, mi: torch.Tensor, li: torch.Tensor, oi: torch.Tensor) -> None:
+    """`q` [T, H, C] over `keys` [T, N, tile, C] with `bias` [T, N, tile]; results [T, N, H, 1 or C]."""
+    keys = keys.float()
+    scores = torch.matmul(q.float().unsqueeze(1), keys.transpose(-1, -2)) * q.shape[-1] ** -0.5
+    scores += bias.unsqueeze(-2)
+    torch.amax(scores, dim=-1, keepdim=True, out=mi)
+    weights = scores.sub_(mi).exp_()
+    torch.sum(weights, dim=-1, keepdim=True, out=li)
+    torch.matmul(weights, keys, out=oi)
+
+
+def _tiles(q: torch.Tensor, *partial: torch.Tensor) -> list[torch.Tensor]:
+    """Partial results [Z, ...] as [T, tiles, H, ...]."""
+    num_tokens, heads, _ = q.shape
+    return [x.view(num_tokens, -1, heads, x.shape[-1]) for x in partial]
+
+
+def qk_pv(sparse_kv, bias, q, *, mi, li, oi):
+    mi, li, oi = _tiles(q, mi, li, oi)
+    num_tokens, num_tiles = mi.shape[:2]
+    keys, bias = sparse_kv.view(num_tokens, num_tiles, -1, sparse_kv.shape[1]), bias.view(num_tokens, num_tiles, -1)
+    for first in range(0, num_tokens, _TOKENS):
+        part = slice(first, first + _TOKENS)
+        attend(q[part], keys[part], bias[part], mi[part], li[part], oi[part])
+
+
+def qk_pv_window(indices, block_table, kv_cache, overlay, bias, q, *, mi, li, oi):
+    num_tokens, _, width = q.shape
+    rows = (indices - num_tokens).clamp(min=0)
+    table = block_table.repeat_interleave(num_tokens // block_table.shape[0], dim=0)
+    cached = kv_cache.view(-1, width)[paged_rows(table, rows, kv_cache.shape[1])]
+    cached.masked_fill_((indices < 0).unsqueeze(-1), 0.0)  # whatever a row nobody wrote holds, NaN included
+    keys = torch.cat((cached, overlay.expand(num_tokens, -1, -1)), dim=1)
+    keys = torch.nn.functional.pad(keys, (0, 0, 0, bias.shape[1] - keys.shape[1]))
+    mi, li, oi = _tiles(q, mi, li, oi)
+    attend(q, keys.view(num_tokens, mi.shape[1], -1, width), bias.view(num_tokens, mi.shape[1], -1), mi, li, oi)
+
+
+def qk_pv_paged(block_table, bias, indices, valid_block_mask, kv_cache, kv, cmp_block_table, cmp_kv, q, *, mi, li, oi):
+    num_tokens, _, width = q.shape
+    mi, li, oi = _tiles(q, mi, li, oi)
+    num_tiles = mi.shape[1]
+    live = valid_block_mask if valid_block_mask is not None else (indices >= 0).view(num_tokens, num_tiles, -1).any(-1)
+    used = int((live.any(dim=0) * torch.arange(1, num_tiles + 1, device=q.device)).max())
+    for out, value in ((mi, MASKED), (li, 0.0), (oi, 0.0)):
+        out[:, used:] = value
+    if used == 0:
+        return
+    indices, bias = indices.view(num_tokens, num_tiles, -1)[:, :used], bias.view(num_tokens, num_tiles, -1)[:, :used]
+    flat, seq = indices.flatten(1), num_tokens // block_table.shape[0]
+    table, cmp_table = (x.repeat_interleave(seq, dim=0) for x in (block_table, cmp_block_table))
+    keys = gather_keys(flat, flat >= 0, kv, kv_cache, table, cmp_kv, cmp_table)
+    attend(q, keys.view(*indices.shape, width), bias, mi[:, :used], li[:, :used], oi[:, :used])
+
+
+# --- merging ---
+
+
+def merge(num_tokens: int, mi: torch.Tensor, li: torch.Tensor, oi: torch.Tensor, sink: torch.Tensor) -> torch.Tensor:
+    """Output [T, H, C] of all tiles' partial results, with the sink's weight in the denominator only."""
+    heads = sink.numel()
+    mi, li, oi = (x.view(num_tokens, -1, heads, x.shape[1]) for x in (mi, li, oi))
+    top = torch.maximum(mi.amax(dim=1), sink.view(-1, 1))
+    weight = (mi - top.unsqueeze(1)).exp_()
+    total = (weight * li).sum(dim=1) + (sink.view(-1, 1) - top).exp_()
+    return (weight * oi).sum(dim=1) / total
+
+
+def merge_norm(mi, li, oi, sink, *, rope_stage, o_packed):
+    heads, rope = sink.numel(), rope_stage.shape[1]
+    num_tokens, width = rope_stage.shape[0] // heads, oi.shape[1]
+    merged = merge(num_tokens, mi, li, oi, sink)
+    rope_stage.copy_(merged[..., -rope:].reshape(rope_stage.shape))
+    o_packed.view(num_tokens, heads, width)[..., :-rope] = merged[..., :-rope]
+
+
+def rope(rope_stage, cos_il, sin_signed, *, o_packed, width):
+    num_tokens, columns = cos_il.shape
+    stage = rope_stage.view(num_tokens, -1, columns)
+    back = rotate_back(stage, cos_il[:, None], sin_signed[:, None])
+    o_packed.view(num_tokens, -1, width)[..., -columns:] = back
+
+
+def merge_norm_step(mi, li, oi, sink, cos_il, sin_signed, *, o_packed):
+    num_tokens, columns = cos_il.shape
+    merged = merge(num_tokens, mi, li, oi, sink)
+    merged[..., -columns:] = rotate_back(merged[..., -columns:], cos_il[:, None], sin_signed[:, None])
+    o_packed.copy_(merged.view(o_packed.shape))

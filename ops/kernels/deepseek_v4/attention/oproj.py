@@ -1,0 +1,68 @@
+"""Kernels of the ops that `ops/deepseek_v4/attention/oproj.py` declares; its docstring says symbols and sources."""
+
+from __future__ import annotations
+
+import torch
+
+from ops.deepseek_v4.attention.oproj import PART_COLUMNS
+from ops.kernels.numerics import AMAX_FLOOR, INT8_MAX, dequantise, matmul_nt, quantise_rows
+
+
+def _store(x: torch.Tensor, w: torch.Tensor, out: torch.Tensor) -> None:
+    """`out = x @ w.T` where operands may be slices of larger matrices."""
+    product = torch.empty(out.shape, dtype=out.dtype, device=out.device)
+    matmul_nt(x.contiguous(), w.contiguous(), product)
+    out.copy_(product)
+
+
+def proj_a(o_packed, wo_a, *, o_r, amax_parts):
+    num_tokens = o_r.shape[0]
+    packed = o_packed.view(num_tokens, -1, o_packed.shape[1])
+    groups = packed.shape[1]
+    rank = wo_a.shape[0] // groups
+    parts = amax_parts.view(groups, -1, num_tokens)
+    for group in range(groups):
+        columns = slice(group * rank, (group + 1) * rank)
+        _store(packed[:, group], wo_a[columns], o_r[:, columns])
+        for i, part in enumerate(o_r[:, columns].split(PART_COLUMNS, dim=1)):
+            torch.amax(part.abs(), dim=1, out=parts[group, i])
+
+
+def o_quant(amax_parts, o_r, *, o_r_i8, scale):
+    if o_r_i8.dtype != torch.int8:
+        o_r_i8.copy_(o_r)
+        scale.fill_(1.0)
+        return
+    factor = INT8_MAX / amax_parts.amax(dim=0).clamp_min(AMAX_FLOOR).unsqueeze(-1)
+    o_r_i8.copy_((o_r * factor).round_())
+    scale.copy_(1.0 / factor)
+
+
+def proj_b(o_r_i8, wo_b, wo_b_scale, scale, *, attn_out):
+    kind = torch.int32 if o_r_i8.dtype == torch.int8 else torch.float32
+    acc = torch.empty(attn_out.shape, dtype=kind, device=attn_out.device)
+    matmul_nt(o_r_i8, wo_b, acc)
+    attn_out.copy_(dequantise(acc, scale, wo_b_scale))
+
+
+def proj_a_mm(o_packed, w, *, y, group, groups):
+    x = o_packed[group::groups]
+    _store(x, w, y[: x.shape[0]])
+    y[x.shape[0] :] = 0
+
+
+def quant_group(o_r, *, scale, o_r_i8, o_r_i8_pad):
+    num_tokens = o_r_i8.shape[0]
+    quantise_rows(o_r[:num_tokens], o_r_i8, scale)
+    o_r_i8_pad[:num_tokens] = o_r_i8
+    o_r_i8_pad[num_tokens:] = 0
+
+
+def proj_b_mm(x, w, *, partial):
+    _store(x, w, partial)
+
+
+def proj_b_act(wo_b_scale, partials, act_scale, *, attn_out):
+    num_tokens, groups = act_scale.shape
+    parts = partials[:num_tokens].view(num_tokens, groups, -1).float()
+    attn_out.copy_((parts * act_scale.unsqueeze(-1)).sum(dim=1) * wo_b_scale)

@@ -1,0 +1,61 @@
+"""Kernels of the ops that `ops/deepseek_v4/attention/qkv.py` declares; its docstring says symbols and sources."""
+
+from __future__ import annotations
+
+import torch
+
+from ops.kernels.deepseek_v4.attention.rope import rotate
+from ops.kernels.numerics import matmul_nt, quantise_rows
+
+
+def rms_scale(x: torch.Tensor, eps: float) -> torch.Tensor:
+    """`1 / sqrt(mean(x^2) + eps)` over the last dimension of an f32 tensor, which is kept with size 1."""
+    return torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+
+
+def proj_seed(*, acc):
+    acc.zero_()
+
+
+def proj_matmul(x, w, *, acc):
+    num_rows = x.shape[0]
+    product = torch.empty_like(acc[:num_rows])
+    matmul_nt(x, w, product)
+    acc[:num_rows] += product
+
+
+def qr_rms_norm_quant(qr_fp32, gamma, *, qr, qr_scale, qr_matmul, eps):
+    num_tokens = qr.shape[0]
+    x = qr_fp32[:num_tokens]
+    quantise_rows(x * rms_scale(x, eps) * gamma.float(), qr, qr_scale)
+    qr_matmul[:num_tokens] = qr
+    qr_matmul[num_tokens:] = 0
+
+
+def qproj_matmul(qr_matmul, wq_b, *, acc):
+    matmul_nt(qr_matmul, wq_b, acc)
+
+
+def qproj_dequant(acc, wq_b_scale, qr_scale, *, q_proj):
+    num_tokens = qr_scale.shape[0]
+    torch.mul(acc[:num_tokens], wq_b_scale, out=q_proj[:num_tokens])
+    q_proj[:num_tokens] *= qr_scale
+    q_proj[num_tokens:] = 0
+
+
+def q_head_rms_nope_rope(q_proj, rope_cos, rope_sin, *, q, eps):
+    num_tokens, rope = rope_cos.shape
+    heads = q_proj[:num_tokens].view(q.shape)
+    heads = heads * rms_scale(heads, eps)
+    q[..., :-rope] = heads[..., :-rope]
+    half = rope // 2
+    q[..., -rope:] = rotate(heads[..., -rope:], rope_cos[:, None, :half], rope_sin[:, None, :half])
+
+
+def kv_rms_norm_rope(kv_fp32, gamma, rope_cos, rope_sin, *, kv, eps):
+    num_tokens, rope = rope_cos.shape
+    x = kv_fp32[:num_tokens]
+    x = x * rms_scale(x, eps) * gamma.float()
+    kv[:, :-rope] = x[:, :-rope]
+    half = rope // 2
+    kv[:, -rope:] = rotate(x[:, -rope:], rope_cos[:, :half], rope_sin[:, :half])

@@ -1,0 +1,54 @@
+"""Kernels of the ops that `ops/deepseek_v4/experts/gate.py` declares; its docstring says symbols and sources."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import softplus
+
+from ops.kernels.numerics import matmul_nt, quantise_rows
+
+NO_EXPERT = -1
+"""Stands in `indices` where a route goes nowhere: an idle token, or an expert that the token already has."""
+
+
+def x_norm_quant(x_norm_gate, *, x_norm_i8, x_norm_scale):
+    quantise_rows(x_norm_gate, x_norm_i8, x_norm_scale)
+
+
+def gate(x, w, *, scores, biased, bias=None):
+    num_experts = w.shape[0]
+    logits = torch.empty_like(scores[:, :num_experts], memory_format=torch.contiguous_format)
+    matmul_nt(x, w, logits)
+    found = softplus(logits).sqrt()
+    scores[:, :num_experts].copy_(found)
+    scores[:, num_experts:].zero_()
+    biased[:, :num_experts].copy_(found if bias is None else found + bias)
+    biased[:, num_experts:].fill_(float("-inf"))
+
+
+def _weights(scores: torch.Tensor, experts: torch.Tensor, factor: float) -> torch.Tensor:
+    """Scores of the chosen experts, normalised to sum to `factor`."""
+    chosen = scores.gather(1, experts)
+    return chosen / (chosen.sum(dim=-1, keepdim=True) + 1e-20) * factor
+
+
+def route_hash(input_ids, tid2eid, scores, *, indices, weights, factor):
+    experts = tid2eid[input_ids].long()
+    found = _weights(scores, experts, factor)
+    same = experts.unsqueeze(2) == experts.unsqueeze(1)
+    repeated = same.tril(-1).any(dim=-1)
+    merged = (same * found.unsqueeze(1)).sum(dim=-1)
+    indices.copy_(experts.masked_fill(repeated, NO_EXPERT))
+    weights.copy_(merged.masked_fill(repeated, 0.0))
+
+
+def route_sort(biased, scores, *, indices, weights, factor):
+    experts = biased.sort(dim=-1, descending=True, stable=True).indices[:, : indices.shape[1]]
+    indices.copy_(experts)
+    weights.copy_(_weights(scores, experts, factor))
+
+
+def gate_inactive_zero(position_ids, *, indices, weights):
+    idle = (position_ids < 0).unsqueeze(1)
+    indices.masked_fill_(idle, NO_EXPERT)
+    weights.masked_fill_(idle, 0.0)

@@ -1,0 +1,33 @@
+"""Kernels of the ops that `ops/deepseek_v4/experts/shared_expert.py` declares; its docstring says symbols and sources."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import silu
+
+from ops.kernels.numerics import dequantise, product, quantise_rows
+
+
+def swiglu(gate: torch.Tensor, up: torch.Tensor, limit: float) -> torch.Tensor:
+    """silu(gate) * up, with gate at most `limit` and up within +-`limit`; f32 in, f32 out."""
+    return silu(gate.clamp(max=limit)) * up.clamp(-limit, limit)
+
+
+def sh_gate_up(x, x_scale, w1, w1_scale, w3, w3_scale, *, h, limit):
+    num_tokens = x.shape[0]
+    gate = dequantise(product(x, w1), x_scale, w1_scale)
+    up = dequantise(product(x, w3), x_scale, w3_scale)
+    h[:num_tokens].copy_(swiglu(gate, up, limit))
+    h[num_tokens:].zero_()
+
+
+def sh_h_q(h, *, h_i8, h_scale):
+    quantise_rows(h, h_i8, h_scale)
+
+
+def sh_w2(h_i8, h_scale, w2, w2_scale, *, y):
+    y.copy_(dequantise(product(h_i8, w2), h_scale, w2_scale))
+
+
+def sh_output(y, *, sh):
+    sh.copy_(y[: sh.shape[0]])

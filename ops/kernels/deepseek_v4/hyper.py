@@ -1,0 +1,70 @@
+"""Kernels of the ops that `ops/deepseek_v4/hyper.py` declares; its docstring says symbols and sources."""
+
+from __future__ import annotations
+
+import torch
+
+from ops.kernels.numerics import matmul_nt
+
+
+def hc_pre(x, fn, scale, base, *, x_mixed, post, comb, mixes, mixes_raw, norm_eps, hc_eps, iterations):
+    num_tokens, hc, _ = x.shape
+    flat = x.reshape(num_tokens, -1).float()
+    num_rows, mix = mixes.shape[0], fn.shape[0]
+    half = flat.shape[1] // 2
+    matmul_nt(flat[:, :half], fn[:, :half], mixes_raw[:num_tokens, :mix])
+    matmul_nt(flat[:, half:], fn[:, half:], mixes_raw[num_rows : num_rows + num_tokens, :mix])
+    total = mixes_raw[:num_tokens, :mix] + mixes_raw[num_rows : num_rows + num_tokens, :mix]
+    coefficients = mixes[:num_tokens, :mix]
+    coefficients.copy_(total * torch.rsqrt(flat.square().mean(-1, keepdim=True) + norm_eps))
+
+    pre = torch.sigmoid(coefficients[:, :hc] * scale[0] + base[:hc]) + hc_eps
+    post.copy_(2 * torch.sigmoid(coefficients[:, hc : 2 * hc] * scale[1] + base[hc : 2 * hc]))
+    logits = coefficients[:, 2 * hc :] * scale[2] + base[2 * hc :]
+    comb.copy_(_sinkhorn(logits.view(num_tokens, hc, hc), hc_eps, iterations).view(num_tokens, -1))
+    x_mixed.copy_((pre.unsqueeze(-1) * x).sum(dim=1))
+
+
+def _sinkhorn(logits: torch.Tensor, eps: float, iterations: int) -> torch.Tensor:
+    """Row softmax of `logits` [T, HC, HC], then columns and rows normalised in turn, ending with columns."""
+    comb = torch.softmax(logits, dim=-1) + eps
+    comb = comb / (comb.sum(dim=-2, keepdim=True) + eps)
+    for _ in range(iterations - 1):
+        comb = comb / (comb.sum(dim=-1, keepdim=True) + eps)
+        comb = comb / (comb.sum(dim=-2, keepdim=True) + eps)
+    return comb
+
+
+def hc_post(y, x, post, comb, *, x_next):
+    num_tokens, hc, _ = x.shape
+    mixed = torch.matmul(comb.view(num_tokens, hc, hc).transpose(1, 2), x.float())
+    x_next.copy_(post.unsqueeze(-1) * y.float().unsqueeze(1) + mixed)
+
+
+def hc_head_cast(x, *, x_fp32):
+    num_tokens = x.shape[0]
+    x_fp32[:num_tokens].copy_(x.reshape(num_tokens, -1))
+    x_fp32[num_tokens:].zero_()
+
+
+def hc_head_rms(x_fp32, *, inv_rms, norm_eps):
+    inv_rms.copy_(torch.rsqrt(x_fp32.square().mean(-1, keepdim=True) + norm_eps))
+
+
+def hc_head_seed(*, mixes_raw):
+    mixes_raw.zero_()
+
+
+def hc_head_linear(x_fp32, fn, *, mixes_raw):
+    mixes_raw[:, : fn.shape[0]] += x_fp32 @ fn.t()
+
+
+def hc_head_pre_fused(scale, base, mixes_raw, inv_rms, *, pre_t, hc_eps):
+    hc = base.shape[0]
+    pre_t[:hc].copy_((torch.sigmoid(mixes_raw[:, :hc] * inv_rms * scale + base) + hc_eps).t())
+    pre_t[hc:].zero_()
+
+
+def hc_head_reduce(pre_t, x, *, x_head):
+    pre = pre_t[: x.shape[1]].t().unsqueeze(-1)
+    x_head.copy_((pre * x).sum(dim=1))

@@ -1,0 +1,119 @@
+"""What a result follows from, as a key: the code, the texts of graphs and configurations, options, and what the environment says.
+
+A key is worked out without expanding anything: files are read and parsed, which takes tenths of a second however large the
+program is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from runner.base.errors import GraphError
+from runner.driver.driver import Setup
+from runner.language.graph import Graph, Use
+from runner.language.library import GraphLibrary, find_graph
+from runner.language.walk import all_items
+from runner.recorded.opening import is_recorded
+
+_OURS = ("runner", "ops", "schedulers", "graphs")
+_GROUPS = ("ringgraph.ops", "ringgraph.models")
+_TEXTS = (".py", ".yaml", ".json")
+_VARIABLES = ("PTO2_", "RINGGRAPH_")
+
+
+def result_key(setup: Setup, graphs: Sequence[str | Path], options: Any, files: Iterable[Path] = ()) -> str | None:
+    """The key of what a command works out of graphs; None where it cannot be told: ops that no package declares.
+
+    `options` print what else the result follows from, `files` are read for it. Raises what reading them raises.
+    """
+    if setup.ops is not None:
+        return None
+    parts: list[Any] = [sys.version_info[:3], code_of_packages(), sorted(_environment()), str(options)]
+    parts += [(str(path), _digest(_content(path))) for path in files]
+    parts += [(setup.sets, setup.deploy, setup.ep), [_layer(layer) for layer in setup.configs]]
+    for graph in graphs:
+        parts.append((str(graph), os.getcwd()))
+        parts += _recorded(Path(graph)) if is_recorded(graph) else _graph(setup, graph)
+    return _digest(repr(parts).encode(errors="surrogatepass"))
+
+
+def _environment() -> Iterator[tuple[str, str]]:
+    return ((name, value) for name, value in os.environ.items() if name.startswith(_VARIABLES))
+
+
+def _layer(layer: str | Path) -> tuple[str, str]:
+    """A layer of configuration: a preset is part of our code, a file is its content."""
+    path = Path(layer)
+    return str(layer), _digest(_content(path / "config.json" if path.is_dir() else path))
+
+
+def _graph(setup: Setup, graph: str | Path) -> Iterator[Any]:
+    """The configuration's values, and the texts of the graph and of all that it may use."""
+    library = GraphLibrary()
+    config = setup.config(graph, library)
+    yield config.name, config.deploy, config.family.name, sorted(config.values.items()), sorted(config.dtypes.items())
+    root = library.load(find_graph(graph))
+    for used in _with_used(root, library):
+        yield (used, ()) if isinstance(used, str) else (used.file, used.lines)
+
+
+def _with_used(root: Graph, library: GraphLibrary) -> Iterator[Graph | str]:
+    """A graph and all that it names, each once; of one that cannot be loaded, the words for that."""
+    found, left = {root.file}, [root]
+    while left:
+        graph = left.pop()
+        yield graph
+        for item in all_items(graph.body):
+            if isinstance(item, Use):
+                try:
+                    used = library(item.graph, graph.file)
+                except GraphError as error:  # perhaps in a branch that is not taken
+                    yield str(error)
+                    continue
+                if used.file not in found:
+                    found.add(used.file)
+                    left.append(used)
+
+
+def _recorded(path: Path) -> list[tuple[str, str]]:
+    """The files of a recorded program: its own, or those of its folder."""
+    files = sorted(child for child in path.iterdir() if child.is_file()) if path.is_dir() else [path]
+    return [(str(file), _digest(file.read_bytes())) for file in files]
+
+
+def _content(path: Path) -> bytes:
+    return path.read_bytes() if path.is_file() else b"no file"
+
+
+@cache
+def code_of_packages() -> str:
+    """A digest of the texts of ours and of every package that declares ops or families of models."""
+    from importlib.metadata import entry_points
+
+    others = {entry.module.partition(".")[0] for group in _GROUPS for entry in entry_points(group=group)}
+    digest = hashlib.sha256()
+    for package in (*_OURS, *sorted(others)):
+        for path in _texts(package):
+            digest.update(f"{package} {path.name} ".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _texts(package: str) -> list[Path]:
+    found = find_spec(package)
+    if found is None:
+        return []
+    if found.submodule_search_locations is None:
+        return [Path(found.origin)] if found.origin is not None and Path(found.origin).is_file() else []
+    folders = map(Path, found.submodule_search_locations)
+    return sorted(path for folder in folders for path in folder.rglob("*") if path.suffix in _TEXTS and path.is_file())
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

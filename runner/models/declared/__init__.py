@@ -1,0 +1,1 @@
+"""Families of models, and graphs of none, that are data: what a layer's sections declare. The door is `family.DeclaredFamily`."""

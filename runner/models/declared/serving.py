@@ -1,0 +1,158 @@
+"""The section `serving` of a layer: how calls that serve are made, as data.
+
+    serving:
+      graphs: {prefill: my_prefill, decode: my_decode}      # names or paths; --prefill-graph and --decode-graph come first
+      deployments: {prefill: prefill, decode: decode}       # those of these names without
+      logits: logits                                        # the output of both graphs with a row of scores for every token
+      batch: batch                                          # requests of a decode call
+      seq: 1                                                # tokens of each
+      prefill_tokens: seq                                   # tokens of a prompt that a prefill call takes
+      vocabulary: tokens
+      end: end_token                                        # a field: a token, a list of them, or null; or a list
+      longest: positions                                    # positions of a request that the model allows
+      room: {longest: "max(longest, positions)", slots: "max(slots, requests)"}
+      narrow: width < 1024                                  # ops so short that one thread for each is best
+
+Numbers are expressions over fields and dims: of the decode deployment, `prefill_tokens` of the prefill one. `room` gives values
+to fields and dims that both calls share; it also knows `positions`, the most that a prompt needs with its new tokens, and
+`requests`, those of a decode call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from runner.base.errors import ConfigError, Diagnostic, did_you_mean
+from runner.language.given import Given, describe
+from runner.models.declared.expressions import integer_of, syntax_problem, value_of
+from runner.models.protocols import PHASES, C, Configuration, Serving, Vocabulary
+
+_NUMBERS = ("batch", "seq", "prefill_tokens", "vocabulary", "longest", "narrow")
+_MAPPINGS = ("graphs", "deployments", "room")
+KEYS = ("graphs", "deployments", "logits", "end", "room", *_NUMBERS)
+_REQUIRED = ("batch", "prefill_tokens", "vocabulary")
+NO_POSITIONS = 0
+
+
+class ServingDeclaration:
+    """What the section says; `problems` is everything that is wrong with it whatever the configuration."""
+
+    def __init__(self, section: Given | None):
+        self.section = section
+        self.entries: Mapping[str, Given] = {}
+        self.problems: list[Diagnostic] = []
+        if section is None or section.value is None:
+            self.section = None
+        elif not isinstance(section.value, dict):
+            self.problems.append(section.problem("C102", f"'serving' is {describe(section.value)}, expected a mapping"))
+        else:
+            self.entries = section.value
+            self._check(section)
+
+    def _check(self, section: Given) -> None:
+        for key, given in self.entries.items():
+            if key not in KEYS:
+                hint = did_you_mean(key, KEYS) or f"it may have {', '.join(KEYS)}"
+                self.problems.append(given.problem("C101", f"'serving': unknown key '{key}'", hint))
+            elif key in _MAPPINGS and not isinstance(given.value, dict):
+                self.problems.append(given.problem("C102", f"'{key}' is {describe(given.value)}, expected a mapping"))
+            elif key in _NUMBERS and isinstance(given.value, dict | list):
+                self.problems.append(given.problem("C102", f"'{key}' is {describe(given.value)}, expected an expression"))
+            elif key in _NUMBERS and (problem := syntax_problem(given, f"'{key}'")):
+                self.problems.append(problem)
+        for key in ("graphs", "deployments"):
+            for phase, given in self._mapping(key).items():
+                if phase not in PHASES:
+                    hint = did_you_mean(phase, PHASES) or f"calls are {' and '.join(PHASES)}"
+                    self.problems.append(given.problem("C101", f"'{key}': unknown call '{phase}'", hint))
+                elif not isinstance(given.value, str):
+                    self.problems.append(given.problem("C102", f"'{phase}' is {describe(given.value)}, expected a name"))
+        for name, given in self._mapping("room").items():
+            if problem := syntax_problem(given, f"'{name}'"):
+                self.problems.append(problem)
+        missing = [key for key in _REQUIRED if key not in self.entries]
+        if missing:
+            self.problems.append(section.problem("C105", f"'serving' has no {', '.join(map(repr, missing))}"))
+
+    def _mapping(self, key: str) -> Mapping[str, Given]:
+        given = self.entries.get(key)
+        return given.value if given is not None and isinstance(given.value, dict) else {}
+
+    def _required(self, config: Any) -> Mapping[str, Given]:
+        """The entries; raises ConfigError where no layer declares any."""
+        if self.section is None:
+            name = getattr(config, "name", "")
+            message = f"configuration '{name}' does not say how it serves" if name else "nothing says how requests are served"
+            raise ConfigError(message, hint="a layer declares it in a section 'serving' (docs/add-a-model.md)")
+        return self.entries
+
+    # --- what sessions ask ---
+
+    def serving(self, config: C, decode: str | None) -> Serving[C]:
+        """See `ModelFamily.serving`."""
+        entries = self._required(config)
+        config = self._with_room(config, NO_POSITIONS, decode)
+        configs = {phase: config.with_(deploy=deploy) for phase, deploy in self._deployments(config, decode).items()}
+        graphs = {phase: given.value for phase, given in self._mapping("graphs").items()}
+        batch = integer_of(entries["batch"], configs["decode"].values, "'batch'", 1)
+        seq = integer_of(entries["seq"], configs["decode"].values, "'seq'", 1) if "seq" in entries else 1
+        tokens = integer_of(entries["prefill_tokens"], configs["prefill"].values, "'prefill_tokens'", 1)
+        logits = str(entries["logits"].value) if "logits" in entries else "logits"
+        return Serving(config, graphs, configs, logits, batch, seq, tokens)
+
+    def fitting(self, config: C, lengths: Sequence[int], max_new_tokens: int, decode: str | None) -> C:
+        """See `ModelFamily.fitting`."""
+        entries = self._required(config)
+        needed = [length + max_new_tokens for length in lengths]
+        if "longest" in entries:
+            most = integer_of(entries["longest"], config.values, "'longest'")
+            for prompt, positions in enumerate(needed):
+                if positions > most:
+                    message = f"prompt {prompt} needs {positions:,} positions with its new tokens, the model has {most:,}"
+                    raise ConfigError(message)
+        return self._with_room(config, max(needed, default=NO_POSITIONS), decode)
+
+    def vocabulary(self, config: Configuration) -> Vocabulary:
+        """See `ModelFamily.vocabulary`."""
+        entries = self._required(config)
+        size = integer_of(entries["vocabulary"], config.values, "'vocabulary'", 1)
+        return Vocabulary(size, self._end(config))
+
+    def is_narrow(self, values: Mapping[str, Any]) -> bool:
+        """See `ModelFamily.is_narrow`."""
+        return "narrow" in self.entries and bool(value_of(self.entries["narrow"], values, "'narrow'"))
+
+    def _end(self, config: Configuration) -> tuple[int, ...]:
+        if "end" not in self.entries:
+            return ()
+        given = self.entries["end"]
+        value = given.plain
+        if isinstance(value, str):
+            if value not in config.fields:
+                raise ConfigError(
+                    given.problem("C106", f"'end': no field is called '{value}'", did_you_mean(value, config.fields))
+                )
+            value = config.fields[value]
+        tokens = [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+        if any(not isinstance(token, int) or isinstance(token, bool) for token in tokens):
+            raise ConfigError(given.problem("C102", f"'end' is {describe(value)}, expected token ids"))
+        return tuple(tokens)
+
+    def _deployments(self, config: Any, decode: str | None) -> dict[str, str | None]:
+        """The deployment of each phase; that of a configuration without any is None."""
+        names = getattr(config, "deployments", PHASES)
+        found: dict[str, str | None] = {phase: phase if phase in names else None for phase in PHASES}
+        found |= {phase: given.value for phase, given in self._mapping("deployments").items()}
+        return found | ({"decode": decode} if decode is not None else {})
+
+    def _with_room(self, config: C, positions: int, decode: str | None) -> C:
+        room = self._mapping("room")
+        if not room:
+            return config
+        of_decode = config.with_(deploy=self._deployments(config, decode)["decode"])
+        requests = integer_of(self.entries["batch"], of_decode.values, "'batch'", 1)
+        known = {**of_decode.values, "positions": positions, "requests": requests}
+        wanted = {name: value_of(given, known, f"'{name}' of 'room'") for name, given in room.items()}
+        sets = [f"{name}={value}" for name, value in wanted.items() if config.values.get(name) != value]
+        return config.with_(sets=sets) if sets else config

@@ -1,0 +1,147 @@
+"""Results that are asked for again: the same text from the cache folder, and never one of something else."""
+
+import signal
+
+import pytest
+from places import ROOT
+
+from runner.driver.cache import keys
+from runner.report.frontier import Point
+from schedulers.minpeak import planner
+
+COMMANDS = [
+    ("schedule", "moe", "--scheduler", "minpeak"),
+    ("schedule", "moe", "--json"),
+    ("schedule", "moe", "--ring-heap", "1KiB"),
+    ("schedule", "tests/data/conformance/01_flat_alignment.json"),
+    ("schedule-diff", "moe", "moe:auto"),
+    ("size", "moe", "head"),
+    ("frontier", "moe", "--points", "1"),
+]
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """How many programs were expanded or opened."""
+    import runner.driver.driver as driver
+    import runner.driver.planning as planning
+    import runner.driver.sizing as sizing
+
+    calls = []
+    for module in (driver, planning, sizing):
+        work = module.program_of
+        monkeypatch.setattr(module, "program_of", lambda *a, work=work, **k: calls.append(a) or work(*a, **k))
+    work_too = planning.open_recorded
+    monkeypatch.setattr(planning, "open_recorded", lambda *a: calls.append(a) or work_too(*a))
+    return calls
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_a_repeated_command_says_the_same_without_working_it_out(arguments, call, counted, cache, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    first = call(*arguments)
+    done = len(counted)
+    assert done and list(cache.iterdir())
+    again = call(*arguments)
+    assert len(counted) == done and again[:2] == first[:2]
+    told = [line for line in first[2].splitlines() if not line.startswith(("planning: ", "found: "))]
+    assert again[2].splitlines() == told
+    assert call(*arguments, "--no-cache") == first and len(counted) > done
+
+
+CHANGES = [
+    ("--config", "demo"),
+    ("--set", "decode.batch=2"),
+    ("--scheduler", "auto"),
+    ("--routing", "random:1"),
+    ("--batch-allocs",),
+    ("--json",),
+]
+
+
+@pytest.mark.parametrize("options", CHANGES, ids=" ".join)
+def test_other_options_are_another_result(options, call, counted):
+    call("schedule", "moe")
+    done = len(counted)
+    call("schedule", "moe", *options)
+    assert len(counted) > done
+
+
+INNER = """graph: inner
+inputs: {x: "f32[T, 8]"}
+outputs: {y: "f32[T, 1]"}
+body:
+  - op: hc_head_rms
+    in: {x_fp32: x}
+    out: {inv_rms: y}
+"""
+OUTER = """graph: outer
+inputs: {x: "f32[T, 8]"}
+outputs: {y: "f32[T, 1]"}
+body:
+  - use: inner
+    with: {x: x, y: y}
+"""
+
+
+@pytest.mark.parametrize("what", ["nothing", "outer.yaml", "inner.yaml", "layer.yaml", "environment", "code"])
+def test_other_inputs_are_another_result(what, call, counted, tmp_path, monkeypatch):
+    for name, text in (("outer.yaml", OUTER), ("inner.yaml", INNER), ("layer.yaml", "rms_norm_eps: 0.001\n")):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    command = ("schedule", tmp_path / "outer.yaml", "--config", "tiny", "--config", tmp_path / "layer.yaml")
+    status, out, err = call(*command)
+    assert status == 0, out + err
+    done = len(counted)
+    match what:
+        case "environment":
+            monkeypatch.setenv("PTO2_RING_HEAP", "2147483648")
+        case "code":
+            monkeypatch.setattr(keys, "code_of_packages", lambda: "changed")
+        case "outer.yaml" | "inner.yaml" | "layer.yaml":
+            path = tmp_path / what
+            path.write_text(f"# a comment\n{path.read_text('utf-8')}", encoding="utf-8")
+    call(*command)
+    assert (len(counted) > done) == (what != "nothing")
+
+
+def test_what_writes_files_is_never_kept(call, cache, tmp_path):
+    deps = tmp_path / "deps.json"
+    for _ in range(2):
+        status, _, err = call("schedule", "moe", "--deps", deps)
+        assert status == 0 and deps.is_file(), err
+        deps.unlink()
+    assert not cache.exists()
+
+
+def test_a_cache_that_cannot_be_written_is_no_problem(call, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("RINGGRAPH_CACHE", str(tmp_path / "file"))
+    assert call("schedule", "moe") == call("schedule", "moe")
+
+
+def test_a_stopped_frontier_says_what_it_has_and_is_not_kept(call, monkeypatch, cache):
+    work, calls = planner.Planner.shortest, []
+
+    def interrupted(self, budget):
+        calls.append(budget)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return work(self, budget)
+
+    monkeypatch.setattr(planner.Planner, "shortest", interrupted)
+    status, out, err = call("frontier", "moe")
+    assert status == 130 and "minpeak, fewest bytes" in out and "autoscope" not in out
+    assert err.count("found: ") == 2 and not cache.exists()
+    monkeypatch.setattr(planner.Planner, "shortest", work)
+    whole = call("frontier", "moe", "--points", "1", "--json")[1]
+    assert '"is_whole": true' in whole
+
+
+def test_each_placement_is_shown_when_it_is_found():
+    from runner import Driver
+
+    seen: list[Point] = []
+    planned: list[int] = []
+    found = Driver().frontier("moe", 1, say=lambda label: planned.append(len(seen)), shown=seen.append)
+    assert planned[:3] == [0, 1, 2] and found.is_whole
+    assert {point.label for point in found.points} <= {point.label for point in seen}

@@ -1,0 +1,157 @@
+"""Graphs and configurations of no model: every command without a field of any family, and `generate` for a graph by its layer."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from runner.base.errors import ConfigError
+from runner.driver import serve
+from runner.driver.driver import resolve, schedule_of
+from runner.serving.session import Placement
+
+OPS = """
+from runner import OpRegistry
+
+ops = OpRegistry()
+
+
+@ops.op("sum_up", "tokens: i64[B], slots: i64[B], step: f32[V] -> scores: f32[B, V], &seen: f32[R, V]", core="AIV")
+def sum_up(tokens, slots, step, *, scores, seen):
+    '''Counts each token; the one that was seen least, by `step` of its id, comes next.'''
+    scores.zero_()
+    for at, (token, slot) in enumerate(zip(tokens.tolist(), slots.tolist())):
+        if slot >= 0:
+            seen[slot, token] += 1
+            scores[at] = step - seen[slot]
+"""
+LAYER = """
+fields:
+  symbols: {type: integer, minimum: 2, default: 7}
+  lanes: {type: integer, minimum: 1, doc: requests of a call}
+  wide: {type: integer, minimum: 1, doc: tokens of a call}
+  rooms: {type: integer, minimum: 1, default: 2}
+deployments:
+  decode: {lanes: 2, wide: 2}
+  prefill: {lanes: 1, wide: 4}
+checkpoint:
+  tensors:
+    step: {shape: [symbols]}
+  config: {fields: [symbols]}
+state:
+  requests: lanes
+  kinds:
+    seen: {kind: running, requests: rooms, holds: seen, clear: true}
+  inputs:
+    tokens: {tokens: symbols}
+    slots: {slots: seen}
+serving:
+  logits: scores
+  batch: lanes
+  prefill_tokens: wide
+  vocabulary: symbols
+  end: [6]
+  room: {rooms: requests}
+"""
+GRAPH = """
+graph: NAME
+deploy: NAME
+inputs: {tokens: "i64[wide]", slots: "i64[wide]"}
+weights: {step: {type: "f32[symbols]", from: step}}
+state: {seen: "f32[rooms, symbols]"}
+outputs: {scores: "f32[wide, symbols]"}
+body:
+  - op: sum_up
+    in: {tokens: tokens, slots: slots, step: step}
+    out: {scores: scores, seen: seen}
+"""
+PLAIN = """
+graph: plain
+inputs: {x: "f32[8, 16]"}
+weights: {w: {type: "f32[16, 16]"}}
+outputs: {y: "f32[8, 16]"}
+body:
+  - op: linear
+    in: {x: x, w: w}
+    out: {y: y}
+"""
+SIZED = PLAIN.replace("16", "width").replace("8,", "rows,")
+
+
+@pytest.fixture
+def plain(tmp_path):
+    """A graph that mentions no name."""
+    path = tmp_path / "plain.yaml"
+    path.write_text(PLAIN)
+    return path
+
+
+@pytest.mark.parametrize("command", ["lint", "schedule", "size", "dot", "run"])
+def test_a_graph_without_names_needs_no_configuration(plain, call, command, tmp_path):
+    status, out, err = call(command, plain, *(["--profile", tmp_path / "profile.json"] if command == "run" else []))
+    assert status == 0 and "deepseek" not in out + err, err
+    if command == "run":
+        assert json.loads((tmp_path / "profile.json").read_text())["config"] == "none"
+
+
+@pytest.mark.parametrize("command", ["lint", "schedule", "size", "dot", "frontier", "run"])
+def test_a_graph_under_its_own_fields(tmp_path, call, command):
+    (tmp_path / "sized.yaml").write_text(SIZED)
+    (tmp_path / "own.yaml").write_text("fields: {rows: {type: integer, default: 8}, width: integer}\nwidth: 2 * rows\n")
+    status, _, err = call(command, tmp_path / "sized.yaml", "--config", tmp_path / "own.yaml")
+    assert status == 0, err
+    status, _, err = call(command, tmp_path / "sized.yaml", "--config", tmp_path / "own.yaml", "--set", "widht=4")
+    assert status and "unknown key 'widht'" in err and "did you mean 'width'?" in err
+
+
+def test_a_graph_whose_names_are_a_models_has_that(call):
+    status, out, _ = call("schedule", "decode_fwd", "--json")
+    assert status == 0 and json.loads(out)["num_tasks"] > 100
+
+
+def test_no_checkpoint_of_a_model_is_written_for_a_configuration_of_none(tmp_path, call):
+    (tmp_path / "own.yaml").write_text("fields: {rows: {type: integer, default: 8}}\n")
+    status, _, err = call("checkpoint", "init", "--config", tmp_path / "own.yaml", tmp_path / "made")
+    assert status == 1 and "the configuration has no checkpoint" in err and not (tmp_path / "made").exists()
+
+
+@pytest.fixture
+def counting(tmp_path):
+    """A plain graph that serves: its layer, graphs, ops and a checkpoint without a `config.json`."""
+    (tmp_path / "own.yaml").write_text(LAYER)
+    for phase in ("prefill", "decode"):
+        (tmp_path / f"{phase}.yaml").write_text(GRAPH.replace("NAME", phase))
+    (tmp_path / "sums.py").write_text(OPS)
+    (tmp_path / "made").mkdir()
+    save_file({"step": torch.tensor([0.5, 0.4, 0.3, 0.2, 0.1, 0.0, -9.0])}, tmp_path / "made" / "model.safetensors")
+    return tmp_path
+
+
+def expected(prompt, count):
+    seen, made = [0.5, 0.4, 0.3, 0.2, 0.1, 0.0, -9.0], []
+    for token in prompt:
+        seen[token] -= 1
+    for _ in range(count):
+        made.append(max(range(7), key=lambda i: seen[i]))
+        seen[made[-1]] -= 1
+    return made
+
+
+def generated(folder, prompts, count, graphs):
+    """What `generate` makes with ops that no package brings."""
+    space: dict = {}
+    exec((folder / "sums.py").read_text(), space)
+    request = serve.Request(folder / "made", tuple(prompts), count, graphs=graphs)
+    config = serve.prepared(resolve(serve.own_layers(folder / "made", [folder / "own.yaml"])), request)
+    return serve.serve(config, request, space["ops"], Placement(lambda program: schedule_of(program, "annotated")[0]))
+
+
+def test_generate_for_a_plain_graph(counting):
+    prompts = [(1, 2, 3), (0, 0, 1, 1, 2, 5), (4,)]
+    graphs = {phase: str(counting / f"{phase}.yaml") for phase in ("prefill", "decode")}
+    made = generated(counting, prompts, 5, graphs)
+    assert made is not None
+    assert [generation.tokens for generation in made.generations] == [expected(prompt, 5) for prompt in prompts]
+    with pytest.raises(ConfigError, match="names no graph for decode\nhint: give --decode-graph"):
+        generated(counting, prompts, 5, {"prefill": graphs["prefill"]})

@@ -1,0 +1,74 @@
+"""What plans never imports torch, and works where torch is broken: each command in a process whose torch raises."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from places import ROOT
+
+RUN = """
+import sys
+from runner.cli import main
+main.end = lambda status: sys.exit(status)
+sys.argv[0] = "ringgraph"
+try:
+    main.main(sys.argv[1:])
+finally:
+    assert "torch" not in sys.modules, "torch was imported"
+"""
+
+CONFORMANCE = "tests/data/conformance/01_flat_alignment.json"
+CAPTURE = "tests/data/captures/layers_1"
+
+COMMANDS = [
+    ("--help",),
+    ("lint", "moe"),
+    ("explain", "moe", "gate"),
+    ("dot", "moe", "-o", "{out}/moe.dot"),
+    ("schedule", "moe", "--scheduler", "minpeak"),
+    ("schedule", "moe", "--cores", "aic=2,aiv=2", "--perfetto", "{out}/trace.json", "--json"),
+    ("schedule-diff", "moe", "moe"),
+    ("size", "moe", "head"),
+    ("frontier", "moe", "--points", "1"),
+    ("ops", "show", "gate"),
+    ("ops", "list"),
+    ("graph", "list"),
+    ("config", "show"),
+    ("schedule", CONFORMANCE),
+    ("ring-heap", "replay", CONFORMANCE),
+    ("schedule", CAPTURE),
+    ("critical-path", CAPTURE),
+]
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    """The environment of a process in which importing torch raises."""
+    folder = tmp_path_factory.mktemp("broken")
+    (folder / "torch.py").write_text("raise ImportError('torch is broken here')\n", encoding="utf-8")
+    return {**os.environ, "PYTHONPATH": os.pathsep.join((str(folder), str(ROOT)))}
+
+
+def ran(broken, *arguments):
+    command = [sys.executable, "-c", RUN, *arguments]
+    return subprocess.run(command, cwd=ROOT, env=broken, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_a_command_works_without_torch(arguments, broken, tmp_path):
+    done = ran(broken, *(argument.format(out=tmp_path) for argument in arguments))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_findings_come_without_torch(broken, tmp_path):
+    graph = tmp_path / "g.yaml"
+    graph.write_text('graph: g\ninputs: {x: "f32[T, D]"}\nbody:\n  - op: rms_nrom\n    in: {x: x}\n', encoding="utf-8")
+    done = ran(broken, "lint", str(graph), "--format", "json")
+    assert done.returncode == 1 and "rms_nrom" in str(json.loads(done.stdout))
+
+
+def test_what_runs_says_that_torch_cannot_be_imported(broken):
+    done = ran(broken, "run", "moe")
+    assert done.returncode != 0 and "torch is broken here" in done.stderr
