@@ -1,10 +1,10 @@
 """The lowest arena with which a program runs within a given time, and the shortest run within an arena of given height.
 
 A run under a budget of bytes (`runner.rings.devices.timed_lives`) says when each tensor is in use if memory is short but well
-spent. First fit then gives bytes that go from one tensor to another only where the one has been used for the last time before the other begins, in
-order and in that run: such edges cost nothing. What does not fit below the height that is aimed at goes where it waits for as
-short as can be: that spends slack. A run with the places as they are says what comes of it, and what lay on its critical path
-keeps bytes of its own in the next try, which takes its times from that run.
+spent. First fit then gives bytes that go from one tensor to another only where the one has been used for the last time before
+the other begins, in order and in that run: such edges cost nothing. What does not fit below the height that is aimed at goes
+where it waits for as short as can be: that spends slack. A run with the places as they are says what comes of it, and what lay
+on its critical path keeps bytes of its own in the next try, which takes its times from that run.
 
 What is tried is the product of budgets, of the order in which ready tasks start under them, and of first-fit orders; at first
 without a height, then below the lowest that was found, in steps that get smaller. What is left of the effort goes to orders that

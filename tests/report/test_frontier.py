@@ -64,7 +64,8 @@ def test_reports_say_what_they_assume(call):
     assert f"timed assumes {said}" in call("schedule", *SMALL[1:-2])[1]
     assert f"routing bound; timed: {said}" in call("frontier", *SMALL[1:-2], "--points", "1")[1]
     sized = ("size", *SMALL[1:-2], "--scheduler", "minpeak")
-    assert "scheduler minpeak, routing bound\n" in call(*sized)[1]
+    assert "scheduler minpeak, routing bound\n" in call(*sized, "--objective", "total")[1]
+    assert f"scheduler minpeak, routing bound; timed: {said}" in call(*sized)[1]
     found = json.loads(call(*sized, "--objective", "makespan", "--json")[1])
     assert (found["routing"], found["timing"]["cores"]) == ("bound", "aic=24,aiv=48")
 
