@@ -64,7 +64,7 @@ class TimeFacts:
     """What is known of a plan's time, in microseconds of the timed model.
 
     makespan_us       of the plan, in rings of its safe capacities
-    fastest_us        the shortest of all strategies in theirs, and of unlimited rings
+    fastest_us        the shortest of all strategies that were run in theirs, and of unlimited rings
     slack             the part by which the plan may be longer than that
     critical_path_us  no run is shorter: tasks that wait for each other, submissions, values read on the host
     work_us           nor than this: the blocks of all tasks over the cores of their type

@@ -270,15 +270,20 @@ class Planner:
     def balanced(self) -> Plan:
         """Of all candidates whose timed run is at most the slack longer than the fastest, the one with the fewest bytes.
 
-        No strategy is better in bytes and time at once: one that takes no more bytes would be in time too, and be taken.
+        No strategy is better in bytes and time at once: one that takes no more bytes would be in time too, and be taken. None is
+        tried where the smallest of a large program is in time of any run that there can be.
         """
-        known = [(self._makespan_us(candidate), candidate) for candidate in self._in_time()]
-        smallest = known[0][1]
+        candidates = self._in_time()
+        smallest = next(candidates)
+        known = [(self._makespan_us(smallest), smallest)]
+        work = self._work(smallest.schedule)
+        is_proved = known[0][0] <= max(work.bound_us()) * (1 + self.options.slack)
+        if not (is_proved and len(self.program.tasks) > FOLD_FROM):  # few tasks: others may do without idle rings
+            known += [(self._makespan_us(candidate), candidate) for candidate in candidates]
         unlimited_us = run_unlimited(smallest.schedule, self.options.timing(smallest.schedule)).makespan_us
         assert unlimited_us is not None, "nothing deadlocks where memory abounds"
         fastest_us = min([unlimited_us, *(makespan_us for makespan_us, _ in known)])
         limit_us = fastest_us * (1 + self.options.slack)
-        work = self._work(smallest.schedule)
         if self.options.share and known[0][0] > limit_us:
             known += self._lowest(work, smallest, limit_us)
         for makespan_us, candidate in known:
