@@ -259,7 +259,8 @@ def _print_certificate(found: Mapping[str, Any]) -> None:
         )
         more = f"{time['makespan_us'] / time['fastest_us'] - 1 if time['fastest_us'] else 0:+.1%}"
         print(
-            f"time: {makespan}, {more} of the best of unlimited rings and the strategies that were run, {fastest} (slack {time['slack']:.1%})"
+            f"time: {makespan}, {more} of the best of unlimited rings and the strategies that were run, {fastest} "
+            f"(slack {time['slack']:.1%})"
         )
         print(f"no run is shorter than the critical path, {path}, nor than the work over the cores, {work}")
     if "shared_bytes" in found:
