@@ -16,6 +16,7 @@ import torch
 
 from runner.base.errors import ExecutionError
 from runner.base.tensor_spec import DTYPE_BYTES, TensorSpec
+from runner.execution.layouts import LaidWeight, Weight, laid_operands
 from runner.execution.storage import TORCH_DTYPES, Place, Storage
 from runner.program.ops import OpRegistry
 from runner.program.program import Program, Region, Task
@@ -94,14 +95,14 @@ class Binder:
     """Makes the bindings of a schedule, each when it is first needed.
 
     `externals` maps tensor ids of the program (inputs, weights, state, outputs) to torch tensors of exactly the declared shape
-    and dtype.
+    and dtype; a weight may be laid out.
     """
 
     def __init__(
         self,
         schedule: Schedule,
         registry: OpRegistry,
-        externals: Mapping[int, torch.Tensor],
+        externals: Mapping[int, Weight],
         comm: object,
     ):
         if schedule.program is None:
@@ -124,7 +125,8 @@ class Binder:
 
     def external(self, tensor: int) -> torch.Tensor | None:
         """What stands for a tensor that is not local; None for a local one."""
-        return self._externals.get(tensor)
+        found = self._externals.get(tensor)
+        return found.plain if isinstance(found, LaidWeight) else found
 
     def binding(self, submission: int) -> Binding:
         """The call of a submission that has an op."""
@@ -143,6 +145,8 @@ class Binder:
         if "comm" in definition.needs:
             fixed["comm"] = self._comm
         local: list[_Local] = []
+        run = definition.run
+        laid = laid_operands(run)
         for operand, region in task.operands.items():
             tensor = self._program.tensors[region.tensor]
             offset, shape, strides = region_view(tensor.spec, region)
@@ -151,9 +155,19 @@ class Binder:
                 offset += start // DTYPE_BYTES[tensor.spec.dtype]
                 local.append(_Local(operand, owner, tensor.spec.dtype, offset, shape, strides))
             else:
-                fixed[operand] = _part(self._externals[region.tensor], region)
+                fixed[operand] = _given(self._externals[region.tensor], region, operand in laid)
         owners = tuple(sorted({view.owner for view in local}))
-        return Binding(definition.run, fixed, tuple(local), owners, "comm" in definition.needs)
+        return Binding(run, fixed, tuple(local), owners, "comm" in definition.needs)
+
+
+def _given(value: Weight, region: Region, is_laid: bool) -> Any:
+    """An operand from outside: laid out where the kernel takes it so and there is a layout."""
+    if not isinstance(value, LaidWeight):
+        return _part(value, region)
+    if is_laid:
+        return value.of(region)
+    assert value.plain is not None, "a weight is kept as it is where some task reads it so"
+    return _part(value.plain, region)
 
 
 def _part(tensor: torch.Tensor, region: Region) -> torch.Tensor:
@@ -162,7 +176,7 @@ def _part(tensor: torch.Tensor, region: Region) -> torch.Tensor:
     return tensor[tuple(lo if i in region.dropped else slice(lo, hi) for i, (lo, hi) in enumerate(region.box))]
 
 
-def check_externals(program: Program, externals: Mapping[int, torch.Tensor]) -> None:
+def check_externals(program: Program, externals: Mapping[int, Weight]) -> None:
     """Raises ExecutionError with everything that is missing, misshapen or of another dtype, of what tasks touch."""
     problems = []
     touched = {tensor for task in program.tasks for tensor in (*task.reads, *task.writes)}

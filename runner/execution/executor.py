@@ -18,6 +18,7 @@ from runner.base.errors import ExecutionError
 from runner.execution.binding import Binder
 from runner.execution.capture import Capture
 from runner.execution.engines import Engine, InOrder, Traced
+from runner.execution.layouts import Weight
 from runner.execution.run import Run, TaskTime
 from runner.execution.storage import PlainStorage, RingStorage, Storage
 from runner.execution.tracing import Trace
@@ -89,7 +90,8 @@ class CompiledSchedule:
     """A schedule bound to its externals, to be run any number of times; the externals' contents may change between runs.
 
     Args:
-        externals: tensor id -> torch tensor of the declared shape and dtype, for every tensor that is not local.
+        externals: tensor id -> torch tensor of the declared shape and dtype, for every tensor that is not local; a weight may be
+            laid out (`layouts`).
         rings: sizes of the ring heaps; without them every block has memory of its own.
         workers: up to 1 runs in order on the calling thread.
         comm: what ops that need `comm` are given.
@@ -101,7 +103,7 @@ class CompiledSchedule:
         self,
         schedule: Schedule,
         registry: OpRegistry,
-        externals: Mapping[int, torch.Tensor],
+        externals: Mapping[int, Weight],
         *,
         rings: RingSizes | None = None,
         workers: int = 1,
@@ -164,7 +166,7 @@ class CompiledSchedule:
 def execute(
     schedule: Schedule,
     registry: OpRegistry,
-    externals: Mapping[int, torch.Tensor],
+    externals: Mapping[int, Weight],
     *,
     rings: RingSizes | None = None,
     workers: int = 1,

@@ -24,6 +24,7 @@ from runner.checkpoint.weights import Loaded, load_weights
 from runner.config.config import Config
 from runner.execution.comm import Comm, LocalComm
 from runner.execution.executor import CompiledSchedule, RunResult
+from runner.execution.layouts import Layouts
 from runner.execution.run import TaskTime
 from runner.execution.storage import TORCH_DTYPES
 from runner.execution.tracing import Trace
@@ -66,11 +67,15 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """How programs become schedules, and the rings that they run on."""
+    """How programs become schedules, and the rings that they run on.
+
+    Where `is_fast`, products may be rounded once more and need not be the same bits whatever rows there are.
+    """
 
     schedule: Callable[[Program], Schedule]
     rings: Callable[[Sequence[Schedule]], RingSizes | None] = lambda schedules: None
     workers: int = 1
+    is_fast: bool = False
 
 
 @dataclass
@@ -197,18 +202,17 @@ def open_session(
     state = config.family.request_state(config, _shared_states(config, programs.values()), device)
     _require_inputs(state, programs.values())
     loaded: dict[object, Loaded] = {}
+    keep = Layouts(programs.values(), registry, is_fast=placement.is_fast).keep
     weight_bytes: dict[int, int] = {}
     stages: dict[str, Stage] = {}
     for phase, program in programs.items():
-        weights = load_weights(
-            program, checkpoint, config, device, rank=comm.rank, size=comm.size, progress=progress, loaded=loaded
-        )
-        weight_bytes |= {weight.data_ptr(): weight.nbytes for weight in weights.values()}
-        externals = {**weights, **_buffers(program, state, torch.device(device))}
-        compiled = CompiledSchedule(
-            schedules[phase], registry, externals, rings=rings, workers=placement.workers, comm=comm, device=device
-        )
-        stages[phase] = Stage(phase, compiled, externals, serving.logits)
+        part = {"rank": comm.rank, "size": comm.size, "progress": progress, "loaded": loaded, "keep": keep}
+        weights = load_weights(program, checkpoint, config, device, **part)
+        weight_bytes |= {id(weight): weight.nbytes for weight in weights.values()}
+        buffers = _buffers(program, state, torch.device(device))
+        how = {"rings": rings, "workers": placement.workers, "comm": comm, "device": device}
+        compiled = CompiledSchedule(schedules[phase], registry, {**weights, **buffers}, **how)
+        stages[phase] = Stage(phase, compiled, buffers, serving.logits)
     return ModelSession(config, serving, stages["prefill"], stages["decode"], state, rings, sum(weight_bytes.values()))
 
 

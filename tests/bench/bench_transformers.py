@@ -1,4 +1,4 @@
-"""Prefill of 128 tokens and decode of 8 requests beside transformers, both on one checkpoint, in turns in one process (`make bench`).
+"""Prefill of 128 tokens and decode of 8 requests beside transformers, on one checkpoint and in turns in one process.
 
 A figure is the CPU time of transformers over ours, medians of as many calls of each: above 1 is faster. One model:
 `pytest -m bench -s tests/bench/bench_transformers.py -k "six and f32"`. What the machine is stands above the table.
@@ -28,16 +28,12 @@ PROMPT, BATCH = 128, 8
 CALLS = int(os.environ.get("RINGGRAPH_BENCH_CALLS", "9"))
 """Calls of each side that a median is of."""
 
-SIX = (
-    ("hidden_size=1024", "num_hidden_layers=6", "compress_ratios=[0,4,128,4,128,0]", "num_attention_heads=16", "head_dim=128")
-    + ("qk_rope_head_dim=32", "q_lora_rank=512", "o_lora_rank=256", "o_groups=4", "vocab_size=8192", "moe_intermediate_size=512")
-    + ("n_routed_experts=16", "num_experts_per_tok=3", "index_n_heads=16", "index_head_dim=64", "index_topk=64")
-)
-WIDE = ("num_hidden_layers=2", "compress_ratios=[4,128]", "n_routed_experts=16", "vocab_size=16384", "num_hash_layers=1")
-QWEN = (
-    ("hidden_size=1024", "num_hidden_layers=8", "intermediate_size=3072", "num_attention_heads=16", "num_key_value_heads=8")
-    + ("head_dim=128", "vocab_size=8192", "tie_word_embeddings=false")
-)
+SIX = """hidden_size=1024 num_hidden_layers=6 compress_ratios=[0,4,128,4,128,0] num_attention_heads=16 head_dim=128
+qk_rope_head_dim=32 q_lora_rank=512 o_lora_rank=256 o_groups=4 vocab_size=8192 moe_intermediate_size=512 n_routed_experts=16
+num_experts_per_tok=3 index_n_heads=16 index_head_dim=64 index_topk=64"""
+WIDE = "num_hidden_layers=2 compress_ratios=[4,128] n_routed_experts=16 vocab_size=16384 num_hash_layers=1"
+QWEN = """hidden_size=1024 num_hidden_layers=8 intermediate_size=3072 num_attention_heads=16 num_key_value_heads=8 head_dim=128
+vocab_size=8192 tie_word_embeddings=false"""
 MODELS = {"six": ("tiny", SIX), "wide": ("demo", WIDE), "qwen3": ("qwen3-tiny", QWEN)}
 """Preset, and what it is changed to."""
 TORCH = {"f32": torch.float32, "bf16": torch.bfloat16}
@@ -61,7 +57,7 @@ def checkpoints(tmp_path_factory) -> Callable[[str, str], Path]:
         if (name, dtype) not in made:
             preset, sets = MODELS[name]
             folder = tmp_path_factory.mktemp(name) / "model"
-            made[name, dtype] = init_checkpoint(load_config([preset], sets), folder, seed=0, flavour=dtype)
+            made[name, dtype] = init_checkpoint(load_config([preset], sets.split()), folder, seed=0, flavour=dtype)
         return made[name, dtype]
 
     return get
@@ -147,8 +143,10 @@ def test_beside_transformers(name, dtype, threads, checkpoints, capsys):
     torch.set_num_threads(1)
     with capsys.disabled():
         print(f"\n{machine()}" if (name, dtype, threads) == ("six", "f32", 1) else "", end="")
-        shown = [f"{what} {a / b:5.2f} ({a * 1e3:6.1f} / {b * 1e3:6.1f} ms)" for what, (a, b) in
-                 (("prefill", prefill), ("decode", decode))]
+        shown = [
+            f"{what} {a / b:5.2f} ({a * 1e3:6.1f} / {b * 1e3:6.1f} ms)"
+            for what, (a, b) in (("prefill", prefill), ("decode", decode))
+        ]
         print(f"\n  {name:6s} {dtype:4s} {threads} threads: {', '.join(shown)}; logits differ by {error:.1e}")
     assert error < (1e-3 if dtype == "f32" else 0.2)
 

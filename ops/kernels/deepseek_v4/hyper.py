@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 
-from ops.kernels.numerics import matmul_nt
+from ops.kernels.numerics import matmul_nt, product
+from ops.kernels.products import part_of, reads_laid_out
 
 
+def _halves(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Sequence[int], Sequence[int]]:
+    """`fn` is summed in two halves."""
+    return (), (shapes["fn"][1] // 2,)
+
+
+@reads_laid_out(fn=_halves)
 def hc_pre(x, fn, scale, base, *, x_mixed, post, comb, mixes, mixes_raw, norm_eps, hc_eps, iterations):
     num_tokens, hc, _ = x.shape
     flat = x.reshape(num_tokens, -1).float()
     num_rows, mix = mixes.shape[0], fn.shape[0]
     half = flat.shape[1] // 2
-    matmul_nt(flat[:, :half], fn[:, :half], mixes_raw[:num_tokens, :mix])
-    matmul_nt(flat[:, half:], fn[:, half:], mixes_raw[num_rows : num_rows + num_tokens, :mix])
+    for part, first in (((0, half), 0), ((half, flat.shape[1]), num_rows)):
+        matmul_nt(flat[:, slice(*part)], part_of(fn, (0, mix), part), mixes_raw[first : first + num_tokens, :mix])
     total = mixes_raw[:num_tokens, :mix] + mixes_raw[num_rows : num_rows + num_tokens, :mix]
     coefficients = mixes[:num_tokens, :mix]
     coefficients.copy_(total * torch.rsqrt(flat.square().mean(-1, keepdim=True) + norm_eps))
@@ -55,8 +64,9 @@ def hc_head_seed(*, mixes_raw):
     mixes_raw.zero_()
 
 
+@reads_laid_out(fn=None)
 def hc_head_linear(x_fp32, fn, *, mixes_raw):
-    mixes_raw[:, : fn.shape[0]] += x_fp32 @ fn.t()
+    mixes_raw[:, : fn.shape[0]] += product(x_fp32, fn)
 
 
 def hc_head_pre_fused(scale, base, mixes_raw, inv_rms, *, pre_t, hc_eps):

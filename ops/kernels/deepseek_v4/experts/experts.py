@@ -6,6 +6,7 @@ import torch
 
 from ops.kernels.deepseek_v4.experts.shared_expert import swiglu
 from ops.kernels.numerics import dequantise, matmul_nt, quantise_rows
+from ops.kernels.products import reads_laid_out
 
 
 def first_rows(count: torch.Tensor, num_lanes: int, depth: int) -> torch.Tensor:
@@ -35,10 +36,12 @@ def _tile(buffer: torch.Tensor, count: torch.Tensor, expert: int, tile: int, siz
     return padded
 
 
+@reads_laid_out(w=None)
 def exp_gate_mm(x, count, w, *, acc, expert, tile):
     matmul_nt(_tile(x, count, expert, tile, acc.shape[0]), w, acc)
 
 
+@reads_laid_out(w=None)
 def exp_up_mm(x, count, w, *, acc, expert, tile):
     matmul_nt(_tile(x, count, expert, tile, acc.shape[0]), w, acc)
 
@@ -52,6 +55,7 @@ def exp_h_q(h, *, h_i8, h_scale):
     quantise_rows(h, h_i8, h_scale)
 
 
+@reads_laid_out(w=None)
 def exp_w2_mm(h_i8, w, *, acc):
     matmul_nt(h_i8, w, acc)
 
