@@ -68,6 +68,11 @@ def prompts(vocab_size: int) -> list[tuple[int, ...]]:
     return [tuple(torch.randint(2, vocab_size, (PROMPT,), generator=generator).tolist()) for _ in range(BATCH)]
 
 
+def next_tokens(position: int) -> list[int]:
+    """A token of each request, all different: each takes its own experts."""
+    return [(position * 131 + request * 977) % 5000 for request in range(BATCH)]
+
+
 class Ours:
     def __init__(self, folder: Path, *sets: str):
         config = load_config([folder / "config.json"], ("max_context=512", *sets))
@@ -94,7 +99,8 @@ class Ours:
             self.session.step([Row(self.handles[-1], (7,), at)])
 
     def decode(self) -> None:
-        self.session.step([Row(handle, (7,), self.position) for handle in self.handles])
+        tokens = next_tokens(self.position)
+        self.session.step([Row(handle, (token,), self.position) for handle, token in zip(self.handles, tokens, strict=True)])
         self.position += 1
 
 
@@ -104,7 +110,7 @@ class Theirs:
         self.ids = torch.tensor(prompts(self.model.config.vocab_size))
         with torch.no_grad():
             out = self.model(self.ids, use_cache=True)
-        self.cache, self.logits = out.past_key_values, out.logits[-1].float()
+        self.cache, self.logits, self.position = out.past_key_values, out.logits[-1].float(), PROMPT
 
     def prefill(self) -> None:
         with torch.no_grad():
@@ -112,7 +118,9 @@ class Theirs:
 
     def decode(self) -> None:
         with torch.no_grad():
-            out = self.model(torch.full((BATCH, 1), 7), past_key_values=self.cache, use_cache=True)
+            ids = torch.tensor(next_tokens(self.position)).view(-1, 1)
+            out = self.model(ids, past_key_values=self.cache, use_cache=True)
+        self.position += 1
         self.cache = out.past_key_values
 
 

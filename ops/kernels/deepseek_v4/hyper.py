@@ -30,17 +30,23 @@ def hc_pre(x, fn, scale, base, *, x_mixed, post, comb, mixes, mixes_raw, norm_ep
     pre = torch.sigmoid(coefficients[:, :hc] * scale[0] + base[:hc]) + hc_eps
     post.copy_(2 * torch.sigmoid(coefficients[:, hc : 2 * hc] * scale[1] + base[hc : 2 * hc]))
     logits = coefficients[:, 2 * hc :] * scale[2] + base[2 * hc :]
-    comb.copy_(_sinkhorn(logits.view(num_tokens, hc, hc), hc_eps, iterations).view(num_tokens, -1))
+    comb.copy_(_sinkhorn(logits.view(num_tokens, hc, hc), hc_eps, iterations).flatten(1))
     x_mixed.copy_((pre.unsqueeze(-1) * x).sum(dim=1))
 
 
 def _sinkhorn(logits: torch.Tensor, eps: float, iterations: int) -> torch.Tensor:
-    """Row softmax of `logits` [T, HC, HC], then columns and rows normalised in turn, ending with columns."""
-    comb = torch.softmax(logits, dim=-1) + eps
-    comb = comb / (comb.sum(dim=-2, keepdim=True) + eps)
+    """Row softmax of `logits` [T, HC, HC], then columns and rows normalised in turn, ending with columns.
+
+    A row and a column of `eps` beside the matrix are in its sums, so that none has to be added to them.
+    """
+    hc = logits.shape[-1]
+    held = logits.new_full((logits.shape[0], hc + 1, hc + 1), eps)
+    comb, rows, columns = held[:, :hc, :hc], held[:, :hc], held[:, :, :hc]
+    comb.copy_(torch.softmax(logits, dim=-1)).add_(eps)
+    comb.div_(columns.sum(dim=-2, keepdim=True))
     for _ in range(iterations - 1):
-        comb = comb / (comb.sum(dim=-1, keepdim=True) + eps)
-        comb = comb / (comb.sum(dim=-2, keepdim=True) + eps)
+        comb.div_(rows.sum(dim=-1, keepdim=True))
+        comb.div_(columns.sum(dim=-2, keepdim=True))
     return comb
 
 
