@@ -50,3 +50,12 @@ def product(x: torch.Tensor, w: torch.Tensor | Laid) -> torch.Tensor:
 def dequantise(acc: torch.Tensor, row_scale: torch.Tensor, column_scale: torch.Tensor) -> torch.Tensor:
     """`acc` [M, N] (int32 or float) as f32, times `row_scale` [M] or [M, 1], times `column_scale` [N]."""
     return acc.float() * row_scale.reshape(-1, 1) * column_scale
+
+
+def is_ones(scale: torch.Tensor) -> bool:
+    """Whether a weight, which nobody changes, is all ones; found out once."""
+    known = getattr(scale, "_ringgraph_is_ones", None)
+    if known is None:
+        known = bool((scale == 1).all())
+        scale._ringgraph_is_ones = known  # type: ignore[attr-defined]
+    return known

@@ -7,7 +7,7 @@ seen: a schedule that runs again, as in decoding, meets the same places nearly a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -18,7 +18,7 @@ from runner.base.errors import ExecutionError
 from runner.base.tensor_spec import DTYPE_BYTES, TensorSpec
 from runner.execution.layouts import LaidWeight, Weight, laid_operands
 from runner.execution.storage import TORCH_DTYPES, Place, Storage
-from runner.program.ops import OpRegistry
+from runner.program.ops import Fusion, OpRegistry
 from runner.program.program import Program, Region, Task
 from runner.rings.schedule import Schedule
 
@@ -137,6 +137,17 @@ class Binder:
             known = self._bindings[submission] = self._bind(self._program.tasks[task])
         return known
 
+    def unit_binding(
+        self, fusion: Fusion, submissions: Sequence[int], regions: Mapping[str, Region], values: Mapping[str, object]
+    ) -> Binding:
+        """The call of a unit of tasks; an inner tensor is told by its spec."""
+        laid: set[str] = set()
+        for op, names in fusion.parts:
+            laid.update(names.get(operand, operand) for operand in laid_operands(self._registry[op].run))
+        fixed: dict[str, Any] = {name: self._program.tensors[regions[name].tensor].spec for name in fusion.inner}
+        outer = {name: region for name, region in regions.items() if name not in fusion.inner}
+        return self._binding(fusion.run, {**values, **fixed}, outer, laid, False)
+
     def _bind(self, task: Task) -> Binding:
         assert task.op is not None
         definition = self._registry[task.op]
@@ -144,10 +155,14 @@ class Binder:
         fixed.update(task.attrs)
         if "comm" in definition.needs:
             fixed["comm"] = self._comm
-        local: list[_Local] = []
         run = definition.run
-        laid = laid_operands(run)
-        for operand, region in task.operands.items():
+        return self._binding(run, fixed, task.operands, laid_operands(run), "comm" in definition.needs)
+
+    def _binding(
+        self, run: Any, fixed: dict[str, Any], operands: Mapping[str, Region], laid: Collection[str], uses_comm: bool
+    ) -> Binding:
+        local: list[_Local] = []
+        for operand, region in operands.items():
             tensor = self._program.tensors[region.tensor]
             offset, shape, strides = region_view(tensor.spec, region)
             if region.tensor in self._home:
@@ -156,8 +171,7 @@ class Binder:
                 local.append(_Local(operand, owner, tensor.spec.dtype, offset, shape, strides))
             else:
                 fixed[operand] = _given(self._externals[region.tensor], region, operand in laid)
-        owners = tuple(sorted({view.owner for view in local}))
-        return Binding(run, fixed, tuple(local), owners, "comm" in definition.needs)
+        return Binding(run, fixed, tuple(local), tuple(sorted({view.owner for view in local})), uses_comm)
 
 
 def _given(value: Weight, region: Region, is_laid: bool) -> Any:

@@ -18,6 +18,7 @@ from runner.base.errors import ExecutionError
 from runner.execution.binding import Binder
 from runner.execution.capture import Capture
 from runner.execution.engines import Engine, InOrder, Traced
+from runner.execution.fusions import Fusions
 from runner.execution.layouts import Weight
 from runner.execution.run import Run, TaskTime
 from runner.execution.storage import PlainStorage, RingStorage, Storage
@@ -112,6 +113,7 @@ class CompiledSchedule:
     ):
         self.schedule = schedule
         self._binder = Binder(schedule, registry, externals, comm)
+        self._fusions = Fusions(schedule, registry)
         where = torch.device(device)
         self._workers = workers
         self._storage: Storage = RingStorage(schedule, rings, where) if rings else PlainStorage(schedule, where)
@@ -141,7 +143,7 @@ class CompiledSchedule:
         wanted = set(capture)
         copies = Capture(run, wanted) if wanted else None
         try:
-            with torch.no_grad(), self._engine(run) as engine:
+            with torch.no_grad(), self._engine(run, wanted) as engine:
                 drive(run, engine if trace is None else Traced(engine, run, trace), copies, progress)
         finally:
             if scope_stats is not None:
@@ -151,9 +153,10 @@ class CompiledSchedule:
         return RunResult(run.num_tasks, run.num_submissions, elapsed, storage.peak_bytes, storage.ring_peaks, captured)
 
     @contextmanager
-    def _engine(self, run: Run) -> Iterator[Engine]:
+    def _engine(self, run: Run, wanted: set[int]) -> Iterator[Engine]:
         if self._workers <= 1:
-            yield InOrder(run)
+            is_noted = run.profile is not None or run.trace is not None  # each task by itself
+            yield InOrder(run, None if is_noted or wanted & self._fusions.inner else self._fusions)
             return
         engine = Workers(run, self._workers)
         try:
