@@ -31,7 +31,7 @@ def hc_pre(x, fn, scale, base, *, x_mixed, post, comb, mixes, mixes_raw, norm_ep
     post.copy_(2 * torch.sigmoid(coefficients[:, hc : 2 * hc] * scale[1] + base[hc : 2 * hc]))
     logits = coefficients[:, 2 * hc :] * scale[2] + base[2 * hc :]
     comb.copy_(_sinkhorn(logits.view(num_tokens, hc, hc), hc_eps, iterations).flatten(1))
-    x_mixed.copy_((pre.unsqueeze(-1) * x).sum(dim=1))
+    x_mixed.copy_(torch.bmm(pre.unsqueeze(1), x.float()).squeeze(1))
 
 
 def _sinkhorn(logits: torch.Tensor, eps: float, iterations: int) -> torch.Tensor:
@@ -40,20 +40,20 @@ def _sinkhorn(logits: torch.Tensor, eps: float, iterations: int) -> torch.Tensor
     A row and a column of `eps` beside the matrix are in its sums, so that none has to be added to them.
     """
     hc = logits.shape[-1]
-    held = logits.new_full((logits.shape[0], hc + 1, hc + 1), eps)
-    comb, rows, columns = held[:, :hc, :hc], held[:, :hc], held[:, :, :hc]
-    comb.copy_(torch.softmax(logits, dim=-1)).add_(eps)
-    comb.div_(columns.sum(dim=-2, keepdim=True))
+    held = logits.new_full((hc + 1, hc + 1, logits.shape[0]), eps)  # tokens side by side
+    comb, rows, columns = held[:hc, :hc], held[:hc], held[:, :hc]
+    comb.copy_(torch.softmax(logits, dim=-1).permute(1, 2, 0)).add_(eps)
+    comb.div_(columns.sum(dim=0))
     for _ in range(iterations - 1):
-        comb.div_(rows.sum(dim=-1, keepdim=True))
-        comb.div_(columns.sum(dim=-2, keepdim=True))
-    return comb
+        comb.div_(rows.sum(dim=1, keepdim=True))
+        comb.div_(columns.sum(dim=0))
+    return comb.permute(2, 0, 1)
 
 
 def hc_post(y, x, post, comb, *, x_next):
     num_tokens, hc, _ = x.shape
-    mixed = torch.matmul(comb.view(num_tokens, hc, hc).transpose(1, 2), x.float())
-    x_next.copy_(post.unsqueeze(-1) * y.float().unsqueeze(1) + mixed)
+    mixed = torch.bmm(comb.view(num_tokens, hc, hc).transpose(1, 2), x.float())
+    x_next.copy_(mixed.addcmul_(post.unsqueeze(-1), y.float().unsqueeze(1)))
 
 
 def hc_head_cast(x, *, x_fp32):
