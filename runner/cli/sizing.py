@@ -119,14 +119,13 @@ def frontier(
     kept = Kept(setup, [graph], given, is_wanted=not no_cache and out is None, files=read_files(routing, profile))
     if kept.print_again():
         return
-    from runner.base.files import check_writable
     from runner.driver.face import Driver
     from runner.driver.planning import TimedOptions
-    from runner.report.frontier import StoppedFrontier, check_format
+    from runner.report.frontier import StoppedFrontier
+    from runner.report.plotting import check_picture
 
     if out is not None:
-        check_format(out)
-        check_writable(out)
+        check_picture(out)
     timing = TimedOptions(submit_us, task_us, cores, profile, device)
     driver = Driver(config, sets, deploy, ep, ops)
     try:
