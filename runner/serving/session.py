@@ -188,9 +188,7 @@ def open_session(
     Raises ConfigError, GraphError, CheckpointError or ScheduleError.
     """
     comm = comm or LocalComm()
-    if checkpoint is not None:
-        checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
-        checkpoint.require(config)
+    checkpoint = _opened(checkpoint, config)
     serving = _with_graphs(config.family.serving(config, decode), graphs or {})
     config = serving.config
     programs = {phase: program_for(serving.configs[phase], registry, serving.graphs[phase]) for phase in PHASES}
@@ -208,11 +206,19 @@ def open_session(
         weights = {} if checkpoint is None else load_weights(program, checkpoint, config, device, **held)
         weight_bytes |= {weight.data_ptr(): weight.nbytes for weight in weights.values()}
         externals = {**weights, **_buffers(program, state, torch.device(device))}
-        compiled = CompiledSchedule(
-            schedules[phase], registry, externals, rings=rings, workers=placement.workers, comm=comm, device=device
-        )
+        placed = {"rings": rings, "workers": placement.workers, "comm": comm, "device": device}
+        compiled = CompiledSchedule(schedules[phase], registry, externals, **placed)
         stages[phase] = Stage(phase, compiled, externals, serving.logits)
     return ModelSession(config, serving, stages["prefill"], stages["decode"], state, rings, sum(weight_bytes.values()))
+
+
+def _opened(checkpoint: Checkpoint | Path | str | None, config: Config) -> Checkpoint | None:
+    """A checkpoint of the model of a configuration; raises CheckpointError."""
+    if checkpoint is None:
+        return None
+    found = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
+    found.require(config)
+    return found
 
 
 def _refuse_weights(programs: Iterable[Program]) -> None:
