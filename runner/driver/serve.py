@@ -180,7 +180,7 @@ def serve(
     problems = write_each(_writers(request, session, generations, recording))
     texts = decode_tokens([g.tokens for g in generations], request.checkpoint)
     measured = _figures(figures, session, loaded - start, perf_counter() - loaded, group.size)
-    served = Served(generations, texts, measured | _told(checkpoint, config))
+    served = Served(generations, texts, measured | _told(checkpoint, config, session.serving.undrafted))
     if problems:
         raise UnwrittenError(problems, served)
     return served
@@ -284,6 +284,8 @@ def _figures(figures: Figures, session: ModelSession, load_s: float, elapsed_s: 
     """The figures as plain data; bytes are of this rank."""
     return {
         **asdict(figures),
+        "acceptance_rate": figures.acceptance_rate,
+        "tokens_per_step": figures.tokens_per_step,
         "load_s": load_s,
         "elapsed_s": elapsed_s,
         "ranks": num_ranks,
@@ -296,13 +298,13 @@ def _figures(figures: Figures, session: ModelSession, load_s: float, elapsed_s: 
     }
 
 
-def _told(checkpoint: Checkpoint, config: Config) -> dict[str, Any]:
+def _told(checkpoint: Checkpoint, config: Config, undrafted: str) -> dict[str, Any]:
     """How the checkpoint is stored and what says so, what it is computed in, and what of it is left out, as plain data."""
     return {
         "flavour": checkpoint.flavour,
         "flavour_source": checkpoint.flavour_source,
         "runs_as": config.family.layout.flavour(config.values),
-        "notes": checkpoint.notes(config),
+        "notes": [*checkpoint.notes(config), *([f"no tokens are drafted: {undrafted}"] if undrafted else [])],
     }
 
 
