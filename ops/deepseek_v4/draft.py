@@ -1,15 +1,16 @@
 """The draft (MTP) layer's own tasks: what it reads, and how its tokens are proposed, verified and kept.
 
-A step has S rows for each of B requests (T = B * S): in row 0 the last token that is certain, in row 1 the draft of the one
-behind it. Where the model's choice for row 0 is the draft, both rows count, else row 0 alone. The draft layer then runs on the rows
-that count: row t reads the embedding of the token behind t and the model's streams at t, and proposes the token behind that.
+A step has S rows for each of B requests (T = B * S): in row 0 the last token that is certain, in row 1 the draft of the next.
+Where the model's choice for row 0 is the draft, both rows count, else row 0 alone. The draft layer then runs on the rows that
+count: row t reads the embedding of the token behind t and the model's streams at t, and proposes the token behind that.
 
 What is proposed waits in a slot of the request's own, beside the generation of the slot and the position that it is meant for. A
 request that took over the slot of another one, or that went on otherwise, takes nothing from it.
 
 Symbols: T tokens, B requests, R slots, D hidden, HC streams, M and N rows of scratch (whole matrix tiles), V vocabulary.
 
-Source: pypto-lib `mtp_projection`, `decode_mtp`, `decode_fwd_mtp` (tasks, scales); DeepSeek-V4 inference code, `MTPBlock` (formulas).
+Source: pypto-lib `mtp_projection`, `decode_mtp`, `decode_fwd_mtp` (tasks, scales); DeepSeek-V4's inference code, `MTPBlock`
+(formulas).
 """
 
 from __future__ import annotations

@@ -95,8 +95,8 @@ class Checkpoint:
         return replace(found, tensors=arranged.tensors, model=model, _arranged=arranged)
 
     def values_of(self, config: Fields) -> Mapping[str, Any]:
-        """The values of the model that is here: without its `is_unused` tensors where there are none, or where layers before them are
-        left out."""
+        """The values of the model that is here: without `is_unused` tensors where there are none, or layers before them are left
+        out."""
         layout, values = config.family.layout, config.values
         is_there = any(map(layout.is_unused, self.on_disk)) and not layout.further_layers(self.on_disk, values)
         return values if is_there else layout.without_unused(values)

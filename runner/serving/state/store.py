@@ -123,8 +123,12 @@ class DeclaredState:
     def before(self, rows: Sequence[Row], inputs: Mapping[str, TensorSpec]) -> Before:
         """What a call on `rows` will write over for the tokens behind the first of each row, for `Before.take_back`.
 
-        Asked before `batch_inputs`. It knows the rows of every state that a kind `holds`.
+        Asked before `batch_inputs`. It knows the rows of every state that a kind `holds`. Raises StateError where a state is
+        rewritten by every token.
         """
+        running = next((kind.name for kind in self._kinds.values() if kind.kind == "running"), None)
+        if running is not None:
+            raise StateError(f"tokens cannot be taken back: every token rewrites state '{running}'")
         call = self._call(rows, inputs)
         places: list[Place] = []
         for name, kind in self._kinds.items():
