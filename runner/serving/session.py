@@ -21,7 +21,7 @@ import torch
 from runner.base.errors import ConfigError
 from runner.base.tensor_spec import TensorSpec
 from runner.checkpoint.checkpoint import Checkpoint
-from runner.checkpoint.weights import Loaded, load_weights
+from runner.checkpoint.weights import Loaded, load_weights, weights_read
 from runner.config.config import Config
 from runner.execution.comm import Comm, LocalComm
 from runner.execution.executor import CompiledSchedule, RunResult
@@ -203,7 +203,7 @@ def program_for(config: Config, registry: OpRegistry, graph: str) -> Program:
 
 def open_session(
     config: Config,
-    checkpoint: Checkpoint | Path | str,
+    checkpoint: Checkpoint | Path | str | None,
     registry: OpRegistry,
     placement: Placement,
     *,
@@ -213,7 +213,8 @@ def open_session(
     comm: Comm | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ModelSession:
-    """Loads a model; `decode` names the deployment that decodes, `graphs` the graphs by phase, the family's usual ones without.
+    """Loads a model, from no checkpoint if it has no weights; `decode` names the deployment that decodes, `graphs` the graphs by
+    phase, the family's usual ones without.
 
     Raises ConfigError, GraphError, CheckpointError or ScheduleError.
     """
@@ -222,6 +223,8 @@ def open_session(
     serving = _drafting(_with_graphs(config.family.serving(config, decode), graphs or {}), checkpoint, bool(graphs))
     config = serving.config
     programs = _programs(serving, registry)
+    if checkpoint is None:
+        _refuse_weights(programs.values())
     schedules = {phase: placement.schedule(program) for phase, program in programs.items()}
     rings = placement.rings(tuple(schedules.values()))
     state = config.family.request_state(config, _shared_states(config, programs.values()), device)
@@ -230,9 +233,8 @@ def open_session(
     weight_bytes: dict[int, int] = {}
     stages: dict[str, Stage] = {}
     for phase, program in programs.items():
-        weights = load_weights(
-            program, checkpoint, config, device, rank=comm.rank, size=comm.size, progress=progress, loaded=loaded
-        )
+        held = {"rank": comm.rank, "size": comm.size, "progress": progress, "loaded": loaded}
+        weights = {} if checkpoint is None else load_weights(program, checkpoint, config, device, **held)
         weight_bytes |= {weight.data_ptr(): weight.nbytes for weight in weights.values()}
         externals = {**weights, **_buffers(program, state, torch.device(device))}
         compiled = CompiledSchedule(
@@ -243,22 +245,25 @@ def open_session(
     return ModelSession(config, serving, stages["prefill"], stages["decode"], state, rings, size, drafts)
 
 
-def _opened(checkpoint: Checkpoint | Path | str, config: Config) -> Checkpoint:
+def _opened(checkpoint: Checkpoint | Path | str | None, config: Config) -> Checkpoint | None:
     """A checkpoint of the model of a configuration; raises CheckpointError."""
+    if checkpoint is None:
+        return None
     found = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
     found.require(config)
     return found
 
 
-def _drafting(serving: Serving[Config], checkpoint: Checkpoint, other_graphs: bool) -> Serving[Config]:
+def _drafting(serving: Serving[Config], checkpoint: Checkpoint | None, other_graphs: bool) -> Serving[Config]:
     """The same without drafts where there cannot be any, and why."""
     if serving.drafting is None:
         return serving
-    names, held = serving.config.family.layout, checkpoint.of(serving.config)
     if other_graphs:
         return replace(serving, drafting=None, undrafted="other graphs serve than the model's own")
-    if not any(map(names.is_unused, held.model)):
-        return replace(serving, drafting=None, undrafted=f"the checkpoint is without {names.unused}")
+    if checkpoint is not None and checkpoint.values_of(serving.config) != serving.config.values:
+        part, is_there = checkpoint.names.unused, any(map(checkpoint.names.is_unused, checkpoint.on_disk))
+        why = f"{part} is left out with the layers before it" if is_there else f"the checkpoint is without {part}"
+        return replace(serving, drafting=None, undrafted=why)
     return serving
 
 
@@ -269,6 +274,15 @@ def _programs(serving: Serving[Config], registry: OpRegistry) -> dict[str, Progr
         graphs |= {"decode": serving.drafting.graphs["decode"], FOLLOWING: serving.drafting.graphs["prefill"]}
         configs[FOLLOWING] = configs["prefill"]
     return {phase: program_for(configs[phase], registry, graphs[phase]) for phase in configs}
+
+
+def _refuse_weights(programs: Iterable[Program]) -> None:
+    """Raises ConfigError where a program reads weights, of which there are none."""
+    for program in programs:
+        if weights := [tensor.name for tensor in weights_read(program)]:
+            more = f" and {len(weights) - 1:,} more" if len(weights) > 1 else ""
+            message = f"graph '{program.name}' reads weights ('{weights[0]}'{more}), and no checkpoint is given"
+            raise ConfigError(message, hint="give --checkpoint DIR")
 
 
 def _with_graphs(serving: Serving[Config], graphs: Mapping[str, str]) -> Serving[Config]:
