@@ -227,9 +227,7 @@ def open_session(
     checkpoint = _opened(checkpoint, config)
     serving = _drafting(_with_graphs(config.family.serving(config, decode), graphs or {}), checkpoint, bool(graphs))
     config = serving.config
-    programs = _programs(serving, registry)
-    if checkpoint is None:
-        _refuse_weights(programs.values())
+    programs = _programs(serving, registry, has_weights=checkpoint is not None)
     schedules = {phase: placement.schedule(program) for phase, program in programs.items()}
     rings = placement.rings(tuple(schedules.values()))
     state = config.family.request_state(config, _shared_states(config, programs.values()), device)
@@ -271,13 +269,16 @@ def _drafting(serving: Serving[Config], checkpoint: Checkpoint | None, other_gra
     return serving
 
 
-def _programs(serving: Serving[Config], registry: OpRegistry) -> dict[str, Program]:
-    """The programs by phase, and the one that follows prefill where tokens are drafted."""
+def _programs(serving: Serving[Config], registry: OpRegistry, *, has_weights: bool) -> dict[str, Program]:
+    """The programs by phase, and the one that follows prefill where tokens are drafted; raises ConfigError without weights."""
     graphs, configs = dict(serving.graphs), dict(serving.configs)
     if serving.drafting is not None:
         graphs |= {"decode": serving.drafting.graphs["decode"], FOLLOWING: serving.drafting.graphs["prefill"]}
         configs[FOLLOWING] = configs["prefill"]
-    return {phase: program_for(configs[phase], registry, graphs[phase]) for phase in configs}
+    programs = {phase: program_for(configs[phase], registry, graphs[phase]) for phase in configs}
+    if not has_weights:
+        _refuse_weights(programs.values())
+    return programs
 
 
 def _refuse_weights(programs: Iterable[Program]) -> None:
