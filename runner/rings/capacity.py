@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import accumulate, pairwise
+from weakref import ref
 
 from runner.base.tensor_spec import round_up
 from runner.program.program import Program
@@ -57,8 +58,19 @@ class RingLoad:
         return max((epoch[-1] for epoch in self.epochs), default=0)
 
 
+_known: tuple[ref[Schedule], list[RingLoad]] | None = None
+"""The schedule that was asked for last: one command asks for the same one many times, and large ones take seconds."""
+
+
 def ring_loads(schedule: Schedule) -> list[RingLoad]:
-    """The epochs of each ring when every trip that the schedule holds runs."""
+    """The epochs of each ring when every trip that the schedule holds runs; nobody changes them."""
+    global _known
+    if _known is None or _known[0]() is not schedule:
+        _known = ref(schedule), _collect(schedule)
+    return _known[1]
+
+
+def _collect(schedule: Schedule) -> list[RingLoad]:
     ring_of, places = bytearray(len(schedule.submissions)), array("I", bytes(4 * len(schedule.submissions)))
     collectors = [_Epochs(RingLoad(), ring, ring_of, places) for ring in range(NUM_RINGS)]
     walk = StepWalk(schedule)
@@ -101,10 +113,11 @@ class _Epochs:
         self.ring, self.ring_of, self.places = ring, ring_of, places
         self.owner: int | None = None
         self.blocks: list[int] = []
+        self.known: dict[tuple[int, ...], tuple[int, ...]] = {}  # layers have equal ones, which are kept once
         self.last = _LastEdges()
         self.is_varying = False  # whether the ring's submissions depend on trip counts
-        self.taken = array("Q", (0,))  # entries taken in all before each submission
-        self.spilled = array("Q", (0,))
+        self.taken = array("I", (0,))  # entries taken in all before each submission
+        self.spilled = array("I", (0,))
         self.allocs = array("I", (0,))
         self.first = 0  # the epoch's first submission, as all below
         self.num_slots = 0
@@ -167,7 +180,8 @@ class _Epochs:
         if scope != self.owner:
             return
         load = self.load
-        load.epochs.append((0, *accumulate(self.blocks)))
+        epoch = (0, *accumulate(self.blocks))
+        load.epochs.append(self.known.setdefault(epoch, epoch))
         load.num_slots.append(self.num_slots)
         self.owner, self.blocks, self.num_slots = None, [], 0
 
