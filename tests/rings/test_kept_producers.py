@@ -5,11 +5,13 @@ Source: the public `simpler` runtime, state of 2026-08-22: edges are counted, an
 
 import pytest
 
+from runner.base.errors import ScheduleError
 from runner.recorded.conformance import read_conformance
 from runner.recorded.edges import schedule_of
 from runner.rings.capacity import ring_loads
+from runner.rings.common_sizes import refuse_deadlock
 from runner.rings.heap import RingHeap
-from runner.rings.replay import lagging
+from runner.rings.replay import eager, lagging
 from runner.rings.schedule import Begin, End, Submit
 from runner.rings.sizes import RingSizes
 
@@ -98,6 +100,20 @@ def test_what_a_task_covers_makes_room_for_its_own_entries(monkeypatch):
     found = heap.deadlock(3)
     assert found is not None
     assert found.code == 11
+
+
+def test_a_task_that_waits_for_the_tensormap_may_keep_what_eager_progress_has_reclaimed(monkeypatch):
+    for module in ("heap", "common_sizes"):
+        monkeypatch.setattr(f"runner.rings.{module}.TENSORMAP_ENTRIES", 16)
+    monkeypatch.setattr("runner.rings.tensormap.TensorMap.__init__.__defaults__", (16,))
+    writing = [task(f"w{number}", existing=["ext", "ext2"]) for number in range(4)]
+    ordered = [task(f"o{number}", existing=["ext", "ext2"], wait_only=["w0"]) for number in range(6)]
+    program = schedule({"scope": writing}, {"scope": ordered})
+    assert eager(program, sizes(64)).deadlock is None
+    with pytest.raises(ScheduleError, match="the tensormap has no entries left for the arguments of 'o4'"):
+        refuse_deadlock([program], sizes(64))
+    free = [{**item, "after_wait_only": []} for item in ordered]
+    refuse_deadlock([schedule({"scope": writing}, {"scope": free})], sizes(64))
 
 
 @pytest.mark.parametrize("key", ["after", "wait_only"])
