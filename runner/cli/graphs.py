@@ -9,7 +9,7 @@ import typer
 from runner.cli import options
 from runner.cli.shared import console, messages, print_json, table
 from runner.driver import completion
-from runner.driver.driver import registry
+from runner.driver.driver import Setup
 
 FORMAT = completion.one_of("text", "json", "github", "sarif")
 OpName = Annotated[str, typer.Argument(autocompletion=completion.ops)]
@@ -36,6 +36,7 @@ def lint(
     sets: options.Sets = [],  # noqa: B006
     deploy: options.Deploy = None,
     ep: options.Ep = None,
+    ops: options.OpFiles = [],  # noqa: B006
     ring_heap: Annotated[
         str | None, typer.Option("--ring-heap", metavar="SIZE", help="Check that every scope fits rings of this size.")
     ] = None,
@@ -51,7 +52,7 @@ def lint(
     if form not in FORMATS:
         raise typer.BadParameter(f"'{form}' is not a format; expected one of {', '.join(FORMATS)}", param_hint="--format")
     try:
-        findings = Driver(config, sets, deploy, ep).lint(*paths, ring_heap=ring_heap)
+        findings = Driver(config, sets, deploy, ep, ops).lint(*paths, ring_heap=ring_heap)
     except ConfigError as error:
         messages().print(str(error))
         raise typer.Exit(2) from None
@@ -73,6 +74,7 @@ def explain(
     sets: options.Sets = [],  # noqa: B006
     deploy: options.Deploy = None,
     ep: options.Ep = None,
+    ops: options.OpFiles = [],  # noqa: B006
     as_json: options.Json = False,
 ) -> None:
     """Show one node: what it does, its operands, its scopes, and who reads what it makes. Or what a lint code means."""
@@ -83,7 +85,7 @@ def explain(
         return
     from runner.driver.face import Driver
 
-    found = Driver(config, sets, deploy, ep).explain(graph, node)
+    found = Driver(config, sets, deploy, ep, ops).explain(graph, node)
     if as_json:
         print_json(found.to_dict())
     else:
@@ -106,27 +108,28 @@ def list_graphs(as_json: options.Json = False) -> None:
 
 
 @ops_app.command("list")
-def list_ops(as_json: options.Json = False) -> None:
+def list_ops(ops: options.OpFiles = [], as_json: options.Json = False) -> None:  # noqa: B006
     """List all ops, those of installed packages included."""
-    ops = [registry()[name] for name in registry()]
+    known = Setup(ops=ops).registry
     if as_json:
-        print_json([_described(op) for op in ops])
+        print_json([_described(op) for op in known.values()])
         return
     out = table("op", "core", "doc")
-    for op in ops:
+    for op in known.values():
         out.add_row(op.name, op.core, op.doc.strip().partition("\n")[0])
     console().print(out)
 
 
 @ops_app.command("show")
-def show_op(name: OpName, as_json: options.Json = False) -> None:
+def show_op(name: OpName, ops: options.OpFiles = [], as_json: options.Json = False) -> None:  # noqa: B006
     """Show an op's operands, parameters and what it computes."""
     from runner.base.errors import RinggraphError, did_you_mean
 
-    if name not in registry():
-        hint = did_you_mean(name, registry()) or "'ringgraph ops list' lists them"
+    known = Setup(ops=ops).registry
+    if name not in known:
+        hint = did_you_mean(name, known) or "'ringgraph ops list' lists them"
         raise RinggraphError(f"no op is called '{name}'", hint=hint)
-    op = registry()[name]
+    op = known[name]
     if as_json:
         print_json(_described(op))
         return

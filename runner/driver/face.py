@@ -38,7 +38,7 @@ class Driver:
     sets     `key=value`, over the layers
     deploy   a deployment in place of the one that a graph's file names
     ep       expert-parallel ranks
-    ops      ops that graphs may use beside the registered ones
+    ops      ops that graphs may use beside the registered ones: a table, or Python files that declare them
 
     A graph is a file, the name of a shipped one, or a recorded program (a capture's folder, a `.json` file, a trace), for which
     no configuration may be given. A scheduler is a name, or a function `(program, options) -> Schedule`.
@@ -48,7 +48,7 @@ class Driver:
     sets: Sequence[str] = ()
     deploy: str | None = None
     ep: int | None = None
-    ops: OpRegistry | None = None
+    ops: OpRegistry | Sequence[str | Path] | None = None
 
     @property
     def setup(self) -> Setup:
@@ -208,7 +208,7 @@ class Driver:
         workers: int = 1,
         **options: Any,
     ) -> Served:
-        """Prompts of token ids in, tokens out, on one rank, under the checkpoint's configuration and `sets`.
+        """Prompts of token ids in, tokens out, on one rank, under the checkpoint's configuration, `config` over it, and `sets`.
 
         `options` are other fields of `runner.driver.serve.Request`. Raises ConfigError for more ranks.
         """
@@ -216,7 +216,7 @@ class Driver:
 
         folder = Path(checkpoint)
         request = serve.Request(folder, tuple(map(tuple, prompts)), max_new_tokens, **options)
-        config = serve.prepared(resolve(serve.own_layers(folder, ()), self.sets, None, self.ep), request)
+        config = serve.prepared(resolve(serve.own_layers(folder, self.setup.configs), self.sets, None, self.ep), request)
         if (ranks := serve.num_ranks(config)) > 1:
             raise ConfigError(f"{ranks} ranks are processes of their own", hint="run 'ringgraph generate'")
         served = serve.serve(config, request, self.setup.registry, self._placement(scheduler, ring_heap, workers))

@@ -30,6 +30,7 @@ def dot(
     sets: options.Sets = [],  # noqa: B006
     deploy: options.Deploy = None,
     ep: options.Ep = None,
+    ops: options.OpFiles = [],  # noqa: B006
     scheduler: options.Scheduler = "annotated",
 ) -> None:
     """Draw a graph as DOT: scopes are clusters, a ring has one colour, edges carry bytes, equal layers are drawn once."""
@@ -41,7 +42,7 @@ def dot(
         raise typer.BadParameter("--svg needs --out FILE")
     if out is not None:
         check_writable(out)
-    text = Driver(config, sets, deploy, ep).draw(graph, level=level, layer=layer, scheduler=scheduler, unfold=unfold)
+    text = Driver(config, sets, deploy, ep, ops).draw(graph, level=level, layer=layer, scheduler=scheduler, unfold=unfold)
     if svg and out is not None:
         render_svg(text, out)
     elif out is not None:
@@ -57,6 +58,7 @@ def rings(
     sets: options.Sets = [],  # noqa: B006
     deploy: options.Deploy = None,
     ep: options.Ep = None,
+    ops: options.OpFiles = [],  # noqa: B006
     scheduler: options.Scheduler = "annotated",
     routing: options.Routing = defaults.ROUTING,
     ring_heap: options.RingHeap = None,
@@ -69,7 +71,7 @@ def rings(
 
     check_picture(out)
     heap = ring_heap or (None if is_recorded(graph) else "safe")
-    found = Driver(config, sets, deploy, ep).plan(graph, scheduler, ring_heap=heap, routing=routing, progress="eager")
+    found = Driver(config, sets, deploy, ep, ops).plan(graph, scheduler, ring_heap=heap, routing=routing, progress="eager")
     if found.deadlock is not None:
         raise found.deadlock
     draw_rings(found.replay, out)
