@@ -33,6 +33,7 @@ def view(
     sets: options.Sets = [],  # noqa: B006
     deploy: options.Deploy = None,
     ep: options.Ep = None,
+    ops: options.OpFiles = [],  # noqa: B006
     scheduler: options.Scheduler = "annotated",
     routing: options.Routing = defaults.ROUTING,
     ring_heap: options.RingHeap = None,
@@ -61,6 +62,6 @@ def view(
     check_writable(out)
     timing, rings = TimedOptions(submit_us, task_us, cores, profile, device), (ring_heap, ring_window, ring_pool)
     request = PlanRequest("", scheduler, routing=routing, rings=rings, timed=timing)
-    size, notes = view(Setup(config, sets, deploy, ep), given, request, out, better())
+    size, notes = view(Setup(config, sets, deploy, ep, ops), given, request, out, better())
     print_notes(notes)
     print(f"{out}: {human_bytes(size)}, opens in a browser")
