@@ -187,7 +187,7 @@ def _print(served: Served, as_json: bool) -> None:
 
 
 def _print_figures(report: dict[str, Any]) -> None:
-    from runner.report.dot import human_bytes
+    from runner.base.units import human_bytes
 
     out = table("figure", "value>", "")
     prefill_s, decode_s = report["prefill_s"], report["decode_s"]

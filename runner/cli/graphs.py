@@ -1,8 +1,7 @@
-"""`ringgraph lint | explain | dot | graph | ops`: looking at graphs and ops without running them."""
+"""`ringgraph lint | explain | graph | ops`: looking at graphs and ops without running them."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,7 +12,6 @@ from runner.driver import completion
 from runner.driver.driver import Setup
 
 FORMAT = completion.one_of("text", "json", "github", "sarif")
-LEVEL = completion.one_of("layer", "stage", "task")
 OpName = Annotated[str, typer.Argument(autocompletion=completion.ops)]
 
 graph_app = typer.Typer(help="Shipped graphs.", no_args_is_help=True)
@@ -25,7 +23,6 @@ def register(app: typer.Typer) -> None:
     app.add_typer(ops_app, name="ops")
     app.command()(lint)
     app.command()(explain)
-    app.command()(dot)
 
 
 def lint(
@@ -166,34 +163,3 @@ def _described(op) -> dict[str, object]:
         "needs": list(op.needs),
         "source": op.source,
     }
-
-
-def dot(
-    graph: options.GraphName,
-    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write here, not to standard output.")] = None,
-    level: Annotated[str, typer.Option(autocompletion=LEVEL, help="What a node is: layer, stage or task.")] = "stage",
-    layer: Annotated[int | None, typer.Option(metavar="N", help="Draw this layer only.")] = None,
-    svg: Annotated[bool, typer.Option("--svg", help="Render with Graphviz; needs --out.")] = False,
-    config: options.Configs = [],  # noqa: B006
-    sets: options.Sets = [],  # noqa: B006
-    deploy: options.Deploy = None,
-    ep: options.Ep = None,
-    ops: options.OpFiles = [],  # noqa: B006
-    scheduler: options.Scheduler = "annotated",
-) -> None:
-    """Draw a graph as DOT: scopes are clusters, a ring has one colour, edges carry bytes."""
-    from runner.base.files import check_writable, write_text
-    from runner.driver.face import Driver
-    from runner.report.dot import render_svg
-
-    if out is not None:
-        check_writable(out)
-    text = Driver(config, sets, deploy, ep, ops).draw(graph, level=level, layer=layer, scheduler=scheduler)
-    if svg and out is None:
-        raise typer.BadParameter("--svg needs --out FILE")
-    if svg and out is not None:
-        render_svg(text, out)
-    elif out is not None:
-        write_text(out, text)
-    else:
-        print(text, end="")

@@ -175,7 +175,7 @@ def _on_rings(placed: Placement, files: SideFiles) -> Placement:
 
 
 def _print_figures(ran: Ran) -> None:
-    from runner.report.dot import human_bytes
+    from runner.base.units import human_bytes
 
     bytes_by_kind: dict[str, int] = {}
     for tensor in ran.program.tensors:

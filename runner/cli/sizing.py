@@ -119,14 +119,13 @@ def frontier(
     kept = Kept(setup, [graph], given, is_wanted=not no_cache and out is None, files=read_files(routing, profile))
     if kept.print_again():
         return
-    from runner.base.files import check_writable
     from runner.driver.face import Driver
     from runner.driver.planning import TimedOptions
-    from runner.report.frontier import StoppedFrontier, check_format
+    from runner.report.frontier import StoppedFrontier
+    from runner.report.plotting import check_picture
 
     if out is not None:
-        check_format(out)
-        check_writable(out)
+        check_picture(out)
     timing = TimedOptions(submit_us, task_us, cores, profile, device)
     driver = Driver(config, sets, deploy, ep, ops)
     try:
@@ -135,12 +134,10 @@ def frontier(
         found = error.found
     with kept.printing():
         _tell(found, str(timing), out, as_json)
-        if not found.is_whole:
-            raise typer.Exit(130)
 
 
 def _tell(found: Frontier, timing: str, out: Path | None, as_json: bool) -> None:
-    """Print and draw a frontier."""
+    """Print and draw a frontier; raises Exit for one that was stopped."""
     from runner.report.frontier import draw_frontier
 
     for warning in found.warnings:
@@ -156,6 +153,8 @@ def _tell(found: Frontier, timing: str, out: Path | None, as_json: bool) -> None
         draw_frontier(found, out)
         if not as_json:
             print(f"\ndrawn to {out}")
+    if not found.is_whole:
+        raise typer.Exit(130)
 
 
 def _say(text: str) -> None:

@@ -113,13 +113,22 @@ class Driver:
         return compare(self.setup, left, right, PlanRequest("", **options))
 
     def draw(
-        self, graph: str | Path, *, level: str = "stage", layer: int | None = None, scheduler: str | Scheduler = "annotated"
+        self,
+        graph: str | Path,
+        *,
+        level: str = "stage",
+        layer: int | None = None,
+        scheduler: str | Scheduler = "annotated",
+        unfold: bool = False,
     ) -> str:
-        """A graph's schedule as DOT; a node is a `layer`, `stage` or `task`, of all layers or of one."""
-        from runner.driver.planning import PlanRequest, place
-        from runner.report.dot import to_dot
+        """A graph's schedule as DOT; a node is a `layer`, `stage` or `task`, of all layers or of one.
 
-        return to_dot(place(self.setup, PlanRequest(graph, scheduler)).schedule, level, layer)
+        Layers that are alike are drawn once, unless `unfold`.
+        """
+        from runner.driver.planning import PlanRequest, place
+        from runner.report.dot.dot import to_dot
+
+        return to_dot(place(self.setup, PlanRequest(graph, scheduler)).schedule, level, layer, unfold=unfold)
 
     def size(self, *graphs: str, scheduler: str = "annotated", minpeak: MinpeakOptions | None = None) -> SizeResult:
         """The smallest ring sizes known to be safe for all the graphs together; `GRAPH@DEPLOY` says for which deployment."""

@@ -188,14 +188,11 @@ def open_session(
     Raises ConfigError, GraphError, CheckpointError or ScheduleError.
     """
     comm = comm or LocalComm()
-    if checkpoint is not None:
-        checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
-        checkpoint.require(config)
+    checkpoint = _opened(checkpoint, config)
     serving = _with_graphs(config.family.serving(config, decode), graphs or {})
     config = serving.config
     programs = {phase: program_for(serving.configs[phase], registry, serving.graphs[phase]) for phase in PHASES}
-    if checkpoint is None:
-        _refuse_weights(programs.values())
+    _refuse_weights(programs.values() if checkpoint is None else ())
     schedules = {phase: placement.schedule(program) for phase, program in programs.items()}
     rings = placement.rings(tuple(schedules.values()))
     state = config.family.request_state(config, _shared_states(config, programs.values()), device)
@@ -213,6 +210,15 @@ def open_session(
         )
         stages[phase] = Stage(phase, compiled, externals, serving.logits)
     return ModelSession(config, serving, stages["prefill"], stages["decode"], state, rings, sum(weight_bytes.values()))
+
+
+def _opened(checkpoint: Checkpoint | Path | str | None, config: Config) -> Checkpoint | None:
+    """The checkpoint, in which all is as the configuration wants it; raises CheckpointError."""
+    if checkpoint is None:
+        return None
+    found = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
+    found.require(config)
+    return found
 
 
 def _refuse_weights(programs: Iterable[Program]) -> None:
