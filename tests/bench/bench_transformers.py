@@ -77,9 +77,8 @@ class Ours:
     def __init__(self, folder: Path, *sets: str, device: str = "cpu"):
         config = load_config([folder / "config.json"], ("max_context=512", *sets))
         strategy = get_scheduler("annotated")
-        self.session: ModelSession = open_session(
-            config, folder, registry(), Placement(lambda program: strategy(program, {})), device=device
-        )
+        placed = Placement(lambda program: strategy(program, {}))
+        self.session: ModelSession = open_session(config, folder, registry(), placed, device=device)
         self.given = prompts(config.values["vocab_size"])
         self.handles = [self.session.admit(400, PROMPT) for _ in self.given]
         self.position = PROMPT
