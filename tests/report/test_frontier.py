@@ -106,7 +106,7 @@ def test_no_budget_is_planned_where_more_bytes_buy_nothing(tmp_path):
     found = Driver().frontier(path, 6, say=said.append)
     assert len(found.points) == 1 and not any(label.endswith("MiB") for label in said)
     said.clear()
-    Driver(configs=["tiny"], deploy="prefill").frontier("moe", 2, say=said.append)
+    Driver("tiny", deploy="prefill").frontier("moe", 2, say=said.append)
     assert sum(label.endswith("MiB") for label in said) >= 1
 
 

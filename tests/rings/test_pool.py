@@ -190,3 +190,14 @@ def test_a_run_of_no_trips_fits_in_the_safe_pool(tmp_path, workers):
         given = {"a": torch.zeros(4), "n": torch.tensor([num_trips], dtype=torch.int32)}
         externals = {program.inputs[name]: value for name, value in given.items()}
         execute(schedule, OPS, externals, rings=sizes, workers=workers)
+
+
+def test_pools_that_may_be_too_small_are_printed_beside_the_safe_heaps(tmp_path, call):
+    text = half("first") + LOOP.replace("MAX", "200") + half("second")
+    text = re.sub(r"op: \w+", "op: rms_norm", text).replace("{a: a}", "{x: x, w: w}").replace("f32[4]", "f32[1, 4]")
+    path = tmp_path / "pool.yaml"
+    path.write_text(f"graph: pool\ninputs: {{x: 'f32[1, 4]', w: 'f32[4]', n: 'i32[1]'}}\nbody:\n{text}")
+    for pool, beside in (("0", []), ("390", ["PTO2_RING_DEP_POOL=4,400,4,4"])):
+        _, out, _ = call("schedule", path, "--config", "tiny", "--scheduler", "annotated", "--ring-pool", pool)
+        lines = [line for line in out.splitlines() if line.startswith("PTO2_")]
+        assert lines[0].startswith("PTO2_RING_HEAP=") and lines[1:] == beside
