@@ -8,6 +8,7 @@ from pathlib import Path
 
 from runner.base.errors import Diagnostic, GraphError
 from runner.base.limits import Limits, how_to_raise
+from runner.base.units import human_bytes
 from runner.language.library import shipped_graphs
 from runner.program.program import Program
 from runner.report.frontier import Frontier, Point, StoppedFrontier, budgets, merged, undominated
@@ -90,7 +91,7 @@ class _Trace:
         most = self._within(None, "minpeak, any bytes")
         for budget in budgets(first.total_bytes, most.total_bytes, num_points):
             if not any(p.total_bytes <= budget and p.makespan_us <= most.makespan_us for p in self.points):
-                self._within(budget, f"minpeak, {budget / MIB:,.0f} MiB")
+                self._within(budget, f"minpeak, {human_bytes(budget)}")
         middle = self._add(
             self.points, _placed("minpeak, balanced", self._planned("minpeak, balanced", {}).schedule, self._timing)
         )
