@@ -122,15 +122,23 @@ def resolve(
 def _needs_nothing(graph: Graph, library: GraphLibrary) -> bool:
     """Whether a graph, with all that it uses, has no deployment and mentions no name of the configuration that is taken without
     any; of what it has itself, only names count that it does not declare."""
-    from runner.config.config import load_config
     from runner.language.walk import mentioned, own_names, type_parameters, used_graphs
 
     graphs = [graph, *used_graphs(graph, library)]
     if any(one.deploy is not None for one in graphs):
         return False
-    known = load_config(DEFAULT_CONFIG)
+    known, dtypes = _default_names()
     values = {name for one in graphs for name in mentioned(one, library) - own_names(one)}
-    return not (values & {*known.values} or {name for one in graphs for name in type_parameters(one)} & {*known.dtypes})
+    return not (values & known or {name for one in graphs for name in type_parameters(one)} & dtypes)
+
+
+@cache
+def _default_names() -> tuple[frozenset[str], frozenset[str]]:
+    """The names and the dtypes of the configuration that is taken without any, which is part of our code."""
+    from runner.config.config import load_config
+
+    default = load_config(DEFAULT_CONFIG)
+    return frozenset(default.values), frozenset(default.dtypes)
 
 
 def program_of(

@@ -16,7 +16,7 @@ from runner.base.records import collector_off
 from runner.driver.driver import Setup, program_of, routing_notes
 from runner.driver.linting import lint_texts
 from runner.driver.recorded import Recorded, is_recorded, open_recorded
-from runner.driver.write import Files, Texts, Written, refuse_unnamed, settled_texts, written_scopes
+from runner.driver.write import SCOPES_DECIDE, Files, Texts, Written, refuse_errors, refuse_unnamed, settled_texts, written_scopes
 from runner.language.library import GraphLibrary
 from runner.program.ops import OpRegistry
 from runner.program.program import Program
@@ -367,6 +367,8 @@ def _written(setup: Setup, request: PlanRequest, say: Say | None) -> tuple[Place
         return program_of(path, config, routing=request.routing, library=library, ops=setup.registry)
 
     files = Files(path, expand, lambda library: lint_texts(setup, path, library))
+    allowed = frozenset({"G318"}) if request.allow_missing_edges else frozenset()
+    refuse_errors(files, {}, SCOPES_DECIDE)
     found: list[Placed] = []
 
     def planned(library: GraphLibrary, demands: Demands) -> Schedule:
@@ -375,6 +377,7 @@ def _written(setup: Setup, request: PlanRequest, say: Say | None) -> tuple[Place
 
     if request.scheduler != "minpeak":
         written = written_scopes(planned, files)
+        refuse_errors(files, written.texts, allowed)
         return found[-1], written
 
     def annotations() -> Annotations:
@@ -382,6 +385,7 @@ def _written(setup: Setup, request: PlanRequest, say: Say | None) -> tuple[Place
         return found[-1].plan.annotations
 
     written = settled_texts(planned, annotations, files)
+    refuse_errors(files, written.texts, allowed)
     return found[-1], written
 
 
