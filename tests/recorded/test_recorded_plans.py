@@ -18,6 +18,7 @@ from runner.recorded.edges import schedule_of
 from runner.recorded.opening import read_recording
 from runner.recorded.plans import plan_lines
 from runner.recorded.program import program_of_recording
+from runner.report.verdict import verdict
 from runner.rings.capacity import least_heap, ring_loads
 from runner.rings.replay import eager, lagging
 from runner.rings.schedule import Begin, End, Submit
@@ -358,3 +359,10 @@ def test_the_words_of_a_plan_are_the_plan(name, no_share):
     found = _plan(CAPTURES / name, "minpeak", minpeak=MinpeakOptions("total", no_share=no_share))
     said = schedule_of(_applied(found.recorded.recording, found.changes))
     assert [least_heap(load) for load in ring_loads(said)] == [least_heap(load) for load in ring_loads(found.schedule)]
+
+
+def test_what_the_runtime_refuses_is_no_question_of_bytes(tmp_path):
+    path = tmp_path / "empty.json"
+    path.write_text('{"program": {"items": [{"alloc": []}]}}')
+    found = verdict("empty", _plan(path).report)
+    assert found == "'empty' is refused by the runtime, whatever its rings hold: 'alloc': an alloc of no tensors."
