@@ -31,11 +31,14 @@ RING_VARIABLES = ("PTO2_RING_HEAP", "PTO2_RING_TASK_WINDOW", "PTO2_RING_DEP_POOL
 @cache
 def registry() -> OpRegistry:
     """All ops: ours, and those that other packages declare by entry point; raises RinggraphError."""
-    from ops import register_all
+    import ops as ours
     from runner.program.ops import OpRegistry
 
     found = OpRegistry()
-    register_all(found)
+    if not hasattr(ours, "register_all"):
+        hint = "call it otherwise, or start ringgraph in another folder"
+        raise RinggraphError(f"'{getattr(ours, '__file__', 'ops')}' hides ringgraph's own package 'ops'", hint=hint)
+    ours.register_all(found)
     return found
 
 

@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any
 
 import torch
 
 from runner.base.errors import ExecutionError
-from runner.base.tensor_spec import DTYPE_BYTES, TensorSpec
+from runner.base.tensor_spec import DTYPE_BYTES
 from runner.execution.storage import TORCH_DTYPES, Place, Storage
 from runner.program.ops import OpRegistry
-from runner.program.program import Program, Region, Task
+from runner.program.program import Program, Region, Task, Tensor
 from runner.rings.schedule import Schedule
 
 _MAX_BINDINGS = 4
@@ -73,21 +72,6 @@ def view_at(
         return torch.empty(shape, dtype=TORCH_DTYPES[dtype], device=storage.device)
     buffer, start = place
     return storage.flat(buffer, dtype).as_strided(shape, strides, start // DTYPE_BYTES[dtype] + offset)
-
-
-def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
-    """Row-major strides in elements."""
-    return tuple(prod(shape[i + 1 :]) for i in range(len(shape)))
-
-
-def region_view(spec: TensorSpec, region: Region) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-    """Offset in elements, shape and strides of a region of a contiguous tensor."""
-    strides = contiguous_strides(spec.shape)
-    if region.box is None:
-        return 0, spec.shape, strides
-    offset = sum(lo * stride for (lo, _), stride in zip(region.box, strides, strict=True))
-    kept = [i for i in range(len(strides)) if i not in region.dropped]
-    return offset, tuple(region.box[i][1] - region.box[i][0] for i in kept), tuple(strides[i] for i in kept)
 
 
 class Binder:
@@ -145,18 +129,25 @@ class Binder:
         local: list[_Local] = []
         for operand, region in task.operands.items():
             tensor = self._program.tensors[region.tensor]
-            offset, shape, strides = region_view(tensor.spec, region)
             if region.tensor in self._home:
                 owner, start = self._home[region.tensor]
-                offset += start // DTYPE_BYTES[tensor.spec.dtype]
-                local.append(_Local(operand, owner, tensor.spec.dtype, offset, shape, strides))
+                seen = region.layout(tensor.spec)
+                assert start % DTYPE_BYTES[seen.dtype] == 0, "tensors begin where any dtype may"
+                offset = seen.offset + start // DTYPE_BYTES[seen.dtype]
+                local.append(_Local(operand, owner, seen.dtype, offset, seen.shape, seen.strides))
             else:
-                fixed[operand] = _part(self._externals[region.tensor], region)
+                fixed[operand] = _part(self._externals[region.tensor], region, tensor)
         owners = tuple(sorted({view.owner for view in local}))
         return Binding(definition.run, fixed, tuple(local), owners, "comm" in definition.needs)
 
 
-def _part(tensor: torch.Tensor, region: Region) -> torch.Tensor:
+def _part(tensor: torch.Tensor, region: Region, known: Tensor) -> torch.Tensor:
+    """What a region shows of a tensor from outside; raises ExecutionError for a view of what does not lie in one piece."""
+    if region.seen is not None:
+        if not tensor.is_contiguous():
+            raise ExecutionError(f"{known.kind} '{known.name}' is seen under another shape, but does not lie in one piece")
+        flat = tensor.reshape(-1).view(TORCH_DTYPES[region.seen.dtype])
+        return flat.as_strided(region.seen.shape, region.seen.strides, flat.storage_offset() + region.seen.offset)
     if region.box is None:
         return tensor
     return tensor[tuple(lo if i in region.dropped else slice(lo, hi) for i, (lo, hi) in enumerate(region.box))]
