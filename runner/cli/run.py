@@ -100,19 +100,8 @@ def run(
 
     if dump and out is None:
         raise typer.BadParameter("--dump needs --out FILE")
-    what = (
-        tuple(inputs),
-        checkpoint,
-        seed,
-        tuple(part.strip() for item in dump for part in item.split(",")),
-        out,
-        golden,
-        rtol,
-        atol,
-        profile,
-        files,
-        device,
-    )
+    named = tuple(part.strip() for item in dump for part in item.split(","))
+    what = (tuple(inputs), checkpoint, seed, named, out, golden, rtol, atol, profile, files, device)
     request = Request(graph, *what, turns=_turns(tokens, prompt_len))
     placed = placement(scheduler, (ring_heap, ring_window, ring_pool), workers, unchecked)
     setup = Setup([*_described(checkpoint), *config], sets, deploy, ops=ops)

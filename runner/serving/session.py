@@ -21,10 +21,11 @@ import torch
 from runner.base.errors import ConfigError
 from runner.base.tensor_spec import TensorSpec
 from runner.checkpoint.checkpoint import Checkpoint
-from runner.checkpoint.weights import Loaded, load_weights, weights_read
+from runner.checkpoint.weights import load_weights, weights_read
 from runner.config.config import Config
 from runner.execution.comm import Comm, LocalComm
 from runner.execution.executor import CompiledSchedule, RunResult
+from runner.execution.layouts import Layouts
 from runner.execution.run import TaskTime
 from runner.execution.storage import TORCH_DTYPES
 from runner.execution.tracing import Trace
@@ -43,11 +44,15 @@ from runner.serving.stage import Stage
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """How programs become schedules, and the rings that they run on."""
+    """How programs become schedules, and the rings that they run on.
+
+    Where `is_fast`, products may be rounded once more and need not be the same bits whatever rows there are.
+    """
 
     schedule: Callable[[Program], Schedule]
     rings: Callable[[Sequence[Schedule]], RingSizes | None] = lambda schedules: None
     workers: int = 1
+    is_fast: bool = False
 
 
 @dataclass
@@ -222,25 +227,22 @@ def open_session(
     checkpoint = _opened(checkpoint, config)
     serving = _drafting(_with_graphs(config.family.serving(config, decode), graphs or {}), checkpoint, bool(graphs))
     config = serving.config
-    programs = _programs(serving, registry)
-    if checkpoint is None:
-        _refuse_weights(programs.values())
+    programs = _programs(serving, registry, has_weights=checkpoint is not None)
     schedules = {phase: placement.schedule(program) for phase, program in programs.items()}
     rings = placement.rings(tuple(schedules.values()))
     state = config.family.request_state(config, _shared_states(config, programs.values()), device)
     _require_inputs(state, programs.values(), serving.drafting)
-    loaded: dict[object, Loaded] = {}
+    keep = Layouts(programs.values(), registry, is_fast=placement.is_fast).keep
+    held = {"rank": comm.rank, "size": comm.size, "progress": progress, "loaded": {}, "keep": keep}
     weight_bytes: dict[int, int] = {}
     stages: dict[str, Stage] = {}
     for phase, program in programs.items():
-        held = {"rank": comm.rank, "size": comm.size, "progress": progress, "loaded": loaded}
         weights = {} if checkpoint is None else load_weights(program, checkpoint, config, device, **held)
-        weight_bytes |= {weight.data_ptr(): weight.nbytes for weight in weights.values()}
-        externals = {**weights, **_buffers(program, state, torch.device(device))}
-        compiled = CompiledSchedule(
-            schedules[phase], registry, externals, rings=rings, workers=placement.workers, comm=comm, device=device
-        )
-        stages[phase] = Stage(phase, compiled, externals, serving.logits)
+        weight_bytes |= {id(weight): weight.nbytes for weight in weights.values()}
+        buffers = _buffers(program, state, torch.device(device))
+        placed = {"rings": rings, "workers": placement.workers, "comm": comm, "device": device}
+        compiled = CompiledSchedule(schedules[phase], registry, {**weights, **buffers}, **placed)
+        stages[phase] = Stage(phase, compiled, buffers, serving.logits)
     drafts, size = drafts_of(serving, stages), sum(weight_bytes.values())
     return ModelSession(config, serving, stages["prefill"], stages["decode"], state, rings, size, drafts)
 
@@ -267,13 +269,16 @@ def _drafting(serving: Serving[Config], checkpoint: Checkpoint | None, other_gra
     return serving
 
 
-def _programs(serving: Serving[Config], registry: OpRegistry) -> dict[str, Program]:
-    """The programs by phase, and the one that follows prefill where tokens are drafted."""
+def _programs(serving: Serving[Config], registry: OpRegistry, *, has_weights: bool) -> dict[str, Program]:
+    """The programs by phase, and the one that follows prefill where tokens are drafted; raises ConfigError without weights."""
     graphs, configs = dict(serving.graphs), dict(serving.configs)
     if serving.drafting is not None:
         graphs |= {"decode": serving.drafting.graphs["decode"], FOLLOWING: serving.drafting.graphs["prefill"]}
         configs[FOLLOWING] = configs["prefill"]
-    return {phase: program_for(configs[phase], registry, graphs[phase]) for phase in configs}
+    programs = {phase: program_for(configs[phase], registry, graphs[phase]) for phase in configs}
+    if not has_weights:
+        _refuse_weights(programs.values())
+    return programs
 
 
 def _refuse_weights(programs: Iterable[Program]) -> None:
