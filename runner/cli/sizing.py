@@ -132,12 +132,10 @@ def frontier(
         found = error.found
     with kept.printing():
         _tell(found, str(timing), out, as_json)
-        if not found.is_whole:
-            raise typer.Exit(130)
 
 
 def _tell(found: Frontier, timing: str, out: Path | None, as_json: bool) -> None:
-    """Print and draw a frontier."""
+    """Print and draw a frontier; raises Exit for one that was stopped."""
     from runner.report.frontier import draw_frontier
 
     for warning in found.warnings:
@@ -153,6 +151,8 @@ def _tell(found: Frontier, timing: str, out: Path | None, as_json: bool) -> None
         draw_frontier(found, out)
         if not as_json:
             print(f"\ndrawn to {out}")
+    if not found.is_whole:
+        raise typer.Exit(130)
 
 
 def _say(text: str) -> None:
