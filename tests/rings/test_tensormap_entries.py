@@ -20,10 +20,12 @@ class Plain:
             self.swept[ring] = alive
             self.entries = [e for e in self.entries if e[1] != ring or e[2] >= alive]
 
-    def register(self, ring, number, entries, addresses):
+    def cover(self, entries, addresses):
         for address, entry in zip(addresses, entries, strict=True):
             if entry.covers:
                 self.entries = [e for e in self.entries if not self._is_covered(e, address, entry.begin, entry.end)]
+
+    def register(self, ring, number, entries, addresses):
         self.entries += [(a, ring, number, e.begin, e.end) for a, e in zip(addresses, entries, strict=True)]
 
     def _is_covered(self, held, address, begin, end):
@@ -47,6 +49,7 @@ def test_as_many_entries_as_in_a_plain_list(seed):
             entries.append(MapEntry(0, 0, begin, begin + draw.choice((0, 1, 1, 4, 40)), draw.random() < 0.6))
         addresses = [(draw.randrange(2), 0) for _ in entries]
         for side in (table, plain):
+            side.cover(entries, addresses)
             side.register(ring, numbers[ring], entries, addresses)
         numbers[ring] += 1
         peak = max(peak, len(plain.entries))
