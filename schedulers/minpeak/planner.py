@@ -267,7 +267,7 @@ class Planner:
     def _finished(self, best: _Candidate, value: float, bound: float, name: str, idle: int = 0) -> Plan:
         peak = self.lives.peak_live_bytes
         certificate = Certificate(self.options.objective, value, bound, name, idle, sum(best.heap), peak)
-        schedule = replace(best.schedule, strategy="minpeak")
+        schedule = best.schedule if best.schedule.strategy == "minpeak" else replace(best.schedule, strategy="minpeak")
         return Plan(schedule, best.heap, certificate, best.name, tuple(self.notes))
 
     # --- fewest bytes in time -----------------------------------------------------------------------------------------
