@@ -144,15 +144,23 @@ def _by_phase(error: GraphError, graph: str, layers: Sequence[Any], sets: Sequen
 def _needs_nothing(graph: Graph, library: GraphLibrary) -> bool:
     """Whether a graph, with all that it uses, has no deployment and mentions no name of the configuration that is taken without
     any; of what it has itself, only names count that it does not declare."""
-    from runner.config.config import load_config
     from runner.language.walk import mentioned, own_names, type_parameters, used_graphs
 
     graphs = [graph, *used_graphs(graph, library)]
     if any(one.deploy is not None for one in graphs):
         return False
-    known = load_config(DEFAULT_CONFIG)
+    known, dtypes = _default_names()
     values = {name for one in graphs for name in mentioned(one, library) - own_names(one)}
-    return not (values & {*known.values} or {name for one in graphs for name in type_parameters(one)} & {*known.dtypes})
+    return not (values & known or {name for one in graphs for name in type_parameters(one)} & dtypes)
+
+
+@cache
+def _default_names() -> tuple[frozenset[str], frozenset[str]]:
+    """The names and the dtypes of the configuration that is taken without any, which is part of our code."""
+    from runner.config.config import load_config
+
+    default = load_config(DEFAULT_CONFIG)
+    return frozenset(default.values), frozenset(default.dtypes)
 
 
 def program_of(
@@ -223,11 +231,16 @@ def usable_device(name: str) -> str:
 
 
 def set_threads(threads: int | None, config: Config) -> None:
-    """Torch's threads per op: as given, else one for a narrow model, whose ops are too short to be worth waking another."""
+    """Torch's threads per op: as given, else as OMP_NUM_THREADS says, else as many as processors are free.
+
+    A narrow model gets one: its ops are too short to be worth waking another.
+    """
     import torch
 
-    if threads is None and "OMP_NUM_THREADS" not in os.environ and config.family.is_narrow(config):
-        threads = 1
+    from runner.base.threads import free_processors
+
+    if threads is None and "OMP_NUM_THREADS" not in os.environ:
+        threads = 1 if config.family.is_narrow(config) else min(free_processors(), torch.get_num_threads())
     if threads is not None:
         torch.set_num_threads(threads)
 
