@@ -224,3 +224,12 @@ def test_serving_over_a_family_is_refused_with_a_reason(call, tmp_path):
     status, _, err = call("config", "show", "--config", "qwen3-tiny", "--config", tmp_path / "own.yaml")
     assert status == 1 and "'serving' stands in the layer that declares a family, and this one is of the family 'qwen3'" in err
     assert "hint: --prefill-graph, --decode-graph, fields and deployments change what is served" in err
+
+
+def test_a_layer_serves_the_graphs_beside_it(counting, call):
+    """A family of its own as YAML alone, with the ops of a file."""
+    text = LAYER.replace("serving:\n", "serving:\n  graphs: {prefill: prefill, decode: decode}\n")
+    (counting / "own.yaml").write_text("family: counts\nops: sums.py\n" + text)
+    given = ("--config", counting / "own.yaml", "--checkpoint", counting / "made", "--prompt-ids", "1,2,3")
+    status, out, err = call("generate", *given, "--max-new-tokens", 5, "--json")
+    assert status == 0 and json.loads(out)["tokens"] == [expected((1, 2, 3), 5)], err
