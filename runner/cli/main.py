@@ -19,6 +19,7 @@ from runner.cli import checkpoints, configs, generate, graphs, receive_depth, re
 from runner.cli.device import critical
 from runner.cli.pictures import pictures, view
 from runner.cli.results.replayed import told_of
+from runner.cli.starts import new
 from runner.ranks.reports import end, own_folder, own_rank, write_report
 
 app = typer.Typer(
@@ -52,6 +53,7 @@ COMMANDS = (
     graphs,
     pictures,
     view,
+    new,
     configs,
     checkpoints,
     generate,
