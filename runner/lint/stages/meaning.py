@@ -45,6 +45,11 @@ DESCRIPTIONS = (
         "wrong parameter of an op",
         "The op has no such param, or the param has neither a value here nor in the configuration.",
     ),
+    Description(
+        "G338",
+        "view that cannot be",
+        "A view has all the bytes of what it shows, where they lie: another shape or dtype of them, and nothing is moved.",
+    ),
     Description("G323", "op's own rule broken", "The op checks what its signature cannot say, and refuses this call."),
     Description("G324", "one source, two types", "The same tensor of the checkpoint or state is declared with different types."),
     Description(
