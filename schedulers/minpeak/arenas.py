@@ -17,13 +17,14 @@ import numpy as np
 
 from runner.base.tensor_spec import BLOCK_ALIGN
 from runner.program.lifetimes import Floats, Ints, Lives, Rows
+from runner.program.order import predecessors
 from runner.program.program import Span
 from runner.rings.heap import MAX_BLOCK_BYTES
 from runner.rings.placement import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, placed_task
 from runner.rings.schedule import NUM_RINGS
 from schedulers.minpeak.folding import Fold, template, unfold_offsets
 from schedulers.minpeak.packing import ROUNDS, STARTS, Packing, Problem, pack, pack_bins
-from schedulers.minpeak.reuse_edges import Edges, predecessors, sharing_edges
+from schedulers.minpeak.reuse_edges import Edges, sharing_edges
 from schedulers.minpeak.techniques import ALL, Techniques
 
 MAX_DIRECT = 256
