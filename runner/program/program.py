@@ -107,8 +107,8 @@ def num_arguments(task: Task) -> int:
 class Arena:
     """Tensors that lie in one block, as a graph's `share:` says, and their offsets in bytes.
 
-    The block is allocated where the body with path `path` begins: the program's ("") or that of a used graph. Those whose lives do
-    not overlap may share bytes; `runner.program.sharing` has the edges that this needs.
+    The block is allocated where the body with path `path` begins: the program's ("") or that of a used graph. Tensors whose lives
+    do not overlap may share bytes; `runner.program.sharing` has the edges that this needs.
     """
 
     path: str

@@ -19,7 +19,7 @@ from runner.program.spans import SpanWalk
 
 
 def places(program: Program, lives: Lives) -> tuple[Ints, Ints]:
-    """The locals that lie in arenas, as indices into `lives.locals`, and the offset of every local in units of 1,024 bytes: of one
+    """The locals that lie in arenas, as indices into `lives.locals`, and the offset of every local in units of 1,024 bytes, one
     arena behind the other; 0 for those in none."""
     offsets = np.zeros(len(lives.locals), np.int64)
     bases = accumulate((arena.size_bytes for arena in program.arenas), initial=0)
@@ -31,8 +31,11 @@ def places(program: Program, lives: Lives) -> tuple[Ints, Ints]:
 
 
 def certain_waits(program: Program, *, automatic: bool = False, explicit: bool = False) -> list[tuple[int, ...]]:
-    """Per task the tasks that the runtime surely makes it wait for. In manual scopes nothing is inferred, and nobody waits for what
-    was written there; `automatic` takes no scope for manual, `explicit` every one."""
+    """Per task the tasks that the runtime surely makes it wait for.
+
+    In manual scopes nothing is inferred, and nobody waits for what was written there; `automatic` takes no scope for manual,
+    `explicit` every one.
+    """
     unseen = set() if automatic else set(range(len(program.tasks))) if explicit else _unseen(program.body)
     return [
         task.after

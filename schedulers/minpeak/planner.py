@@ -250,7 +250,8 @@ class Planner:
         is_short = len(self.program.tasks) <= FOLD_FROM or self.options.objective != "balanced"
         for batch in (False, True) if "batching" in self.on and is_short else (False,):
             for name in STRATEGIES if "strategies" in self.on else STRATEGIES[:1]:
-                schedule = get_scheduler(name)(self.program, {"batch_allocs": batch, "automatic": True})
+                given = {"batch_allocs": batch, "automatic": True, "share": self.options.share}
+                schedule = get_scheduler(name)(self.program, given)
                 how = (", as automatic scopes" if name == "manual" else "") + (", in blocks of up to 16" if batch else "")
                 yield self._candidate(name + how, schedule)
 
