@@ -1,18 +1,18 @@
 """Offsets of tensors by the lists that they are in.
 
-Entries lie from the bottom up in the order of their list. Each lies above all before it, but for those whose bytes it takes, or
-that take its bytes: above what of these is in use at the same time, if anything. A used graph and a group are placed as they are
-inside, copies side by side.
+Entries are placed in the order of their list, each in the lowest place where it lies in the bytes of none before it, but for
+those that it replaces or that replace it: of these, where nothing lies that is in use at the same time. A used graph and a group
+are placed as they are inside, copies side by side.
 
-    share: [a, b, {c: a}, {d: [b, c]}]       unit 3     b     d
-                                             unit 2     b     d
-    c is done with a, and d with b and c:    unit 1     b     d
-    both lie on the bottom                   unit 0   a c     d    c lies below b, which it does not replace
+    share: [a, {b: a}, c, {d: [b, c]}]       unit 2     c
+                                             unit 1   a     d
+    b takes the bytes of a, and d those      unit 0   a b   d
+    of b and c, and so of a
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,75 +28,76 @@ Leaf = tuple[Entry, ...]
 @dataclass(frozen=True)
 class Stacked:
     """offsets   units of 1,024 bytes per tensor of the addresses, from the bottom of its block
-    heights   units of every list        bases   units of every entry above the bottom of its list, by unit number
+    leaves    the same of every leaf above the bottom of its list
     """
 
     offsets: Ints
-    heights: Mapping[int, int]
-    bases: Mapping[int, int]
     leaves: Mapping[tuple[Stack, Leaf], int]
 
 
 def stacked(at: Addresses, conflicts: Conflicts) -> Stacked:
     """The offsets of all tensors, given those that cannot share."""
-    return _Stacking(at, conflicts).run()
+    return Stacking(at, conflicts).run()
 
 
-class _Stacking:
+class Stacking:
+    """Places lists from the inside out. `sizes` are units per tensor's entry, `present` the entries of every list that hold anything,
+    `heights` those of lists, `bases` of entries above the bottom of their list."""
+
     def __init__(self, at: Addresses, conflicts: Conflicts) -> None:
         self.at = at
-        self.sizes: dict[int, int] = {}  # per tensor's unit
+        self.sizes: dict[int, int] = {}
         depth = (at.instance >= 0).sum(axis=1) - 1
-        last = at.unit[np.arange(len(depth)), depth] if len(depth) else depth
-        for unit, size in zip(last.tolist(), at.size.tolist(), strict=True):
+        for unit, size in zip(at.unit[np.arange(len(depth)), depth].tolist(), at.size.tolist(), strict=True):
             self.sizes[unit] = max(self.sizes.get(unit, 0), size)
-        self.of_stack: dict[int, list[Leaf]] = {}
-        for stack, leaf in at.leaves:
-            self.of_stack.setdefault(id(stack), []).append(leaf)
-        self.pairs: dict[Pair, list[tuple[Leaf, Leaf]]] = {}  # by units
-        for one, other in conflicts.apart:
-            (_, a), (_, b) = at.leaves[one], at.leaves[other]
-            self.pairs.setdefault((a[0][0], b[0][0]), []).append((a, b))
-            self.pairs.setdefault((b[0][0], a[0][0]), []).append((b, a))
+        self.of_unit: dict[int, list[Leaf]] = {}
+        for _, leaf in at.leaves:
+            self.of_unit.setdefault(leaf[0][0], []).append(leaf)
+        self.pairs = leaf_pairs(at, conflicts)
         self.heights: dict[int, int] = {}
         self.bases: dict[int, int] = {}
-        self.found: dict[tuple[int, Leaf], int] = {}
+        self.within: dict[int, dict[Leaf, tuple[int, int]]] = {}
+        """Per entry the low and high end of its leaves above its own bottom."""
 
     def run(self) -> Stacked:
         for stack, _ in self.at.leaves:
             self.height(stack)
-        place = [self.found[id(stack), leaf] for stack, leaf in self.at.leaves]
-        offsets = np.array(place, np.int64)[self.at.leaf[:, 0]] if place else np.zeros(0, np.int64)
-        leaves = {(stack, leaf): self.found[id(stack), leaf] for stack, leaf in self.at.leaves}
-        return Stacked(offsets, self.heights, self.bases, leaves)
+        leaves = {(stack, leaf): self.bases[leaf[0][0]] + self.within[leaf[0][0]][leaf][0] for stack, leaf in self.at.leaves}
+        places = np.array(list(leaves.values()), np.int64)
+        return Stacked(places[self.at.leaf[:, 0]] if len(places) else places, leaves)
 
     def height(self, stack: Stack) -> int:
-        """The height of a list; notes where its entries and leaves lie."""
-        if id(stack) in self.heights:
-            return self.heights[id(stack)]
-        leaves: dict[int, list[Leaf]] = {}
-        for leaf in self.of_stack.get(id(stack), ()):
-            leaves.setdefault(leaf[0][0], []).append(leaf)
-        present = [(place, unit) for place, unit in enumerate(stack.units) if unit.number in leaves]
-        inner = {unit.number: {leaf: self.within(unit, leaf) for leaf in leaves[unit.number]} for _, unit in present}
-        shared, top = stack.may_share(), 0
-        done: list[tuple[int, Unit]] = []
-        for place, unit in present:
-            base = 0
-            for earlier, below in done:
-                under = self.bases[below.number]
-                if (earlier, place) not in shared:
-                    base = max(base, under + self.box(below))
+        """The height of a list, which this places."""
+        if id(stack) not in self.heights:
+            present = [unit for unit in stack.units if unit.number in self.of_unit]
+            for unit in present:
+                self.within[unit.number] = dict(self._inside(unit))
+            order, shared = self.arranged(stack, present)
+            bases = self.laid(order, shared)
+            self.bases |= bases
+            self.heights[id(stack)] = max((bases[unit.number] + self.box(unit) for unit in present), default=0)
+        return self.heights[id(stack)]
+
+    def arranged(self, stack: Stack, present: Sequence[Unit]) -> tuple[Sequence[Unit], set[Pair]]:
+        """The order in which entries are placed, and pairs of their numbers that may share, smaller first."""
+        return present, stack.may_share()
+
+    def laid(self, order: Sequence[Unit], shared: set[Pair]) -> dict[int, int]:
+        """Where the entries of a list lie, by number."""
+        bases: dict[int, int] = {}
+        for place, unit in enumerate(order):
+            blocked: list[tuple[int, int]] = []
+            mine = self.within[unit.number]
+            for other in order[:place]:
+                base, key = bases[other.number], (min(unit.number, other.number), max(unit.number, other.number))
+                if key not in shared:
+                    blocked.append((base - self.box(unit), base + self.box(other)))
                     continue
-                for high, low in self.pairs.get((unit.number, below.number), ()):
-                    base = max(base, under + inner[below.number][low] + self.size(below, low) - inner[unit.number][high])
-            self.bases[unit.number] = base
-            done.append((place, unit))
-            top = max(top, base + self.box(unit))
-            for leaf, offset in inner[unit.number].items():
-                self.found[id(stack), leaf] = base + offset
-        self.heights[id(stack)] = top
-        return top
+                theirs = self.within[other.number]
+                for one, two in self.pairs.get((unit.number, other.number), ()):
+                    blocked.append((base + theirs[two][0] - mine[one][1], base + theirs[two][1] - mine[one][0]))
+            bases[unit.number] = lowest(blocked)
+        return bases
 
     def one(self, unit: Unit) -> int:
         """The height of one copy of an entry."""
@@ -106,11 +107,31 @@ class _Stacking:
     def box(self, unit: Unit) -> int:
         return self.one(unit) * unit.num_copies
 
-    def within(self, unit: Unit, leaf: Leaf) -> int:
-        """Where a leaf lies above the bottom of its entry."""
-        below = unit.inside or unit.used
-        offset = leaf[0][1] * self.one(unit)
-        return offset if below is None else offset + self.found[id(below), leaf[1:]]
+    def _inside(self, unit: Unit) -> Iterator[tuple[Leaf, tuple[int, int]]]:
+        """The leaves of an entry with their ends."""
+        one = self.one(unit)
+        for leaf in self.of_unit[unit.number]:
+            base = leaf[0][1] * one
+            if len(leaf) > 1:
+                base += self.bases[leaf[1][0]] + self.within[leaf[1][0]][leaf[1:]][0]
+            yield leaf, (base, base + self.sizes[leaf[-1][0]])
 
-    def size(self, unit: Unit, leaf: Leaf) -> int:
-        return self.sizes[leaf[-1][0]]
+
+def leaf_pairs(at: Addresses, conflicts: Conflicts) -> dict[Pair, list[tuple[Leaf, Leaf]]]:
+    """By the numbers of two entries, both ways, their leaves that are in use at the same time."""
+    found: dict[Pair, list[tuple[Leaf, Leaf]]] = {}
+    for one, other in conflicts.apart:
+        (_, a), (_, b) = at.leaves[one], at.leaves[other]
+        found.setdefault((a[0][0], b[0][0]), []).append((a, b))
+        found.setdefault((b[0][0], a[0][0]), []).append((b, a))
+    return found
+
+
+def lowest(blocked: Iterable[tuple[int, int]]) -> int:
+    """The least base of 0 or more that lies strictly inside none of the ranges."""
+    base = 0
+    for low, high in sorted(blocked):
+        if low >= base:
+            break
+        base = max(base, high)
+    return base

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -43,25 +43,29 @@ class Unit:
 
 @dataclass(eq=False)
 class Stack:
-    """One list: tensors that lie from the bottom up, each above all before it, except those whose bytes it takes."""
+    """One list, whose entries are placed in its order (`stacking`)."""
 
     file: str
     units: list[Unit] = field(default_factory=list)
 
     def may_share(self) -> set[tuple[int, int]]:
-        """Places of units, (earlier, later), of which one takes the bytes of the other, or of one that takes them."""
-        at = {unit.name: place for place, unit in enumerate(self.units)}
-        olds = [[at[text.value] for text in unit.replaces if text.value in at] for unit in self.units]
-        found: set[tuple[int, int]] = set()
-        for place in range(len(self.units)):
-            pending, seen = list(olds[place]), set[int]()
-            while pending:
-                old = pending.pop()
-                if old not in seen and old != place:
-                    seen.add(old)
-                    pending += olds[old]
-            found |= {(min(place, old), max(place, old)) for old in seen}
-        return found
+        """Numbers of units, smaller first, of which one takes the bytes of the other, or of one that takes them."""
+        return closure({unit.name: [text.value for text in unit.replaces] for unit in self.units}, self.units)
+
+
+def closure(replaced: Mapping[str, Sequence[str]], units: Sequence[Unit]) -> set[tuple[int, int]]:
+    """Numbers of units, smaller first, of which one replaces the other, or one that replaces it, and so on."""
+    numbers = {unit.name: unit.number for unit in units}
+    found: set[tuple[int, int]] = set()
+    for name in replaced:
+        pending, seen = list(replaced[name]), {name}
+        while pending:
+            old = pending.pop()
+            if old not in seen and old in numbers:
+                seen.add(old)
+                pending += replaced.get(old, ())
+                found.add((min(numbers[name], numbers[old]), max(numbers[name], numbers[old])))
+    return found
 
 
 class Texts:
