@@ -78,8 +78,8 @@ DESCRIPTIONS = (
     Description(
         "G338",
         "unknown name in share",
-        "`share:` lists tensors that the graph makes, ids of graphs that it uses which share too, and groups of them; what an entry "
-        "replaces stands in the same list, and copies count trips of loops of the graph.",
+        "`share:` lists tensors that the graph makes, ids of graphs that it uses which share too, and groups of them; what an "
+        "entry replaces stands in the same list, and copies count trips of loops of the graph.",
     ),
     Description(
         "G339",
