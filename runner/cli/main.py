@@ -15,7 +15,7 @@ import typer
 
 from runner.base.errors import RinggraphError
 from runner.cli import checkpoints, configs, generate, graphs, receive_depth, recorded, run, schedule, sizing
-from runner.cli.device import critical
+from runner.cli.device import critical, placement
 from runner.cli.results.replayed import told_of
 from runner.ranks.reports import end, own_folder, own_rank, write_report
 
@@ -55,6 +55,7 @@ COMMANDS = (
     schedule,
     recorded,
     critical,
+    placement,
     receive_depth,
     sizing,
 )

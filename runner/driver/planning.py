@@ -328,8 +328,8 @@ def place(
 ) -> Placed:
     """The placement alone, by the request's strategy or another; raises RinggraphError.
 
-    `library` holds files' texts in place of those on disk; `written` keeps strategies to what files can say. With `bare`, lists that
-    share bytes count as not written.
+    `library` holds files' texts in place of those on disk; `written` keeps strategies to what files can say. With `bare`, lists
+    that share bytes count as not written.
     """
     chosen = scheduler or request.scheduler
     strategy = get_scheduler(chosen) if isinstance(chosen, str) else chosen

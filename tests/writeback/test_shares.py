@@ -7,7 +7,6 @@ same results, and are not changed again.
 from __future__ import annotations
 
 import os
-import random
 from pathlib import Path
 
 import pytest

@@ -1,8 +1,8 @@
 """What shares bytes in a plan, written into the files of its graph as `share:` lists.
 
 The lists are looked for by what files can say, the same for every trip, layer and use of a text, under the objective of the plan.
-Nothing is written that was not read again: the new texts do the same work, lint finds nothing new in them, and `annotated` makes of
-them what is reported.
+Nothing is written that was not read again: the new texts do the same work, lint finds nothing new in them, and `annotated` makes
+of them what is reported.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from runner.rings.schedule import NUM_RINGS, Schedule
 from runner.rings.sizes import RingSizes
 from runner.rings.timed import Timing, timed
 from runner.writeback.sharing.arranging import scene_of
-from runner.writeback.sharing.search import Found, ShareSearch
+from runner.writeback.sharing.search import ShareSearch
 from runner.writeback.sharing.text import plain, share_splices
 from runner.writeback.splices import Splice, spliced
 from schedulers import get_scheduler
@@ -48,7 +48,7 @@ class SharedFiles:
 
 @dataclass(frozen=True)
 class Aim:
-    """What lists are looked for: the fewest bytes; of runs of at most `limit_us`, if given; if `is_fast`, the shortest run, within
+    """What is looked for: the fewest bytes, of runs of at most `limit_us` if given; or, if `is_fast`, the shortest run, within
     `most_bytes` if given."""
 
     limit_us: float | None = None
@@ -84,25 +84,17 @@ def shared_files(
     scene = scene_of(lives, texts, files.may_write, others)
     waits = Rows.of([task.waits + task.after for task in program.tasks])
     search = ShareSearch(scene, Work.of(lives, waits, before, timing(before)))
-    best: SharedFiles | None = None
-    for found in _candidates(search, aim):
-        if say is not None:
-            say("lists that files can say", found.height * BLOCK_ALIGN)
-        best = _read_again(files, program, found.proposal.said, texts, timing)
-        break
-    if best is None:
-        heap = tuple(safe_heap(load) for load in ring_loads(before))
-        return SharedFiles(before, heap, _makespan_us(before, heap, timing), Written())
-    return best
-
-
-def _candidates(search: ShareSearch, aim: Aim) -> Sequence[Found]:
     if aim.is_fast:
         most = None if aim.most_bytes is None else aim.most_bytes // BLOCK_ALIGN - (NUM_RINGS - 1)
         found = search.fastest(most)
     else:
         found = search.fewest(aim.limit_us)
-    return [] if found is None else [found]
+    if found is None:
+        heap = tuple(safe_heap(load) for load in ring_loads(before))
+        return SharedFiles(before, heap, _makespan_us(before, heap, timing), Written())
+    if say is not None:
+        say("lists that files can say", found.height * BLOCK_ALIGN)
+    return _read_again(files, program, found.proposal.said, texts, timing)
 
 
 def _read_again(

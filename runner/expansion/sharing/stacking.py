@@ -41,8 +41,8 @@ def stacked(at: Addresses, conflicts: Conflicts) -> Stacked:
 
 
 class Stacking:
-    """Places lists from the inside out. `sizes` are units per tensor's entry, `heights` those of lists, `bases` of entries above the
-    bottom of their list."""
+    """Places lists from the inside out. `sizes` are units per tensor's entry, `heights` those of lists, `bases` those of entries
+    above the bottom of their list."""
 
     def __init__(self, at: Addresses, conflicts: Conflicts) -> None:
         self.at = at
