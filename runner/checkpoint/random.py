@@ -68,8 +68,7 @@ def init_checkpoint(
             if progress is not None:
                 progress(done, total)
         write_index(folder, files)
-        described = layout.config_json(values, plain, flavour, {})
-        if described:
+        if described := layout.config_json(values, plain, flavour, {}):
             write_json(folder / "config.json", described)
 
     return write_folder(Path(out), fill)

@@ -46,7 +46,7 @@ def load_weights(
     `loaded` keeps what was read: programs that share it share the weights that they declare alike. Raises CheckpointError that
     names every weight which is missing, misshapen or mistyped.
     """
-    tensors, checkpoint = _needed(program), checkpoint.of(config)
+    tensors, checkpoint = weights_read(program), checkpoint.of(config)
     loader = _Loader(program, checkpoint, config, torch.device(device), rank, size, {} if loaded is None else loaded)
     loader.checkpoint = checkpoint.with_forms({name: None for tensor in tensors for name in loader.names(tensor)})
     problems = [problem for tensor in tensors for problem in loader.misfits(tensor)]
@@ -64,7 +64,7 @@ def load_weights(
     return result
 
 
-def _needed(program: Program) -> list[Tensor]:
+def weights_read(program: Program) -> list[Tensor]:
     """Weights that some task, or a trip count, reads: a graph may declare more than one layer uses."""
     touched = {tensor for task in program.tasks for tensor in (*task.reads, *task.writes)}
     touched |= {tensor for _, trips in host_reads(program.body) for tensor in trips.reads}

@@ -52,10 +52,10 @@ def init(
     sets: options.Sets = [],  # noqa: B006
 ) -> None:
     """Write a random checkpoint in the real layout: shards, index, config.json."""
+    from runner.base.units import human_bytes
     from runner.checkpoint.checkpoint import Checkpoint
     from runner.checkpoint.random import init_checkpoint
     from runner.cli.shared import progress_bar
-    from runner.report.dot import human_bytes
 
     resolved = resolve(config, sets)
     with progress_bar("writing") as progress:

@@ -18,7 +18,7 @@ from runner.driver import completion
 from runner.driver.outputs import NO_FILES, SideFiles
 
 if TYPE_CHECKING:
-    from runner.config.config import Config
+    from runner.driver.driver import Setup
     from runner.driver.outputs import UnwrittenError
     from runner.driver.serve import Request, Served
     from runner.serving.prompts import Prompt
@@ -74,7 +74,7 @@ def register(app: typer.Typer) -> None:
 @with_side_files
 def generate_command(
     context: typer.Context,
-    checkpoint: options.Checkpoint,
+    checkpoint: options.Checkpoint = None,
     prompt_ids: PromptIds = [],  # noqa: B006
     prompts: Prompts = None,
     prompt: PromptTexts = [],  # noqa: B006
@@ -85,6 +85,7 @@ def generate_command(
     config: options.Configs = [],  # noqa: B006
     sets: options.Sets = [],  # noqa: B006
     ep: options.Ep = None,
+    ops: options.OpFiles = [],  # noqa: B006
     device: options.Device = "cpu",
     workers: options.Workers = 1,
     threads: options.Threads = None,
@@ -103,22 +104,23 @@ def generate_command(
     files: SideFiles = NO_FILES,
 ) -> None:
     """Generate greedily from prompts: prefill in chunks, decode in ragged batches."""
-    from runner.driver.serve import Request
+    from runner.driver.driver import Setup
+    from runner.driver.serve import Request, own_layers
 
-    folder = Path(checkpoint)
+    folder = None if checkpoint is None else Path(checkpoint)
     given = _prompts(folder, prompt_ids, prompts, prompt)
     graphs = {phase: graph for phase, graph in (("prefill", prefill_graph), ("decode", decode_graph)) if graph is not None}
     request = Request(folder, given, max_new_tokens, deploy, ignore_eos, device, graphs, logits, record_routing, files)
     placed = placement(scheduler, (ring_heap, ring_window, ring_pool), workers, unchecked)
-    resolved = _resolved(folder, config, [*sets, *([f"dtype={dtype}"] if dtype else [])], ep)
-    served, unwritten = _served(context.obj, request, resolved, ep, placed, threads, timeout_s, port)
+    setup = Setup(own_layers(folder, config), [*sets, *([f"dtype={dtype}"] if dtype else [])], None, ep, ops)
+    served, unwritten = _served(context.obj, request, setup, placed, threads, timeout_s, port)
     if served is not None:
         _print(served, as_json)
     if unwritten is not None:
         raise unwritten
 
 
-def _prompts(checkpoint: Path, ids: Sequence[str], file: Path | None, texts: Sequence[str]) -> tuple[Prompt, ...]:
+def _prompts(checkpoint: Path | None, ids: Sequence[str], file: Path | None, texts: Sequence[str]) -> tuple[Prompt, ...]:
     from runner.driver.serve import prompts_of
 
     found = prompts_of(checkpoint, ids, file, texts)
@@ -127,19 +129,10 @@ def _prompts(checkpoint: Path, ids: Sequence[str], file: Path | None, texts: Seq
     return found
 
 
-def _resolved(checkpoint: Path, layers: Sequence[str], sets: Sequence[str], ep: int | None) -> Config:
-    """The checkpoint's own configuration with layers and options over it."""
-    from runner.driver.driver import resolve
-    from runner.driver.serve import own_layers
-
-    return resolve(own_layers(checkpoint, layers), sets, None, ep)
-
-
 def _served(
     command: list[str],
     request: Request,
-    config: Config,
-    ep: int | None,
+    setup: Setup,
     placed: Placement,
     threads: int | None,
     timeout_s: float,
@@ -150,26 +143,27 @@ def _served(
     A file that could not be written comes beside it: the tokens are told first, and other ranks end as they do when all is well.
     """
     from runner.checkpoint.checkpoint import Checkpoint
-    from runner.driver.driver import registry, set_threads, usable_device
+    from runner.driver.driver import set_threads, usable_device
     from runner.driver.outputs import kept
     from runner.driver.serve import num_ranks, over_ranks, prepared, serve, silent
     from runner.ranks.join import given_world, joined, rank_device
     from runner.ranks.launch import launch, own_command
 
     world = given_world()
-    config = prepared(over_ranks(config, world, ep), request)
+    config, registry = prepared(over_ranks(setup.config(), world, setup.ep), request), setup.registry
     if world is None and num_ranks(config) > 1:
-        Checkpoint.open(request.checkpoint).require(config)  # what is wrong with it is said once, and before any rank starts
+        if request.checkpoint is not None:  # what is wrong with it is said once, and before any rank starts
+            Checkpoint.open(request.checkpoint).require(config)
         launch(own_command(command), num_ranks(config), timeout_s=timeout_s, port=port)
         return None, None
     set_threads(threads, config)
     if world is None:
         usable_device(request.device)
-        return kept(lambda: serve(config, request, registry(), placed, progress=_bar))
+        return kept(lambda: serve(config, request, registry, placed, progress=_bar))
     request = replace(request, device=usable_device(rank_device(request.device, world)))
     with joined(world, device=request.device, timeout_s=timeout_s) as comm:
         shown = _bar if comm.rank == 0 else silent
-        return kept(lambda: serve(config, request, registry(), placed, comm=comm, progress=shown))
+        return kept(lambda: serve(config, request, registry, placed, comm=comm, progress=shown))
 
 
 def _bar(part: str) -> AbstractContextManager[Callable[[int, int], None]]:
@@ -193,7 +187,7 @@ def _print(served: Served, as_json: bool) -> None:
 
 
 def _print_figures(report: dict[str, Any]) -> None:
-    from runner.report.dot import human_bytes
+    from runner.base.units import human_bytes
 
     out = table("figure", "value>", "")
     prefill_s, decode_s = report["prefill_s"], report["decode_s"]
@@ -203,7 +197,8 @@ def _print_figures(report: dict[str, Any]) -> None:
     out.add_row("time", f"{report['elapsed_s']:.2f} s", f"prefill {prefill_s:.2f} s, decode {decode_s:.2f} s")
     calls = f"{report['prefill_calls']} prefill and {report['decode_calls']} decode calls"
     out.add_row("tasks", f"{report['num_tasks']:,}", calls)
-    out.add_row("checkpoint", report["flavour"], f"by {report['flavour_source']}; runs as {report['runs_as']}")
+    if report["flavour"] is not None:
+        out.add_row("checkpoint", report["flavour"], f"by {report['flavour_source']}; runs as {report['runs_as']}")
     out.add_row("weights", human_bytes(report["weight_bytes"]), "this rank's" if report["ranks"] > 1 else "")
     out.add_row("state", human_bytes(report["state_bytes"]))
     heaps = report["ring_heap_bytes"]

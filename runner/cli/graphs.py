@@ -1,8 +1,7 @@
-"""`ringgraph lint | explain | dot | graph | ops`: looking at graphs and ops without running them."""
+"""`ringgraph lint | explain | graph | ops`: looking at graphs and ops without running them."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -10,10 +9,9 @@ import typer
 from runner.cli import options
 from runner.cli.shared import console, messages, print_json, table
 from runner.driver import completion
-from runner.driver.driver import registry
+from runner.driver.driver import Setup
 
 FORMAT = completion.one_of("text", "json", "github", "sarif")
-LEVEL = completion.one_of("layer", "stage", "task")
 OpName = Annotated[str, typer.Argument(autocompletion=completion.ops)]
 
 graph_app = typer.Typer(help="Shipped graphs.", no_args_is_help=True)
@@ -25,7 +23,6 @@ def register(app: typer.Typer) -> None:
     app.add_typer(ops_app, name="ops")
     app.command()(lint)
     app.command()(explain)
-    app.command()(dot)
 
 
 def lint(
@@ -39,6 +36,7 @@ def lint(
     sets: options.Sets = [],  # noqa: B006
     deploy: options.Deploy = None,
     ep: options.Ep = None,
+    ops: options.OpFiles = [],  # noqa: B006
     ring_heap: Annotated[
         str | None, typer.Option("--ring-heap", metavar="SIZE", help="Check that every scope fits rings of this size.")
     ] = None,
@@ -54,7 +52,7 @@ def lint(
     if form not in FORMATS:
         raise typer.BadParameter(f"'{form}' is not a format; expected one of {', '.join(FORMATS)}", param_hint="--format")
     try:
-        findings = Driver(config, sets, deploy, ep).lint(*paths, ring_heap=ring_heap)
+        findings = Driver(config, sets, deploy, ep, ops).lint(*paths, ring_heap=ring_heap)
     except ConfigError as error:
         messages().print(str(error))
         raise typer.Exit(2) from None
@@ -76,6 +74,7 @@ def explain(
     sets: options.Sets = [],  # noqa: B006
     deploy: options.Deploy = None,
     ep: options.Ep = None,
+    ops: options.OpFiles = [],  # noqa: B006
     as_json: options.Json = False,
 ) -> None:
     """Show one node: what it does, its operands, its scopes, and who reads what it makes. Or what a lint code means."""
@@ -86,7 +85,7 @@ def explain(
         return
     from runner.driver.face import Driver
 
-    found = Driver(config, sets, deploy, ep).explain(graph, node)
+    found = Driver(config, sets, deploy, ep, ops).explain(graph, node)
     if as_json:
         print_json(found.to_dict())
     else:
@@ -109,27 +108,28 @@ def list_graphs(as_json: options.Json = False) -> None:
 
 
 @ops_app.command("list")
-def list_ops(as_json: options.Json = False) -> None:
+def list_ops(ops: options.OpFiles = [], as_json: options.Json = False) -> None:  # noqa: B006
     """List all ops, those of installed packages included."""
-    ops = [registry()[name] for name in registry()]
+    known = Setup(ops=ops).registry
     if as_json:
-        print_json([_described(op) for op in ops])
+        print_json([_described(op) for op in known.values()])
         return
     out = table("op", "core", "doc")
-    for op in ops:
+    for op in known.values():
         out.add_row(op.name, op.core, op.doc.strip().partition("\n")[0])
     console().print(out)
 
 
 @ops_app.command("show")
-def show_op(name: OpName, as_json: options.Json = False) -> None:
+def show_op(name: OpName, ops: options.OpFiles = [], as_json: options.Json = False) -> None:  # noqa: B006
     """Show an op's operands, parameters and what it computes."""
     from runner.base.errors import RinggraphError, did_you_mean
 
-    if name not in registry():
-        hint = did_you_mean(name, registry()) or "'ringgraph ops list' lists them"
+    known = Setup(ops=ops).registry
+    if name not in known:
+        hint = did_you_mean(name, known) or "'ringgraph ops list' lists them"
         raise RinggraphError(f"no op is called '{name}'", hint=hint)
-    op = registry()[name]
+    op = known[name]
     if as_json:
         print_json(_described(op))
         return
@@ -163,33 +163,3 @@ def _described(op) -> dict[str, object]:
         "needs": list(op.needs),
         "source": op.source,
     }
-
-
-def dot(
-    graph: options.GraphName,
-    out: Annotated[Path | None, typer.Option("-o", "--out", metavar="FILE", help="Write here, not to standard output.")] = None,
-    level: Annotated[str, typer.Option(autocompletion=LEVEL, help="What a node is: layer, stage or task.")] = "stage",
-    layer: Annotated[int | None, typer.Option(metavar="N", help="Draw this layer only.")] = None,
-    svg: Annotated[bool, typer.Option("--svg", help="Render with Graphviz; needs --out.")] = False,
-    config: options.Configs = [],  # noqa: B006
-    sets: options.Sets = [],  # noqa: B006
-    deploy: options.Deploy = None,
-    ep: options.Ep = None,
-    scheduler: options.Scheduler = "annotated",
-) -> None:
-    """Draw a graph as DOT: scopes are clusters, a ring has one colour, edges carry bytes."""
-    from runner.base.files import check_writable, write_text
-    from runner.driver.face import Driver
-    from runner.report.dot import render_svg
-
-    if out is not None:
-        check_writable(out)
-    text = Driver(config, sets, deploy, ep).draw(graph, level=level, layer=layer, scheduler=scheduler)
-    if svg and out is None:
-        raise typer.BadParameter("--svg needs --out FILE")
-    if svg and out is not None:
-        render_svg(text, out)
-    elif out is not None:
-        write_text(out, text)
-    else:
-        print(text, end="")

@@ -27,6 +27,12 @@ Deploy = Annotated[
     ),
 ]
 Ep = Annotated[int | None, typer.Option("--ep", min=1, metavar="N", help="Expert-parallel ranks.")]
+OpFiles = Annotated[
+    list[str],
+    typer.Option(
+        "--ops", metavar="FILE.py", autocompletion=completion.files(".py"), help="A Python file that declares ops; repeatable."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 GraphName = Annotated[
     str,
@@ -34,7 +40,10 @@ GraphName = Annotated[
         metavar="GRAPH", autocompletion=completion.graphs, help="A graph file, a shipped graph's name, or a recorded program."
     ),
 ]
-Checkpoint = Annotated[str, typer.Option("--checkpoint", metavar="DIR", help="Folder with config.json and safetensors.")]
+Checkpoint = Annotated[
+    str | None,
+    typer.Option("--checkpoint", metavar="DIR", help="Folder with config.json and safetensors; not for a model without weights."),
+]
 Device = Annotated[
     str,
     typer.Option(

@@ -216,6 +216,7 @@ def diff(
     sets: options.Sets = [],  # noqa: B006
     deploy: options.Deploy = None,
     ep: options.Ep = None,
+    ops: options.OpFiles = [],  # noqa: B006
     scheduler: options.Scheduler = "annotated",
     batch_allocs: options.Batch = False,
     routing: options.Routing = defaults.ROUTING,
@@ -236,7 +237,7 @@ def diff(
     if graph is not None:
         timing = TimedOptions(submit_us, task_us, cores, device=device)
         request = PlanRequest(graph, scheduler, batch_allocs, routing, progress=progress, timed=timing)
-        _diff_predicted(left, Setup(config, sets, deploy, ep), request, as_json)
+        _diff_predicted(left, Setup(config, sets, deploy, ep, ops), request, as_json)
     else:
         assert other is not None
         _print_diff(left, read_scope_stats(other), ("left", "right"), as_json)

@@ -17,6 +17,8 @@ from runner.cli.shared import console, placement, table
 from runner.driver.outputs import NO_FILES, SideFiles
 
 if TYPE_CHECKING:
+    from runner.driver.driver import Setup
+    from runner.driver.outputs import UnwrittenError
     from runner.driver.single import Ran, Request
     from runner.rings.schedule import Schedule
     from runner.rings.sizes import RingSizes
@@ -76,6 +78,7 @@ def run(
     config: options.Configs = [],  # noqa: B006
     sets: options.Sets = [],  # noqa: B006
     deploy: options.Deploy = None,
+    ops: options.OpFiles = [],  # noqa: B006
     scheduler: options.Scheduler = "annotated",
     ring_heap: options.RingHeap = None,
     ring_window: options.RingWindow = None,
@@ -91,21 +94,26 @@ def run(
     What is not given is random, weights without --checkpoint as 'checkpoint init' would write them. '--dump states,outputs' saves
     what the next run takes by --inputs.
     """
+    from runner.driver.driver import Setup
     from runner.driver.outputs import kept
     from runner.driver.single import Request
 
     if dump and out is None:
         raise typer.BadParameter("--dump needs --out FILE")
-    wanted = tuple(part.strip() for item in dump for part in item.split(","))
-    what = (tuple(inputs), checkpoint, seed, wanted, out, golden, rtol, atol, profile, files, device)
+    named = tuple(part.strip() for item in dump for part in item.split(","))
+    what = (tuple(inputs), checkpoint, seed, named, out, golden, rtol, atol, profile, files, device)
     request = Request(graph, *what, turns=_turns(tokens, prompt_len))
     placed = placement(scheduler, (ring_heap, ring_window, ring_pool), workers, unchecked)
-    layers = [*_described(checkpoint), *config]
-    ran, unwritten = kept(lambda: _ran(request, layers, sets, deploy, placed, threads))
+    setup = Setup([*_described(checkpoint), *config], sets, deploy, ops=ops)
+    _tell(request, *kept(lambda: _ran(request, setup, placed, threads)))
+
+
+def _tell(request: Request, ran: Ran, unwritten: UnwrittenError | None) -> None:
+    """Prints what came of it; raises RinggraphError where tensors differ or a file is missing."""
     _print_figures(ran)
     try:
         if ran.comparisons is not None:
-            _print_comparisons(ran.comparisons, rtol, atol)
+            _print_comparisons(ran.comparisons, request.rtol, request.atol)
     finally:
         if unwritten is not None:
             raise unwritten
@@ -135,19 +143,19 @@ def _turns(texts: Sequence[str], prompt_len: int | None) -> tuple[Turn, ...]:
     return tuple(turns)
 
 
-def _ran(
-    request: Request, layers: Sequence[str], sets: Sequence[str], deploy: str | None, placed: Placement, threads: int | None
-) -> Ran:
+def _ran(request: Request, setup: Setup, placed: Placement, threads: int | None) -> Ran:
     from runner.driver import single
-    from runner.driver.driver import program_of, registry, resolve, set_threads, usable_device
+    from runner.driver.driver import program_of, set_threads, usable_device
     from runner.language.library import GraphLibrary
 
     library = GraphLibrary()  # the file is read once
-    config = resolve(layers, sets, deploy, None, request.graph, library)
+    config = setup.config(request.graph, library)
     set_threads(threads, config)
     usable_device(request.device)
     placed = _on_rings(placed, request.files)
-    return single.run(config, program_of(request.graph, config, library=library), request, registry(), placed)
+    return single.run(
+        config, program_of(request.graph, config, library=library, ops=setup.registry), request, setup.registry, placed
+    )
 
 
 def _on_rings(placed: Placement, files: SideFiles) -> Placement:
@@ -165,7 +173,7 @@ def _on_rings(placed: Placement, files: SideFiles) -> Placement:
 
 
 def _print_figures(ran: Ran) -> None:
-    from runner.report.dot import human_bytes
+    from runner.base.units import human_bytes
 
     bytes_by_kind: dict[str, int] = {}
     for tensor in ran.program.tensors:

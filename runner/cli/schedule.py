@@ -39,6 +39,7 @@ def schedule(
     sets: options.Sets = [],  # noqa: B006
     deploy: options.Deploy = None,
     ep: options.Ep = None,
+    ops: options.OpFiles = [],  # noqa: B006
     scheduler: options.Scheduler = "annotated",
     batch_allocs: options.Batch = False,
     routing: options.Routing = defaults.ROUTING,
@@ -67,7 +68,7 @@ def schedule(
     files: SideFiles = NO_FILES,
 ) -> None:
     """Plan a graph on the four rings: what it takes, what it needs at least, and whether it can deadlock."""
-    given, setup = dict(locals()), Setup(config, sets, deploy, ep)
+    given, setup = dict(locals()), Setup(config, sets, deploy, ep, ops)
     is_text = not (write or files.asked_for or explain_plan or time_limit is not None)
     kept = Kept(setup, [graph], given, is_wanted=is_text and not no_cache, files=read_files(routing, profile))
     if kept.print_again():
@@ -296,6 +297,7 @@ def schedule_diff(
     sets: options.Sets = [],  # noqa: B006
     deploy: options.Deploy = None,
     ep: options.Ep = None,
+    ops: options.OpFiles = [],  # noqa: B006
     scheduler: options.Scheduler = "annotated",
     batch_allocs: options.Batch = False,
     routing: options.Routing = defaults.ROUTING,
@@ -313,7 +315,11 @@ def schedule_diff(
     no_cache: NoCache = False,
 ) -> None:
     """Compare two schedules ring by ring and scope by scope."""
-    given, setup, graphs = dict(locals()), Setup(config, sets, deploy, ep), [side.partition(":")[0] for side in (left, right)]
+    given, setup, graphs = (
+        dict(locals()),
+        Setup(config, sets, deploy, ep, ops),
+        [side.partition(":")[0] for side in (left, right)],
+    )
     kept = Kept(setup, graphs, given, is_wanted=not no_cache and time_limit is None, files=read_files(routing, profile))
     if kept.print_again():
         return

@@ -41,6 +41,7 @@ def size(
     sets: options.Sets = [],  # noqa: B006
     deploy: options.Deploy = None,
     ep: options.Ep = None,
+    ops: options.OpFiles = [],  # noqa: B006
     scheduler: options.Scheduler = "annotated",
     objective: options.Objective = None,
     slack: options.Slack = None,
@@ -49,7 +50,7 @@ def size(
     no_cache: NoCache = False,
 ) -> None:
     """The smallest ring sizes known to be safe for all the graphs together, ready to paste."""
-    given, setup = dict(locals()), Setup(config, sets, deploy, ep)
+    given, setup = dict(locals()), Setup(config, sets, deploy, ep, ops)
     plain = [graph.rpartition("@")[0] if "@" in graph else graph for graph in graphs]
     kept = Kept(setup, plain, given, is_wanted=not no_cache)
     if kept.print_again():
@@ -103,6 +104,7 @@ def frontier(
     sets: options.Sets = [],  # noqa: B006
     deploy: options.Deploy = None,
     ep: options.Ep = None,
+    ops: options.OpFiles = [],  # noqa: B006
     routing: options.Routing = defaults.ROUTING,
     submit_us: options.SubmitUs = defaults.SUBMIT_US,
     task_us: options.TaskUs = None,
@@ -113,20 +115,19 @@ def frontier(
     no_cache: NoCache = False,
 ) -> None:
     """What more bytes buy in time: minpeak within budgets, beside the other strategies and two lower bounds."""
-    given, setup = dict(locals()), Setup(config, sets, deploy, ep)
+    given, setup = dict(locals()), Setup(config, sets, deploy, ep, ops)
     kept = Kept(setup, [graph], given, is_wanted=not no_cache and out is None, files=read_files(routing, profile))
     if kept.print_again():
         return
-    from runner.base.files import check_writable
     from runner.driver.face import Driver
     from runner.driver.planning import TimedOptions
-    from runner.report.frontier import StoppedFrontier, check_format
+    from runner.report.frontier import StoppedFrontier
+    from runner.report.plotting import check_picture
 
     if out is not None:
-        check_format(out)
-        check_writable(out)
+        check_picture(out)
     timing = TimedOptions(submit_us, task_us, cores, profile, device)
-    driver = Driver(config, sets, deploy, ep)
+    driver = Driver(config, sets, deploy, ep, ops)
     try:
         found = driver.frontier(graph, num_points, routing=routing, timed=timing, say=_say, shown=_shown)
     except StoppedFrontier as error:  # Ctrl-C: what there is by now

@@ -30,6 +30,7 @@ from runner.config.layers import (
     fields_of,
     named_family,
     of_no_model,
+    op_files,
 )
 from runner.config.sources import Source, fields_given, read_option, read_source
 from runner.language.given import Given
@@ -162,6 +163,15 @@ def fields_known(layers: Sequence[str | Path | Source]) -> tuple[str, Rules]:
     if problems := [*problems, *wrong, *getattr(model, "problems", ())]:
         raise ConfigError(list(dict.fromkeys(problems)))
     return model.name, fields_of(model, [lowest])
+
+
+def op_files_of(layers: Sequence[str | Path]) -> list[Path]:
+    """The Python files of ops that layers name; those of a layer that cannot be read, which is told elsewhere, are left out."""
+    found: list[Path] = []
+    for name in layers:
+        with suppress(ConfigError):
+            found += op_files(read_source(name)[0])[0]
+    return found
 
 
 def _load(

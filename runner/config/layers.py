@@ -185,7 +185,7 @@ def as_layer(
     given = source.given
     if source.is_option:
         given = {key: item for name, item in given.items() for key, item in _nested(name, item, deployments, dims, known).items()}
-    problems += _misplaced(source, given, model, is_base)
+    problems += [*_misplaced(source, given, model, is_base), *op_files(source)[1]]
     plain = {key: item.value for key, item in given.items() if key not in SECTIONS}
     if model is None:
         normalised = Normalised({key: (value, key) for key, value in plain.items()})
@@ -207,11 +207,22 @@ def as_layer(
     return Layer(source.name, fields, named, dims_given, dtypes, given.get("state")), problems
 
 
+def op_files(source: Source) -> tuple[list[Path], list[Diagnostic]]:
+    """The Python files of ops that a layer names (`ops:`), from its own folder, and what is wrong with that."""
+    given = source.given.get("ops")
+    if given is None or source.is_whole or source.is_option:
+        return [], []
+    names = [given.value] if isinstance(given.value, str) else given.value
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        return [], [given.problem("C102", f"'ops' is {describe(given.value)}, expected a Python file or a list of them")]
+    return [Path(source.file).parent / name for name in names], []
+
+
 def _misplaced(source: Source, given: Mapping[str, Given], model: ModelFamily | None, is_base: bool) -> list[Diagnostic]:
     """Sections that declare a family, in a source that is not its base layer."""
     found = []
-    for key in (*DEEP, "family", "model_types"):
-        if key not in given or source.is_whole or (key in ("fields", "state") and not source.is_option):
+    for key in (*DEEP, "family", "model_types", "ops"):
+        if key not in given or source.is_whole or (key in ("fields", "state", "ops") and not source.is_option):
             continue
         if source.is_option:
             found.append(given[key].problem("C101", f"'{key}' cannot be set by an option, but by a layer"))

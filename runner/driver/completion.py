@@ -16,6 +16,11 @@ def one_of(*words: str) -> Complete:
     return lambda incomplete: _matching(incomplete, words)
 
 
+def files(*suffixes: str) -> Complete:
+    """Completes files of some suffixes, and folders that they may be in."""
+    return lambda incomplete: _matching(incomplete, _paths(incomplete, suffixes))
+
+
 def graphs(incomplete: str) -> list[str]:
     """Names of shipped graphs, and files and folders that graphs may be in."""
     from runner.language.library import shipped_graphs

@@ -10,7 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.base.errors import ConfigError
+from runner.base.errors import ConfigError, RinggraphError
 from runner.rings.defaults import ROUTING
 
 if TYPE_CHECKING:
@@ -41,24 +41,38 @@ def registry() -> OpRegistry:
 
 @dataclass(frozen=True)
 class Setup:
-    """What graphs are expanded with: configuration layers, `key=value` over them, a deployment, ranks, and ops besides ours."""
+    """What graphs are expanded with: configuration layers, `key=value` over them, a deployment, ranks, and ops besides ours: a
+    table, or Python files (`runner.program.op_files`)."""
 
     configs: Sequence[str | Path] = ()
     sets: Sequence[str] = ()
     deploy: str | None = None
     ep: int | None = None
-    ops: OpRegistry | None = None
+    ops: OpRegistry | Sequence[str | Path] | None = None
+
+    @cached_property
+    def op_files(self) -> tuple[str | Path, ...]:
+        """The Python files that bring ops: those that are given, and those that layers name."""
+        from runner.config.config import op_files_of
+
+        given = () if self.ops is None or isinstance(self.ops, Mapping) else self.ops
+        return *given, *op_files_of(self.configs)
 
     @cached_property
     def registry(self) -> OpRegistry:
-        """All ops that graphs may use; raises RinggraphError where two have one name."""
+        """All ops that graphs may use; raises RinggraphError where two have one name, or a file cannot be used."""
+        from runner.program.op_files import ops_of_files
         from runner.program.ops import OpRegistry
 
-        if self.ops is None:
+        given = self.ops if isinstance(self.ops, OpRegistry) else OpRegistry()
+        if not given and not self.op_files:
             return registry()
         both = OpRegistry()
-        for definition in (*registry().values(), *self.ops.values()):
-            both.add(definition)
+        try:
+            for definition in (*registry().values(), *given.values(), *ops_of_files(self.op_files).values()):
+                both.add(definition)
+        except RinggraphError as error:
+            raise error if isinstance(error, ConfigError) else ConfigError(error.message, hint=error.hint) from error
         return both
 
     def config(self, graph: str | Path | None = None, library: GraphLibrary | None = None) -> Config:

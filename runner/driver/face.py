@@ -38,7 +38,7 @@ class Driver:
     sets     `key=value`, over the layers
     deploy   a deployment in place of the one that a graph's file names
     ep       expert-parallel ranks
-    ops      ops that graphs may use beside the registered ones
+    ops      ops that graphs may use beside the registered ones: a table, or Python files that declare them
 
     A graph is a file, the name of a shipped one, or a recorded program (a capture's folder, a `.json` file, a trace), for which
     no configuration may be given. A scheduler is a name, or a function `(program, options) -> Schedule`.
@@ -48,7 +48,7 @@ class Driver:
     sets: Sequence[str] = ()
     deploy: str | None = None
     ep: int | None = None
-    ops: OpRegistry | None = None
+    ops: OpRegistry | Sequence[str | Path] | None = None
 
     @property
     def setup(self) -> Setup:
@@ -113,13 +113,22 @@ class Driver:
         return compare(self.setup, left, right, PlanRequest("", **options))
 
     def draw(
-        self, graph: str | Path, *, level: str = "stage", layer: int | None = None, scheduler: str | Scheduler = "annotated"
+        self,
+        graph: str | Path,
+        *,
+        level: str = "stage",
+        layer: int | None = None,
+        scheduler: str | Scheduler = "annotated",
+        unfold: bool = False,
     ) -> str:
-        """A graph's schedule as DOT; a node is a `layer`, `stage` or `task`, of all layers or of one."""
-        from runner.driver.planning import PlanRequest, place
-        from runner.report.dot import to_dot
+        """A graph's schedule as DOT; a node is a `layer`, `stage` or `task`, of all layers or of one.
 
-        return to_dot(place(self.setup, PlanRequest(graph, scheduler)).schedule, level, layer)
+        Layers that are alike are drawn once, unless `unfold`.
+        """
+        from runner.driver.planning import PlanRequest, place
+        from runner.report.dot.dot import to_dot
+
+        return to_dot(place(self.setup, PlanRequest(graph, scheduler)).schedule, level, layer, unfold=unfold)
 
     def size(self, *graphs: str, scheduler: str = "annotated", minpeak: MinpeakOptions | None = None) -> SizeResult:
         """The smallest ring sizes known to be safe for all the graphs together; `GRAPH@DEPLOY` says for which deployment."""
@@ -199,7 +208,7 @@ class Driver:
         workers: int = 1,
         **options: Any,
     ) -> Served:
-        """Prompts of token ids in, tokens out, on one rank, under the checkpoint's configuration and `sets`.
+        """Prompts of token ids in, tokens out, on one rank, under the checkpoint's configuration, `config` over it, and `sets`.
 
         `options` are other fields of `runner.driver.serve.Request`. Raises ConfigError for more ranks.
         """
@@ -207,7 +216,7 @@ class Driver:
 
         folder = Path(checkpoint)
         request = serve.Request(folder, tuple(map(tuple, prompts)), max_new_tokens, **options)
-        config = serve.prepared(resolve(serve.own_layers(folder, ()), self.sets, None, self.ep), request)
+        config = serve.prepared(resolve(serve.own_layers(folder, self.setup.configs), self.sets, None, self.ep), request)
         if (ranks := serve.num_ranks(config)) > 1:
             raise ConfigError(f"{ranks} ranks are processes of their own", hint="run 'ringgraph generate'")
         served = serve.serve(config, request, self.setup.registry, self._placement(scheduler, ring_heap, workers))

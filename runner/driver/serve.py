@@ -52,6 +52,7 @@ def silent(part: str) -> AbstractContextManager[Callable[[int, int], None]]:
 class Request:
     """What is to be generated, and the files that rank 0 leaves.
 
+    checkpoint   the model's folder; None where graphs read no weights
     decode       the deployment that decodes, the family's usual one without
     graphs       by phase, a graph in place of the family's own
     logits       safetensors of every prompt's logits
@@ -59,7 +60,7 @@ class Request:
     files        what tools for the device open, of the last decode call
     """
 
-    checkpoint: Path
+    checkpoint: Path | None
     prompts: tuple[Prompt, ...]
     max_new_tokens: int = 16
     decode: str | None = None
@@ -86,7 +87,7 @@ class Served:
 # --- before any rank starts -----------------------------------------------------------------------------------------
 
 
-def prompts_of(checkpoint: Path, ids: Sequence[str], file: Path | None, texts: Sequence[str]) -> tuple[Prompt, ...]:
+def prompts_of(checkpoint: Path | None, ids: Sequence[str], file: Path | None, texts: Sequence[str]) -> tuple[Prompt, ...]:
     """Prompts in all the ways that a user gives them; raises RinggraphError or OSError."""
     found = [parse_ids(text) for text in ids]
     if file is not None:
@@ -96,9 +97,12 @@ def prompts_of(checkpoint: Path, ids: Sequence[str], file: Path | None, texts: S
     return tuple(found)
 
 
-def own_layers(checkpoint: Path, layers: Sequence[str | Path]) -> list[str | Path]:
-    """The configuration in a checkpoint under `layers`; raises CheckpointError where there is none at all."""
-    if not (checkpoint / "config.json").is_file() and layers:
+def own_layers(checkpoint: Path | None, layers: Sequence[str | Path]) -> list[str | Path]:
+    """The configuration in a checkpoint under `layers`; raises CheckpointError or ConfigError where there is none at all."""
+    if checkpoint is None and not layers:
+        hint = "give --checkpoint DIR, or for a model without weights its layer with --config"
+        raise ConfigError("nothing says which model is to generate", hint=hint)
+    if checkpoint is None or (not (checkpoint / "config.json").is_file() and layers):
         return [*layers]
     if not layers:
         require_own_config(checkpoint)
@@ -164,7 +168,7 @@ def serve(
     place = Place(own_folder(), group.rank)
     place.phase(LOADING)
     start = perf_counter()
-    checkpoint = Checkpoint.open(request.checkpoint).of(config)
+    checkpoint = None if request.checkpoint is None else Checkpoint.open(request.checkpoint).of(config)
     session = _open(config, checkpoint, request, registry, placement, group, progress)
     loaded = perf_counter()
     recorder = _watch(session, request, group)
@@ -205,7 +209,7 @@ def _facts(config: Config, request: Request) -> dict[str, Any]:
 
 def _open(
     config: Config,
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint | None,
     request: Request,
     registry: OpRegistry,
     placement: Placement,
@@ -296,8 +300,10 @@ def _figures(figures: Figures, session: ModelSession, load_s: float, elapsed_s: 
     }
 
 
-def _told(checkpoint: Checkpoint, config: Config) -> dict[str, Any]:
+def _told(checkpoint: Checkpoint | None, config: Config) -> dict[str, Any]:
     """How the checkpoint is stored and what says so, what it is computed in, and what of it is left out, as plain data."""
+    if checkpoint is None:
+        return {"flavour": None, "flavour_source": None, "runs_as": None, "notes": []}
     return {
         "flavour": checkpoint.flavour,
         "flavour_source": checkpoint.flavour_source,

@@ -104,7 +104,8 @@ class OpCompiler:
         name = item.op.value
         definition = self.registry.get(name)
         if definition is None:
-            self.builder.report("G302", f"unknown op '{name}'", item.op.mark, did_you_mean(name, self.registry))
+            hint = did_you_mean(name, self.registry) or "'ringgraph ops list' lists them; --ops FILE.py brings those of a file"
+            self.builder.report("G302", f"unknown op '{name}'", item.op.mark, hint)
         elif name not in self.signatures:
             self.signatures[name] = Signature(definition, self.builder.config.dtypes)
         node, before = NodeOp(item, definition), self.builder.num_obstacles

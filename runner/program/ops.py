@@ -27,9 +27,11 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
-from runner.base.errors import GraphError, RinggraphError
+from runner.base.errors import ConfigError, GraphError, RinggraphError
+from runner.base.source_files import module_beside
 from runner.base.tensor_spec import TensorSpec
 from runner.language.expressions import parse
 
@@ -74,10 +76,14 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """Where the implementation of a declared op is: a function of a module that is imported when the op first runs."""
+    """Where the implementation of a declared op is: a function of a module that is imported when the op first runs.
+
+    `beside` is the file of ops that names the module, which may be a file in the same folder; "" for ops of packages.
+    """
 
     module: str
     name: str
+    beside: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +99,7 @@ class OpDef:
     workspace   Call -> scratch tensors that a device needs for one task, by name (`gm_pipe_buffer`)
     check       Call -> None or a message, for rules that a signature cannot say
     scratch     outputs that only the op itself reads: global memory that it needs and that the graph declares
+    place       where it is declared, `FILE:LINE`
     """
 
     name: str
@@ -108,6 +115,7 @@ class OpDef:
     check: Callable[[Call], str | None] = lambda call: None
     source: str = ""
     scratch: tuple[str, ...] = ()
+    place: str = field(default="", compare=False)
 
     @property
     def run(self) -> Callable[..., None]:
@@ -136,10 +144,13 @@ class OpDef:
 def _load(op: str, kernel: Kernel, arguments: tuple[str, ...]) -> Callable[..., None]:
     """The kernel of an op, which takes `arguments` by name."""
     try:
-        module = import_module(kernel.module)
-    except ImportError as error:
+        module = (module_beside(Path(kernel.beside), kernel.module) if kernel.beside else None) or import_module(kernel.module)
+    except ConfigError as error:
+        raise RinggraphError(f"op '{op}': {error}") from error
+    except Exception as error:  # whatever somebody else's module does when it is imported
         hint = "lint, schedule and what else plans need no kernels; what runs graphs does"
-        raise RinggraphError(f"op '{op}': its kernels, '{kernel.module}', cannot be imported: {error}", hint=hint) from error
+        reason = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+        raise RinggraphError(f"op '{op}': its kernels, '{kernel.module}', cannot be imported: {reason}", hint=hint) from error
     found: Callable[..., None] | None = getattr(module, kernel.name, None)
     if found is None:
         raise RinggraphError(
@@ -223,7 +234,9 @@ class OpRegistry(Mapping[str, OpDef]):
         if definition.core not in CORES:
             raise RinggraphError(f"op '{definition.name}': core is '{definition.core}', expected one of {', '.join(CORES)}")
         if definition.name in self._ops:
-            raise RinggraphError(f"op '{definition.name}' is registered twice")
+            places = [place for place in (self._ops[definition.name].place, definition.place) if place]
+            where = f": {' and '.join(places)}" if len(places) == 2 else ""
+            raise RinggraphError(f"op '{definition.name}' is registered twice{where}")
         self._ops[definition.name] = definition
 
     def declare(self, name: str, signature: str, *, core: str, doc: str = "", **fields: Any) -> None:
@@ -235,8 +248,9 @@ class OpRegistry(Mapping[str, OpDef]):
         if self._kernels is None:
             hint = "OpRegistry(kernels='package.module') says where; '@ops.op' declares a kernel where it stands"
             raise RinggraphError(f"op '{name}' is declared in a table that names no module of kernels", hint=hint)
-        operands = _operands(name, signature, f"{caller.f_code.co_filename}:{caller.f_lineno}: ")
-        self.add(OpDef(name, operands, core, inspect.cleandoc(doc), Kernel(self._kernels, name), **fields))
+        place = f"{caller.f_code.co_filename}:{caller.f_lineno}"
+        operands = _operands(name, signature, f"{place}: ")
+        self.add(OpDef(name, operands, core, inspect.cleandoc(doc), Kernel(self._kernels, name), place=place, **fields))
 
     def op(self, name: str, signature: str, *, core: str, **fields: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
         """Decorator that adds an op and its kernel; see the module docstring and `OpDef` for the fields.
@@ -246,8 +260,9 @@ class OpRegistry(Mapping[str, OpDef]):
 
         def register(run: Callable[..., None]) -> Callable[..., None]:
             code = getattr(run, "__code__", None)
-            operands = _operands(name, signature, f"{code.co_filename}:{code.co_firstlineno}: " if code else "")
-            definition = OpDef(name, operands, core, inspect.cleandoc(run.__doc__ or ""), run, **fields)
+            place = f"{code.co_filename}:{code.co_firstlineno}" if code else ""
+            operands = _operands(name, signature, f"{place}: " if code else "")
+            definition = OpDef(name, operands, core, inspect.cleandoc(run.__doc__ or ""), run, place=place, **fields)
             check_kernel(name, run, definition.arguments)
             self.add(definition)
             return run

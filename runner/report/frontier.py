@@ -7,11 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from runner.base.errors import RinggraphError
-from runner.base.files import whole_file
+from runner.report.plotting import pyplot, save
 
 MIB = 2**20
-FORMATS = (".svg", ".png", ".pdf")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,26 +78,9 @@ def merged(points: Sequence[Point]) -> tuple[Point, ...]:
     return tuple(Point(", ".join(names), *place) for place, names in labels.items())
 
 
-def check_format(out: Path) -> None:
-    """Raises RinggraphError unless `out` can be drawn: matplotlib (the `plot` extra) is there, and the suffix is known."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise RinggraphError("drawing needs matplotlib", hint="pip install 'ringgraph[plot]'") from error
-    if out.suffix not in FORMATS:
-        raise RinggraphError(f"cannot draw '{out}': the suffix is '{out.suffix}', expected .svg, .png or .pdf")
-
-
 def draw_frontier(frontier: Frontier, out: Path) -> None:
     """Draw to `out` (.svg, .png or .pdf), the same file for the same data; raises RinggraphError."""
-    check_format(out)
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "ringgraph"
-    from matplotlib import pyplot
-
-    figure, axis = pyplot.subplots(figsize=(9, 5), layout="constrained")
+    figure, axis = pyplot(out).subplots(figsize=(9, 5), layout="constrained")
     sizes = [point.total_bytes / MIB for point in frontier.points]
     times = [point.makespan_us / 1000 for point in frontier.points]
     axis.plot(sizes, times, "o-", color="tab:blue", drawstyle="steps-post", label="minpeak, by budget")
@@ -124,8 +105,4 @@ def draw_frontier(frontier: Frontier, out: Path) -> None:
     axis.grid(alpha=0.25)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
-    try:
-        with whole_file(out) as partial:
-            figure.savefig(partial, metadata={"Date": None} if out.suffix == ".svg" else None, dpi=150)
-    finally:
-        pyplot.close(figure)
+    save(figure, out)

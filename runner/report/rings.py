@@ -6,18 +6,18 @@ closed and the last task that uses it was submitted): what `eager` progress show
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runner.base.errors import RinggraphError
-from runner.base.files import whole_file
+from runner.base.units import byte_unit, human_bytes
+from runner.report.colours import scope_colours, scope_kind
+from runner.report.plotting import pyplot, save
 from runner.rings.replay import Replay
 from runner.rings.schedule import NUM_RINGS, End, Schedule, Submit
 from runner.rings.steps import StepWalk
 
-MIB = 2**20
 MANY_BLOCKS = 2000
 """From here on a vector picture would be larger than what it shows; the rectangles are drawn as one bitmap in it."""
 
@@ -57,25 +57,12 @@ def block_lives(schedule: Schedule) -> list[BlockLife]:
     ]
 
 
-def _kind(name: str) -> str:
-    """A scope's name without the numbers that tell layers and trips apart: copies get one colour."""
-    return re.sub(r"\d+", "#", name.rsplit(".", 1)[-1])
-
-
 def draw_rings(replay: Replay, out: Path) -> None:
     """Draw every ring that holds bytes to `out` (.svg, .png or .pdf).
 
     Raises `RinggraphError` when matplotlib (the `plot` extra) is missing, the suffix is unknown or nothing was placed.
     """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise RinggraphError("drawing needs matplotlib", hint="pip install 'ringgraph[plot]'") from error
-    if out.suffix not in (".svg", ".png", ".pdf"):
-        raise RinggraphError(f"cannot draw '{out}': the suffix is '{out.suffix}', expected .svg, .png or .pdf")
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "ringgraph"  # ids in the file repeat from run to run
-    from matplotlib import pyplot
+    plot = pyplot(out)
     from matplotlib.patches import Rectangle
 
     schedule = replay.schedule
@@ -83,46 +70,42 @@ def draw_rings(replay: Replay, out: Path) -> None:
     rings = [ring for ring in range(NUM_RINGS) if any(life.ring == ring for life in lives)]
     if not rings:
         raise RinggraphError(f"schedule '{schedule.name}' places no bytes: there is nothing to draw")
-    figure, axes = pyplot.subplots(len(rings), 1, sharex=True, squeeze=False, figsize=(11, 1.2 + 2.1 * len(rings)))
-    kinds = list(dict.fromkeys(_kind(schedule.scopes[life.scope].name) for life in lives))
-    palette = pyplot.get_cmap("tab10" if len(kinds) <= 10 else "tab20")
-    colours = {kind: palette(i % palette.N) for i, kind in enumerate(kinds)}
+    figure, axes = plot.subplots(len(rings), 1, sharex=True, squeeze=False, figsize=(11, 1.2 + 2.1 * len(rings)))
+    every = scope_colours(schedule)
+    kinds = list(dict.fromkeys(scope_kind(schedule.scopes[life.scope].name) for life in lives))
     for axis, ring in zip(axes[:, 0], rings, strict=True):
-        _draw_ring(axis, replay, ring, [life for life in lives if life.ring == ring], colours)
+        _draw_ring(axis, replay, ring, [life for life in lives if life.ring == ring], every)
     axes[-1, 0].set_xlabel("submissions")
     axes[0, 0].set_title(f"{schedule.name}, {schedule.strategy or 'recorded'} placement", loc="left")
-    handles = [Rectangle((0, 0), 1, 1, color=colours[kind]) for kind in kinds[:12]]
+    handles = [Rectangle((0, 0), 1, 1, color=every[kind]) for kind in kinds[:12]]
     figure.legend(handles, kinds[:12], loc="outside lower center", ncols=6, frameon=False, fontsize=8)
-    try:
-        with whole_file(out) as partial:
-            figure.savefig(partial, metadata={"Date": None} if out.suffix == ".svg" else None, bbox_inches="tight", dpi=150)
-    finally:
-        pyplot.close(figure)
+    save(figure, out, bbox_inches="tight")
 
 
-def _draw_ring(axis: Any, replay: Replay, ring: int, lives: list[BlockLife], colours: dict[str, Any]) -> None:
+def _draw_ring(axis: Any, replay: Replay, ring: int, lives: list[BlockLife], colours: dict[str, str]) -> None:
     from matplotlib.collections import PatchCollection
     from matplotlib.patches import Rectangle
 
     schedule = replay.schedule
+    top = max(replay.offsets[life.submission] + schedule.submissions[life.submission].size_bytes for life in lives)
+    unit, scale = byte_unit(top)
     patches, faces = [], []
     for life in lives:
         size = schedule.submissions[life.submission].size_bytes
         offset = replay.offsets[life.submission]
-        patches.append(Rectangle((life.start, offset / MIB), life.end - life.start, size / MIB))
-        faces.append(colours[_kind(schedule.scopes[life.scope].name)])
+        patches.append(Rectangle((life.start, offset / scale), life.end - life.start, size / scale))
+        faces.append(colours[scope_kind(schedule.scopes[life.scope].name)])
     collection = PatchCollection(
         patches, facecolors=faces, edgecolors="white", linewidths=0.0 if len(patches) > MANY_BLOCKS else 0.2, alpha=0.85
     )
     collection.set_rasterized(len(patches) > MANY_BLOCKS)
     axis.add_collection(collection)
-    top = max(replay.offsets[life.submission] + schedule.submissions[life.submission].size_bytes for life in lives)
     capacity = replay.sizes.heap[ring]
     axis.set_xlim(0, len(schedule.submissions))
-    axis.set_ylim(0, max(top, min(capacity, 2 * top)) / MIB * 1.05)
+    axis.set_ylim(0, max(top, min(capacity, 2 * top)) / scale * 1.05)
     if capacity <= 2 * top:
-        axis.axhline(capacity / MIB, color="black", linewidth=0.8, linestyle="--")
-    axis.set_ylabel(f"ring {ring}\noffset (MiB)")
-    axis.text(1, 1.01, f"peak {replay.peak_bytes[ring] / MIB:,.1f} MiB", transform=axis.transAxes, ha="right", fontsize=8)
+        axis.axhline(capacity / scale, color="black", linewidth=0.8, linestyle="--")
+    axis.set_ylabel(f"ring {ring}\noffset ({unit})")
+    axis.text(1, 1.01, f"peak {human_bytes(replay.peak_bytes[ring])}", transform=axis.transAxes, ha="right", fontsize=8)
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)

@@ -22,7 +22,7 @@ def parse_ids(text: str) -> Prompt:
         raise RinggraphError(f"--prompt-ids {text}: expected token ids with commas between, as in 1,2,3") from None
 
 
-def read_prompts(path: Path, checkpoint: Path) -> list[Prompt]:
+def read_prompts(path: Path, checkpoint: Path | None) -> list[Prompt]:
     """A JSON list of lists of token ids, or of strings; raises RinggraphError."""
     given = read_json(path)
     if not isinstance(given, list):
@@ -56,12 +56,15 @@ def check_prompts(prompts: Sequence[Prompt], num_tokens: int) -> None:
         raise RinggraphError("\n".join(problems))
 
 
-def tokenizer(checkpoint: Path) -> Any:
+def tokenizer(checkpoint: Path | None) -> Any:
     """The checkpoint's `tokenizer.json`; raises RinggraphError where it or the `tokenizers` package is missing."""
     try:
         from tokenizers import Tokenizer
     except ImportError:
         raise RinggraphError("prompts of text need the package 'tokenizers'", hint="pip install 'ringgraph[text]'") from None
+    if checkpoint is None:
+        hint = "give token ids with --prompt-ids or --prompts"
+        raise RinggraphError("prompts of text need a checkpoint with its tokenizer", hint=hint)
     path = checkpoint / "tokenizer.json"
     if not path.is_file():
         raise RinggraphError(f"'{checkpoint}' has no tokenizer.json", hint="give token ids with --prompt-ids or --prompts")
@@ -71,15 +74,15 @@ def tokenizer(checkpoint: Path) -> Any:
         raise RinggraphError(f"{path}: not a tokenizer: {error}") from error
 
 
-def decode_tokens(sequences: Sequence[Sequence[int]], checkpoint: Path) -> list[str] | None:
+def decode_tokens(sequences: Sequence[Sequence[int]], checkpoint: Path | None) -> list[str] | None:
     """Token ids as texts; None where the checkpoint has no tokenizer, or the `tokenizers` package is missing."""
-    if not (checkpoint / "tokenizer.json").is_file() or find_spec("tokenizers") is None:
+    if checkpoint is None or not (checkpoint / "tokenizer.json").is_file() or find_spec("tokenizers") is None:
         return None
     decoder = tokenizer(checkpoint)
     return [decoder.decode(list(tokens)) for tokens in sequences]
 
 
-def encode_texts(texts: Sequence[str], checkpoint: Path) -> list[Prompt]:
+def encode_texts(texts: Sequence[str], checkpoint: Path | None) -> list[Prompt]:
     """Texts as token ids; raises RinggraphError."""
     encoder = tokenizer(checkpoint)
     return [tuple(encoder.encode(text).ids) for text in texts]

@@ -20,7 +20,7 @@ import torch
 from runner.base.errors import ConfigError
 from runner.base.tensor_spec import TensorSpec
 from runner.checkpoint.checkpoint import Checkpoint
-from runner.checkpoint.weights import Loaded, load_weights
+from runner.checkpoint.weights import Loaded, load_weights, weights_read
 from runner.config.config import Config
 from runner.execution.comm import Comm, LocalComm
 from runner.execution.executor import CompiledSchedule, RunResult
@@ -172,7 +172,7 @@ def program_for(config: Config, registry: OpRegistry, graph: str) -> Program:
 
 def open_session(
     config: Config,
-    checkpoint: Checkpoint | Path | str,
+    checkpoint: Checkpoint | Path | str | None,
     registry: OpRegistry,
     placement: Placement,
     *,
@@ -182,16 +182,18 @@ def open_session(
     comm: Comm | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ModelSession:
-    """Loads a model; `decode` names the deployment that decodes, `graphs` the graphs by phase, the family's usual ones without.
+    """Loads a model, from no checkpoint if it has no weights; `decode` names the deployment that decodes, `graphs` the graphs by
+    phase, the family's usual ones without.
 
     Raises ConfigError, GraphError, CheckpointError or ScheduleError.
     """
     comm = comm or LocalComm()
-    checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
-    checkpoint.require(config)
+    checkpoint = _opened(checkpoint, config)
     serving = _with_graphs(config.family.serving(config, decode), graphs or {})
     config = serving.config
     programs = {phase: program_for(serving.configs[phase], registry, serving.graphs[phase]) for phase in PHASES}
+    if checkpoint is None:
+        _refuse_weights(programs.values())
     schedules = {phase: placement.schedule(program) for phase, program in programs.items()}
     rings = placement.rings(tuple(schedules.values()))
     state = config.family.request_state(config, _shared_states(config, programs.values()), device)
@@ -200,16 +202,32 @@ def open_session(
     weight_bytes: dict[int, int] = {}
     stages: dict[str, Stage] = {}
     for phase, program in programs.items():
-        weights = load_weights(
-            program, checkpoint, config, device, rank=comm.rank, size=comm.size, progress=progress, loaded=loaded
-        )
+        held = {"rank": comm.rank, "size": comm.size, "progress": progress, "loaded": loaded}
+        weights = {} if checkpoint is None else load_weights(program, checkpoint, config, device, **held)
         weight_bytes |= {weight.data_ptr(): weight.nbytes for weight in weights.values()}
         externals = {**weights, **_buffers(program, state, torch.device(device))}
-        compiled = CompiledSchedule(
-            schedules[phase], registry, externals, rings=rings, workers=placement.workers, comm=comm, device=device
-        )
+        placed = {"rings": rings, "workers": placement.workers, "comm": comm, "device": device}
+        compiled = CompiledSchedule(schedules[phase], registry, externals, **placed)
         stages[phase] = Stage(phase, compiled, externals, serving.logits)
     return ModelSession(config, serving, stages["prefill"], stages["decode"], state, rings, sum(weight_bytes.values()))
+
+
+def _opened(checkpoint: Checkpoint | Path | str | None, config: Config) -> Checkpoint | None:
+    """A checkpoint of the model of a configuration; raises CheckpointError."""
+    if checkpoint is None:
+        return None
+    found = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
+    found.require(config)
+    return found
+
+
+def _refuse_weights(programs: Iterable[Program]) -> None:
+    """Raises ConfigError where a program reads weights, of which there are none."""
+    for program in programs:
+        if weights := [tensor.name for tensor in weights_read(program)]:
+            more = f" and {len(weights) - 1:,} more" if len(weights) > 1 else ""
+            message = f"graph '{program.name}' reads weights ('{weights[0]}'{more}), and no checkpoint is given"
+            raise ConfigError(message, hint="give --checkpoint DIR")
 
 
 def _with_graphs(serving: Serving[Config], graphs: Mapping[str, str]) -> Serving[Config]:

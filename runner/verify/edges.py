@@ -7,14 +7,17 @@ value that the submitting thread reads also orders: what is submitted later star
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby, islice
+from typing import Generic, TypeVar
 
 from runner.program.program import Box, Program, Region
 from runner.rings.schedule import Read, Repeat, Schedule, Submit
 from runner.rings.steps import StepWalk
+
+Item = TypeVar("Item")
 
 Trip = tuple[tuple[int, int], ...]
 """The dynamic loops around a submission, outermost first: (step of the loop, trip)."""
@@ -24,6 +27,9 @@ NEEDS = 1 << 13
 
 SOURCES = 1 << 11
 """Submissions whose followers are traced together, a bit each; more where one need has more."""
+
+FEW = 16
+"""Boxes of which each search looks at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,32 +171,117 @@ class Order:
             reached.append(found | bits.get(submission, 0))
 
 
-@dataclass(slots=True)
-class _Access:
-    """The last write of a region (or nobody's, at the start) and the reads since."""
+class _Boxes(Generic[Item]):
+    """Items by the box that they take, found by what overlaps: no search looks at all of many tiles.
 
-    box: Box | None
-    writer: int | None
-    readers: list[tuple[Box | None, int]] = field(default_factory=list)
+    Many boxes are sorted along each axis by their low ends: what overlaps [lo, hi) begins before `hi`, not `longest` before `lo`.
+    A search takes the axis on which the fewest do. Empty boxes share no element with any, and are not kept.
+    """
+
+    __slots__ = ("_added", "_axes", "_few", "_longest")
+
+    def __init__(self) -> None:
+        self._few: list[tuple[Box, Item]] = []  # while they are few
+        self._axes: list[list[tuple[int, int, Box, Item]]] = []  # per axis (low end, number of the item, box, item)
+
+    def add(self, box: Box, item: Item) -> None:
+        if _is_empty(box):
+            return
+        if self._axes:
+            self._insert(box, item)
+            return
+        self._few.append((box, item))
+        if len(self._few) > FEW:
+            self._axes, self._longest, self._added = [[] for _ in box], [0] * len(box), 0
+            for known, other in self._few:
+                self._insert(known, other)
+            self._few = []
+
+    def _insert(self, box: Box, item: Item) -> None:
+        self._added += 1
+        for axis, (lo, hi) in enumerate(box):
+            insort(self._axes[axis], (lo, self._added, box, item))
+            self._longest[axis] = max(self._longest[axis], hi - lo)
+
+    def overlapping(self, box: Box | None) -> list[Item]:
+        """The items that share an element with `box` (None: everything)."""
+        if self._axes:
+            return [entry[3] for entry in (self._found(box) if box else self._axes[0])]
+        if not box:
+            return [item for _, item in self._few]
+        return [item for other, item in self._few if _overlap(other, box)]
+
+    def drop_covered(self, outer: Box) -> None:
+        """Removes the items that lie inside of `outer`."""
+        if not self._axes:
+            self._few = [(box, item) for box, item in self._few if not _covers(outer, box)]
+            return
+        for _, number, box, _ in self._found(outer):
+            if _covers(outer, box):
+                for axis, (low, _) in enumerate(box):
+                    del self._axes[axis][bisect_left(self._axes[axis], (low, number))]
+
+    def _found(self, box: Box) -> list[tuple[int, int, Box, Item]]:
+        slices = []
+        for starts, longest, (lo, hi) in zip(self._axes, self._longest, box, strict=True):
+            slices.append((starts, bisect_left(starts, (lo - longest + 1,)), bisect_left(starts, (hi,))))
+        starts, first, last = min(slices, key=lambda s: s[2] - s[1])
+        return [entry for entry in starts[first:last] if _overlap(entry[2], box)]
+
+
+def _is_empty(box: Box | None) -> bool:
+    return box is not None and any(lo >= hi for lo, hi in box)
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    """Whether two boxes share an element; an empty one shares none."""
+    return all(max(lo, low) < min(hi, high) for (lo, hi), (low, high) in zip(a, b, strict=True))
+
+
+def _covers(outer: Box, inner: Box) -> bool:
+    return all(lo <= low and high <= hi for (lo, hi), (low, high) in zip(outer, inner, strict=True))
+
+
+class _Access:
+    """The last write of a region (or nobody's, at the start) and the reads since: those of everything, and those of boxes."""
+
+    __slots__ = ("parts", "readers", "writer")
+
+    def __init__(self, writer: int | None = None) -> None:
+        self.writer = writer
+        self.readers: list[int] = []
+        self.parts: _Boxes[int] | None = None
+
+    def add(self, box: Box | None, by: int) -> None:
+        if not box:
+            self.readers.append(by)
+        else:
+            self.parts = self.parts or _Boxes()
+            self.parts.add(box, by)
+
+    def read_by(self, box: Box | None) -> list[int]:
+        return self.readers + self.parts.overlapping(box) if self.parts else self.readers
 
 
 class _History:
     """Accesses to one tensor that a later one can conflict with; `read` and `write` give the kinds of conflict and with whom."""
 
-    __slots__ = ("boxes", "parts")
+    __slots__ = ("all", "boxes", "parts")
 
     def __init__(self) -> None:
-        self.boxes: list[_Access] = [_Access(None, None)]
-        self.parts: dict[tuple[int, ...], _Access] = {}
+        self.all = _Access()  # the last of everything, of which later boxes and parts may have taken some
+        self.boxes: _Boxes[_Access] | None = None
+        self.parts: dict[tuple[int, ...], _Access] | None = None
 
     def read(self, region: Region, by: int) -> list[tuple[str, int]]:
         found = []
         for access in self._touched(region):
             if access.writer is not None:
                 found.append(("RAW", access.writer))
-            access.readers.append((region.box, by))
+            access.add(region.box, by)
         if region.part is not None:
-            self.parts.setdefault(region.part, _Access(None, None)).readers.append((None, by))
+            self.parts = self.parts or {}
+            self.parts.setdefault(region.part, _Access()).add(None, by)
         return found
 
     def write(self, region: Region, by: int) -> list[tuple[str, int]]:
@@ -198,37 +289,30 @@ class _History:
         for access in self._touched(region):
             if access.writer is not None:
                 found.append(("WAW", access.writer))
-            found += [("WAR", reader) for box, reader in access.readers if _overlap(box, region.box)]
+            found += [("WAR", reader) for reader in access.read_by(region.box)]
         if region.part is not None:
-            self.parts[region.part] = _Access(None, by)
-        elif region.box is None:
-            self.boxes, self.parts = [_Access(None, by)], {}
+            self.parts = self.parts or {}
+            self.parts[region.part] = _Access(by)
+        elif not region.box:
+            self.all, self.boxes, self.parts = _Access(by), None, None
         else:
-            self.boxes = [a for a in self.boxes if a.box is None or not _covers(region.box, a.box)]
-            self.boxes.append(_Access(region.box, by))
+            self.boxes = self.boxes or _Boxes()
+            self.boxes.drop_covered(region.box)
+            self.boxes.add(region.box, _Access(by))
         return found
 
     def _touched(self, region: Region) -> list[_Access]:
-        if len(self.boxes) == 1 and self.boxes[0].box is None and region.box is None:
-            found = self.boxes[:]
-        else:
-            found = [access for access in self.boxes if _overlap(access.box, region.box)]
-        if region.part is None:
-            found += self.parts.values()
-        elif region.part in self.parts:
-            found.append(self.parts[region.part])
+        if _is_empty(region.box):
+            return []
+        found = [self.all]
+        if self.boxes:
+            found += self.boxes.overlapping(region.box)
+        if self.parts:
+            if region.part is None:
+                found += self.parts.values()
+            elif region.part in self.parts:
+                found.append(self.parts[region.part])
         return found
-
-
-def _overlap(a: Box | None, b: Box | None) -> bool:
-    """Whether two boxes share an element; an empty one shares none."""
-    if a is None or b is None:
-        return all(lo < hi for lo, hi in a or b or ())
-    return all(max(lo, low) < min(hi, high) for (lo, hi), (low, high) in zip(a, b, strict=True))
-
-
-def _covers(outer: Box, inner: Box) -> bool:
-    return all(lo <= low and high <= hi for (lo, hi), (low, high) in zip(outer, inner, strict=True))
 
 
 def region_needs(schedule: Schedule, program: Program) -> Iterator[Need]:

@@ -17,7 +17,7 @@ from runner.driver.driver import program_of, resolve
 from runner.models.deepseek_v4.receive_depth import PhaseDepth, plot
 from runner.models.deepseek_v4.recorded_routing import RoutedCall, RoutingTable, write_routing
 from runner.recorded.scope_stats import write_scope_stats
-from runner.report.dot import to_dot
+from runner.report.dot.dot import to_dot
 from runner.report.frontier import Frontier, Point, draw_frontier
 from runner.report.rings import draw_rings
 from runner.rings.replay import eager

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from runner.base.errors import CheckpointError, ConfigError, Mark, RinggraphError
 from runner.base.tensor_spec import TensorSpec
+from runner.base.units import human_bytes
 from runner.checkpoint.checkpoint import Checkpoint
 from runner.checkpoint.convert import convert
 from runner.checkpoint.headers import INDEX_NAME
@@ -26,7 +27,6 @@ from runner.language.given import Given
 from runner.models.declared import checkpoint_section
 from runner.models.declared.layout import read_layout
 from runner.program.program import Program, Span, Task, Tensor
-from runner.report.dot import human_bytes
 from runner.serving.single_run import RandomExternals
 
 SEEDS = range(24)

@@ -155,3 +155,51 @@ def test_generate_for_a_plain_graph(counting):
     assert [generation.tokens for generation in made.generations] == [expected(prompt, 5) for prompt in prompts]
     with pytest.raises(ConfigError, match="names no graph for decode\nhint: give --decode-graph"):
         generated(counting, prompts, 5, {"prefill": graphs["prefill"]})
+
+
+FREE = (
+    GRAPH.replace('weights: {step: {type: "f32[symbols]", from: step}}\n', "")
+    .replace(", step: step", "")
+    .replace("sum_up", "count_up")
+)
+FREE_OPS = (
+    OPS.replace(", step: f32[V]", "")
+    .replace("slots, step, *", "slots, *")
+    .replace("sum_up", "count_up")
+    .replace("= step -", "= -")
+)
+
+
+def test_generate_for_a_model_without_weights_needs_no_checkpoint(counting, call):
+    """Greedy takes the lowest of the symbols that were seen least."""
+    for phase in ("prefill", "decode"):
+        (counting / f"{phase}.yaml").write_text(FREE.replace("NAME", phase))
+    (counting / "counts.py").write_text(FREE_OPS)
+    graphs = [part for phase in ("prefill", "decode") for part in (f"--{phase}-graph", counting / f"{phase}.yaml")]
+    given = ("--config", counting / "own.yaml", *graphs, "--prompt-ids", "1,2,3", "--max-new-tokens", 4, "--ignore-eos")
+    status, out, err = call("generate", *given, "--ops", counting / "counts.py", "--json")
+    assert status == 0, err
+    made = json.loads(out)
+    assert made["tokens"] == [[0, 4, 5, 6]] and made["flavour"] is None and made["weight_bytes"] == 0
+    status, out, err = call("generate", *given, "--ops", counting / "counts.py")
+    assert status == 0 and "prompt 0 (3 tokens): 0 4 5 6" in out and "checkpoint" not in out
+    status, _, err = call("generate", *given, "--ops", counting / "counts.py", "--prompt", "a text")
+    assert status == 1 and "prompts of text need a checkpoint with its tokenizer" in err
+    status, _, err = call("generate", "--prompt-ids", "1")
+    assert status == 1 and "nothing says which model is to generate" in err and "give --checkpoint DIR" in err
+
+
+def test_generate_without_a_checkpoint_names_the_weights_that_it_needs(counting, call):
+    graphs = [part for phase in ("prefill", "decode") for part in (f"--{phase}-graph", counting / f"{phase}.yaml")]
+    given = ("--config", counting / "own.yaml", "--ops", counting / "sums.py", *graphs, "--prompt-ids", "1,2,3")
+    status, _, err = call("generate", *given)
+    assert (
+        status == 1 and "graph 'prefill' reads weights ('step'), and no checkpoint is given\nhint: give --checkpoint DIR" in err
+    )
+    status, out, err = call("generate", *given, "--checkpoint", counting / "made", "--max-new-tokens", 5, "--json")
+    assert status == 0 and json.loads(out)["tokens"] == [expected((1, 2, 3), 5)], err
+
+
+def test_explain_tells_of_a_node_of_a_plain_graph(plain, call):
+    status, out, err = call("explain", plain, "linear")
+    assert status == 0 and "weight w, f32[16, 16]" in out, err

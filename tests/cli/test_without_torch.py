@@ -22,6 +22,9 @@ finally:
 CONFORMANCE = "tests/data/conformance/01_flat_alignment.json"
 CAPTURE = "tests/data/captures/layers_1"
 
+PULSES = ("docs/examples/pulses/pulses.yaml", "--config", "docs/examples/pulses/layer.yaml")
+PULSES += ("--ops", "docs/examples/pulses/pulses_ops.py")
+
 COMMANDS = [
     ("--help",),
     ("lint", "moe"),
@@ -31,6 +34,8 @@ COMMANDS = [
     ("schedule", "moe", "--cores", "aic=2,aiv=2", "--perfetto", "{out}/trace.json", "--json"),
     ("schedule-diff", "moe", "moe"),
     ("size", "moe", "head"),
+    ("lint", *PULSES),
+    ("schedule", *PULSES, "--scheduler", "minpeak"),
     ("frontier", "moe", "--points", "1"),
     ("ops", "show", "gate"),
     ("ops", "list"),

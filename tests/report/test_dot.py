@@ -7,7 +7,7 @@ import pytest
 from runner.base.errors import RinggraphError
 from runner.base.tensor_spec import TensorSpec
 from runner.program.program import Program, Span, Task, Tensor
-from runner.report.dot import layers, render_svg, to_dot
+from runner.report.dot.dot import layers, render_svg, to_dot
 from runner.rings.placement import PlacedScope, PlacedTask, lower
 from runner.rings.schedule import Schedule
 
@@ -64,7 +64,7 @@ def test_a_stage_is_one_node_inside_the_cluster_of_its_scope():
 
 def test_a_loop_of_tiles_is_drawn_once_with_its_trips():
     text = to_dot(_schedule(), "task")
-    assert '"layer_0.s.t0.mm" [label="mm ×2"' in text
+    assert '"layer_0.s.t0.mm" [label="mm x2"' in text
     assert "t1.mm" not in text
     assert '"layer_0.s.norm" -> "layer_0.s.t0.mm" [label="1.0 KiB", tooltip="x"];' in text
 

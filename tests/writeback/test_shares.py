@@ -1,5 +1,5 @@
-"""Random graphs in random styles, whose plans are written as `share:` lists: the files say the same plan, do the same work, give the
-same results, and are not changed again.
+"""Random graphs in random styles, whose plans are written as `share:` lists: the files say the same plan, do the same work, give
+the same results, and are not changed again.
 
 `pytest -m slow tests/writeback/test_shares.py` takes 300 graphs; RINGGRAPH_SEEDS=200:400 takes others.
 """

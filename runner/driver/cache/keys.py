@@ -29,11 +29,12 @@ _VARIABLES = ("PTO2_", "RINGGRAPH_")
 
 
 def result_key(setup: Setup, graphs: Sequence[str | Path], options: Any, files: Iterable[Path] = ()) -> str | None:
-    """The key of what a command works out of graphs; None where it cannot be told: ops that no package declares.
+    """The key of what a command works out of graphs; None where it cannot be told: ops that no
+    package declares.
 
     `options` print what else the result follows from, `files` are read for it. Raises what reading them raises.
     """
-    if setup.ops is not None:
+    if setup.ops or setup.op_files:
         return None
     parts: list[Any] = [sys.version_info[:3], code_of_packages(), sorted(_environment()), str(options)]
     parts += [(str(path), _digest(_content(path))) for path in files]

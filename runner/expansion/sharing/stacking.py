@@ -23,6 +23,7 @@ from runner.expansion.sharing.texts import Stack, Unit
 from runner.program.lifetimes import Ints
 
 Leaf = tuple[Entry, ...]
+"""Entries from a list inwards, at least one."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,8 @@ class Stacking:
             base = leaf[0][1] * one
             if len(leaf) > 1:
                 base += self.bases[leaf[1][0]] + self.within[leaf[1][0]][leaf[1:]][0]
-            yield leaf, (base, base + self.sizes[leaf[-1][0]])
+            *_, (tensor, _) = leaf
+            yield leaf, (base, base + self.sizes[tensor])
 
 
 def leaf_pairs(at: Addresses, conflicts: Conflicts) -> dict[Pair, list[tuple[Leaf, Leaf]]]:

@@ -14,11 +14,11 @@ from typing import Any
 
 from runner.base.errors import RinggraphError
 from runner.base.files import whole_file
+from runner.base.units import human_bytes
 from runner.models.deepseek_v4.recorded_routing import RoutingTable
 from runner.models.deepseek_v4.requests import DEPLOYMENTS
 from runner.models.protocols import Configuration, Recording, Section, Settings
 from runner.program.program import Program
-from runner.report.dot import human_bytes
 
 STAGE = "moe"
 """The graph of one mixture-of-experts stage."""

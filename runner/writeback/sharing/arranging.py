@@ -269,7 +269,7 @@ def _concurrency(
     for tensor, row in zip(tensors, rows.tolist(), strict=True):
         if finish[row] >= begin[row]:
             span = trips.setdefault(_trip(scene, tensor), [np.inf, -np.inf])
-            span[0], span[1] = min(span[0], begin[row]), max(span[1], finish[row])
+            span[0], span[1] = min(span[0], float(begin[row])), max(span[1], float(finish[row]))
     bodies: dict[int, list[tuple[float, float, tuple[int, ...]]]] = {}
     for (body, values), (low, high) in trips.items():
         bodies.setdefault(body, []).append((low, high, values))

@@ -1,0 +1,27 @@
+"""This module owns colours: a ring and a scope have the same one in every picture, whatever draws it."""
+
+from __future__ import annotations
+
+import re
+
+from runner.rings.schedule import Schedule
+
+RING_COLOURS = ("#4e79a7", "#59a14f", "#f28e2b", "#b07aa1")
+RING_FILLS = ("#dbe6f1", "#ddf0da", "#fde6cc", "#eddcea")
+
+SCOPE_COLOURS = (
+    "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf",
+    "#aec7e8", "#ffbb78", "#98df8a", "#ff9896", "#c5b0d5", "#c49c94", "#f7b6d2", "#c7c7c7", "#dbdb8d", "#9edae5",
+)  # fmt: skip
+"""Colours of kinds of scopes in the order in which they first open; beyond, they come again."""
+
+
+def scope_kind(name: str) -> str:
+    """A scope's name without the numbers that tell layers and trips apart: copies get one colour."""
+    return re.sub(r"\d+", "#", name.rsplit(".", 1)[-1])
+
+
+def scope_colours(schedule: Schedule) -> dict[str, str]:
+    """The colour of every kind of scope."""
+    kinds = dict.fromkeys(scope_kind(scope.name) for scope in schedule.scopes)
+    return {kind: SCOPE_COLOURS[i % len(SCOPE_COLOURS)] for i, kind in enumerate(kinds)}
