@@ -72,9 +72,10 @@ def _overlaps(at: Addresses, met: Conflicts, places: Stacked) -> Iterator[Diagno
 
 
 def _alone(at: Addresses, leaf: int) -> Unit | None:
-    """The entry of a leaf that is a tensor itself."""
+    """The entry of a leaf that is one tensor; of copies, some may be in use while others are not."""
     _, entries = at.leaves[leaf]
-    return at.units[entries[0][0]] if len(entries) == 1 else None
+    unit = at.units[entries[0][0]]
+    return unit if len(entries) == 1 and unit.num_copies == 1 else None
 
 
 def _still_used(at: Addresses, mark: Mark, name: str, said: Text, rows: Pair) -> Diagnostic:

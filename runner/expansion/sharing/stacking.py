@@ -115,7 +115,7 @@ class Stacking:
             base = leaf[0][1] * one
             if len(leaf) > 1:
                 base += self.bases[leaf[1][0]] + self.within[leaf[1][0]][leaf[1:]][0]
-            *_, (tensor, _) = leaf
+            tensor = [number for number, _ in leaf][-1]
             yield leaf, (base, base + self.sizes[tensor])
 
 
