@@ -267,20 +267,16 @@ class PlanResult:
 def certificate_json(plan: Plan) -> dict[str, Any]:
     """A plan's certificate as plain data. Bytes, or microseconds for `makespan`; `time` (`TimeFacts`) of a balanced plan."""
     found = plan.certificate
-    return (
-        {
-            "objective": found.objective,
-            "value": found.value,
-            "lower_bound": found.lower_bound,
-            "gap": found.gap,
-            "bound": found.bound,
-            "idle_bytes": found.idle_bytes,
-            "proved_optimal": found.proved_optimal,
-            "found_by": plan.found_by,
-        }
-        | ({} if plan.shared_bytes is None else {"shared_bytes": plan.shared_bytes})
-        | ({} if found.time is None else {"time": asdict(found.time)})
-    )
+    return {
+        "objective": found.objective,
+        "value": found.value,
+        "lower_bound": found.lower_bound,
+        "gap": found.gap,
+        "bound": found.bound,
+        "idle_bytes": found.idle_bytes,
+        "proved_optimal": found.proved_optimal,
+        "found_by": plan.found_by,
+    } | ({} if found.time is None else {"time": asdict(found.time)})
 
 
 def plan(setup: Setup, request: PlanRequest, say: Say | None = None) -> PlanResult:

@@ -128,7 +128,7 @@ class Plan:
     """A schedule, its rings' safe capacities and its certificate; `found_by` names the way it was found.
 
     `explanation` says what each technique gave and why this plan was taken. `annotations` are what to write for a plan of what
-    files can say, `shared_bytes` what an arena would take, if it was asked.
+    files can say without sharing.
     """
 
     schedule: Schedule
@@ -137,4 +137,3 @@ class Plan:
     found_by: str
     explanation: tuple[Note, ...] = ()
     annotations: Annotations = field(default_factory=Annotations)
-    shared_bytes: int | None = None

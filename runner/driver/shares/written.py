@@ -113,7 +113,7 @@ def _read_again(
     after = files.expand(library_of(new))
     refuse_other_work(program, after)
     _refuse_findings(files, new)
-    schedule = get_scheduler("annotated")(after, {})
+    schedule = replace(get_scheduler("annotated")(after, {}), strategy="minpeak")
     heap = tuple(safe_heap(load) for load in ring_loads(schedule))
     written = Written(new, (splices,) if splices else ())
     return SharedFiles(schedule, heap, _makespan_us(schedule, heap, timing), written)
