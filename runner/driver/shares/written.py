@@ -55,6 +55,19 @@ class Aim:
     is_fast: bool = False
     most_bytes: int | None = None
 
+    def prefers(self, one: tuple[int, float], other: tuple[int, float]) -> bool:
+        """Whether a plan of so many bytes and microseconds is better than another."""
+
+        def rank(plan: tuple[int, float]) -> tuple[bool, float, float]:
+            size_bytes, makespan_us = plan
+            if self.is_fast:
+                is_over = self.most_bytes is not None and size_bytes > self.most_bytes
+                return is_over, size_bytes if is_over else makespan_us, size_bytes
+            is_late = self.limit_us is not None and makespan_us > self.limit_us
+            return is_late, makespan_us if is_late else size_bytes, makespan_us
+
+        return rank(one) < rank(other)
+
 
 def aim_of(plan: Plan, objective: str, budget_bytes: int | None) -> Aim:
     """What to look for in place of a plan."""
@@ -89,9 +102,10 @@ def shared_files(
         found = search.fastest(most)
     else:
         found = search.fewest(aim.limit_us)
-    if found is None:
-        heap = tuple(safe_heap(load) for load in ring_loads(before))
-        return SharedFiles(before, heap, _makespan_us(before, heap, timing), Written())
+    heap = tuple(safe_heap(load) for load in ring_loads(before))
+    bare_us = _makespan_us(before, heap, timing)
+    if found is None or aim.prefers((sum(heap), bare_us), ((found.height + NUM_RINGS - 1) * BLOCK_ALIGN, found.makespan_us)):
+        return _read_again(files, program, dict.fromkeys(texts.said(), ()), texts, timing)
     if say is not None:
         say("lists that files can say", found.height * BLOCK_ALIGN)
     return _read_again(files, program, found.proposal.said, texts, timing)

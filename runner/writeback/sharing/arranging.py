@@ -225,7 +225,7 @@ def _side_by_side(
     if not tensors:
         return {}
     most, trips = _concurrency(scene, tensors, around, begin, finish)
-    if most < SIDE_BY_SIDE:
+    if most <= max(1.0, SIDE_BY_SIDE / max(width, 1.0)):
         return {}
     return _dealt(around, trips, int(np.ceil(width * most)))
 

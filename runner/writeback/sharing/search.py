@@ -29,6 +29,10 @@ PATIENCE_US = (0.0, 20.0, 200.0)
 """How long tensors may wait for bytes."""
 
 
+WIDEST = Taste(0.0, 8.0, 1.0, 16.0)
+"""As little waiting as lists can have."""
+
+
 @dataclass(frozen=True)
 class Found:
     """Lists, the units of their arenas, and how long a run with them takes."""
@@ -65,6 +69,7 @@ class ShareSearch:
     def fastest(self, most: int | None) -> Found | None:
         """The shortest run within so many units; the fewest units if none fit."""
         smallest = self._try(None)
+        self._try(WIDEST)
         for apart in APARTS:
             for width in WIDTHS:
                 self._try(Taste(0.0, width, apart))
@@ -74,6 +79,7 @@ class ShareSearch:
 
     def _towards(self, limit_us: float) -> Iterator[Found | None]:
         """Tries widths and patience, as long as that gives fewer bytes in time."""
+        yield self._try(WIDEST)
         for apart in APARTS:
             late = 0.0
             good: float | None = None

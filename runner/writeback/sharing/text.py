@@ -35,7 +35,7 @@ def plain(entries: Sequence[Shared]) -> list[Any]:
 
 
 def share_splices(data: bytes, entries: Sequence[Shared]) -> list[Splice]:
-    """The changes to a graph file's bytes that give it this list."""
+    """The changes to a graph file's bytes that give it this list, or take the one that it has away if this is empty."""
     head = BOM if data.startswith(BOM) else b""
     text = read_or_none(data.removeprefix(head).decode("utf-8"))
     assert text is not None, "the graph was loaded from it"
@@ -48,6 +48,8 @@ def _change(text: Text, entries: Sequence[Shared]) -> tuple[int, int, str]:
     """Characters from and to, and what comes in their place."""
     found, body = text.root.value_of("share"), text.root.value_of("body")
     assert body is not None, "the schema requires it"
+    if not entries:
+        return _taken_out(text, found)
     if text.root.is_flow:
         inline = f"share: [{', '.join(map(_inline, entries))}]"
         return (found[0].start, found[1].end, inline) if found else (body[0].start, body[0].start, f"{inline}, ")
@@ -68,6 +70,18 @@ def _change(text: Text, entries: Sequence[Shared]) -> tuple[int, int, str]:
         return text.starts[first], text.starts[first], newline.join([*lines, "", ""])
     last = text.last_line(found[1])
     return text.starts[first], text.end_of_line(last), newline.join(lines)
+
+
+def _taken_out(text: Text, found: tuple[Part, Part] | None) -> tuple[int, int, str]:
+    """The whole section, with the blank lines behind it."""
+    assert found is not None, "there is a list to take out"
+    if text.root.is_flow:
+        behind = re.match(r"\s*,\s*", text.text[found[1].end :])
+        return found[0].start, found[1].end + (len(behind[0]) if behind else 0), ""
+    first, last = text.line_of(found[0].start), text.last_line(found[1])
+    while last + 1 < len(text.starts) and not text.line(last + 1).strip() and last + 2 < len(text.starts):
+        last += 1
+    return text.starts[first], text.starts[last + 1] if last + 1 < len(text.starts) else len(text.text), ""
 
 
 def _comments(text: Text, part: Part) -> dict[str, tuple[list[str], str]]:
