@@ -26,6 +26,7 @@ def placement(
     sets: options.Sets = [],  # noqa: B006
     deploy: options.Deploy = None,
     ep: options.Ep = None,
+    ops: options.OpFiles = [],  # noqa: B006
     scheduler: options.Scheduler = "annotated",
     routing: options.Routing = defaults.ROUTING,
     ring_window: options.RingWindow = None,
@@ -46,7 +47,7 @@ def placement(
         check_writable(out)
     minpeak = MinpeakOptions(objective, budget, no_share, slack=slack)
     request = PlanRequest(graph, scheduler, routing=routing, rings=(None, ring_window, ring_pool), minpeak=minpeak)
-    found = work_out(Setup(config, sets, deploy, ep), request, card, better())
+    found = work_out(Setup(config, sets, deploy, ep, ops), request, card, better())
     is_text = text or (out is not None and out.suffix == ".txt") or (out is None)
     content = found.text() if is_text else json.dumps(found.as_json(), indent=1) + "\n"
     if out is None:
