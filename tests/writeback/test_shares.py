@@ -6,7 +6,9 @@ the same results, and are not changed again.
 
 from __future__ import annotations
 
+import json
 import os
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
@@ -112,3 +114,53 @@ def test_written_lists_say_the_plan(tmp_path: Path) -> None:
 def test_written_lists_say_the_plan_of_many_graphs(tmp_path: Path) -> None:
     first, _, end = os.environ.get("RINGGRAPH_SEEDS", "0:300").partition(":")
     campaign(tmp_path, range(int(first), int(end)))
+
+
+# --- shipped graphs ---------------------------------------------------------------------------------------------------
+
+
+SHIPPED = {
+    "decode_fwd": ("deepseek_v4", "logits", ("--config", "tiny", "--set", "num_hidden_layers=3", "--deploy", "decode")),
+    "prefill_fwd": ("deepseek_v4", "logits", ("--config", "tiny", "--set", "num_hidden_layers=3", "--deploy", "prefill")),
+    "qwen3_decode": ("qwen3", "logits", ("--config", "qwen3-tiny")),
+}
+
+
+@pytest.mark.parametrize("graph", SHIPPED)
+def test_written_shipped_graphs_give_the_same_logits_in_smaller_rings(call, tmp_path: Path, graph: str) -> None:
+    family, logits, options = SHIPPED[graph]
+    for file in (Path(str(files("graphs"))) / family).glob("*.yaml"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    path, results, totals = tmp_path / f"{graph}.yaml", [], []
+    for name in ("before", "after"):
+        out = tmp_path / f"{name}.safetensors"
+        code, _, err = call("run", path, *options, "--seed", 3, "--ring-heap", "safe", "--dump", logits, "--out", out)
+        assert code == 0, err
+        results.append(out.read_bytes())
+        code, printed, err = call("schedule", path, *options, "--json", "--no-cache")
+        assert code == 0, err
+        totals.append(json.loads(printed)["safe_total_bytes"])
+        code, _, err = call("schedule", path, *options, "--scheduler", "minpeak", "--objective", "total", "--write")
+        assert code == 0 and ("wrote" if name == "before" else "nothing to write") in err, err
+        code, printed, err = call("lint", path, *options)
+        assert code == 0, printed + err
+    assert results[0] == results[1]
+    assert totals[1] < 0.6 * totals[0]
+
+
+def test_a_list_under_another_configuration(call, tmp_path: Path) -> None:
+    """Lists hold where sizes, layers and routing are others than those they were planned for."""
+    for file in (Path(str(files("graphs"))) / "deepseek_v4").glob("*.yaml"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    path = tmp_path / "moe.yaml"
+    planned = ("--config", "tiny", "--deploy", "decode", "--routing", "random:0")
+    code, _, err = call("schedule", path, *planned, "--scheduler", "minpeak", "--objective", "total", "--write")
+    assert code == 0 and "wrote" in err, err
+    for options in (
+        ("--config", "tiny", "--deploy", "prefill"),
+        ("--config", "tiny", "--deploy", "decode", "--set", "chunked=true"),
+        ("--config", "flash", "--deploy", "decode", "--ep", "8", "--routing", "random:7"),
+        ("--config", "flash", "--config", "seed", "--deploy", "prefill", "--ep", "2", "--routing", "random:1"),
+    ):
+        code, _, err = call("schedule", path, *options)
+        assert code == 0, (options, err)
