@@ -16,6 +16,9 @@ demo: $(READY)
 	$(BIN)/python -m docs.examples.demo
 
 test: $(READY) lint
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
+	  echo "note: Chromium or chromedriver is missing: pages are not opened in a browser (apt-get install chromium chromium-driver)"
+	@command -v dot >/dev/null || echo "note: Graphviz is missing: shapes of pictures are not checked (apt-get install graphviz)"
 	$(BIN)/pytest -n auto --dist loadscope
 
 test-slow: $(READY)

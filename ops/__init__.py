@@ -49,6 +49,7 @@ def _add(registry: OpRegistry, found: object) -> None:
     if isinstance(found, OpRegistry):
         for name in found:
             registry.add(found[name])
+        registry.fusions += found.fusions
     elif callable(found):
         found(registry)
     else:

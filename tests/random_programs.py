@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from runner.base.tensor_spec import TensorSpec
 from runner.program.program import Program, Region, Span, Task, Tensor, Trips
+from runner.program.spans import SpanWalk
 from runner.rings.heap import RingHeap
 from runner.rings.schedule import Begin, End, Read, Repeat, Schedule, Submit
 from runner.rings.sizes import RingSizes
@@ -233,20 +234,15 @@ def loop_program(seed: int) -> Program:
 # --- running --------------------------------------------------------------------------------------------------------
 
 
+def dynamic_loops(program: Program) -> dict[str, int]:
+    """The bound of every dynamic loop, by path."""
+    spans = (item for item in SpanWalk(program.body) if isinstance(item, Span))
+    return {span.path: span.trips.bound for span in spans if span.kind == "dynamic" and span.trips is not None}
+
+
 def random_trips(program: Program, rng: random.Random) -> dict[str, int]:
     """A trip count within its bound for every dynamic loop, by path."""
-    counts: dict[str, int] = {}
-
-    def walk(span: Span) -> None:
-        if span.kind == "dynamic":
-            assert span.trips is not None
-            counts[span.path] = rng.randint(0, span.trips.bound)
-        for item in span.items:
-            if isinstance(item, Span):
-                walk(item)
-
-    walk(program.body)
-    return counts
+    return {path: rng.randint(0, bound) for path, bound in dynamic_loops(program).items()}
 
 
 def _values(program: Program, task: Task, load) -> int:

@@ -48,7 +48,7 @@ ops.declare(
     "online_attention",
     f"q: {{act}}[Z, C], position_ids: i32[T], block_table: i32[N], {_CACHES} -> {_STATS.format('&')}",
     core="MIX",
-    params={"block": 0, "window": None, "scale": None},
+    params={"block": 0, "window": None, "scale": None, "heads": "num_attention_heads"},
     cost=_page_cost,
     num_blocks=lambda call: ceil_div(call.dims["T"], 8) * call.dims["KV"],
     check=requires(_WHOLE_GROUPS),
@@ -56,7 +56,8 @@ ops.declare(
     doc="""One page of a request's keys and values, merged into what its tokens' queries have seen (prefill: one request).
 
     `block` counts pages from the first that a token of this tile sees: page 0 without a `window`. A page beyond the table, or
-    none of whose positions is seen, changes nothing. `scale` is 1 / sqrt(C) by default.""",
+    none of whose positions is seen, changes nothing, and neither do rows beyond those of `heads`. `scale` is 1 / sqrt(C) by
+    default.""",
 )
 
 

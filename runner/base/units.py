@@ -12,15 +12,15 @@ def byte_unit(size_bytes: float) -> tuple[str, int]:
     return _BYTES[exponent], 1024**exponent
 
 
-def human_bytes(size_bytes: float) -> str:
-    """`12.5 MiB`; exact below 1 KiB. A difference may be negative."""
+def human_bytes(size_bytes: float, digits: int = 1) -> str:
+    """`12.5 MiB`, with `digits` behind the point; exact below 1 KiB. A difference may be negative."""
     if abs(size_bytes) < 1024:
         return f"{round(size_bytes):,} B"
     size = float(size_bytes)
     for unit in _BYTES[1:]:
         size /= 1024
-        if abs(round(size, 1)) < 1024 or unit == _BYTES[-1]:
-            return f"{size:,.1f} {unit}"
+        if abs(round(size, digits)) < 1024 or unit == _BYTES[-1]:
+            return f"{size:,.{digits}f} {unit}"
     raise AssertionError
 
 

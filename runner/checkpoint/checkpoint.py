@@ -89,9 +89,22 @@ class Checkpoint:
         """This checkpoint as the model of a configuration, with the names of its family: read again if they were other ones."""
         layout = config.family.layout
         found = self if self.names is layout else Checkpoint.open(self.folder, layout, mapped=self.mapped)
-        model = layout.expected(config.values)
-        arranged = Arrangement(found.on_disk, layout, config.values, model)
+        values = found.values_of(config)
+        model = layout.expected(values)
+        arranged = Arrangement(found.on_disk, layout, values, model)
         return replace(found, tensors=arranged.tensors, model=model, _arranged=arranged)
+
+    def values_of(self, config: Fields) -> Mapping[str, Any]:
+        """The values of the model that is here: without `is_unused` tensors where there are none, or layers before them are left
+        out."""
+        layout, values = config.family.layout, config.values
+        is_there = any(map(layout.is_unused, self.on_disk)) and not layout.further_layers(self.on_disk, values)
+        return values if is_there else layout.without_unused(values)
+
+    def is_unused(self, name: str) -> bool:
+        """Whether a tensor, by canonical name, is of a part that the model does not have."""
+        weights = (name, *(weight for weight, _ in self.naming.weights_of(name)))
+        return self.names.is_unused(name) and not any(weight in self.model for weight in weights)
 
     def with_forms(self, names: Iterable[str]) -> Checkpoint:
         """This one with tensors as a graph asks for them: parts of the model's, several of them as one, or tied ones."""
@@ -111,9 +124,17 @@ class Checkpoint:
 
     def named(self, name: str) -> str:
         """The canonical name of a tensor that is called `name` on disk, or would be; of one that nobody knows, `name` itself."""
+        name = self._of_graph(name)
         found = self._names_on_disk.get(name) or self.names.canonical(name)
         known = found in self.on_disk or (self._arranged is not None and self._arranged.spec(found) is not None)
         return found if known else name
+
+    def _of_graph(self, name: str) -> str:
+        """What a tensor is called here that a graph calls `name`."""
+        if self._arranged is None:
+            return name
+        renamed = getattr(self._arranged.layout, "of_graph", None)
+        return name if renamed is None else renamed(name, self._arranged.values)
 
     @cached_property
     def size_bytes(self) -> int:
@@ -147,8 +168,8 @@ class Checkpoint:
         if not layers:
             return []
         left = "1 layer" if len(layers) == 1 else f"{len(layers):,} layers"
-        unused = f", and {self.names.unused}" if any(map(self.names.is_unused, self.tensors)) else ""
-        return [f"'{self.folder}' has {left} behind the last one of the configuration, left out{unused}"]
+        also = f", and {self.names.unused}" if any(map(self.names.is_unused, self.tensors)) else ""
+        return [f"'{self.folder}' has {left} behind the last one of the configuration, left out{also}"]
 
     def _check(self, config: Fields) -> list[Diagnostic]:
         expected, problems = self.model, [*self.problems, *(self._arranged.problems if self._arranged else ())]

@@ -114,7 +114,8 @@ class _Work:
         self.notes = tuple(checkpoint.notes(config))
         stored = {checkpoint.tensors[name].spec.dtype for name in self.layout.plain[:1] if name in checkpoint.tensors}
         self.dtype = plain_dtype(to, dtype or ("f32" if stored == {"f32"} else "bf16"))
-        targets = stored_tensors(self.layout, config.values, to, self.dtype)
+        self.values = checkpoint.values_of(config)
+        targets = stored_tensors(self.layout, self.values, to, self.dtype)
         self.as_stored: dict[str, tuple[str, tuple[int, ...]]] = {}
         if not self.notes:
             targets |= self._unused()
@@ -125,9 +126,11 @@ class _Work:
         """The unused tensors as they are stored: bytes where the dtype is none of ours."""
         found: dict[str, TensorSpec] = {}
         for name, item in self.checkpoint.tensors.items():
-            if self.layout.is_unused(name) and item.spec.dtype in TORCH_DTYPES:
+            if not self.checkpoint.is_unused(name):
+                continue
+            if item.spec.dtype in TORCH_DTYPES:
                 found[name] = item.spec
-            elif self.layout.is_unused(name):
+            else:
                 found[name] = TensorSpec("u8", (item.end - item.begin,))
                 self.as_stored[name] = item.header_dtype, item.spec.shape
         return found
@@ -151,10 +154,10 @@ class _Work:
         def pieces(name: str) -> Iterator[torch.Tensor]:
             if name in scales:
                 yield from scales.pop(name)
-            elif self.layout.is_unused(name):
-                yield self.checkpoint.raw(name)
-            else:
+            elif name in self.checkpoint.model:
                 yield from self._weight(name, shard[name], scales, errors)
+            else:
+                yield self.checkpoint.raw(name)
 
         write_shard(path, shard, pieces, self.as_stored)
         return errors
@@ -292,7 +295,7 @@ def _finish(work: _Work, partial: Path, config: Fields, errors: list[TensorError
     source = work.checkpoint.folder
     own = source / "config.json"
     described = json.loads(own.read_text(encoding="utf-8")) if own.is_file() else {}
-    values = work.layout.without_unused(config.values) if work.notes else config.values
+    values = work.values if work.notes else config.values
     written = work.layout.config_json(values, work.dtype, work.to, described)
     if written:
         write_json(partial / "config.json", written)

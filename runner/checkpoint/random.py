@@ -134,7 +134,7 @@ class RandomModel:
 
     def asked(self, name: str) -> torch.Tensor | None:
         """The unquantised tensor of any name and in any form that a graph may ask for; None for one that the model has not."""
-        found = self._arranged.tensor(self.layout.canonical(name))
+        found = self._arranged.tensor(self.layout.canonical(self.layout.of_graph(name, self.values)))
         return None if found is None else value_of(found, None, self._rows)
 
     @cached_property

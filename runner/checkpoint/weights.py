@@ -18,6 +18,7 @@ from runner.base.tensor_spec import TensorSpec
 from runner.checkpoint.checkpoint import FLOATS, INTEGERS, Checkpoint, Fields
 from runner.checkpoint.encodings import quantise_rows
 from runner.checkpoint.stored import may_be_quantised
+from runner.execution.layouts import Weight
 from runner.execution.storage import TORCH_DTYPES
 from runner.language.notation import scale_of
 from runner.models.names import naming_of
@@ -26,8 +27,12 @@ from runner.program.spans import host_reads
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes in all."""
-Loaded = tuple[torch.Tensor, torch.Tensor | None]
+Loaded = tuple[Weight, torch.Tensor | None]
 """A weight, and its scale if it is quantised."""
+Read = tuple[torch.Tensor, torch.Tensor | None]
+"""The same as it was read."""
+Keep = Callable[[Tensor, torch.Tensor], Weight]
+"""What is kept of a weight: its value, or a layout of it."""
 
 
 def load_weights(
@@ -40,14 +45,15 @@ def load_weights(
     size: int = 1,
     progress: Progress | None = None,
     loaded: MutableMapping[object, Loaded] | None = None,
-) -> dict[int, torch.Tensor]:
+    keep: Keep = lambda tensor, value: value,
+) -> dict[int, Weight]:
     """Tensor id to torch tensor, of every weight that a task of `program` touches; rank `rank` of `size` reads its part only.
 
-    `loaded` keeps what was read: programs that share it share the weights that they declare alike. Raises CheckpointError that
-    names every weight which is missing, misshapen or mistyped.
+    `loaded` keeps what was read: programs that share it share the weights that they declare alike; `keep` says in which form.
+    Raises CheckpointError that names every weight which is missing, misshapen or mistyped.
     """
     tensors, checkpoint = weights_read(program), checkpoint.of(config)
-    loader = _Loader(program, checkpoint, config, torch.device(device), rank, size, {} if loaded is None else loaded)
+    loader = _Loader(program, checkpoint, config, torch.device(device), rank, size, {} if loaded is None else loaded, keep)
     loader.checkpoint = checkpoint.with_forms({name: None for tensor in tensors for name in loader.names(tensor)})
     problems = [problem for tensor in tensors for problem in loader.misfits(tensor)]
     if not problems and not checkpoint.problems:
@@ -55,7 +61,7 @@ def load_weights(
     if problems or checkpoint.problems:
         raise CheckpointError([*checkpoint.problems, *dict.fromkeys(problems)])
     total, done = sum(tensor.spec.size_bytes for tensor in tensors), 0
-    result: dict[int, torch.Tensor] = {}
+    result: dict[int, Weight] = {}
     for tensor in tensors:
         result[tensor.id] = loader.load(tensor)
         done += tensor.spec.size_bytes
@@ -80,6 +86,7 @@ class _Loader:
     rank: int
     size: int
     loaded: MutableMapping[object, Loaded]
+    keep: Keep
 
     @cached_property
     def _weights(self) -> dict[str, Tensor]:
@@ -106,7 +113,7 @@ class _Loader:
         """The first checkpoint tensor of a program's, by its canonical name."""
         return self.checkpoint.named(tensor.source.replace(f"{{{tensor.stack}}}", "0"))
 
-    def load(self, tensor: Tensor) -> torch.Tensor:
+    def load(self, tensor: Tensor) -> Weight:
         """The value of a weight, or of a scale."""
         weight = self._weights.get(tensor.source)
         if weight is None:
@@ -122,10 +129,11 @@ class _Loader:
         key = tensor.source, tensor.spec, tensor.stack, tensor.shard, self.rank, self.size, str(self.device)
         if key not in self.loaded:
             value, scale = self._read(tensor)
-            self.loaded[key] = value.to(self.device), None if scale is None else scale.to(self.device)
+            kept = self.keep(tensor, value.to(self.device))
+            self.loaded[key] = kept, None if scale is None else scale.to(self.device)
         return self.loaded[key]
 
-    def _read(self, tensor: Tensor) -> Loaded:
+    def _read(self, tensor: Tensor) -> Read:
         shape = tensor.spec.shape
         if tensor.stack is None:
             value, scale = self._part(tensor)
@@ -139,7 +147,7 @@ class _Loader:
                 scales[place] = scale.reshape(shape[1:-1])
         return values, scales
 
-    def _part(self, tensor: Tensor) -> Loaded:
+    def _part(self, tensor: Tensor) -> Read:
         """A tensor by itself, or this rank's part of it; rows behind the last one are zeros."""
         name, dtype = self.names(tensor)[0], tensor.spec.dtype
         if tensor.shard is None:
@@ -157,7 +165,7 @@ class _Loader:
             scale = None if scale is None or tensor.shard else _padded(scale, 0, held)
         return value, scale
 
-    def _one(self, name: str, dtype: str, rows: tuple[int, int] | None) -> Loaded:
+    def _one(self, name: str, dtype: str, rows: tuple[int, int] | None) -> Read:
         """A checkpoint tensor, or its rows, as a program declares it."""
         checkpoint = self.checkpoint
         if self._as_it_lies(name, dtype):

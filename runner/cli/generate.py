@@ -195,6 +195,10 @@ def _print_figures(report: dict[str, Any]) -> None:
     out.add_row("new tokens", f"{report['new_tokens']:,}", _rate(report["new_tokens"], decode_s))
     out.add_row("time to load", f"{report['load_s']:.2f} s")
     out.add_row("time", f"{report['elapsed_s']:.2f} s", f"prefill {prefill_s:.2f} s, decode {decode_s:.2f} s")
+    if report["acceptance_rate"] is not None:
+        accepted = f"accepted {report['drafts_accepted']:,} of {report['drafts_fed']:,}"
+        steps = f"{report['tokens_per_step']:.2f} tokens a step of a request"
+        out.add_row("drafts", f"{report['acceptance_rate']:.1%}", f"{accepted}, {steps}")
     calls = f"{report['prefill_calls']} prefill and {report['decode_calls']} decode calls"
     out.add_row("tasks", f"{report['num_tasks']:,}", calls)
     if report["flavour"] is not None:

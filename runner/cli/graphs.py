@@ -52,14 +52,17 @@ def lint(
     if form not in FORMATS:
         raise typer.BadParameter(f"'{form}' is not a format; expected one of {', '.join(FORMATS)}", param_hint="--format")
     try:
-        findings = Driver(config, sets, deploy, ep, ops).lint(*paths, ring_heap=ring_heap)
+        found = Driver(config, sets, deploy, ep, ops).linted(*paths, ring_heap=ring_heap)
     except ConfigError as error:
         messages().print(str(error))
         raise typer.Exit(2) from None
-    if text := format_findings(findings, form):
+    if text := format_findings(found.findings, form):
         print(text)
-    if findings:
+    if found.findings:
         raise typer.Exit(1)
+    if form == "text":
+        scopes = f"; every scope fits rings of {ring_heap}" if ring_heap is not None else ""
+        messages().print(f"clean: {found}{scopes}")
 
 
 def explain(

@@ -16,7 +16,7 @@ import typer
 from runner.base.errors import RinggraphError
 from runner.cli import checkpoints, configs, generate, graphs, receive_depth, recorded, run, schedule, sizing
 from runner.cli.device import critical, placement
-from runner.cli.pictures import pictures
+from runner.cli.pictures import pictures, view
 from runner.cli.results.replayed import told_of
 from runner.ranks.reports import end, own_folder, own_rank, write_report
 
@@ -50,6 +50,7 @@ def _options(
 COMMANDS = (
     graphs,
     pictures,
+    view,
     configs,
     checkpoints,
     generate,

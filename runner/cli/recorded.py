@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from runner.base.units import human_bytes
 from runner.cli import options
-from runner.cli.shared import MIB, console, messages, print_json, print_notes, table
+from runner.cli.shared import ABOVE_100, console, messages, print_json, print_notes, table
 from runner.driver import completion
 from runner.driver.driver import Setup
 from runner.rings import defaults
@@ -176,16 +177,22 @@ def show(
         return
     unpaired = f"{stats.num_unclosed} unclosed" + (f", {stats.num_unopened} unopened" if stats.num_unopened else "")
     print(f"{stats.name}: {len(stats.scopes):,} scopes, {stats.state}, {stats.dropped} records dropped, {unpaired}")
-    out = table("ring", "scope", "closed>", "high-water MiB>", "% of ring>", "occupancy MiB>", "alloc MiB>", "slots>")
-    for row in rows:
-        capacity = stats.heap_max[row["ring"]] if row["ring"] < len(stats.heap_max) else 0
+    out = table("ring", "scope", "closed>", "high-water>", "% of ring>", "occupancy>", "alloc>", "slots>")
+    for row, capacity in _capacities(rows, stats):
         percent = f"{100 * row['high_water_bytes'] / capacity:.1f}" if capacity else ""
-        sizes = [_mib(row[f"{name}_bytes"]) for name in ("high_water", "occupancy", "alloc")]
+        sizes = [human_bytes(row[f"{name}_bytes"]) for name in ("high_water", "occupancy", "alloc")]
         slots = f"{row['high_water_slots']:,}"
         out.add_row(str(row["ring"]), row["site"], f"{row['closed']:,}", sizes[0], percent, sizes[1], sizes[2], slots)
     console().print(out)
+    if any(capacity and row["high_water_bytes"] > capacity for row, capacity in _capacities(rows, stats)):
+        print(ABOVE_100)
     print_usages(usages, "most in use at a begin or end of a scope")
     print_ended(*how)
+
+
+def _capacities(rows: list[dict[str, Any]], stats: StatsFile) -> list[tuple[dict[str, Any], int]]:
+    """Rows with the bytes of their rings, 0 where that is not told."""
+    return [(row, stats.heap_max[row["ring"]] if row["ring"] < len(stats.heap_max) else 0) for row in rows]
 
 
 def _site_rows(stats: StatsFile) -> list[dict[str, Any]]:
@@ -286,7 +293,7 @@ def _print_diff(
     for ring in rings:
         for figure in ("scopes", "high_water_bytes", "occupancy_bytes", "alloc_bytes"):
             a, b = ring[figure]
-            shown = [f"{v:,}" if figure == "scopes" else f"{v / MIB:,.2f} MiB" for v in (a, b, b - a)]
+            shown = [f"{v:,}" if figure == "scopes" else human_bytes(v, 2) for v in (a, b, b - a)]
             out.add_row(str(ring["ring"]), figure.removesuffix("_bytes"), *shown)
     console().print(out)
     _print_scope_diff(left, right, sides)
@@ -321,15 +328,11 @@ def _print_scope_diff(left: StatsFile, right: StatsFile, sides: tuple[str, str])
                 *(max(old, new or 0) for old, new in zip(worst[1:], sizes, strict=True)),
             ]
     titles = [f"{side} scope" for side in sides]
-    out = table("ring", *titles, "closed>", "high-water MiB>", "and>", "alloc MiB>", "and>")
+    out = table("ring", *titles, "closed>", "high-water>", "and>", "alloc>", "and>")
     for (ring, a, b), (count, *sizes) in pairs.items():
-        out.add_row(str(ring), a, b, f"{count:,}", *map(_mib, sizes))
+        out.add_row(str(ring), a, b, f"{count:,}", *map(human_bytes, sizes))
     console().print(out)
 
 
 def _closed_text(scope: Any) -> str:
     return "nothing" if scope is None else f"{scope.site} ({scope.alloc_bytes:,} bytes)"
-
-
-def _mib(size_bytes: int) -> str:
-    return f"{size_bytes / MIB:,.2f}"

@@ -14,10 +14,10 @@ from runner.base.errors import ConfigError, RinggraphError
 from runner.cli import options
 from runner.cli.device.files import with_side_files
 from runner.cli.shared import console, placement, table
-from runner.driver.outputs import NO_FILES, SideFiles
+from runner.driver.driver import Setup
+from runner.driver.outputs import NO_FILES, SideFiles, kept
 
 if TYPE_CHECKING:
-    from runner.driver.driver import Setup
     from runner.driver.outputs import UnwrittenError
     from runner.driver.single import Ran, Request
     from runner.rings.schedule import Schedule
@@ -94,18 +94,20 @@ def run(
     What is not given is random, weights without --checkpoint as 'checkpoint init' would write them. '--dump states,outputs' saves
     what the next run takes by --inputs.
     """
-    from runner.driver.driver import Setup
-    from runner.driver.outputs import kept
     from runner.driver.single import Request
 
-    if dump and out is None:
-        raise typer.BadParameter("--dump needs --out FILE")
-    named = tuple(part.strip() for item in dump for part in item.split(","))
-    what = (tuple(inputs), checkpoint, seed, named, out, golden, rtol, atol, profile, files, device)
+    what = (tuple(inputs), checkpoint, seed, _wanted(dump, out), out, golden, rtol, atol, profile, files, device)
     request = Request(graph, *what, turns=_turns(tokens, prompt_len))
     placed = placement(scheduler, (ring_heap, ring_window, ring_pool), workers, unchecked)
     setup = Setup([*_described(checkpoint), *config], sets, deploy, ops=ops)
     _tell(request, *kept(lambda: _ran(request, setup, placed, threads)))
+
+
+def _wanted(dump: Sequence[str], out: Path | None) -> tuple[str, ...]:
+    """Names and globs of tensors to save; raises BadParameter where nobody says where."""
+    if dump and out is None:
+        raise typer.BadParameter("--dump needs --out FILE")
+    return tuple(part.strip() for item in dump for part in item.split(","))
 
 
 def _tell(request: Request, ran: Ran, unwritten: UnwrittenError | None) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from runner.base.errors import ConfigError
+from runner.base.units import human_bytes, human_us
 from runner.cli import options
 from runner.cli.device.files import with_side_files
 from runner.cli.results.replayed import Kept, NoCache
-from runner.cli.shared import MIB, console, memory_text, messages, print_json, print_notes, table
+from runner.cli.shared import ABOVE_100, console, memory_text, messages, print_json, print_notes, table
 from runner.driver import completion
 from runner.driver.driver import Setup
 from runner.driver.outputs import NO_FILES, SideFiles
@@ -120,16 +122,19 @@ def _write_files(files: SideFiles, found: PlanResult) -> None:
 
 def _show(found: PlanResult, as_json: bool, explained: bool) -> None:
     """Print a plan; raises why it must not run, as JSON only the exit status."""
+    from runner.report.verdict import verdict
+
     if as_json:
         print_json(found.as_json() | ({"explanation": found.explanation} if explained else {}))
         if found.refusal is not None:
             raise typer.Exit(1)
-    elif found.refusal is not None:
+        return
+    print(verdict(found.schedule.name, found.report, is_refused=found.refusal is not None))
+    if found.refusal is not None:
         raise found.refusal
-    else:
-        _print_plan(found)
-        if explained:
-            _print_explanation(found.explanation)
+    _print_plan(found)
+    if explained:
+        _print_explanation(found.explanation)
 
 
 def better() -> Say | None:
@@ -158,14 +163,15 @@ def _write(written: Written) -> None:
 
 def _print_plan(found: PlanResult) -> None:
     report = found.report
-    print(f"{found.schedule.name}, scheduler {found.schedule.strategy}, routing {found.request.routing}; sizes in MiB")
+    print(f"{found.schedule.name}, scheduler {found.schedule.strategy}, routing {found.request.routing}")
     _print_rings(report)
     if report.peak_live_bytes is not None:
-        print(f"\npeak live {_mib(report.peak_live_bytes)}; ", end="")
-    print(f"{report.num_tasks:,} tasks; safe capacity in all {_mib(report.safe_total_bytes)}")
+        print(f"\npeak live {human_bytes(report.peak_live_bytes, 2)}; ", end="")
+    print(f"{report.num_tasks:,} tasks; safe capacity in all {human_bytes(report.safe_total_bytes, 2)}")
     if report.makespan_us is not None:
-        print(f"timed: makespan {_ms(report.makespan_us)}, submission stalled {_ms(report.stall_us)} of it; ", end="")
-        print(f"with unlimited rings {_ms(report.unlimited_makespan_us)} and {_ms(report.unlimited_stall_us)}")
+        stall = human_time(report.stall_us)
+        print(f"timed: makespan {human_time(report.makespan_us)}, submission stalled {stall} of it; ", end="")
+        print(f"with unlimited rings {human_time(report.unlimited_makespan_us)} and {human_time(report.unlimited_stall_us)}")
         assumed = str(found.request.timed) if found.recorded is None else "what was recorded, where no option says else"
         print(f"timed assumes {assumed}")
     print(f"PTO2_RING_HEAP={','.join(str(ring.safe_bytes) for ring in report.rings)}")
@@ -188,24 +194,33 @@ def _print_recorded(found: PlanResult) -> None:
     run = found.run
     if run is None:
         return
-    recorded, as_recorded, as_planned = (_ms(run[f"{name}_us"]) for name in ("makespan", "timed_as_recorded", "timed_as_planned"))
+    recorded, as_recorded, as_planned = (human_time(run[f"{name}_us"]) for name in _RECORDED)
     print(f"\nmakespan recorded {recorded}; timed as recorded {as_recorded}, as planned {as_planned}")
-    kernels, data, core = (_ms(run[f"{name}_us"]) for name in ("kernels", "data_gaps", "core_gaps"))
+    kernels, data, core = (human_time(run[f"{name}_us"]) for name in ("kernels", "data_gaps", "core_gaps"))
     print(f"the last chain of the recorded run: {run['tasks']:,} tasks took {kernels}, waits for data {data}, for cores {core}")
     print(f"{run['after_core']:,} of them followed another task of the core that they were given; timed may choose a free one")
+
+
+_RECORDED = ("makespan", "timed_as_recorded", "timed_as_planned")
 
 
 def _print_rings(report: ScheduleReport) -> None:
     title = f"\nwhat it takes, progress {report.progress}"
     taken = table("ring", "capacity>", "high-water>", "%>", "occupancy>", "peak>", "slots>", "peak scope", title=title)
     needed = table("ring", "least>", "robust>", "safe>", "blocks>", "tasks>", title="\nwhat it needs")
+    passes = False
     for ring in report.rings:
         percent = f"{100 * ring.high_water_bytes / ring.capacity_bytes:.1f}"
-        sizes = [_mib(size) for size in (ring.capacity_bytes, ring.high_water_bytes, ring.occupancy_bytes, ring.peak_bytes)]
+        passes = passes or ring.high_water_bytes > ring.capacity_bytes
+        held = (ring.capacity_bytes, ring.high_water_bytes, ring.occupancy_bytes, ring.peak_bytes)
+        sizes = [human_bytes(size, 2) for size in held]
         taken.add_row(str(ring.ring), *sizes[:2], percent, *sizes[2:], f"{ring.peak_slots:,}", ring.peak_scope or "")
-        sizes = [_mib(size) for size in (ring.least_bytes, ring.robust_bytes, ring.safe_bytes)]
+        sizes = [human_bytes(size, 2) for size in (ring.least_bytes, ring.robust_bytes, ring.safe_bytes)]
         needed.add_row(str(ring.ring), *sizes, f"{ring.num_blocks:,}", f"{ring.num_tasks:,}")
-    console().print(taken, needed)
+    console().print(taken)
+    if passes:
+        print(ABOVE_100)
+    console().print(needed)
 
 
 def _print_memory(report: ScheduleReport) -> None:
@@ -213,7 +228,7 @@ def _print_memory(report: ScheduleReport) -> None:
 
     for title, sizes in (("memory per rank", report.sizes), ("with the smallest sizes", report.smallest)):
         print(f"{title}: {memory_text(sizes)}")
-    saved, entries = _mib(report.window_saving_bytes), f"{report.tensormap_bound:,} of {TENSORMAP_ENTRIES:,}"
+    saved, entries = human_bytes(report.window_saving_bytes, 2), f"{report.tensormap_bound:,} of {TENSORMAP_ENTRIES:,}"
     print(f"the smallest windows save {saved}; tensormap: at most {entries} entries in use")
 
 
@@ -240,23 +255,23 @@ def _print_caveats(report: ScheduleReport, planned: Schedule) -> None:
             )
 
 
-def _ms(time_us: float | None) -> str:
-    return "-" if time_us is None else f"{time_us / 1000:,.2f} ms"
+def human_time(time_us: float | None) -> str:
+    return "-" if time_us is None else human_us(time_us)
 
 
 def _print_certificate(found: Mapping[str, Any]) -> None:
-    unit, scale = ("ms", 1000) if found["objective"] == "makespan" else ("MiB", MIB)
-    optimal = "proved optimal" if found["proved_optimal"] else f"gap {found['gap'] / scale:,.3f} {unit}"
+    shown = human_us if found["objective"] == "makespan" else partial(human_bytes, digits=3)
+    optimal = "proved optimal" if found["proved_optimal"] else f"gap {shown(found['gap'])}"
     if not found["proved_optimal"] and found["gap"] <= found["idle_bytes"]:
         optimal = f"proved optimal but for the 1,024 bytes of each unused ring ({found['gap']:,} bytes)"
     print(
-        f"certificate: {found['objective']} {found['value'] / scale:,.3f} {unit} by {found['found_by']}; "
-        f"lower bound ({found['bound']}) {found['lower_bound'] / scale:,.3f} {unit}: {optimal}"
+        f"certificate: {found['objective']} {shown(found['value'])} by {found['found_by']}; "
+        f"lower bound ({found['bound']}) {shown(found['lower_bound'])}: {optimal}"
     )
     if "time" in found:
         time = found["time"]
         makespan, fastest, path, work = (
-            f"{time[name] / 1000:,.3f} ms" for name in ("makespan_us", "fastest_us", "critical_path_us", "work_us")
+            human_us(time[name]) for name in ("makespan_us", "fastest_us", "critical_path_us", "work_us")
         )
         more = f"{time['makespan_us'] / time['fastest_us'] - 1 if time['fastest_us'] else 0:+.1%}"
         print(
@@ -272,10 +287,6 @@ def _print_explanation(notes: Sequence[Mapping[str, Any]]) -> None:
         numbers = ["" if note[name] is None else f"{note[name]:,.0f}" for name in ("before", "after")]
         out.add_row(note["technique"], note["what"], *numbers, note["unit"], f"{note['seconds']:.3f}")
     console().print(out)
-
-
-def _mib(size_bytes: int) -> str:
-    return f"{size_bytes / MIB:,.2f}"
 
 
 # --- schedule-diff ----------------------------------------------------------------------------------------------------
@@ -349,19 +360,19 @@ def _print_ring_diff(left: Side, right: Side) -> None:
     for ring in sorted(left.rings.keys() & right.rings.keys()):
         for name in ("safe_bytes", "robust_bytes", "num_blocks", "num_tasks"):
             a, b = left.rings[ring][name], right.rings[ring][name]
-            shown = [f"{v / MIB:,.2f} MiB" if name.endswith("_bytes") else f"{v:,}" for v in (a, b, b - a)]
+            shown = [human_bytes(v, 2) if name.endswith("_bytes") else f"{v:,}" for v in (a, b, b - a)]
             out.add_row(str(ring), name.removesuffix("_bytes").removeprefix("num_"), *shown)
         total[0] += left.rings[ring]["safe_bytes"]
         total[1] += right.rings[ring]["safe_bytes"]
-    out.add_row("all", "safe", *(f"{v / MIB:,.2f} MiB" for v in (*total, total[1] - total[0])))
+    out.add_row("all", "safe", *(human_bytes(v, 2) for v in (*total, total[1] - total[0])))
     console().print(out)
 
 
 def _print_scope_diff(differences: Sequence[ScopeDifference]) -> None:
     changed = [difference for difference in differences if not difference.is_same]
     if changed:
-        title = "\nscopes that differ: how many, MiB that the largest allocates, tasks in all"
-        out = table("ring", "scope", "left>", "right>", "MiB>", "and>", "tasks>", "and>", title=title)
+        title = "\nscopes that differ: how many, bytes that the largest allocates, tasks in all"
+        out = table("ring", "scope", "left>", "right>", "bytes>", "and>", "tasks>", "and>", title=title)
         for found in changed:
             pairs = [text for name in ("count", "bytes", "num_tasks") for text in _pair(found.left, found.right, name)]
             out.add_row(str(found.ring), found.name, *pairs)
@@ -370,4 +381,4 @@ def _print_scope_diff(differences: Sequence[ScopeDifference]) -> None:
 
 
 def _pair(left: Mapping[str, int] | None, right: Mapping[str, int] | None, name: str) -> list[str]:
-    return ["-" if s is None else f"{s[name] / MIB:,.2f}" if name == "bytes" else f"{s[name]:,}" for s in (left, right)]
+    return ["-" if s is None else human_bytes(s[name], 2) if name == "bytes" else f"{s[name]:,}" for s in (left, right)]

@@ -14,13 +14,15 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.segment import Segment
 from rich.table import Table
 
+from runner.base.units import human_bytes
+
 if TYPE_CHECKING:
     from runner.base.errors import Diagnostic
     from runner.rings.schedule import Schedule
     from runner.rings.sizes import RingSizes
     from runner.serving.session import Placement
 
-MIB = 2**20
+ABOVE_100 = "% above 100: high-water is head at a scope's end less tail at its begin; what was given back meanwhile counts"
 FILE_COLUMNS = 160
 
 
@@ -81,8 +83,8 @@ def print_json(value: Any) -> None:
 
 
 def memory_text(sizes: RingSizes) -> str:
-    """Device memory of the rings, in MiB: `heaps 1.00, windows 310.50, pools 1.50: 313.00 in all`."""
-    found = {name.removesuffix("_bytes"): f"{size / MIB:,.2f}" for name, size in sizes.memory().items()}
+    """Device memory of the rings: `heaps 1.0 GiB, windows 310.5 MiB, pools 1.5 MiB: 1.3 GiB in all`."""
+    found = {name.removesuffix("_bytes"): human_bytes(size, 2) for name, size in sizes.memory().items()}
     return f"heaps {found['heap']}, windows {found['window']}, pools {found['pool']}: {found['total']} in all"
 
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from runner.base.units import human_bytes, human_us
 from runner.cli import options
 from runner.cli.results.replayed import Kept, NoCache
 from runner.cli.schedule import better, read_files
-from runner.cli.shared import MIB, console, memory_text, messages, print_json, table
+from runner.cli.shared import console, memory_text, messages, print_json, table
 from runner.driver import completion
 from runner.driver.driver import Setup
 from runner.rings import defaults
@@ -73,27 +74,24 @@ def _print_sizes(result: SizeResult) -> None:
     from runner.rings.tensormap import CAPACITY as TENSORMAP_ENTRIES
 
     found = result.found
-    out = table("ring", *(f"{name} MiB>" for name in result.names), "heap MiB>", "heap bytes>", "window>", "pool>")
+    out = table("ring", *(f"{name}>" for name in result.names), "heap>", "heap bytes>", "window>", "pool>")
     for ring in range(len(found.sizes.heap)):
-        alone = [f"{need.safe_bytes / MIB:,.2f}" for need in found.needs if need.ring == ring]
+        alone = [human_bytes(need.safe_bytes, 2) for need in found.needs if need.ring == ring]
         heap = found.sizes.heap[ring]
         counts = (found.sizes.window[ring], found.sizes.pool[ring])
-        out.add_row(str(ring), *alone, f"{heap / MIB:,.2f}", f"{heap:,}", *(f"{count:,}" for count in counts))
+        out.add_row(str(ring), *alone, human_bytes(heap, 2), f"{heap:,}", *(f"{count:,}" for count in counts))
     console().print(out)
-    print(f"\ntotal {_mib(found.total_bytes)}, scheduler {result.scheduler}, routing {result.routing}", end="")
+    print(f"\ntotal {human_bytes(found.total_bytes)}, scheduler {result.scheduler}, routing {result.routing}", end="")
     print(f"; timed: {result.timing}" if result.timing else "")
-    uniform = f"four rings of the largest size ({_mib(found.uniform_bytes)})"
-    print(f"saved against {uniform}: {_mib(found.saved_against_uniform_bytes)}")
-    print(f"saved against 4 x 1 GiB: {_mib(found.saved_against_gib_bytes)}\n")
+    uniform = f"four rings of the largest size ({human_bytes(found.uniform_bytes)})"
+    print(f"saved against {uniform}: {human_bytes(found.saved_against_uniform_bytes)}")
+    print(f"saved against 4 x 1 GiB: {human_bytes(found.saved_against_gib_bytes)}\n")
     entries = f"{found.tensormap_bound:,} of {TENSORMAP_ENTRIES:,}"
-    print(f"memory per rank: {memory_text(found.sizes)}; the windows save {_mib(found.window_saving_bytes)} against the default")
+    saved = human_bytes(found.window_saving_bytes)
+    print(f"memory per rank: {memory_text(found.sizes)}; the windows save {saved} against the default")
     print(f"tensormap: at most {entries} entries in use\n")
     print("\n".join(found.environment()))
-    print(f"\n# heaps of a RunConfig are powers of two: {_mib(sum(found.power_heap))} in all\n{found.run_config()}")
-
-
-def _mib(size_bytes: int) -> str:
-    return f"{size_bytes / MIB:,.2f} MiB"
+    print(f"\n# heaps of a RunConfig are powers of two: {human_bytes(sum(found.power_heap))} in all\n{found.run_config()}")
 
 
 def frontier(
@@ -134,12 +132,10 @@ def frontier(
         found = error.found
     with kept.printing():
         _tell(found, str(timing), out, as_json)
-        if not found.is_whole:
-            raise typer.Exit(130)
 
 
 def _tell(found: Frontier, timing: str, out: Path | None, as_json: bool) -> None:
-    """Print and draw a frontier."""
+    """Print and draw a frontier; raises Exit for one that was stopped."""
     from runner.report.frontier import draw_frontier
 
     for warning in found.warnings:
@@ -155,6 +151,8 @@ def _tell(found: Frontier, timing: str, out: Path | None, as_json: bool) -> None
         draw_frontier(found, out)
         if not as_json:
             print(f"\ndrawn to {out}")
+    if not found.is_whole:
+        raise typer.Exit(130)
 
 
 def _say(text: str) -> None:
@@ -163,7 +161,7 @@ def _say(text: str) -> None:
 
 def _shown(point: Point) -> None:
     print(
-        f"found: {point.label}: {point.total_bytes / MIB:,.1f} MiB, {point.makespan_us / 1000:,.2f} ms",
+        f"found: {point.label}: {human_bytes(point.total_bytes)}, {human_us(point.makespan_us)}",
         file=sys.stderr,
         flush=True,
     )
@@ -171,9 +169,9 @@ def _shown(point: Point) -> None:
 
 def _print_frontier(found: Frontier) -> None:
     """The points as a table."""
-    out = table("placement", "safe MiB>", "makespan ms>")
+    out = table("placement", "safe>", "makespan>")
     for point in (*found.points, *found.others):
-        out.add_row(point.label, f"{point.total_bytes / MIB:,.1f}", f"{point.makespan_us / 1000:,.2f}")
-    path = "-" if found.critical_path_us is None else f"{found.critical_path_us / 1000:,.2f}"
-    out.add_row("lower bounds: peak live, critical path", f"{found.peak_live_bytes / MIB:,.1f}", path)
+        out.add_row(point.label, human_bytes(point.total_bytes), human_us(point.makespan_us))
+    path = "-" if found.critical_path_us is None else human_us(found.critical_path_us)
+    out.add_row("lower bounds: peak live, critical path", human_bytes(found.peak_live_bytes), path)
     console().print(out)

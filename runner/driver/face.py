@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from runner.base.errors import Diagnostic
     from runner.config.config import Config
+    from runner.driver.linting import Linted
     from runner.driver.planning import MinpeakOptions, PlanDifference, PlanResult, TimedOptions
     from runner.driver.serve import Served
     from runner.driver.single import Ran
@@ -68,6 +69,10 @@ class Driver:
 
     def lint(self, *paths: str | Path, ring_heap: str | None = None) -> list[Diagnostic]:
         """Findings in files, folders or shipped graphs; `ring_heap`: whether every scope fits rings of this size too."""
+        return self.linted(*paths, ring_heap=ring_heap).findings
+
+    def linted(self, *paths: str | Path, ring_heap: str | None = None) -> Linted:
+        """The findings of `lint`, with what was looked at."""
         from runner.driver.linting import lint
         from runner.rings.sizes import RingSizes
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from runner.base.errors import Diagnostic, GraphError
 from runner.base.limits import Limits, how_to_raise
+from runner.base.units import human_bytes
 from runner.language.library import shipped_graphs
 from runner.program.program import Program
 from runner.report.frontier import Frontier, Point, StoppedFrontier, budgets, merged, undominated
@@ -19,7 +20,6 @@ from schedulers import get_scheduler
 from schedulers.minpeak.plan import Options, Plan
 from schedulers.minpeak.planner import Planner, plan
 
-MIB = 2**20
 OTHERS = ("unscoped", "auto", "annotated", "autoscope")
 """Strategies shown beside minpeak; `manual` is not, as it lacks the edges that make a run right."""
 
@@ -89,7 +89,7 @@ class _Trace:
         first = self._add(self.points, _placed("minpeak, fewest bytes", least.schedule, self._timing))
         most = self._within(None, "minpeak, any bytes")
         for budget in budgets(first.total_bytes, most.total_bytes, num_points):
-            self._within(budget, f"minpeak, {budget / MIB:,.0f} MiB")
+            self._within(budget, f"minpeak, {human_bytes(budget)}")
         middle = self._add(
             self.points, _placed("minpeak, balanced", self._planned("minpeak, balanced", {}).schedule, self._timing)
         )

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.base.errors import ConfigError, Diagnostic
 from runner.driver.driver import Setup
-from runner.language.graph import Graph
+from runner.language.graph import Graph, Op
 from runner.language.library import GraphLibrary
+from runner.language.walk import all_items
+from runner.lint.files import graph_files
 from runner.lint.lint import lint as find
 from runner.recorded.captures.folder import is_capture
 from runner.recorded.opening import is_recorded
@@ -18,7 +21,28 @@ if TYPE_CHECKING:
     from runner.config.config import Config
 
 
-def lint(setup: Setup, paths: Sequence[str | Path], *, ring_heap: Sequence[int] | None = None) -> list[Diagnostic]:
+@dataclass(frozen=True, slots=True)
+class Linted:
+    """Findings, and what was looked at: graphs that were named, those that they use, ops in all of them, and under what."""
+
+    findings: list[Diagnostic]
+    num_graphs: int
+    num_used: int
+    num_ops: int
+    under: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """What was checked: `1 graph and 3 that it uses, 24 ops, under tiny, deployment decode`."""
+        used = f" and {self.num_used} that {'it uses' if self.num_graphs == 1 else 'they use'}" if self.num_used else ""
+        under = f", under {' and '.join(self.under)}" if self.under else ""
+        return f"{_counted(self.num_graphs, 'graph')}{used}, {_counted(self.num_ops, 'op')}{under}"
+
+
+def _counted(num: int, what: str) -> str:
+    return f"{num:,} {what}{'s' * (num != 1)}"
+
+
+def lint(setup: Setup, paths: Sequence[str | Path], *, ring_heap: Sequence[int] | None = None) -> Linted:
     """All findings in the graphs at `paths` (files, folders or shipped names) and the graphs that they use, in order of place.
 
     `ring_heap` gives the bytes of the four rings that scopes have to fit. Raises ConfigError for options that cannot be.
@@ -37,7 +61,12 @@ def lint(setup: Setup, paths: Sequence[str | Path], *, ring_heap: Sequence[int] 
             known[said] = setup.config(graph.file if graph is not None and said is not None else None, library)
         return known[said]
 
-    return find(paths, config, setup.registry, ring_heap=ring_heap, library=library)
+    findings = find(paths, config, setup.registry, ring_heap=ring_heap, library=library)
+    graphs = list(library.graphs())
+    named = len(graph_files(paths)[0])
+    ops = sum(isinstance(item, Op) for graph in graphs for item in all_items(graph.body))
+    under = sorted({f"{one.name}, deployment {one.deploy}" if one.deploy else one.name for one in known.values()} - {""})
+    return Linted(findings, named, max(0, len(graphs) - named), ops, tuple(under))
 
 
 def lint_texts(setup: Setup, path: Path, library: GraphLibrary) -> list[Diagnostic]:

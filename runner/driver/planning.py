@@ -426,6 +426,11 @@ def replay_under(progress: str, planned: Schedule, sizes: RingSizes, timing: Cal
 # --- comparison -------------------------------------------------------------------------------------------------------
 
 
+def is_plan_file(given: str) -> bool:
+    """Whether a side of a comparison is a file of `schedule --json`."""
+    return given.endswith(".json") and not _is_program(Path(given))
+
+
 def _is_program(path: Path) -> bool:
     """Whether a JSON file is a recorded program, and no plan of `schedule --json`; what cannot be read is told later."""
     try:
@@ -461,7 +466,7 @@ def compare(
     def side(given: str | PlanResult) -> Side:
         if isinstance(given, PlanResult):
             return side_of(given.schedule, f"{given.schedule.name}:{given.schedule.strategy}")
-        if given.endswith(".json") and not _is_program(Path(given)):
+        if is_plan_file(given):
             return read_side(Path(given))
         graph, _, strategy = given.partition(":")
         placed = place(setup, replace(request, graph=graph), scheduler=strategy or None, say=say)

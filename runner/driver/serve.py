@@ -184,7 +184,7 @@ def serve(
     problems = write_each(_writers(request, session, generations, recording))
     texts = decode_tokens([g.tokens for g in generations], request.checkpoint)
     measured = _figures(figures, session, loaded - start, perf_counter() - loaded, group.size)
-    served = Served(generations, texts, measured | _told(checkpoint, config))
+    served = Served(generations, texts, measured | _told(checkpoint, config, session.serving.undrafted))
     if problems:
         raise UnwrittenError(problems, served)
     return served
@@ -288,6 +288,8 @@ def _figures(figures: Figures, session: ModelSession, load_s: float, elapsed_s: 
     """The figures as plain data; bytes are of this rank."""
     return {
         **asdict(figures),
+        "acceptance_rate": figures.acceptance_rate,
+        "tokens_per_step": figures.tokens_per_step,
         "load_s": load_s,
         "elapsed_s": elapsed_s,
         "ranks": num_ranks,
@@ -300,16 +302,20 @@ def _figures(figures: Figures, session: ModelSession, load_s: float, elapsed_s: 
     }
 
 
-def _told(checkpoint: Checkpoint | None, config: Config) -> dict[str, Any]:
+def _told(checkpoint: Checkpoint | None, config: Config, undrafted: str) -> dict[str, Any]:
     """How the checkpoint is stored and what says so, what it is computed in, and what of it is left out, as plain data."""
     if checkpoint is None:
-        return {"flavour": None, "flavour_source": None, "runs_as": None, "notes": []}
+        return {"flavour": None, "flavour_source": None, "runs_as": None, "notes": _undrafted(undrafted)}
     return {
         "flavour": checkpoint.flavour,
         "flavour_source": checkpoint.flavour_source,
         "runs_as": config.family.layout.flavour(config.values),
-        "notes": checkpoint.notes(config),
+        "notes": [*checkpoint.notes(config), *_undrafted(undrafted)],
     }
+
+
+def _undrafted(why: str) -> list[str]:
+    return [f"no tokens are drafted: {why}"] if why else []
 
 
 def _peak_process_bytes() -> int:

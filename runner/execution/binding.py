@@ -7,7 +7,7 @@ seen: a schedule that runs again, as in decoding, meets the same places nearly a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -16,8 +16,9 @@ import torch
 
 from runner.base.errors import ExecutionError
 from runner.base.tensor_spec import DTYPE_BYTES, TensorSpec
+from runner.execution.layouts import LaidWeight, Weight, laid_operands
 from runner.execution.storage import TORCH_DTYPES, Place, Storage
-from runner.program.ops import OpRegistry
+from runner.program.ops import Fusion, OpRegistry
 from runner.program.program import Program, Region, Task
 from runner.rings.schedule import Schedule
 
@@ -94,14 +95,14 @@ class Binder:
     """Makes the bindings of a schedule, each when it is first needed.
 
     `externals` maps tensor ids of the program (inputs, weights, state, outputs) to torch tensors of exactly the declared shape
-    and dtype.
+    and dtype; a weight may be laid out.
     """
 
     def __init__(
         self,
         schedule: Schedule,
         registry: OpRegistry,
-        externals: Mapping[int, torch.Tensor],
+        externals: Mapping[int, Weight],
         comm: object,
     ):
         if schedule.program is None:
@@ -124,7 +125,8 @@ class Binder:
 
     def external(self, tensor: int) -> torch.Tensor | None:
         """What stands for a tensor that is not local; None for a local one."""
-        return self._externals.get(tensor)
+        found = self._externals.get(tensor)
+        return found.plain if isinstance(found, LaidWeight) else found
 
     def binding(self, submission: int) -> Binding:
         """The call of a submission that has an op."""
@@ -135,6 +137,17 @@ class Binder:
             known = self._bindings[submission] = self._bind(self._program.tasks[task])
         return known
 
+    def unit_binding(
+        self, fusion: Fusion, submissions: Sequence[int], regions: Mapping[str, Region], values: Mapping[str, object]
+    ) -> Binding:
+        """The call of a unit of tasks; an inner tensor is told by its spec."""
+        laid: set[str] = set()
+        for op, names in fusion.parts:
+            laid.update(names.get(operand, operand) for operand in laid_operands(self._registry[op].run))
+        fixed: dict[str, Any] = {name: self._program.tensors[regions[name].tensor].spec for name in fusion.inner}
+        outer = {name: region for name, region in regions.items() if name not in fusion.inner}
+        return self._binding(fusion.run, {**values, **fixed}, outer, laid, False)
+
     def _bind(self, task: Task) -> Binding:
         assert task.op is not None
         definition = self._registry[task.op]
@@ -142,8 +155,14 @@ class Binder:
         fixed.update(task.attrs)
         if "comm" in definition.needs:
             fixed["comm"] = self._comm
+        run = definition.run
+        return self._binding(run, fixed, task.operands, laid_operands(run), "comm" in definition.needs)
+
+    def _binding(
+        self, run: Any, fixed: dict[str, Any], operands: Mapping[str, Region], laid: Collection[str], uses_comm: bool
+    ) -> Binding:
         local: list[_Local] = []
-        for operand, region in task.operands.items():
+        for operand, region in operands.items():
             tensor = self._program.tensors[region.tensor]
             offset, shape, strides = region_view(tensor.spec, region)
             if region.tensor in self._home:
@@ -151,9 +170,18 @@ class Binder:
                 offset += start // DTYPE_BYTES[tensor.spec.dtype]
                 local.append(_Local(operand, owner, tensor.spec.dtype, offset, shape, strides))
             else:
-                fixed[operand] = _part(self._externals[region.tensor], region)
-        owners = tuple(sorted({view.owner for view in local}))
-        return Binding(definition.run, fixed, tuple(local), owners, "comm" in definition.needs)
+                fixed[operand] = _given(self._externals[region.tensor], region, operand in laid)
+        return Binding(run, fixed, tuple(local), tuple(sorted({view.owner for view in local})), uses_comm)
+
+
+def _given(value: Weight, region: Region, is_laid: bool) -> Any:
+    """An operand from outside: laid out where the kernel takes it so and there is a layout."""
+    if not isinstance(value, LaidWeight):
+        return _part(value, region)
+    if is_laid:
+        return value.of(region)
+    assert value.plain is not None, "a weight is kept as it is where some task reads it so"
+    return _part(value.plain, region)
 
 
 def _part(tensor: torch.Tensor, region: Region) -> torch.Tensor:
@@ -162,7 +190,7 @@ def _part(tensor: torch.Tensor, region: Region) -> torch.Tensor:
     return tensor[tuple(lo if i in region.dropped else slice(lo, hi) for i, (lo, hi) in enumerate(region.box))]
 
 
-def check_externals(program: Program, externals: Mapping[int, torch.Tensor]) -> None:
+def check_externals(program: Program, externals: Mapping[int, Weight]) -> None:
     """Raises ExecutionError with everything that is missing, misshapen or of another dtype, of what tasks touch."""
     problems = []
     touched = {tensor for task in program.tasks for tensor in (*task.reads, *task.writes)}

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from time import perf_counter_ns
 from typing import Protocol
 
+from runner.execution.fusions import Fusions
 from runner.execution.run import Run
 from runner.execution.tracing import Trace
 
@@ -36,11 +37,16 @@ class Engine(Protocol):
 
 
 class InOrder:
-    """Every task runs on the calling thread when it is submitted."""
+    """Every task runs on the calling thread when it is submitted, but units of a fusion, which wait for more of their kind.
 
-    def __init__(self, run: Run):
+    Nothing else runs before them, so that no one misses their results, and no memory is written that they read.
+    """
+
+    def __init__(self, run: Run, fusions: Fusions | None = None):
         self._run = run
         self._storage = run.storage
+        self._units = fusions.units if fusions is not None else {}
+        self._waiting: list[int] = []
 
     def begin(self, scope: int) -> None:
         self._storage.begin(scope)
@@ -56,14 +62,24 @@ class InOrder:
         run.num_submissions += 1
         if run.schedule.submissions[submission].op is not None:
             run.num_tasks += 1
-            run.call(submission)
+            if submission in self._units:
+                if self._waiting and self._units[submission].fusion is not self._units[self._waiting[-1]].fusion:
+                    self.drain()
+                self._waiting.append(submission)
+            else:
+                if self._waiting:
+                    self.drain()
+                run.call(submission)
         self._storage.complete(submission)
 
     def wait(self, submissions: Iterable[int]) -> None:
-        pass
+        if self._waiting and any(submission >= self._waiting[0] for submission in submissions):
+            self.drain()
 
     def drain(self) -> None:
-        pass
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            self._run.call_units(self._units, waiting)
 
     def leave_out(self, first: int, end: int) -> None:
         self._storage.leave_out(first, end)

@@ -18,6 +18,8 @@ from runner.base.errors import ExecutionError
 from runner.execution.binding import Binder
 from runner.execution.capture import Capture
 from runner.execution.engines import Engine, InOrder, Traced
+from runner.execution.fusions import Fusions
+from runner.execution.layouts import Weight
 from runner.execution.run import Run, TaskTime
 from runner.execution.storage import PlainStorage, RingStorage, Storage
 from runner.execution.tracing import Trace
@@ -89,7 +91,8 @@ class CompiledSchedule:
     """A schedule bound to its externals, to be run any number of times; the externals' contents may change between runs.
 
     Args:
-        externals: tensor id -> torch tensor of the declared shape and dtype, for every tensor that is not local.
+        externals: tensor id -> torch tensor of the declared shape and dtype, for every tensor that is not local; a weight may be
+            laid out (`layouts`).
         rings: sizes of the ring heaps; without them every block has memory of its own.
         workers: up to 1 runs in order on the calling thread.
         comm: what ops that need `comm` are given.
@@ -101,7 +104,7 @@ class CompiledSchedule:
         self,
         schedule: Schedule,
         registry: OpRegistry,
-        externals: Mapping[int, torch.Tensor],
+        externals: Mapping[int, Weight],
         *,
         rings: RingSizes | None = None,
         workers: int = 1,
@@ -110,6 +113,7 @@ class CompiledSchedule:
     ):
         self.schedule = schedule
         self._binder = Binder(schedule, registry, externals, comm)
+        self._fusions = Fusions(schedule, registry)
         where = torch.device(device)
         self._workers = workers
         self._storage: Storage = RingStorage(schedule, rings, where) if rings else PlainStorage(schedule, where)
@@ -139,7 +143,7 @@ class CompiledSchedule:
         wanted = set(capture)
         copies = Capture(run, wanted) if wanted else None
         try:
-            with torch.no_grad(), self._engine(run) as engine:
+            with torch.no_grad(), self._engine(run, wanted) as engine:
                 drive(run, engine if trace is None else Traced(engine, run, trace), copies, progress)
         finally:
             if scope_stats is not None:
@@ -149,9 +153,10 @@ class CompiledSchedule:
         return RunResult(run.num_tasks, run.num_submissions, elapsed, storage.peak_bytes, storage.ring_peaks, captured)
 
     @contextmanager
-    def _engine(self, run: Run) -> Iterator[Engine]:
+    def _engine(self, run: Run, wanted: set[int]) -> Iterator[Engine]:
         if self._workers <= 1:
-            yield InOrder(run)
+            is_noted = run.profile is not None or run.trace is not None  # each task by itself
+            yield InOrder(run, None if is_noted or wanted & self._fusions.inner else self._fusions)
             return
         engine = Workers(run, self._workers)
         try:
@@ -164,7 +169,7 @@ class CompiledSchedule:
 def execute(
     schedule: Schedule,
     registry: OpRegistry,
-    externals: Mapping[int, torch.Tensor],
+    externals: Mapping[int, Weight],
     *,
     rings: RingSizes | None = None,
     workers: int = 1,

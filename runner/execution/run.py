@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import get_ident
 from time import perf_counter_ns
@@ -12,6 +12,7 @@ import torch
 
 from runner.base.errors import ExecutionError, RinggraphError
 from runner.execution.binding import Binder, contiguous_strides, view_at
+from runner.execution.fusions import Unit
 from runner.execution.storage import Place, Storage
 from runner.execution.tracing import Trace
 from runner.rings.schedule import Schedule, Submission
@@ -63,6 +64,23 @@ class Run:
         if is_timed:
             _synchronize(arguments)
             self._note(index, start, perf_counter_ns())
+
+    def call_units(self, units: Mapping[int, Unit], submissions: Sequence[int]) -> None:
+        """Runs submissions that follow each other, units of one fusion: whole ones in one call, what is left one by one."""
+        ends = [place for place, submission in enumerate(submissions) if submission == units[submission].submissions[-1]]
+        whole = [units[submissions[place]] for place in ends]
+        num_whole = ends[-1] + 1 if ends else 0
+        if num_whole:
+            if self.on_task is not None:
+                for submission in submissions[:num_whole]:
+                    self.on_task(self.schedule.submissions[submission].name)
+            calls = [unit.call(self.binder, self.places, self.storage) for unit in whole]
+            try:
+                whole[0].fusion.run(units=calls)
+            except Exception:
+                num_whole = 0  # one by one, which finds the one that fails
+        for submission in submissions[num_whole:]:
+            self.call(submission)
 
     def _note(self, index: int, start_ns: int, end_ns: int) -> None:
         if self.profile is not None:

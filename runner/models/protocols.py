@@ -94,6 +94,26 @@ PHASES = ("prefill", "decode")
 
 
 @dataclass(frozen=True, slots=True)
+class Drafting:
+    """How decode calls take tokens that a model proposed itself, which count where the model would choose them too.
+
+    A decode call has in row 0 of a request its last token and in row 1 a draft of the next. What was proposed the graphs keep by
+    themselves, as state.
+
+    graphs       by phase: `prefill` follows every prefill call on the same positions, with the tokens behind those, and proposes;
+                 `decode` is in place of the usual one
+    handed       inputs of the graph that follows prefill, each with the name of the tensor of prefill's graph that it gets
+    kept         output of decode's graph: how many rows of each request count, i32[batch]
+    generations  input of decode's graph: how often the place of each request was taken; -1 for a request whose rows all count
+    """
+
+    graphs: Mapping[str, str]
+    handed: Mapping[str, str]
+    kept: str
+    generations: str
+
+
+@dataclass(frozen=True, slots=True)
 class Serving(Generic[C]):
     """How a family serves requests.
 
@@ -103,6 +123,8 @@ class Serving(Generic[C]):
     logits          the output of both graphs with logits f32[tokens of a call, vocabulary]
     batch, seq      requests of a decode call, and tokens of each
     prefill_tokens  tokens of a prompt that a prefill call takes
+    drafting        how tokens are drafted, None where they are not
+    undrafted       why they are not, where a decode call has room for drafts
     """
 
     config: C
@@ -112,6 +134,8 @@ class Serving(Generic[C]):
     batch: int
     seq: int
     prefill_tokens: int
+    drafting: Drafting | None = None
+    undrafted: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +168,26 @@ class RequestState(Protocol):
 
     def batch_inputs(self, rows: Sequence[Row], inputs: Mapping[str, TensorSpec]) -> dict[str, torch.Tensor]:
         """Those of a graph's `inputs` that a call on `rows` needs and this state knows; the rows count as seen from here on."""
+        ...
+
+
+class Undo(Protocol):
+    """What a call is about to write over."""
+
+    def take_back(self, kept: Sequence[int]) -> None:
+        """Of row i only the first `kept[i]` tokens count; all others leave no trace."""
+        ...
+
+
+class DraftState(RequestState, Protocol):
+    """State of requests that can take tokens back."""
+
+    def before(self, rows: Sequence[Row], inputs: Mapping[str, TensorSpec]) -> Undo:
+        """Asked before `batch_inputs` of the same call: what is needed to take back tokens behind the first of each row."""
+        ...
+
+    def further_inputs(self, rows: Sequence[Row], inputs: Mapping[str, TensorSpec]) -> dict[str, torch.Tensor]:
+        """The inputs of another graph's call on positions that count as seen already."""
         ...
 
 
@@ -254,7 +298,7 @@ class TensorNames(Protocol):
         return stored_name
 
     def is_unused(self, name: str) -> bool:
-        """Whether a tensor is part of the checkpoint, but of nothing that runs."""
+        """Whether a tensor is of a part that a checkpoint may be without, and that nothing needs which runs without it."""
         return False
 
     def encoding(self, name: str, flavour: str) -> str:
@@ -305,6 +349,10 @@ class CheckpointLayout(TensorNames, Protocol):
     def tied(self, values: Values) -> Mapping[str, str]:
         """Tensors that a configuration has no values of its own for, each with the tensor that it is."""
         return {}
+
+    def of_graph(self, name: str, values: Values) -> str:
+        """What a tensor is called in the checkpoint that graphs call `name`: that, or another of the family's own names."""
+        return name
 
     def without_unused(self, values: Values) -> Values:
         """The values of the same model where its `is_unused` tensors are left out."""

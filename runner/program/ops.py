@@ -140,6 +140,28 @@ class OpDef:
         return f"{', '.join(map(str, self.inputs))} -> {', '.join(map(str, self.outputs))}"
 
 
+@dataclass(frozen=True, slots=True)
+class Fusion:
+    """Tasks that follow each other and may run as one call, of one unit or of many that follow each other.
+
+    parts    the ops of a unit in order, each with names for its operands and attributes; what is not renamed keeps its own.
+             What has one name is one region, or one value
+    inner    names of tensors that nobody outside of the unit touches: the call need not make them
+    kernel   takes a list of units, each with what its names stand for, of an inner one its spec. It leaves everything else as if
+             all tasks had run one by one, to the bit
+
+    No unit reads what another one writes, and none has operands that are read and written.
+    """
+
+    parts: tuple[tuple[str, Mapping[str, str]], ...]
+    inner: frozenset[str]
+    kernel: Kernel
+
+    @property
+    def run(self) -> Callable[..., None]:
+        return _load(self.kernel.name, self.kernel, ("units",))
+
+
 @cache
 def _load(op: str, kernel: Kernel, arguments: tuple[str, ...]) -> Callable[..., None]:
     """The kernel of an op, which takes `arguments` by name."""
@@ -229,6 +251,7 @@ class OpRegistry(Mapping[str, OpDef]):
     def __init__(self, kernels: str | None = None) -> None:
         self._ops: dict[str, OpDef] = {}
         self._kernels = kernels
+        self.fusions: list[Fusion] = []
 
     def add(self, definition: OpDef) -> None:
         if definition.core not in CORES:
@@ -251,6 +274,11 @@ class OpRegistry(Mapping[str, OpDef]):
         place = f"{caller.f_code.co_filename}:{caller.f_lineno}"
         operands = _operands(name, signature, f"{place}: ")
         self.add(OpDef(name, operands, core, inspect.cleandoc(doc), Kernel(self._kernels, name), place=place, **fields))
+
+    def fuse(self, name: str, *parts: tuple[str, Mapping[str, str]], inner: Collection[str]) -> None:
+        """Declare that units of these tasks may run as one call of the kernel `name`; see `Fusion`."""
+        assert self._kernels is not None, "a table that names its kernels"
+        self.fusions.append(Fusion(parts, frozenset(inner), Kernel(self._kernels, name)))
 
     def op(self, name: str, signature: str, *, core: str, **fields: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
         """Decorator that adds an op and its kernel; see the module docstring and `OpDef` for the fields.

@@ -84,4 +84,7 @@ def total_figures(comm: Comm, mine: Figures) -> Figures:
         prefill_calls=mine.prefill_calls,
         decode_calls=mine.decode_calls,
         num_tasks=round(total["num_tasks"]),
+        request_steps=round(total["request_steps"]),
+        drafts_fed=round(total["drafts_fed"]),
+        drafts_accepted=round(total["drafts_accepted"]),
     )

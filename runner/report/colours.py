@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from zlib import crc32
 
 from runner.rings.schedule import Schedule
 
@@ -13,7 +14,7 @@ SCOPE_COLOURS = (
     "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf",
     "#aec7e8", "#ffbb78", "#98df8a", "#ff9896", "#c5b0d5", "#c49c94", "#f7b6d2", "#c7c7c7", "#dbdb8d", "#9edae5",
 )  # fmt: skip
-"""Colours of kinds of scopes in the order in which they first open; beyond, they come again."""
+"""Colours of kinds of scopes."""
 
 
 def scope_kind(name: str) -> str:
@@ -22,6 +23,14 @@ def scope_kind(name: str) -> str:
 
 
 def scope_colours(schedule: Schedule) -> dict[str, str]:
-    """The colour of every kind of scope."""
-    kinds = dict.fromkeys(scope_kind(scope.name) for scope in schedule.scopes)
-    return {kind: SCOPE_COLOURS[i % len(SCOPE_COLOURS)] for i, kind in enumerate(kinds)}
+    """The colour of every kind of scope: the one that its name leads to, or where an earlier kind has that, the next free one.
+
+    So a kind has the same colour in pictures of other programs, too, unless names lead to one colour.
+    """
+    found: dict[str, str] = {}
+    num = len(SCOPE_COLOURS)
+    for kind in dict.fromkeys(scope_kind(scope.name) for scope in schedule.scopes):
+        slots = [(crc32(kind.encode()) + step) % num for step in range(num)]
+        taken = {*found.values()} if len(found) < num else set[str]()
+        found[kind] = next(SCOPE_COLOURS[slot] for slot in slots if SCOPE_COLOURS[slot] not in taken)
+    return found

@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from runner.base.units import byte_unit, human_bytes
 from runner.report.plotting import pyplot, save
-
-MIB = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,25 +79,25 @@ def merged(points: Sequence[Point]) -> tuple[Point, ...]:
 
 def draw_frontier(frontier: Frontier, out: Path) -> None:
     """Draw to `out` (.svg, .png or .pdf), the same file for the same data; raises RinggraphError."""
+    every = (*frontier.points, *frontier.others)
+    unit, scale = byte_unit(max(point.total_bytes for point in every))
     figure, axis = pyplot(out).subplots(figsize=(9, 5), layout="constrained")
-    sizes = [point.total_bytes / MIB for point in frontier.points]
+    sizes = [point.total_bytes / scale for point in frontier.points]
     times = [point.makespan_us / 1000 for point in frontier.points]
     axis.plot(sizes, times, "o-", color="tab:blue", drawstyle="steps-post", label="minpeak, by budget")
     markers = "sD^vPX*<>"
     for k, point in enumerate(frontier.others):
-        x, y = point.total_bytes / MIB, point.makespan_us / 1000
+        x, y = point.total_bytes / scale, point.makespan_us / 1000
         axis.plot([x], [y], markers[k % len(markers)], color=f"C{k + 1}", markersize=8, label=point.label)
-    peak, path = frontier.peak_live_bytes / MIB, frontier.critical_path_us
-    axis.axvline(
-        peak, color="0.4", linestyle="--", linewidth=1, label=f"peak live, {peak:,.1f} MiB: no plan in this order takes less"
-    )
+    peak, path = frontier.peak_live_bytes / scale, frontier.critical_path_us
+    label = f"peak live, {human_bytes(frontier.peak_live_bytes)}: no plan in this order takes less"
+    axis.axvline(peak, color="0.4", linestyle="--", linewidth=1, label=label)
     if path is not None:
         label = f"critical path, {path / 1000:,.1f} ms: no run is shorter"
         axis.axhline(path / 1000, color="0.4", linestyle=":", linewidth=1.2, label=label)
-    every = (*frontier.points, *frontier.others)
-    axis.set_xlim(0, 1.05 * max(point.total_bytes for point in every) / MIB)
+    axis.set_xlim(0, 1.05 * max(point.total_bytes for point in every) / scale)
     axis.set_ylim(0, 1.08 * max(point.makespan_us for point in every) / 1000)
-    axis.set_xlabel("safe capacity of all four rings (MiB)")
+    axis.set_xlabel(f"safe capacity of all four rings ({unit})")
     axis.set_ylabel("makespan under timed (ms)")
     axis.set_title(frontier.name, loc="left")
     axis.legend(fontsize="small", frameon=False)

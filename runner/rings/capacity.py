@@ -7,11 +7,13 @@ between, and at its end the ring is empty. So each ring can be studied alone, as
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import accumulate, pairwise
+from weakref import ref
 
 from runner.base.tensor_spec import round_up
 from runner.program.program import Program
@@ -56,9 +58,21 @@ class RingLoad:
         return max((epoch[-1] for epoch in self.epochs), default=0)
 
 
+_known: tuple[ref[Schedule], list[RingLoad]] | None = None
+"""The schedule that was asked for last: one command asks for the same one many times, and large ones take seconds."""
+
+
 def ring_loads(schedule: Schedule) -> list[RingLoad]:
-    """The epochs of each ring when every trip that the schedule holds runs."""
-    collectors = [_Epochs(RingLoad()) for _ in range(NUM_RINGS)]
+    """The epochs of each ring when every trip that the schedule holds runs; nobody changes them."""
+    global _known
+    if _known is None or _known[0]() is not schedule:
+        _known = ref(schedule), _collect(schedule)
+    return _known[1]
+
+
+def _collect(schedule: Schedule) -> list[RingLoad]:
+    ring_of, places = bytearray(len(schedule.submissions)), array("I", bytes(4 * len(schedule.submissions)))
+    collectors = [_Epochs(RingLoad(), ring, ring_of, places) for ring in range(NUM_RINGS)]
     walk = StepWalk(schedule)
     submissions, scopes, rings, loops = schedule.submissions, walk.scopes, walk.rings, walk.loops
     allocs = {number for number, submission in enumerate(submissions) if submission.core is None}
@@ -67,10 +81,11 @@ def ring_loads(schedule: Schedule) -> list[RingLoad]:
     for step in walk:
         if isinstance(step, Submit):
             submission = submissions[step.submission]
-            num_edges = num_taken = len(submission.waits)
+            num_taken = len(submission.waits)
             if not allocs.isdisjoint(submission.waits):
                 num_taken -= len(allocs.intersection(submission.waits))
-            epoch.submit(num_edges, num_taken, submission.core is None, scopes[-1], loops, outer_loops[-1])
+            is_alloc = submission.core is None
+            epoch.submit(step.submission, submission.waits, num_taken, is_alloc, scopes[-1], loops, outer_loops[-1])
             if submission.size_bytes:
                 epoch.blocks.append(submission.size_bytes)
             if loops and (submission.size_bytes or rings[-1] == NUM_RINGS - 1):
@@ -92,46 +107,83 @@ class _Epochs:
     taken there must be room for all.
     """
 
-    def __init__(self, load: RingLoad) -> None:
+    def __init__(self, load: RingLoad, ring: int, ring_of: bytearray, places: array[int]) -> None:
+        """`ring_of` and `places` get the ring of each submission and its number there."""
         self.load = load
+        self.ring, self.ring_of, self.places = ring, ring_of, places
         self.owner: int | None = None
         self.blocks: list[int] = []
+        self.known: dict[tuple[int, ...], tuple[int, ...]] = {}  # layers have equal ones, which are kept once
         self.last = _LastEdges()
-        self.num_taken = 0  # entries taken so far in all
-        self.num_slots = 0  # of the epoch, as all below
+        self.is_varying = False  # whether the ring's submissions depend on trip counts
+        self.taken = array("I", (0,))  # entries taken in all before each submission
+        self.spilled = array("I", (0,))
+        self.allocs = array("I", (0,))
+        self.first = 0  # the epoch's first submission, as all below
+        self.num_slots = 0
         self.num_before = 0  # the most entries from before it that no sweep may have freed
-        self.taken = self.needed = self.spilled = 0
 
     def submit(
-        self, num_edges: int, num_taken: int, is_alloc: bool, scope: int, loops: Sequence[OpenLoop], num_outer: int
+        self,
+        submission: int,
+        waits: tuple[int, ...],
+        num_taken: int,
+        is_alloc: bool,
+        scope: int,
+        loops: Sequence[OpenLoop],
+        num_outer: int,
     ) -> None:
         """Note a submission of `scope`; `loops` are the open dynamic loops, of which `num_outer` lie around the scope."""
         if loops or self.last.loops:
             self.last.follow(loops)
+            self.is_varying = True
+        place = len(self.taken) - 1
+        self.ring_of[submission], self.places[submission] = self.ring, place
         if not self.num_slots:
-            self.owner = scope
+            self.owner, self.first = scope, submission
             most = self.last.most(num_outer)
-            self.num_before = self.num_taken if most is None else most
+            self.num_before = self.taken[-1] if most is None else most
         self.num_slots += 1
-        if num_taken:
-            self.needed = max(self.needed, self.taken + num_edges)
-            self.taken += num_taken
-            self.num_taken += num_taken
-        if num_edges > INLINE_EDGES:
-            self.spilled += num_edges - INLINE_EDGES
+        num_edges = len(waits)
+        num_spilled = max(0, num_edges - INLINE_EDGES)
+        if num_edges and (num_taken or num_spilled):
+            self.need(waits, num_taken, num_spilled)
+        self.taken.append(self.taken[-1] + num_taken)
+        self.spilled.append(self.spilled[-1] + num_spilled)
+        self.allocs.append(self.allocs[-1] + is_alloc)
         self.last.add(num_taken + _ALLOC if is_alloc else num_taken)
+
+    def need(self, waits: tuple[int, ...], num_taken: int, num_spilled: int) -> None:
+        """What must be free for a task with edges.
+
+        The pool is swept only when 64 tasks have retired since the last sweep, so up to 63 tasks from before the epoch may still
+        hold entries. Edges beyond the 64 that a task holds itself spill; those entries are reclaimed with their task. While a
+        task waits for room all its producers are kept, and nothing behind one of them retires, in an earlier epoch either.
+        """
+        begin = place = self.places[self.first]
+        before = self.num_before
+        if self.is_varying and self.ring == NUM_RINGS - 1 and self.allocs[-1] > self.allocs[begin]:
+            before = self.taken[begin]  # with fewer trips a scope inside the owner may have epochs of its own, behind an alloc
+        if waits[0] < self.first:
+            place = next((self.places[w] for w in waits if w < self.first and self.ring_of[w] == self.ring), begin)
+        if place < begin:
+            swept = max(0, place - POOL_SWEEP + 1)
+            is_kept = self.is_varying or self.allocs[place] > self.allocs[max(0, swept - 1)]
+            before = max(before, self.taken[begin] - (0 if is_kept else self.taken[swept]))
+        load = self.load
+        if num_taken:
+            load.pool_bound = max(load.pool_bound, before + self.taken[-1] - self.taken[begin] + len(waits))
+        if num_spilled:
+            load.pool_bound = max(load.pool_bound, self.spilled[-1] - self.spilled[place] + num_spilled)
 
     def end(self, scope: int) -> None:
         if scope != self.owner:
             return
         load = self.load
-        load.epochs.append((0, *accumulate(self.blocks)))
+        epoch = (0, *accumulate(self.blocks))
+        load.epochs.append(self.known.setdefault(epoch, epoch))
         load.num_slots.append(self.num_slots)
-        # The pool is swept only when 64 tasks have retired since the last sweep, so up to 63 tasks from before the epoch may
-        # still hold entries. Edges beyond the 64 that a task holds itself spill; those entries are reclaimed with their task.
-        load.pool_bound = max(load.pool_bound, self.num_before + self.needed if self.needed else 0, self.spilled)
-        self.owner, self.blocks = None, []
-        self.num_slots = self.taken = self.needed = self.spilled = 0
+        self.owner, self.blocks, self.num_slots = None, [], 0
 
 
 @dataclass(slots=True)

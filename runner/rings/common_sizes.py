@@ -78,7 +78,7 @@ def _short_pools(loads: Sequence[RingLoad], sizes: RingSizes) -> list[str]:
 def _deadlock(schedule: Schedule, loads: Sequence[RingLoad], sizes: RingSizes) -> str | None:
     deadlock = eager(schedule, sizes).deadlock
     short_pools = _short_pools(loads, sizes)
-    if deadlock is None and short_pools:
+    if deadlock is None and (short_pools or _map_may_fill(schedule, sizes)):
         deadlock = lagging(schedule, sizes).deadlock
     if deadlock is not None:
         return f"{deadlock.mark}: {deadlock}" if deadlock.mark else str(deadlock)
@@ -90,6 +90,12 @@ def _deadlock(schedule: Schedule, loads: Sequence[RingLoad], sizes: RingSizes) -
                 f"{needed:,} bytes do"
             )
     return short_pools[0] if short_pools else None
+
+
+def _map_may_fill(schedule: Schedule, sizes: RingSizes) -> bool:
+    """Whether a run may have to wait for tensormap entries: what it then keeps may be what eager progress has reclaimed."""
+    total = sum([len(submission.entries) for submission in schedule.submissions])
+    return total > TENSORMAP_ENTRIES and entries_bound(schedule, sizes.window) > TENSORMAP_ENTRIES
 
 
 def _advice(schedules: Sequence[Schedule], sizes: RingSizes) -> str:

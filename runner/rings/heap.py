@@ -16,7 +16,7 @@ Source: the rules of docs/memory-model.md, which restate the public `simpler` ru
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import NamedTuple
@@ -249,6 +249,8 @@ class RingHeap:
         self._open: list[tuple[int, int, list[int]]] = []  # (scope, ring, its own submissions)
         self._unwired: int | None = None  # a submission that has its block and still waits for map or pool entries
         self._unmapped: int | None = None  # ... for map entries
+        self._short = 0  # pool entries that it must find free, whatever completes meanwhile; 0 if it does not wait for them
+        self._kept: list[int] = []  # its producers that only ordering names; they are kept until it has its entries
         self._entries = [s.entries for s in schedule.submissions]
         self._known_alive = [0] * num if any(self._entries) else []  # per task its ring's `alive` when it came
         self._free_entries = TENSORMAP_ENTRIES  # of the tensormap at least, as far as was looked
@@ -323,13 +325,23 @@ class RingHeap:
                     self.map.sync(index, len(ring.tasks) - 1, ring.alive, ring.window)
                 if self._entries[submission] and not self._surely_fits(submission):
                     self._unmapped = self._unwired = submission
-        if self._unmapped is not None and not self._register(submission, index, ring):
-            return None
-        if not self._wire(submission, ring):
+        if (self._unmapped is not None and not self._register(submission, index, ring)) or not self._wire(submission, ring):
+            self._keep_producers(submission)
             self._unwired = submission
             return None
-        self._unwired = None
+        self._unwired, self._short = None, 0
+        if self._kept:
+            self._kept, kept = [], self._kept
+            self._release(kept)
         return self.offsets[submission]
+
+    def _keep_producers(self, submission: int) -> None:
+        """Keep what a submission waits for that has its block and lacks entries: its edges are made, and not linked yet."""
+        if not self._kept:
+            holds = self._holds[submission]
+            self._kept = [wait for wait in self._waits[submission] if not self._consumed[wait] and wait not in holds]
+            for wait in self._kept:
+                self._pins[wait] += 1
 
     def _commit(self, submission: int, offset: int, index: int, ring: Ring, members: list[int]) -> None:
         ring.tasks.append(submission)
@@ -357,10 +369,12 @@ class RingHeap:
         """Take tensormap entries for what a task writes and has not created; False when they do not fit yet."""
         assert self.map is not None
         entries = self._entries[submission]
+        addresses = self._addresses(entries)
+        self.map.cover(entries, addresses)
         is_short = self.map.used + len(entries) > self.map.capacity
         if is_short and not self.map.room(len(entries), [ring.alive for ring in self.rings]):
             return False
-        self.map.register(index, len(ring.tasks) - 1, entries, self._addresses(entries))
+        self.map.register(index, len(ring.tasks) - 1, entries, addresses)
         self._unmapped = None
         return True
 
@@ -403,7 +417,9 @@ class RingHeap:
                 if self._is_task[submission]:
                     table.sync(index, numbers[index], self._known_alive[submission], self.rings[index].window)
                     if entries := self._entries[submission]:
-                        table.register(index, numbers[index], entries, self._addresses(entries))
+                        addresses = self._addresses(entries)
+                        table.cover(entries, addresses)
+                        table.register(index, numbers[index], entries, addresses)
                 numbers[index] += 1
             begin = max(begin, moment)
             if at < len(self._records):
@@ -433,8 +449,11 @@ class RingHeap:
     def _wire(self, submission: int, ring: Ring) -> bool:
         """Take pool entries for the edges to producers that are not consumed; False when they do not fit yet."""
         need = self._pool_need(submission)
-        if need is not NO_POOL_NEED:  # nothing always fits, and sweeps nothing
-            if not ring.spill_fits(need.spilled) or not ring.pool_fits(need.free):
+        if need is not NO_POOL_NEED or self._short:  # nothing always fits, and sweeps nothing
+            if not ring.spill_fits(need.spilled):
+                return False
+            if not ring.pool_fits(need.free or self._short):
+                self._short = need.free or self._short  # once it waits for room, it does not help that its producers complete
                 return False
             ring.spill_head += need.spilled
             ring.pool_head += need.taken
@@ -467,8 +486,12 @@ class RingHeap:
         if self.completed[submission]:
             return
         self.completed[submission] = 1
+        self._release((submission, *self._holds[submission]))
+
+    def _release(self, kept: Iterable[int]) -> None:
+        """Take a reason to keep them from each; those that have no other are consumed."""
         pins = self._pins
-        for pinned in (submission, *self._holds[submission]):
+        for pinned in kept:
             pins[pinned] -= 1
             if not pins[pinned]:
                 self._consumed[pinned] = 1
@@ -503,7 +526,7 @@ class RingHeap:
         if self._unmapped is None:
             return self._head(self._open[-1][1])
         heads = ((index, self._head(index)) for index in range(NUM_RINGS))
-        kept = self._holds[self._unmapped]  # these stay until the submission that waits has completed
+        kept = self._waits[self._unmapped]  # these stay until the submission that waits has its entries
         return next((h for index, h in heads if h is not None and h != self._oldest_open(index) and h not in kept), None)
 
     def _head(self, index: int) -> int | None:
@@ -533,11 +556,11 @@ class RingHeap:
                 return None
             return None if head is not None else self._facts(submission, 11, "no progress", None)
         oldest = self._oldest_open(index)
-        if head is not None and head != oldest and (self._unwired is None or head not in self._holds[submission]):
+        if head is not None and head != oldest and (self._unwired is None or head not in self._waits[submission]):
             return None  # what waits for pool entries has its block already, and keeps those of its producers
         if self._unwired is not None:
             spills = ring.spill_fits(self._pool_need(submission).spilled)
-            return self._facts(submission, 4, "open scope" if spills else "no progress", oldest)
+            return self._facts(submission, 4, "open scope" if spills and head == oldest else "no progress", head)
         if head is None:
             return self._facts(submission, 2, "no progress", None)
         return self._facts(submission, 3 if ring.live >= ring.window - 1 else 2, "open scope", oldest)

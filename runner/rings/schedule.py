@@ -133,7 +133,7 @@ class Repeat:
 Step = Begin | End | Submit | Read | Repeat
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Schedule:
     """A flat, ordered program for the rings. `steps` begins with the root scope's Begin and ends with its End."""
 

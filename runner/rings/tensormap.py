@@ -63,12 +63,19 @@ class TensorMap:
                 self._sweep(ring, alive[ring])
         return self.used + needed <= self.capacity
 
-    def register(self, ring: int, number: int, entries: Sequence[MapEntry], addresses: Sequence[Address]) -> None:
-        """Take out what the INOUT arguments among `entries` cover, then put them all in; their tensors begin at `addresses`."""
-        known, tasks = self._held, self._tasks[ring]
+    def cover(self, entries: Sequence[MapEntry], addresses: Sequence[Address]) -> None:
+        """Take out what the INOUT arguments among the entries of a task cover; their tensors begin at `addresses`.
+
+        The task's own entries may go where these were, so this comes before it looks for room.
+        """
+        known = self._held
         for address, (_, _, begin, end, covers) in zip(addresses, entries, strict=True):
             if covers and address in known:
                 known[address] = self._uncovered(known[address], begin, end)
+
+    def register(self, ring: int, number: int, entries: Sequence[MapEntry], addresses: Sequence[Address]) -> None:
+        """Put in the entries of a task, for which there is room."""
+        known, tasks = self._held, self._tasks[ring]
         for address, (_, _, begin, end, _) in zip(addresses, entries, strict=True):
             held = [ring, number, begin, end]
             tasks.append(held)

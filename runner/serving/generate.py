@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 
 from runner.base.errors import ExecutionError
 from runner.execution.comm import Comm, LocalComm
+from runner.serving.drafts import Drafts
 from runner.serving.prompts import Prompt
 
 _STOP, _DECODE, _PREFILL = 0, 1, 2
@@ -61,6 +62,21 @@ class Session(Protocol):
         ...
 
 
+@runtime_checkable
+class DraftSession(Protocol):
+    """A session that may propose tokens to itself; see `runner.serving.session`."""
+
+    drafts: Drafts | None
+
+    def follow(self, row: Row | None) -> None:
+        """After each prefill call: the tokens behind those that it read."""
+        ...
+
+    def advance(self, rows: Sequence[Row], wanted: Sequence[int]) -> list[torch.Tensor]:
+        """One decode call: f32[n, V] for each row, of its token and of the drafts behind it that count."""
+        ...
+
+
 @dataclass
 class Generation:
     """What became of one prompt. With `keep_logits`, `prefill_logits` is f32[S, V], one row a prompt token, and
@@ -74,7 +90,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """Sums over one `generate`."""
+    """Sums over one `generate`; `request_steps` counts a decode call once for each of its requests."""
 
     prompt_tokens: int
     new_tokens: int
@@ -83,6 +99,19 @@ class Figures:
     prefill_calls: int
     decode_calls: int
     num_tasks: int
+    request_steps: int = 0
+    drafts_fed: int = 0
+    drafts_accepted: int = 0
+
+    @property
+    def acceptance_rate(self) -> float | None:
+        """How many of the drafts that were fed counted; None where none was fed."""
+        return self.drafts_accepted / self.drafts_fed if self.drafts_fed else None
+
+    @property
+    def tokens_per_step(self) -> float | None:
+        """Tokens that a request gets of one decode call, on average."""
+        return 1 + self.drafts_accepted / self.request_steps if self.request_steps else None
 
 
 @dataclass
@@ -113,6 +142,8 @@ class _Generator:
         self.keep_logits = keep_logits
         self.filling: _Request | None = None
         self.active: list[_Request] = []
+        self.drafting = session if isinstance(session, DraftSession) and session.drafts is not None else None
+        self.request_steps = 0
 
     def wanted(self) -> int:
         """The phase that this rank needs next."""
@@ -124,6 +155,7 @@ class _Generator:
         """One chunk of one prompt, or idle."""
         if self.wanted() != _PREFILL:
             self.session.prefill(None)
+            self.follow(None)
             return
         if self.filling is None:
             generation = self.waiting.pop()
@@ -137,22 +169,39 @@ class _Generator:
         request.prefilled += len(chunk)
         if self.keep_logits:
             request.generation.prefill_logits.append(logits)
+        behind = prompt[start + 1 : start + len(chunk) + 1]
         if request.prefilled == len(prompt):
             self.filling = None
             self.active.append(request)
             self.choose(request, logits[-1])
+            behind = (*behind, *request.generation.tokens[-1:])
+        is_over = self.filling is None and request not in self.active
+        self.follow(None if is_over else Row(request.handle, behind, start))
+
+    def follow(self, row: Row | None) -> None:
+        """Where tokens are drafted, what is behind the tokens of the last prefill call."""
+        if self.drafting is not None:
+            self.drafting.follow(row)
 
     def decode(self) -> None:
-        """One token of every active request."""
+        """One token of every active request, or more where drafts count."""
+        active = list(self.active)
         rows = [
-            Row(r.handle, (r.generation.tokens[-1],), len(r.generation.prompt) + len(r.generation.tokens) - 1)
-            for r in self.active
+            Row(r.handle, (r.generation.tokens[-1],), len(r.generation.prompt) + len(r.generation.tokens) - 1) for r in active
         ]
-        for request, row, logits in zip(list(self.active), rows, self.session.step(rows), strict=True):
+        self.request_steps += len(rows)
+        if self.drafting is None:
+            found = self.session.step(rows)
+        else:
+            found = self.drafting.advance(rows, [self.max_new_tokens - len(r.generation.tokens) for r in active])
+        for request, row, logits in zip(active, rows, found, strict=True):
             self.check(request, logits, row.start)
-            if self.keep_logits:
-                request.generation.decode_logits.append(logits[-1])
-            self.choose(request, logits[-1])
+            for scores in logits:
+                if request not in self.active:  # the token before ended it
+                    break
+                if self.keep_logits:
+                    request.generation.decode_logits.append(scores)
+                self.choose(request, scores)
 
     def check(self, request: _Request, logits: torch.Tensor, start: int) -> None:
         """Raises ExecutionError unless all logits, of positions from `start` on, are finite: of others no token can be chosen."""
@@ -192,7 +241,7 @@ def generate(
     comm = comm or LocalComm()
     generator = _Generator(session, prompts, max_new_tokens, eos, keep_logits, comm)
     seconds, calls = [0.0, 0.0, 0.0], [0, 0, 0]
-    tasks_before = session.num_tasks
+    tasks_before, (fed, accepted) = session.num_tasks, _drafts(generator)
     while (phase := _agreed(comm, generator.wanted())) != _STOP:
         start = perf_counter()
         if phase == _PREFILL:
@@ -205,8 +254,15 @@ def generate(
             progress(*_done(generator))
     read, made = _done(generator)
     tasks = session.num_tasks - tasks_before
-    figures = Figures(read, made, seconds[_PREFILL], seconds[_DECODE], calls[_PREFILL], calls[_DECODE], tasks)
-    return generator.generations, figures
+    drafts = (now - before for now, before in zip(_drafts(generator), (fed, accepted), strict=True))
+    times = seconds[_PREFILL], seconds[_DECODE], calls[_PREFILL], calls[_DECODE]
+    return generator.generations, Figures(read, made, *times, tasks, generator.request_steps, *drafts)
+
+
+def _drafts(generator: _Generator) -> tuple[int, int]:
+    """Drafts that the session was fed so far, and those that counted."""
+    drafts = None if generator.drafting is None else generator.drafting.drafts
+    return (0, 0) if drafts is None else (drafts.fed, drafts.counted)
 
 
 def _agreed(comm: Comm, wanted: int) -> int:

@@ -14,69 +14,52 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 
 from runner.base.errors import ConfigError
 from runner.base.tensor_spec import TensorSpec
 from runner.checkpoint.checkpoint import Checkpoint
-from runner.checkpoint.weights import Loaded, load_weights, weights_read
+from runner.checkpoint.weights import load_weights, weights_read
 from runner.config.config import Config
 from runner.execution.comm import Comm, LocalComm
 from runner.execution.executor import CompiledSchedule, RunResult
+from runner.execution.layouts import Layouts
 from runner.execution.run import TaskTime
 from runner.execution.storage import TORCH_DTYPES
 from runner.execution.tracing import Trace
 from runner.expansion.expander import expand
 from runner.language.library import GraphLibrary, find_graph
-from runner.models.protocols import PHASES, Recorder, RequestState, Serving, Vocabulary
+from runner.models.protocols import PHASES, Drafting, DraftState, Recorder, RequestState, Serving, Vocabulary
 from runner.program.ops import OpRegistry
 from runner.program.program import Program
 from runner.rings.heap import ScopeRecord
 from runner.rings.schedule import Schedule
 from runner.rings.sizes import RingSizes
+from runner.serving.drafts import FOLLOWING, Drafts, drafts_of
 from runner.serving.generate import Row
-
-
-class Stage:
-    """The program of a phase on its externals, with buffers of its own for inputs and outputs; `logits` names an output.
-
-    Raises ExecutionError and DeadlockError from `call`.
-    """
-
-    def __init__(self, name: str, compiled: CompiledSchedule, externals: Mapping[int, torch.Tensor], logits: str):
-        assert compiled.schedule.program is not None
-        self.name = name
-        self.program: Program = compiled.schedule.program
-        self.compiled = compiled
-        self.inputs = {name: self.program.tensors[tensor].spec for name, tensor in self.program.inputs.items()}
-        self._buffers = {name: externals[tensor] for name, tensor in self.program.inputs.items()}
-        self._copied: dict[str, torch.Tensor] = {}
-        self.logits = externals[self.program.outputs[logits]]
-
-    def call(self, batch: Mapping[str, torch.Tensor], **options) -> RunResult:
-        """Runs the program on new inputs; the logits of all tokens are then in `logits`, f32[tokens, vocabulary]."""
-        for name, buffer in self._buffers.items():
-            value = batch[name]
-            if self._copied.get(name) is not value:  # tables that never change are the same object in every call
-                buffer.copy_(value)
-                self._copied[name] = value
-        return self.compiled.run(**options)
+from runner.serving.stage import Stage
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """How programs become schedules, and the rings that they run on."""
+    """How programs become schedules, and the rings that they run on.
+
+    Where `is_fast`, products may be rounded once more and need not be the same bits whatever rows there are.
+    """
 
     schedule: Callable[[Program], Schedule]
     rings: Callable[[Sequence[Schedule]], RingSizes | None] = lambda schedules: None
     workers: int = 1
+    is_fast: bool = False
 
 
 @dataclass
 class ModelSession:
     """See the module docstring, and `generate.Session` for the protocol.
 
+    `drafts` are there where a decode call takes tokens that the model proposed.
     `on_call` is told the phase of a call before it, `on_task` the path of a task, `recorder` what became of the call. Of the
     last decode call are `scope_stats` and `trace`.
     """
@@ -88,6 +71,7 @@ class ModelSession:
     state: RequestState
     rings: RingSizes | None
     weight_bytes: int
+    drafts: Drafts | None = None
     num_tasks: int = 0
     peak_bytes: int = 0
     ring_peaks: tuple[int, ...] = ()
@@ -137,31 +121,83 @@ class ModelSession:
     def prefill(self, row: Row | None) -> torch.Tensor:
         """Up to `prefill_tokens` tokens of one request: f32[len(row.tokens), vocabulary]. Without a row the call is idle."""
         rows = [] if row is None else [row]
-        logits = self._call(self.prefill_stage, rows)
+        handed = () if self.drafts is None else self.drafts.sources.values()
+        result = self._call(self.prefill_stage, rows, self.state.batch_inputs(rows, self.prefill_stage.inputs), handed)
+        if self.drafts is not None:
+            self.drafts.keep(result.captured)
+        self._told(self.prefill_stage, rows, result)
+        logits = self._logits(self.prefill_stage)
         return logits[: len(row.tokens)].clone() if row is not None else logits[:0].clone()
+
+    def follow(self, row: Row | None) -> None:
+        """After each prefill call, on every rank: the tokens behind those that it read, at their places; proposes the next one.
+
+        Without a row the call is idle. Does nothing where no tokens are drafted.
+        """
+        if self.drafts is not None:
+            rows = [] if row is None else [row]
+            stage, state = self.drafts.stage, cast(DraftState, self.state)
+            self._call(stage, rows, state.further_inputs(rows, stage.inputs) | self.drafts.handed)
 
     def step(self, rows: Sequence[Row]) -> list[torch.Tensor]:
         """Up to `seq` tokens of each of up to `batch` requests: f32[len(row.tokens), vocabulary] for each row."""
-        logits = self._call(self.decode_stage, rows).clone()
-        return [logits[i * self.seq : i * self.seq + len(row.tokens)] for i, row in enumerate(rows)]
+        stage = self.decode_stage
+        batch = self.state.batch_inputs(rows, stage.inputs)
+        if self.drafts is not None:  # every row counts, and no draft takes the place of one
+            generations = self.drafts.drafting.generations
+            batch[generations] = torch.full_like(batch[generations], -1)
+        self._told(stage, rows, self._call(stage, rows, batch))
+        return self._rows(rows, [len(row.tokens) for row in rows])
 
-    def _call(self, stage: Stage, rows: Sequence[Row]) -> torch.Tensor:
+    def advance(self, rows: Sequence[Row], wanted: Sequence[int]) -> list[torch.Tensor]:
+        """`step` of one token of each request, and of a draft behind it where more than one token is `wanted` of the request.
+
+        f32[n, vocabulary] for each row: of its token, then of the draft if that is the likeliest token behind it, else n is 1.
+        A draft that is not leaves no trace.
+        """
+        if self.drafts is None:
+            return self.step(rows)
+        stage, state = self.decode_stage, cast(DraftState, self.state)
+        fed = self.drafts.with_drafts(rows, wanted)
+        before = state.before(fed, stage.inputs)
+        result = self._call(stage, fed, state.batch_inputs(fed, stage.inputs))
+        kept = stage.outputs[self.drafts.drafting.kept].tolist()[: len(rows)]
+        before.take_back(kept)
+        self.drafts.count(fed, kept)
+        self._told(stage, [(handle, tokens[:n], start) for (handle, tokens, start), n in zip(fed, kept, strict=True)], result)
+        return self._rows(rows, kept)
+
+    def _rows(self, rows: Sequence[Row], counts: Sequence[int]) -> list[torch.Tensor]:
+        """The logits of the first tokens of each row of a decode call."""
+        logits = self._logits(self.decode_stage).clone()
+        return [logits[i * self.seq : i * self.seq + count] for i, count in zip(range(len(rows)), counts, strict=True)]
+
+    def _logits(self, stage: Stage) -> torch.Tensor:
+        assert stage.logits is not None
+        return stage.logits
+
+    def _call(
+        self, stage: Stage, rows: Sequence[tuple], batch: Mapping[str, torch.Tensor], wanted: Iterable[int] = ()
+    ) -> RunResult:
         if self.on_call is not None:
             self.on_call(stage.name)
-        batch = self.state.batch_inputs(rows, stage.inputs)
-        wanted = self.recorder.tensors.get(stage.name, ()) if self.recorder is not None else ()
+        recorded = self.recorder.tensors.get(stage.name, ()) if self.recorder is not None else ()
         stats = self.scope_stats if stage is self.decode_stage else None
         if stats is not None:
             stats.clear()
         trace = self.trace if stage is self.decode_stage else None
         noted = {"scope_stats": stats, "trace": trace, "profile": self.profile, "on_task": self.on_task}
-        result = stage.call(batch, capture=wanted, **noted)
+        result = stage.call(batch, capture={*recorded, *wanted}, **noted)
         self.num_tasks += result.num_tasks
         self.peak_bytes = max(self.peak_bytes, result.peak_bytes)
         self.ring_peaks = tuple(map(max, zip(self.ring_peaks or result.ring_peaks, result.ring_peaks, strict=True)))
+        return result
+
+    def _told(self, stage: Stage, rows: Sequence[tuple], result: RunResult) -> None:
+        """The recorder sees the tokens of a call that count."""
         if self.recorder is not None:
-            self.recorder.called(stage.name, rows, result.captured)
-        return stage.logits
+            wanted = self.recorder.tensors.get(stage.name, ())
+            self.recorder.called(stage.name, rows, {tensor: v for tensor, v in result.captured.items() if tensor in wanted})
 
 
 def program_for(config: Config, registry: OpRegistry, graph: str) -> Program:
@@ -189,27 +225,26 @@ def open_session(
     """
     comm = comm or LocalComm()
     checkpoint = _opened(checkpoint, config)
-    serving = _with_graphs(config.family.serving(config, decode), graphs or {})
+    serving = _drafting(_with_graphs(config.family.serving(config, decode), graphs or {}), checkpoint, bool(graphs))
     config = serving.config
-    programs = {phase: program_for(serving.configs[phase], registry, serving.graphs[phase]) for phase in PHASES}
-    if checkpoint is None:
-        _refuse_weights(programs.values())
+    programs = _programs(serving, registry, has_weights=checkpoint is not None)
     schedules = {phase: placement.schedule(program) for phase, program in programs.items()}
     rings = placement.rings(tuple(schedules.values()))
     state = config.family.request_state(config, _shared_states(config, programs.values()), device)
-    _require_inputs(state, programs.values())
-    loaded: dict[object, Loaded] = {}
+    _require_inputs(state, programs.values(), serving.drafting)
+    keep = Layouts(programs.values(), registry, is_fast=placement.is_fast).keep
+    held = {"rank": comm.rank, "size": comm.size, "progress": progress, "loaded": {}, "keep": keep}
     weight_bytes: dict[int, int] = {}
     stages: dict[str, Stage] = {}
     for phase, program in programs.items():
-        held = {"rank": comm.rank, "size": comm.size, "progress": progress, "loaded": loaded}
         weights = {} if checkpoint is None else load_weights(program, checkpoint, config, device, **held)
-        weight_bytes |= {weight.data_ptr(): weight.nbytes for weight in weights.values()}
-        externals = {**weights, **_buffers(program, state, torch.device(device))}
+        weight_bytes |= {id(weight): weight.nbytes for weight in weights.values()}
+        buffers = _buffers(program, state, torch.device(device))
         placed = {"rings": rings, "workers": placement.workers, "comm": comm, "device": device}
-        compiled = CompiledSchedule(schedules[phase], registry, externals, **placed)
-        stages[phase] = Stage(phase, compiled, externals, serving.logits)
-    return ModelSession(config, serving, stages["prefill"], stages["decode"], state, rings, sum(weight_bytes.values()))
+        compiled = CompiledSchedule(schedules[phase], registry, {**weights, **buffers}, **placed)
+        stages[phase] = Stage(phase, compiled, buffers, serving.logits)
+    drafts, size = drafts_of(serving, stages), sum(weight_bytes.values())
+    return ModelSession(config, serving, stages["prefill"], stages["decode"], state, rings, size, drafts)
 
 
 def _opened(checkpoint: Checkpoint | Path | str | None, config: Config) -> Checkpoint | None:
@@ -219,6 +254,31 @@ def _opened(checkpoint: Checkpoint | Path | str | None, config: Config) -> Check
     found = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint.open(checkpoint)
     found.require(config)
     return found
+
+
+def _drafting(serving: Serving[Config], checkpoint: Checkpoint | None, other_graphs: bool) -> Serving[Config]:
+    """The same without drafts where there cannot be any, and why."""
+    if serving.drafting is None:
+        return serving
+    if other_graphs:
+        return replace(serving, drafting=None, undrafted="other graphs serve than the model's own")
+    if checkpoint is not None and checkpoint.values_of(serving.config) != serving.config.values:
+        part, is_there = checkpoint.names.unused, any(map(checkpoint.names.is_unused, checkpoint.on_disk))
+        why = f"{part} is left out with the layers before it" if is_there else f"the checkpoint is without {part}"
+        return replace(serving, drafting=None, undrafted=why)
+    return serving
+
+
+def _programs(serving: Serving[Config], registry: OpRegistry, *, has_weights: bool) -> dict[str, Program]:
+    """The programs by phase, and the one that follows prefill where tokens are drafted; raises ConfigError without weights."""
+    graphs, configs = dict(serving.graphs), dict(serving.configs)
+    if serving.drafting is not None:
+        graphs |= {"decode": serving.drafting.graphs["decode"], FOLLOWING: serving.drafting.graphs["prefill"]}
+        configs[FOLLOWING] = configs["prefill"]
+    programs = {phase: program_for(configs[phase], registry, graphs[phase]) for phase in configs}
+    if not has_weights:
+        _refuse_weights(programs.values())
+    return programs
 
 
 def _refuse_weights(programs: Iterable[Program]) -> None:
@@ -261,11 +321,12 @@ def _shared_states(config: Config, programs: Iterable[Program]) -> dict[str, Ten
     return {source: next(iter(specs.values())) for source, specs in found.items() if source not in unlike}
 
 
-def _require_inputs(state: RequestState, programs: Iterable[Program]) -> None:
+def _require_inputs(state: RequestState, programs: Iterable[Program], drafting: Drafting | None = None) -> None:
     """Raises ConfigError for an input that no call will be told, before weights are loaded."""
+    handed = {} if drafting is None else drafting.handed
     for program in programs:
         inputs = {name: program.tensors[tensor].spec for name, tensor in program.inputs.items()}
-        for name in inputs.keys() - state.batch_inputs([], inputs).keys():
+        for name in inputs.keys() - state.batch_inputs([], inputs).keys() - handed.keys():
             raise ConfigError(
                 f"nothing tells a call of graph '{program.name}' its input '{name}' ({inputs[name]})",
                 hint="give it a role among 'inputs', or a function among 'constants', of the configuration's 'state:'",

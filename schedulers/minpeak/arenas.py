@@ -32,6 +32,9 @@ MAX_DIRECT = 256
 MAX_OPEN = 4_000
 """Tasks that may run inside one open scope of the last ring, whose slots cannot retire: a quarter of a window of 16,384."""
 
+PARTED_UP_TO = 200
+"""Tasks of programs whose arena lies on several rings where it can: in larger ones the 3 KiB of rings without one are nothing."""
+
 
 @dataclass(frozen=True)
 class Arenas:
@@ -70,6 +73,16 @@ def level_arenas(fold: Fold, lives: Lives, techniques: Techniques = ALL) -> Aren
     packing, height = pack_bins(Problem(one.first, one.end, one.size), num_bins, techniques)
     offsets = unfold_offsets(fold, one.tensors, packing.offsets, len(lives.locals))
     return Arenas(offsets, tuple(height * k for k in range(num_bins + 1)), packing)
+
+
+def parted(arenas: Arenas, size: Ints) -> list[Arenas]:
+    """The same offsets on one ring, and cut where nothing lies across, for more and more rings: those without blocks have a unit
+    each all the same."""
+    inside = np.zeros(arenas.height + 2, np.int64)
+    np.add.at(inside, arenas.offsets + 1, 1)
+    np.add.at(inside, arenas.offsets + size, -1)
+    cuts = (np.flatnonzero(np.cumsum(inside)[1 : arenas.height] == 0) + 1).tolist()[: NUM_RINGS - 1]
+    return [replace(arenas, edges=(0, *cuts[:count], arenas.height)) for count in range(len(cuts) + 1)]
 
 
 def place_arenas(

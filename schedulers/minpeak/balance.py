@@ -22,7 +22,9 @@ import numpy as np
 from runner.program.lifetimes import Ints
 from runner.program.order import predecessors
 from runner.rings.devices.timed_lives import Times, Work, run_free, run_in_budget, run_placed
-from schedulers.minpeak.packing import FirstFit, Problem
+from runner.rings.schedule import NUM_RINGS
+from schedulers.minpeak.arenas import PARTED_UP_TO, Arenas, parted
+from schedulers.minpeak.packing import FirstFit, Packing, Problem
 
 EFFORT = 1_200_000
 """Tasks run in all tries together: about half a minute, as one of 10,000 tasks takes a quarter of a second."""
@@ -40,7 +42,8 @@ NEAREST = 4
 """Ways to place that were nearest to a height, which are tried first for the next."""
 
 CHANCE_UP_TO = 1_000
-"""Tasks of programs whose first-fit orders are changed by chance: in larger ones that hardly ever helps."""
+"""Tasks of programs whose first-fit orders are changed by chance, and in which a tensor may wait until it would make something
+late: in larger ones the first hardly ever helps, and by the second all would wait at once."""
 
 STEPS = (0.08, 0.04, 0.02, 0.01, 0.005, 0.0025)
 """Parts of the height by which it is lowered, each for as long as that succeeds."""
@@ -68,10 +71,10 @@ largest first."""
 
 @dataclass(frozen=True)
 class Placed:
-    """Offsets of all locals in units, the height of the arena, and how long a run with them takes."""
+    """Offsets of all locals in units, their arenas, the units of these and of idle rings if they count, and the run's length."""
 
-    offsets: Ints
-    height: int
+    arenas: Arenas
+    units: int
     makespan_us: float
 
 
@@ -110,14 +113,14 @@ class Search:
         variants = list(self._placing(self.free))
         for variant in variants:
             self._try(variant, 0, limit_us)
-        high = min([p.height for p in self.found if p.makespan_us <= limit_us * NEAR], default=int(self.lives.size.sum()))
+        high = min([p.units for p in self.found if p.makespan_us <= limit_us * NEAR], default=int(self.lives.size.sum()))
         least = self._least_budget(limit_us, high)
         for budget in dict.fromkeys(min(int(least * wider), high) for wider in WIDER):
             for variant in self._under(budget, limit_us):
                 variants.append(variant)
                 self._try(variant, 0, limit_us)
         for step in STEPS:
-            while (best := self._best(limit_us)) and self._lower(variants, int(best.height * (1 - step)), limit_us):
+            while (best := self._best(limit_us)) and self._lower(variants, int(best.units * (1 - step)), limit_us):
                 pass
         if self.lives.num_times <= CHANCE_UP_TO:
             self._by_chance(variants, limit_us)
@@ -131,13 +134,13 @@ class Search:
             if self.peak <= (budget := int((most or 0) * narrower)):
                 for variant in self._under(budget, float("inf")):
                     self._try(variant, most or 0, 0.0)
-        fitting = (placed for placed in self.found if most is None or placed.height <= most)
-        return min(fitting, key=lambda placed: (placed.makespan_us, placed.height), default=None)
+        fitting = (placed for placed in self.found if most is None or placed.units <= most)
+        return min(fitting, key=lambda placed: (placed.makespan_us, placed.units), default=None)
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
     def _best(self, limit_us: float) -> Placed | None:
-        return min((p for p in self.found if p.makespan_us <= limit_us), key=lambda p: (p.height, p.makespan_us), default=None)
+        return min((p for p in self.found if p.makespan_us <= limit_us), key=lambda p: (p.units, p.makespan_us), default=None)
 
     def _run(self, budget: int, in_order: bool, until_us: float) -> Times:
         if (budget, in_order) not in self.known:
@@ -170,9 +173,10 @@ class Search:
 
     def _problem(self, times: Times, most: int) -> Problem:
         lives = self.lives
-        return Problem(lives.first, lives.end, lives.size, times.begin, times.finish, most)
+        late = times.late if lives.num_times <= CHANCE_UP_TO else None
+        return Problem(lives.first, lives.end, lives.size, times.begin, times.finish, late, most)
 
-    def _try(self, variant: _Variant, most: int, limit_us: float) -> bool:
+    def _try(self, variant: _Variant, most: int, limit_us: float, walls: tuple[int, ...] = ()) -> bool:
         """Place and run; whether that is in time and below the height that is wanted, if one is."""
         if self.tries <= 0 or self.stop():
             return False
@@ -181,15 +185,30 @@ class Search:
         if key not in self.fits:
             self.fits = {key: FirstFit(self._problem(variant.times, 0))} if self.lives.num_times > 1000 else self.fits
             self.fits.setdefault(key, FirstFit(self._problem(variant.times, 0)))
-        offsets = self.fits[key].offsets(np.argsort(variant.ranks, kind="stable"), most)
+        offsets = self.fits[key].offsets(np.argsort(variant.ranks, kind="stable"), most, walls)
         height = int((offsets + self.lives.size).max(initial=0))
-        variant.excess = height / most if most and height > most else 0.0
+        arenas = Arenas(offsets, (0, height), Packing(offsets, (height, height, height)))
+        ways = parted(arenas, self.lives.size) if self.lives.num_times <= PARTED_UP_TO else [arenas]
+        units = height + self.num_idle(ways[-1])
+        variant.excess = units / most if most and units > most else 0.0
         if variant.excess:
             return False
-        times = self.run_placed(offsets, limit_us * FAR or float("inf"))
-        variant.excess = times.makespan_us / limit_us if limit_us else 0.0
-        self.found.append(Placed(offsets, height, times.makespan_us))
-        return times.makespan_us <= limit_us
+        run_us = self.run_placed(offsets, limit_us * FAR or float("inf")).makespan_us
+        variant.excess = run_us / limit_us if limit_us else 0.0
+        for way in ways:
+            submitted_us = run_us + self.work.alloc_us * (len(way.edges) - 1)
+            self.found.append(Placed(way, height + self.num_idle(way), submitted_us))
+        return any(placed.makespan_us <= limit_us for placed in self.found[-len(ways) :] if not most or placed.units <= most)
+
+    def _walls(self, rng: np.random.Generator) -> tuple[int, ...]:
+        """Mostly none; of a program whose arena may be parted also heights of a few tensors, one upon the other."""
+        if self.lives.num_times > PARTED_UP_TO or rng.random() < JUMP:
+            return ()
+        return tuple(np.cumsum(rng.choice(self.lives.size, int(rng.integers(1, NUM_RINGS)))).tolist())
+
+    def num_idle(self, arenas: Arenas) -> int:
+        """Units of rings without an arena, if they count."""
+        return NUM_RINGS + 1 - len(arenas.edges) if self.lives.num_times <= PARTED_UP_TO else 0
 
     def run_placed(self, offsets: Ints, until_us: float = float("inf")) -> Times:
         """The run with tensors at these places, endless if it takes longer than that."""
@@ -215,12 +234,12 @@ class Search:
     def _by_chance(self, variants: list[_Variant], limit_us: float) -> None:
         """What is left of the effort goes to orders that are changed by chance, and to the times of the best run."""
         rng = np.random.default_rng(0)
-        while (best := self._best(limit_us)) and best.height > self.peak and self.tries > 0 and not self.stop():
+        while (best := self._best(limit_us)) and best.units > self.peak and self.tries > 0 and not self.stop():
             near = sorted(variants, key=lambda v: v.excess)[: len(ORDERS)]
             one = near[int(rng.integers(len(near)))]
-            times = self.run_placed(best.offsets) if rng.random() < JUMP else one.times
+            times = self.run_placed(best.arenas.offsets) if rng.random() < JUMP else one.times
             moves = rng.random(len(one.ranks)) < JUMP
             moved = one.ranks - moves * rng.random(len(one.ranks)) * len(one.ranks)
             new = _Variant(times, np.argsort(np.argsort(moved, kind="stable")))
-            if self._try(new, best.height - 1, limit_us):
+            if self._try(new, best.units - 1, limit_us, self._walls(rng)):
                 variants.append(new)

@@ -52,8 +52,9 @@ class Problem:
     """Tensors with half-open lives `[first, end)` and sizes, int64[num_tensors] each.
 
     begin, finish  when given, of two tensors that share bytes the one that comes first in order should also finish before the
-                   other begins, as long as that keeps them below `soft_limit`; else the one is to wait for as short as can be
-    wall           when given, no tensor may straddle a multiple of it
+                   other begins, as long as that keeps them below `soft_limit`; else the one is to begin as soon as can be
+    late           by when each must begin, its `begin` if missing: who waits no longer is not late
+    walls          offsets, ascending, that no tensor may straddle
     """
 
     first: Ints
@@ -61,8 +62,9 @@ class Problem:
     size: Ints
     begin: Floats | None = None
     finish: Floats | None = None
+    late: Floats | None = None
     soft_limit: int = 0
-    wall: int = 0
+    walls: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.size)
@@ -136,24 +138,24 @@ class FirstFit:
         if problem.begin is not None and problem.finish is not None:
             self.in_time = _Neighbours((problem.first, problem.end), (problem.begin, problem.finish))
 
-    def offsets(self, order: Ints, soft_limit: int | None = None) -> Ints:
-        """Offsets of all tensors when they come in this order; `soft_limit` if it is not the problem's."""
-        problem, wall = self.problem, self.problem.wall
+    def offsets(self, order: Ints, soft_limit: int | None = None, walls: tuple[int, ...] = ()) -> Ints:
+        """Offsets of all tensors when they come in this order; `soft_limit` and `walls` if they are not the problem's."""
+        problem, walls = self.problem, walls or self.problem.walls
         most = problem.soft_limit if soft_limit is None else soft_limit
         lows = np.full(len(problem), -1, np.int64)
         highs, sizes = lows + problem.size, problem.size.tolist()
         for tensor in order.tolist():
             size, low = sizes[tensor], -1
             if self.in_time is not None:
-                low = _lowest_gap(lows, highs, self.in_time.of(tensor), size, wall)
+                low = _lowest_gap(lows, highs, self.in_time.of(tensor), size, walls)
                 if low + size > most > 0:
-                    low = self._soonest(tensor, lows, highs, most)
+                    low = self._soonest(tensor, lows, highs, most, walls)
             if low < 0:
-                low = _lowest_gap(lows, highs, self.in_order.of(tensor), size, wall)
+                low = _lowest_gap(lows, highs, self.in_order.of(tensor), size, walls)
             lows[tensor], highs[tensor] = low, low + size
         return lows
 
-    def _soonest(self, tensor: int, lows: Ints, highs: Ints, most: int) -> int:
+    def _soonest(self, tensor: int, lows: Ints, highs: Ints, most: int, walls: tuple[int, ...]) -> int:
         """The place below `most` where a tensor waits, and makes others wait, for as short as can be; -1 if there is none."""
         problem, hard = self.problem, self.in_order.of(tensor)
         begin, finish = problem.begin, problem.finish
@@ -161,32 +163,35 @@ class FirstFit:
         met = self.in_time.of(tensor)
         hard, met = hard[lows[hard] >= 0], met[lows[met] >= 0]
         size = int(problem.size[tensor])
-        places = np.unique(np.concatenate([[0], highs[met], lows[met] - size]))
+        places = np.unique(np.concatenate([[0], walls, highs[met], lows[met] - size]).astype(np.int64))
         places = places[(places >= 0) & (places + size <= most)]
+        for wall in walls:
+            places = places[(places >= wall) | (places + size <= wall)]
         is_free = ~((places[:, None] < highs[hard]) & (places[:, None] + size > lows[hard])).any(axis=1)
         places = places[is_free]
         if not len(places):
             return -1
         soft = np.setdiff1d(met, hard, assume_unique=True)
         is_later = problem.first[soft] < problem.first[tensor]
-        delay = np.where(is_later, finish[soft] - begin[tensor], finish[tensor] - begin[soft])
+        late = begin if problem.late is None else problem.late
+        delay = np.where(is_later, finish[soft] - late[tensor], finish[tensor] - late[soft])
         overlaps = (places[:, None] < highs[soft]) & (places[:, None] + size > lows[soft])
         return int(places[np.where(overlaps, delay, 0.0).max(axis=1, initial=0.0).argmin()])
 
 
-def _lowest_gap(all_lows: Ints, all_highs: Ints, others: Ints, size: int, wall: int) -> int:
-    """The lowest offset where `size` fits between the intervals `[low, high)` of `others` without straddling a multiple of
-    `wall`; those with a negative low have no place yet."""
+def _lowest_gap(all_lows: Ints, all_highs: Ints, others: Ints, size: int, walls: tuple[int, ...]) -> int:
+    """The lowest offset where `size` fits between the intervals `[low, high)` of `others` without straddling one of the
+    `walls`; those with a negative low have no place yet."""
     lows, highs = all_lows[others], all_highs[others]
     by_low = lows.argsort()[np.count_nonzero(lows < 0) :]
-    if not len(by_low):
+    if not len(by_low) and not walls:
         return 0
     lows = lows[by_low]
     floors = np.empty(len(lows) + 1, np.int64)
     floors[0] = 0
     np.maximum.accumulate(highs[by_low], out=floors[1:])
-    if wall:
-        floors = np.where(floors % wall + size > wall, -(-floors // wall) * wall, floors)
+    for wall in walls:
+        floors = np.where((floors < wall) & (floors + size > wall), wall, floors)
     gaps = (lows - floors[:-1] >= size).nonzero()[0]
     return int(floors[gaps[0]] if len(gaps) else floors[-1])
 
@@ -221,14 +226,14 @@ def pack(problem: Problem, techniques: Techniques = ALL, *, target: int = 0, rou
 
 
 def pack_bins(problem: Problem, num_bins: int, techniques: Techniques = ALL) -> tuple[Packing, int]:
-    """A packing into `num_bins` arenas of one height: bin k is `[k * height, (k + 1) * height)`; also returns that height.
+    """A packing into `num_bins` arenas of one height, and that height: bin k is `[k * height, (k + 1) * height)`.
 
     Heights are tried from the lower bound up.
     """
     largest = int(problem.size.max(initial=1))
     height = max(1, largest, -(-problem.lower_bound() // num_bins))
     while True:
-        walled = replace(problem, wall=height)
+        walled = replace(problem, walls=tuple(height * k for k in range(1, num_bins)))
         found = pack(walled, techniques, target=num_bins * height, rounds=BIN_ROUNDS)
         if found.height <= num_bins * height:
             return found, height

@@ -43,7 +43,7 @@ from runner.base.tensor_spec import BLOCK_ALIGN
 from runner.program.lifetimes import Rows, lives_of, named_allocs
 from runner.program.program import Program
 from runner.rings.capacity import ring_loads, safe_heap
-from runner.rings.devices.timed_lives import Work
+from runner.rings.devices.timed_lives import Work, run_free
 from runner.rings.placement import PlacedItem, lower
 from runner.rings.schedule import NUM_RINGS, Schedule
 from runner.rings.sizes import MIN_HEAP_BYTES, RingSizes
@@ -51,12 +51,11 @@ from runner.rings.timed import timed
 from runner.rings.unlimited import run_unlimited
 from runner.writeback.annotations import NO_DEMANDS, Demands
 from schedulers import get_scheduler
-from schedulers.minpeak.arenas import Arenas, level_arenas, one_arena, place_arenas
+from schedulers.minpeak.arenas import PARTED_UP_TO, Arenas, level_arenas, one_arena, parted, place_arenas
 from schedulers.minpeak.balance import Placed, Search
 from schedulers.minpeak.folding import Fold, fold, regroup, unfolded
-from schedulers.minpeak.packing import Packing
 from schedulers.minpeak.plan import Certificate, Note, Options, Plan, TimeFacts
-from schedulers.minpeak.use_times import in_task_lengths, replayed
+from schedulers.minpeak.use_times import in_task_lengths
 from schedulers.scopes.bounds import chain_bound
 from schedulers.scopes.scoping import TOTAL, WORST, Goal
 from schedulers.scopes.search import Passes, find_scopes
@@ -213,16 +212,21 @@ class Planner:
         first, started, learned = (height * BLOCK_ALIGN for height in lowest.packing.heights)
         self._note("orders", "height of one arena", "bytes", first, started)
         self._note("learning", "height of one arena", "bytes", started, learned)
-        arenas = lowest
+        arenas = self._parted(lowest)
         for group, wider in self._groups() if "spread" in self.on else ():
             apart = one_arena(wider, self.lives, self.on, in_task_lengths(wider, self.lives, self.waits), lowest.height)
-            fits = apart.height <= lowest.height
+            apart = self._parted(apart)
+            fits = apart.height - len(apart.edges) <= lowest.height - len(arenas.edges)
             what = f"bytes of their own for what is in use at once, {group} trips of a loop" + ("" if fits else ": no room")
             self._note("spread", what, "bytes", lowest.height * BLOCK_ALIGN, apart.height * BLOCK_ALIGN)
             if fits:
                 folded, arenas = wider, apart
                 break
         return self._placed("arena", folded, arenas)
+
+    def _parted(self, arenas: Arenas) -> Arenas:
+        """An arena on as many rings as can be, of a small program."""
+        return parted(arenas, self.lives.size)[-1] if len(self.program.tasks) <= PARTED_UP_TO else arenas
 
     def _groups(self) -> Iterator[tuple[int, Fold]]:
         """The folds with many trips in a group, some, and one; each fold once."""
@@ -285,7 +289,8 @@ class Planner:
         assert unlimited_us is not None, "nothing deadlocks where memory abounds"
         fastest_us = min([unlimited_us, *(makespan_us for makespan_us, _ in known)])
         limit_us = fastest_us * (1 + self.options.slack)
-        if self.options.share and known[0][0] > limit_us:
+        is_small = len(self.program.tasks) <= PARTED_UP_TO and sum(smallest.heap) > self._bound(TOTAL)[0]
+        if self.options.share and (known[0][0] > limit_us or is_small):
             known += self._lowest(work, smallest, limit_us)
         for makespan_us, candidate in known:
             late = "" if makespan_us <= limit_us else f", {makespan_us / fastest_us - 1:.1%} longer than the fastest"
@@ -315,7 +320,7 @@ class Planner:
             return
         search = Search(work, self._over)
         search.lowest(limit_us)
-        lowest = sorted((p for p in search.found if p.makespan_us <= limit_us), key=lambda p: (p.height, p.makespan_us))
+        lowest = sorted((p for p in search.found if p.makespan_us <= limit_us), key=lambda p: (p.units, p.makespan_us))
         for placed in lowest[:FALLBACKS]:
             for candidate in self._placed_by(placed, "arena in time"):
                 makespan_us = self._makespan_us(candidate)
@@ -325,9 +330,7 @@ class Planner:
 
     def _placed_by(self, placed: Placed | None, name: str) -> Iterator[_Candidate]:
         if placed is not None:
-            heights = Packing(placed.offsets, (placed.height, placed.height, placed.height))
-            arenas = Arenas(placed.offsets, (0, placed.height), heights)
-            yield self._placed(name, unfolded(len(self.program.tasks)), arenas)
+            yield self._placed(name, unfolded(len(self.program.tasks)), placed.arenas)
 
     def _work(self, schedule: Schedule) -> Work:
         return Work.of(self.lives, self.waits, schedule, self.options.timing(schedule))
@@ -394,13 +397,13 @@ class Planner:
 
     def _delayed(self, arena: _Candidate, budget: int | None) -> Iterator[_Candidate]:
         """Arenas in which bytes are used again only after some time, with as many trips side by side as fit into the budget."""
-        begin, finish, run_us = replayed(self.lives, arena.schedule, self.options.timing(arena.schedule))
+        free = run_free(self._work(arena.schedule))
         most = 0 if budget is None else budget // BLOCK_ALIGN - (NUM_RINGS - 1)
         for delay in DELAYS:
             for group, folded in self._groups():
                 if self._over():
                     return
-                in_use = (begin, finish + (delay or 0) * run_us)
+                in_use = (free.begin, free.finish + (delay or 0) * free.makespan_us)
                 times = in_use if delay is not None else in_task_lengths(folded, self.lives, self.waits)
                 arenas = one_arena(folded, self.lives, self.on, times, most)
                 if not most or arenas.height <= most:

@@ -5,15 +5,10 @@ These are estimates, by which packings are ranked; nothing that is proved rests 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from runner.program.lifetimes import Floats, Lives, Rows
 from runner.program.spans import host_reads
-from runner.rings.schedule import Schedule
-from runner.rings.timed import Timing
-from runner.rings.unlimited import run_unlimited
 from schedulers.minpeak.folding import Fold
 
 SUBMIT = 0.025
@@ -42,26 +37,6 @@ def _run(fold: Fold, lives: Lives, waits: Rows, lengths: Floats, costs: Floats) 
         start[task] = max(clock, max((finish[w] for w in row), default=0.0))
         finish[task] = start[task] + length_of[task] * (item.op is not None)
     return np.array(start), np.array(finish)
-
-
-def replayed(lives: Lives, shared: Schedule, timing: Timing) -> tuple[Floats, Floats, float]:
-    """Per local the begin and finish of its use in a timed run of `shared` without its sharing edges; and how long that run
-    takes.
-
-    `shared` is the placement of one arena, so that what is left waits for data, workers and the submitting thread alone.
-    """
-    replay = run_unlimited(shared, timing)
-    assert replay.finish_us is not None and replay.makespan_us is not None
-    start, finish = np.zeros(lives.num_times), np.zeros(lives.num_times)
-    for k, task in _runs(shared):
-        finish[task] = replay.finish_us[k]
-        start[task] = finish[task] - timing.block_us(k)
-    return *_spans(lives, start, finish), replay.makespan_us
-
-
-def _runs(schedule: Schedule) -> Iterator[tuple[int, int]]:
-    """Every submission that runs a task, and that task."""
-    return ((k, s.task) for k, s in enumerate(schedule.submissions) if s.task is not None and s.core is not None)
 
 
 def _spans(lives: Lives, start: Floats, finish: Floats) -> tuple[Floats, Floats]:

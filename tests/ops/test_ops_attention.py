@@ -177,10 +177,13 @@ def test_key_indices_of_a_step(window, ring):
         assert made["indices"][token, ring:].tolist() == [6 + ring + 1, -1, -1, -1]
         visible = (at + 1) // 4
         assert overlay[token, ring:].tolist() == [6 + ring + i if i < visible else -1 for i in range(4)]
-        seen = {v for v in bias["indices"][token].tolist() if v >= 0}
-        assert seen == {v for v in expected if v >= 6}
+        keys = bias["indices"][token].tolist()
+        assert {v for v in keys if v >= 0} == expected - {token}
         attended = (bias["bias"][token] == 0).nonzero().flatten().tolist()
-        assert {6 + c if c < ring else c - ring for c in attended} == expected
+        assert [c for c in attended if c < ring] == [c for c, v in enumerate(keys) if v >= 0]
+        assert [c - ring for c in attended if c >= ring] == ([token] if at >= 0 else [])
+        places = {v: (v - 6 if v >= 6 else (first[1] + v - first[0]) % ring) for v in expected - {token}}
+        assert all(keys[place] == v for v, place in places.items())
     tiles = made["indices"].view(6, -1, 4)
     assert torch.equal(made["valid_block_mask"].bool(), (tiles >= 0).any(-1))
 

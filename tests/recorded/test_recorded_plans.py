@@ -92,7 +92,10 @@ def test_minpeak_of_decoder_like_captures(name, most_apart):
     apart = _plan(CAPTURES / name, "minpeak", minpeak=MinpeakOptions("total", no_share=True))
     assert shared.report.safe_total_bytes <= 548 * KIB
     assert apart.report.safe_total_bytes <= most_apart * KIB <= 900 * KIB
-    for found in (shared, apart):
+    balanced = _plan(CAPTURES / name, "minpeak")
+    assert balanced.report.safe_total_bytes <= 548 * KIB
+    assert balanced.report.makespan_us <= 1.05 * balanced.timed_recorded.makespan_us
+    for found in (shared, apart, balanced):
         assert found.deadlock is None and not found.warnings
         assert found.sizes.heap == tuple(ring.safe_bytes for ring in found.report.rings)
         assert lagging(found.schedule, found.sizes).deadlock is None

@@ -91,8 +91,9 @@ ops.declare(
     check=requires(_EVEN, ("{K} columns do not hold a ring of {W} rows and {T} tokens", lambda d: d["K"] >= d["W"] + d["T"])),
     doc="""What a token sees of its request's ring and of this call's rows (decode, window only).
 
-    `indices` [T, W] are the key indices of the ring's rows in ring order; `bias` [T, K] is 0 where a key is attended to, for the
-    ring's W rows and then this call's rows, which may be padded.
+    `indices` [T, W] are the key indices of the W positions before the token in ring order, be they in the ring or in this call:
+    where a key comes from changes no sum's order. `bias` [T, K] is 0 where a key is attended to, for these and then this call's
+    rows, which may be padded, of which a token sees its own.
     """,
 )
 

@@ -117,3 +117,15 @@ ops.declare(
     `recv_y` [G, N, D] is like the receive buffers, or one lane with the rows of the experts from `first` on, packed.
     """,
 )
+
+
+ops.fuse(
+    "expert_tiles",
+    ("exp_gate_mm", {"w": "w1", "acc": "gate"}),
+    ("exp_up_mm", {"w": "w3", "acc": "up"}),
+    ("exp_gate_up_act", {}),
+    ("exp_h_q", {}),
+    ("exp_w2_mm", {"w": "w2", "acc": "y"}),
+    ("exp_w2_act", {"acc": "y"}),
+    inner=("gate", "up", "h", "h_i8", "h_scale", "y"),
+)

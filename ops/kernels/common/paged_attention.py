@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
+
 import torch
 
 from ops.kernels.numerics import quantise_rows
@@ -22,7 +25,7 @@ def online_softmax_init(*, mi, li, oi):
     oi.zero_()
 
 
-def online_attention(q, position_ids, block_table, k_cache, v_cache, *, mi, li, oi, block, window, scale):
+def online_attention(q, position_ids, block_table, k_cache, v_cache, *, mi, li, oi, block, window, scale, heads=None):
     busy = position_ids >= 0
     if not busy.any():
         return
@@ -31,22 +34,24 @@ def online_attention(q, position_ids, block_table, k_cache, v_cache, *, mi, li, 
     first = max(int(position_ids[busy].min()) - window + 1, 0) // page_rows + block
     if first >= block_table.shape[0]:
         return
-    page = int(block_table[first])
+    page, num_tokens = int(block_table[first]), position_ids.shape[0]
     seen = visible(position_ids, first * page_rows, page_rows, window)
-    keys, values = k_cache[page].float().transpose(0, 1), v_cache[page].float().transpose(0, 1)  # [KV, G, C]
-    keys, values = _cleared(keys, seen), _cleared(values, seen)
-    num_tokens = position_ids.shape[0]
-    queries = q.float().view(num_tokens, kv_heads, -1, columns).transpose(0, 1).flatten(1, 2)  # [KV, T * R, C]
-    scores = (queries @ keys.transpose(1, 2) * (scale or columns**-0.5)).unflatten(1, (num_tokens, -1))
-    scores = scores.masked_fill(~seen[:, None, :], float("-inf")).transpose(0, 1).flatten(0, 2)  # [Z, G]
+    keys, values = (_cleared(cache[page].float().transpose(0, 1), seen) for cache in (k_cache, v_cache))  # [KV, G, C]
+
+    def rows(x: torch.Tensor) -> torch.Tensor:
+        """Rows [T * KV * R, ...] as [KV, T, those of the heads, ...]."""
+        grouped = x.view(num_tokens, kv_heads, -1, x.shape[-1])
+        return grouped[:, :, : heads // kv_heads if heads else None].transpose(0, 1)
+
+    queries, mi, li, oi = (rows(x) for x in (q, mi, li, oi))
+    scores = queries.float().flatten(1, 2) @ keys.transpose(1, 2)  # [KV, T * heads, G]
+    scores = scores.mul_(scale or columns**-0.5).unflatten(1, (num_tokens, -1)).masked_fill_(~seen[:, None, :], float("-inf"))
     highest = torch.maximum(mi, scores.amax(-1, keepdim=True))
     base = highest.masked_fill(highest == float("-inf"), 0.0)
-    weights, old = torch.exp(scores - base), torch.exp(mi - base)
-    grouped = weights.view(num_tokens, kv_heads, -1, page_rows).transpose(0, 1).flatten(1, 2)
-    added = (grouped @ values).unflatten(1, (num_tokens, -1)).transpose(0, 1).flatten(0, 2)
+    weights, old = scores.sub_(base).exp_(), torch.exp(mi - base)
     mi.copy_(highest)
-    li.copy_(li * old + weights.sum(-1, keepdim=True))
-    oi.copy_(oi * old + added)
+    li.mul_(old).add_(weights.sum(-1, keepdim=True))
+    oi.mul_(old).add_((weights.flatten(1, 2) @ values).view(oi.shape))
 
 
 def _cleared(rows: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
@@ -61,25 +66,41 @@ def attention_finalize(li, oi, *, attn, attn_scale, kv_heads):
 
 
 def paged_attention(q, position_ids, block_table, k_cache, v_cache, *, attn, attn_scale, window, scale):
-    page_rows, kv_heads, columns = k_cache.shape[1:]
+    kv_heads, columns = k_cache.shape[2:]
     num_rows, num_tokens = attn.shape[0], position_ids.shape[0]
     window, scale = window or _UNLIMITED, scale or columns**-0.5
     heads = attn.shape[1] // (kv_heads * columns)
     queries = q.view(num_rows, kv_heads, -1, columns)[:num_tokens, :, :heads].float()
     result = torch.zeros(num_rows, kv_heads, heads, columns, device=q.device)
     step = num_tokens // block_table.shape[0]
-    for request, table in enumerate(block_table):
-        tokens = slice(request * step, (request + 1) * step)
-        positions = position_ids[tokens]
-        if (last := int(positions.max())) < 0:
+    positions, tables = position_ids.view(-1, step).tolist(), block_table.tolist()
+    for request, (places, table) in enumerate(zip(positions, tables, strict=True)):
+        last = max(places)
+        if last < 0:
             continue
-        first = max(int(positions[positions >= 0].min()) - window + 1, 0) // page_rows
-        pages = table[first : last // page_rows + 1].long()
-        count = last + 1 - first * page_rows
-        keys, values = (cache[pages].flatten(0, 1)[:count].float().transpose(0, 1) for cache in (k_cache, v_cache))
-        seen = visible(positions, first * page_rows, count, window)
-        values = _cleared(values, seen)
-        scores = torch.einsum("skhc,knc->skhn", queries[tokens], _cleared(keys, seen)) * scale
-        weights = scores.masked_fill(~seen[:, None, None], float("-inf")).softmax(-1).nan_to_num(0.0)
-        result[tokens] = torch.einsum("skhn,knc->skhc", weights, values)
+        tokens = slice(request * step, (request + 1) * step)
+        first = max(min(place for place in places if place >= 0) - window + 1, 0)
+        keys, values = (_seen_rows(cache, table, first, last + 1).float().transpose(0, 1) for cache in (k_cache, v_cache))
+        asked = queries[tokens].permute(1, 2, 0, 3).flatten(1, 2)  # [KV, heads * S, C]
+        scores = (asked @ keys.transpose(1, 2)).mul_(scale)  # [KV, heads * S, N]
+        if step > 1:  # else the one token sees them all
+            seen = visible(position_ids[tokens], first, last + 1 - first, window)
+            scores = scores.unflatten(1, (heads, step)).masked_fill_(~seen, float("-inf")).flatten(1, 2)
+        weights = scores.softmax(-1)
+        if step > 1:
+            weights = weights.nan_to_num_(0.0)
+        result[tokens] = (weights @ values).unflatten(1, (heads, step)).permute(2, 0, 1, 3)
     quantise_rows(result.flatten(1), attn, attn_scale)
+
+
+def _seen_rows(cache: torch.Tensor, table: Sequence[int], first: int, end: int) -> torch.Tensor:
+    """Rows `[first, end)` [N, KV, C] of a request whose pages are `table`; a view where they follow each other in the cache.
+
+    Its tokens stand one behind the other, so that each of these rows is seen by one of them: none was left unwritten.
+    """
+    page_rows = cache.shape[1]
+    before, pages = first // page_rows, table[first // page_rows : (end - 1) // page_rows + 1]
+    skipped = before * page_rows
+    if all(b - a == 1 for a, b in pairwise(pages)):
+        return cache.flatten(0, 1)[pages[0] * page_rows + first - skipped : pages[0] * page_rows + end - skipped]
+    return cache[torch.tensor(pages, device=cache.device)].flatten(0, 1)[first - skipped : end - skipped]

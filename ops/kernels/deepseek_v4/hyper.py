@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 
-from ops.kernels.numerics import matmul_nt
+from ops.kernels.numerics import matmul_nt, product
+from ops.kernels.products import part_of, reads_laid_out
 
 
+def _halves(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Sequence[int], Sequence[int]]:
+    """`fn` is summed in two halves."""
+    return (), (shapes["fn"][1] // 2,)
+
+
+@reads_laid_out(fn=_halves)
 def hc_pre(x, fn, scale, base, *, x_mixed, post, comb, mixes, mixes_raw, norm_eps, hc_eps, iterations):
     num_tokens, hc, _ = x.shape
     flat = x.reshape(num_tokens, -1).float()
     num_rows, mix = mixes.shape[0], fn.shape[0]
     half = flat.shape[1] // 2
-    matmul_nt(flat[:, :half], fn[:, :half], mixes_raw[:num_tokens, :mix])
-    matmul_nt(flat[:, half:], fn[:, half:], mixes_raw[num_rows : num_rows + num_tokens, :mix])
+    for part, first in (((0, half), 0), ((half, flat.shape[1]), num_rows)):
+        matmul_nt(flat[:, slice(*part)], part_of(fn, (0, mix), part), mixes_raw[first : first + num_tokens, :mix])
     total = mixes_raw[:num_tokens, :mix] + mixes_raw[num_rows : num_rows + num_tokens, :mix]
     coefficients = mixes[:num_tokens, :mix]
     coefficients.copy_(total * torch.rsqrt(flat.square().mean(-1, keepdim=True) + norm_eps))
@@ -21,24 +30,30 @@ def hc_pre(x, fn, scale, base, *, x_mixed, post, comb, mixes, mixes_raw, norm_ep
     pre = torch.sigmoid(coefficients[:, :hc] * scale[0] + base[:hc]) + hc_eps
     post.copy_(2 * torch.sigmoid(coefficients[:, hc : 2 * hc] * scale[1] + base[hc : 2 * hc]))
     logits = coefficients[:, 2 * hc :] * scale[2] + base[2 * hc :]
-    comb.copy_(_sinkhorn(logits.view(num_tokens, hc, hc), hc_eps, iterations).view(num_tokens, -1))
-    x_mixed.copy_((pre.unsqueeze(-1) * x).sum(dim=1))
+    comb.copy_(_sinkhorn(logits.view(num_tokens, hc, hc), hc_eps, iterations).flatten(1))
+    x_mixed.copy_(torch.bmm(pre.unsqueeze(1), x.float()).squeeze(1))
 
 
 def _sinkhorn(logits: torch.Tensor, eps: float, iterations: int) -> torch.Tensor:
-    """Row softmax of `logits` [T, HC, HC], then columns and rows normalised in turn, ending with columns."""
-    comb = torch.softmax(logits, dim=-1) + eps
-    comb = comb / (comb.sum(dim=-2, keepdim=True) + eps)
+    """Row softmax of `logits` [T, HC, HC], then columns and rows normalised in turn, ending with columns.
+
+    A row and a column of `eps` beside the matrix are in its sums, so that none has to be added to them.
+    """
+    hc = logits.shape[-1]
+    held = logits.new_full((hc + 1, hc + 1, logits.shape[0]), eps)  # tokens side by side
+    comb, rows, columns = held[:hc, :hc], held[:hc], held[:, :hc]
+    comb.copy_(torch.softmax(logits, dim=-1).permute(1, 2, 0)).add_(eps)
+    comb.div_(columns.sum(dim=0))
     for _ in range(iterations - 1):
-        comb = comb / (comb.sum(dim=-1, keepdim=True) + eps)
-        comb = comb / (comb.sum(dim=-2, keepdim=True) + eps)
-    return comb
+        comb.div_(rows.sum(dim=1, keepdim=True))
+        comb.div_(columns.sum(dim=0))
+    return comb.permute(2, 0, 1)
 
 
 def hc_post(y, x, post, comb, *, x_next):
     num_tokens, hc, _ = x.shape
-    mixed = torch.matmul(comb.view(num_tokens, hc, hc).transpose(1, 2), x.float())
-    x_next.copy_(post.unsqueeze(-1) * y.float().unsqueeze(1) + mixed)
+    mixed = torch.bmm(comb.view(num_tokens, hc, hc).transpose(1, 2), x.float())
+    x_next.copy_(mixed.addcmul_(post.unsqueeze(-1), y.float().unsqueeze(1)))
 
 
 def hc_head_cast(x, *, x_fp32):
@@ -55,8 +70,9 @@ def hc_head_seed(*, mixes_raw):
     mixes_raw.zero_()
 
 
+@reads_laid_out(fn=None)
 def hc_head_linear(x_fp32, fn, *, mixes_raw):
-    mixes_raw[:, : fn.shape[0]] += x_fp32 @ fn.t()
+    mixes_raw[:, : fn.shape[0]] += product(x_fp32, fn)
 
 
 def hc_head_pre_fused(scale, base, mixes_raw, inv_rms, *, pre_t, hc_eps):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ops.kernels.numerics import matmul_nt
+from ops.kernels.products import reads_laid_out
 from runner.execution.comm import Comm
 
 
@@ -11,6 +12,7 @@ def lm_head_gather(x, *, hidden_window, comm_window, comm: Comm):
     hidden_window.copy_(comm.all_gather(x))
 
 
+@reads_laid_out(w=None)
 def lm_head_mm(hidden_window, w, *, logits_shard):
     for rows, logits in zip(hidden_window, logits_shard, strict=True):
         matmul_nt(rows, w, logits)

@@ -112,12 +112,13 @@ class DeclaredLayout(CheckpointLayout):
     def encoding(self, name: str, flavour: str) -> str:
         if not self.section.tensors:
             return flavour if flavour not in ("f32", "bf16") and self.naming.is_weight(name) else "plain"
-        for pattern, like in self.section.unused:
+        place = self._place(name)
+        for pattern, like in self.section.unused if place is None else ():
             found = pattern.match(name)
             if found is not None:
                 name = like.fill(found) if like is not None else ""
                 break
-        place = self._place(name) or self._first_part(name)
+        place = place or self._place(name) or self._first_part(name)
         return "plain" if place is None else place.entry.quantised.get(flavour, "plain")
 
     def _first_part(self, name: str) -> Place | None:

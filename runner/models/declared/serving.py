@@ -12,6 +12,14 @@
       longest: positions                                    # positions of a request that the model allows
       room: {longest: "max(longest, positions)", slots: "max(slots, requests)"}
       narrow: width < 1024                                  # ops so short that one thread for each is best
+      drafts:                                               # tokens that the model proposes to itself, with `seq` of 2 or more
+        prefill: my_prefill_drafts                          # follows every prefill call, and proposes
+        decode: my_decode_drafts                            # in place of the usual graph: verifies, and proposes
+        handed: {streams: hidden}                           # inputs of the first that are tensors of prefill's graph
+        kept: kept                                          # output of the second: rows of each request that count
+        generations: taken                                  # its input that tells how often a request's place was taken
+        when: draft_layers == 1                             # without, always
+        because: one draft layer is supported               # told where `when` does not hold
 
 Numbers are expressions over fields and dims: of the decode deployment, `prefill_tokens` of the prefill one. `room` gives values
 to fields and dims that both calls share; it also knows `positions`, the most that a prompt needs with its new tokens, and
@@ -26,11 +34,13 @@ from typing import Any
 from runner.base.errors import ConfigError, Diagnostic, did_you_mean
 from runner.language.given import Given, describe
 from runner.models.declared.expressions import integer_of, syntax_problem, value_of
-from runner.models.protocols import PHASES, C, Configuration, Serving, Vocabulary
+from runner.models.protocols import PHASES, C, Configuration, Drafting, Serving, Vocabulary
 
+_DRAFTS = ("prefill", "decode", "kept", "generations")
+_OF_DRAFTS = (*_DRAFTS, "handed", "when", "because")
 _NUMBERS = ("batch", "seq", "prefill_tokens", "vocabulary", "longest", "narrow")
-_MAPPINGS = ("graphs", "deployments", "room")
-KEYS = ("graphs", "deployments", "logits", "end", "room", *_NUMBERS)
+_MAPPINGS = ("graphs", "deployments", "room", "drafts")
+KEYS = ("graphs", "deployments", "logits", "end", "room", "drafts", *_NUMBERS)
 _REQUIRED = ("batch", "prefill_tokens", "vocabulary")
 NO_POSITIONS = 0
 
@@ -71,9 +81,39 @@ class ServingDeclaration:
         for name, given in self._mapping("room").items():
             if problem := syntax_problem(given, f"'{name}'"):
                 self.problems.append(problem)
+        self.problems += self._wrong_drafts(self._mapping("drafts"))
         missing = [key for key in _REQUIRED if key not in self.entries]
         if missing:
             self.problems.append(section.problem("C105", f"'serving' has no {', '.join(map(repr, missing))}"))
+
+    def _wrong_drafts(self, drafts: Mapping[str, Given]) -> list[Diagnostic]:
+        found: list[Diagnostic] = []
+        for key, given in drafts.items():
+            names = given.value.values() if key == "handed" and isinstance(given.value, dict) else [given]
+            if key not in _OF_DRAFTS:
+                hint = did_you_mean(key, _OF_DRAFTS) or f"it may have {', '.join(_OF_DRAFTS)}"
+                found.append(given.problem("C101", f"'drafts': unknown key '{key}'", hint))
+            elif key == "when":
+                found += [problem] if (problem := syntax_problem(given, "'when' of 'drafts'")) else []
+            elif not all(isinstance(name.value, str) for name in names) or (key == "handed") != isinstance(given.value, dict):
+                wanted = "names of tensors by input" if key == "handed" else "a text" if key == "because" else "a name"
+                found.append(given.problem("C102", f"'{key}' of 'drafts' is {describe(given.plain)}, expected {wanted}"))
+        missing = [key for key in _DRAFTS if drafts and key not in drafts]
+        if missing:
+            found.append(self.entries["drafts"].problem("C105", f"'drafts' has no {', '.join(map(repr, missing))}"))
+        return found
+
+    def _drafting(self, values: Mapping[str, Any], seq: int) -> tuple[Drafting | None, str]:
+        """How tokens are drafted, else None and why not; no reason where a decode call has no room for drafts."""
+        drafts = self._mapping("drafts")
+        if not drafts or seq < 2:
+            return None, ""
+        if "when" in drafts and not value_of(drafts["when"], values, "'when' of 'drafts'"):
+            because = drafts["because"].value if "because" in drafts else f"'{drafts['when'].value}' does not hold"
+            return None, because
+        graphs = {phase: drafts[phase].value for phase in PHASES}
+        handed = drafts["handed"].plain if "handed" in drafts else {}
+        return Drafting(graphs, handed, drafts["kept"].value, drafts["generations"].value), ""
 
     def _mapping(self, key: str) -> Mapping[str, Given]:
         given = self.entries.get(key)
@@ -99,7 +139,8 @@ class ServingDeclaration:
         seq = integer_of(entries["seq"], configs["decode"].values, "'seq'", 1) if "seq" in entries else 1
         tokens = integer_of(entries["prefill_tokens"], configs["prefill"].values, "'prefill_tokens'", 1)
         logits = str(entries["logits"].value) if "logits" in entries else "logits"
-        return Serving(config, graphs, configs, logits, batch, seq, tokens)
+        drafting, undrafted = self._drafting(configs["decode"].values, seq)
+        return Serving(config, graphs, configs, logits, batch, seq, tokens, drafting, undrafted)
 
     def fitting(self, config: C, lengths: Sequence[int], max_new_tokens: int, decode: str | None) -> C:
         """See `ModelFamily.fitting`."""

@@ -18,7 +18,7 @@ anything runs. Torch is imported by `store` and `first_call` alone.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from importlib import import_module
@@ -29,6 +29,7 @@ from runner.base.tensor_spec import TensorSpec
 from runner.language.expressions import ExprError, parse
 from runner.language.given import Given
 from runner.models.declared.pools import Kind
+from runner.models.names import NUMBER, PLACEHOLDER, Pattern
 
 if TYPE_CHECKING:
     import torch
@@ -71,6 +72,13 @@ COLUMNS = ("twice", "once", "pairs")
 SECTIONS = ("longest", "requests", "kinds", "inputs", "constants", "gathers", "scratch")
 
 
+class HeldName(Pattern):
+    """The name of a state whose placeholders are numbers; raises ValueError with what is wrong with it."""
+
+    def __init__(self, text: str):
+        super().__init__(text, dict.fromkeys(PLACEHOLDER.findall(text), NUMBER))
+
+
 @dataclass(frozen=True, slots=True)
 class Role:
     """What an input tells: a role, of the kinds `of`; `given` is where that is written. `vocabulary` bounds random tokens."""
@@ -83,12 +91,12 @@ class Role:
 
 @dataclass(frozen=True, slots=True)
 class KindDeclaration:
-    """A kind as it is written: its numbers by name, not evaluated."""
+    """A kind as it is written: its numbers by name, not evaluated; what it holds, each with the condition that it does."""
 
     kind: str
     given: Given
     numbers: Mapping[str, Given]
-    holds: tuple[str, ...] = ()
+    holds: Mapping[str, Given | None] = field(default_factory=dict)
     axis: int = 0
     clear: bool = False
 
@@ -172,6 +180,10 @@ class StateDeclaration:
         found = tuple(kind for kind in kinds if kind is not None)
         return Sizes(found, longest, _text(self.longest), requests), evaluator.problems
 
+    def held(self, kind: str, states: Iterable[str], evaluator: Evaluator) -> list[str]:
+        """Those of `states`, by source name, that are of a kind. What cannot be evaluated is told by `evaluator`."""
+        return [name for name in states if any(_holds(name, *held, evaluator) for held in self.kinds[kind].holds.items())]
+
     def constant(self, name: str, constant: Mapping[str, Given], evaluator: Evaluator) -> tuple[str, dict[str, Any]] | None:
         """The function of a constant input and its arguments under a configuration; None where a problem was told."""
         before = len(evaluator.problems)
@@ -204,6 +216,15 @@ class StateDeclaration:
         return import_module("runner.serving.state.turns").first_call(self, inputs, settings, seed)
 
 
+def _holds(name: str, pattern: str, when: Given | None, evaluator: Evaluator) -> bool:
+    """Whether a pattern means a state: a glob, or a name with numbers in braces and the condition on them."""
+    if when is None:
+        return fnmatchcase(name, pattern)
+    found = HeldName(pattern).match(name)
+    numbers = {key: int(text) for key, text in (found or {}).items()}
+    return found is not None and bool(evaluator.value(f"'{pattern}'", when, (), **numbers))
+
+
 def _wrong_rope(name: str, constant: Mapping[str, Given], arguments: Mapping[str, Any]) -> list[Diagnostic]:
     """What is wrong with the arguments of a rotary table."""
     for key, default, known in (("scaling", "default", tuple(SCALINGS)), ("columns", "twice", COLUMNS)):
@@ -231,7 +252,9 @@ def _sized(
     pages, unit = (numbers["pages"], "pages") if "pages" in numbers else (numbers["requests"], "requests")
     page, table = numbers.get("page") or numbers.get("rows") or 1, numbers.get("table", 1)
     every, keeps = numbers.get("every", 1), numbers.get("keeps", 0)
-    made = Kind(name, kind.kind, pages, page, table, _text(kind.numbers[unit]), every, keeps, kind.holds, kind.axis, kind.clear)
+    made = Kind(
+        name, kind.kind, pages, page, table, _text(kind.numbers[unit]), every, keeps, tuple(kind.holds), kind.axis, kind.clear
+    )
     key = "table" if "table" in kind.numbers else "rows"
     width = kind.numbers.get(key) or kind.given
     if made.grows and longest is not None and longest // every > made.rows:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from runner.base.errors import Diagnostic, did_you_mean
 from runner.language.given import Given, describe
+from runner.models.declared.expressions import syntax_problem
 from runner.models.declared.state import (
     CONSTANTS,
     NUMBERS,
@@ -16,6 +17,7 @@ from runner.models.declared.state import (
     ROLES,
     ROLES_OF_KIND,
     SECTIONS,
+    HeldName,
     KindDeclaration,
     Role,
     StateDeclaration,
@@ -94,6 +96,21 @@ def _names(what: str, item: Given, problems: list[Diagnostic]) -> tuple[str, ...
     return ()
 
 
+def _holds(what: str, item: Given, problems: list[Diagnostic]) -> dict[str, Given | None]:
+    """Names or globs, or names with numbers in braces and the condition for each."""
+    if not isinstance(item.value, Mapping):
+        return dict.fromkeys(_names(what, item, problems))
+    found = _entries(what, item, problems)
+    for text, when in found.items():
+        try:
+            HeldName(text)
+        except ValueError as error:
+            problems.append(when.problem("C103", f"{what}: '{text}' {error}"))
+        if problem := syntax_problem(when, f"{what} '{text}'"):
+            problems.append(problem)
+    return dict(found)
+
+
 def _each(
     section: str, parts: Mapping[str, Given], read: Callable[[str, Given, list[Diagnostic]], T | None], problems: list[Diagnostic]
 ) -> dict[str, T]:
@@ -124,7 +141,7 @@ def _kind(name: str, item: Given, problems: list[Diagnostic]) -> KindDeclaration
         hint = f"{kind}: {' or '.join(', '.join(size) for size in sizes)}" + (f"; and {', '.join(further)}" if further else "")
         problems.append(item.problem("C105", f"state '{name}' of kind {kind} {what}", hint))
         return None
-    holds = _names(f"state '{name}': 'holds'", written["holds"], problems) if "holds" in written else ()
+    holds = _holds(f"state '{name}': 'holds'", written["holds"], problems) if "holds" in written else {}
     axis, clear = (written[key].value if key in written else default for key, default in (("axis", 0), ("clear", False)))
     if not isinstance(axis, int) or isinstance(axis, bool) or axis < 0 or not isinstance(clear, bool):
         key, wanted = ("clear", "true or false") if not isinstance(clear, bool) else ("axis", "an axis from 0")

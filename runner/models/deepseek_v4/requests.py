@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from runner.base.errors import ConfigError
-from runner.models.protocols import C, Configuration, Serving, Settings, Values, Vocabulary
+from runner.models.protocols import C, Configuration, Drafting, Serving, Settings, Values, Vocabulary
 
 GRAPHS = {"prefill": "prefill_fwd", "decode": "decode_fwd"}
 LOGITS = "logits"
@@ -14,6 +14,14 @@ DEPLOYMENTS = {"prefill": "prefill", "decode": "decode"}
 
 STEP_TOKENS = 2
 """Tokens of a request that a decode call takes at most: the newest, and one that was drafted."""
+
+DRAFTING = Drafting(
+    graphs={"prefill": "prefill_mtp", "decode": "decode_fwd_mtp"},
+    handed={"previous": "hidden_next"},
+    kept="kept",
+    generations="draft_generations",
+)
+"""The draft layer reads the streams that the last layer leaves."""
 
 NARROW_MODEL = 1024
 """Hidden sizes below this are narrow."""
@@ -35,7 +43,20 @@ def serving(config: C, decode: str | None = None) -> Serving[C]:
             f"prefill takes one request at a time, got batch {configs['prefill']['B']}", hint="leave prefill.batch at 1"
         )
     batch, seq = configs["decode"]["B"], configs["decode"]["S"]
-    return Serving(config.with_(sets=room), GRAPHS, configs, LOGITS, batch, seq, configs["prefill"]["S"])
+    undrafted = "" if seq < STEP_TOKENS else _undrafted(config.values)
+    drafting = DRAFTING if seq >= STEP_TOKENS and not undrafted else None
+    return Serving(config.with_(sets=room), GRAPHS, configs, LOGITS, batch, seq, configs["prefill"]["S"], drafting, undrafted)
+
+
+def _undrafted(values: Values) -> str:
+    """Why a model drafts no tokens; empty if it does."""
+    layers, ratios = values["num_nextn_predict_layers"], values["compress_ratios"][values["num_hidden_layers"] :]
+    if layers != 1:
+        having = "no draft layer" if not layers else f"{layers} draft layers, of which drafting in a chain is not supported"
+        return f"the model has {having} ('num_nextn_predict_layers' is {layers})"
+    if any(ratios[:1]):
+        return f"the draft layer's attention is compressed ('compress_ratios[{values['num_hidden_layers']}]' is {ratios[0]})"
+    return ""
 
 
 def fitting(config: C, lengths: Sequence[int], max_new_tokens: int, decode: str | None = None) -> C:

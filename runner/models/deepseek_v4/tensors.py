@@ -5,6 +5,7 @@ Source: design page of the model ("Checkpoints as they lie on disk"); transforme
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import Any
@@ -15,10 +16,19 @@ from runner.models.declared.checkpoint_section import CheckpointSection, read_ch
 from runner.models.declared.layout import DeclaredLayout
 
 BASE = "deepseek_v4.yaml"
+_LAYER = re.compile(r"layers\.([0-9]{1,9})\.(.*)")
 
 
 class Layout(DeclaredLayout):
     """See `CheckpointLayout`."""
+
+    def of_graph(self, name: str, values: Mapping[str, Any]) -> str:
+        """Graphs give the draft layer the number behind all layers, as the model's makers do; on disk it is `mtp.0`."""
+        first = values.get("DRAFT_LAYER")
+        found = _LAYER.match(name)
+        if first is None or found is None or int(found[1]) < first:
+            return name
+        return f"mtp.{int(found[1]) - first}.{found[2]}"
 
     def without_unused(self, values: Mapping[str, Any]) -> Mapping[str, Any]:
         ratios = values["compress_ratios"][: values["num_hidden_layers"]]

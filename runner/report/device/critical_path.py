@@ -123,6 +123,16 @@ def critical_path(run: Observed) -> CriticalPath:
     return CriticalPath(run, static, max(finish.values(), default=0.0), finish, observed, makespan, gates, waited)
 
 
+def observed_chain(run: Observed) -> list[tuple[int, Gate]]:
+    """The observed chain alone, first to last, each task with what it waited for last: for runs too large for all gates."""
+    gates, found = _Gates(run), []
+    task = max(run.end_us, key=lambda task: (run.end_us[task], task), default=None)
+    while task is not None:
+        found.append((task, gates.gate(task)))
+        task = found[-1][1].behind
+    return found[::-1]
+
+
 def _static(run: Observed) -> tuple[dict[int, float], dict[int, int | None]]:
     """Per task the length of the longest chain that ends with it, and the task before it there."""
     finish: dict[int, float] = {}

@@ -42,7 +42,7 @@ _LAST = float("inf")
 class Work:
     """What a timed run of a program needs to know, per task: `waits`, `users` (who waits for it), `touches` as indices of locals,
     `costs_us` of its submission, `task_us` of one of its `blocks`, its `core`; `reads` are tasks that the submitting thread waits
-    for before it submits one. `aic` and `aiv` are numbers of workers."""
+    for before it submits one, `alloc_us` what it costs to submit an arena. `aic` and `aiv` are numbers of workers."""
 
     lives: Lives
     waits: Sequence[Sequence[int]]
@@ -53,6 +53,7 @@ class Work:
     blocks: Sequence[int]
     core: Sequence[str | None]
     reads: dict[int, list[int]]
+    alloc_us: float
     aic: float
     aiv: float
 
@@ -61,6 +62,7 @@ class Work:
         """The work of a program under a timing, which `schedule`, any placement of the program, translates to tasks."""
         tasks = lives.program.tasks
         costs, lengths = [0.0] * len(tasks), [0.0] * len(tasks)
+        allocs_us = [timing.cost_us(k) for k, submission in enumerate(schedule.submissions) if submission.task is None]
         for k, submission in enumerate(schedule.submissions):
             if submission.task is not None and submission.core is not None:
                 costs[submission.task], lengths[submission.task] = timing.cost_us(k), timing.block_us(k)
@@ -76,7 +78,8 @@ class Work:
         kinds = [task.core if task.op is not None else None for task in tasks]
         blocks = [task.num_blocks for task in tasks]
         aic, aiv = timing.aic or _LAST, timing.aiv or _LAST
-        return cls(lives, lists, users, touches, costs, lengths, blocks, kinds, reads, aic, aiv)
+        alloc_us = max(allocs_us, default=0.0)
+        return cls(lives, lists, users, touches, costs, lengths, blocks, kinds, reads, alloc_us, aic, aiv)
 
     def bound_us(self) -> tuple[float, float]:
         """No run is shorter than the critical path, submissions and host reads included, nor than the work over the workers."""
@@ -94,10 +97,12 @@ class Work:
 
 @dataclass(frozen=True)
 class Times:
-    """Per local the begin of its first and the finish of its last use, float64[num_locals], and how long the run takes."""
+    """Per local the begin of its first and the finish of its last use, by when its first use must begin to make nothing late,
+    float64[num_locals], and how long the run takes."""
 
     begin: Floats
     finish: Floats
+    late: Floats
     makespan_us: float
 
 
@@ -231,7 +236,17 @@ class _Run:
         owners = lives.touches.owners()
         np.minimum.at(begin, lives.touches.values, starts[owners])
         np.maximum.at(finish, lives.touches.values, ends[owners])
-        return Times(begin, finish, self.now)
+        late = np.full(len(lives.size), np.inf)
+        np.minimum.at(late, lives.touches.values, np.array(self._latest_starts())[owners])
+        return Times(begin, finish, late, self.now)
+
+    def _latest_starts(self) -> list[float]:
+        """Per task when it may start at the latest, that those who wait for it are not late for the end of the run."""
+        users, lengths = self.work.users, self.work.task_us
+        latest = [0.0] * len(users)
+        for task in range(len(users) - 1, -1, -1):
+            latest[task] = min([latest[user] for user in users[task]], default=self.now) - lengths[task]
+        return latest
 
     def _submit(self) -> bool:
         """Begin the next submission; whether a host read blocks it."""

@@ -148,7 +148,7 @@ class Call:
             case "table":
                 return self._table(kinds[0], spec.shape[-1])
             case "slots":
-                return self._slots(kinds[0], spec.shape[0])
+                return self.slots(kinds[0], spec.shape[0])
             case "keys":
                 return self._keys(spec.shape[1], *kinds)
             case "key_counts":
@@ -180,13 +180,13 @@ class Call:
             table[index, : len(pages)] = torch.tensor(pages, dtype=torch.int64)
         return table
 
-    def _slots(self, kind: Kind, length: int) -> torch.Tensor:
+    def slots(self, kind: Kind, length: int | None = None) -> torch.Tensor:
         """Where each token's row lies among all rows of the kind, -1 where it leaves none; of a running state, of B requests too.
 
         In a ring the newest tokens of each request leave rows that it can hold, else a token that closes a row of its own.
         """
         if kind.kind == "running":
-            return self._running(kind, length)
+            return self._running(kind, self.num_tokens if length is None else length)
         if kind.kind == "ring":
             row, keep = self.positions % kind.rows, (self.positions >= 0) & (self.positions > self.last - kind.rows)
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
 
 import torch
 
@@ -15,6 +14,7 @@ from runner.models.declared.state import Evaluator, StateDeclaration
 from runner.models.protocols import Row, Settings
 from runner.serving.state.calls import Call, Geometry, geometry
 from runner.serving.state.constants import constant
+from runner.serving.state.rollback import Before, Place, rows_of
 
 
 class DeclaredState:
@@ -37,7 +37,8 @@ class DeclaredState:
         sizes = declaration.sizes(settings)
         self.requests = Requests(sizes.kinds, sizes.longest, sizes.longest_name)
         self._kinds = {kind.name: kind for kind in sizes.kinds}
-        self._held = {kind.name: _held(kind, declaration, states) for kind in sizes.kinds}
+        evaluator = Evaluator(settings.values, settings.dtypes)
+        self._held = {kind.name: _held(kind, declaration, states, evaluator) for kind in sizes.kinds}
         self.tensors = {
             name: torch.zeros(spec.shape, dtype=TORCH_DTYPES[spec.dtype], device=self.device) for name, spec in states.items()
         }
@@ -110,6 +111,44 @@ class DeclaredState:
         told = {name: call.told(roles[name], spec) for name, spec in inputs.items() if name in roles}
         return made | {name: tensor.to(self.device) for name, tensor in told.items()}
 
+    def further_inputs(self, rows: Sequence[Row], inputs: Mapping[str, TensorSpec]) -> dict[str, torch.Tensor]:
+        """The same for another graph's call on positions that count as seen already; nothing counts as seen by it."""
+        made = {name: self._constant(name, spec) for name, spec in inputs.items() if name in self.declaration.constants}
+        roles, call = self.declaration.inputs, self._call(rows, inputs)
+        if call is None:
+            return made
+        told = {name: call.told(roles[name], spec) for name, spec in inputs.items() if name in roles}
+        return made | {name: tensor.to(self.device) for name, tensor in told.items()}
+
+    def before(self, rows: Sequence[Row], inputs: Mapping[str, TensorSpec]) -> Before:
+        """What a call on `rows` will write over for the tokens behind the first of each row, for `Before.take_back`.
+
+        Asked before `batch_inputs`. It knows the rows of every state that a kind `holds`. Raises StateError where a state is
+        rewritten by every token.
+        """
+        running = next((kind.name for kind in self._kinds.values() if kind.kind == "running"), None)
+        if running is not None:
+            raise StateError(f"tokens cannot be taken back: every token rewrites state '{running}'")
+        call = self._call(rows, inputs)
+        places: list[Place] = []
+        for name, kind in self._kinds.items():
+            if call is not None and self._held[name]:
+                slots = call.slots(kind).to(self.device)
+                places += [Place(rows_of(self.tensors[state], kind), slots) for state in self._held[name]]
+        seq = 1 if call is None else call.seq
+        tokens = [(index, at, index * seq + at) for index, row in enumerate(rows) for at in range(1, len(row[1]))]
+        return Before(tokens, places, [(self.requests[handle], start) for handle, _, start in rows])
+
+    def _call(self, rows: Sequence[Row], inputs: Mapping[str, TensorSpec]) -> Call | None:
+        """The tokens of a call; None for a graph that takes no requests."""
+        shape = self.geometry(inputs)
+        if shape is None:
+            return None
+        call = Call(shape.num_tokens, shape.for_rows(rows), self.requests.pools)
+        for index, (handle, tokens, start) in enumerate(rows):
+            call.add(index, self.requests[handle], tokens, start)
+        return call
+
     def _check(self, rows: Sequence[Row], call: Call) -> None:
         if len(rows) > call.num_requests:
             raise StateError(f"{len(rows)} rows in a call that takes {call.num_requests} requests")
@@ -159,10 +198,10 @@ class DeclaredState:
         return self._constants[name, spec]
 
 
-def _held(kind: Kind, declaration: StateDeclaration, states: Mapping[str, TensorSpec]) -> list[str]:
+def _held(kind: Kind, declaration: StateDeclaration, states: Mapping[str, TensorSpec], evaluator: Evaluator) -> list[str]:
     """The states that are of a kind; raises ConfigError where one has no axis of its pages."""
-    found = [name for name in states if any(fnmatchcase(name, pattern) for pattern in kind.holds)]
-    problems = []
+    found = declaration.held(kind.name, states, evaluator)
+    problems = evaluator.problems
     for name in found:
         shape = states[name].shape
         pages = shape[kind.axis] if kind.axis < len(shape) else None

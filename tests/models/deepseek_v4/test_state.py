@@ -47,9 +47,9 @@ def made(inputs, name):
 
 
 def test_states_are_zeroed_tensors_of_the_given_specs():
-    tensors = store(**{"layers.0.kv_cache": TensorSpec("bf16", (2, 4)), "x": TensorSpec("i8", (3,))}).tensors
+    tensors = store(**{"layers.0.kv_cache": TensorSpec("bf16", (6, 4)), "x": TensorSpec("i8", (3,))}).tensors
     assert {name: (t.dtype, tuple(t.shape)) for name, t in tensors.items()} == {
-        "layers.0.kv_cache": (torch.bfloat16, (2, 4)),
+        "layers.0.kv_cache": (torch.bfloat16, (6, 4)),
         "x": (torch.int8, (3,)),
     }
     assert not any(tensor.any() for tensor in tensors.values())

@@ -102,6 +102,9 @@ def qk_pv_window(indices, block_table, kv_cache, overlay, bias, q, *, mi, li, oi
     rows = (indices - num_tokens).clamp(min=0)
     table = block_table.repeat_interleave(num_tokens // block_table.shape[0], dim=0)
     cached = kv_cache.view(-1, width)[paged_rows(table, rows, kv_cache.shape[1])]
+    if num_tokens > block_table.shape[0]:  # several tokens of a request: those before a token take their places in its ring
+        token, column = ((indices >= 0) & (indices < num_tokens)).nonzero(as_tuple=True)
+        cached[token, column] = overlay[indices[token, column].long()]
     cached.masked_fill_((indices < 0).unsqueeze(-1), 0.0)  # whatever a row nobody wrote holds, NaN included
     keys = torch.cat((cached, overlay.expand(num_tokens, -1, -1)), dim=1)
     keys = torch.nn.functional.pad(keys, (0, 0, 0, bias.shape[1] - keys.shape[1]))

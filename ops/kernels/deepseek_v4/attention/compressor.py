@@ -7,6 +7,7 @@ import torch
 from ops.kernels.deepseek_v4.attention.qkv import rms_scale
 from ops.kernels.deepseek_v4.attention.rope import rotate
 from ops.kernels.numerics import matmul_nt
+from ops.kernels.products import reads_laid_out
 
 
 def paged_rows(table: torch.Tensor, index: torch.Tensor, page_rows: int) -> torch.Tensor:
@@ -16,6 +17,7 @@ def paged_rows(table: torch.Tensor, index: torch.Tensor, page_rows: int) -> torc
     return pages * page_rows + index % page_rows
 
 
+@reads_laid_out(wkv=None, wgate=None)
 def kv_score_proj(x, wkv, wgate, *, kv, score):
     num_tokens = x.shape[0]
     for w, out in ((wkv, kv), (wgate, score)):

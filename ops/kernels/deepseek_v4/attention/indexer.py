@@ -6,19 +6,19 @@ import torch
 
 from ops.kernels.deepseek_v4.attention.compressor import paged_rows, write_rows
 from ops.kernels.deepseek_v4.attention.rope import rotate
-from ops.kernels.numerics import dequantise, matmul_nt, quantise_rows
+from ops.kernels.numerics import dequantise, matmul_nt, product, quantise_rows
+from ops.kernels.products import reads_laid_out
 
 _SCORE_TOKENS = 16
 """Tokens scored at a time: bounds the [tokens, heads, rows] intermediate."""
 
 
+@reads_laid_out(wq_b=None)
 def idx_qr_proj(qr, wq_b, wq_b_scale, qr_scale, *, qr_proj):
-    kind = torch.int32 if qr.dtype == torch.int8 else torch.float32
-    acc = torch.empty(qr_proj.shape, dtype=kind, device=qr.device)
-    matmul_nt(qr, wq_b, acc)
-    qr_proj.copy_(dequantise(acc, qr_scale, wq_b_scale))
+    qr_proj.copy_(dequantise(product(qr, wq_b), qr_scale, wq_b_scale))
 
 
+@reads_laid_out(wq_b=None)
 def idx_qr_proj_step(qr, wq_b, wq_b_scale, qr_scale, *, acc, qr_proj):
     num_tokens = qr.shape[0]
     matmul_nt(qr, wq_b, acc[:num_tokens])
@@ -40,6 +40,7 @@ def idx_qr_hadamard_quant(qr_proj, rope_out, hadamard, *, q, q_scale):
     quantise_rows(rows @ hadamard.float(), q, q_scale)
 
 
+@reads_laid_out(w=None)
 def idx_weights_proj(x, w, *, weights, head_dim):
     num_tokens = x.shape[0]
     matmul_nt(x, w, weights[:num_tokens])

@@ -68,18 +68,18 @@ def overlay_topk(position_ids, *, indices, window, ring, seq, ratio):
 
 def win_bias(position_ids, *, indices, bias, window, seq):
     num_tokens, ring = indices.shape
-    position = position_ids.view(-1, seq)
+    position = position_ids.view(-1, seq, 1)
     row = torch.arange(ring, device=position_ids.device)
-    newest = position[:, :1] - 1
-    held = (newest - (newest - row) % ring).unsqueeze(1)
-    seen = ((held >= 0) & (held > position.unsqueeze(-1) - window) & (position.unsqueeze(-1) >= 0)).view(num_tokens, ring)
-    indices.copy_(torch.where(seen, row + num_tokens, -1))
-    request = torch.arange(num_tokens, device=position_ids.device) // seq
-    own, at = request[:, None] == request, position_ids[:, None]
-    fresh = own & (position_ids <= at) & (position_ids > at - window) & (position_ids >= 0)
+    newest = position - 1
+    key = newest - (newest - row) % ring  # the newest position before the token's own that has its place in this row
+    first, request = position[:, :1], torch.arange(position.shape[0], device=position_ids.device).view(-1, 1, 1)
+    index = torch.where(key >= first, request * seq + key - first, num_tokens + row)
+    seen = (key >= 0) & (key > position - window) & (position >= 0)
+    indices.copy_(torch.where(seen, index, -1).view(num_tokens, ring))
     bias.fill_(MASKED)
-    bias[:, :ring].masked_fill_(seen, 0.0)
-    bias[:, ring : ring + num_tokens].masked_fill_(fresh, 0.0)
+    bias[:, :ring].masked_fill_(seen.view(num_tokens, ring), 0.0)
+    own = torch.arange(num_tokens, device=position_ids.device)
+    bias[own, ring + own] = torch.where(position_ids >= 0, 0.0, MASKED)
 
 
 def build_bias(indices, lens, *, bias):

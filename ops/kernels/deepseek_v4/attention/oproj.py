@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import torch
 
 from ops.deepseek_v4.attention.oproj import PART_COLUMNS
-from ops.kernels.numerics import AMAX_FLOOR, INT8_MAX, dequantise, matmul_nt, quantise_rows
+from ops.kernels.numerics import AMAX_FLOOR, INT8_MAX, dequantise, matmul_nt, product, quantise_rows
+from ops.kernels.products import part_of, reads_laid_out
 
 
-def _store(x: torch.Tensor, w: torch.Tensor, out: torch.Tensor) -> None:
-    """`out = x @ w.T` where operands may be slices of larger matrices."""
-    product = torch.empty(out.shape, dtype=out.dtype, device=out.device)
-    matmul_nt(x.contiguous(), w.contiguous(), product)
-    out.copy_(product)
+def _groups(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Sequence[int], Sequence[int]]:
+    """Where groups of rows of `wo_a` begin."""
+    groups = shapes["o_packed"][0] // shapes["o_r"][0]
+    return range(0, shapes["wo_a"][0], shapes["wo_a"][0] // groups), ()
 
 
+@reads_laid_out(wo_a=_groups)
 def proj_a(o_packed, wo_a, *, o_r, amax_parts):
     num_tokens = o_r.shape[0]
     packed = o_packed.view(num_tokens, -1, o_packed.shape[1])
@@ -23,7 +26,8 @@ def proj_a(o_packed, wo_a, *, o_r, amax_parts):
     parts = amax_parts.view(groups, -1, num_tokens)
     for group in range(groups):
         columns = slice(group * rank, (group + 1) * rank)
-        _store(packed[:, group], wo_a[columns], o_r[:, columns])
+        w = part_of(wo_a, (columns.start, columns.stop), (0, wo_a.shape[1]))
+        matmul_nt(packed[:, group], w, o_r[:, columns])
         for i, part in enumerate(o_r[:, columns].split(PART_COLUMNS, dim=1)):
             torch.amax(part.abs(), dim=1, out=parts[group, i])
 
@@ -38,16 +42,15 @@ def o_quant(amax_parts, o_r, *, o_r_i8, scale):
     scale.copy_(1.0 / factor)
 
 
+@reads_laid_out(wo_b=None)
 def proj_b(o_r_i8, wo_b, wo_b_scale, scale, *, attn_out):
-    kind = torch.int32 if o_r_i8.dtype == torch.int8 else torch.float32
-    acc = torch.empty(attn_out.shape, dtype=kind, device=attn_out.device)
-    matmul_nt(o_r_i8, wo_b, acc)
-    attn_out.copy_(dequantise(acc, scale, wo_b_scale))
+    attn_out.copy_(dequantise(product(o_r_i8, wo_b), scale, wo_b_scale))
 
 
+@reads_laid_out(w=None)
 def proj_a_mm(o_packed, w, *, y, group, groups):
     x = o_packed[group::groups]
-    _store(x, w, y[: x.shape[0]])
+    matmul_nt(x, w, y[: x.shape[0]])
     y[x.shape[0] :] = 0
 
 
@@ -58,8 +61,9 @@ def quant_group(o_r, *, scale, o_r_i8, o_r_i8_pad):
     o_r_i8_pad[num_tokens:] = 0
 
 
+@reads_laid_out(w=None)
 def proj_b_mm(x, w, *, partial):
-    _store(x, w, partial)
+    matmul_nt(x, w, partial)
 
 
 def proj_b_act(wo_b_scale, partials, act_scale, *, attn_out):

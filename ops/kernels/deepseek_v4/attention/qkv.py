@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from ops.kernels.deepseek_v4.attention.rope import rotate
-from ops.kernels.numerics import matmul_nt, quantise_rows
+from ops.kernels.numerics import matmul_nt, product, quantise_rows
+from ops.kernels.products import reads_laid_out
 
 
 def rms_scale(x: torch.Tensor, eps: float) -> torch.Tensor:
@@ -17,11 +18,9 @@ def proj_seed(*, acc):
     acc.zero_()
 
 
+@reads_laid_out(w=None)
 def proj_matmul(x, w, *, acc):
-    num_rows = x.shape[0]
-    product = torch.empty_like(acc[:num_rows])
-    matmul_nt(x, w, product)
-    acc[:num_rows] += product
+    acc[: x.shape[0]] += product(x, w)
 
 
 def qr_rms_norm_quant(qr_fp32, gamma, *, qr, qr_scale, qr_matmul, eps):
@@ -32,6 +31,7 @@ def qr_rms_norm_quant(qr_fp32, gamma, *, qr, qr_scale, qr_matmul, eps):
     qr_matmul[num_tokens:] = 0
 
 
+@reads_laid_out(wq_b=None)
 def qproj_matmul(qr_matmul, wq_b, *, acc):
     matmul_nt(qr_matmul, wq_b, acc)
 

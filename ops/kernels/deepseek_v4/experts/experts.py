@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
 import torch
 
 from ops.kernels.deepseek_v4.experts.shared_expert import swiglu
-from ops.kernels.numerics import dequantise, matmul_nt, quantise_rows
+from ops.kernels.numerics import dequantise, is_ones, matmul_nt, product, quantise_rows
+from ops.kernels.products import reads_laid_out
 
 
 def first_rows(count: torch.Tensor, num_lanes: int, depth: int) -> torch.Tensor:
@@ -35,10 +40,12 @@ def _tile(buffer: torch.Tensor, count: torch.Tensor, expert: int, tile: int, siz
     return padded
 
 
+@reads_laid_out(w=None)
 def exp_gate_mm(x, count, w, *, acc, expert, tile):
     matmul_nt(_tile(x, count, expert, tile, acc.shape[0]), w, acc)
 
 
+@reads_laid_out(w=None)
 def exp_up_mm(x, count, w, *, acc, expert, tile):
     matmul_nt(_tile(x, count, expert, tile, acc.shape[0]), w, acc)
 
@@ -52,6 +59,7 @@ def exp_h_q(h, *, h_i8, h_scale):
     quantise_rows(h, h_i8, h_scale)
 
 
+@reads_laid_out(w=None)
 def exp_w2_mm(h_i8, w, *, acc):
     matmul_nt(h_i8, w, acc)
 
@@ -62,3 +70,86 @@ def exp_w2_act(acc, h_scale, recv_w, count, w2_scale, *, recv_y, expert, tile, f
     y = dequantise(acc[:num_rows], h_scale[:num_rows], w2_scale)
     weights = recv_w.flatten()[tile_rows(count, recv_w, expert, tile, acc.shape[0])]
     recv_y.flatten(0, 1)[place] = (y * weights.unsqueeze(1)).to(recv_y.dtype)
+
+
+# --- all tiles at once ---
+
+_MOST_ROWS = 512
+"""Rows of tiles that are computed at a time: bounds what lies between their products."""
+
+_Unit = Mapping[str, Any]
+
+
+def expert_tiles(units: Sequence[_Unit]) -> None:
+    """The six tasks of many tiles: one product for tiles of one expert that follow each other, of the rows that there are."""
+    counts = units[0]["count"].view(-1).tolist()
+    begins = list(itertools.accumulate(counts, initial=0))
+    spans: list[_Span] = []
+    held = 0
+    for unit in units:
+        span = _span_of(unit, counts, begins)
+        if spans and span.unit["w1"] is spans[-1].unit["w1"] and span.begin == spans[-1].end:
+            spans[-1] = _Span(span.unit, spans[-1].begin, span.end, spans[-1].out)
+        else:
+            if held + span.end - span.begin > _MOST_ROWS and spans:
+                _run_spans(spans)
+                spans, held = [], 0
+            spans.append(span)
+        held += span.end - span.begin
+    _run_spans(spans)
+
+
+class _Span(NamedTuple):
+    """Rows of one expert: `[begin, end)` of the receive buffers, from `out` on in `recv_y`, all lanes seen as one."""
+
+    unit: _Unit
+    begin: int
+    end: int
+    out: int
+
+
+def _span_of(unit: _Unit, counts: Sequence[int], begins: Sequence[int]) -> _Span:
+    expert, size = unit["expert"], unit["gate"].shape[0]
+    start = unit["tile"] * size
+    end = max(min(start + size, counts[expert]), start)
+
+    def first_row(buffer: torch.Tensor, number: int) -> int:
+        return number * buffer.shape[1] if buffer.shape[0] == len(counts) else begins[number]
+
+    begin = first_row(unit["x"], expert) + start
+    out = first_row(unit["recv_y"], expert) - first_row(unit["recv_y"], unit["first"]) + start
+    return _Span(unit, begin, begin + end - start, out)
+
+
+def _run_spans(spans: Sequence[_Span]) -> None:
+    unit = spans[0].unit
+    lengths = [span.end - span.begin for span in spans]
+    rows, out_rows = (_rows([getattr(span, name) for span in spans], lengths) for name in ("begin", "out"))
+
+    def of_all(name: str) -> torch.Tensor:
+        return unit[name].flatten(0, 1)[rows]
+
+    def scaled(x: torch.Tensor, row_scale: torch.Tensor, weight: str) -> torch.Tensor:
+        """`dequantise` of each span's rows times its own weight; column scales of 1, which change nothing, are left out."""
+        parts = [product(part, span.unit[weight]) for part, span in zip(x.split(lengths), spans, strict=True)]
+        acc = (parts[0] if len(parts) == 1 else torch.cat(parts)).float().mul_(row_scale.view(-1, 1))
+        for part, span in zip(acc.split(lengths), spans, strict=True):
+            if not is_ones(span.unit[f"{weight}_scale"]):
+                part.mul_(span.unit[f"{weight}_scale"])
+        return acc
+
+    x, x_scale = of_all("x"), of_all("x_scale")
+    hidden = swiglu(scaled(x, x_scale, "w1"), scaled(x, x_scale, "w3"), unit["limit"])
+    codes = torch.empty(hidden.shape, dtype=x.dtype, device=x.device)
+    scale = torch.empty(hidden.shape[0], 1, device=x.device)
+    quantise_rows(hidden, codes, scale)
+    y = scaled(codes, scale, "w2").mul_(of_all("recv_w").unsqueeze(1))
+    unit["recv_y"].flatten(0, 1)[out_rows] = y.to(unit["recv_y"].dtype)
+
+
+def _rows(begins: Sequence[int], lengths: Sequence[int]) -> slice | torch.Tensor:
+    """Rows `begins[i]` and following, `lengths[i]` of them, one after the other."""
+    places = list(itertools.accumulate(lengths, initial=begins[0]))
+    if places[:-1] == list(begins):
+        return slice(places[0], places[-1])
+    return torch.cat([torch.arange(begin, begin + length) for begin, length in zip(begins, lengths, strict=True)])

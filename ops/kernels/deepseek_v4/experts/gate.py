@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import softplus
 
-from ops.kernels.numerics import matmul_nt, quantise_rows
+from ops.kernels.numerics import product, quantise_rows
+from ops.kernels.products import reads_laid_out
 
 NO_EXPERT = -1
 """Stands in `indices` where a route goes nowhere: an idle token, or an expert that the token already has."""
@@ -15,11 +16,10 @@ def x_norm_quant(x_norm_gate, *, x_norm_i8, x_norm_scale):
     quantise_rows(x_norm_gate, x_norm_i8, x_norm_scale)
 
 
+@reads_laid_out(w=None)
 def gate(x, w, *, scores, biased, bias=None):
     num_experts = w.shape[0]
-    logits = torch.empty_like(scores[:, :num_experts], memory_format=torch.contiguous_format)
-    matmul_nt(x, w, logits)
-    found = softplus(logits).sqrt()
+    found = softplus(product(x, w)).sqrt()
     scores[:, :num_experts].copy_(found)
     scores[:, num_experts:].zero_()
     biased[:, :num_experts].copy_(found if bias is None else found + bias)

@@ -6,6 +6,7 @@ import torch
 from torch.nn.functional import silu
 
 from ops.kernels.numerics import dequantise, product, quantise_rows
+from ops.kernels.products import reads_laid_out
 
 
 def swiglu(gate: torch.Tensor, up: torch.Tensor, limit: float) -> torch.Tensor:
@@ -13,6 +14,7 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor, limit: float) -> torch.Tensor:
     return silu(gate.clamp(max=limit)) * up.clamp(-limit, limit)
 
 
+@reads_laid_out(w1=None, w3=None)
 def sh_gate_up(x, x_scale, w1, w1_scale, w3, w3_scale, *, h, limit):
     num_tokens = x.shape[0]
     gate = dequantise(product(x, w1), x_scale, w1_scale)
@@ -25,6 +27,7 @@ def sh_h_q(h, *, h_i8, h_scale):
     quantise_rows(h, h_i8, h_scale)
 
 
+@reads_laid_out(w2=None)
 def sh_w2(h_i8, h_scale, w2, w2_scale, *, y):
     y.copy_(dequantise(product(h_i8, w2), h_scale, w2_scale))
 

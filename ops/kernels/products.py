@@ -1,0 +1,318 @@
+"""Matrix products `x @ w.T`, and weights laid out for them once, as the libraries of this machine like them best.
+
+A matrix is laid out in cells, cut where some task reads a part of it, so that one layout serves a graph that reads it whole and
+one that reads it in tiles. What multiplies a cell is chosen by dtype and by what the CPU can do, never by a clock: two processes
+on equal machines make the same bits.
+
+| weight | on a CPU with | laid out as | sums |
+|---|---|---|---|
+| f32 | oneDNN | its blocks | f32 |
+| bf16 | FBGEMM | f16 times a power of two, which changes no value | f32 |
+| bf16, fast | oneDNN and BF16 or AMX instructions | its blocks | f32, rounded to bf16 |
+| int8 | oneDNN and VNNI | its blocks | int32 |
+| int8 | FBGEMM | f16, 1,024 columns at a time | int32 |
+
+A row's bits do not depend on what other rows there are, nor on threads: experiments in `tests/ops/test_products.py`. oneDNN alone
+takes another way for one row, which is why it gets two unless `is_fast`.
+
+Shape suffixes of names: M rows, K summed, N columns.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+
+Multiply = Callable[[torch.Tensor], torch.Tensor]
+"""`x` [M, K] to `x @ w.T` [M, N] of one cell: f32, or int32 where both are int8."""
+Cuts = Callable[[Mapping[str, tuple[int, ...]]], tuple[Sequence[int], Sequence[int]]]
+"""Rows and columns at which a kernel cuts an operand itself, by the shapes of the call's operands."""
+
+_EXACT_K = 1024
+"""int8 products summed over this many elements stay within the 24 bits that f32 holds exactly (128 * 128 * 1024 == 2**24)."""
+_EXACT_F32 = 2.0**24
+_HALF_TOP = 2.0**14
+"""Weights are scaled so that the largest magnitude in f16 is at most this."""
+_PANEL_N = 256
+"""Columns whose weights are widened to f32 at a time, few enough to stay in a core's cache."""
+_ROWS = 16
+"""Rows of every product of a library whose bits may depend on how many there are."""
+
+
+# --- laid out weights ---
+
+
+@dataclass(frozen=True, slots=True)
+class Laid:
+    """A matrix [N, K] laid out in cells: `cells[i][j]` has rows `rows[i]` to `rows[i + 1]`, columns alike."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+    cells: tuple[tuple[Multiply, ...], ...]
+    nbytes: int = 0
+
+    def part(self, rows: tuple[int, int], columns: tuple[int, int]) -> Laid:
+        """Rows and columns `[lo, hi)`, which must be cuts."""
+        top, bottom = (self.rows.index(row) for row in rows)
+        left, right = (self.columns.index(column) for column in columns)
+        if (top, left, bottom + 1, right + 1) == (0, 0, len(self.rows), len(self.columns)):
+            return self
+        cut_rows = tuple(row - rows[0] for row in self.rows[top : bottom + 1])
+        cut_columns = tuple(column - columns[0] for column in self.columns[left : right + 1])
+        cells = tuple(line[left:right] for line in self.cells[top:bottom])
+        return Laid((rows[1] - rows[0], columns[1] - columns[0]), self.dtype, cut_rows, cut_columns, cells)
+
+    def product(self, x: torch.Tensor) -> torch.Tensor:
+        """`x @ self.T`."""
+        if len(self.cells) == 1:
+            return self._line(x, self.cells[0])
+        return torch.cat([self._line(x, line) for line in self.cells], dim=1)
+
+    def product_into(self, x: torch.Tensor, out: torch.Tensor) -> None:
+        """The same, rounded to `out` [M, N]."""
+        if len(self.cells) == 1:
+            out.copy_(self._line(x, self.cells[0]))
+            return
+        for line, lo, hi in zip(self.cells, self.rows, self.rows[1:], strict=False):
+            out[:, lo:hi] = self._line(x, line)
+
+    def _line(self, x: torch.Tensor, line: tuple[Multiply, ...]) -> torch.Tensor:
+        if len(line) == 1:
+            return line[0](x)
+        total = line[0](x[:, : self.columns[1]])
+        for multiply, lo, hi in zip(line[1:], self.columns[1:], self.columns[2:], strict=False):
+            total += multiply(x[:, lo:hi])
+        return total
+
+
+def lay_out(w: torch.Tensor, rows: Sequence[int] = (), columns: Sequence[int] = (), *, is_fast: bool = False) -> Laid:
+    """`w` [N, K] in cells cut at `rows` and `columns`."""
+    cut_rows, cut_columns = (tuple(sorted({0, size, *cuts})) for size, cuts in zip(w.shape, (rows, columns), strict=True))
+    make = way_of(w.dtype, w.device.type, is_fast)
+    cells = tuple(
+        tuple(make(w[top:bottom, left:right]) for left, right in pairwise(cut_columns)) for top, bottom in pairwise(cut_rows)
+    )
+    return Laid(tuple(w.shape), w.dtype, cut_rows, cut_columns, cells, w.nbytes)
+
+
+def part_of(w: torch.Tensor | Laid, rows: tuple[int, int], columns: tuple[int, int]) -> torch.Tensor | Laid:
+    """Rows and columns `[lo, hi)` of a matrix; of one that is laid out they must be cuts."""
+    return w.part(rows, columns) if isinstance(w, Laid) else w[slice(*rows), slice(*columns)]
+
+
+def reads_laid_out(**operands: Cuts | None) -> Callable[[Any], Any]:
+    """Decorator of a kernel that takes these matrices [N, K] laid out as well as plain; see `runner.execution.layouts`.
+
+    Each has None, or where the kernel cuts the matrix itself.
+    """
+
+    def mark(kernel: Any) -> Any:
+        kernel.laid_out = operands
+        kernel.lay_out = lay_out
+        return kernel
+
+    return mark
+
+
+# --- what multiplies a cell ---
+
+
+def way_of(dtype: torch.dtype, device: str, is_fast: bool) -> Callable[[torch.Tensor], Multiply]:
+    """How matrices of a dtype are laid out."""
+    if device != "cpu":
+        return _elsewhere_codes if dtype == torch.int8 else _elsewhere
+    if dtype == torch.int8:
+        return _codes_blocked if has_vnni() else _codes_half if has_fbgemm() else _codes_plain
+    if dtype == torch.bfloat16:
+        if is_fast and has_onednn() and has_bf16():
+            return _bf16_blocked
+        return _half if has_fbgemm() else _widened
+    if dtype == torch.float32 and has_onednn():
+        return functools.partial(_blocked, is_fast=is_fast)
+    return _plain if dtype == torch.float32 else _widened
+
+
+@functools.cache
+def has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available()
+
+
+@functools.cache
+def has_vnni() -> bool:
+    """Whether this CPU sums int8 products in 32 bits; without VNNI, pairs of products may saturate at 16."""
+    return has_onednn() and (torch.cpu._is_vnni_supported() or torch.cpu._is_amx_tile_supported())
+
+
+@functools.cache
+def has_bf16() -> bool:
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+@functools.cache
+def has_fbgemm() -> bool:
+    return "fbgemm" in torch.backends.quantized.supported_engines
+
+
+def _blocked(w: torch.Tensor, is_fast: bool = False) -> Multiply:
+    blocks = torch.ops.mkldnn._reorder_linear_weight(w.contiguous(), None)
+    linear, columns = torch.ops.mkldnn._linear_pointwise, w.shape[0]
+
+    def multiply(x: torch.Tensor) -> torch.Tensor:
+        x = x.float()
+        if x.shape[0] == 1 and not is_fast:
+            return linear(x.expand(2, -1).contiguous(), blocks, None, "none", [], "")[:1]
+        if x.shape[0] == 0:
+            return x.new_empty(0, columns)
+        return linear(x.contiguous(), blocks, None, "none", [], "")
+
+    return multiply
+
+
+def _bf16_blocked(w: torch.Tensor) -> Multiply:
+    blocks = torch.ops.mkldnn._reorder_linear_weight(w.contiguous(), None)
+    columns = w.shape[0]
+
+    def multiply(x: torch.Tensor) -> torch.Tensor:
+        if x.shape[0] == 0:
+            return x.new_empty(0, columns, dtype=torch.float32)
+        return torch.ops.mkldnn._linear_pointwise(x.bfloat16().contiguous(), blocks, None, "none", [], "").float()
+
+    return multiply
+
+
+def _half(w: torch.Tensor) -> Multiply:
+    """bf16 as f16: eight bits of a value fit, and times a power of two all of a matrix do that matter in a sum.
+
+    Of a value below 2**-31 of the largest, what is lost is less than 2**-40 of the largest.
+    """
+    values = w.float()
+    largest = float(values.abs().max()) if values.numel() else 0.0
+    if not 0.0 < largest < float("inf"):
+        return _widened(w)
+    scale = 2.0 ** (torch.tensor(_HALF_TOP / largest).log2().floor().clamp(-100, 100).item())
+    packed, columns = torch.ops.quantized.linear_prepack_fp16((values * scale).contiguous(), None), w.shape[0]
+    back, linear = torch.tensor([1.0 / scale]), torch.ops.quantized.linear_dynamic_fp16
+
+    def multiply(x: torch.Tensor) -> torch.Tensor:
+        if x.shape[0] == 0:
+            return x.new_empty(0, columns, dtype=torch.float32)
+        return linear(torch.mul(x, back).contiguous(), packed)
+
+    return multiply
+
+
+def _codes_blocked(w: torch.Tensor) -> Multiply:
+    """int8 times int8 as oneDNN's u8 times s8: it takes off the 128 that rows are shifted by, all in 32 bits.
+
+    It gives f32, which is exact below 2**24. Where a sum is not, columns are taken a few at a time.
+    """
+    blocks = torch.ops.onednn.qlinear_prepack(w.contiguous(), None)
+    ones, zeros = torch.ones(w.shape[0]), torch.zeros(w.shape[0], dtype=torch.int32)
+    num_columns = w.shape[1]
+
+    def sums(x: torch.Tensor) -> torch.Tensor:
+        shifted = x.contiguous().view(torch.uint8) ^ 128
+        return torch.ops.onednn.qlinear_pointwise(
+            shifted, 1.0, 128, blocks, ones, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        )
+
+    def multiply(x: torch.Tensor) -> torch.Tensor:
+        if x.shape[0] == 0:
+            return x.new_empty(0, ones.shape[0], dtype=torch.int32)
+        total = sums(x)
+        if num_columns <= _EXACT_K or float(total.abs().amax()) < _EXACT_F32:
+            return total.int()
+        exact = torch.zeros(total.shape, dtype=torch.int32)
+        for k in range(0, num_columns, _EXACT_K):
+            part = torch.zeros_like(x)
+            part[:, k : k + _EXACT_K] = x[:, k : k + _EXACT_K]
+            exact += sums(part).int()
+        return exact
+
+    return multiply
+
+
+def _codes_half(w: torch.Tensor) -> Multiply:
+    """Without integer instructions: codes are small integers, which f16 holds, and sums of few of them f32."""
+    panels = [w[:, k : k + _EXACT_K].float().contiguous() for k in range(0, w.shape[1], _EXACT_K)]
+    packed, columns = [torch.ops.quantized.linear_prepack_fp16(panel, None) for panel in panels], w.shape[0]
+
+    def multiply(x: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros(x.shape[0], columns, dtype=torch.int32)
+        if x.shape[0]:
+            for number, panel in enumerate(packed):
+                part = x[:, number * _EXACT_K : (number + 1) * _EXACT_K].float().contiguous()
+                total += torch.ops.quantized.linear_dynamic_fp16(part, panel).int()
+        return total
+
+    return multiply
+
+
+def _codes_plain(w: torch.Tensor) -> Multiply:
+    def multiply(x: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros(x.shape[0], w.shape[0], dtype=torch.int32, device=x.device)
+        for k in range(0, w.shape[1], _EXACT_K):
+            total += (x[:, k : k + _EXACT_K].float() @ w[:, k : k + _EXACT_K].float().t()).int()
+        return total
+
+    return multiply
+
+
+def _plain(w: torch.Tensor) -> Multiply:
+    """f32 by whatever library there is, in blocks of one size: its bits may depend on the number of rows."""
+    turned = w.t()
+
+    def multiply(x: torch.Tensor) -> torch.Tensor:
+        num_rows = x.shape[0]
+        padded = torch.nn.functional.pad(x.float(), (0, 0, 0, -num_rows % _ROWS))
+        parts = [padded[row : row + _ROWS] @ turned for row in range(0, padded.shape[0], _ROWS)]
+        return torch.cat(parts)[:num_rows] if parts else padded @ turned
+
+    return multiply
+
+
+def _widened(w: torch.Tensor) -> Multiply:
+    """A narrow float, widened a panel at a time."""
+
+    def multiply(x: torch.Tensor) -> torch.Tensor:
+        panels = [_plain(w[n : n + _PANEL_N].float())(x) for n in range(0, w.shape[0], _PANEL_N)]
+        return torch.cat(panels, dim=1)
+
+    return multiply
+
+
+# --- on accelerators ---
+
+
+def _elsewhere(w: torch.Tensor) -> Multiply:
+    turned = w.t()
+
+    def multiply(x: torch.Tensor) -> torch.Tensor:
+        if w.dtype == torch.float32:
+            return x.float() @ turned
+        if w.device.type == "cuda":
+            return torch.mm(x.to(w.dtype), turned, out_dtype=torch.float32)
+        return x.float() @ turned.float()
+
+    return multiply
+
+
+def _elsewhere_codes(w: torch.Tensor) -> Multiply:
+    """`_int_mm` of CUDA wants more than 16 rows, and columns in eights on both sides: rows are padded, else sums are in f32."""
+    if w.device.type != "cuda" or w.shape[0] % 8 or w.shape[1] % 8:
+        return _codes_plain(w)
+    turned = w.contiguous().t()
+
+    def multiply(x: torch.Tensor) -> torch.Tensor:
+        num_rows = x.shape[0]
+        num_padded = max(32, num_rows + -num_rows % 8)
+        return torch.ops.aten._int_mm(torch.nn.functional.pad(x, (0, 0, 0, num_padded - num_rows)), turned)[:num_rows]
+
+    return multiply

@@ -1,0 +1,112 @@
+"""Units of tasks that run as one call: the same bits as one by one, whatever the tiles, layouts, schedulers and rings."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ops import register_all
+from runner.base.errors import ExecutionError
+from runner.config.config import load_config
+from runner.execution import executor
+from runner.execution.comm import LocalComm
+from runner.execution.executor import CompiledSchedule
+from runner.execution.fusions import Fusions
+from runner.execution.storage import TORCH_DTYPES
+from runner.expansion.expander import expand
+from runner.language.library import load_graph
+from runner.program.ops import OpRegistry
+from runner.rings.common_sizes import safe_sizes
+from schedulers import get_scheduler
+
+REGISTRY = OpRegistry()
+register_all(REGISTRY)
+
+CASES = {
+    "decode": ([], "decode"),
+    "many tiles": (["n_routed_experts=4", "num_experts_per_tok=2"], "prefill"),
+    "padded": (["recv_layout=padded", "recv_max=128"], "prefill"),
+    "chunked": (["chunked=true", "EXPERT_CHUNK=3"], "prefill"),
+    "chunked, padded": (["chunked=true", "recv_layout=padded", "recv_max=128"], "decode"),
+    "codes": (["precision=w8a8"], "prefill"),
+    "bf16": (["dtype=bf16"], "decode"),
+}
+
+
+def externals(program, seed=0):
+    """Random tensors for all that is not local; scales beside weights are not 1."""
+    generator = torch.Generator().manual_seed(seed)
+    found = {}
+    for tensor in program.tensors:
+        dtype, shape = TORCH_DTYPES[tensor.spec.dtype], tensor.spec.shape
+        if tensor.is_local:
+            continue
+        if tensor.kind in ("state", "output"):
+            found[tensor.id] = torch.zeros(shape, dtype=dtype)
+        elif dtype == torch.int8:
+            found[tensor.id] = torch.randint(-127, 128, shape, generator=generator).to(dtype)
+        elif dtype.is_floating_point:
+            found[tensor.id] = torch.randn(shape, generator=generator).mul(shape[-1] ** -0.5).to(dtype)
+        elif tensor.name == "position_ids":
+            found[tensor.id] = torch.arange(shape[0], dtype=dtype) - 2
+        else:
+            found[tensor.id] = torch.randint(0, 4, shape, generator=generator).to(dtype)
+    return found
+
+
+def outputs(schedule, fused, monkeypatch, rings=None, **options):
+    calls = []
+    with monkeypatch.context() as patch:
+        if not fused:
+            patch.setattr(executor, "Fusions", lambda schedule, registry: Fusions(schedule, {}))
+        given = externals(schedule.program)
+        compiled = CompiledSchedule(schedule, REGISTRY, given, rings=rings, workers=1, comm=LocalComm())
+        stats = [] if rings else None
+        result = compiled.run(scope_stats=stats, on_task=calls.append, **options)
+    made = {name: given[index] for name, index in schedule.program.outputs.items()}
+    return made, result, stats, calls
+
+
+@pytest.mark.parametrize("scheduler", ["annotated", "minpeak"])
+@pytest.mark.parametrize("case", CASES)
+def test_fused_tiles_make_the_bits_and_the_accounts_of_tasks_one_by_one(case, scheduler, monkeypatch):
+    sets, deploy = CASES[case]
+    program = expand(load_graph("moe"), load_config(["tiny"], sets, deploy), REGISTRY)
+    schedule = get_scheduler(scheduler)(program, {})
+    rings = safe_sizes([schedule])
+    assert Fusions(schedule, REGISTRY).units, "the experts' tiles are units"
+    one, one_result, one_stats, one_calls = outputs(schedule, False, monkeypatch, rings)
+    for sizes in (rings, None):
+        many, result, stats, calls = outputs(schedule, True, monkeypatch, sizes)
+        assert all(torch.equal(one[name], many[name]) and one[name].isfinite().all() for name in one)
+        assert (result.num_tasks, result.num_submissions) == (one_result.num_tasks, one_result.num_submissions)
+        assert calls == one_calls
+        assert stats is None or stats == one_stats
+
+
+def test_what_is_captured_inside_of_a_unit_is_made(monkeypatch):
+    program = expand(load_graph("moe"), load_config(["tiny"], [], "decode"), REGISTRY)
+    schedule = get_scheduler("annotated")(program, {})
+    wanted = {tensor.id for tensor in program.tensors if tensor.name.startswith("h_tile_fp32")}
+    assert wanted & Fusions(schedule, REGISTRY).inner
+    _, one, _, _ = outputs(schedule, False, monkeypatch, capture=wanted)
+    _, many, _, _ = outputs(schedule, True, monkeypatch, capture=wanted)
+    assert one.captured.keys() == many.captured.keys() and one.captured
+    assert all(torch.equal(one.captured[tensor], many.captured[tensor]) for tensor in one.captured)
+
+
+def test_a_unit_that_fails_is_told_by_the_task_that_fails(monkeypatch):
+    program = expand(load_graph("moe"), load_config(["tiny"], [], "decode"), REGISTRY)
+    schedule = get_scheduler("annotated")(program, {})
+
+    def fail(*_, **__):
+        raise ValueError("no such luck")
+
+    definition = REGISTRY["exp_gate_up_act"]
+    failing = OpRegistry()
+    register_all(failing)
+    failing._ops["exp_gate_up_act"] = replace(definition, kernel=fail)
+    monkeypatch.setattr(type(failing.fusions[0]), "run", property(lambda fusion: fail))
+    compiled = CompiledSchedule(schedule, failing, externals(program), comm=LocalComm())
+    with pytest.raises(ExecutionError, match=r"exp_gate_up_act.* failed: ValueError: no such luck"):
+        compiled.run()

@@ -1,0 +1,95 @@
+"""Products of weights laid out in cells: right, and a row's bits its own whatever rows there are beside it."""
+
+import pytest
+import torch
+
+from ops.kernels import products
+from ops.kernels.products import lay_out, way_of
+
+SHAPES = [(1, 1), (64, 64), (333, 96), (24, 4096), (1000, 1100), (512, 1024)]
+"""Columns and summed elements: a few, odd ones, and more than a library sums at a time."""
+NUM_ROWS = 40
+
+
+def operands(dtype, n, k, rows=NUM_ROWS):
+    torch.manual_seed(n * k)
+    if dtype == torch.int8:
+        return (torch.randint(-128, 128, shape, dtype=torch.int8) for shape in ((rows, k), (n, k)))
+    return torch.randn(rows, k).to(dtype), (torch.randn(n, k) * k**-0.5).to(dtype)
+
+
+@pytest.fixture(params=["as it is", "no oneDNN", "no FBGEMM", "neither"])
+def library(request, monkeypatch):
+    """This machine with some of its libraries hidden."""
+    for name in ("has_onednn", "has_vnni", "has_bf16") if request.param in ("no oneDNN", "neither") else ():
+        monkeypatch.setattr(products, name, lambda: False)
+    if request.param in ("no FBGEMM", "neither"):
+        monkeypatch.setattr(products, "has_fbgemm", lambda: False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("n, k", SHAPES)
+def test_products_are_sums_in_f32_or_exact_and_no_row_sees_another(dtype, n, k, library):
+    x, w = operands(dtype, n, k)
+    laid = lay_out(w)
+    whole = laid.product(x)
+    expected = x.double() @ w.double().T
+    if dtype == torch.int8:
+        assert whole.dtype == torch.int32 and torch.equal(whole.double(), expected)
+    else:
+        assert whole.dtype == torch.float32
+        assert float((whole - expected).norm() / expected.norm()) < 1e-6
+    for first, count in ((0, 1), (7, 1), (3, 2), (0, 3), (5, 8), (1, 16), (8, 17), (0, 0)):
+        assert torch.equal(laid.product(x[first : first + count]), whole[first : first + count]), (first, count)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("n, k", SHAPES)
+def test_threads_change_no_bit(dtype, n, k):
+    x, w = operands(dtype, n, k)
+    laid, made = lay_out(w), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            made.append([laid.product(x[:rows]) for rows in (1, 2, 8, NUM_ROWS)])
+    finally:
+        torch.set_num_threads(1)
+    for other in made[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(made[0], other, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+def test_cells_are_parts_of_the_whole(dtype):
+    x, w = operands(dtype, 96, 200)
+    laid = lay_out(w, rows=(32, 33), columns=(64,))
+    expected = x.double() @ w.double().T
+    out = torch.empty(NUM_ROWS, 96, dtype=torch.int32 if dtype == torch.int8 else torch.float32)
+    laid.product_into(x, out)
+    assert torch.equal(out, laid.product(x))
+    torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-4)
+    part = laid.part((32, 96), (64, 200))
+    assert part.shape == (64, 136) and part.rows == (0, 1, 64)
+    torch.testing.assert_close(
+        part.product(x[:, 64:]).double(), x[:, 64:].double() @ w[32:, 64:].double().T, rtol=1e-5, atol=1e-4
+    )
+    assert laid.part((0, 96), (0, 200)) is laid
+
+
+def test_codes_whose_sums_f32_does_not_hold_are_summed_in_parts():
+    x, w = (torch.full(shape, -128, dtype=torch.int8) for shape in ((3, 4100), (24, 4100)))
+    w[5, 7] = 127
+    for way in (products._codes_half, products._codes_plain, *([products._codes_blocked] if products.has_vnni() else [])):
+        assert torch.equal(way(w)(x).long(), x.long() @ w.long().T)
+
+
+def test_small_bf16_values_beside_large_ones_keep_their_bits():
+    w = ((torch.rand(64, 256) + 0.5) * 2.0 ** torch.randint(-28, 1, (64, 256))).bfloat16()
+    one = torch.eye(256)
+    assert torch.equal(lay_out(w).product(one).T, w.float()) or way_of(w.dtype, "cpu", False) is not products._half
+
+
+def test_a_fast_bf16_product_is_rounded_once_more():
+    x, w = operands(torch.bfloat16, 64, 256)
+    exact, fast = lay_out(w).product(x), lay_out(w, is_fast=True).product(x)
+    assert fast.dtype == torch.float32
+    torch.testing.assert_close(fast, exact, rtol=1e-2, atol=1e-2)
