@@ -80,7 +80,7 @@ def _alone(at: Addresses, leaf: int) -> Unit | None:
 
 def _still_used(at: Addresses, mark: Mark, name: str, said: Text, rows: Pair) -> Diagnostic:
     last, first = _tasks(at, rows)
-    message = f"share: '{name}' would take the bytes of '{said}', but {last} after {first}"
+    message = f"share: '{name}' would take the bytes of '{said}' while they are in use: {last} when {first}"
     hint = f"take '{said}' away here: both are in use at the same time"
     return Diagnostic("G339", message, mark, hint=hint, related=_marks(at, rows))
 
@@ -89,7 +89,7 @@ def _again(at: Addresses, unit: Unit, rows: Pair) -> Diagnostic:
     last, first = _tasks(at, rows)
     names = [at.lives.program.tensors[int(at.tensors[row])].name for row in rows]
     what = f"'{names[0]}' of another trip" if names[0] == names[1] else f"'{names[0]}' of another trip or use"
-    message = f"share: '{unit.name}' has one place for all trips, but {what} is in use: {last} after {first}"
+    message = f"share: '{unit.name}' has one place for all trips, but {what} is in use: {last} when {first}"
     hint = f"give the next trips bytes of their own, as in '{unit.name}: {{copies: {{VARIABLE: 2}}}}'"
     return Diagnostic("G339", message, unit.mark, hint=hint, related=_marks(at, rows))
 
@@ -100,14 +100,18 @@ def _tasks(at: Addresses, rows: Pair) -> tuple[str, str]:
     tasks, tensors = lives.program.tasks, lives.program.tensors
     first, end = (int(ends[at.locals[row]]) for ends, row in ((lives.first, later), (lives.end, earlier)))
     old, new = (tensors[int(at.tensors[row])] for row in rows)
-    begins = f"'{tasks[first].path}' writes '{new.name}'"
+    begins = f"'{tasks[first].path}'{_at(tasks[first].mark)} has begun to write '{new.name}'"
     if old.id in lives.program.outputs.values():
         return f"'{old.name}' is a result of the graph, read", begins
     last = end - 1
     if old.id not in (*tasks[last].uses, *tasks[last].creates):
         trips = [trips for _, trips in host_reads(lives.program.body) if old.id in trips.reads]
         return f"'{trips[-1].path}' reads '{old.name}'", begins
-    return f"'{tasks[last].path}' uses '{old.name}'", begins
+    return f"'{tasks[last].path}'{_at(tasks[last].mark)} uses '{old.name}'", begins
+
+
+def _at(mark: Mark | None) -> str:
+    return "" if mark is None else f" (line {mark.line})"
 
 
 def _marks(at: Addresses, rows: Pair) -> tuple[Mark, ...]:

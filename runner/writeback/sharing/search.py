@@ -22,11 +22,14 @@ WIDTHS = (1.0, 0.5, 0.25, 0.12)
 STEPS = 4
 """Widths that are tried between one that is in time and one that is not."""
 
-APARTS = (0.03, 0.0)
-"""Parts of all sizes up to which tensors keep apart from used graphs."""
+APARTS = (0.0, 0.03, 0.08, 0.2, 0.5)
+"""Parts of all sizes up to which tensors keep apart from used graphs, the fewest bytes first."""
 
-PATIENCE_US = (0.0, 20.0, 200.0)
-"""How long tensors may wait for bytes."""
+MOST_APARTS = 2
+"""Of these, how many that are in time are followed."""
+
+PATIENCE_US = (20.0, 200.0)
+"""How long tensors may wait for bytes, beside not at all."""
 
 
 WIDEST = Taste(0.0, 8.0, 1.0, 16.0)
@@ -80,30 +83,45 @@ class ShareSearch:
     def _towards(self, limit_us: float) -> Iterator[Found | None]:
         """Tries widths and patience, as long as that gives fewer bytes in time."""
         yield self._try(WIDEST)
+        in_time: list[float] = []
         for apart in APARTS:
-            late = 0.0
-            good: float | None = None
-            for width in WIDTHS:
-                found = self._try(Taste(0.0, width, apart))
-                yield found
-                if found is None or found.makespan_us > limit_us:
-                    late = width
-                    break
+            found = self._try(Taste(0.0, 1.0, apart))
+            yield found
+            if found is not None and found.makespan_us <= limit_us:
+                in_time.append(apart)
+            if len(in_time) == MOST_APARTS:
+                break
+        for apart in in_time:
+            good, late = 1.0, 0.0
+            for width in self._widths(apart, limit_us, good, late):
+                yield self._try(Taste(0.0, width, apart))
                 good = width
-            for _ in range(STEPS if good is not None else 0):
-                assert good is not None
-                middle = (good + late) / 2
-                found = self._try(Taste(0.0, middle, apart))
-                yield found
-                if found is not None and found.makespan_us <= limit_us:
-                    good = middle
-                else:
-                    late = middle
-            for patience in PATIENCE_US[1:]:
-                found = self._try(Taste(patience, good if good is not None else 1.0, apart))
+            for patience in PATIENCE_US:
+                found = self._try(Taste(patience, good, apart))
                 yield found
                 if found is None or found.makespan_us > limit_us:
                     break
+
+    def _widths(self, apart: float, limit_us: float, good: float, late: float) -> Iterator[float]:
+        """Widths in time, ever smaller ones."""
+
+        def is_in_time(width: float) -> bool:
+            found = self._try(Taste(0.0, width, apart))
+            return found is not None and found.makespan_us <= limit_us
+
+        for width in WIDTHS[1:]:
+            if not is_in_time(width):
+                late = width
+                break
+            good = width
+            yield width
+        for _ in range(STEPS):
+            middle = (good + late) / 2
+            if is_in_time(middle):
+                good = middle
+                yield middle
+            else:
+                late = middle
 
     def _try(self, taste: Taste | None) -> Found | None:
         """What lists of a taste come to; None stands for those of submission order, where nothing but lives counts."""
