@@ -19,6 +19,9 @@ from runner.writeback.sharing.arranging import Proposal, Scene, Taste, proposal
 WIDTHS = (1.0, 0.5, 0.25, 0.12)
 """Trips side by side that are tried first, as parts of those in use at once."""
 
+STARTS = (1.0, 2.0)
+"""Widths that others follow: the second where the first is not in time."""
+
 STEPS = 4
 """Widths that are tried between one that is in time and one that is not."""
 
@@ -83,17 +86,18 @@ class ShareSearch:
     def _towards(self, limit_us: float) -> Iterator[Found | None]:
         """Tries widths and patience, as long as that gives fewer bytes in time."""
         yield self._try(WIDEST)
-        in_time: list[float] = []
+        in_time: list[tuple[float, float]] = []
         for apart in APARTS:
-            found = self._try(Taste(0.0, 1.0, apart))
-            yield found
-            if found is not None and found.makespan_us <= limit_us:
-                in_time.append(apart)
+            for start in STARTS:
+                found = self._try(Taste(0.0, start, apart))
+                yield found
+                if found is not None and found.makespan_us <= limit_us:
+                    in_time.append((apart, start))
+                    break
             if len(in_time) == MOST_APARTS:
                 break
-        for apart in in_time:
-            good, late = 1.0, 0.0
-            for width in self._widths(apart, limit_us, good, late):
+        for apart, good in in_time:
+            for width in self._widths(apart, limit_us, good, 0.0 if good == STARTS[0] else STARTS[0]):
                 yield self._try(Taste(0.0, width, apart))
                 good = width
             for patience in PATIENCE_US:
@@ -109,7 +113,7 @@ class ShareSearch:
             found = self._try(Taste(0.0, width, apart))
             return found is not None and found.makespan_us <= limit_us
 
-        for width in WIDTHS[1:]:
+        for width in WIDTHS[1:] if not late else ():
             if not is_in_time(width):
                 late = width
                 break
