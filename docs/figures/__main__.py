@@ -1,12 +1,13 @@
 """`make figures`: what docs/memory-model.md and docs/minpeak.md show, worked out again, kept as data and put into the pages.
 
-    python -m docs.figures [seed|strategies|targets|frontier ...]     all of them without arguments
-    python -m docs.figures render                                     the pages from the data as they are
+    python -m docs.figures [seed|strategies|targets|frontier|balanced ...]     all of them without arguments
+    python -m docs.figures render                                              the pages from the data as they are
 
 seed        the seed's table from our own graphs, beside the traced program
 strategies  all strategies on prefill and decode of flash
 targets     what minpeak was to reach
 frontier    bytes against time, drawn to docs/images/frontier.svg too
+balanced    the same for four programs, with the balanced point, beside what it was to reach
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from docs.figures.balanced import balanced
 from docs.figures.cases import CASES, RANDOM, Case
 from docs.figures.seed import seed
 from docs.figures.strategies import strategies
@@ -45,7 +47,7 @@ def frontier() -> dict[str, Any]:
     return found.as_json()
 
 
-PARTS = {"seed": seed, "strategies": strategies, "targets": targets, "frontier": frontier}
+PARTS = {"seed": seed, "strategies": strategies, "targets": targets, "frontier": frontier, "balanced": balanced}
 
 
 def main() -> None:

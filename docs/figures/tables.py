@@ -15,6 +15,12 @@ FOLDER = Path(__file__).parent / "data"
 PAGES = tuple(Path(__file__).parents[1] / name for name in ("minpeak.md", "memory-model.md"))
 BLOCK = re.compile(r"(?<=^<!-- figures: )(\w+)( -->\n)(.*?)(?=^<!-- end -->$)", re.MULTILINE | re.DOTALL)
 
+POINTS = ("balanced", "strategy", "fastest", "least")
+"""Placements that the table of balanced points shows."""
+
+SLACK = 0.05
+"""What balanced points may be slower than the fastest."""
+
 Rows = Iterable[Sequence[str]]
 
 
@@ -117,6 +123,28 @@ def _frontier(data: dict[str, Any]) -> tuple[list[str], Rows]:
     return ["placement", "all rings, MiB", "makespan, ms"], rows
 
 
+def _balanced(data: list[dict[str, Any]]) -> tuple[list[str], Rows]:
+    """MiB, and milliseconds beside them."""
+    columns = [
+        "program, `random:0`",
+        "at most",
+        "balanced",
+        "over the fastest",
+        "met",
+        "fastest strategy",
+        "fastest of all",
+        "fewest bytes",
+    ]
+    rows = []
+    for row in data:
+        over = row["balanced_ms"] / row["fastest_ms"] - 1
+        met = "yes" if row["balanced_mib"] <= row["most_mib"] and over <= SLACK else "no"
+        cells = {name: f"{_number(row[f'{name}_mib'], 2)}, {_number(row[f'{name}_ms'], 2)} ms" for name in POINTS}
+        head = [f"{row['program']}; {row['timing']}", _number(row["most_mib"]), cells["balanced"], f"{over:+.1%}", met]
+        rows.append([*head, cells["strategy"], cells["fastest"], cells["least"]])
+    return columns, rows
+
+
 def _seed(data: list[dict[str, Any]]) -> tuple[list[str], Rows]:
     columns = ["variant", "strategy", "from", "worst ring", "scope_high_water", "least, MiB"]
     rows = []
@@ -134,6 +162,7 @@ TABLES: dict[str, tuple[str, Callable[[Any], tuple[list[str], Rows]]]] = {
     "strategies": ("strategies", _strategies),
     "ratios": ("strategies", _ratios),
     "frontier": ("frontier", _frontier),
+    "balanced": ("balanced", _balanced),
     "seed": ("seed", _seed),
 }
 """Each table: the data that it is made of, and how."""

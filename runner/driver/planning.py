@@ -17,7 +17,7 @@ from runner.driver.driver import Setup, program_of, routing_notes
 from runner.driver.linting import lint_texts
 from runner.driver.recorded import Recorded, is_recorded, open_recorded
 from runner.driver.shares.written import aim_of, shared_files, with_files
-from runner.driver.write import Files, Texts, Written, refuse_unnamed, settled_texts, written_scopes
+from runner.driver.write import SCOPES_DECIDE, Files, Texts, Written, refuse_errors, refuse_unnamed, settled_texts, written_scopes
 from runner.expansion.expander import expand_all
 from runner.language.library import GraphLibrary
 from runner.program.ops import OpRegistry
@@ -31,7 +31,7 @@ from runner.rings.defaults import DEVICE, ROUTING, SUBMIT_US
 from runner.rings.devices.devices import device
 from runner.rings.devices.durations import Rates, estimated_us, measured_us
 from runner.rings.placement import Scheduler
-from runner.rings.replay import Replay, eager, lagging
+from runner.rings.replay import Replay, RunTimes, eager, lagging
 from runner.rings.schedule import Schedule
 from runner.rings.sizes import POOL_VARIABLE, RingSizes, parse_size
 from runner.rings.timed import Timing, parse_cores, timed, uniform_timing
@@ -172,6 +172,16 @@ class Placed:
     routing_notes: tuple[str, ...] = ()
     """What the routing does not decide."""
 
+    def timed(self, sizes: RingSizes) -> RunTimes:
+        """The times of a run in these rings, of the planner's run if that is as good."""
+        known = self.plan and self.plan.run
+        return known if known and known.holds_in(sizes) else timed(self.schedule, sizes, self.timing()).times
+
+    def unlimited(self) -> RunTimes:
+        """The times of a run that memory holds up nowhere."""
+        known = self.plan and self.plan.unlimited
+        return known or run_unlimited(self.schedule, self.timing()).times
+
     def sizes(self, request: PlanRequest) -> RingSizes:
         """The rings to replay in; a recorded program has those of its run, and where it is planned anew heaps that are safe."""
         if self.recorded is not None and not any(request.rings):
@@ -299,8 +309,8 @@ def plan(setup: Setup, request: PlanRequest, say: Say | None = None) -> PlanResu
         warnings = check(planned, sizes if runs else None, allow_missing_edges=request.allow_missing_edges)
         timed_replay = unlimited = None
         if runs:
-            timed_replay = replay if request.progress == "timed" else timed(planned, sizes, placed.timing())
-            unlimited = run_unlimited(planned, placed.timing())
+            timed_replay = replay.times if request.progress == "timed" else placed.timed(sizes)
+            unlimited = placed.unlimited()
         report = make_report(replay, timed_replay, unlimited)
     if placed.recorded is None:
         result = PlanResult(request, planned, sizes, replay, report, placed.plan, tuple(warnings), written, placed.routing_notes)
@@ -368,6 +378,8 @@ def _written(setup: Setup, request: PlanRequest, say: Say | None) -> tuple[Place
         return program_of(path, config, routing=request.routing, library=library, ops=setup.registry)
 
     files = Files(path, expand, lambda library: lint_texts(setup, path, library))
+    allowed = frozenset({"G318"}) if request.allow_missing_edges else frozenset()
+    refuse_errors(files, {}, SCOPES_DECIDE)
     found: list[Placed] = []
 
     def planned(library: GraphLibrary, demands: Demands) -> Schedule:
@@ -376,6 +388,7 @@ def _written(setup: Setup, request: PlanRequest, say: Say | None) -> tuple[Place
 
     if request.scheduler != "minpeak":
         written = written_scopes(planned, files)
+        refuse_errors(files, written.texts, allowed)
         return found[-1], written
     if not request.minpeak.no_share and request.minpeak.objective != "worst":
         return _written_shares(setup, request, files, say)
@@ -385,6 +398,7 @@ def _written(setup: Setup, request: PlanRequest, say: Say | None) -> tuple[Place
         return found[-1].plan.annotations
 
     written = settled_texts(planned, annotations, files)
+    refuse_errors(files, written.texts, allowed)
     return found[-1], written
 
 

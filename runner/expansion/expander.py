@@ -26,7 +26,7 @@ from runner.expansion.pieces import Piece
 from runner.expansion.sharing.arenas import arenas_of
 from runner.expansion.trip_counts import DynamicRange, case_test, is_decided
 from runner.language.expressions import Expr, ExprError, parse
-from runner.language.graph import Alloc, For, Graph, Item, Op, Scope, Switch, Text, Use
+from runner.language.graph import Alloc, For, Graph, Item, Op, Scope, Seen, Switch, Text, Use
 from runner.language.library import GraphLibrary, first_findings, with_source_lines
 from runner.language.notation import RegionRef, parse_type
 from runner.models.protocols import DecidesLoop, Settings, TripCounts
@@ -216,6 +216,10 @@ class _Walk:
         match item:
             case Alloc():
                 self.alloc(item, frame, context, items)
+            case Seen():
+                view = self.ops.seen(item, frame, context)
+                if view is not None:
+                    frame.names[item.name] = view
             case Scope():
                 items.append(self.scope(item, frame, context))
             case For():
@@ -499,6 +503,9 @@ class _Walk:
             if name not in expr.indexed() and view.spec.shape:
                 message = f"the range reads all of tensor '{name}', expected one element"
                 self.builder.report("G326", message, expr.mark, f"write {name}[...]", name)
+            if view.spec.dtype != (own := self.builder.tensors[view.tensor].spec.dtype):
+                message = f"the range reads '{name}', a view that shows {own} as {view.spec.dtype}"
+                self.builder.report("G326", message, expr.mark, "read the tensor itself", name)
             if not self.builder.read(view, waits):
                 self.builder.note_unwritten(view.tensor, expr.mark or mark, path)
             if any((writer, view.tensor) in self.builder.untold for writer in waits):

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from runner.base.errors import Diagnostic, GraphError, Mark
 from runner.language.expressions import parse
-from runner.language.graph import Alloc, Declaration, For, Graph, Item, Op, Scope, Shared, Switch, Text, Use
+from runner.language.graph import Alloc, Declaration, For, Graph, Item, Op, Scope, Seen, Shared, Switch, Text, Use
 from runner.language.notation import parse_binding, parse_region, parse_type, split_output
 from runner.language.yaml_source import Node, Source
 
-KEYWORDS = ("op", "alloc", "scope", "for", "if", "switch", "use")
+KEYWORDS = ("op", "alloc", "view", "scope", "for", "if", "switch", "use")
 
 
 @dataclass(slots=True)
@@ -200,6 +200,13 @@ class GraphBuilder:
     def _alloc(self, node: Node, head: Node, ids: _Ids) -> Alloc:
         tensors = tuple(self.declaration(key, value) for key, value in head.value)
         return Alloc(tensors, node.mark, _doc(node), self.id(node, "alloc", ids))
+
+    def _view(self, node: Node, head: Node, ids: _Ids) -> Seen:
+        of, kind = node.get("of"), node.get("type")
+        assert of is not None and kind is not None, "the schema requires them"
+        self.attempt(parse_region, text_of(of))
+        self.attempt(parse_type, text_of(kind))
+        return Seen(head.value, text_of(of), text_of(kind), node.mark, _doc(node))
 
     def _scope(self, node: Node, head: Node, ids: _Ids) -> Scope:
         body, mode = node.get("body"), node.get("mode")

@@ -68,6 +68,17 @@ class Alloc:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """`view`: the tensor, slice or part `of` under another type and a name of its own; no task, and no bytes."""
+
+    name: str
+    of: Text
+    spec: Text
+    mark: Mark
+    doc: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Scope:
     name: str
     body: tuple[Item, ...]
@@ -110,7 +121,7 @@ class Use:
     doc: str = ""
 
 
-Item = Op | Alloc | Scope | For | Switch | Use
+Item = Op | Alloc | Seen | Scope | For | Switch | Use
 
 
 @dataclass(frozen=True, slots=True)

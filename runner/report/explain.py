@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -217,7 +217,7 @@ def _use(program: Program, task: Task, name: str, mode: str, region: Region) -> 
         waits = [program.tasks[other] for other in task.waits]
         written_by = tuple(other.path for other in waits if region.tensor in other.writes) if mode != "out" else ()
         read_by = _readers(program, task.id, region.tensor) if mode not in ("in", "scratch") else ()
-    spec = TensorSpec(tensor.spec.dtype, _shape(tensor.spec, region))
+    spec = region.shown(tensor.spec)
     shown, given = _shown(tensor.spec, region), task.modes.get(name, "in")
     head = name, mode, tensor.name, tensor.kind, spec, shown, created, tensor.source
     return Use(*head, written_by, read_by, "" if given == "in" else given)
@@ -228,14 +228,10 @@ def _readers(program: Program, task: int, tensor: int) -> tuple[str, ...]:
     return tuple(other.path for other in program.tasks[task + 1 :] if tensor in other.reads and task in other.waits)
 
 
-def _shape(spec: TensorSpec, region: Region) -> tuple[int, ...]:
-    if region.box is None:
-        return spec.shape
-    return tuple(hi - lo for axis, (lo, hi) in enumerate(region.box) if axis not in region.dropped)
-
-
 def _shown(spec: TensorSpec, region: Region) -> str:
-    """`[3, 16:32]` or `{0, 1}`; nothing for a whole tensor."""
+    """`[3, 16:32]` or `{0, 1}`, and that a view shows it; nothing for a whole tensor."""
+    if region.seen is not None:
+        return f"{_shown(spec, replace(region, seen=None))} by a view"
     if region.part is not None:
         return "{" + ", ".join(map(str, region.part)) + "}"
     if region.box is None:

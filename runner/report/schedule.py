@@ -10,7 +10,7 @@ from runner.base.errors import DeadlockError, Mark
 from runner.recorded.scope_stats import ring_stats
 from runner.rings.capacity import RingLoad, fits, least_heap, least_window, program_peak_live, ring_loads, robust_heap, safe_heap
 from runner.rings.heap import Deadlock
-from runner.rings.replay import Replay, SlowWait
+from runner.rings.replay import Replay, RunTimes, SlowWait
 from runner.rings.schedule import NUM_RINGS, Schedule
 from runner.rings.sizes import MIN_POOL, RingSizes
 from runner.rings.steps import submission_rings
@@ -89,8 +89,8 @@ class ScheduleReport:
         return sum(ring.safe_bytes for ring in self.rings)
 
 
-def make_report(replay: Replay, timing: Replay | None, unlimited: Replay | None = None) -> ScheduleReport:
-    """The report of a replay; `timing` is a timed replay of the same schedule, `unlimited` one that memory does not hold up."""
+def make_report(replay: Replay, timing: RunTimes | None, unlimited: RunTimes | None = None) -> ScheduleReport:
+    """The report of a replay; `timing` are times of the same schedule, `unlimited` of a run that memory does not hold up."""
     schedule = replay.schedule
     loads = ring_loads(schedule)
     program = schedule.program
@@ -155,7 +155,7 @@ def slow_wait_text(wait: SlowWait, schedule: Schedule) -> str:
 
 
 def remedies(report: ScheduleReport) -> list[str]:
-    """Lines to paste: the smallest sizes that work, for all rings."""
+    """Lines to paste: the smallest heaps that work, and windows and pools where those of the plan's rings may be too small."""
     rings = report.rings
     lines = [f"PTO2_RING_HEAP={_four(ring.safe_bytes for ring in rings)}"]
     if any(ring.least_window > ring.window for ring in rings):

@@ -34,11 +34,28 @@ class SlowWait:
 
 
 @dataclass(frozen=True, slots=True)
+class RunTimes:
+    """The times of a timed replay in rings of `sizes`; see `Replay`."""
+
+    sizes: RingSizes
+    stall_us: float | None
+    makespan_us: float | None
+    slow_waits: Sequence[SlowWait]
+    was_short: bool
+
+    def holds_in(self, sizes: RingSizes) -> bool:
+        """Whether the run takes as long in rings of these sizes: nothing was ever short, and no ring is smaller."""
+        pairs = [(self.sizes.heap, sizes.heap), (self.sizes.window, sizes.window), (self.sizes.pool, sizes.pool)]
+        return not self.was_short and all(a <= b for old, new in pairs for a, b in zip(old, new, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
 class Replay:
     """What a replay saw. Per ring: peaks of held bytes (head - tail) and live slots, and the submission that set the first.
 
     `offsets` are per submission, -1 where a deadlock came first. `stall_us` (how long the submitting thread stood still),
-    `makespan_us` and `slow_waits` (at which the runtime would have given up) are of the timed model only.
+    `makespan_us`, `slow_waits` (at which the runtime would have given up) and `was_short` (whether a submission ever waited for
+    bytes, a slot or entries) are of the timed model only.
     """
 
     schedule: Schedule
@@ -54,6 +71,13 @@ class Replay:
     makespan_us: float | None = None
     finish_us: Sequence[float] | None = None
     slow_waits: Sequence[SlowWait] = ()
+    was_short: bool = False
+
+    @property
+    def times(self) -> RunTimes:
+        """Its times alone, where the rest may be dropped."""
+        makespan_us = self.makespan_us if self.deadlock is None else None
+        return RunTimes(self.sizes, self.stall_us, makespan_us, self.slow_waits, self.was_short)
 
     @property
     def records(self) -> Sequence[ScopeRecord]:

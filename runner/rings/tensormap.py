@@ -12,10 +12,12 @@ Source: docs/memory-model.md, which restates the public `simpler` runtime (`tens
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Sequence
 from heapq import nlargest
 from itertools import accumulate
+from operator import itemgetter
 
 from runner.rings.schedule import NUM_RINGS, MapEntry, Schedule, Submit
 from runner.rings.steps import StepWalk
@@ -33,6 +35,8 @@ Address = tuple[int, int]
 Held = list[int]
 """An entry: ring and number of its task, -1 once it is covered, and the bytes of the tensor that it stands for (begin, end)."""
 
+_begin = itemgetter(2)
+
 
 class TensorMap:
     """Entries in use. Tasks are told by ring and number on it; `alive` lists each ring's oldest live task.
@@ -43,7 +47,9 @@ class TensorMap:
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.capacity = capacity
         self.used = self.peak = 0
-        self._held: dict[Address, list[Held]] = {}  # what was swept is dropped when an INOUT comes
+        self._held: dict[
+            Address, list[Held]
+        ] = {}  # by begin; what was swept is dropped when an INOUT covers it, or when it is most
         self._tasks: list[deque[Held]] = [deque() for _ in range(NUM_RINGS)]
         self._swept = [0] * NUM_RINGS  # up to which task entries have gone
         self._seen = [0] * NUM_RINGS  # the oldest live task when the ring was last looked at
@@ -71,7 +77,7 @@ class TensorMap:
         known = self._held
         for address, (_, _, begin, end, covers) in zip(addresses, entries, strict=True):
             if covers and address in known:
-                known[address] = self._uncovered(known[address], begin, end)
+                self._cover(known[address], begin, end)
 
     def register(self, ring: int, number: int, entries: Sequence[MapEntry], addresses: Sequence[Address]) -> None:
         """Put in the entries of a task, for which there is room."""
@@ -80,24 +86,29 @@ class TensorMap:
             held = [ring, number, begin, end]
             tasks.append(held)
             if address in known:
-                known[address].append(held)
+                others = known[address]
+                insort(others, held, key=_begin)
+                if len(others) > 2 * self.used + SWEEP:
+                    others[:] = [other for other in others if other[1] >= self._swept[other[0]]]
             else:
                 known[address] = [held]
         self.used += len(entries)
         if self.used > self.peak:
             self.peak = self.used
 
-    def _uncovered(self, entries: Sequence[Held], begin: int, end: int) -> list[Held]:
-        """What is left of a tensor's entries; those of tasks that are known to have retired wait for a sweep."""
+    def _cover(self, entries: list[Held], begin: int, end: int) -> None:
+        """Takes out a tensor's entries within these bytes; those of tasks that are known to have retired wait for a sweep."""
+        start = bisect_left(entries, begin, key=_begin)
+        stop = bisect_left(entries, end, start, key=_begin)
         kept = []
-        for held in entries:
+        for held in entries[start:stop]:
             ring, number, first, last = held
-            if number >= self._seen[ring] and begin <= first < last <= end:
+            if number >= self._seen[ring] and first < last <= end:
                 held[1] = -1
                 self.used -= 1
             elif number >= self._swept[ring]:
                 kept.append(held)
-        return kept
+        entries[start:stop] = kept
 
     def _sweep(self, ring: int, alive: int) -> None:
         self._swept[ring] = alive

@@ -167,8 +167,8 @@ class TimedDriver(Driver):
             self._run_until(float("inf"))
         makespan = max(self._now, self._last)
         slow = tuple(self._slow.values())
-        found = super().result(deadlock)
-        return replace(found, stall_us=self._stall, makespan_us=makespan, finish_us=self._finish_us, slow_waits=slow)
+        found = replace(super().result(deadlock), stall_us=self._stall, makespan_us=makespan, finish_us=self._finish_us)
+        return replace(found, slow_waits=slow, was_short=self._since[0] >= 0)
 
     def _stall_until(self, time: float) -> None:
         if time > self._now:

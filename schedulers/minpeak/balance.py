@@ -196,8 +196,7 @@ class Search:
         run_us = self.run_placed(offsets, limit_us * FAR or float("inf")).makespan_us
         variant.excess = run_us / limit_us if limit_us else 0.0
         for way in ways:
-            submitted_us = run_us + self.work.alloc_us * (len(way.edges) - 1)
-            self.found.append(Placed(way, height + self.num_idle(way), submitted_us))
+            self.found.append(Placed(way, height + self.num_idle(way), run_us + self.work.alloc_us * (len(way.edges) - 1)))
         return any(placed.makespan_us <= limit_us for placed in self.found[-len(ways) :] if not most or placed.units <= most)
 
     def _walls(self, rng: np.random.Generator) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from runner.base.errors import ConfigError, did_you_mean
+from runner.rings.replay import RunTimes
 from runner.rings.schedule import Schedule
 from runner.rings.timed import Timing, default_timing
 from runner.writeback.annotations import Annotations, Demands
@@ -128,7 +129,7 @@ class Plan:
     """A schedule, its rings' safe capacities and its certificate; `found_by` names the way it was found.
 
     `explanation` says what each technique gave and why this plan was taken. `annotations` are what to write for a plan of what
-    files can say without sharing.
+    files can say without sharing. `run` and `unlimited` are known times, the one in `heap_bytes`.
     """
 
     schedule: Schedule
@@ -137,3 +138,5 @@ class Plan:
     found_by: str
     explanation: tuple[Note, ...] = ()
     annotations: Annotations = field(default_factory=Annotations)
+    run: RunTimes | None = None
+    unlimited: RunTimes | None = None

@@ -45,6 +45,7 @@ from runner.program.program import Program
 from runner.rings.capacity import ring_loads, safe_heap
 from runner.rings.devices.timed_lives import Work, run_free
 from runner.rings.placement import PlacedItem, lower
+from runner.rings.replay import RunTimes
 from runner.rings.schedule import NUM_RINGS, Schedule
 from runner.rings.sizes import MIN_HEAP_BYTES, RingSizes
 from runner.rings.timed import timed
@@ -130,7 +131,7 @@ class Planner:
         self.started, self.noted = time.process_time(), time.perf_counter()
         self.lives = lives_of(program, allocs_touch=False)  # for arenas
         self.block_lives = lives_of(program) if named_allocs(program) else self.lives  # for blocks in scopes
-        self._known_us = WeakKeyDictionary[_Candidate, float]()
+        self._known = WeakKeyDictionary[_Candidate, RunTimes]()
         self._fixed = self._of_any_budget()
         self.waits = Rows.of([task.waits + task.after for task in program.tasks])
         self.fold = unfolded(len(program.tasks))
@@ -267,7 +268,7 @@ class Planner:
     def _finished(self, best: _Candidate, value: float, bound: float, name: str, idle: int = 0) -> Plan:
         peak = self.lives.peak_live_bytes
         certificate = Certificate(self.options.objective, value, bound, name, idle, sum(best.heap), peak)
-        schedule = replace(best.schedule, strategy="minpeak")
+        schedule = best.schedule if best.schedule.strategy == "minpeak" else replace(best.schedule, strategy="minpeak")
         return Plan(schedule, best.heap, certificate, best.name, tuple(self.notes))
 
     # --- fewest bytes in time -----------------------------------------------------------------------------------------
@@ -282,12 +283,12 @@ class Planner:
         smallest = next(candidates)
         known = [(self._makespan_us(smallest), smallest)]
         work = self._work(smallest.schedule)
-        is_proved = known[0][0] <= max(work.bound_us()) * (1 + self.options.slack)
+        path_us, work_us = work.bound_us()
+        is_proved = known[0][0] <= max(path_us, work_us) * (1 + self.options.slack)
         if not (is_proved and len(self.program.tasks) > FOLD_FROM):  # few tasks: others may do without idle rings
             known += [(self._makespan_us(candidate), candidate) for candidate in candidates]
-        unlimited_us = run_unlimited(smallest.schedule, self.options.timing(smallest.schedule)).makespan_us
-        assert unlimited_us is not None, "nothing deadlocks where memory abounds"
-        fastest_us = min([unlimited_us, *(makespan_us for makespan_us, _ in known)])
+        unlimited = run_unlimited(smallest.schedule, self.options.timing(smallest.schedule)).times
+        fastest_us = min([unlimited.makespan_us or float("inf"), *(makespan_us for makespan_us, _ in known)])
         limit_us = fastest_us * (1 + self.options.slack)
         is_small = len(self.program.tasks) <= PARTED_UP_TO and sum(smallest.heap) > self._bound(TOTAL)[0]
         if self.options.share and (known[0][0] > limit_us or is_small):
@@ -299,8 +300,9 @@ class Planner:
         makespan_us, best = min(in_time, key=lambda found: (sum(found[1].heap), found[0]))
         self._note("winner", f"{best.name}: the fewest bytes of all that are in time", "bytes", None, sum(best.heap))
         plan = self._finished(best, sum(best.heap), *self._bound(TOTAL), best.idle(TOTAL))
-        facts = TimeFacts(makespan_us, fastest_us, self.options.slack, *work.bound_us())
-        return replace(plan, certificate=replace(plan.certificate, time=facts))
+        facts = TimeFacts(makespan_us, fastest_us, self.options.slack, path_us, work_us)
+        times = {"run": self._known[best], "unlimited": unlimited if best is smallest else None}
+        return replace(plan, certificate=replace(plan.certificate, time=facts), **times)
 
     def _in_time(self) -> Iterator[_Candidate]:
         """Candidates whose runs say what time is to be had: the one with the fewest bytes first."""
@@ -412,8 +414,8 @@ class Planner:
                     break
 
     def _makespan_us(self, candidate: _Candidate) -> float:
-        if candidate not in self._known_us:
+        if candidate not in self._known:
             sizes = RingSizes().with_heap(candidate.heap)
-            run = timed(candidate.schedule, sizes, self.options.timing(candidate.schedule))
-            self._known_us[candidate] = float("inf") if run.makespan_us is None or run.deadlock is not None else run.makespan_us
-        return self._known_us[candidate]
+            self._known[candidate] = timed(candidate.schedule, sizes, self.options.timing(candidate.schedule)).times
+        makespan_us = self._known[candidate].makespan_us
+        return float("inf") if makespan_us is None else makespan_us

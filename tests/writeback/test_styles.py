@@ -189,6 +189,7 @@ def test_what_is_written_is_scopes_and_nothing_else(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(0)
 def test_a_thousand_graphs_in_a_thousand_styles(tmp_path: Path) -> None:
     first, _, end = os.environ.get("RINGGRAPH_SEEDS", "0:1000").partition(":")
     counts = campaign(tmp_path, range(int(first), int(end)))

@@ -222,3 +222,31 @@ def test_a_written_graph_runs_on_its_smaller_rings_with_the_same_result(call, sh
         code, _, err = call("schedule", path, *SMALL, *WRITE_SCOPES)
         assert code == 0 and ("wrote" if name == "before" else "nothing to write") in err
     assert results[0] == results[1]
+
+
+CASES = Path(__file__).parents[1] / "lint" / "cases"
+
+
+@pytest.mark.parametrize("code", ["G312", "G333", "G328", "G318", "G316"])
+@pytest.mark.parametrize("strategy", ["minpeak", "autoscope", "annotated"])
+def test_a_graph_with_errors_of_lint_is_not_written(code, strategy, tmp_path, call):
+    path = Path(shutil.copy(CASES / f"{code}.yaml", tmp_path))
+    data = path.read_bytes()
+    status, _, err = call("schedule", path, "--scheduler", strategy, "--write", "--config", "tiny")
+    if "nothing to write" not in err:
+        assert status == 1 and f"error {code}:" in err and "nothing is written to a graph with errors" in err
+    assert path.read_bytes() == data
+
+
+@pytest.mark.parametrize("code", ["G316", "G318", "G318-outside"])
+def test_a_strategy_may_mend_what_scopes_decide(code, tmp_path, call):
+    path = Path(shutil.copy(CASES / f"{code}.yaml", tmp_path))
+    assert call("lint", path, "--config", "tiny")[0] == 1
+    assert call("schedule", path, "--scheduler", "unscoped", "--write", "--config", "tiny")[0] == 0
+    assert call("lint", path, "--config", "tiny")[0] == 0
+
+
+def test_errors_are_told_before_anything_is_planned(tmp_path, call, monkeypatch):
+    path = Path(shutil.copy(CASES / "G312.yaml", tmp_path))
+    monkeypatch.setattr("runner.driver.planning.place", lambda *given, **options: pytest.fail("it was planned"))
+    assert "error G312:" in call("schedule", path, "--write", "--config", "tiny")[2]

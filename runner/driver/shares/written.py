@@ -157,5 +157,11 @@ def with_files(plan: Plan, found: SharedFiles, objective: str) -> Plan:
     idle = sum(not load.num_blocks for load in loads) * BLOCK_ALIGN if objective != "makespan" else 0
     certificate = replace(old, value=value, total_bytes=total, time=facts, idle_bytes=idle)
     return replace(
-        plan, schedule=found.schedule, heap_bytes=found.heap_bytes, certificate=certificate, found_by="lists that files can say"
+        plan,
+        schedule=found.schedule,
+        heap_bytes=found.heap_bytes,
+        certificate=certificate,
+        found_by="lists that files can say",
+        run=None,
+        unlimited=None,
     )

@@ -156,18 +156,18 @@ def _problems(entries: Iterable[Shared], known: set[str], ops: set[str], loops: 
         owner, _, scratch = entry.name.partition(".")
         if entry.inside is None and (owner not in ops if scratch else entry.name not in known):
             what = "is neither a tensor that this graph makes nor the id of a graph that it uses"
-            yield Diagnostic("G338", f"share: '{entry.name}' {what}", entry.mark, hint=did_you_mean(entry.name, known))
+            yield Diagnostic("G340", f"share: '{entry.name}' {what}", entry.mark, hint=did_you_mean(entry.name, known))
         if entry.inside is not None and entry.name in known:
-            yield Diagnostic("G338", f"share: the group '{entry.name}' is called like a tensor or used graph", entry.mark)
+            yield Diagnostic("G340", f"share: the group '{entry.name}' is called like a tensor or used graph", entry.mark)
         if entry.name in bare:
             hint = "write a 'share' there, or leave it out here"
-            yield Diagnostic("G338", f"share: the graph that '{entry.name}' uses shares nothing", entry.mark, hint=hint)
+            yield Diagnostic("G340", f"share: the graph that '{entry.name}' uses shares nothing", entry.mark, hint=hint)
         for text in entry.replaces:
             if text.value not in beside or text.value == entry.name:
                 hint = did_you_mean(text.value, beside) or "both must stand in the same list"
-                yield Diagnostic("G338", f"share: '{entry.name}' replaces '{text}', which is not beside it", text.mark, hint=hint)
+                yield Diagnostic("G340", f"share: '{entry.name}' replaces '{text}', which is not beside it", text.mark, hint=hint)
         for variable in set(entry.copies) - loops:
             hint = did_you_mean(variable, loops)
-            yield Diagnostic("G338", f"share: no loop of this graph counts '{variable}'", entry.mark, hint=hint, about=variable)
+            yield Diagnostic("G340", f"share: no loop of this graph counts '{variable}'", entry.mark, hint=hint, about=variable)
         if entry.inside is not None:
             yield from _problems(entry.inside, known, ops, loops, bare)
