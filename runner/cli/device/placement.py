@@ -20,7 +20,7 @@ def register(app: typer.Typer) -> None:
 def placement(
     graph: options.GraphName,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write JSON, or text to a .txt file.")] = None,
-    text: Annotated[bool, typer.Option("--text", help="Write text, whatever the file is called.")] = False,
+    text: Annotated[bool, typer.Option("--text", help="Text, whatever the file is called.")] = False,
     card: Annotated[str | None, typer.Option("--card", metavar="SIZE", help="Memory of the card, such as 32GiB.")] = None,
     config: options.Configs = [],  # noqa: B006
     sets: options.Sets = [],  # noqa: B006

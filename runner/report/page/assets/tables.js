@@ -15,7 +15,7 @@ function summaryPanel(side) {
   if (report.peak_live_bytes !== null && report.peak_live_bytes !== undefined) figures.push(figure(bytesText(report.peak_live_bytes), "live at once: no plan of this order takes less"));
   if (report.makespan_us !== null && report.makespan_us !== undefined) figures.push(figure(timeText(report.makespan_us), "makespan"), figure(timeText(report.stall_us), "submission stalled"));
   figures.push(figure(numberText(report.num_tasks), "tasks"));
-  if (side.graph && side.graph.layers.length) figures.push(figure(numberText(side.graph.layers.length), "layers"));
+  if (side.graph && side.graph.alike.length) figures.push(figure(numberText(side.graph.alike.length), "layers"));
   const out = [make("p", {}, side.verdict), make("div", { class: "figures" }, figures)];
   if (side.refused) out.push(make("p", { class: "bad" }, side.refused));
   for (const note of side.notes.slice(0, 12)) out.push(make("p", { class: "note" }, note));
