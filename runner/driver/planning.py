@@ -16,8 +16,18 @@ from runner.base.records import collector_off
 from runner.driver.driver import Setup, program_of, routing_notes
 from runner.driver.linting import lint_texts
 from runner.driver.recorded import Recorded, is_recorded, open_recorded
-from runner.driver.shares.written import aim_of, shared_files, with_files
-from runner.driver.write import SCOPES_DECIDE, Files, Texts, Written, refuse_errors, refuse_unnamed, settled_texts, written_scopes
+from runner.driver.shares.written import aim_of, best_files, with_files, without_lists
+from runner.driver.write import (
+    SCOPES_DECIDE,
+    Files,
+    Texts,
+    Written,
+    library_of,
+    refuse_errors,
+    refuse_unnamed,
+    settled_texts,
+    written_scopes,
+)
 from runner.expansion.expander import expand_all
 from runner.language.library import GraphLibrary
 from runner.program.ops import OpRegistry
@@ -330,12 +340,10 @@ def place(
     library: GraphLibrary | None = None,
     say: Say | None = None,
     written: bool | Demands = False,
-    bare: bool = False,
 ) -> Placed:
     """The placement alone, by the request's strategy or another; raises RinggraphError.
 
-    `library` holds files' texts in place of those on disk; `written` keeps strategies to what files can say. With `bare`, lists
-    that share bytes count as not written.
+    `library` holds files' texts in place of those on disk; `written` keeps strategies to what files can say.
     """
     chosen = scheduler or request.scheduler
     strategy = get_scheduler(chosen) if isinstance(chosen, str) else chosen
@@ -344,7 +352,6 @@ def place(
     library = library or GraphLibrary()
     config = setup.config(request.graph, library)
     program = program_of(request.graph, config, routing=request.routing, library=library, ops=setup.registry)
-    program = replace(program, arenas=()) if bare else program
     plans: list[Plan] = []
 
     def timing(schedule: Schedule) -> Timing:
@@ -380,36 +387,53 @@ def _written(setup: Setup, request: PlanRequest, say: Say | None) -> tuple[Place
     files = Files(path, expand, lambda library: lint_texts(setup, path, library))
     allowed = frozenset({"G318"}) if request.allow_missing_edges else frozenset()
     refuse_errors(files, {}, SCOPES_DECIDE)
-    found: list[Placed] = []
-
-    def planned(library: GraphLibrary, demands: Demands) -> Schedule:
-        found.append(place(setup, request, library=library, say=say, written=demands))
-        return found[-1].schedule
-
+    options, planner = request.minpeak, _Planner(setup, request, say)
     if request.scheduler != "minpeak":
-        written = written_scopes(planned, files)
-        refuse_errors(files, written.texts, allowed)
-        return found[-1], written
-    if not request.minpeak.no_share and request.minpeak.objective != "worst":
-        return _written_shares(setup, request, files, say)
-
-    def annotations() -> Annotations:
-        assert found[-1].plan is not None, "minpeak reports its plan"
-        return found[-1].plan.annotations
-
-    written = settled_texts(planned, annotations, files)
+        written = written_scopes(planner, files)
+    elif options.no_share or options.objective == "worst":
+        written = settled_texts(planner, planner.annotations, files, without_lists(files))
+    else:
+        written = _written_shares(planner, files)
     refuse_errors(files, written.texts, allowed)
-    return found[-1], written
+    return planner.last, written
 
 
-def _written_shares(setup: Setup, request: PlanRequest, files: Files, say: Say | None) -> tuple[Placed, Written]:
-    """The same for a plan that shares bytes: lists in the files say who takes whose."""
-    placed = place(setup, request, say=say, bare=True)
+@dataclass
+class _Planner:
+    """Plans a graph from the texts that a library holds; `last` is what it came to last."""
+
+    setup: Setup
+    request: PlanRequest
+    say: Say | None
+    placed: Placed | None = None
+
+    def __call__(self, library: GraphLibrary, demands: Demands) -> Schedule:
+        self.placed = place(self.setup, self.request, library=library, say=self.say, written=demands)
+        return self.placed.schedule
+
+    @property
+    def last(self) -> Placed:
+        assert self.placed is not None, "something was planned"
+        return self.placed
+
+    def annotations(self) -> Annotations:
+        """What minpeak asks the files to say."""
+        assert self.last.plan is not None, "minpeak reports its plan"
+        return self.last.plan.annotations
+
+
+def _written_shares(planner: _Planner, files: Files) -> Written:
+    """The best, under the objective, of scopes and of lists that share bytes; it becomes the planner's last placement."""
+    setup, request, say = planner.setup, planner.request, planner.say
+    bare, config = without_lists(files), setup.config(files.path, GraphLibrary())
+    placed = place(setup, request, library=library_of(bare.texts), say=say)
     assert placed.plan is not None, "minpeak reports its plan"
-    objective = placed.plan.certificate.objective
-    budget = request.minpeak.mapping()["budget_bytes"]
-    assert budget is None or isinstance(budget, int)
-    config = setup.config(files.path, GraphLibrary())
+    aim = aim_of(placed.plan, request.minpeak.mapping()["budget_bytes"])
+    scoped = None
+    if not aim.is_fast:
+        scopes = _Planner(setup, replace(request, minpeak=replace(request.minpeak, objective="total")), say)
+        written = settled_texts(scopes, scopes.annotations, files, bare)
+        scoped = scopes.last.schedule, written
 
     def timing(schedule: Schedule) -> Timing:
         return request.timed.timing(schedule, setup.registry, config.dtypes)
@@ -417,9 +441,10 @@ def _written_shares(setup: Setup, request: PlanRequest, files: Files, say: Say |
     def sample(library: GraphLibrary) -> Program:
         return expand_all(library.load(files.path), config, setup.registry, library=library, sample=True).program
 
-    found = shared_files(files, aim_of(placed.plan, objective, budget), timing, sample, say)
-    plan = with_files(placed.plan, found, objective)
-    return replace(placed, schedule=found.schedule, timing=cache(lambda: timing(found.schedule)), plan=plan), found.written
+    found = best_files(files, aim, timing, sample, scoped, say)
+    plan = with_files(placed.plan, found)
+    planner.placed = replace(placed, schedule=found.schedule, timing=cache(lambda: timing(found.schedule)), plan=plan)
+    return found.written
 
 
 def _pool_may_overflow(planned: Schedule, sizes: RingSizes) -> bool:

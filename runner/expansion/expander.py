@@ -23,7 +23,7 @@ from runner.expansion.externals import Externals
 from runner.expansion.forecast import Forecast, Size
 from runner.expansion.names import Context, Frame, View
 from runner.expansion.pieces import Piece
-from runner.expansion.sharing.arenas import arenas_of
+from runner.expansion.sharing.texts import Texts
 from runner.expansion.trip_counts import DynamicRange, case_test, is_decided
 from runner.language.expressions import Expr, ExprError, parse
 from runner.language.graph import Alloc, For, Graph, Item, Op, Scope, Seen, Switch, Text, Use
@@ -179,10 +179,18 @@ class _Walk:
         program = Program(graph.name, tuple(builder.tensors), tuple(builder.tasks), body, inputs, outputs)
         if builder.problems:
             return program
-        arenas, problems = arenas_of(program, graph, self.library)
+        return self.shared(program, Texts(graph, self.library))
+
+    def shared(self, program: Program, texts: Texts) -> Program:
+        """The program with the arenas that its graphs say."""
+        if not texts.said():
+            return program
+        from runner.expansion.sharing.arenas import arenas_of  # which needs numpy
+
+        arenas, problems = arenas_of(program, texts)
         for problem in problems:
-            builder.note(problem)
-        return replace(program, arenas=arenas) if arenas else program
+            self.builder.note(problem)
+        return replace(program, arenas=arenas)
 
     def declare(self, graph: Graph, context: Context, frame: Frame) -> None:
         """The tensors of the program from outside; its inputs and outputs exist whether anybody uses them or not."""

@@ -6,14 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
 from runner.base.errors import GraphError, did_you_mean
 from runner.base.tensor_spec import TensorSpec, round_up
-from runner.program.lifetimes import lives_of
 from runner.program.ops import OpRegistry
 from runner.program.program import Program, Region, Span, Task
-from runner.program.sharing import certain_waits, former_tenants, reuse_edges
 from runner.program.spans import chain_to, spans_of
 from runner.rings.schedule import ring_of
 
@@ -186,6 +182,9 @@ def _sharing(program: Program, task: Task) -> tuple[tuple[Shared, ...], tuple[st
     """What a task has in arenas, and whom it waits for because of that."""
     if not program.arenas:
         return (), ()
+    from runner.program.lifetimes import lives_of  # which needs numpy
+    from runner.program.sharing import certain_waits, former_tenants, reuse_edges
+
     lives = lives_of(program, allocs_touch=False)
     before, tensors = former_tenants(program, lives), program.tensors
     found = []
@@ -193,7 +192,7 @@ def _sharing(program: Program, task: Task) -> tuple[tuple[Shared, ...], tuple[st
         offsets = dict(zip(arena.tensors, arena.offsets, strict=True))
         for tensor in dict.fromkeys((*task.creates, *task.uses)):
             if tensor in offsets:
-                olds = before.get(int(np.searchsorted(lives.locals, tensor)), ())
+                olds = before.get(int(lives.locals.searchsorted(tensor)), ())
                 names = dict.fromkeys(tensors[int(lives.locals[old])].name for old in olds)
                 found.append(Shared(tensors[tensor].name, offsets[tensor], tuple(names)))
     edges = reuse_edges(program, certain_waits(program)).get(task.id, ())

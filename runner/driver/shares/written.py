@@ -37,13 +37,19 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class SharedFiles:
-    """Files that say a plan's sharing: their schedule by `annotated`, its safe capacities and timed run, and what changes."""
+class Said:
+    """What files say: their schedule by `annotated`, its safe capacities, its timed run, what changes in them, who found it."""
 
     schedule: Schedule
     heap_bytes: tuple[int, ...]
     makespan_us: float
     written: Written
+    found_by: str
+
+    @property
+    def figures(self) -> tuple[int, float]:
+        """Bytes and microseconds."""
+        return sum(self.heap_bytes), self.makespan_us
 
 
 @dataclass(frozen=True)
@@ -69,25 +75,44 @@ class Aim:
         return rank(one) < rank(other)
 
 
-def aim_of(plan: Plan, objective: str, budget_bytes: int | None) -> Aim:
+def aim_of(plan: Plan, budget_bytes: object) -> Aim:
     """What to look for in place of a plan."""
-    if objective == "makespan":
-        return Aim(is_fast=True, most_bytes=budget_bytes)
+    if plan.certificate.objective == "makespan":
+        return Aim(is_fast=True, most_bytes=budget_bytes if isinstance(budget_bytes, int) else None)
     time = plan.certificate.time
-    return Aim() if objective != "balanced" or time is None else Aim(limit_us=time.fastest_us * (1 + time.slack))
+    return Aim() if time is None else Aim(limit_us=time.fastest_us * (1 + time.slack))
 
 
-def shared_files(
+Timed = Callable[[Schedule], Timing]
+
+
+def best_files(
     files: Files,
     aim: Aim,
-    timing: Callable[[Schedule], Timing],
+    timing: Timed,
     sample: Callable[[GraphLibrary], Program],
+    scoped: tuple[Schedule, Written] | None = None,
     say: Callable[[str, float], None] | None = None,
-) -> SharedFiles:
-    """The files with lists that are best under an aim; raises RinggraphError.
+) -> Said:
+    """The files with scopes (`scoped`), with lists, or with neither, whichever is best under an aim; raises RinggraphError.
 
     `sample` is the program in which loops of which only a run knows the trips make several.
     """
+    lists = _with_lists(files, aim, timing, sample, say)
+    if scoped is None:
+        return lists
+    schedule, written = scoped
+    scopes = _said(schedule, timing, written, "scopes that files can say")
+    return lists if aim.prefers(lists.figures, scopes.figures) else scopes
+
+
+def _with_lists(
+    files: Files,
+    aim: Aim,
+    timing: Timed,
+    sample: Callable[[GraphLibrary], Program],
+    say: Callable[[str, float], None] | None,
+) -> Said:
     library = GraphLibrary()
     program = files.expand(library)
     before = get_scheduler("annotated")(program, {"share": False})
@@ -102,35 +127,46 @@ def shared_files(
         found = search.fastest(most)
     else:
         found = search.fewest(aim.limit_us)
-    heap = tuple(safe_heap(load) for load in ring_loads(before))
-    bare_us = _makespan_us(before, heap, timing)
-    if found is None or aim.prefers((sum(heap), bare_us), ((found.height + NUM_RINGS - 1) * BLOCK_ALIGN, found.makespan_us)):
-        return _read_again(files, program, dict.fromkeys(texts.said(), ()), texts, timing)
+    bare = _said(before, timing, Written(), "annotated")
+    if found is None or aim.prefers(bare.figures, ((found.height + NUM_RINGS - 1) * BLOCK_ALIGN, found.makespan_us)):
+        return _read_again(files, program, {}, texts, timing)
     if say is not None:
         say("lists that files can say", found.height * BLOCK_ALIGN)
     return _read_again(files, program, found.proposal.said, texts, timing)
 
 
-def _read_again(
-    files: Files,
-    program: Program,
-    said: Mapping[str, tuple[Shared, ...]],
-    texts: GraphTexts,
-    timing: Callable[[Schedule], Timing],
-) -> SharedFiles:
-    """The files with these lists, as they are read."""
+def without_lists(files: Files) -> Written:
+    """The files that may change, without lists that share bytes."""
+    library = GraphLibrary()
+    return _relisted(files, GraphTexts(library.load(files.path), library), {})
+
+
+def _relisted(files: Files, texts: GraphTexts, said: Mapping[str, tuple[Shared, ...]]) -> Written:
+    """The files that may change, with these lists and no others."""
     splices: dict[Path, Sequence[Splice]] = {}
-    for file, entries in said.items():
-        if plain(texts.graphs[file].share) != plain(entries):
+    for file, graph in texts.graphs.items():
+        entries = said.get(file, ())
+        if files.may_write(file) and plain(graph.share) != plain(entries):
             splices[Path(file)] = share_splices(Path(file).read_bytes(), entries)
     new: Texts = {path: spliced(path.read_bytes(), mine) for path, mine in splices.items()}
-    after = files.expand(library_of(new))
+    return Written(new, (splices,) if splices else ())
+
+
+def _read_again(files: Files, program: Program, said: Mapping[str, tuple[Shared, ...]], texts: GraphTexts, timing: Timed) -> Said:
+    """The files with these lists, as they are read."""
+    written = _relisted(files, texts, said)
+    after = files.expand(library_of(written.texts))
     refuse_other_work(program, after)
-    _refuse_findings(files, new)
+    _refuse_findings(files, written.texts)
     schedule = replace(get_scheduler("annotated")(after, {}), strategy="minpeak")
+    return _said(schedule, timing, written, "lists that files can say" if said else "annotated")
+
+
+def _said(schedule: Schedule, timing: Timed, written: Written, found_by: str) -> Said:
     heap = tuple(safe_heap(load) for load in ring_loads(schedule))
-    written = Written(new, (splices,) if splices else ())
-    return SharedFiles(schedule, heap, _makespan_us(schedule, heap, timing), written)
+    run = timed(schedule, RingSizes().with_heap(heap), timing(schedule))
+    makespan_us = float("inf") if run.makespan_us is None or run.deadlock is not None else run.makespan_us
+    return Said(schedule, heap, makespan_us, written, found_by)
 
 
 def _refuse_findings(files: Files, new: Texts) -> None:
@@ -143,25 +179,14 @@ def _refuse_findings(files: Files, new: Texts) -> None:
             raise ScheduleError(f"the lists that share bytes cannot be written: lint would find that {finding.message}")
 
 
-def _makespan_us(schedule: Schedule, heap: Sequence[int], timing: Callable[[Schedule], Timing]) -> float:
-    run = timed(schedule, RingSizes().with_heap(heap), timing(schedule))
-    return float("inf") if run.makespan_us is None or run.deadlock is not None else run.makespan_us
-
-
-def with_files(plan: Plan, found: SharedFiles, objective: str) -> Plan:
+def with_files(plan: Plan, found: Said) -> Plan:
     """The plan that files say in place of one that they cannot."""
     old, total = plan.certificate, sum(found.heap_bytes)
     facts = None if old.time is None else replace(old.time, makespan_us=found.makespan_us)
-    value = found.makespan_us if objective == "makespan" else max(found.heap_bytes) if objective == "worst" else total
+    is_fast = old.objective == "makespan"
     loads = ring_loads(found.schedule)
-    idle = sum(not load.num_blocks for load in loads) * BLOCK_ALIGN if objective != "makespan" else 0
+    idle = 0 if is_fast else sum(not load.num_blocks for load in loads) * BLOCK_ALIGN
+    value = found.makespan_us if is_fast else total
     certificate = replace(old, value=value, total_bytes=total, time=facts, idle_bytes=idle)
-    return replace(
-        plan,
-        schedule=found.schedule,
-        heap_bytes=found.heap_bytes,
-        certificate=certificate,
-        found_by="lists that files can say",
-        run=None,
-        unlimited=None,
-    )
+    changed = {"schedule": found.schedule, "heap_bytes": found.heap_bytes, "certificate": certificate}
+    return replace(plan, **changed, found_by=found.found_by, run=None, unlimited=None)

@@ -13,19 +13,15 @@ from runner.expansion.sharing.addresses import Addresses, addresses, made_in
 from runner.expansion.sharing.conflicts import Conflicts, Pair, by_lives
 from runner.expansion.sharing.stacking import Stacked, stacked
 from runner.expansion.sharing.texts import Lists, Texts, Unit, problems_of
-from runner.language.graph import Graph, Text
-from runner.language.library import GraphLibrary
+from runner.language.graph import Text
 from runner.program.lifetimes import lives_of
 from runner.program.program import Arena, Program
 from runner.program.spans import host_reads
 
 
-def arenas_of(program: Program, graph: Graph, library: GraphLibrary) -> tuple[tuple[Arena, ...], list[Diagnostic]]:
+def arenas_of(program: Program, texts: Texts) -> tuple[tuple[Arena, ...], list[Diagnostic]]:
     """The arenas that the lists of a graph, and of those that it uses, say; and what is wrong with the lists."""
-    texts = Texts(graph, library)
     said = texts.said()
-    if not said:
-        return (), []
     problems = list(problems_of(texts))
     if problems:
         return (), problems
