@@ -94,6 +94,12 @@ class Config:
         is_found = self.family.name in family_names() and family(self.family.name) is self.family
         return _resolve, (self.family.name if is_found else self.family, self._layers, self._options, self._asked, [])
 
+    def mark(self, name: str) -> Mark | None:
+        """The place of a field, dim or dtype; None for what no file gives."""
+        dtypes = {key: given for layer in (*self._layers, *self._options) for key, given in layer.dtypes.items()}
+        given = self._given.get(name) or dtypes.get(name)
+        return None if given is None else given.mark
+
     def origin(self, name: str) -> str:
         """Where a field or dim was given: `FILE:LINE`, or the option; "default" where a `config.json` leaves it out."""
         given = self._given[name]

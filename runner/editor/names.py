@@ -61,9 +61,10 @@ class Occurrence:
 
 @dataclass(frozen=True, slots=True)
 class Implicit:
-    """A `use` at `item` that takes the tensor or value `symbol` for a name of the used graph which it does not give."""
+    """A `use` at `item`, the file's `number`-th, that takes the tensor or value `symbol` for a name which it does not give."""
 
     item: Node
+    number: int
     member: Key
     name: str
     symbol: Symbol
@@ -151,6 +152,11 @@ def index(root: Node, text: Text, real: str, values: Collection[str], used: Find
     return found.index
 
 
+def creates(text: str) -> bool:
+    """Whether the text of an output makes a tensor."""
+    return _CREATES.match(text) is not None or _TYPE_START.match(text) is not None
+
+
 def is_name(text: str) -> bool:
     return text.isidentifier() and text.isascii()
 
@@ -185,9 +191,9 @@ class _Indexer:
         key = (kind, *names)
         return self.outside.setdefault(key, Symbol(kind, names[-1], key))
 
-    def local(self, kind: str, name: str, **given: str) -> Symbol:
+    def local(self, kind: str, name: str) -> Symbol:
         self.num += 1
-        return Symbol(kind, name, ("local", self.real, str(self.num)), **given)
+        return Symbol(kind, name, ("local", self.real, str(self.num)))
 
     def define(self, frame: Frame, name: str, kind: str, spec: str, is_member: bool = False) -> Symbol:
         """The tensor `name` of a frame: the one that it has, or a new one."""
@@ -363,7 +369,7 @@ class _Indexer:
                     self.names_in(value, frame)
         created = []
         for key, value in _pairs(item.get("out")):
-            if value.kind == "text" and not _CREATES.match(value.value) and not _TYPE_START.match(value.value):
+            if value.kind == "text" and not creates(value.value):
                 self.region(value, frame)
             elif value.kind == "text":
                 created.append((key, value))
@@ -451,7 +457,7 @@ class _Indexer:
             for name in found.sections[section]:
                 symbol = frame.variable(name) if section == "params" else frame.tensor(name)
                 if name not in given and symbol is not None:
-                    self.index.implicit.append(Implicit(item, ("member", found.file, name), name, symbol))
+                    self.index.implicit.append(Implicit(item, len(self.index.uses), ("member", found.file, name), name, symbol))
 
     # --- ids ---
 

@@ -59,13 +59,14 @@ class Workspace:
     def put(self, path: str, value: str) -> str:
         """Takes a text that stands for what lies at `path`; returns the real path."""
         real = os.path.realpath(path)
-        self.open[real] = Text(path, value, self.encoding)
+        self.open = {**self.open, real: Text(path, value, self.encoding)}  # other threads may go through the old ones
         if kind := "graph" if _GRAPH.search(value) else "layer" if self.is_layer(real, value) else "":
             self.kinds[real] = kind  # one that is being rewritten stays what it was
         return real
 
     def close(self, path: str) -> None:
-        self.open.pop(os.path.realpath(path), None)
+        real = os.path.realpath(path)
+        self.open = {other: text for other, text in self.open.items() if other != real}
 
     def is_layer(self, real: str, value: str) -> bool:
         given = {os.path.realpath(name) for name in self.setup(real).configs if Path(name).is_file()}
@@ -124,6 +125,24 @@ class Workspace:
             self._configs[real] = state, found
         return self._configs[real][1]
 
+    def value_names(self, path: str) -> Collection[str]:
+        """What names the configuration has, under whatever deployment."""
+        setup = self.setup(path)
+        state = self._layers(setup)
+        key = f"values of {id(setup)}"
+        if key not in self._configs or self._configs[key][0] != state:
+            found = None
+            with overlaid(self.overlay()), suppress(RinggraphError):
+                found = setup.config()
+            self._configs[key] = state, found
+        config = self._configs[key][1]
+        return () if config is None else config.values
+
+    def _layers(self, setup: Setup) -> State:
+        """The contents of layers and files of ops."""
+        layers = tuple((real, text.value) for real, text in self.open.items() if self.kinds.get(real) == "layer")
+        return layers, _stats((*setup.configs, *setup.op_files)), id(setup)
+
     # --- names ---
 
     def interface(self, name: str, user: str) -> names.Interface | None:
@@ -143,8 +162,7 @@ class Workspace:
         state = self.state(path)
         kept = self._indices.get(real)
         if kept is None or kept[0] != state:
-            config = self.config(path)
-            values = config.values if config is not None else ()
+            values = self.value_names(path)
             made = names.index(found[0], text, real, values, lambda name: self.interface(name, path))
             kept = self._indices[real] = state, made
         return kept[1]
@@ -180,9 +198,7 @@ class Workspace:
     def state(self, path: str) -> State:
         """What a graph's findings and program depend on."""
         files = tuple((real, text.value if (text := self.text(real)) else None) for real in self.used(path))
-        layers = tuple((real, text.value) for real, text in self.open.items() if self.kinds.get(real) == "layer")
-        setup = self.setup(path)
-        return files, layers, _stats((*setup.configs, *setup.op_files)), id(setup)
+        return files, self._layers(self.setup(path))
 
     def findings(self, path: str, is_needless: Callable[[], bool] = lambda: False) -> list[Diagnostic]:
         """What `ringgraph lint PATH` says, with the texts that are open; raises StoppedError once nobody needs it."""
@@ -224,12 +240,12 @@ class Workspace:
                 return [each for each in error.diagnostics if each.mark and os.path.realpath(each.mark.file) == real]
         return []
 
-    def program(self, path: str) -> Program | RinggraphError:
-        """The program of a graph as `ringgraph explain` has it, or why there is none."""
+    def program(self, path: str, is_needless: Callable[[], bool] = lambda: False) -> Program | RinggraphError:
+        """The program of a graph as `ringgraph explain` has it, or why there is none; raises StoppedError as `findings` does."""
         real, state = os.path.realpath(path), self.state(path)
         if real not in self._programs or self._programs[real][0] != state:
             found: Program | RinggraphError
-            with overlaid(self.overlay()):
+            with overlaid(self.overlay()), stopped_by(is_needless):
                 try:
                     found = self.setup(path).program(path, library=GraphLibrary())
                 except RinggraphError as error:
@@ -295,5 +311,5 @@ def _stats(files: Collection[str | Path]) -> tuple[object, ...]:
 
 def _trim(kept: dict) -> None:
     """Leaves room for one more; what was put in first goes first."""
-    while len(kept) >= _MOST_KEPT:
-        kept.pop(next(iter(kept)))
+    for first in list(kept)[: max(0, len(kept) - _MOST_KEPT + 1)]:
+        kept.pop(first, None)
