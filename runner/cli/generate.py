@@ -89,6 +89,7 @@ def generate_command(
     device: options.Device = "cpu",
     workers: options.Workers = 1,
     threads: options.Threads = None,
+    fast: options.Fast = False,
     prefill_graph: PrefillGraph = None,
     decode_graph: DecodeGraph = None,
     scheduler: options.Scheduler = "annotated",
@@ -111,7 +112,7 @@ def generate_command(
     given = _prompts(folder, prompt_ids, prompts, prompt)
     graphs = {phase: graph for phase, graph in (("prefill", prefill_graph), ("decode", decode_graph)) if graph is not None}
     request = Request(folder, given, max_new_tokens, deploy, ignore_eos, device, graphs, logits, record_routing, files)
-    placed = placement(scheduler, (ring_heap, ring_window, ring_pool), workers, unchecked)
+    placed = placement(scheduler, (ring_heap, ring_window, ring_pool), workers, unchecked, fast)
     setup = Setup(own_layers(folder, config), [*sets, *([f"dtype={dtype}"] if dtype else [])], None, ep, ops)
     served, unwritten = _served(context.obj, request, setup, placed, threads, timeout_s, port)
     if served is not None:

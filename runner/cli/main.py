@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from runner.base.errors import RinggraphError
+from runner.base.threads import prepare
 from runner.cli import checkpoints, configs, generate, graphs, receive_depth, recorded, run, schedule, sizing
 from runner.cli.device import critical
 from runner.cli.pictures import pictures, view
@@ -70,6 +71,7 @@ def main(arguments: list[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):  # a name from a file may have characters that no encoding has, such as half a pair
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    prepare()
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")  # before torch: products whose bits do not depend on threads or other rows
     if own_rank() is not None:
         os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # what fails between ranks is told once, and by us

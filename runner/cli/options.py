@@ -76,7 +76,11 @@ Unchecked = Annotated[
     bool, typer.Option("--unchecked", help="Run although rings may be too small or a manual scope lacks edges.")
 ]
 Threads = Annotated[
-    int | None, typer.Option("--threads", min=1, metavar="N", help="Torch's threads per op; without, as suits the model's size.")
+    int | None,
+    typer.Option("--threads", min=1, metavar="N", help="Torch's threads per op; without, as suits model and load."),
+]
+Fast = Annotated[
+    bool, typer.Option("--fast/--exact", help="Let products round bf16 sums, and bits depend on which requests share a call.")
 ]
 
 # --- planning ---------------------------------------------------------------------------------------------------------

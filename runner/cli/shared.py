@@ -64,7 +64,11 @@ def print_notes(notes: Iterable[str]) -> None:
 
 
 def placement(
-    scheduler: str, rings: tuple[str | None, str | None, str | None], workers: int = 1, unchecked: bool = False
+    scheduler: str,
+    rings: tuple[str | None, str | None, str | None],
+    workers: int = 1,
+    unchecked: bool = False,
+    is_fast: bool = False,
 ) -> Placement:
     """How a command's options place programs that run: heap, window and pool of `rings` are texts of the options."""
     from runner.driver.driver import ring_sizes, schedule_of
@@ -74,6 +78,7 @@ def placement(
         lambda program: warned(schedule_of(program, scheduler, unchecked=unchecked)),
         lambda schedules: told(ring_sizes(schedules, *rings, unchecked=unchecked)),
         workers,
+        is_fast,
     )
 
 

@@ -201,11 +201,16 @@ def usable_device(name: str) -> str:
 
 
 def set_threads(threads: int | None, config: Config) -> None:
-    """Torch's threads per op: as given, else one for a narrow model, whose ops are too short to be worth waking another."""
+    """Torch's threads per op: as given, else as OMP_NUM_THREADS says, else as many as processors are free.
+
+    A narrow model gets one: its ops are too short to be worth waking another.
+    """
     import torch
 
-    if threads is None and "OMP_NUM_THREADS" not in os.environ and config.family.is_narrow(config):
-        threads = 1
+    from runner.base.threads import free_processors
+
+    if threads is None and "OMP_NUM_THREADS" not in os.environ:
+        threads = 1 if config.family.is_narrow(config) else min(free_processors(), torch.get_num_threads())
     if threads is not None:
         torch.set_num_threads(threads)
 

@@ -20,19 +20,21 @@ from schedulers import get_scheduler
 from schedulers.minpeak.plan import Options, Plan
 from schedulers.minpeak.planner import Planner, plan
 
+MIB = 2**20
+
 OTHERS = ("unscoped", "auto", "annotated", "autoscope")
 """Strategies shown beside minpeak; `manual` is not, as it lacks the edges that make a run right."""
 
 
 def refuse_large(program: Program, graph: str | Path) -> None:
-    """Raises GraphError for more tasks than are planned some thirty times in a bearable time, but not of installed graphs.
+    """Raises GraphError for more tasks than are planned some thirty times in five seconds, but not of installed graphs.
 
-    Long files may ask for more than short ones: those who wrote so much mean it.
+    Files of more than a MiB, as captures of devices are, may ask for more.
     """
     limits = Limits.current()
     path = Path(graph)
     num_bytes = sum(file.stat().st_size for file in ([path] if path.is_file() else path.glob("*")) if file.is_file())
-    most = limits.frontier + limits.density * num_bytes
+    most = limits.frontier + limits.density * max(0, num_bytes - MIB)
     if len(program.tasks) > most and (Path(graph).exists() or str(graph) not in shipped_graphs()):
         message = f"the frontier of {len(program.tasks):,} tasks takes too long: more than {most:,}"
         raise GraphError(Diagnostic("G329", message, program.body.mark, hint=how_to_raise("frontier")))
@@ -89,7 +91,8 @@ class _Trace:
         first = self._add(self.points, _placed("minpeak, fewest bytes", least.schedule, self._timing))
         most = self._within(None, "minpeak, any bytes")
         for budget in budgets(first.total_bytes, most.total_bytes, num_points):
-            self._within(budget, f"minpeak, {human_bytes(budget)}")
+            if not any(p.total_bytes <= budget and p.makespan_us <= most.makespan_us for p in self.points):
+                self._within(budget, f"minpeak, {human_bytes(budget)}")
         middle = self._add(
             self.points, _placed("minpeak, balanced", self._planned("minpeak, balanced", {}).schedule, self._timing)
         )

@@ -166,7 +166,8 @@ def _externals(program: Program, config: Config, request: Request) -> tuple[dict
     given = {**told, **given}
     weights = None
     if request.checkpoint is not None:
-        weights = load_weights(program, Checkpoint.open(request.checkpoint), config, request.device)
+        loaded = load_weights(program, Checkpoint.open(request.checkpoint), config, request.device)
+        weights = {tensor: value for tensor, value in loaded.items() if isinstance(value, torch.Tensor)}  # none is laid out
     random = RandomExternals(config, request.seed)
     return external_tensors(program, given, weights, random, torch.device(request.device)), store
 

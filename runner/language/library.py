@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib.metadata import entry_points
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -186,8 +186,13 @@ def check_path(path: Path) -> Checked:
 
 
 def check_data(data: bytes, file: str) -> Checked:
-    """`check_source` with the file's comments."""
-    most = Limits.current().findings
+    """`check_source` with the file's comments. A text is checked once: the key of a kept result and the plan read the same."""
+    found = _checked(data, file, Limits.current().findings)
+    return replace(found, problems=found.problems[:])
+
+
+@lru_cache(8)
+def _checked(data: bytes, file: str, most: int) -> Checked:
     source = read_source(data, file, most)
     problems, root = source.problems, source.root
     if root is not None:

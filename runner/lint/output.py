@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import lru_cache
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -119,7 +120,7 @@ def _rule(code: str) -> dict[str, Any]:
 def _result(finding: Diagnostic, rule: int, seen: Counter[str]) -> dict[str, Any]:
     """`seen` counts fingerprints, so that the second of two like findings has another."""
     mark = finding.mark or Mark(".", 1)
-    told = (finding.code, _uri(mark.file), (finding.source_line or "").strip(), finding.message)
+    told = (finding.code, _uri(mark.file), _told_line(finding.source_line or ""), finding.message)
     fingerprint = sha256("\0".join(told).encode(errors="surrogateescape")).hexdigest()[:16]
     seen[fingerprint] += 1
     result: dict[str, Any] = {
@@ -135,6 +136,13 @@ def _result(finding: Diagnostic, rule: int, seen: Counter[str]) -> dict[str, Any
     return result
 
 
+@lru_cache(16)
+def _told_line(line: str) -> str:
+    """A line as it goes into fingerprints: a long one, on which there may be many findings, is digested once."""
+    line = line.strip()
+    return line if len(line) <= 500 else sha256(line.encode(errors="surrogateescape")).hexdigest()
+
+
 def _location(mark: Mark, line: str = "") -> dict[str, Any]:
     """The place, up to the end of `line` where that is known."""
     start, end = mark.column, max(mark.column + 1, len(line.rstrip()) + 1)
@@ -144,7 +152,12 @@ def _location(mark: Mark, line: str = "") -> dict[str, Any]:
 
 def _uri(file: str) -> str:
     """The file's place below the working folder, where code hosts look for it; of files elsewhere, the whole place."""
-    path = Path(os.path.abspath(file))
+    return _uri_from(file, os.getcwd())
+
+
+@lru_cache(16)
+def _uri_from(file: str, folder: str) -> str:
+    path = Path(os.path.normpath(Path(folder, file)))
     with suppress(ValueError):
-        return quote(os.fsencode(path.relative_to(Path.cwd()).as_posix()))
+        return quote(os.fsencode(path.relative_to(folder).as_posix()))
     return f"file://{quote(os.fsencode(path.as_posix()))}"

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.base.errors import RinggraphError
+from runner.base.threads import free_processors
 from runner.ranks.join import DEFAULT_TIMEOUT_S, LAUNCHER, START_S
 from runner.ranks.reports import FOLDER, Report, expect_waiting_threads, read_place, read_reports
 
@@ -116,7 +117,7 @@ def check_port(port: int) -> None:
 @contextmanager
 def _environment(folder: str, num_ranks: int) -> Iterator[None]:
     """The environment that ranks inherit."""
-    threads = max(1, (os.cpu_count() or 1) // num_ranks)
+    threads = max(1, free_processors() // num_ranks)
     wanted = {FOLDER: folder, LAUNCHER: str(os.getpid())}
     defaults = {"OMP_NUM_THREADS": str(threads), "TORCH_CPP_LOG_LEVEL": "FATAL"}
     loopback = next((name for _, name in socket.if_nameindex() if name in ("lo", "lo0")), None)

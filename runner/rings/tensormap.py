@@ -12,11 +12,12 @@ Source: docs/memory-model.md, which restates the public `simpler` runtime (`tens
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Sequence
 from heapq import nlargest
 from itertools import accumulate
+from operator import itemgetter
 
 from runner.rings.schedule import NUM_RINGS, MapEntry, Schedule, Submit
 from runner.rings.steps import StepWalk
@@ -34,33 +35,7 @@ Address = tuple[int, int]
 Held = list[int]
 """An entry: ring and number of its task, -1 once it is covered, and the bytes of the tensor that it stands for (begin, end)."""
 
-
-MIN_DROPPED = 64
-"""Entries of a tensor from which on those that were swept are dropped, whenever they are twice as many as after the last time."""
-
-
-class _Entries:
-    """Entries of one tensor by the bytes at which they begin, those that were swept among them until they are dropped."""
-
-    __slots__ = ("begins", "held", "most")
-
-    def __init__(self) -> None:
-        self.begins: list[int] = []
-        self.held: list[Held] = []
-        self.most = MIN_DROPPED
-
-    def add(self, held: Held, swept: Sequence[int]) -> None:
-        at = bisect_right(self.begins, held[2])
-        self.begins.insert(at, held[2])
-        self.held.insert(at, held)
-        if len(self.held) > self.most:
-            self.keep(0, len(self.held), [h for h in self.held if h[1] >= swept[h[0]]])
-            self.most = max(MIN_DROPPED, 2 * len(self.held))
-
-    def keep(self, low: int, high: int, kept: list[Held]) -> None:
-        """Of the entries from `low` to `high`, only these."""
-        self.held[low:high] = kept
-        self.begins[low:high] = [held[2] for held in kept]
+_begin = itemgetter(2)
 
 
 class TensorMap:
@@ -72,7 +47,9 @@ class TensorMap:
     def __init__(self, capacity: int = CAPACITY) -> None:
         self.capacity = capacity
         self.used = self.peak = 0
-        self._held: dict[Address, _Entries] = {}
+        self._held: dict[
+            Address, list[Held]
+        ] = {}  # by begin; what was swept is dropped when an INOUT covers it, or when it is most
         self._tasks: list[deque[Held]] = [deque() for _ in range(NUM_RINGS)]
         self._swept = [0] * NUM_RINGS  # up to which task entries have gone
         self._seen = [0] * NUM_RINGS  # the oldest live task when the ring was last looked at
@@ -108,27 +85,30 @@ class TensorMap:
         for address, (_, _, begin, end, _) in zip(addresses, entries, strict=True):
             held = [ring, number, begin, end]
             tasks.append(held)
-            if address not in known:
-                known[address] = _Entries()
-            known[address].add(held, self._swept)
+            if address in known:
+                others = known[address]
+                insort(others, held, key=_begin)
+                if len(others) > 2 * self.used + SWEEP:
+                    others[:] = [other for other in others if other[1] >= self._swept[other[0]]]
+            else:
+                known[address] = [held]
         self.used += len(entries)
         if self.used > self.peak:
             self.peak = self.used
 
-    def _cover(self, entries: _Entries, begin: int, end: int) -> None:
-        """Take out what lies within bytes of a tensor; entries of tasks that are known to have retired wait for a sweep."""
-        low = bisect_left(entries.begins, begin)
-        high = bisect_left(entries.begins, end, low)
+    def _cover(self, entries: list[Held], begin: int, end: int) -> None:
+        """Takes out a tensor's entries within these bytes; those of tasks that are known to have retired wait for a sweep."""
+        start = bisect_left(entries, begin, key=_begin)
+        stop = bisect_left(entries, end, start, key=_begin)
         kept = []
-        for held in entries.held[low:high]:
+        for held in entries[start:stop]:
             ring, number, first, last = held
             if number >= self._seen[ring] and first < last <= end:
                 held[1] = -1
                 self.used -= 1
             elif number >= self._swept[ring]:
                 kept.append(held)
-        if len(kept) < high - low:
-            entries.keep(low, high, kept)
+        entries[start:stop] = kept
 
     def _sweep(self, ring: int, alive: int) -> None:
         self._swept[ring] = alive

@@ -234,8 +234,7 @@ def open_session(
     _require_inputs(state, programs.values(), serving.drafting)
     keep = Layouts(programs.values(), registry, is_fast=placement.is_fast).keep
     held = {"rank": comm.rank, "size": comm.size, "progress": progress, "loaded": {}, "keep": keep}
-    weight_bytes: dict[int, int] = {}
-    stages: dict[str, Stage] = {}
+    stages, weight_bytes = dict[str, Stage](), dict[int, int]()
     for phase, program in programs.items():
         weights = {} if checkpoint is None else load_weights(program, checkpoint, config, device, **held)
         weight_bytes |= {id(weight): weight.nbytes for weight in weights.values()}

@@ -74,10 +74,11 @@ def next_tokens(position: int) -> list[int]:
 
 
 class Ours:
-    def __init__(self, folder: Path, *sets: str):
+    def __init__(self, folder: Path, *sets: str, device: str = "cpu"):
         config = load_config([folder / "config.json"], ("max_context=512", *sets))
         strategy = get_scheduler("annotated")
-        self.session: ModelSession = open_session(config, folder, registry(), Placement(lambda program: strategy(program, {})))
+        placed = Placement(lambda program: strategy(program, {}))
+        self.session: ModelSession = open_session(config, folder, registry(), placed, device=device)
         self.given = prompts(config.values["vocab_size"])
         self.handles = [self.session.admit(400, PROMPT) for _ in self.given]
         self.position = PROMPT
@@ -105,9 +106,9 @@ class Ours:
 
 
 class Theirs:
-    def __init__(self, folder: Path, dtype: str):
-        self.model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=TORCH[dtype]).eval()
-        self.ids = torch.tensor(prompts(self.model.config.vocab_size))
+    def __init__(self, folder: Path, dtype: str, device: str = "cpu"):
+        self.model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=TORCH[dtype]).eval().to(device)
+        self.ids = torch.tensor(prompts(self.model.config.vocab_size), device=device)
         with torch.no_grad():
             out = self.model(self.ids, use_cache=True)
         self.cache, self.logits, self.position = out.past_key_values, out.logits[-1].float(), PROMPT
@@ -118,7 +119,7 @@ class Theirs:
 
     def decode(self) -> None:
         with torch.no_grad():
-            ids = torch.tensor(next_tokens(self.position)).view(-1, 1)
+            ids = torch.tensor(next_tokens(self.position), device=self.ids.device).view(-1, 1)
             out = self.model(ids, past_key_values=self.cache, use_cache=True)
         self.position += 1
         self.cache = out.past_key_values

@@ -91,13 +91,23 @@ def test_a_small_file_of_many_tasks_is_refused(call, tmp_path, monkeypatch):
     path = tmp_path / "g.yaml"
     path.write_text('graph: g\nbody: [{for: t, range: 20000, body: [{alloc: {b: "f32[4]"}}]}]\n')
     code, _, err = call("frontier", path, "--config", "tiny")
-    assert code == 1 and "the frontier of 20,000 tasks takes too long: more than 4,600" in err
+    assert code == 1 and "the frontier of 20,000 tasks takes too long: more than 2,000" in err
     assert "set RINGGRAPH_LIMITS=frontier=N" in err
     path.write_text(path.read_text().replace("20000", "20"))
     assert call("frontier", path, "--config", "tiny", "--points", "1")[0] == 0
     monkeypatch.setenv("RINGGRAPH_LIMITS", "frontier=19,density=0")
     assert call("frontier", path, "--config", "tiny", "--points", "1")[0] == 1
     assert call(*SMALL)[0] == 0, "installed graphs are what they are"
+
+
+def test_no_budget_is_planned_where_more_bytes_buy_nothing(tmp_path):
+    path, said = tmp_path / "p.json", []
+    path.write_text('{"name": "p", "program": {"items": [{"alloc": "a", "bytes": 4096}, {"task": "t", "inouts": ["a"]}]}}')
+    found = Driver().frontier(path, 6, say=said.append)
+    assert len(found.points) == 1 and not any(label.endswith("MiB") for label in said)
+    said.clear()
+    Driver(configs=["tiny"], deploy="prefill").frontier("moe", 2, say=said.append)
+    assert sum(label.endswith("MiB") for label in said) >= 1
 
 
 def test_a_recorded_program_of_many_tasks_is_refused(call, tmp_path):

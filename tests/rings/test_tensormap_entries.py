@@ -53,6 +53,6 @@ def test_as_many_entries_as_in_a_plain_list(seed):
             side.register(ring, numbers[ring], entries, addresses)
         numbers[ring] += 1
         peak = max(peak, len(plain.entries))
-        most = max([most, *(len(held.held) for held in table._held.values())])
+        most = max([most, *(len(held) for held in table._held.values())])
         assert (table.used, table.peak) == (len(plain.entries), peak)
     assert most < 8 * peak

@@ -96,7 +96,8 @@ def _given_rows(store: DeclaredState, turns: Sequence[Turn], num_ids: int | None
 def _random_rows(store: DeclaredState, inputs: Mapping[str, TensorSpec], settings: Settings, seed: int) -> list[Row]:
     """Random tokens of the requests that there are, else of as many new ones as a call takes; ids are 0 where none are known."""
     declaration, shape = store.declaration, store.geometry(inputs)
-    assert shape is not None
+    if shape is None:  # page tables alone: of how many tokens, nothing says
+        return []
     num_requests = shape.num_requests or declaration.sizes(settings).requests or 1
     seq, num_ids = shape.num_tokens // num_requests, _num_ids(declaration, settings) or 1
     generator = torch.Generator().manual_seed(seed)
