@@ -1,4 +1,4 @@
-"""Part `balanced`: bytes against time for four programs, drawn with the balanced point marked, beside what it was to reach.
+"""Part `balanced`: bytes against time for four programs, one of them twice, with the balanced point, beside what it was to reach.
 
 Routing `random:0`. A run takes what the entry of `cases.json` says: the defaults of commands, or 20 us a task on workers without
 limit, as in the part `strategies`. Each placement runs in its own safe capacities.

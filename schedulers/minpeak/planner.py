@@ -53,7 +53,7 @@ from runner.rings.unlimited import run_unlimited
 from runner.writeback.annotations import NO_DEMANDS, Demands
 from schedulers import get_scheduler
 from schedulers.minpeak.arenas import PARTED_UP_TO, Arenas, level_arenas, one_arena, parted, place_arenas
-from schedulers.minpeak.balance import Placed, Search
+from schedulers.minpeak.balance import Search
 from schedulers.minpeak.folding import Fold, fold, regroup, unfolded
 from schedulers.minpeak.plan import Certificate, Note, Options, Plan, TimeFacts
 from schedulers.minpeak.use_times import in_task_lengths
@@ -91,6 +91,7 @@ class _Candidate:
     name: str
     schedule: Schedule
     heap: tuple[int, ...]
+    pool: tuple[int, ...]  # entries that suffice in any run: bytes are set against time
     num_idle: int
     """Rings without blocks."""
 
@@ -262,7 +263,9 @@ class Planner:
     def _candidate(self, name: str, placed: list[PlacedItem] | Schedule, bound: int = 0) -> _Candidate:
         schedule = placed if isinstance(placed, Schedule) else lower(self.program, placed, "minpeak")
         loads = ring_loads(schedule)
-        return _Candidate(name, schedule, tuple(map(safe_heap, loads)), sum(not load.num_blocks for load in loads), bound)
+        pool = tuple(max(load.pool_bound, default) for load, default in zip(loads, RingSizes().pool, strict=True))
+        num_idle = sum(not load.num_blocks for load in loads)
+        return _Candidate(name, schedule, tuple(map(safe_heap, loads)), pool, num_idle, bound)
 
     def _finished(self, best: _Candidate, value: float, bound: float, name: str, idle: int = 0) -> Plan:
         peak = self.lives.peak_live_bytes
@@ -323,15 +326,11 @@ class Planner:
         search.lowest(limit_us)
         lowest = sorted((p for p in search.found if p.makespan_us <= limit_us), key=lambda p: (p.units, p.makespan_us))
         for placed in lowest[:FALLBACKS]:
-            for candidate in self._placed_by(placed, "arena in time"):
-                makespan_us = self._makespan_us(candidate)
-                yield makespan_us, candidate
-                if makespan_us <= limit_us:
-                    return
-
-    def _placed_by(self, placed: Placed | None, name: str) -> Iterator[_Candidate]:
-        if placed is not None:
-            yield self._placed(name, unfolded(len(self.program.tasks)), placed.arenas)
+            candidate = self._placed("arena in time", unfolded(len(self.program.tasks)), placed.arenas)
+            makespan_us = self._makespan_us(candidate)
+            yield makespan_us, candidate
+            if makespan_us <= limit_us:
+                return
 
     def _work(self, schedule: Schedule) -> Work:
         return Work.of(self.lives, self.waits, schedule, self.options.timing(schedule))
@@ -387,7 +386,8 @@ class Planner:
         yield (smallest := next(fixed))
         if self.options.share and "balance" in self.on and len(self.program.tasks) <= BALANCE_UP_TO:
             most = None if budget is None else budget // BLOCK_ALIGN - (NUM_RINGS - 1)
-            yield from self._placed_by(Search(self._work(smallest.schedule), self._over).fastest(most), "arena by timed runs")
+            if (placed := Search(self._work(smallest.schedule), self._over).fastest(most)) is not None:
+                yield self._placed("arena by timed runs", unfolded(len(self.program.tasks)), placed.arenas)
         elif self.options.share and "delay" in self.on:
             yield from self._delayed(smallest, budget)
         yield from fixed
@@ -416,7 +416,7 @@ class Planner:
 
     def _makespan_us(self, candidate: _Candidate) -> float:
         if candidate not in self._known:
-            sizes = RingSizes().with_heap(candidate.heap)
+            sizes = RingSizes.from_lists(candidate.heap, RingSizes().window, candidate.pool)
             self._known[candidate] = timed(candidate.schedule, sizes, self.options.timing(candidate.schedule)).times
         makespan_us = self._known[candidate].makespan_us
         return float("inf") if makespan_us is None else makespan_us
