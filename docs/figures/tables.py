@@ -162,6 +162,7 @@ TABLES: dict[str, tuple[str, Callable[[Any], tuple[list[str], Rows]]]] = {
     "strategies": ("strategies", _strategies),
     "ratios": ("strategies", _ratios),
     "frontier": ("frontier", _frontier),
+    "balanced": ("balanced", _balanced),
     "seed": ("seed", _seed),
 }
 """Each table: the data that it is made of, and how."""
