@@ -14,7 +14,7 @@ from installed_family import OFFLINE, copied_example
 from places import ROOT
 
 PACKAGES = ("runner", "ops", "schedulers", "graphs")
-SUFFIXES = (".py", ".yaml", ".json")
+SUFFIXES = (".py", ".yaml", ".json", ".js", ".css", ".html", ".txt")
 CACHES = shutil.ignore_patterns("__pycache__")
 
 

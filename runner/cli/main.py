@@ -16,9 +16,10 @@ import typer
 from runner.base.errors import RinggraphError
 from runner.base.threads import prepare
 from runner.cli import checkpoints, configs, generate, graphs, receive_depth, recorded, run, schedule, sizing
-from runner.cli.device import critical
+from runner.cli.device import critical, placement
 from runner.cli.pictures import pictures, view
 from runner.cli.results.replayed import told_of
+from runner.cli.starts import new
 from runner.ranks.reports import end, own_folder, own_rank, write_report
 
 app = typer.Typer(
@@ -52,6 +53,7 @@ COMMANDS = (
     graphs,
     pictures,
     view,
+    new,
     configs,
     checkpoints,
     generate,
@@ -59,6 +61,7 @@ COMMANDS = (
     schedule,
     recorded,
     critical,
+    placement,
     receive_depth,
     sizing,
 )

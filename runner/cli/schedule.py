@@ -162,6 +162,8 @@ def _write(written: Written) -> None:
 
 
 def _print_plan(found: PlanResult) -> None:
+    from runner.report.schedule import remedies
+
     report = found.report
     print(f"{found.schedule.name}, scheduler {found.schedule.strategy}, routing {found.request.routing}")
     _print_rings(report)
@@ -174,7 +176,7 @@ def _print_plan(found: PlanResult) -> None:
         print(f"with unlimited rings {human_time(report.unlimited_makespan_us)} and {human_time(report.unlimited_stall_us)}")
         assumed = str(found.request.timed) if found.recorded is None else "what was recorded, where no option says else"
         print(f"timed assumes {assumed}")
-    print(f"PTO2_RING_HEAP={','.join(str(ring.safe_bytes) for ring in report.rings)}")
+    print("\n".join(remedies(report)))
     _print_memory(report)
     if found.recorded is not None:
         _print_recorded(found)
@@ -279,8 +281,6 @@ def _print_certificate(found: Mapping[str, Any]) -> None:
             f"(slack {time['slack']:.1%})"
         )
         print(f"no run is shorter than the critical path, {path}, nor than the work over the cores, {work}")
-    if "shared_bytes" in found:
-        print(f"with sharing, which files cannot say: {human_bytes(found['shared_bytes'], 3)}")
 
 
 def _print_explanation(notes: Sequence[Mapping[str, Any]]) -> None:

@@ -102,23 +102,24 @@ class Evaluation:
         if isinstance(value, dict):
             if value.keys() != {"each", "count"}:
                 return value
-            count = self._entry(f"'{name}': 'count'", name, replace(given, value=value["count"]))
+            count = self._entry(f"'{name}': 'count'", name, replace(given, value=value["count"]), {"type": ["integer", "string"]})
             if not isinstance(count, int) or isinstance(count, bool) or not 0 <= count <= MAX_ENTRIES:
                 message = f"'{name}': 'count' is {describe(count)}, expected an integer up to {MAX_ENTRIES:,}"
                 self.problems.append(given.problem("C103", message))
                 raise _ReportedError
             each = replace(given, value=value["each"])
-            entries = [self._entry(f"'{name}[{i}]'", name, each, i) for i in range(count)]
-        else:
-            numeric = takes_expression({"type": items.get("type"), "x-expression": items.get("x-expression")})
-            entries = [
-                self._entry(f"'{name}[{i}]'", name, replace(given, value=entry)) if numeric and isinstance(entry, str) else entry
-                for i, entry in enumerate(value)
-            ]
-        return [_as_kind(entry, items) for entry in entries]
+            return [self._entry(f"'{name}[{i}]'", name, each, items, i) for i in range(count)]
+        numeric = takes_expression({"type": items.get("type"), "x-expression": items.get("x-expression")})
+        return [
+            self._entry(f"'{name}[{i}]'", name, replace(given, value=entry), items) if numeric else entry
+            for i, entry in enumerate(value)
+        ]
 
-    def _entry(self, what: str, name: str, given: Given, index: int | None = None) -> Any:
-        return self._evaluate(what, given, name, index=index) if isinstance(given.value, str) else given.value
+    def _entry(self, what: str, name: str, given: Given, rule: Mapping[str, Any], index: int | None = None) -> Any:
+        """An entry of a list: as it is given, or what its expression comes to."""
+        if not isinstance(given.value, str):
+            return given.value
+        return _as_kind(self._evaluate(what, given, name, index=index), rule)
 
     def _dim(self, name: str) -> Any:
         given = self.dims[name]

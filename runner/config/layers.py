@@ -228,7 +228,8 @@ def _misplaced(source: Source, given: Mapping[str, Given], model: ModelFamily | 
             found.append(given[key].problem("C101", f"'{key}' cannot be set by an option, but by a layer"))
         elif not is_base:
             message = f"'{key}' stands in the layer that declares a family, and this one is of the family"
-            found.append(given[key].problem("C101", f"{message} '{model.name if model is not None else ''}'"))
+            hint = "--prefill-graph, --decode-graph, fields and deployments change what is served" if key == "serving" else None
+            found.append(given[key].problem("C101", f"{message} '{model.name if model is not None else ''}'", hint))
     return found
 
 

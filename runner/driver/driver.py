@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from runner.base.errors import ConfigError, RinggraphError
+from runner.base.errors import ConfigError, GraphError, RinggraphError
 from runner.rings.defaults import ROUTING
 
 if TYPE_CHECKING:
@@ -31,11 +31,14 @@ RING_VARIABLES = ("PTO2_RING_HEAP", "PTO2_RING_TASK_WINDOW", "PTO2_RING_DEP_POOL
 @cache
 def registry() -> OpRegistry:
     """All ops: ours, and those that other packages declare by entry point; raises RinggraphError."""
-    from ops import register_all
+    import ops as ours
     from runner.program.ops import OpRegistry
 
     found = OpRegistry()
-    register_all(found)
+    if not hasattr(ours, "register_all"):
+        hint = "call it otherwise, or start ringgraph in another folder"
+        raise RinggraphError(f"'{getattr(ours, '__file__', 'ops')}' hides ringgraph's own package 'ops'", hint=hint)
+    ours.register_all(found)
     return found
 
 
@@ -107,7 +110,10 @@ def resolve(
     if deploy is not None or graph is None:
         return load_config(layers, tuple(sets), deploy, ep)
     library = library or GraphLibrary()
-    read = library.load(find_graph(graph))
+    try:
+        read = library.load(find_graph(graph))
+    except GraphError as error:
+        raise _by_phase(error, str(graph), layers, sets) from None
     if not configs and not sets and ep is None and _needs_nothing(read, library):
         return load_config(())
     said = read.deploy
@@ -119,18 +125,42 @@ def resolve(
         raise ConfigError(with_source_lines(list(error.diagnostics), {read.file: read.lines})) from None
 
 
+def _by_phase(error: GraphError, graph: str, layers: Sequence[Any], sets: Sequence[str]) -> GraphError:
+    """The same, where a graph is called as the family calls a phase with what that graph's name is."""
+    from runner.config.config import load_config
+    from runner.models.protocols import PHASES
+
+    if graph not in PHASES:
+        return error
+    try:
+        config = load_config(layers, tuple(sets))
+        name = config.family.serving(config).graphs[graph]
+    except (RinggraphError, KeyError):
+        return error
+    hint = f"did you mean '{name}'? So '{config.name}' calls its graph for {graph}"
+    return GraphError([replace(found, hint=hint) for found in error.diagnostics])
+
+
 def _needs_nothing(graph: Graph, library: GraphLibrary) -> bool:
     """Whether a graph, with all that it uses, has no deployment and mentions no name of the configuration that is taken without
     any; of what it has itself, only names count that it does not declare."""
-    from runner.config.config import load_config
     from runner.language.walk import mentioned, own_names, type_parameters, used_graphs
 
     graphs = [graph, *used_graphs(graph, library)]
     if any(one.deploy is not None for one in graphs):
         return False
-    known = load_config(DEFAULT_CONFIG)
+    known, dtypes = _default_names()
     values = {name for one in graphs for name in mentioned(one, library) - own_names(one)}
-    return not (values & {*known.values} or {name for one in graphs for name in type_parameters(one)} & {*known.dtypes})
+    return not (values & known or {name for one in graphs for name in type_parameters(one)} & dtypes)
+
+
+@cache
+def _default_names() -> tuple[frozenset[str], frozenset[str]]:
+    """The names and the dtypes of the configuration that is taken without any, which is part of our code."""
+    from runner.config.config import load_config
+
+    default = load_config(DEFAULT_CONFIG)
+    return frozenset(default.values), frozenset(default.dtypes)
 
 
 def program_of(

@@ -21,7 +21,6 @@ from schedulers.minpeak.plan import Options, Plan
 from schedulers.minpeak.planner import Planner, plan
 
 MIB = 2**20
-
 OTHERS = ("unscoped", "auto", "annotated", "autoscope")
 """Strategies shown beside minpeak; `manual` is not, as it lacks the edges that make a run right."""
 

@@ -196,6 +196,18 @@ def refuse_unnamed(graph: str | Path) -> Path:
     )
 
 
+SCOPES_DECIDE = frozenset({"G315", "G316", "G317", "G318", "G319", "G335"})
+"""Codes of what other scopes may mend."""
+
+
+def refuse_errors(files: Files, texts: Texts, but: frozenset[str]) -> None:
+    """Raises GraphError with the errors that lint finds in the files and would in `texts` as well, but for codes of `but`."""
+    left = {_kind_of(finding) for finding in files.findings(library_of(texts))}
+    found = [f for f in files.findings(library_of({})) if f.severity == "error" and f.code not in but and _kind_of(f) in left]
+    if found:
+        raise GraphError(found, hint="mend this first: nothing is written to a graph with errors")
+
+
 def library_of(texts: Texts) -> GraphLibrary:
     """A library that knows these texts, as the files of their paths; raises GraphError."""
     from runner.language.library import GraphLibrary, check_source

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any
 
 import torch
 
 from runner.base.errors import ExecutionError
-from runner.base.tensor_spec import DTYPE_BYTES, TensorSpec
-from runner.execution.layouts import LaidWeight, Weight, laid_operands
+from runner.base.tensor_spec import DTYPE_BYTES
+from runner.execution.layouts import LaidWeight, Weight, is_matrix, laid_operands
 from runner.execution.storage import TORCH_DTYPES, Place, Storage
 from runner.program.ops import Fusion, OpRegistry
 from runner.program.program import Program, Region, Task
@@ -74,21 +73,6 @@ def view_at(
         return torch.empty(shape, dtype=TORCH_DTYPES[dtype], device=storage.device)
     buffer, start = place
     return storage.flat(buffer, dtype).as_strided(shape, strides, start // DTYPE_BYTES[dtype] + offset)
-
-
-def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
-    """Row-major strides in elements."""
-    return tuple(prod(shape[i + 1 :]) for i in range(len(shape)))
-
-
-def region_view(spec: TensorSpec, region: Region) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-    """Offset in elements, shape and strides of a region of a contiguous tensor."""
-    strides = contiguous_strides(spec.shape)
-    if region.box is None:
-        return 0, spec.shape, strides
-    offset = sum(lo * stride for (lo, _), stride in zip(region.box, strides, strict=True))
-    kept = [i for i in range(len(strides)) if i not in region.dropped]
-    return offset, tuple(region.box[i][1] - region.box[i][0] for i in kept), tuple(strides[i] for i in kept)
 
 
 class Binder:
@@ -164,11 +148,12 @@ class Binder:
         local: list[_Local] = []
         for operand, region in operands.items():
             tensor = self._program.tensors[region.tensor]
-            offset, shape, strides = region_view(tensor.spec, region)
             if region.tensor in self._home:
                 owner, start = self._home[region.tensor]
-                offset += start // DTYPE_BYTES[tensor.spec.dtype]
-                local.append(_Local(operand, owner, tensor.spec.dtype, offset, shape, strides))
+                seen = region.layout(tensor.spec)
+                assert start % DTYPE_BYTES[seen.dtype] == 0, "tensors begin where any dtype may"
+                offset = seen.offset + start // DTYPE_BYTES[seen.dtype]
+                local.append(_Local(operand, owner, seen.dtype, offset, seen.shape, seen.strides))
             else:
                 fixed[operand] = _given(self._externals[region.tensor], region, operand in laid)
         return Binding(run, fixed, tuple(local), tuple(sorted({view.owner for view in local})), uses_comm)
@@ -178,13 +163,19 @@ def _given(value: Weight, region: Region, is_laid: bool) -> Any:
     """An operand from outside: laid out where the kernel takes it so and there is a layout."""
     if not isinstance(value, LaidWeight):
         return _part(value, region)
-    if is_laid:
+    if is_laid and is_matrix(region, value.shape):
         return value.of(region)
     assert value.plain is not None, "a weight is kept as it is where some task reads it so"
     return _part(value.plain, region)
 
 
 def _part(tensor: torch.Tensor, region: Region) -> torch.Tensor:
+    """What a region shows of a tensor from outside; raises ExecutionError for a view of what does not lie in one piece."""
+    if region.seen is not None:
+        if not tensor.is_contiguous():
+            raise ExecutionError("a tensor from outside is seen under another shape, but does not lie in one piece")
+        flat = tensor.reshape(-1).view(TORCH_DTYPES[region.seen.dtype])
+        return flat.as_strided(region.seen.shape, region.seen.strides, flat.storage_offset() + region.seen.offset)
     if region.box is None:
         return tensor
     return tensor[tuple(lo if i in region.dropped else slice(lo, hi) for i, (lo, hi) in enumerate(region.box))]

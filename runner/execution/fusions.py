@@ -97,7 +97,7 @@ class Fusions:
                 if values.setdefault(names.get(attr, attr), value) != value:
                     return None
         inner = {regions[name].tensor for name in fusion.inner}
-        is_whole = all(regions[name].box is None for name in fusion.inner)
+        is_whole = all(regions[name].box is None and regions[name].seen is None for name in fusion.inner)
         if not is_whole or not all(self._touching.get(tensor, {-1}) <= own for tensor in inner):
             return None
         self.inner |= inner

@@ -114,8 +114,8 @@ def laid_operands(kernel: Any) -> dict[str, tuple[Any, Any]]:
 
 
 def is_matrix(region: Region, shape: tuple[int, ...]) -> bool:
-    """Whether a region is two last dimensions of one leading index."""
-    if len(shape) < 2:
+    """Whether a region is two last dimensions of one leading index, and no view."""
+    if len(shape) < 2 or region.seen is not None:
         return False
     leading = tuple(range(len(shape) - 2))
     return region.box is not None and region.dropped == leading if leading else region.dropped == ()
@@ -131,10 +131,4 @@ def _place(region: Region, shape: tuple[int, ...]) -> tuple[int, tuple[int, int]
 
 def _shapes(program: Program, task: Task) -> dict[str, tuple[int, ...]]:
     """Shapes of a task's operands."""
-    found = {}
-    for name, region in task.operands.items():
-        shape = program.tensors[region.tensor].spec.shape
-        if region.box is not None:
-            shape = tuple(hi - lo for axis, (lo, hi) in enumerate(region.box) if axis not in region.dropped)
-        found[name] = shape
-    return found
+    return {name: region.shown(program.tensors[region.tensor].spec).shape for name, region in task.operands.items()}

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 
 from runner.base.errors import ExecutionError, RinggraphError
-from runner.execution.binding import Binder, contiguous_strides, view_at
+from runner.execution.binding import Binder, view_at
 from runner.execution.fusions import Unit
 from runner.execution.storage import Place, Storage
 from runner.execution.tracing import Trace
+from runner.program.layouts import contiguous_strides
 from runner.rings.schedule import Schedule, Submission
 
 

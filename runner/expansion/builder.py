@@ -173,7 +173,10 @@ class ProgramBuilder:
 
         `about` tells apart what is wrong in one place, as the missing inputs of one `use`.
         """
-        found = Diagnostic(code, message, mark, hint=hint, about=about)
+        self.note(Diagnostic(code, message, mark, hint=hint, about=about))
+
+    def note(self, found: Diagnostic) -> None:
+        """Note a finding that is made already."""
         self.problems.setdefault(found.identity, found)
         self.num_obstacles += 1
         if len(self.problems) > self.limits.findings:
@@ -232,7 +235,7 @@ class ProgramBuilder:
         self.tensors.append(_new_tensor(index, name, spec, "local", "", mark, None, None))
         self.local.append(True)
         self.last.append(writer)
-        return _new_view(index, spec, _new_region(index, None, (), None))
+        return _new_view(index, spec, _new_region(index, None, (), None, None), ())
 
     def add_like(self, tensors: Sequence[Tensor]) -> int:
         """New local tensors like others, that nobody has written; returns the id of the first."""
@@ -276,7 +279,7 @@ class ProgramBuilder:
 
     def mode(self, view: View, given: str | None) -> str | None:
         """The mode of an operand, given that of its item; of a `manual_dep` tensor a part has all edges."""
-        whole = view.region.box is None and view.region.part is None
+        whole = view.region.box is None and view.region.part is None and view.region.seen is None
         return "no_dep" if whole and view.tensor in self.manual else given
 
     def sort(self, tensor: int, found: Iterable[int], mode: str | None, waits: set[int], unordered: set[int]) -> None:

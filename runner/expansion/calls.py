@@ -13,8 +13,9 @@ from runner.base.tensor_spec import DTYPE_BYTES, TensorSpec
 from runner.expansion.builder import ProgramBuilder
 from runner.expansion.names import Context, Frame, View
 from runner.language.expressions import Expr, ExprError, parse
-from runner.language.graph import Declaration, For, Item, Op, Scope, Switch
+from runner.language.graph import Declaration, For, Item, Op, Scope, Seen, Switch
 from runner.language.notation import RegionRef, TensorType, parse_region, parse_type
+from runner.program.layouts import Layout, hull, whole
 from runner.program.ops import Call, OpDef, OpRegistry
 from runner.program.program import Box, Region
 from runner.program.signature import Signature
@@ -211,7 +212,8 @@ class OpCompiler:
             if ref.part is not None:
                 key = tuple([expr.integer(look) for expr in ref.part])
                 region = base.region
-                return _new_view(base.tensor, base.spec, _new_region(base.tensor, region.box, region.dropped, key))
+                shown = _new_region(base.tensor, region.box, region.dropped, key, region.seen)
+                return _new_view(base.tensor, base.spec, shown, base.whole)
             return self.sliced(ref, base, look)
         except ExprError as error:
             self.builder.report_error(error, list(context.values))
@@ -245,11 +247,47 @@ class OpCompiler:
         if tuple(kept) == shape:
             return base
         spec = self.builder.intern(base.spec.dtype, tuple(kept))
+        if base.region.seen is not None:
+            return self.laid_out(base, spec, base.region.seen.part(ranges, dropped))
         if base.region.box is None:
             box, gone = tuple(ranges), tuple(dropped)
         else:
             box, gone = _inside(base.region, ranges, dropped)
-        return _new_view(base.tensor, spec, _new_region(base.tensor, box, gone, base.region.part))
+        return _new_view(base.tensor, spec, _new_region(base.tensor, box, gone, base.region.part, None), ())
+
+    def laid_out(self, base: View, spec: TensorSpec, layout: Layout) -> View:
+        """What shows a layout of the tensor of `base`."""
+        known = self.builder.tensors[base.tensor].spec
+        box = hull(known, layout)
+        is_all = box == tuple([(0, size) for size in known.shape])
+        region = _new_region(base.tensor, None if is_all else box, (), base.region.part, layout)
+        return _new_view(base.tensor, spec, region, known.shape)
+
+    def seen(self, item: Seen, frame: Frame, context: Context) -> View | None:
+        """What a `view` shows; None after reporting that it shows nothing."""
+        ref = parse_region(item.of)
+        base, spec = self.view(ref, frame, context), self.builder.spec(parse_type(item.spec), context)
+        if base is None or spec is None:
+            return None
+        if spec.size_bytes != base.spec.size_bytes:
+            unlike = "elements" if DTYPE_BYTES[spec.dtype] == DTYPE_BYTES[base.spec.dtype] else "bytes"
+            one, other = (kind.num_elements if unlike == "elements" else kind.size_bytes for kind in (spec, base.spec))
+            message = f"view '{item.name}' is {spec}, of {one:,} {unlike}, but '{ref.text}' is {base.spec}, of {other:,}"
+            hint = "a view shows the same bytes under another shape: all of them, and no others"
+            self.builder.report("G338", message, item.spec.mark, hint)
+            return self.stand_in(base, spec)
+        layout = base.region.layout(self.builder.tensors[base.tensor].spec).seen_as(spec)
+        if layout is None:
+            message = f"view '{item.name}': the bytes of '{ref.text}', {base.spec}, do not lie so that they are {spec}"
+            hint = "dims that a slice has cut cannot be joined; view the whole tensor and slice the view, or copy by an op"
+            self.builder.report("G338", message, item.spec.mark, hint)
+            return self.stand_in(base, spec)
+        return self.laid_out(base, spec, layout)
+
+    def stand_in(self, base: View, spec: TensorSpec) -> View:
+        """What stands for a view that cannot be, so that one mistake is told once."""
+        region = _new_region(base.tensor, None, (), base.region.part, whole(spec))
+        return _new_view(base.tensor, spec, region, self.builder.tensors[base.tensor].spec.shape)
 
     def unknown(self, ref: RegionRef, frame: Frame, context: Context) -> None:
         """Says why a name stands for no tensor here."""
@@ -363,6 +401,8 @@ def creates(body: Sequence[Item], name: str) -> bool:
             made = [out.name for out in item.outputs.values() if isinstance(out, Declaration)]
         elif isinstance(item, Switch):
             made = [name] * any(creates(branch, name) for branch in item.cases.values())
+        elif isinstance(item, Seen):
+            made = [item.name]
         else:
             made = [declared.name for declared in getattr(item, "tensors", ())]
         if name in made:

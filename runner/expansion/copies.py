@@ -187,15 +187,15 @@ class _Copy:
                 first = self.builder.add_like(made)
                 ids = range(first, first + len(made))
                 self.tensors.update(zip([old.id for old in made], ids, strict=True))
-                self.regions += [_new_region(tensor, None, (), None) for tensor in ids]
+                self.regions += [_new_region(tensor, None, (), None, None) for tensor in ids]
 
     def make_tasks(self, varying: list[Region]) -> None:
         """Tasks in submission order, since each follows what was written before it; and the trips of dynamic loops."""
         found, tensors = self.template, self.tensors
         regions, new = self.regions, _new_region
         for old, is_fixed in found.regions:
-            regions.append(old if is_fixed else new(tensors[old.tensor], old.box, old.dropped, old.part))
-        regions += [new(tensors[old.tensor], old.box, old.dropped, old.part) for old in varying]
+            regions.append(old if is_fixed else new(tensors[old.tensor], old.box, old.dropped, old.part, old.seen))
+        regions += [new(tensors[old.tensor], old.box, old.dropped, old.part, old.seen) for old in varying]
         if found.waits is None or found.piece.bound or found.externals:
             found.waits = [self.writers(group) for group in found.groups]
         loops: list[int] = []
@@ -281,7 +281,7 @@ class _Copy:
 
     def view(self, old: View) -> View:
         tensor, region = self.tensors[old.tensor], old.region
-        return View(tensor, old.spec, Region(tensor, region.box, region.dropped, region.part))
+        return View(tensor, old.spec, Region(tensor, region.box, region.dropped, region.part, region.seen), old.whole)
 
     def items(self, items: Sequence[int | Span]) -> tuple[int | Span, ...]:
         """Ids and spans, once the tasks are made."""

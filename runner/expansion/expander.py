@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runner.base.errors import Diagnostic, GraphError, Mark, did_you_mean
@@ -23,9 +23,10 @@ from runner.expansion.externals import Externals
 from runner.expansion.forecast import Forecast, Size
 from runner.expansion.names import Context, Frame, View
 from runner.expansion.pieces import Piece
+from runner.expansion.sharing.arenas import arenas_of
 from runner.expansion.trip_counts import DynamicRange, case_test, is_decided
 from runner.language.expressions import Expr, ExprError, parse
-from runner.language.graph import Alloc, For, Graph, Item, Op, Scope, Switch, Text, Use
+from runner.language.graph import Alloc, For, Graph, Item, Op, Scope, Seen, Switch, Text, Use
 from runner.language.library import GraphLibrary, first_findings, with_source_lines
 from runner.language.notation import RegionRef, parse_type
 from runner.models.protocols import DecidesLoop, Settings, TripCounts
@@ -175,7 +176,13 @@ class _Walk:
             {name: frame.names[name].tensor for name in names if name in frame.names} for names in (graph.inputs, graph.outputs)
         )
         body = Span("root", "", tuple(items), mark=graph.mark)
-        return Program(graph.name, tuple(builder.tensors), tuple(builder.tasks), body, inputs, outputs)
+        program = Program(graph.name, tuple(builder.tensors), tuple(builder.tasks), body, inputs, outputs)
+        if builder.problems:
+            return program
+        arenas, problems = arenas_of(program, graph, self.library)
+        for problem in problems:
+            builder.note(problem)
+        return replace(program, arenas=arenas) if arenas else program
 
     def declare(self, graph: Graph, context: Context, frame: Frame) -> None:
         """The tensors of the program from outside; its inputs and outputs exist whether anybody uses them or not."""
@@ -209,6 +216,10 @@ class _Walk:
         match item:
             case Alloc():
                 self.alloc(item, frame, context, items)
+            case Seen():
+                view = self.ops.seen(item, frame, context)
+                if view is not None:
+                    frame.names[item.name] = view
             case Scope():
                 items.append(self.scope(item, frame, context))
             case For():
@@ -492,6 +503,9 @@ class _Walk:
             if name not in expr.indexed() and view.spec.shape:
                 message = f"the range reads all of tensor '{name}', expected one element"
                 self.builder.report("G326", message, expr.mark, f"write {name}[...]", name)
+            if view.spec.dtype != (own := self.builder.tensors[view.tensor].spec.dtype):
+                message = f"the range reads '{name}', a view that shows {own} as {view.spec.dtype}"
+                self.builder.report("G326", message, expr.mark, "read the tensor itself", name)
             if not self.builder.read(view, waits):
                 self.builder.note_unwritten(view.tensor, expr.mark or mark, path)
             if any((writer, view.tensor) in self.builder.untold for writer in waits):

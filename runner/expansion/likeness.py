@@ -16,7 +16,7 @@ from runner.expansion.builder import MAX_USES_DEEP, ProgramBuilder
 from runner.expansion.calls import NodeOp, OpCompiler
 from runner.expansion.names import Context, View, ids
 from runner.language.expressions import Expr, parse
-from runner.language.graph import Alloc, Declaration, For, Graph, Item, Op, Scope, Switch, Text, Use
+from runner.language.graph import Alloc, Declaration, For, Graph, Item, Op, Scope, Seen, Switch, Text, Use
 from runner.language.library import GraphLibrary
 from runner.language.notation import RegionRef, TensorType, parse_binding, parse_region, parse_type
 from runner.language.walk import all_items
@@ -127,7 +127,9 @@ def shape(names: Mapping[str, View], builder: ProgramBuilder) -> Key:
     found: list[Any] = []
     for name, view in names.items():
         region, alias = view.region, first.setdefault(view.tensor, len(first))
-        found.append((name, alias, builder.local[view.tensor], id(view.spec), region.box, region.dropped, region.part))
+        found.append(
+            (name, alias, builder.local[view.tensor], id(view.spec), region.box, region.dropped, region.part, region.seen)
+        )
     return tuple(found)
 
 
@@ -188,6 +190,8 @@ def _shaping(item: Item) -> Iterator[Expr]:
         case Alloc():
             for declared in item.tensors:
                 yield from parse_type(declared.spec).dims
+        case Seen():
+            yield from (*_indices(parse_region(item.of)), *parse_type(item.spec).dims)
         case For():
             for text in (item.range, item.maximum):
                 if text is not None:

@@ -18,9 +18,13 @@ class View:
     tensor: int
     spec: TensorSpec
     region: Region
+    whole: tuple[int, ...] = ()
+    """The tensor's shape, where a view shows it."""
 
     def element(self, index: tuple[int, ...]) -> tuple[int, ...]:
         """The place in the tensor of an element of what is shown."""
+        if self.region.seen is not None:
+            return self.region.seen.place(index, self.whole)
         if self.region.box is None:
             return index
         inner = iter(index)

@@ -225,11 +225,8 @@ class _Analysis:
         return known
 
     def shown(self, region: Region) -> TensorSpec:
-        spec = self.builder.tensors[region.tensor].spec
-        if region.box is None:
-            return spec
-        kept = [hi - lo for axis, (lo, hi) in enumerate(region.box) if axis not in region.dropped]
-        return self.builder.intern(spec.dtype, tuple(kept))
+        shown = region.shown(self.builder.tensors[region.tensor].spec)
+        return self.builder.intern(shown.dtype, shown.shape)
 
     def attrs(self) -> dict[int, list[tuple[str, int]]]:
         """By place of a task, its attrs that differ and the numbers of their expressions."""
@@ -273,7 +270,7 @@ class _Analysis:
 
     def number(self, region: Region) -> int:
         """The number of a region that does not vary."""
-        if region.box is None and region.part is None and region.tensor in self.inside:
+        if region.box is None and region.part is None and region.seen is None and region.tensor in self.inside:
             number = self.numbers[id(region)] = self.inside[region.tensor]
             if region.tensor not in self.settled:
                 self.far.add(number)

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from runner.base.errors import GraphError
 from runner.language.expressions import parse
-from runner.language.graph import Alloc, Declaration, For, Graph, Item, Op, Scope, Switch, Text, Use
+from runner.language.graph import Alloc, Declaration, For, Graph, Item, Op, Scope, Seen, Switch, Text, Use
 from runner.language.library import GraphLibrary
 from runner.language.notation import RegionRef, parse_binding, parse_region, parse_type
 
@@ -37,14 +37,15 @@ def mentioned(graph: Graph, library: GraphLibrary) -> set[str]:
 def own_names(graph: Graph) -> set[str]:
     """All names that a graph itself declares: parameters, tensors, variables of loops."""
     found = {*graph.params, *(declared.name for declared in _declarations(graph))}
+    found |= {item.name for item in all_items(graph.body) if isinstance(item, Seen)}
     return found | {item.variable for item in all_items(graph.body) if isinstance(item, For)}
 
 
 def type_parameters(graph: Graph) -> set[str]:
     """The names of dtypes that are the configuration's: `act` of `{act}[T, D]`."""
-    return {
-        text[1 : text.find("}")] for declared in _declarations(graph) if (text := declared.spec.value.strip()).startswith("{")
-    }
+    types = [declared.spec.value.strip() for declared in _declarations(graph)]
+    types += [item.spec.value.strip() for item in all_items(graph.body) if isinstance(item, Seen)]
+    return {text[1 : text.find("}")] for text in types if text.startswith("{")}
 
 
 def used_graphs(graph: Graph, library: GraphLibrary) -> Iterator[Graph]:
@@ -103,6 +104,8 @@ def _names(item: Item, graph: Graph, library: GraphLibrary) -> set[str]:
             return found
         case Alloc():
             return set().union(*map(_declared, item.tensors))
+        case Seen():
+            return _region(parse_region(item.of)) | {name for dim in parse_type(item.spec).dims for name in dim.names()}
         case For():
             carried = {name for pair in item.carry.items() for name in (pair[0], pair[1].value)}
             return carried | _expressions([item.range, *([item.maximum] if item.maximum else [])])

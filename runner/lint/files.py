@@ -13,6 +13,8 @@ from runner.language.library import find_graph
 SUFFIXES = (".yaml", ".yml")
 NO_GRAPHS = ("config", "schema", "__pycache__")
 """Folders below a given one that hold other YAML files, as beside the shipped graphs; hidden folders are left out as well."""
+LAYER = "family.yaml"
+"""The layer of a family, which may lie beside its graphs: no graph, unless it is named itself."""
 
 
 def graph_files(paths: Sequence[str | Path]) -> tuple[list[Path], list[Diagnostic]]:
@@ -44,7 +46,7 @@ def _below(folder: Path, problems: list[Diagnostic]) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder, onerror=unreadable):
         folders[:] = sorted(name for name in folders if name not in NO_GRAPHS and not name.startswith("."))
         for name in sorted(names):
-            if name.endswith(SUFFIXES) and not name.startswith("."):
+            if name.endswith(SUFFIXES) and not name.startswith(".") and name != LAYER:
                 number += 1
                 yield Path(parent, name)
     if not number and len(problems) == before:

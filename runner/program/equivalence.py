@@ -60,7 +60,7 @@ class _Comparison:
             return False
         for name, region in one.items():
             found = other[name]
-            if (region.box, region.dropped, region.part) != (found.box, found.dropped, found.part):
+            if (region.box, region.dropped, region.part, region.seen) != (found.box, found.dropped, found.part, found.seen):
                 return False
             if not self.same_tensor(region.tensor, found.tensor):
                 return False

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from runner.base.errors import Mark
 from runner.base.tensor_spec import TensorSpec
+from runner.program.layouts import Layout, whole
 from runner.program.spans import Span as Span
 from runner.program.spans import Trips as Trips
 
@@ -49,12 +50,30 @@ class Region:
 
     `part` is the key of a part `x{e, t}`: the op gets the whole tensor, but touches only what belongs to that key. Parts with
     different keys never overlap; any other access overlaps all parts.
+
+    `seen` says where the elements lie if a view shows them: then `box` holds them all, `dropped` says nothing, and `box` is None
+    where only the whole tensor holds them.
     """
 
     tensor: int
     box: Box | None = None
     dropped: tuple[int, ...] = ()
     part: tuple[int, ...] | None = None
+    seen: Layout | None = None
+
+    def layout(self, spec: TensorSpec) -> Layout:
+        """Where its elements lie in its tensor, of type `spec`."""
+        if self.seen is not None:
+            return self.seen
+        return whole(spec) if self.box is None else whole(spec).part(self.box, self.dropped)
+
+    def shown(self, spec: TensorSpec) -> TensorSpec:
+        """The type of what it shows of its tensor, of type `spec`."""
+        if self.seen is not None:
+            return self.seen.spec
+        if self.box is None:
+            return spec
+        return TensorSpec(spec.dtype, tuple([hi - lo for axis, (lo, hi) in enumerate(self.box) if axis not in self.dropped]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +123,21 @@ def num_arguments(task: Task) -> int:
 
 
 @dataclass(frozen=True, slots=True)
+class Arena:
+    """Tensors that lie in one block, as a graph's `share:` says, and their offsets in bytes.
+
+    The block is allocated where the body with path `path` begins: the program's ("") or that of a used graph. Tensors whose lives
+    do not overlap may share bytes; `runner.program.sharing` has the edges that this needs.
+    """
+
+    path: str
+    tensors: tuple[int, ...]
+    offsets: tuple[int, ...]
+    size_bytes: int
+    mark: Mark | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """The expanded graph; see the module docstring.
 
@@ -118,3 +152,4 @@ class Program:
     inputs: Mapping[str, int] = field(default_factory=dict)
     outputs: Mapping[str, int] = field(default_factory=dict)
     races: frozenset[tuple[int, int]] = frozenset()
+    arenas: tuple[Arena, ...] = ()

@@ -155,7 +155,7 @@ def slow_wait_text(wait: SlowWait, schedule: Schedule) -> str:
 
 
 def remedies(report: ScheduleReport) -> list[str]:
-    """Lines to paste: the smallest sizes that work, for all rings."""
+    """Lines to paste: the smallest heaps that work, and windows and pools where those of the plan's rings may be too small."""
     rings = report.rings
     lines = [f"PTO2_RING_HEAP={_four(ring.safe_bytes for ring in rings)}"]
     if any(ring.least_window > ring.window for ring in rings):

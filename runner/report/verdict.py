@@ -12,6 +12,8 @@ def verdict(name: str, report: ScheduleReport, *, is_refused: bool = False) -> s
     safe = human_bytes(report.safe_total_bytes)
     if report.deadlock is not None:
         deadlock = report.deadlock
+        if deadlock.refused:
+            return f"'{name}' is refused by the runtime, whatever its rings hold: {deadlock}."
         return f"'{name}' does not fit: it deadlocks on ring {deadlock.ring} of heaps of {heaps}; {safe} in all are enough."
     if is_refused:
         return f"'{name}' does not fit in every run: the pools that were asked for can fill up."

@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from runner.base.errors import RinggraphError
+from runner.base.errors import RinggraphError, did_you_mean
 from runner.base.files import whole_file
 from runner.base.tensor_spec import TensorSpec
 from runner.checkpoint.checkpoint import Fields
@@ -179,7 +179,7 @@ def given_to(externals: Sequence[Tensor], given: Mapping[str, torch.Tensor]) -> 
     that match (`layers.*.k_cache`). A full name wins over a glob.
     """
     found: dict[int, torch.Tensor] = {}
-    problems = []
+    problems, unknown = [], list[str]()
     for name in sorted(given, key=lambda name: "*" in name):  # full names first
         matched = [t for t in externals if t.name == name] or [t for t in externals if t.source == name]
         if len(matched) > 1:
@@ -191,11 +191,17 @@ def given_to(externals: Sequence[Tensor], given: Mapping[str, torch.Tensor]) -> 
         if not matched and "*" in name:
             matched = [t for t in externals if fnmatchcase(t.source, name)]
         if not matched:
-            problems.append(f"no input, weight or state is called '{name}'")
+            unknown.append(name)
         elif len(matched) == 1 and "*" not in name and matched[0].id in found:
             problems.append(f"'{name}' is given twice, as '{matched[0].name}' and as '{matched[0].source}'")
         for tensor in matched:
             found.setdefault(tensor.id, given[name])
+    if unknown:
+        more = f", nor {len(unknown) - 1:,} others that are given" if len(unknown) > 1 else ""
+        hint = did_you_mean(unknown[0], {name for tensor in externals for name in (tensor.name, tensor.source)})
+        if hint is None and "." in unknown[0]:  # as states are called outside
+            hint = "a dump goes to graphs that have its states; '--dump NAMES' of its run says which it takes along"
+        problems.append(f"no input, weight or state is called '{unknown[0]}'{more}" + (f"\nhint: {hint}" if hint else ""))
     return found, problems
 
 

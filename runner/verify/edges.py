@@ -323,10 +323,10 @@ def region_needs(schedule: Schedule, program: Program) -> Iterator[Need]:
         if item.task is None:
             continue
         task = program.tasks[item.task]
-        regions = [region for region in task.operands.values() if region.tensor in written]
+        regions = [(name, region) for name, region in task.operands.items() if region.tensor in written]
         for touch, tensors in ((_History.read, task.reads), (_History.write, task.writes)):
-            for region in regions:
-                if region.tensor not in tensors:
+            for name, region in regions:
+                if region.tensor not in tensors or (touch is _History.write and task.modes.get(name) == "in"):
                     continue
                 for kind, other in touch(histories[region.tensor], region, submission):
                     if other != submission and other not in item.waits:

@@ -41,7 +41,7 @@ def test_graphs(command, name, tmp_path, monkeypatch):
     Path("deco").mkdir()
     for file in ("decoy.yaml", "decoy.txt", "deco/own.yaml", "deco/own.yml", ".hidden.yaml"):
         Path(file).touch()
-    assert offered(command, name, "dec") == ["decode_fwd", "deco/", "decoy.yaml"]
+    assert offered(command, name, "dec") == ["decode_fwd", "decode_fwd_mtp", "decode_mtp", "deco/", "decoy.yaml"]
     assert offered(command, name, "deco/") == ["deco/own.yaml", "deco/own.yml"]
     assert offered(command, name, f"{tmp_path}/deco/own.ya") == [f"{tmp_path}/deco/own.yaml"]
     assert set(offered(command, name)) >= {*shipped_graphs()}

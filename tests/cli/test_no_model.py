@@ -203,3 +203,33 @@ def test_generate_without_a_checkpoint_names_the_weights_that_it_needs(counting,
 def test_explain_tells_of_a_node_of_a_plain_graph(plain, call):
     status, out, err = call("explain", plain, "linear")
     assert status == 0 and "weight w, f32[16, 16]" in out, err
+
+
+@pytest.mark.parametrize("preset, phase, name", [("qwen3-14b", "prefill", "qwen3_prefill"), ("flash", "decode", "decode_fwd")])
+def test_a_graph_called_by_its_phase_is_named(preset, phase, name, call):
+    status, _, err = call("schedule", phase, "--config", preset)
+    assert status == 1 and f"hint: did you mean '{name}'? So '{preset}' calls its graph for {phase}" in err
+
+
+def test_a_state_that_the_next_graph_lacks_is_refused_by_name(plain, call, tmp_path):
+    save_file({name: torch.zeros(8, 16) for name in ("x", "layers.0.kv", "layers.1.kv")}, tmp_path / "dump.safetensors")
+    status, _, err = call("run", plain, "--inputs", tmp_path / "dump.safetensors")
+    assert (
+        status == 1 and "no input, weight or state is called 'layers.0.kv', nor 1 others that are given\nhint: a dump goes" in err
+    )
+
+
+def test_serving_over_a_family_is_refused_with_a_reason(call, tmp_path):
+    (tmp_path / "own.yaml").write_text("model: qwen3\nserving: {batch: 2}\n")
+    status, _, err = call("config", "show", "--config", "qwen3-tiny", "--config", tmp_path / "own.yaml")
+    assert status == 1 and "'serving' stands in the layer that declares a family, and this one is of the family 'qwen3'" in err
+    assert "hint: --prefill-graph, --decode-graph, fields and deployments change what is served" in err
+
+
+def test_a_layer_serves_the_graphs_beside_it(counting, call):
+    """A family of its own as YAML alone, with the ops of a file."""
+    text = LAYER.replace("serving:\n", "serving:\n  graphs: {prefill: prefill, decode: decode}\n")
+    (counting / "own.yaml").write_text("family: counts\nops: sums.py\n" + text)
+    given = ("--config", counting / "own.yaml", "--checkpoint", counting / "made", "--prompt-ids", "1,2,3")
+    status, out, err = call("generate", *given, "--max-new-tokens", 5, "--json")
+    assert status == 0 and json.loads(out)["tokens"] == [expected((1, 2, 3), 5)], err

@@ -135,7 +135,7 @@ def test_an_unreadable_file_is_told_once():
 
 
 def test_a_folder_stands_for_all_graphs_below_it():
-    for name in ("a.yaml", "b.yml", "deep/er/c.yaml", ".hidden/d.yaml", "config/e.yaml", "text.txt"):
+    for name in ("a.yaml", "b.yml", "deep/er/c.yaml", ".hidden/d.yaml", "config/e.yaml", "deep/family.yaml", "text.txt"):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text(BAD)
     assert [finding.mark.file for finding in found(".") if finding.mark] == ["a.yaml", "b.yml", "deep/er/c.yaml"]

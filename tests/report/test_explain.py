@@ -141,7 +141,7 @@ FRAGMENTS = [block for block in BLOCKS if "\ngraph: " not in block]
 
 
 def test_the_page_has_examples():
-    assert (len(FILES), len(FRAGMENTS)) == (2, 7)
+    assert (len(FILES), len(FRAGMENTS)) == (2, 8)
 
 
 def test_whole_examples_are_clean_and_expand(tmp_path):

@@ -104,10 +104,10 @@ def test_no_budget_is_planned_where_more_bytes_buy_nothing(tmp_path):
     path, said = tmp_path / "p.json", []
     path.write_text('{"name": "p", "program": {"items": [{"alloc": "a", "bytes": 4096}, {"task": "t", "inouts": ["a"]}]}}')
     found = Driver().frontier(path, 6, say=said.append)
-    assert len(found.points) == 1 and not any(label.endswith("MiB") for label in said)
+    assert len(found.points) == 1 and not any(label.endswith("iB") for label in said)
     said.clear()
-    Driver(configs=["tiny"], deploy="prefill").frontier("moe", 2, say=said.append)
-    assert sum(label.endswith("MiB") for label in said) >= 1
+    Driver("tiny", deploy="prefill").frontier("moe", 2, say=said.append)
+    assert sum(label.endswith("iB") for label in said) >= 1
 
 
 def test_a_recorded_program_of_many_tasks_is_refused(call, tmp_path):

@@ -59,7 +59,10 @@ def details(browser):
     return browser.execute_script("return document.getElementById('details').innerText")
 
 
-@pytest.mark.parametrize("case", CASES)
+LARGE = ("prefill", "minpeak")
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, marks=pytest.mark.slow) if case in LARGE else case for case in CASES])
 def test_a_page_opens_without_a_complaint_and_draws_every_block(case, opened):
     browser = opened(case)
     for name in browser.execute_script("return page.tabs.map((tab) => tab.id)"):

@@ -20,11 +20,11 @@ from runner.execution.executor import execute
 from runner.expansion.expander import expand
 from runner.language.library import load_graph
 from runner.program.ops import OpRegistry
-from runner.rings import capacity, heap
+from runner.rings import capacity, heap, sizes
 from runner.rings.capacity import ring_loads
 from runner.rings.common_sizes import refuse_deadlock, safe_sizes
 from runner.rings.replay import lagging
-from runner.rings.sizes import RingSizes
+from runner.rings.sizes import VARIABLES, RingSizes
 from schedulers import get_scheduler
 
 AMPLE = RingSizes((2**30,) * 4)
@@ -190,3 +190,17 @@ def test_a_run_of_no_trips_fits_in_the_safe_pool(tmp_path, workers):
         given = {"a": torch.zeros(4), "n": torch.tensor([num_trips], dtype=torch.int32)}
         externals = {program.inputs[name]: value for name, value in given.items()}
         execute(schedule, OPS, externals, rings=sizes, workers=workers)
+
+
+@pytest.mark.parametrize(("default", "beside"), [(16_384, []), (390, ["PTO2_RING_DEP_POOL=4,400,4,4"])])
+def test_pools_that_may_be_too_small_are_printed_beside_the_safe_heaps(default, beside, tmp_path, call, monkeypatch):
+    text = half("first") + LOOP.replace("MAX", "200") + half("second")
+    text = re.sub(r"op: \w+", "op: rms_norm", text).replace("{a: a}", "{x: x, w: w}").replace("f32[4]", "f32[1, 4]")
+    path = tmp_path / "pool.yaml"
+    path.write_text(f"graph: pool\ninputs: {{x: 'f32[1, 4]', w: 'f32[4]', n: 'i32[1]'}}\nbody:\n{text}")
+    heap, window, pool = VARIABLES
+    monkeypatch.setattr(sizes, "VARIABLES", (heap, window, replace(pool, default=default)))
+    status, out, err = call("schedule", path, "--config", "tiny", "--scheduler", "annotated")
+    assert status == 0, err
+    lines = [line for line in out.splitlines() if line.startswith("PTO2_")]
+    assert lines[0].startswith("PTO2_RING_HEAP=") and lines[1:] == beside

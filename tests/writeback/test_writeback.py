@@ -138,10 +138,14 @@ def test_what_files_do_not_bear_is_left_out_and_the_rest_written(call, shipped):
     assert rings(call, path, "autoscope", "--write") == wanted and texts(shipped) == after
 
 
+WRITE_SCOPES = ("--scheduler", "minpeak", "--no-share", "--write")
+"""Scopes around runs of items, without lists that share bytes."""
+
+
 @pytest.mark.parametrize("options", [("--budget", "1MiB"), ("--objective", "makespan")])
 def test_minpeak_writes_for_bytes_only(call, shipped, options):
     before = texts(shipped)
-    code, _, err = call("schedule", shipped / "moe.yaml", *SMALL, "--scheduler", "minpeak", "--write", *options)
+    code, _, err = call("schedule", shipped / "moe.yaml", *SMALL, *WRITE_SCOPES, *options)
     assert code == 1 and "total or worst" in err
     assert texts(shipped) == before
 
@@ -150,12 +154,12 @@ def test_minpeak_writes_for_bytes_only(call, shipped, options):
 def test_minpeak_writes_what_it_plans_once(call, shipped, graph):
     path = shipped / f"{graph}.yaml"
     as_written = rings(call, path, "annotated")
-    code, out, err = call("schedule", path, *SMALL, "--scheduler", "minpeak", "--write")
-    assert code == 0 and "with sharing, which files cannot say:" in out
+    code, _, err = call("schedule", path, *SMALL, *WRITE_SCOPES)
+    assert code == 0, err
     wanted = rings(call, path, "annotated")
     assert sum(ring[0] for ring in wanted) <= sum(ring[0] for ring in as_written)
     after = texts(shipped)
-    code, _, err = call("schedule", path, *SMALL, "--scheduler", "minpeak", "--write")
+    code, _, err = call("schedule", path, *SMALL, *WRITE_SCOPES)
     assert code == 0 and "nothing to write" in err
     assert texts(shipped) == after
     code, _, err = call("lint", path, *SMALL)
@@ -185,7 +189,7 @@ body:
 def test_a_tensor_that_outlives_a_new_scope_is_allocated_before_it(call, tmp_path, newline):
     path = tmp_path / "hoisted.yaml"
     path.write_bytes(HOISTED.replace("\n", newline).encode())
-    code, _, err = call("schedule", path, *SMALL, "--scheduler", "minpeak", "--write")
+    code, _, err = call("schedule", path, *SMALL, *WRITE_SCOPES)
     assert code == 0, err
     expected = """\
   - alloc: {y: "f32[64, 256]"}
@@ -215,6 +219,34 @@ def test_a_written_graph_runs_on_its_smaller_rings_with_the_same_result(call, sh
         code, _, err = call("run", path, *SMALL, "--seed", 3, "--ring-heap", "safe", "--dump", "x_next", "--out", out)
         assert code == 0, err
         results.append(out.read_bytes())
-        code, _, err = call("schedule", path, *SMALL, "--scheduler", "minpeak", "--write")
+        code, _, err = call("schedule", path, *SMALL, *WRITE_SCOPES)
         assert code == 0 and ("wrote" if name == "before" else "nothing to write") in err
     assert results[0] == results[1]
+
+
+CASES = Path(__file__).parents[1] / "lint" / "cases"
+
+
+@pytest.mark.parametrize("code", ["G312", "G333", "G328", "G318", "G316"])
+@pytest.mark.parametrize("strategy", ["minpeak", "autoscope", "annotated"])
+def test_a_graph_with_errors_of_lint_is_not_written(code, strategy, tmp_path, call):
+    path = Path(shutil.copy(CASES / f"{code}.yaml", tmp_path))
+    data = path.read_bytes()
+    status, _, err = call("schedule", path, "--scheduler", strategy, "--write", "--config", "tiny")
+    if "nothing to write" not in err:
+        assert status == 1 and f"error {code}:" in err and "nothing is written to a graph with errors" in err
+    assert path.read_bytes() == data
+
+
+@pytest.mark.parametrize("code", ["G316", "G318", "G318-outside"])
+def test_a_strategy_may_mend_what_scopes_decide(code, tmp_path, call):
+    path = Path(shutil.copy(CASES / f"{code}.yaml", tmp_path))
+    assert call("lint", path, "--config", "tiny")[0] == 1
+    assert call("schedule", path, "--scheduler", "unscoped", "--write", "--config", "tiny")[0] == 0
+    assert call("lint", path, "--config", "tiny")[0] == 0
+
+
+def test_errors_are_told_before_anything_is_planned(tmp_path, call, monkeypatch):
+    path = Path(shutil.copy(CASES / "G312.yaml", tmp_path))
+    monkeypatch.setattr("runner.driver.planning.place", lambda *given, **options: pytest.fail("it was planned"))
+    assert "error G312:" in call("schedule", path, "--write", "--config", "tiny")[2]

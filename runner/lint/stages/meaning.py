@@ -45,6 +45,11 @@ DESCRIPTIONS = (
         "wrong parameter of an op",
         "The op has no such param, or the param has neither a value here nor in the configuration.",
     ),
+    Description(
+        "G338",
+        "view that cannot be",
+        "A view has all the bytes of what it shows, where they lie: another shape or dtype of them, and nothing is moved.",
+    ),
     Description("G323", "op's own rule broken", "The op checks what its signature cannot say, and refuses this call."),
     Description("G324", "one source, two types", "The same tensor of the checkpoint or state is declared with different types."),
     Description(
@@ -74,5 +79,17 @@ DESCRIPTIONS = (
         "mode that does not fit",
         "`existing` is for an output that gets an existing tensor and is not read, `no_dep` for any operand that gets one, "
         "`manual_dep` for an output that creates a tensor. A value that a loop reads has a writer that the runtime knows.",
+    ),
+    Description(
+        "G340",
+        "unknown name in share",
+        "`share:` lists tensors that the graph makes, ids of graphs that it uses which share too, and groups of them; what an "
+        "entry replaces stands in the same list, and copies count trips of loops of the graph.",
+    ),
+    Description(
+        "G339",
+        "shared bytes still in use",
+        "A tensor takes the bytes of another only when that has been touched for the last time; trips of a loop, and uses of a "
+        "graph, that are in use at once need copies.",
     ),
 )

@@ -1,7 +1,7 @@
 """The section `serving` of a layer: how calls that serve are made, as data.
 
     serving:
-      graphs: {prefill: my_prefill, decode: my_decode}      # names or paths; --prefill-graph and --decode-graph come first
+      graphs: {prefill: my_prefill, decode: my_decode}      # names, files beside the layer, or paths
       deployments: {prefill: prefill, decode: decode}       # those of these names without
       logits: logits                                        # the output of both graphs with a row of scores for every token
       batch: batch                                          # requests of a decode call
@@ -29,10 +29,12 @@ to fields and dims that both calls share; it also knows `positions`, the most th
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from runner.base.errors import ConfigError, Diagnostic, did_you_mean
 from runner.language.given import Given, describe
+from runner.language.library import shipped_graphs
 from runner.models.declared.expressions import integer_of, syntax_problem, value_of
 from runner.models.protocols import PHASES, C, Configuration, Drafting, Serving, Vocabulary
 
@@ -43,6 +45,12 @@ _MAPPINGS = ("graphs", "deployments", "room", "drafts")
 KEYS = ("graphs", "deployments", "logits", "end", "room", "drafts", *_NUMBERS)
 _REQUIRED = ("batch", "prefill_tokens", "vocabulary")
 NO_POSITIONS = 0
+
+
+def _found(given: Given) -> str:
+    """A graph by name, or the file beside the layer that has a name which is not installed."""
+    beside = Path(given.mark.file).parent / f"{given.value}.yaml" if given.mark is not None else None
+    return str(beside) if beside is not None and beside.is_file() and given.value not in shipped_graphs() else given.value
 
 
 class ServingDeclaration:
@@ -134,7 +142,7 @@ class ServingDeclaration:
         entries = self._required(config)
         config = self._with_room(config, NO_POSITIONS, decode)
         configs = {phase: config.with_(deploy=deploy) for phase, deploy in self._deployments(config, decode).items()}
-        graphs = {phase: given.value for phase, given in self._mapping("graphs").items()}
+        graphs = {phase: _found(given) for phase, given in self._mapping("graphs").items()}
         batch = integer_of(entries["batch"], configs["decode"].values, "'batch'", 1)
         seq = integer_of(entries["seq"], configs["decode"].values, "'seq'", 1) if "seq" in entries else 1
         tokens = integer_of(entries["prefill_tokens"], configs["prefill"].values, "'prefill_tokens'", 1)

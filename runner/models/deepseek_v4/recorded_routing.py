@@ -126,7 +126,9 @@ class RoutingRecorder:
     def __init__(self, programs: Mapping[str, Program], num_experts: int, topk: int, seq: int, rank: int, num_ranks: int):
         """`seq` is how many tokens of each request a decode call takes."""
         self._seq = {"prefill": 0, "decode": seq}
-        self._indices = {phase: routed_tensors(program) for phase, program in programs.items()}
+        routed = {phase: routed_tensors(program) for phase, program in programs.items()}
+        layers = set.intersection(*map(set, routed.values()))  # a draft layer reads what it is given, not every token
+        self._indices = {phase: {n: at for n, at in found.items() if n in layers} for phase, found in routed.items()}
         self._num_experts, self._topk = num_experts, topk
         self._rank, self._num_ranks = rank, num_ranks
         self._prompts: dict[int, int] = {}

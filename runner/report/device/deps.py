@@ -173,12 +173,16 @@ class _Writer:
             return head
         row = self.row(use.region.tensor)
         self.named.setdefault(row["tensor_id"], row)
-        dtype = DTYPES[self.program.tensors[use.region.tensor].spec.dtype]
+        dtype = DTYPES[use.region.shown(self.program.tensors[use.region.tensor].spec).dtype]
         return head | {"tensor_id": row["tensor_id"], "dtype": dtype} | self.geometry(use.region)
 
     def geometry(self, region: Region) -> dict[str, Any]:
         """Shape, first element and strides of a region, in elements."""
         spec = self.program.tensors[region.tensor].spec
+        if region.seen is not None:
+            seen, (_, inner) = region.seen, self.part_of.get(region.tensor, (0, 0))
+            start = inner // DTYPE_BYTES[seen.dtype] + seen.offset
+            return {"shape": [*seen.shape] or [1], "start_offset": str(start), "strides": [*seen.strides] or [1]}
         shape, (_, inner) = spec.shape, self.part_of.get(region.tensor, (0, 0))
         strides = [prod(shape[axis + 1 :]) for axis in range(len(shape))]
         box = region.box if region.box is not None else tuple((0, size) for size in shape)

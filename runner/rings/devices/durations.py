@@ -14,9 +14,8 @@ from typing import Any
 
 from runner.base.errors import ScheduleError
 from runner.base.reading import read_json
-from runner.base.tensor_spec import TensorSpec
 from runner.program.ops import Call, OpDef
-from runner.program.program import Program, Region, Task
+from runner.program.program import Program, Task
 from runner.program.signature import Signature
 from runner.rings.schedule import Schedule
 
@@ -75,13 +74,13 @@ class _Costs:
         """What a call is known by beside its attributes; tensors share specs, so the identity of one stands for its shape."""
         tensors = self.program.tensors
         shapes = [
-            (id(tensors[r.tensor].spec), r.dropped, r.box and tuple([hi - lo for lo, hi in r.box]))
+            (id(tensors[r.tensor].spec), r.dropped, r.box and tuple([hi - lo for lo, hi in r.box]), r.seen and r.seen.spec)
             for r in task.operands.values()
         ]
         return (task.op, task.num_blocks, *task.operands, *shapes)
 
     def cost_us(self, task: Task, definition: OpDef, attrs: Mapping[str, object]) -> float:
-        specs = {name: _spec(self.program, region) for name, region in task.operands.items()}
+        specs = {name: region.shown(self.program.tensors[region.tensor].spec) for name, region in task.operands.items()}
         if definition.name not in self.signatures:
             self.signatures[definition.name] = Signature(definition, self.dtypes)
         dims = self.signatures[definition.name].match(specs).dims
@@ -123,14 +122,6 @@ def _roofline(definition: OpDef, call: Call, task: Task, rates: Rates) -> float:
     cost = definition.cost(call)
     rate = rates.aiv_flops_per_us if task.core == "AIV" else rates.aic_flops_per_us
     return rates.task_us + max(cost.flops / rate, cost.bytes / rates.bytes_per_us) / task.num_blocks
-
-
-def _spec(program: Program, region: Region) -> TensorSpec:
-    spec = program.tensors[region.tensor].spec
-    if region.box is None:
-        return spec
-    shape = tuple(hi - lo for axis, (lo, hi) in enumerate(region.box) if axis not in region.dropped)
-    return TensorSpec(spec.dtype, shape)
 
 
 def measured_us(schedule: Schedule, path: Path) -> Callable[[int], float]:

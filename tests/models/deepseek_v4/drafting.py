@@ -1,5 +1,4 @@
-"""What tests of drafts share: models with a draft layer, drafts put in from outside, the state of a request at every length, and
-the draft layer as transformers' own blocks make it."""
+"""What tests of drafts share: models with a draft layer, drafts put in from outside, the state of a request at every length."""
 
 from __future__ import annotations
 
@@ -9,17 +8,16 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import hf_oracle
 import torch
 from safetensors.torch import load_file, save_file
-from test_parity import YARN, fields, in_order
-from transformers.models.deepseek_v4 import modeling_deepseek_v4 as blocks
 
 from runner.checkpoint.random import init_checkpoint
 from runner.config.config import load_config
+from runner.driver.driver import registry
 from runner.execution.comm import Comm
 from runner.serving.generate import Figures, Generation, generate
-from runner.serving.session import ModelSession
+from runner.serving.session import ModelSession, Placement, open_session
+from schedulers import get_scheduler
 
 State = dict[str, torch.Tensor]
 """All rows of a request, by the state's name."""
@@ -142,10 +140,30 @@ class Watch:
             self.states[self.order.index(handle), length] = {n: value.clone() for n, value in self.rows(handle).items()}
 
 
+FORCED: dict[str, Callable[[int, int], bool | None]] = {
+    "proposed": lambda prompt, position: None,
+    "right": lambda prompt, position: True,
+    "wrong": lambda prompt, position: False,
+    "mixed": lambda prompt, position: (prompt * 7 + position * 3) % 5 < 2,
+}
+
+
+def session_of(folder: Path, decode: str, *sets: str, comm: Comm | None = None) -> ModelSession:
+    annotated = get_scheduler("annotated")
+    config = load_config([folder / "config.json"], sets)
+    placement = Placement(lambda program: annotated(program, {}))
+    return open_session(config, folder, registry(), placement, decode=decode, comm=comm)
+
+
 @lru_cache(maxsize=8)
 def opened(folder: Path, decode: str, *sets: str) -> ModelSession:
     """A session of a checkpoint, open for all tests that ask for it."""
-    return in_order(load_config([folder / "config.json"], sets), folder, decode=decode)
+    return session_of(folder, decode, *sets)
+
+
+def random_prompts(lengths: Sequence[int], num_tokens: int, seed: int = 0) -> list[tuple[int, ...]]:
+    generator = torch.Generator().manual_seed(seed)
+    return [tuple(torch.randint(0, num_tokens, (length,), generator=generator).tolist()) for length in lengths]
 
 
 def served(
@@ -173,66 +191,20 @@ def differences(one: Mapping[tuple[int, int], State], other: Mapping[tuple[int, 
     return found
 
 
-# --- the draft layer as transformers makes it -------------------------------------------------------------------------
-
-
-class DraftOracle:
-    """The model and its draft layer in transformers' blocks, weights by way of checkpoints on disk."""
-
-    def __init__(self, folder: Path, work: Path):
-        self.model = hf_oracle.load(folder)
-        config = load_config([folder / "config.json"])
-        tensors = {name: value for shard in sorted(folder.glob("*.safetensors")) for name, value in load_file(shard).items()}
-        layer = {f"layers.0.{name.removeprefix('mtp.0.')}": value for name, value in tensors.items() if name.startswith("mtp.0.")}
-        inner = {name: value for name, value in layer.items() if not name.startswith(("layers.0.hc_head", "layers.0.norm."))}
-        own = {name: tensors[f"mtp.0.{name}"] for name in ("hc_head_fn", "hc_head_base", "hc_head_scale", "norm.weight")}
-        alone = config.with_(
-            sets=["num_hidden_layers=1", "compress_ratios=[0]", "num_hash_layers=0", "num_nextn_predict_layers=0"]
-        )
-        made = init_checkpoint(alone, work / "draft", flavour="f32")
-        for shard in made.glob("*.safetensors*"):
-            shard.unlink()
-        kept = {name: value for name, value in inner.items() if name.split(".")[2] not in ("enorm", "hnorm", "e_proj", "h_proj")}
-        save_file(
-            {**kept, **own, "embed.weight": tensors["embed.weight"], "head.weight": tensors["head.weight"]},
-            made / "model.safetensors",
-        )
-        self.draft = hf_oracle.load(made)
-        size = config["hidden_size"]
-        self.norms = [blocks.DeepseekV4RMSNorm(size, eps=config["rms_norm_eps"]) for _ in range(2)]
-        self.projections = [torch.nn.Linear(size, size, bias=False) for _ in range(2)]
-        for block, name in zip((*self.norms, *self.projections), ("enorm", "hnorm", "e_proj", "h_proj"), strict=True):
-            block.weight.data.copy_(tensors[f"mtp.0.{name}.weight"])
-
-    @torch.no_grad()
-    def logits(self, tokens: Sequence[int]) -> torch.Tensor:
-        """f32[len(tokens) - 1, V]: row i from the streams at position i and token i + 1."""
-        seen: list[torch.Tensor] = []
-        hook = self.model.model.layers[-1].register_forward_hook(lambda module, args, out: seen.append(out))
-        self.model(torch.tensor([list(tokens)]), use_cache=False)
-        hook.remove()
-        ids = torch.tensor([list(tokens[1:])])
-        token = self.projections[0](self.norms[0](self.draft.model.embed_tokens(ids)))
-        streams = self.projections[1](self.norms[1](seen[0][:, :-1]))
-        read = token.unsqueeze(2) + streams
-        hook = self.draft.model.layers[0].register_forward_pre_hook(
-            lambda module, args, kw: ((read, *args[1:]), kw), with_kwargs=True
-        )
-        found = self.draft(ids, use_cache=False).logits[0]
-        hook.remove()
-        return found
-
-
-__all__ = [
-    "CONFIGS",
-    "LENGTHS",
-    "YARN",
-    "DraftOracle",
-    "Watch",
-    "agreeing",
-    "differences",
-    "fields",
-    "opened",
-    "served",
-    "with_draft",
-]
+def check_both(
+    one: ModelSession, two: ModelSession, given, steps: int, ways: Sequence[str], comm: Comm | None = None
+) -> dict[str, float | None]:
+    """Tokens, logits and state of single steps and of steps with drafts are the same; the acceptance rate of each way."""
+    expected, _, seen = served(one, given, steps, comm)
+    right = [generation.tokens for generation in expected]
+    rates = {}
+    for way in ways:
+        made, figures, drafted = served(two, given, steps, comm, force=FORCED[way], right=right)
+        rates[way] = figures.acceptance_rate
+        assert [generation.tokens for generation in made] == right, way
+        for a, b in zip(expected, made, strict=True):
+            assert torch.equal(torch.stack(a.decode_logits), torch.stack(b.decode_logits)), way
+        assert differences(drafted.states, seen.states) == {}, way
+        assert drafted.states.keys() <= seen.states.keys(), way
+    assert rates.get("right", 1.0) == 1.0 and rates.get("wrong", 0.0) == 0.0
+    return rates

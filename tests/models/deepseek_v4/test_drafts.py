@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from drafting import CONFIGS, LENGTHS, DraftOracle, Watch, agreeing, differences, opened, served, with_draft
+from draft_oracle import DraftOracle
+from drafting import CONFIGS, FORCED, LENGTHS, Watch, agreeing, check_both, differences, opened, served, with_draft
 from safetensors.torch import load_file, save_file
 from test_parity import LIMIT, errors, in_order, prompts
 
@@ -20,14 +20,6 @@ from runner.serving.generate import Row, generate
 from runner.serving.session import ModelSession, Placement, open_session
 from runner.serving.state.rollback import Before
 from schedulers import get_scheduler
-
-FORCED: dict[str, Callable[[int, int], bool | None]] = {
-    "proposed": lambda prompt, position: None,
-    "right": lambda prompt, position: True,
-    "wrong": lambda prompt, position: False,
-    "mixed": lambda prompt, position: (prompt * 7 + position * 3) % 5 < 2,
-}
-
 
 SMALL = ("num_hidden_layers=3", "compress_ratios=[0,4,128,0]", "n_routed_experts=8", "vocab_size=256", "index_n_heads=16")
 """One layer of every kind."""
@@ -50,19 +42,7 @@ def double(tiny):
 
 def check_against_single_steps(folder: Path, lengths, steps: int, ways=tuple(FORCED)) -> None:
     one, two = opened(folder, "decode"), opened(folder, "decode-mtp")
-    given = prompts(lengths, one.vocabulary.size)
-    expected, _, seen = served(one, given, steps)
-    right = [generation.tokens for generation in expected]
-    rates = {}
-    for way in ways:
-        made, figures, drafted = served(two, given, steps, force=FORCED[way], right=right)
-        rates[way] = figures.acceptance_rate
-        assert [generation.tokens for generation in made] == right, way
-        for a, b in zip(expected, made, strict=True):
-            assert torch.equal(torch.stack(a.decode_logits), torch.stack(b.decode_logits)), way
-        assert differences(drafted.states, seen.states) == {}, way
-        assert drafted.states.keys() <= seen.states.keys(), way
-    assert rates.get("right", 1.0) == 1.0 and rates.get("wrong", 0.0) == 0.0
+    check_both(one, two, prompts(lengths, one.vocabulary.size), steps, ways)
 
 
 # --- tokens and state -------------------------------------------------------------------------------------------------

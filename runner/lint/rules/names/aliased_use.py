@@ -10,7 +10,7 @@ from runner.language.graph import For, Op, Switch
 from runner.lint.look import Look
 from runner.lint.order import covers
 from runner.lint.rule import Description, Rule
-from runner.lint.uses import OpenUse, Uses, operand_names
+from runner.lint.uses import OpenUse, Uses
 from runner.program.program import Region, Span, Task
 from runner.program.registered import overlap
 
@@ -54,7 +54,7 @@ class AliasedUse(Rule):
         modes = {operand.name: operand.mode for operand in self.look.registry[item.op.value].operands}
         touched = [
             (use, own, region, modes.get(operand, "in"), self._mark(item, operand))
-            for operand, name, region in operand_names(item, task)
+            for operand, name, region in self.uses.operand_names(item, task)
             for use, own in self._shared(name)
         ]
         for use, own, region, mode, mark in touched:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from runner.base.errors import Mark
-from runner.language.graph import Op
-from runner.language.walk import mentioned
+from runner.language.graph import Op, Seen
+from runner.language.walk import all_items, mentioned
 from runner.lint.look import Look
 from runner.lint.rule import Description, Rule
 from runner.program.program import Span, Task
@@ -54,6 +54,9 @@ class NeverRead(Rule):
             for name, declared in declarations.items():
                 if name not in named and f"{name}_scale" not in named:
                     self.tell(f"{kind} '{name}' is never read", declared.mark)
+        for item in all_items(graph.body):
+            if isinstance(item, Seen) and item.name not in named:
+                self.tell(f"view '{item.name}' is never used", item.mark)
         for name, text in graph.params.items():
             if name not in named:
                 self.tell(f"param '{name}' is never used", text.mark)

@@ -7,7 +7,7 @@ from itertools import combinations
 from runner.language.graph import Op
 from runner.lint.look import Look
 from runner.lint.rule import Description, Rule
-from runner.lint.uses import Uses, operand_names
+from runner.lint.uses import Uses
 from runner.program.program import Span, Task
 from runner.program.registered import overlap
 
@@ -41,7 +41,7 @@ class OverlappingOperands(Rule):
         if not isinstance(item, Op) or item.op.value not in self.look.registry:
             return
         modes = {operand.name: operand.mode for operand in self.look.registry[item.op.value].operands}
-        for one, other in combinations(list(operand_names(item, task)), 2):
+        for one, other in combinations(list(self.uses.operand_names(item, task)), 2):
             output, read = (one, other) if modes.get(one[0], "in") != "in" else (other, one)
             is_apart = output[2].tensor != read[2].tensor or not overlap(output[2], read[2])
             if is_apart or modes.get(output[0], "in") == "in" or self.uses.are_bound_apart(output[1], read[1]):
