@@ -16,9 +16,7 @@ from runner.base.records import collector_off
 from runner.driver.driver import Setup, program_of, routing_notes
 from runner.driver.linting import lint_texts
 from runner.driver.recorded import Recorded, is_recorded, open_recorded
-from runner.driver.shares.written import aim_of, shared_files, with_files
 from runner.driver.write import SCOPES_DECIDE, Files, Texts, Written, refuse_errors, refuse_unnamed, settled_texts, written_scopes
-from runner.expansion.expander import expand_all
 from runner.language.library import GraphLibrary
 from runner.program.ops import OpRegistry
 from runner.program.program import Program
@@ -277,16 +275,20 @@ class PlanResult:
 def certificate_json(plan: Plan) -> dict[str, Any]:
     """A plan's certificate as plain data. Bytes, or microseconds for `makespan`; `time` (`TimeFacts`) of a balanced plan."""
     found = plan.certificate
-    return {
-        "objective": found.objective,
-        "value": found.value,
-        "lower_bound": found.lower_bound,
-        "gap": found.gap,
-        "bound": found.bound,
-        "idle_bytes": found.idle_bytes,
-        "proved_optimal": found.proved_optimal,
-        "found_by": plan.found_by,
-    } | ({} if found.time is None else {"time": asdict(found.time)})
+    return (
+        {
+            "objective": found.objective,
+            "value": found.value,
+            "lower_bound": found.lower_bound,
+            "gap": found.gap,
+            "bound": found.bound,
+            "idle_bytes": found.idle_bytes,
+            "proved_optimal": found.proved_optimal,
+            "found_by": plan.found_by,
+        }
+        | ({} if plan.shared_bytes is None else {"shared_bytes": plan.shared_bytes})
+        | ({} if found.time is None else {"time": asdict(found.time)})
+    )
 
 
 def plan(setup: Setup, request: PlanRequest, say: Say | None = None) -> PlanResult:
@@ -330,12 +332,10 @@ def place(
     library: GraphLibrary | None = None,
     say: Say | None = None,
     written: bool | Demands = False,
-    bare: bool = False,
 ) -> Placed:
     """The placement alone, by the request's strategy or another; raises RinggraphError.
 
-    `library` holds files' texts in place of those on disk; `written` keeps strategies to what files can say. With `bare`, lists
-    that share bytes count as not written.
+    `library` holds files' texts in place of those on disk; `written` keeps strategies to what files can say.
     """
     chosen = scheduler or request.scheduler
     strategy = get_scheduler(chosen) if isinstance(chosen, str) else chosen
@@ -344,7 +344,6 @@ def place(
     library = library or GraphLibrary()
     config = setup.config(request.graph, library)
     program = program_of(request.graph, config, routing=request.routing, library=library, ops=setup.registry)
-    program = replace(program, arenas=()) if bare else program
     plans: list[Plan] = []
 
     def timing(schedule: Schedule) -> Timing:
@@ -390,8 +389,6 @@ def _written(setup: Setup, request: PlanRequest, say: Say | None) -> tuple[Place
         written = written_scopes(planned, files)
         refuse_errors(files, written.texts, allowed)
         return found[-1], written
-    if not request.minpeak.no_share and request.minpeak.objective != "worst":
-        return _written_shares(setup, request, files, say)
 
     def annotations() -> Annotations:
         assert found[-1].plan is not None, "minpeak reports its plan"
@@ -400,26 +397,6 @@ def _written(setup: Setup, request: PlanRequest, say: Say | None) -> tuple[Place
     written = settled_texts(planned, annotations, files)
     refuse_errors(files, written.texts, allowed)
     return found[-1], written
-
-
-def _written_shares(setup: Setup, request: PlanRequest, files: Files, say: Say | None) -> tuple[Placed, Written]:
-    """The same for a plan that shares bytes: lists in the files say who takes whose."""
-    placed = place(setup, request, say=say, bare=True)
-    assert placed.plan is not None, "minpeak reports its plan"
-    objective = placed.plan.certificate.objective
-    budget = request.minpeak.mapping()["budget_bytes"]
-    assert budget is None or isinstance(budget, int)
-    config = setup.config(files.path, GraphLibrary())
-
-    def timing(schedule: Schedule) -> Timing:
-        return request.timed.timing(schedule, setup.registry, config.dtypes)
-
-    def sample(library: GraphLibrary) -> Program:
-        return expand_all(library.load(files.path), config, setup.registry, library=library, sample=True).program
-
-    found = shared_files(files, aim_of(placed.plan, objective, budget), timing, sample, say)
-    plan = with_files(placed.plan, found, objective)
-    return replace(placed, schedule=found.schedule, timing=cache(lambda: timing(found.schedule)), plan=plan), found.written
 
 
 def _pool_may_overflow(planned: Schedule, sizes: RingSizes) -> bool:

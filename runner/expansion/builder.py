@@ -173,10 +173,7 @@ class ProgramBuilder:
 
         `about` tells apart what is wrong in one place, as the missing inputs of one `use`.
         """
-        self.note(Diagnostic(code, message, mark, hint=hint, about=about))
-
-    def note(self, found: Diagnostic) -> None:
-        """Note a finding that is made already."""
+        found = Diagnostic(code, message, mark, hint=hint, about=about)
         self.problems.setdefault(found.identity, found)
         self.num_obstacles += 1
         if len(self.problems) > self.limits.findings:

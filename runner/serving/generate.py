@@ -175,7 +175,7 @@ class _Generator:
             self.active.append(request)
             self.choose(request, logits[-1])
             behind = (*behind, *request.generation.tokens[-1:])
-        is_over = self.filling is None and request not in self.active
+        is_over = self.filling is None and all(request is not one for one in self.active)
         self.follow(None if is_over else Row(request.handle, behind, start))
 
     def follow(self, row: Row | None) -> None:
@@ -197,7 +197,7 @@ class _Generator:
         for request, row, logits in zip(active, rows, found, strict=True):
             self.check(request, logits, row.start)
             for scores in logits:
-                if request not in self.active:  # the token before ended it
+                if all(request is not one for one in self.active):  # the token before ended it
                     break
                 if self.keep_logits:
                     request.generation.decode_logits.append(scores)

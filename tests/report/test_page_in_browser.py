@@ -152,7 +152,7 @@ def test_layers_unfold_and_boxes_open_by_a_click(opened):
     browser = opened("decode")
     tab(browser, "graph")
     folded = browser.execute_script(
-        "return page.sides[0].graph.boxes.filter((box) => box.layers.length > 1).map((box) => box.layers.length)"
+        "return page.sides[0].graph.boxes.filter((box) => box.alike.length > 1).map((box) => box.alike.length)"
     )
     assert folded
     count = "return document.querySelectorAll('.graph .box').length"

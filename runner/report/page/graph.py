@@ -24,7 +24,7 @@ def graph_json(schedule: Schedule, mark: Callable[[Mark | None], int]) -> dict[s
 
     boxes        `parent` is an index among all of them, `first` the first task, `at` its submission (-1: none)
     edges        between the innermost boxes: `[from, to, {tensor: bytes}, times, whether it goes to another layer]`
-    layers       one by one, with their submissions
+    alike        layers one by one, with their submissions
     layer_edges  between layers one by one, and boxes outside of them: `[from, to, {tensor: bytes}]` by key
     """
     program = schedule.program
@@ -43,7 +43,7 @@ def graph_json(schedule: Schedule, mark: Callable[[Mark | None], int]) -> dict[s
     each = _drawn(schedule, program, "layer", fold=False)
     layer_edges = [[*pair, _sizes(program, flows)] for pair, flows in each.edges().items()]
     edges = _edges(program, drawings[-1], index)
-    return {"boxes": boxes, "edges": edges, "layers": _layers(program, at), "layer_edges": layer_edges}
+    return {"boxes": boxes, "edges": edges, "alike": _alike(program, at), "layer_edges": layer_edges}
 
 
 def _drawn(schedule: Schedule, program: Program, level: str, *, fold: bool = True) -> Drawing:
@@ -64,7 +64,7 @@ def _box(program: Program, node: Node, depth: int, parent: int, mark: Callable[[
         "parent": parent,
         "ring": node.ring,
         "trips": node.trips,
-        "layers": names,
+        "alike": names,
         "tasks": len(node.tasks),
         "task": task.path,
         "first": task.id,
@@ -92,7 +92,7 @@ def _sizes(program: Program, flows: Mapping[tuple[int, int], set[int]]) -> dict[
     return sizes
 
 
-def _layers(program: Program, at: Mapping[int, int]) -> list[dict[str, Any]]:
+def _alike(program: Program, at: Mapping[int, int]) -> list[dict[str, Any]]:
     """The layers one by one: name, tasks, first task, and their first submission and the one after their last."""
     found = []
     for trip in layers(program):

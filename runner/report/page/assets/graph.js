@@ -16,7 +16,7 @@ function graphPanel(side) {
   if (!side.graph) return [make("p", {}, side.num ? "A recorded program has no graph." : "The file of this plan has no graph.")];
   const view = new GraphView(side);
   side.graphView = view;
-  const folded = side.graph.boxes.filter((box) => box.layers.length).map((box) => side.graph.boxes.indexOf(box));
+  const folded = side.graph.boxes.filter((box) => box.alike.length).map((box) => side.graph.boxes.indexOf(box));
   const all = make("button", { type: "button", onclick: () => { view.unfolded = new Set(view.unfolded.size ? [] : folded); view.draw(); } }, "Unfold or fold all layers");
   return [make("div", { class: "bar" }, folded.length ? all : null, make("span", { class: "hint" }, "click selects a box, its + opens it; a badge unfolds layers that are alike; dotted lines lead to later layers")), view.holder];
 }
@@ -46,13 +46,13 @@ class GraphView {
   // What is shown of a box: itself, its layers one by one, or a frame around what is inside.
   item(k) {
     const box = this.boxes[k];
-    if (this.unfolded.has(k)) return box.layers.map((name) => ({ id: `layer:${name}`, k, layer: name, inside: [], lines: [name, `${numberText(box.tasks)} tasks`] }));
+    if (this.unfolded.has(k)) return box.alike.map((name) => ({ id: `layer:${name}`, k, layer: name, inside: [], lines: [name, `${numberText(box.tasks)} tasks`] }));
     const inside = this.opened.has(k) ? this.inside(k).flatMap((child) => this.item(child)) : [];
     return [{ id: `box:${k}`, k, inside, lines: this.lines(box) }];
   }
 
   lines(box) {
-    const name = box.layers.length > 1 ? `${box.layers[0]}, ${box.layers[1]}${box.layers.length > 2 ? ` \u2026 ${box.layers[box.layers.length - 1]}` : ""}` : box.label;
+    const name = box.alike.length > 1 ? `${box.alike[0]}, ${box.alike[1]}${box.alike.length > 2 ? ` \u2026 ${box.alike[box.alike.length - 1]}` : ""}` : box.label;
     const lines = [name + (box.trips > 1 ? ` x${numberText(box.trips)}` : "")];
     lines.push([box.tasks > 1 ? `${numberText(box.tasks)} tasks` : "", box.bytes ? bytesText(box.bytes) : ""].filter((text) => text).join(", "));
     for (const [ring, bytes] of box.allocs) lines.push(`+ ${bytesText(bytes)} alloc, ring ${ring}`);
@@ -65,7 +65,7 @@ class GraphView {
     this.owner = new Map();
     const note = (item) => { if (item.layer) this.owner.set(`layer:${item.layer}`, item); else if (!item.inside.length) this.own(item.k, item); item.inside.forEach(note); };
     items.forEach(note);
-    for (const k of this.unfolded) this.own(k, this.owner.get(`layer:${this.boxes[k].layers[0]}`));
+    for (const k of this.unfolded) this.own(k, this.owner.get(`layer:${this.boxes[k].alike[0]}`));
     const edges = this.edges();
     const root = { inside: items };
     layout(root, edges);
@@ -80,7 +80,7 @@ class GraphView {
 
   order(item) {
     if (!item.layer) return this.boxes[item.k].first ?? item.k;
-    return (this.side.graph.layers.find((layer) => layer.name === item.layer) || { first: item.k }).first;
+    return (this.side.graph.alike.find((layer) => layer.name === item.layer) || { first: item.k }).first;
   }
 
   own(k, item) { this.owner.set(k, item); for (const child of this.children.get(k) || []) this.own(child, item); }
@@ -106,7 +106,7 @@ class GraphView {
     return found;
   }
 
-  topOf(name) { return this.boxes.findIndex((box) => box.depth === 0 && (box.key === name || box.layers.includes(name))); }
+  topOf(name) { return this.boxes.findIndex((box) => box.depth === 0 && (box.key === name || box.alike.includes(name))); }
 
   paint(picture, item) {
     const box = this.boxes[item.k], side = this.side, isFrame = item.inside.length > 0;
@@ -130,12 +130,12 @@ class GraphView {
       picture.append(badge);
     };
     if (!item.layer && this.canOpen(item.k)) button(this.opened.has(item.k) ? "\u2212" : "+", this.opened.has(item.k) ? "close" : "open", () => this.toggle(this.opened, item.k));
-    if (box.layers.length > 1) button(item.layer ? "fold" : `x${box.layers.length}`, item.layer ? "fold these layers" : `unfold ${box.layers.length} layers`, () => this.toggle(this.unfolded, item.k));
+    if (box.alike.length > 1) button(item.layer ? "fold" : `x${box.alike.length}`, item.layer ? "fold these layers" : `unfold ${box.alike.length} layers`, () => this.toggle(this.unfolded, item.k));
     item.inside.forEach((one) => this.paint(picture, one));
   }
 
   pickLayer(item) {
-    const layer = this.side.graph.layers.find((one) => one.name === item.layer);
+    const layer = this.side.graph.alike.find((one) => one.name === item.layer);
     select(this.side, "box", item.k);
     byId("details").prepend(make("p", {}, make("b", {}, item.layer), " ", make("button", { type: "button", onclick: () => showRange(this.side, layer.from, layer.to) }, "Show on the rings")));
   }
@@ -194,9 +194,9 @@ function cut(row, most) {
 function boxDetails(side, k) {
   const box = side.graph.boxes[k];
   return [
-    make("h2", {}, box.layers.length ? box.layers[0] : box.key),
+    make("h2", {}, box.alike.length ? box.alike[0] : box.key),
     list([
-      ["layers", box.layers.length ? `${box.layers.length} that are alike: ${box.layers.join(", ")}` : null],
+      ["layers", box.alike.length ? `${box.alike.length} that are alike: ${box.alike.join(", ")}` : null],
       ["tasks", numberText(box.tasks)],
       ["trips", box.trips > 1 ? numberText(box.trips) : null],
       ["creates", bytesText(box.bytes)],

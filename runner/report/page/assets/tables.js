@@ -15,7 +15,7 @@ function summaryPanel(side) {
   if (report.peak_live_bytes !== null && report.peak_live_bytes !== undefined) figures.push(figure(bytesText(report.peak_live_bytes), "live at once: no plan of this order takes less"));
   if (report.makespan_us !== null && report.makespan_us !== undefined) figures.push(figure(timeText(report.makespan_us), "makespan"), figure(timeText(report.stall_us), "submission stalled"));
   figures.push(figure(numberText(report.num_tasks), "tasks"));
-  if (side.graph && side.graph.layers.length) figures.push(figure(numberText(side.graph.layers.length), "layers"));
+  if (side.graph && side.graph.alike.length) figures.push(figure(numberText(side.graph.alike.length), "layers"));
   const out = [make("p", {}, side.verdict), make("div", { class: "figures" }, figures)];
   if (side.refused) out.push(make("p", { class: "bad" }, side.refused));
   for (const note of side.notes.slice(0, 12)) out.push(make("p", { class: "note" }, note));
@@ -34,6 +34,7 @@ function summaryPanel(side) {
 function certificate(found) {
   const text = found.objective === "makespan" ? timeText : bytesText;
   const rows = [["objective", found.objective], ["value", text(found.value)], ["lower bound", `${text(found.lower_bound)} (${found.bound})`], ["gap", found.proved_optimal ? "none: proved optimal" : text(found.gap)], ["found by", found.found_by]];
+  if (found.shared_bytes !== undefined) rows.push(["with sharing", bytesText(found.shared_bytes)]);
   if (found.time) rows.push(["time", timeText(found.time.makespan_us)], ["fastest known", timeText(found.time.fastest_us)], ["critical path", `${timeText(found.time.critical_path_us)}: no run is shorter`]);
   return [make("h3", {}, "Certificate"), tableOf(["what", "is"], rows.map((row) => make("tr", {}, cells(...row))))];
 }
