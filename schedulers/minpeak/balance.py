@@ -55,10 +55,7 @@ FAR = 1.2
 """Runs are not followed beyond the limit by more than this."""
 
 JUMP = 1 / 4
-"""How far chance moves a tensor in a first-fit order, as a part of it."""
-
-PLAIN = 1 / 4
-"""The part of the tries by chance in which any order will do and nobody looks at times: the run will show."""
+"""The part of a first-fit order that chance moves; twice as often, any order is tried and nobody looks at times."""
 
 Order = Callable[[Problem], tuple[Ints, ...]]
 
@@ -83,8 +80,7 @@ class Placed:
 
 @dataclass
 class _Variant:
-    """A way to place: first fit in an order of ranks, by the times of a run or by none; `excess` is by how much the last try
-    failed."""
+    """A way to place: first fit in an order of ranks, by the times of a run if any; `excess` is by how much the last try failed."""
 
     times: Times | None
     ranks: Ints
@@ -101,9 +97,7 @@ class Search:
         self.known: dict[tuple[int, bool], Times] = {}
         self.fits: dict[int, tuple[Times | None, FirstFit]] = {}
         self.found: list[Placed] = []
-        touched = np.zeros(len(self.lives.size), bool)
-        touched[self.lives.touches.values] = True
-        self.touched = np.flatnonzero(touched)
+        self.touched = np.unique(self.lives.touches.values)
 
     @cached_property
     def free(self) -> Times:
@@ -205,12 +199,6 @@ class Search:
             self.found.append(Placed(way, height + self.num_idle(way), run_us + self.work.alloc_us * (len(way.edges) - 1)))
         return any(placed.makespan_us <= limit_us for placed in self.found[-len(ways) :] if not most or placed.units <= most)
 
-    def _walls(self, rng: np.random.Generator) -> tuple[int, ...]:
-        """Mostly none; of a program whose arena may be parted also heights of a few tensors, one upon the other."""
-        if self.lives.num_times > PARTED_UP_TO or rng.random() < JUMP:
-            return ()
-        return tuple(np.cumsum(rng.choice(self.lives.size, int(rng.integers(1, NUM_RINGS)))).tolist())
-
     def num_idle(self, arenas: Arenas) -> int:
         """Units of rings without an arena, if they count."""
         return NUM_RINGS + 1 - len(arenas.edges) if self.lives.num_times <= PARTED_UP_TO else 0
@@ -243,10 +231,13 @@ class Search:
             near = sorted(variants, key=lambda v: v.excess)[: len(ORDERS)]
             one = near[int(rng.integers(len(near)))]
             draw = rng.random()
-            times = None if draw < PLAIN else self.run_placed(best.arenas.offsets) if draw < PLAIN + JUMP else one.times
+            times = None if draw < 2 * JUMP else self.run_placed(best.arenas.offsets) if draw < 3 * JUMP else one.times
             moves = rng.random(len(one.ranks)) < JUMP
             moved = one.ranks - moves * rng.random(len(one.ranks)) * len(one.ranks)
             ranks = np.argsort(np.argsort(moved, kind="stable")) if times is not None else rng.permutation(len(moved))
             new = _Variant(times, ranks)
-            if self._try(new, best.units - 1, limit_us, int(rng.integers(self.peak, best.units)), self._walls(rng)):
+            aim, walls = int(rng.integers(self.peak, best.units)), ()
+            if self.lives.num_times <= PARTED_UP_TO and rng.random() >= JUMP:  # heights of some tensors, one upon the other
+                walls = tuple(np.cumsum(rng.choice(self.lives.size, int(rng.integers(1, NUM_RINGS)))).tolist())
+            if self._try(new, best.units - 1, limit_us, aim, walls):
                 variants.append(new)
