@@ -55,7 +55,7 @@ FAR = 1.2
 """Runs are not followed beyond the limit by more than this."""
 
 JUMP = 1 / 4
-"""The part of a first-fit order that chance moves; twice as often, any order is tried and nobody looks at times."""
+"""The part of a first-fit order that chance moves; as often, any order is tried and nobody looks at times."""
 
 Order = Callable[[Problem], tuple[Ints, ...]]
 
@@ -80,7 +80,7 @@ class Placed:
 
 @dataclass
 class _Variant:
-    """A way to place: first fit in an order of ranks, by the times of a run if any; `excess` is by how much the last try failed."""
+    """A way to place: first fit in an order of ranks, by the times of a run if any; `excess` is how far the last try failed."""
 
     times: Times | None
     ranks: Ints
@@ -231,7 +231,7 @@ class Search:
             near = sorted(variants, key=lambda v: v.excess)[: len(ORDERS)]
             one = near[int(rng.integers(len(near)))]
             draw = rng.random()
-            times = None if draw < 2 * JUMP else self.run_placed(best.arenas.offsets) if draw < 3 * JUMP else one.times
+            times = None if draw < JUMP else self.run_placed(best.arenas.offsets) if draw < 2 * JUMP else one.times
             moves = rng.random(len(one.ranks)) < JUMP
             moved = one.ranks - moves * rng.random(len(one.ranks)) * len(one.ranks)
             ranks = np.argsort(np.argsort(moved, kind="stable")) if times is not None else rng.permutation(len(moved))
