@@ -31,6 +31,7 @@ class Editor:
         self.client = LanguageClient("test", "1")
         self.found: dict[str, types.PublishDiagnosticsParams] = {}
         self.faults: list[str] = []
+        self.said = ""
         self.times: dict[str, list[float]] = {}
         self.versions: dict[str, int] = {}
         self.changed: dict[str, float] = {}
@@ -114,7 +115,8 @@ class Editor:
         self.client.exit(None)
         self.wait(self.client.stop(), 30)
         process = self.client._server
-        assert process is not None
+        assert process is not None and process.stderr is not None
+        self.said = self.wait(process.stderr.read()).decode()
         self.loop.close()
         return process.returncode if process.returncode is not None else -1
 

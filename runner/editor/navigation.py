@@ -16,6 +16,8 @@ from runner.editor.workspace import Workspace
 from runner.language.yaml_source import Node
 
 RENAMED = names.TENSORS | {"param", "variable", "scope", "id"}
+_NEAR = 3
+"""Lines that a declaration in Python takes, to its name."""
 _RESERVED = frozenset({"and", "or", "not", "if", "else", "ceil", "floor", "min", "max", "log", "True", "False", "in", "is"})
 
 
@@ -47,11 +49,11 @@ def definition(workspace: Workspace, path: str, offset: int) -> list[Place]:
     match symbol.kind:
         case "op" | "operand" | "attr":
             given = workspace.setup(path).registry.get(symbol.key[1])
-            return [] if given is None else _at_line(given.place)
+            return [] if given is None else _at_line(given.place, symbol.name)
         case "value" | "dtype":
             config = workspace.config(path)
             mark = config.mark(symbol.name) if config is not None else None
-            return [] if mark is None else _at_line(f"{mark.file}:{mark.line}")
+            return [] if mark is None else _at_line(f"{mark.file}:{mark.line}", symbol.name)
         case "graph":
             index = workspace.index(symbol.key[1]) if os.path.isabs(symbol.key[1]) else None
             if index is None:
@@ -63,16 +65,20 @@ def definition(workspace: Workspace, path: str, offset: int) -> list[Place]:
     return [Place(file, each.start, each.end) for each in index.of(symbol.key) if each.is_definition] if index is not None else []
 
 
-def _at_line(place: str) -> list[Place]:
-    """The beginning of a line `FILE:LINE`."""
+def _at_line(place: str, name: str) -> list[Place]:
+    """Where a name stands in a line `FILE:LINE` or shortly behind it; else the line."""
     file, _, line = place.rpartition(":")
     if not line.isdigit() or not Path(file).is_file():
         return []
     text = Text(file, Path(file).read_text(encoding="utf-8", errors="replace"))
     if int(line) > len(text.lines):
         return []
-    start, content = text.offset(Mark(file, int(line))), text.lines[int(line) - 1]
-    return [Place(os.path.realpath(file), start + len(content) - len(content.lstrip()), start + len(content))]
+    start, content, real = text.offset(Mark(file, int(line))), text.lines[int(line) - 1], os.path.realpath(file)
+    end = text.offset(Mark(file, int(line) + _NEAR))
+    found = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)").search(text.value, start, end)
+    if found is not None:
+        return [Place(real, *found.span())]
+    return [Place(real, start + len(content) - len(content.lstrip()), start + len(content))]
 
 
 def references(workspace: Workspace, path: str, offset: int, with_definition: bool = True) -> list[Place]:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from lsprotocol import types
 from pygls.lsp.server import LanguageServer
@@ -197,12 +196,11 @@ class Server(LanguageServer):
                 yield types.CodeAction(fix.title, kind, [made], is_preferred=len(found) == 1, edit=edit)
 
 
-def serve(version: str) -> None:
-    """Serves one editor over standard input and output; what anybody else prints goes to standard error."""
-    output, sys.stdout = sys.stdout, sys.stderr
+def serve(version: str, source: BinaryIO, sink: BinaryIO) -> None:
+    """Serves one editor, which writes to `source` and reads from `sink`, until it ends the session."""
     server = make_server(version)
     try:
-        server.start_io(sys.stdin.buffer, output.buffer)
+        server.start_io(source, sink)
     finally:
         server.edits += 1
         for pool in (server.analysis, server.requests):

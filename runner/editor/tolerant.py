@@ -98,6 +98,8 @@ class _Reader:
         start, indent, pairs = self.mark(), self.column, list[tuple[Node, Node]]()
         while not self.is_done and self.column == indent and not re.match(r"-(\s|$)", self.rest):
             before = self.line, self.column
+            tag = _TAGGED.match(self.rest)
+            self.column += tag.end() if tag is not None and _KEY.match(self.rest[tag.end() :]) else 0
             found = _KEY.match(self.rest)
             if found is None:
                 pairs.append(self.lone_key())

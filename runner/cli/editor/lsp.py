@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import typer
 
 
@@ -19,4 +22,6 @@ def lsp() -> None:
         own_version = version("ringgraph")
     except PackageNotFoundError:
         own_version = "0"
-    serve(own_version)
+    sink = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what anybody prints, as a file of ops may, is no message of the protocol
+    serve(own_version, sys.stdin.buffer, sink)
