@@ -137,7 +137,7 @@ class Arena:
     mark: Mark | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Program:
     """The expanded graph; see the module docstring.
 
