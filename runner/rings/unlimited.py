@@ -32,21 +32,37 @@ def unlimited_sizes(schedule: Schedule) -> RingSizes:
 
 def without_sharing(schedule: Schedule) -> Schedule:
     """The schedule without the edges by which tensors take turns in one place; itself where every tensor has bytes of its own."""
-    program = schedule.program
-    if program is None or not any(_overlap(submission.slots) for submission in schedule.submissions):
+    waits = own_waits(schedule)
+    if waits is None:
         return schedule
-    submissions = list(schedule.submissions)
-    of_task = {s.task: k for k, s in enumerate(submissions) if s.task is not None}
-    for task, k in of_task.items():
-        own = {of_task.get(w) for w in (*program.tasks[task].waits, *program.tasks[task].after)}
-        waits = submissions[k].waits
-        kept = tuple([w for w in waits if w in own or submissions[w].core is None])
-        if len(kept) < len(waits):
-            submissions[k] = replace(submissions[k], waits=kept)
-    return replace(schedule, submissions=tuple(submissions))
+    pairs = zip(schedule.submissions, waits, strict=True)
+    return replace(schedule, submissions=tuple([s if s.waits is own else replace(s, waits=own) for s, own in pairs]))
+
+
+def own_waits(schedule: Schedule) -> list[tuple[int, ...]] | None:
+    """What each submission waits for without these edges; None where there are none."""
+    program, submissions = schedule.program, schedule.submissions
+    if program is None or not any(_overlap(submission.slots) for submission in submissions):
+        return None
+    of_task = [-1] * len(program.tasks)
+    for k, submission in enumerate(submissions):
+        if submission.task is not None:
+            of_task[submission.task] = k
+    found = []
+    for submission in submissions:
+        waits = submission.waits
+        if submission.task is not None:
+            task = program.tasks[submission.task]
+            own = {of_task[w] for w in (task.waits + task.after if task.after else task.waits)}
+            kept = tuple([w for w in waits if w in own or submissions[w].core is None])
+            waits = kept if len(kept) < len(waits) else waits
+        found.append(waits)
+    return found
 
 
 def _overlap(slots: Sequence[Slot]) -> bool:
+    if len(slots) < 2:
+        return False
     end = 0
     for slot in sorted(slots, key=lambda slot: slot.offset):
         if slot.offset < end:
@@ -61,10 +77,12 @@ def run_unlimited(schedule: Schedule, timing: Timing) -> Replay:
     Nothing waits in such rings, so none are kept; unless the tensormap, which has one size whatever the rings have, could run
     short, or the runtime refuses some submission.
     """
-    free, sizes = without_sharing(schedule), unlimited_sizes(schedule)
-    run = _Unlimited(free, sizes, timing)
+    sizes, waits = unlimited_sizes(schedule), own_waits(schedule)
+    run = _Unlimited(schedule, sizes, timing, waits)
     found = run.run()
-    return timed(free, sizes, timing) if run.is_refused or run.most_entries() > CAPACITY else found
+    if run.is_refused or run.most_entries() > CAPACITY:
+        return timed(without_sharing(schedule), sizes, timing)
+    return found
 
 
 class _NoRings(RingHeap):
@@ -90,8 +108,10 @@ class _NoRings(RingHeap):
 class _Unlimited(TimedDriver):
     """The run without rings; it notes when what happened, from which follows what the tensormap can have held."""
 
-    def __init__(self, schedule: Schedule, sizes: RingSizes, timing: Timing) -> None:
+    def __init__(self, schedule: Schedule, sizes: RingSizes, timing: Timing, waits: list[tuple[int, ...]] | None = None) -> None:
+        """`waits` in place of the schedule's."""
         super().__init__(schedule, sizes, timing, _NoRings(schedule))
+        self._waits = waits or self._waits
         self._submit_us = array("d", bytes(8 * len(schedule.submissions)))
         self._open: list[list[int]] = []
         self.is_refused = bool(self.heap.refused_submissions())
