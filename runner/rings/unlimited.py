@@ -9,9 +9,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.program.lifetimes import Rows
 from runner.rings.capacity import ring_loads
 from runner.rings.heap import Deadlock, RingHeap
-from runner.rings.replay import Replay
+from runner.rings.replay import Replay, RunTimes
 from runner.rings.schedule import MAX_SCOPES, NUM_RINGS, Begin, End, Schedule, Slot, Submit
 from runner.rings.sizes import MIN_HEAP_BYTES, MIN_POOL, MIN_WINDOW, RingSizes
 from runner.rings.steps import submission_rings
@@ -85,6 +86,22 @@ def run_unlimited(schedule: Schedule, timing: Timing) -> Replay:
     return found
 
 
+def run_times(schedule: Schedule, sizes: RingSizes, timing: Timing) -> RunTimes:
+    """The times of `timed(schedule, sizes, timing)`.
+
+    Where each ring has bytes for all of its blocks at once, and pool entries for any run, the rings are kept only if the run
+    without them shows that slots or the tensormap may have been short.
+    """
+    loads = ring_loads(schedule)
+    fits = [sum(totals[-1] for totals in load.epochs) <= size for load, size in zip(loads, sizes.heap, strict=True)]
+    if all(fits) and all(load.pool_bound <= pool for load, pool in zip(loads, sizes.pool, strict=True)):
+        run = _Unlimited(schedule, sizes, timing)
+        found = run.run()
+        if not run.is_refused and run.most_entries() <= CAPACITY and run.has_slots(sizes.window):
+            return found.times
+    return timed(schedule, sizes, timing).times
+
+
 class _NoRings(RingHeap):
     """Rings in which everything fits and that nobody looks at: only what has completed is known."""
 
@@ -144,6 +161,31 @@ class _Unlimited(TimedDriver):
         self.submitted(submission)
         return None
 
+    def has_slots(self, windows: Sequence[int]) -> bool:
+        """Whether no submission has had to wait for a slot, however late the thread hears of what has retired."""
+        submit, consumed = np.asarray(self._submit_us), self._consumed_us()
+        for members, window in zip(self._members(), windows, strict=True):
+            retired = np.searchsorted(np.maximum.accumulate(consumed[members]), submit[members], "left")
+            live = np.arange(len(members)) - np.clip(retired - self._timing.device.publish_every, 0, None)
+            if live.max(initial=0) >= window - 1:
+                return False
+        return True
+
+    def _consumed_us(self) -> NDArray[np.float64]:
+        """When the last reason to keep each block and slot had gone."""
+        items, submit = self.schedule.submissions, np.asarray(self._submit_us)
+        is_task = np.fromiter((item.core is not None for item in items), bool, len(items))
+        finish = np.where(is_task, np.asarray(self._finish_us), submit)
+        consumed = np.maximum(finish, np.asarray(self._close_us))
+        holds = Rows.of([item.holds for item in items])
+        np.maximum.at(consumed, holds.values, finish[holds.owners()])
+        return consumed
+
+    def _members(self) -> list[NDArray[np.int64]]:
+        """The submissions of each ring, in order."""
+        rings = np.fromiter((ring for _, ring in submission_rings(self.schedule)), np.int8, len(self.schedule.submissions))
+        return [np.flatnonzero(rings == ring) for ring in range(NUM_RINGS)]
+
     def most_entries(self) -> int:
         """No fewer entries than the tensormap ever held: those of tasks that no later task of their ring can have swept, as it
         did not know, or had not known for long, that they had retired."""
@@ -152,17 +194,10 @@ class _Unlimited(TimedDriver):
         if entries.sum() <= CAPACITY:
             return int(entries.sum())
         submit, is_task = np.asarray(self._submit_us), np.fromiter((item.core is not None for item in items), bool, len(items))
-        finish = np.where(is_task, np.asarray(self._finish_us), submit)
-        consumed = np.maximum(finish, np.asarray(self._close_us))
-        for index, item in enumerate(items):
-            for held in item.holds:
-                consumed[held] = max(consumed[held], finish[index])
-        rings: list[list[int]] = [[] for _ in range(NUM_RINGS)]
-        for submission, ring in submission_rings(self.schedule):
-            rings[ring].append(submission)
+        consumed = self._consumed_us()
         total = np.zeros(len(items), np.int64)
         late = SWEEP - 1 + self._timing.device.publish_every
-        for members in map(np.array, filter(None, rings)):
+        for members in filter(len, self._members()):
             sums = np.concatenate(([0], np.cumsum(entries[members])))
             retired = np.maximum.accumulate(consumed[members])
             known = np.searchsorted(retired, submit[members], "right")  # retired by the time of each of them
