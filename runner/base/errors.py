@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from heapq import nlargest
 from itertools import islice
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -82,11 +82,45 @@ def excerpt(line: str, column: int) -> tuple[str, int]:
     return before + line[first : first + MOST_OF_A_LINE] + after, column - first + len(before)
 
 
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """A remedy: `new` stands where `old` does, at the finding's place; with `of_key`, in the key whose value stands there."""
+
+    old: str
+    new: str
+    of_key: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Edge:
+    """A remedy: the item at `item` names `entry` under `after`."""
+
+    item: Mark
+    entry: str
+
+
+class Hint(str):
+    """A hint that says exactly what to write; `remedies` are the same as data, of which one is to be chosen."""
+
+    remedies: tuple[Rewrite | Edge, ...]
+
+    def __new__(cls, text: str, *remedies: Rewrite | Edge) -> Hint:
+        made = super().__new__(cls, text)
+        made.remedies = remedies
+        return made
+
+    def __getnewargs__(self) -> tuple[Any, ...]:
+        return str(self), *self.remedies
+
+
 _MOST_COMPARED, _MOST_MATCHED, _LONGEST = 1_000, 40, 80
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str | None:
-    """A hint with the known name that is nearest to `name`, if any is near; of very many or long names not all are looked at."""
+def did_you_mean(name: str, known: Iterable[str], of_key: bool = False) -> Hint | None:
+    """A hint with the known name that is nearest to `name`, if any is near; of very many or long names not all are looked at.
+
+    `of_key`: the name is a key, and is told at the place of its value.
+    """
     if len(name) > _LONGEST:
         return None
     letters, near = _letters(name), list[tuple[float, str]]()
@@ -97,7 +131,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str | None:
             near.append((most_alike / (len(name) + len(other)), other))
     nearest = [other for _, other in nlargest(_MOST_MATCHED, near)]
     found = difflib.get_close_matches(name, nearest, n=1, cutoff=_CUTOFF)
-    return f"did you mean '{found[0]}'?" if found else None
+    return Hint(f"did you mean '{found[0]}'?", Rewrite(name, found[0], of_key)) if found else None
 
 
 _CUTOFF = 0.6

@@ -7,7 +7,11 @@ and `1e400` is no error but infinity, which fails far from its file.
 from __future__ import annotations
 
 import json
+import os
 import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -24,6 +28,35 @@ _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|(-?Infinity|NaN|-?\d[\d.eE+-]*)')
 _BETWEEN = re.compile(r"[ \t\r\n:,]*")
 """What stands between the parts of an object."""
 _SHOWN = 24
+
+
+_texts: ContextVar[Mapping[str, bytes]] = ContextVar("_texts", default={})  # noqa: B039  (nobody changes it)
+
+
+@contextmanager
+def overlaid(texts: Mapping[str, bytes]) -> Iterator[None]:
+    """Inside, files have these contents, whatever lies on disk: `texts` are by real path (`os.path.realpath`)."""
+    token = _texts.set(texts)
+    try:
+        yield
+    finally:
+        _texts.reset(token)
+
+
+def file_bytes(path: Path, most: int = -1) -> bytes:
+    """What a file holds, or its first `most` bytes; raises OSError."""
+    texts = _texts.get()
+    held = texts.get(os.path.realpath(path)) if texts else None
+    if held is not None:
+        return held
+    with open(path, "rb") as file:
+        return file.read(most)
+
+
+def is_file(path: Path) -> bool:
+    """Whether `file_bytes` would find a file."""
+    texts = _texts.get()
+    return path.is_file() or bool(texts and os.path.realpath(path) in texts)
 
 
 class NotJsonError(ValueError):

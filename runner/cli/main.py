@@ -17,6 +17,7 @@ from runner.base.errors import RinggraphError
 from runner.base.threads import prepare
 from runner.cli import checkpoints, configs, generate, graphs, receive_depth, recorded, run, schedule, sizing
 from runner.cli.device import critical
+from runner.cli.editor import lsp, watch
 from runner.cli.pictures import pictures, view
 from runner.cli.results.replayed import told_of
 from runner.cli.starts import new
@@ -53,6 +54,8 @@ COMMANDS = (
     graphs,
     pictures,
     view,
+    lsp,
+    watch,
     new,
     configs,
     checkpoints,

@@ -170,7 +170,7 @@ def _shown(point: Point) -> None:
 def _print_frontier(found: Frontier) -> None:
     """The points as a table."""
     out = table("placement", "safe>", "makespan>")
-    for point in (*found.points, *found.others):
+    for point in dict.fromkeys((*found.points, *found.others)):  # the balanced one may be among both
         out.add_row(point.label, human_bytes(point.total_bytes), human_us(point.makespan_us))
     path = "-" if found.critical_path_us is None else human_us(found.critical_path_us)
     out.add_row("lower bounds: peak live, critical path", human_bytes(found.peak_live_bytes), path)

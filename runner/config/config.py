@@ -34,7 +34,7 @@ from runner.config.layers import (
 )
 from runner.config.sources import Source, fields_given, read_option, read_source
 from runner.language.given import Given
-from runner.models import family, family_names
+from runner.models import BASE_LAYER, family, family_names
 from runner.models.declared.family import DeclaredFamily
 from runner.models.declared.state import StateDeclaration
 from runner.models.declared.state_section import merged, read_state
@@ -93,6 +93,12 @@ class Config:
         """For ranks in other processes: what it was resolved from."""
         is_found = self.family.name in family_names() and family(self.family.name) is self.family
         return _resolve, (self.family.name if is_found else self.family, self._layers, self._options, self._asked, [])
+
+    def mark(self, name: str) -> Mark | None:
+        """The place of a field, dim or dtype; None for what no file gives."""
+        dtypes = {key: given for layer in (*self._layers, *self._options) for key, given in layer.dtypes.items()}
+        given = self._given.get(name) or dtypes.get(name)
+        return None if given is None else given.mark
 
     def origin(self, name: str) -> str:
         """Where a field or dim was given: `FILE:LINE`, or the option; "default" where a `config.json` leaves it out."""
@@ -163,6 +169,22 @@ def fields_known(layers: Sequence[str | Path | Source]) -> tuple[str, Rules]:
     if problems := [*problems, *wrong, *getattr(model, "problems", ())]:
         raise ConfigError(list(dict.fromkeys(problems)))
     return model.name, fields_of(model, [lowest])
+
+
+def layers_beside(graph: Path) -> tuple[str | Path, ...]:
+    """The layers that a graph is taken under where none are given: what the family's layer in its folder calls `preset`, if
+    any; a file beside that layer comes with it, as its family need not be installed."""
+    base = graph.parent / BASE_LAYER
+    if not base.is_file():
+        return ()
+    try:
+        named = read_source(base)[0].given.get("preset")
+    except ConfigError:  # it is told where the layer is read
+        return ()
+    if named is None or not isinstance(named.value, str):
+        return ()
+    beside = base.parent / named.value
+    return (base, beside) if beside.is_file() else (named.value,)
 
 
 def op_files_of(layers: Sequence[str | Path]) -> list[Path]:

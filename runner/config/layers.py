@@ -221,7 +221,7 @@ def op_files(source: Source) -> tuple[list[Path], list[Diagnostic]]:
 def _misplaced(source: Source, given: Mapping[str, Given], model: ModelFamily | None, is_base: bool) -> list[Diagnostic]:
     """Sections that declare a family, in a source that is not its base layer."""
     found = []
-    for key in (*DEEP, "family", "model_types", "ops"):
+    for key in (*DEEP, "family", "model_types", "preset", "ops"):
         if key not in given or source.is_whole or (key in ("fields", "state", "ops") and not source.is_option):
             continue
         if source.is_option:

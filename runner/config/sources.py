@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.base.errors import ConfigError, Diagnostic, Mark, did_you_mean
-from runner.base.reading import NotJsonError, key_places, parse_json
+from runner.base.reading import NotJsonError, file_bytes, is_file, key_places, parse_json
 from runner.language.given import BESIDE, GENERATION, SECTIONS, Given, describe, read_layer, read_value
 from runner.language.yaml_source import YAML_ERRORS, yaml_reason
 from runner.models import family, family_names
@@ -89,19 +89,20 @@ def _open(source: str | Path) -> tuple[str, str, str, bool]:
     """Name, path as shown, text, and whether it is JSON."""
     if isinstance(source, str) and source in _shipped():
         entry = files("graphs.config").joinpath(f"{source}.yaml")
-        return source, _shown(Path(str(entry))), entry.read_text(encoding="utf-8"), False
+        return source, _shown(Path(str(entry))), _decoded(file_bytes(Path(str(entry)))), False
     path = Path(source)
     if path.is_dir() and (path / "config.json").is_file():
         path = path / "config.json"
-    if not path.is_file():
+    if not is_file(path):
         if source in family_names() and (base := family(str(source)).base_layer) != source:
             return _open(base)
         hint = did_you_mean(str(source), (*presets(), *family_names())) or f"presets are {', '.join(presets())}"
         raise ConfigError(Diagnostic("C100", f"configuration '{source}': no such preset or file", hint=hint))
     try:
-        if path.stat().st_size > MAX_FILE_BYTES:
+        data = file_bytes(path, MAX_FILE_BYTES + 1)
+        if len(data) > MAX_FILE_BYTES:
             raise ConfigError(Diagnostic("C100", f"configuration '{source}' has more than {MAX_FILE_BYTES:,} bytes"))
-        text = path.read_text(encoding="utf-8")
+        text = _decoded(data)
     except OSError as error:
         raise ConfigError(Diagnostic("C100", f"configuration '{source}' cannot be read: {error.strerror}")) from error
     except UnicodeDecodeError as error:
@@ -109,6 +110,11 @@ def _open(source: str | Path) -> tuple[str, str, str, bool]:
     folder = Path(os.path.abspath(path)).parent.name  # of `.` too
     name = folder if folder and path.name == "config.json" else path.stem
     return name, _shown(path), text, path.suffix == ".json"
+
+
+def _decoded(data: bytes) -> str:
+    """UTF-8 text with the line breaks of Python's text files."""
+    return data.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
 
 
 def _generation_beside(path: Path) -> dict[str, Given]:

@@ -106,7 +106,7 @@ def resolve(
     from runner.config.config import load_config
     from runner.language.library import GraphLibrary, find_graph, with_source_lines
 
-    layers = tuple(map(with_flavour, configs)) or DEFAULT_CONFIG
+    layers = tuple(map(with_flavour, configs)) or _layers_of(graph)
     if deploy is not None or graph is None:
         return load_config(layers, tuple(sets), deploy, ep)
     library = library or GraphLibrary()
@@ -114,7 +114,7 @@ def resolve(
         read = library.load(find_graph(graph))
     except GraphError as error:
         raise _by_phase(error, str(graph), layers, sets) from None
-    if not configs and not sets and ep is None and _needs_nothing(read, library):
+    if layers == DEFAULT_CONFIG and not configs and not sets and ep is None and _needs_nothing(read, library):
         return load_config(())
     said = read.deploy
     try:
@@ -123,6 +123,17 @@ def resolve(
         if said is None or not error.diagnostics:
             raise
         raise ConfigError(with_source_lines(list(error.diagnostics), {read.file: read.lines})) from None
+
+
+def _layers_of(graph: str | Path | None) -> tuple[str | Path, ...]:
+    """The layers where none are given: those of the family in whose folder the graph lies, else the default ones."""
+    from runner.config.config import layers_beside
+    from runner.language.library import find_graph
+
+    try:
+        return (graph is not None and layers_beside(find_graph(graph))) or DEFAULT_CONFIG
+    except GraphError:  # it is told when the graph is read
+        return DEFAULT_CONFIG
 
 
 def _by_phase(error: GraphError, graph: str, layers: Sequence[Any], sets: Sequence[str]) -> GraphError:

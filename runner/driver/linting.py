@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from runner.base.errors import ConfigError, Diagnostic
+from runner.config.config import layers_beside
 from runner.driver.driver import Setup
 from runner.language.graph import Graph, Op
 from runner.language.library import GraphLibrary
@@ -53,13 +54,14 @@ def lint(setup: Setup, paths: Sequence[str | Path], *, ring_heap: Sequence[int] 
                 f"'{path}' is a recorded program, and lint checks graphs",
                 hint="'ringgraph recorded show' checks it, 'ringgraph ring-heap replay' its limits",
             )
-    library, known = GraphLibrary(), dict[str | None, "Config"]()
+    library, known = GraphLibrary(), dict[tuple[Any, str | None], "Config"]()
 
     def config(graph: Graph | None) -> Config:
         said = graph.deploy.value if graph is not None and graph.deploy is not None and setup.deploy is None else None
-        if said not in known:
-            known[said] = setup.config(graph.file if graph is not None and said is not None else None, library)
-        return known[said]
+        beside = layers_beside(Path(graph.file)) if graph is not None and not setup.configs else ()
+        if (beside, said) not in known:
+            known[beside, said] = setup.config(graph.file if graph is not None and (beside or said) else None, library)
+        return known[beside, said]
 
     findings = find(paths, config, setup.registry, ring_heap=ring_heap, library=library)
     graphs = list(library.graphs())

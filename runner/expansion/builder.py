@@ -14,6 +14,7 @@ from typing import NamedTuple
 from runner.base.errors import Diagnostic, GraphError, Mark, did_you_mean
 from runner.base.limits import ITEMS_OF_ANY, Limits, how_to_raise
 from runner.base.records import builder
+from runner.base.stopping import stop_if_needless
 from runner.base.tensor_spec import DTYPE_BYTES, TensorSpec
 from runner.expansion.last_writers import NOBODY, Writers
 from runner.expansion.names import Context, Resolved, View
@@ -114,6 +115,7 @@ class ProgramBuilder:
 
     def enter(self, num_items: int, mark: Mark) -> None:
         """A body of so many items is about to be expanded."""
+        stop_if_needless()
         self.items += num_items + 1
         if self.items > self.most_items:
             raise self.too_many_items(mark)

@@ -144,7 +144,7 @@ class OpCompiler:
                 if name not in names:
                     other = {o.name for o in definition.operands} - set(names)
                     hint = f"'{name}' is listed under '{'out' if kind == 'input' else 'in'}:'" if name in other else None
-                    hint = hint or did_you_mean(name, names) or f"signature: {definition.signature}"
+                    hint = hint or did_you_mean(name, names, of_key=True) or f"signature: {definition.signature}"
                     self.builder.report("G305", f"{where} has no {kind} '{name}'", value.mark, hint, name)
             missing = [o.name for o in known if o.name not in given and not o.optional]
             if missing:
@@ -171,7 +171,7 @@ class OpCompiler:
                 "manual_dep": "an output that creates a tensor",
             }[text.value]
             message = f"op '{node.item.op}': '{name}' cannot be {text.value}, expected {expected}"
-            self.builder.report("G336", message, text.mark, did_you_mean(name, fitting[text.value]), name)
+            self.builder.report("G336", message, text.mark, did_you_mean(name, fitting[text.value], True), name)
         self.builder.has_modes = True
         return found
 
@@ -189,7 +189,7 @@ class OpCompiler:
             found[name] = values.get(default) if isinstance(default, str) else default
         for name, text in item.attrs.items():
             if definition is not None and name not in params:
-                hint = did_you_mean(name, params) or (f"its params: {', '.join(params)}" if params else "it has no params")
+                hint = did_you_mean(name, params, True) or (f"its params: {', '.join(params)}" if params else "it has no params")
                 self.builder.report("G322", f"op '{item.op}' has no param '{name}'", text.mark, hint)
         return found
 

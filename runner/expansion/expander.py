@@ -15,6 +15,7 @@ from typing import Any
 from runner.base.errors import Diagnostic, GraphError, Mark, did_you_mean
 from runner.base.limits import Limits
 from runner.base.records import LARGE, builder, collector_off
+from runner.base.stopping import stop_if_needless
 from runner.base.tensor_spec import TensorSpec
 from runner.expansion.builder import ProgramBuilder, StopExpansionError
 from runner.expansion.calls import NodeOp, OpCompiler, closed_in
@@ -421,6 +422,7 @@ class _Walk:
         loop = self.copier.loop(item, context, len(trips)) if self.copies else None
         counted, self.counted = self.counted, context
         for trip in trips:
+            stop_if_needless()
             context.values[variable] = trip
             inner = Frame(frame, f"{frame.prefix}{variable}{joint}{trip}.", item.body, previous=previous, loop=variable)
             inner.names.update(carried)

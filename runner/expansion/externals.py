@@ -93,7 +93,7 @@ class Externals:
         known = {*graph.params, *graph.inputs, *graph.weights, *graph.state, *graph.outputs}
         for name, text in item.bindings.items():
             if name not in known:
-                hint = did_you_mean(name, known)
+                hint = did_you_mean(name, known, of_key=True)
                 self.builder.report("G308", f"graph '{graph.name}' has no param, input or output '{name}'", text.mark, hint)
         for kind, declarations in (("input", graph.inputs), ("output", graph.outputs)):
             for declared in declarations.values():

@@ -15,21 +15,29 @@ KEYWORDS = ("op", "alloc", "view", "scope", "for", "if", "switch", "use")
 
 
 @dataclass(slots=True)
-class _Ids:
+class Ids:
     """The ids taken under one path; loops over the same variable and branches of one body share it."""
 
     explicit: dict[str, Mark] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
-    inner: dict[str, _Ids] = field(default_factory=dict)
+    inner: dict[str, Ids] = field(default_factory=dict)
 
-    def below(self, name: str) -> _Ids:
-        return self.inner.setdefault(name, _Ids())
+    def below(self, name: str) -> Ids:
+        return self.inner.setdefault(name, Ids())
 
-    def fork(self) -> _Ids:
+    def fork(self) -> Ids:
         """For one branch of a switch: branches exclude each other, so that each may take the same ids."""
-        return _Ids(dict(self.explicit), dict(self.counts), {name: ids.fork() for name, ids in self.inner.items()})
+        return Ids(dict(self.explicit), dict(self.counts), {name: ids.fork() for name, ids in self.inner.items()})
 
-    def merge(self, other: _Ids) -> None:
+    def free(self, default: str) -> str:
+        """The default, with a number behind it where that is taken."""
+        while True:
+            self.counts[default] = count = self.counts.get(default, 0) + 1
+            name = default if count == 1 else f"{default}_{count}"
+            if name not in self.explicit:
+                return name
+
+    def merge(self, other: Ids) -> None:
         self.explicit |= other.explicit
         for name, count in other.counts.items():
             self.counts[name] = max(count, self.counts.get(name, 0))
@@ -67,7 +75,7 @@ class GraphBuilder:
             self.expression(text)
         name, body, deploy = root.get("graph"), root.get("body"), root.get("deploy")
         assert name is not None and body is not None, "the schema requires them"
-        items = self.body(body, _Ids())
+        items = self.body(body, Ids())
         said = text_of(deploy) if deploy else None
         comments = tuple([Text(text, mark) for mark, text in source.comments])
         texts = {"lines": source.lines, "comments": comments}
@@ -112,36 +120,32 @@ class GraphBuilder:
 
     # --- items ---
 
-    def body(self, node: Node, ids: _Ids) -> tuple[Item, ...]:
+    def body(self, node: Node, ids: Ids) -> tuple[Item, ...]:
         return tuple(self.item(item, ids) for item in node.value)
 
-    def branch(self, node: Node | None, ids: _Ids) -> tuple[Item, ...]:
+    def branch(self, node: Node | None, ids: Ids) -> tuple[Item, ...]:
         if node is None:
             return ()
         return self.body(node, ids) if node.kind == "list" else (self.item(node, ids),)
 
-    def item(self, node: Node, ids: _Ids) -> Item:
+    def item(self, node: Node, ids: Ids) -> Item:
         keyword = next(name for name in KEYWORDS if node.get(name))
         head = node.get(keyword)
         assert head is not None
         return getattr(self, f"_{keyword}")(node, head, ids)
 
-    def id(self, node: Node, default: str, ids: _Ids) -> str:
+    def id(self, node: Node, default: str, ids: Ids) -> str:
         """The item's own id, which must be free, or the default with a number behind it when that is taken."""
         given = node.get("id")
         if given is None:
-            while True:
-                ids.counts[default] = count = ids.counts.get(default, 0) + 1
-                name = default if count == 1 else f"{default}_{count}"
-                if name not in ids.explicit:
-                    return name
+            return ids.free(default)
         name = given.value
         if name in ids.explicit or ids.counts.get(name):
             self.again(f"id '{name}'", "taken", given.mark, ids.explicit.get(name, node.mark))
         ids.explicit[name] = given.mark
         return name
 
-    def _op(self, node: Node, head: Node, ids: _Ids) -> Op:
+    def _op(self, node: Node, head: Node, ids: Ids) -> Op:
         inputs, given, attrs = (_texts(node.get(key)) for key in ("in", "out", "attrs"))
         for text in inputs.values():
             self.attempt(parse_region, text)
@@ -172,23 +176,23 @@ class GraphBuilder:
         self.attempt(parse_type, spec)
         return Declaration(name, spec, text.mark)
 
-    def _alloc(self, node: Node, head: Node, ids: _Ids) -> Alloc:
+    def _alloc(self, node: Node, head: Node, ids: Ids) -> Alloc:
         tensors = tuple(self.declaration(key, value) for key, value in head.value)
         return Alloc(tensors, node.mark, _doc(node), self.id(node, "alloc", ids))
 
-    def _view(self, node: Node, head: Node, ids: _Ids) -> Seen:
+    def _view(self, node: Node, head: Node, ids: Ids) -> Seen:
         of, kind = node.get("of"), node.get("type")
         assert of is not None and kind is not None, "the schema requires them"
         self.attempt(parse_region, text_of(of))
         self.attempt(parse_type, text_of(kind))
         return Seen(head.value, text_of(of), text_of(kind), node.mark, _doc(node))
 
-    def _scope(self, node: Node, head: Node, ids: _Ids) -> Scope:
+    def _scope(self, node: Node, head: Node, ids: Ids) -> Scope:
         body, mode = node.get("body"), node.get("mode")
         assert body is not None
         return Scope(head.value, self.body(body, ids.below(head.value)), node.mark, mode.value if mode else "auto", _doc(node))
 
-    def _for(self, node: Node, head: Node, ids: _Ids) -> For:
+    def _for(self, node: Node, head: Node, ids: Ids) -> For:
         trips, maximum, body = node.get("range"), node.get("max"), node.get("body")
         assert trips is not None and body is not None
         for text in (trips, maximum):
@@ -198,10 +202,10 @@ class GraphBuilder:
         bound = text_of(maximum) if maximum else None
         return For(head.value, text_of(trips), items, node.mark, bound, _doc(node), _texts(node.get("carry")))
 
-    def _if(self, node: Node, head: Node, ids: _Ids) -> Switch:
+    def _if(self, node: Node, head: Node, ids: Ids) -> Switch:
         return self.choice("if", head, {1: node.get("then"), 0: node.get("else")}, node.mark, ids)
 
-    def _switch(self, node: Node, head: Node, ids: _Ids) -> Switch:
+    def _switch(self, node: Node, head: Node, ids: Ids) -> Switch:
         cases = node.get("cases")
         assert cases is not None
         return self.choice(
@@ -212,7 +216,7 @@ class GraphBuilder:
             ids,
         )
 
-    def choice(self, keyword: str, head: Node, branches: Mapping[int | None, Node | None], mark: Mark, ids: _Ids) -> Switch:
+    def choice(self, keyword: str, head: Node, branches: Mapping[int | None, Node | None], mark: Mark, ids: Ids) -> Switch:
         self.expression(text_of(head))
         cases, forks = {}, []
         for value, branch in branches.items():
@@ -222,7 +226,7 @@ class GraphBuilder:
             ids.merge(fork)
         return Switch(text_of(head), cases, mark, keyword)
 
-    def _use(self, node: Node, head: Node, ids: _Ids) -> Use:
+    def _use(self, node: Node, head: Node, ids: Ids) -> Use:
         bindings = _texts(node.get("with"))
         for text in bindings.values():
             self.attempt(parse_binding, text)

@@ -17,7 +17,7 @@ from runner.language.yaml_source import YAML_ERRORS, compose, yaml_reason
 MAX_NODES = 100_000
 DEEP = ("fields", "requires", "hugging_face", "checkpoint", "state", "serving")
 """Sections that declare a family. All that they hold is `Given`: the entries of mappings and of lists, however deep."""
-SECTIONS = ("doc", "model", "family", "model_types", "ops", "deployments", "dims", "dtypes", *DEEP)
+SECTIONS = ("doc", "model", "family", "model_types", "preset", "ops", "deployments", "dims", "dtypes", *DEEP)
 """Keys that are no fields; every family has them."""
 SECTION_DEPTHS: Mapping[str, float] = {"deployments": 2, "dims": 1, "dtypes": 1, **dict.fromkeys(DEEP, inf)}
 """Levels of mappings whose entries are `Given`."""

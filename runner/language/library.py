@@ -13,6 +13,7 @@ from pathlib import Path
 
 from runner.base.errors import Diagnostic, GraphError, Mark, RinggraphError, did_you_mean
 from runner.base.limits import Limits, how_to_raise
+from runner.base.reading import file_bytes, is_file
 from runner.language.builder import GraphBuilder
 from runner.language.graph import Graph, Text
 from runner.language.structure import schema, schema_problems, unknown_keys
@@ -60,7 +61,7 @@ def shipped_graphs() -> dict[str, Path]:
 def find_graph(name_or_path: str | Path) -> Path:
     """The file of a graph given as a path or as the name of a shipped graph; raises GraphError."""
     path = Path(name_or_path)
-    if path.is_file():
+    if is_file(path):
         return path
     shipped = shipped_graphs()
     if str(name_or_path) in shipped:
@@ -129,7 +130,7 @@ class GraphLibrary:
 
     def _find(self, name: Text, user: str) -> Graph:
         path = Path(user).parent / f"{name.value}.yaml"
-        if path.resolve() in self._loaded or path.is_file():
+        if path.resolve() in self._loaded or is_file(path):
             return self.load(path)
         if name.value in self._shipped:
             return self.load(self._shipped[name.value])
@@ -178,7 +179,7 @@ class Checked:
 def check_path(path: Path) -> Checked:
     """`check_file` with the file's comments."""
     try:
-        data = path.read_bytes()
+        data = file_bytes(path)
     except OSError as error:
         message = f"cannot read the file: {(error.strerror or 'unknown error').lower()}"
         return Checked(None, [Diagnostic("G100", message, Mark(str(path), 1, 1))])
@@ -187,12 +188,26 @@ def check_path(path: Path) -> Checked:
 
 def check_data(data: bytes, file: str) -> Checked:
     """`check_source` with the file's comments. A text is checked once: the key of a kept result and the plan read the same."""
-    found = _checked(data, file, Limits.current().findings)
+    check = _checked if len(data) <= _SHORT else _checked_long
+    found = check(data, file, Limits.current().findings)
     return replace(found, problems=found.problems[:])
 
 
-@lru_cache(8)
+_SHORT = 1 << 16
+"""Bytes of a text of which many are kept."""
+
+
+@lru_cache(64)
 def _checked(data: bytes, file: str, most: int) -> Checked:
+    return _check(data, file, most)
+
+
+@lru_cache(8)
+def _checked_long(data: bytes, file: str, most: int) -> Checked:
+    return _check(data, file, most)
+
+
+def _check(data: bytes, file: str, most: int) -> Checked:
     source = read_source(data, file, most)
     problems, root = source.problems, source.root
     if root is not None:

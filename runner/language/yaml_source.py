@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from runner.base.errors import Diagnostic, Mark
+from runner.base.errors import Diagnostic, Hint, Mark, Rewrite
 from runner.base.reading import MAX_DIGITS, number_problem, shortened
 
 MAX_BYTES = 1 << 20
@@ -97,6 +97,7 @@ class _Builder:
         self.num_events = 0
 
     def problem(self, code: str, message: str, mark: Mark, hint: str | None = None) -> None:
+        """Notes a problem; a hint may hold what to write, as data."""
         self.problems.append(Diagnostic(code, message, mark, hint=hint))
 
     def mark(self, event: yaml.Event, shift: int = 0) -> Mark:
@@ -145,33 +146,46 @@ class _Builder:
                 "G104",
                 f"'{value}' is a boolean in YAML 1.1",
                 mark,
-                f'write "{value}" for the text, true or false for the boolean',
+                _written(f'write "{value}" for the text, true or false for the boolean', value),
             )
         elif kind == "int" and not _PLAIN_INT.fullmatch(value):
             as_int = _as_integer(value)
             if as_int is None:
-                self.problem("G104", f"'{shortened(value)}' looks like an integer, but is none", mark, "quote it for the text")
+                self.problem(
+                    "G104",
+                    f"'{shortened(value)}' looks like an integer, but is none",
+                    mark,
+                    _quoted(value),
+                )
                 return
             self.problem(
-                "G104", f"'{value}' is the integer {as_int} in YAML 1.1", mark, f'write {as_int}, or "{value}" for the text'
+                "G104",
+                f"'{value}' is the integer {as_int} in YAML 1.1",
+                mark,
+                _written(f'write {as_int}, or "{value}" for the text', value, str(as_int)),
             )
         elif kind == "int" and len(value) > MAX_DIGITS:
-            self.problem("G104", f"{shortened(value)} is an integer of more than 64 bits", mark, "quote it for the text")
+            self.problem("G104", f"{shortened(value)} is an integer of more than 64 bits", mark, _quoted(value))
         elif kind == "float" and ":" in value:
-            self.problem("G104", f"'{value}' is a number to the base 60 in YAML 1.1", mark, f'write "{value}" for the text')
+            self.problem(
+                "G104",
+                f"'{value}' is a number to the base 60 in YAML 1.1",
+                mark,
+                _written(f'write "{value}" for the text', value),
+            )
         elif kind == "timestamp":
-            self.problem("G104", f"'{value}' is a date in YAML 1.1", mark, f'write "{value}" for the text')
+            self.problem("G104", f"'{value}' is a date in YAML 1.1", mark, _written(f'write "{value}" for the text', value))
         elif kind == "str" and _NUMBER.fullmatch(value):
             number = _as_integer(value) if value.startswith("0o") else float(value)
             if number is None or number_problem(number):
-                self.problem("G104", f"'{shortened(value)}' is a number that is too large", mark, "quote it for the text")
+                self.problem("G104", f"'{shortened(value)}' is a number that is too large", mark, _quoted(value))
                 return
             plain = f"{number:.17g}" if number == int(number) else _with_point(value)
             self.problem(
                 "G104",
                 f"'{value}' is text in YAML 1.1, though it looks like a number",
                 mark,
-                f'write {plain}, or "{value}" for the text',
+                _written(f'write {plain}, or "{value}" for the text', value, plain),
             )
 
     def open(self, event: Any) -> bool:
@@ -233,6 +247,15 @@ class _Builder:
             self.stack[-1].items.append(node)
         else:
             self.root = node
+
+
+def _quoted(value: str) -> Hint:
+    return _written("quote it for the text", value)
+
+
+def _written(text: str, value: str, *others: str) -> Hint:
+    """A hint to write a plain value as quoted text, or in one of other ways."""
+    return Hint(text, *(Rewrite(value, new) for new in (*others, f'"{value}"')))
 
 
 _CONSTRUCTOR = yaml.SafeLoader("")
@@ -385,7 +408,9 @@ def _syntax_error(error: Exception, text: str, file: str) -> Diagnostic:
         return Diagnostic("G101", message, mark)
     column, given = unquoted
     message = f"'{given}' is not quoted, so that YAML reads its brackets: {problem}"
-    return Diagnostic("G101", message, replace(mark, column=column), hint=f'quote it: "{given}"')
+    return Diagnostic(
+        "G101", message, replace(mark, column=column), hint=Hint(f'quote it: "{given}"', Rewrite(given, f'"{given}"'))
+    )
 
 
 def _unquoted(line: str, column: int) -> tuple[int, str] | None:

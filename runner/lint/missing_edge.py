@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from runner.base.errors import Edge, Hint
 from runner.language.graph import For
 from runner.lint.look import Look
 from runner.lint.rule import Rule
@@ -40,7 +41,9 @@ def after_hint(look: Look, task: int, other: int) -> str:
             break
     else:
         steps.append(program.tasks[other].path.rpartition(".")[2])
-    return f"add 'after: [{'.'.join(steps)}]' to '{name}'"
+    entry, text = ".".join(steps), f"add 'after: [{'.'.join(steps)}]' to '{name}'"
+    mark = program.tasks[task].mark
+    return Hint(text, Edge(mark, entry)) if mark else text
 
 
 def _chain(body: Span, task: int) -> list[Span]:

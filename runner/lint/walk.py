@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from runner.base.errors import Diagnostic
+from runner.base.stopping import stop_if_needless
 from runner.lint.look import Look
 from runner.lint.rule import Rule
 from runner.program.program import Span, Task
@@ -34,6 +35,7 @@ def _walk(look: Look, rules: Sequence[Rule]) -> None:
 
     for item in SpanWalk(look.program.body, leave):
         if isinstance(item, Span):
+            stop_if_needless()
             for enter in entering:
                 enter(item)
         else:

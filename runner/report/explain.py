@@ -243,7 +243,7 @@ def _text(node: Explanation) -> Iterator[str]:
     if node.attrs:
         yield "  attrs   " + ", ".join(f"{name}={value}" for name, value in node.attrs.items())
     for use in node.operands:
-        yield from _use_text(use)
+        yield from operand_text(use)
     if node.after:
         yield f"  after   {_listed(node.after)}"
     if node.after_wait_only:
@@ -251,7 +251,8 @@ def _text(node: Explanation) -> Iterator[str]:
     yield f"  block   {node.block_bytes:,} bytes"
 
 
-def _use_text(use: Use) -> Iterator[str]:
+def operand_text(use: Use) -> Iterator[str]:
+    """The lines of one operand."""
     what = "creates " if use.creates else "" if use.kind == "local" else f"{use.kind} "
     mode = f", {use.operand_mode}" if use.operand_mode else ""
     source = f" ({use.source})" if use.source and use.source != use.tensor else ""

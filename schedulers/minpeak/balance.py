@@ -29,7 +29,7 @@ from schedulers.minpeak.reuse_edges import predecessors
 EFFORT = 1_200_000
 """Tasks run in all tries together: about half a minute, as one of 10,000 tasks takes a quarter of a second."""
 
-MIN_TRIES, MAX_TRIES = 6, 120
+MIN_TRIES, MAX_TRIES = 6, 200
 """Tries of one search, whatever the number of tasks."""
 
 WIDER = (1.0, 1.03)
@@ -55,7 +55,7 @@ FAR = 1.2
 """Runs are not followed beyond the limit by more than this."""
 
 JUMP = 1 / 4
-"""How far chance moves a tensor in a first-fit order, as a part of it."""
+"""The part of a first-fit order that chance moves; as often, any order is tried and nobody looks at times."""
 
 Order = Callable[[Problem], tuple[Ints, ...]]
 
@@ -80,9 +80,9 @@ class Placed:
 
 @dataclass
 class _Variant:
-    """A way to place: first fit in an order of ranks, by the times of a run; `excess` is by how much the last try failed."""
+    """A way to place: first fit in an order of ranks, by the times of a run if any; `excess` is how far the last try failed."""
 
-    times: Times
+    times: Times | None
     ranks: Ints
     excess: float = 0.0
 
@@ -95,11 +95,9 @@ class Search:
         self.peak = -(-self.lives.peak_live_bytes // 1024)
         self.tries = max(MIN_TRIES, min(MAX_TRIES, EFFORT // max(1, self.lives.num_times)))
         self.known: dict[tuple[int, bool], Times] = {}
-        self.fits: dict[int, FirstFit] = {}
+        self.fits: dict[int, tuple[Times | None, FirstFit]] = {}
         self.found: list[Placed] = []
-        touched = np.zeros(len(self.lives.size), bool)
-        touched[self.lives.touches.values] = True
-        self.touched = np.flatnonzero(touched)
+        self.touched = np.unique(self.lives.touches.values)
 
     @cached_property
     def free(self) -> Times:
@@ -171,21 +169,23 @@ class Search:
                 known.add(ranks.tobytes())
                 yield _Variant(times, ranks)
 
-    def _problem(self, times: Times, most: int) -> Problem:
+    def _problem(self, times: Times | None, most: int) -> Problem:
         lives = self.lives
+        if times is None:
+            return Problem(lives.first, lives.end, lives.size)
         late = times.late if lives.num_times <= CHANCE_UP_TO else None
         return Problem(lives.first, lives.end, lives.size, times.begin, times.finish, late, most)
 
-    def _try(self, variant: _Variant, most: int, limit_us: float, walls: tuple[int, ...] = ()) -> bool:
-        """Place and run; whether that is in time and below the height that is wanted, if one is."""
+    def _try(self, variant: _Variant, most: int, limit_us: float, aim: int = 0, walls: tuple[int, ...] = ()) -> bool:
+        """Place and run; whether that is in time and below the height that is wanted, if one is. It may rise above `aim`."""
         if self.tries <= 0 or self.stop():
             return False
         self.tries -= 1
         key = id(variant.times)
         if key not in self.fits:
-            self.fits = {key: FirstFit(self._problem(variant.times, 0))} if self.lives.num_times > 1000 else self.fits
-            self.fits.setdefault(key, FirstFit(self._problem(variant.times, 0)))
-        offsets = self.fits[key].offsets(np.argsort(variant.ranks, kind="stable"), most, walls)
+            self.fits = self.fits if self.lives.num_times <= CHANCE_UP_TO else {}
+            self.fits[key] = variant.times, FirstFit(self._problem(variant.times, 0))  # the times stay: no others get their id
+        offsets = self.fits[key][1].offsets(np.argsort(variant.ranks, kind="stable"), aim or most, walls)
         height = int((offsets + self.lives.size).max(initial=0))
         arenas = Arenas(offsets, (0, height), Packing(offsets, (height, height, height)))
         ways = parted(arenas, self.lives.size) if self.lives.num_times <= PARTED_UP_TO else [arenas]
@@ -198,12 +198,6 @@ class Search:
         for way in ways:
             self.found.append(Placed(way, height + self.num_idle(way), run_us + self.work.alloc_us * (len(way.edges) - 1)))
         return any(placed.makespan_us <= limit_us for placed in self.found[-len(ways) :] if not most or placed.units <= most)
-
-    def _walls(self, rng: np.random.Generator) -> tuple[int, ...]:
-        """Mostly none; of a program whose arena may be parted also heights of a few tensors, one upon the other."""
-        if self.lives.num_times > PARTED_UP_TO or rng.random() < JUMP:
-            return ()
-        return tuple(np.cumsum(rng.choice(self.lives.size, int(rng.integers(1, NUM_RINGS)))).tolist())
 
     def num_idle(self, arenas: Arenas) -> int:
         """Units of rings without an arena, if they count."""
@@ -236,9 +230,14 @@ class Search:
         while (best := self._best(limit_us)) and best.units > self.peak and self.tries > 0 and not self.stop():
             near = sorted(variants, key=lambda v: v.excess)[: len(ORDERS)]
             one = near[int(rng.integers(len(near)))]
-            times = self.run_placed(best.arenas.offsets) if rng.random() < JUMP else one.times
+            draw = rng.random()
+            times = None if draw < JUMP else self.run_placed(best.arenas.offsets) if draw < 2 * JUMP else one.times
             moves = rng.random(len(one.ranks)) < JUMP
             moved = one.ranks - moves * rng.random(len(one.ranks)) * len(one.ranks)
-            new = _Variant(times, np.argsort(np.argsort(moved, kind="stable")))
-            if self._try(new, best.units - 1, limit_us, self._walls(rng)):
+            ranks = np.argsort(np.argsort(moved, kind="stable")) if times is not None else rng.permutation(len(moved))
+            new = _Variant(times, ranks)
+            aim, walls = int(rng.integers(self.peak, best.units)), ()
+            if self.lives.num_times <= PARTED_UP_TO and rng.random() >= JUMP:  # heights of some tensors, one upon the other
+                walls = tuple(np.cumsum(rng.choice(self.lives.size, int(rng.integers(1, NUM_RINGS)))).tolist())
+            if self._try(new, best.units - 1, limit_us, aim, walls):
                 variants.append(new)

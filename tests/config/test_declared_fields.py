@@ -2,6 +2,7 @@
 
 import json
 from fractions import Fraction
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -12,7 +13,10 @@ from hypothesis import strategies as st
 from runner.base.errors import ConfigError
 from runner.config.config import load_config
 from runner.config.schema import layer_schema
+from runner.driver.driver import resolve
+from runner.driver.face import Driver
 
+GRAPHS = Path(__file__).parents[2] / "graphs"
 NAMES = ("alpha", "beta", "gamma", "delta", "n_taps", "x")
 KINDS = ("integer", "number", "string", "boolean")
 INTEGERS, NUMBERS = st.integers(-50, 50), st.floats(-50, 50, allow_nan=False).map(lambda value: round(value, 3))
@@ -214,6 +218,22 @@ def test_a_family_of_a_layer(tmp_path):
     assert "'model' is 'deepseek_v4', but the layers below are of the family 'toys'" in refusal(family, "tiny")
     other = own(tmp_path, json.dumps({"model_type": "lama"}), "other.json")
     assert "'model_type' is 'lama', expected 'deepseek_v4' or 'qwen3' or 'toy'" in refusal(family, other)
+
+
+def test_graphs_of_a_family_are_taken_under_its_preset(tmp_path):
+    family = "family: toys\nfields: {n: integer}\ndims: {N: n}\n"
+    own(tmp_path, "model: toys\nn: 3\n", "small.yaml")
+    graph = own(tmp_path, 'graph: g\ninputs: {x: "f32[N]"}\noutputs: {y: "f32[N]"}\nbody: []\n', "g.yaml")
+    own(tmp_path, family, "family.yaml")
+    assert resolve((), graph=graph).name == "none"
+    own(tmp_path, family + "preset: small.yaml\n", "family.yaml")
+    assert resolve((), graph=graph)["N"] == 3 and resolve((), ["n=4"], graph=graph)["N"] == 4
+    assert resolve(("tiny",), graph=graph).name == "tiny"
+    text = refusal(own(tmp_path, family + "preset: [small.yaml]\nn: 1\n", "family.yaml"))
+    assert "'preset' is a list, expected a preset or a file beside this one" in text
+    assert "'preset' stands in the layer that declares a family" in refusal("tiny", own(tmp_path, "preset: tiny\n"))
+    linted = Driver().linted(GRAPHS)  # of both families, each graph under its own
+    assert not linted.findings and {name.split(",")[0] for name in linted.under} == {"qwen3-tiny", "tiny"}
 
 
 def test_no_configuration_at_all():

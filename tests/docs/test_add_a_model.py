@@ -75,7 +75,7 @@ def test_every_member_of_the_door_and_whether_the_example_has_it():
 
 def test_every_section_of_a_layer_is_on_the_page():
     told = {section.strip("`") for section, *_ in rows("| section | what it says | its page |")}
-    assert told == {*DEEP, "family", "model_types"}
+    assert told == {*DEEP, "family", "model_types", "preset"}
 
 
 def imported(code):

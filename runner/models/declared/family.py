@@ -44,6 +44,7 @@ class DeclaredFamily(ModelFamily):
         self.base_layer = base_layer
         self.sections = {key: given for key, given in sections.items() if key in (*DEEP, "model_types")}
         types, wrong = _model_types(self.sections.get("model_types"))
+        wrong += _preset_problems(sections.get("preset"))
         self.model_types = types
         self._declared = Declared(self.sections.get("fields"))
         self._hugging_face = HuggingFace(self.sections.get("hugging_face"), name, self.model_types, self._declared.rules)
@@ -105,6 +106,12 @@ def _model_types(given: Given | None) -> tuple[tuple[str, ...], list[Diagnostic]
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         return (), [given.problem("C102", f"'model_types' is {describe(names)}, expected a list of names")]
     return tuple(names), []
+
+
+def _preset_problems(given: Given | None) -> list[Diagnostic]:
+    if given is None or (isinstance(given.value, str) and given.value):
+        return []
+    return [given.problem("C102", f"'preset' is {describe(given.value)}, expected a preset or a file beside this one")]
 
 
 def declared_family(package: str, file: str) -> DeclaredFamily:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -386,3 +387,34 @@ def test_w8a8_over_ranks_against_rounded_transformers(tmp_path, record_property)
         f"W8A8, 2 ranks: relative error {relative:.2e}, tokens equal {agreement:.1%}, {sum(exact)} of {len(exact)} prompts exact"
     )
     assert relative < 0.1 and agreement > 0.9 and sum(exact) >= len(exact) // 2
+
+
+# --- graphs of one's own over ranks -----------------------------------------------------------------------------------
+
+VIEWS = """\
+  - {view: counts_by_expert, of: pub_counts, type: "i32[EP * EP, E]"}
+  - {view: counts, of: counts_by_expert, type: "i32[EP, EP * E]"}
+  - {view: rows, of: routed_y_buf, type: "{act}[T * TOPK, D]"}
+  - {view: choices, of: rows, type: "{act}[T, TOPK, D]"}
+  - op: dispatch
+"""
+
+
+@pytest.mark.slow
+def test_what_ranks_exchange_through_may_be_viewed(tmp_path):
+    """Peers write into buffers of each other: a view of such a buffer, handed to the ops that do, is the same buffer."""
+    shutil.copytree(TESTS.parent / "graphs" / "deepseek_v4", tmp_path / "graphs")
+    text = (tmp_path / "graphs" / "moe.yaml").read_text()
+    viewed = text.replace("  - op: dispatch\n", VIEWS).replace("pub_counts: pub_counts", "pub_counts: counts")
+    viewed = viewed.replace("routed_y: routed_y_buf", "routed_y: choices")
+    assert (viewed.count("counts: counts"), viewed.count("routed_y: choices")) == (2, 3)
+    init_checkpoint(load_config(["tiny"]), tmp_path / "model", seed=3)
+    command = [sys.executable, "-m", "runner", "generate", "--checkpoint", tmp_path / "model", "--ep", "2", "--ring-heap", "safe"]
+    command += ["--prompt-ids", "1,2,3,4,5", "--prompt-ids", "7", "--max-new-tokens", "12", "--json"]
+    command += [f"--{phase}-graph={tmp_path / 'graphs' / f'{phase}_fwd.yaml'}" for phase in ("prefill", "decode")]
+    tokens = []
+    for made in (text, viewed):
+        (tmp_path / "graphs" / "moe.yaml").write_text(made)
+        ended = subprocess.run(command, capture_output=True, text=True, check=True)
+        tokens.append(json.loads(ended.stdout)["tokens"])
+    assert tokens[0] == tokens[1] and len(tokens[0][0]) == 12
