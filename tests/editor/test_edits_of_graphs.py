@@ -104,7 +104,7 @@ def renames(name: str, chance: random.Random, number: int):
     kinds = TENSORS | {"param", "variable", "scope", "id"}
     places = [each for each in index.occurrences if each.symbol.kind in kinds and not each.symbol.is_implied]
     for each in chance.sample(places, min(number, len(places))):
-        new = chance.choice(["fresh_name", *{other.symbol.name for other in places}])
+        new = chance.choice(["fresh_name", *sorted({other.symbol.name for other in places})])
         yield space, str(path), each, new
 
 
