@@ -304,7 +304,7 @@ def plan(setup: Setup, request: PlanRequest, say: Say | None = None) -> PlanResu
         placed, written = _written(setup, request, say) if request.write else (place(setup, request, say=say), Written())
         planned, sizes = placed.schedule, placed.sizes(request)
         replay = replay_under(request.progress, planned, sizes, placed.timing)
-        if replay.deadlock is None and _pool_may_overflow(planned, sizes):
+        if request.progress != "lagging" and replay.deadlock is None and _pool_may_overflow(planned, sizes):
             lagged = lagging(planned, sizes)
             replay = replay if lagged.deadlock is None else lagged
         runs = replay.deadlock is None

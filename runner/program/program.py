@@ -122,7 +122,7 @@ def num_arguments(task: Task) -> int:
     return len(task.operands) + created
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Program:
     """The expanded graph; see the module docstring.
 

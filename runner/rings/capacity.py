@@ -58,16 +58,19 @@ class RingLoad:
         return max((epoch[-1] for epoch in self.epochs), default=0)
 
 
-_known: tuple[ref[Schedule], list[RingLoad]] | None = None
-"""The schedule that was asked for last: one command asks for the same one many times, and large ones take seconds."""
+_known: list[tuple[ref[Schedule], list[RingLoad]]] = []
+"""Schedules that were asked for lately: one command asks for the same ones many times, and large ones take seconds."""
+
+MOST_KNOWN = 8
 
 
 def ring_loads(schedule: Schedule) -> list[RingLoad]:
     """The epochs of each ring when every trip that the schedule holds runs; nobody changes them."""
-    global _known
-    if _known is None or _known[0]() is not schedule:
-        _known = ref(schedule), _collect(schedule)
-    return _known[1]
+    found = next((loads for known, loads in _known if known() is schedule), None)
+    if found is None:
+        found = _collect(schedule)
+        _known[:] = [(ref(schedule), found), *(known for known in _known[: MOST_KNOWN - 1] if known[0]() is not None)]
+    return found
 
 
 def _collect(schedule: Schedule) -> list[RingLoad]:

@@ -7,6 +7,7 @@ first served. A MIX block takes one AIC and two AIV workers: one cluster of an a
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -65,26 +66,6 @@ def parse_cores(text: str) -> tuple[int | None, int | None]:
 _CORES = ("AIC", "AIV", "MIX")
 
 
-@dataclass
-class _Workers:
-    """Free workers and, per core type, ready tasks as [submission, blocks not started yet]."""
-
-    aic: float
-    aiv: float
-    ready: dict[str, deque[list[int]]] = field(default_factory=lambda: {c: deque() for c in _CORES})
-
-    def room(self, core: str) -> float:
-        if core == "AIC":
-            return self.aic
-        return self.aiv if core == "AIV" else min(self.aic, self.aiv / AIV_PER_MIX)
-
-    def take(self, core: str, blocks: int) -> None:
-        if core != "AIV":
-            self.aic -= blocks
-        if core != "AIC":
-            self.aiv -= blocks * (AIV_PER_MIX if core == "MIX" else 1)
-
-
 class TimedDriver(Driver):
     """The run behind `timed`; who wants to know what ran when derives from it (`runner.report.device.timeline`)."""
 
@@ -98,7 +79,7 @@ class TimedDriver(Driver):
         self._stall = 0.0
         self._since = (-1, 0, 0.0)  # the submission that waits, what changes on progress, and when that last changed
         self._slow: dict[int, SlowWait] = {}
-        self._finish_us = [0.0] * len(submissions)
+        self._finish_us = array("d", bytes(8 * len(submissions)))
         self._asked = 0.0  # when a waiting submission is told what has retired
         self._next = 0  # the next submission
         self._last = 0.0  # when the last block finished
@@ -106,29 +87,40 @@ class TimedDriver(Driver):
         self._waits = [s.waits for s in submissions]
         self._core = [s.core for s in submissions]
         self._left = [s.num_blocks for s in submissions]  # blocks that have not finished
-        self._pending = [0] * len(submissions)  # producers that have not completed
-        self._users: list[list[int]] = [[] for _ in submissions]
-        self._queued = 0  # tasks that are ready and have blocks not started yet
-        self._workers = _Workers(timing.aic or float("inf"), timing.aiv or float("inf"))
+        self._pending: dict[int, int] = {}  # of submissions that wait, producers that have not completed
+        self._users: dict[int, list[int]] = {}  # of submissions that have not, who waits for them
+        self._ready: dict[str, deque[list[int]]] = {core: deque() for core in _CORES}  # [submission, blocks not started yet]
+        self._queued = 0  # tasks there
+        self._aic, self._aiv = timing.aic or float("inf"), timing.aiv or float("inf")  # free workers
 
     def submit(self, submission: int) -> Deadlock | None:
-        self._now += self._timing.cost_us(submission)
-        self._run_until(self._now)
-        self._next = submission + 1
+        self.arrive(submission)
         return super().submit(submission)
+
+    def arrive(self, submission: int) -> None:
+        """The submitting thread has come to a submission."""
+        each_us = self._timing.submit_each_us
+        self._now += self._timing.submit_us if each_us is None else each_us(submission)
+        if self._events and self._events[0][0] <= self._now:
+            self._run_until(self._now)
+        self._next = submission + 1
 
     def submitted(self, submission: int) -> None:
         core = self._core[submission]
         if core is None:
             return
-        completed = self.heap.completed
+        completed, users = self.heap.completed, self._users
         pending = 0
         for wait in self._waits[submission]:
             if not completed[wait]:
-                self._users[wait].append(submission)
+                if wait in users:
+                    users[wait].append(submission)
+                else:
+                    users[wait] = [submission]
                 pending += 1
-        self._pending[submission] = pending
-        if not pending:
+        if pending:
+            self._pending[submission] = pending
+        else:
             self._start(submission, core, self._now)
 
     def wait(self, submission: int) -> None:
@@ -178,14 +170,16 @@ class TimedDriver(Driver):
 
     def _run_until(self, time: float) -> None:
         """Handle all that happens up to and including `time`."""
-        events = self._events
+        events, left = self._events, self._left
         while events and events[0][0] <= time:
             now, submission, blocks = heappop(events)
             core = self._core[submission]
-            assert core is not None
-            self._workers.take(core, -blocks)
-            self._left[submission] -= blocks
-            if not self._left[submission]:
+            if core != "AIV":
+                self._aic += blocks
+            if core != "AIC":
+                self._aiv += blocks * AIV_PER_MIX if core == "MIX" else blocks
+            left[submission] -= blocks
+            if not left[submission]:
                 self._last = now
                 self._finish(submission, now)
             if self._queued:
@@ -194,12 +188,14 @@ class TimedDriver(Driver):
     def _finish(self, submission: int, now: float) -> None:
         self.heap.complete(submission)
         self._finish_us[submission] = now
-        for user in self._users[submission]:
-            self._pending[user] -= 1
-            core = self._core[user]
-            if not self._pending[user] and core is not None:
-                self._start(user, core, now)
-        self._users[submission] = []
+        if submission in self._users:
+            pending = self._pending
+            for user in self._users.pop(submission):
+                num = pending.pop(user) - 1
+                if num:
+                    pending[user] = num
+                else:
+                    self._start(user, self._core[user] or "", now)
 
     def _start(self, submission: int, core: str, now: float) -> None:
         """Start a ready task as far as its core type has room, and queue what is left of it; with any task queued, in turn."""
@@ -208,30 +204,38 @@ class TimedDriver(Driver):
             left -= self._begin(submission, core, left, now)
             if not left:
                 return
-            self._workers.ready[core].append([submission, left])
+            self._ready[core].append([submission, left])
             self._queued = 1
             return
-        self._workers.ready[core].append([submission, left])
+        self._ready[core].append([submission, left])
         self._queued += 1
         self._dispatch(now)
 
     def _begin(self, submission: int, core: str, blocks: int, now: float) -> int:
         """Start so many blocks of a task, or as many as there is room for; returns how many."""
-        workers = self._workers
-        room = workers.room(core)
+        room = self._room(core)
         if room < blocks:
             blocks = int(room)
         if blocks:
-            workers.take(core, blocks)
+            if core != "AIV":
+                self._aic -= blocks
+            if core != "AIC":
+                self._aiv -= blocks * AIV_PER_MIX if core == "MIX" else blocks
             end = now + self._timing.block_us(submission)
             heappush(self._events, (end, submission, blocks))
             self.started(submission, blocks, now, end)
         return blocks
 
+    def _room(self, core: str) -> float:
+        """Blocks that could start on the free workers."""
+        if core == "AIV":
+            return self._aiv
+        return self._aic if core == "AIC" else min(self._aic, self._aiv / AIV_PER_MIX)
+
     def _dispatch(self, now: float) -> None:
         """Start what is queued and has room now."""
-        for core, queue in self._workers.ready.items():
-            while queue:
+        for core, queue in self._ready.items():
+            while queue and self._room(core) >= 1:
                 submission, left = queue[0]
                 blocks = self._begin(submission, core, left, now)
                 if blocks < left:

@@ -117,9 +117,7 @@ class _Unlimited(TimedDriver):
         return None
 
     def submit(self, submission: int) -> Deadlock | None:
-        self._now += self._timing.cost_us(submission)
-        self._run_until(self._now)
-        self._next = submission + 1
+        self.arrive(submission)
         self._submit_us[submission] = self._now
         if self._core[submission] is None:
             self.heap.completed[submission] = 1

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 from typing import Generic, TypeVar
 
-from runner.program.program import Box, Program, Region
+from runner.program.program import Box, Region
 from runner.rings.schedule import Read, Repeat, Schedule, Submit
 from runner.rings.steps import StepWalk
 
@@ -22,8 +22,11 @@ Item = TypeVar("Item")
 Trip = tuple[tuple[int, int], ...]
 """The dynamic loops around a submission, outermost first: (step of the loop, trip)."""
 
-NEEDS = 1 << 13
+NEEDS = 1 << 16
 """Needs that are looked up together."""
+
+NEAR = 1 << 10
+"""Submissions that lie less than this far apart are compared in one pass, which remembers at least so many before each."""
 
 SOURCES = 1 << 11
 """Submissions whose followers are traced together, a bit each; more where one need has more."""
@@ -61,18 +64,18 @@ class Need:
 
 
 def _batches(needs: Iterable[Need]) -> Iterator[list[Need]]:
-    """Runs of needs with about `SOURCES` different firsts in all."""
+    """Runs of needs with at most about `SOURCES` different firsts in all, however many needs share them."""
     batch: list[Need] = []
     sources: set[int] = set()
-    known: set[int] = set()  # tuples whose firsts are in `sources`, by identity
+    known: set[tuple[int, ...]] = set()  # whose firsts are in `sources`
     for need in needs:
-        if len(sources) >= SOURCES:
-            yield batch
-            batch, sources, known = [], set(), set()
-        batch.append(need)
-        if id(need.firsts) not in known:
-            known.add(id(need.firsts))
+        if need.firsts not in known:
+            if batch and len(sources) + len(need.firsts) > SOURCES and len(sources.union(need.firsts)) > SOURCES:
+                yield batch
+                batch, sources, known = [], set(), set()
+            known.add(need.firsts)
             sources.update(need.firsts)
+        batch.append(need)
     if batch:
         yield batch
 
@@ -131,23 +134,60 @@ class Order:
         while chunk := list(islice(remaining, NEEDS)):
             # Submissions that lie equally far apart are traced together: a few distant ones would make every trace long.
             chunk.sort(key=lambda need: ((need.second - need.firsts[0]).bit_length(), need.firsts[0]))
-            for _, alike in groupby(chunk, key=lambda need: (need.second - need.firsts[0]).bit_length()):
+            near = bisect_left(chunk, NEAR.bit_length(), key=lambda need: (need.second - need.firsts[0]).bit_length())
+            if near:
+                yield from self._unmet_near(chunk[:near])
+            for _, alike in groupby(chunk[near:], key=lambda need: (need.second - need.firsts[0]).bit_length()):
                 for batch in _batches(alike):
                     yield from self._unmet(batch)
 
-    def _unmet(self, needs: Sequence[Need]) -> Iterator[Conflict]:
-        """As `unordered`, for needs that are traced together."""
-        sources = sorted({first for need in needs for first in need.firsts})
-        bits = {source: 1 << k for k, source in enumerate(sources)}
-        masks: dict[int, int] = {}
+    def _unmet_near(self, needs: Sequence[Need]) -> Iterator[Conflict]:
+        """As `unordered`, for needs whose submissions lie less than `NEAR` apart.
+
+        Sets of what comes before a submission have a bit for each from `base` on, which moves by `NEAR` at a time.
+        """
         asked: dict[int, list[Need]] = {}
         for need in needs:
             asked.setdefault(need.second, []).append(need)
-            if id(need.firsts) not in masks:
-                masks[id(need.firsts)] = sum(bits[first] for first in need.firsts)
+        low, last = min(need.firsts[0] for need in needs), max(asked)
+        waits, reads, read = self.waits, self.reads, bisect_right(self.reads, low, key=lambda r: r[1])
+        base = low - NEAR
+        reached = [0] * NEAR  # per submission from `base` on its own bit and those that come before it
+        gate = 0  # what the submitting thread has waited for
+        for submission in range(low, last + 1):
+            if submission - base == 2 * NEAR:
+                base += NEAR
+                gate >>= NEAR
+                reached = [bits >> NEAR for bits in reached[NEAR:]]
+            while read < len(reads) and reads[read][1] <= submission:
+                for wait in reads[read][0]:
+                    if wait >= base:
+                        gate |= reached[wait - base]
+                read += 1
+            found = gate
+            for wait in waits[submission]:
+                if wait >= base:
+                    found |= reached[wait - base]
+            for need in asked.get(submission, ()):
+                mask = 0
+                for first in need.firsts:
+                    mask |= 1 << first - base
+                if mask & ~found:
+                    yield from (need.conflict(first) for first in need.firsts if not found >> first - base & 1)
+            reached.append(found | 1 << submission - base)
+
+    def _unmet(self, needs: Sequence[Need]) -> Iterator[Conflict]:
+        """As `unordered`, for needs that are traced together."""
+        alike = {need.firsts for need in needs}
+        sources = sorted({first for firsts in alike for first in firsts})
+        bits = {source: 1 << k for k, source in enumerate(sources)}
+        masks = {firsts: sum(bits[first] for first in firsts) for firsts in alike}
+        asked: dict[int, list[Need]] = {}
+        for need in needs:
+            asked.setdefault(need.second, []).append(need)
         for second, reached in self._trace(min(sources[0], *asked), bits, asked):
             for need in asked[second]:
-                if masks[id(need.firsts)] & ~reached:
+                if masks[need.firsts] & ~reached:
                     yield from (need.conflict(first) for first in need.firsts if not reached & bits[first])
 
     def _trace(self, low: int, bits: dict[int, int], asked: Iterable[int]) -> Iterator[tuple[int, int]]:
@@ -263,13 +303,56 @@ class _Access:
         return self.readers + self.parts.overlapping(box) if self.parts else self.readers
 
 
+class _Seen:
+    """Accesses to tensors that later ones can conflict with; `read` and `write` give the kinds of conflict and with whom.
+
+    Most tensors are accessed as a whole and no other way: of these the last writer (-1: nobody) and the readers since are kept.
+    """
+
+    def __init__(self) -> None:
+        self._whole: dict[int, list[int]] = {}
+        self._others: dict[int, _History] = {}
+
+    def forget(self, tensor: int) -> None:
+        """Nobody touches it any more."""
+        self._whole.pop(tensor, None)
+        self._others.pop(tensor, None)
+
+    def read(self, region: Region, by: int) -> Iterable[tuple[str, int]]:
+        tensor = region.tensor
+        if region.box or region.part is not None or tensor in self._others:
+            return self._history(tensor).read(region, by)
+        known = self._whole.get(tensor)
+        if known is None:
+            self._whole[tensor] = [-1, by]
+            return ()
+        known.append(by)
+        return (("RAW", known[0]),) if known[0] >= 0 else ()
+
+    def write(self, region: Region, by: int) -> Iterable[tuple[str, int]]:
+        tensor = region.tensor
+        if region.box or region.part is not None or tensor in self._others:
+            return self._history(tensor).write(region, by)
+        known, self._whole[tensor] = self._whole.get(tensor), [by]
+        if known is None:
+            return ()
+        readers = [("WAR", reader) for reader in known[1:]]
+        return [("WAW", known[0]), *readers] if known[0] >= 0 else readers
+
+    def _history(self, tensor: int) -> _History:
+        if tensor not in self._others:
+            self._others[tensor] = _History(*self._whole.pop(tensor, ()))
+        return self._others[tensor]
+
+
 class _History:
-    """Accesses to one tensor that a later one can conflict with; `read` and `write` give the kinds of conflict and with whom."""
+    """The same for one tensor of which boxes or parts are accessed."""
 
     __slots__ = ("all", "boxes", "parts")
 
-    def __init__(self) -> None:
-        self.all = _Access()  # the last of everything, of which later boxes and parts may have taken some
+    def __init__(self, writer: int = -1, *readers: int) -> None:
+        self.all = _Access(writer if writer >= 0 else None)  # the last of everything; later boxes and parts may have taken some
+        self.all.readers += readers
         self.boxes: _Boxes[_Access] | None = None
         self.parts: dict[tuple[int, ...], _Access] | None = None
 
@@ -315,22 +398,30 @@ class _History:
         return found
 
 
-def region_needs(schedule: Schedule, program: Program) -> Iterator[Need]:
-    """Accesses to overlapping regions of a tensor that have to be ordered, but for those that an edge orders."""
+def region_needs(schedule: Schedule, users: Mapping[int, Sequence[int]]) -> Iterator[Need]:
+    """Accesses to overlapping regions of a tensor that have to be ordered, but for those that an edge orders.
+
+    `users` lists the submissions that touch each tensor, in order.
+    """
+    program = schedule.program
+    assert program is not None
     written = {tensor for task in program.tasks for tensor in task.writes}
-    histories = {tensor: _History() for tensor in written}
+    seen = _Seen()
     for submission, item in enumerate(schedule.submissions):
         if item.task is None:
             continue
-        task = program.tasks[item.task]
+        task, waits = program.tasks[item.task], item.waits
         regions = [(name, region) for name, region in task.operands.items() if region.tensor in written]
-        for touch, tensors in ((_History.read, task.reads), (_History.write, task.writes)):
+        for touch, tensors in ((seen.read, task.reads), (seen.write, task.writes)):
             for name, region in regions:
-                if region.tensor not in tensors or (touch is _History.write and task.modes.get(name) == "in"):
+                if region.tensor not in tensors or (tensors is task.writes and task.modes and task.modes.get(name) == "in"):
                     continue
-                for kind, other in touch(histories[region.tensor], region, submission):
-                    if other != submission and other not in item.waits:
+                for kind, other in touch(region, submission):
+                    if other != submission and other not in waits:
                         yield Need(kind, (other,), submission, region.tensor)
+        for _, region in regions:
+            if users.get(region.tensor, (-1,))[-1] == submission:
+                seen.forget(region.tensor)
 
 
 def sharing_needs(schedule: Schedule, users: dict[int, list[int]]) -> Iterator[Need]:
@@ -356,7 +447,9 @@ def sharing_needs(schedule: Schedule, users: dict[int, list[int]]) -> Iterator[N
                 others |= dict.fromkeys(last[tensor], tensor)
             if others:
                 own, firsts = set(users[slot.tensor]), tuple(sorted(others))
-                yield from (Need("sharing", firsts, user, slot.tensor, others) for user in own if own.isdisjoint(waits[user]))
+                for user in own:
+                    if own.isdisjoint(waits[user]) and not others.keys() <= {*waits[user]}:
+                        yield Need("sharing", firsts, user, slot.tensor, others)
 
 
 def _overlapping(ranges: Iterable[tuple[int, int]]) -> bool:

@@ -90,7 +90,8 @@ def _structure(schedule: Schedule) -> Iterator[Diagnostic]:
     if open_scopes or submitted != len(schedule.submissions):
         yield _finding("V1", f"{len(open_scopes)} scopes stay open, {submitted} of {len(schedule.submissions)} are submitted")
     for index, item in enumerate(schedule.submissions):
-        if any(wait >= index for wait in (*item.waits, *item.holds)) or not set(item.holds) <= set(item.waits):
+        waits, holds = item.waits, item.holds
+        if (waits and max(waits) >= index) or (holds and holds != waits and not set(holds) <= set(waits)):
             yield _finding("V1", f"'{item.name}' waits for a later submission, or holds one that it does not wait for", item.mark)
     if schedule.program is not None:
         yield from _missing_tasks(schedule, schedule.program)
@@ -254,10 +255,12 @@ def _closed_reads(schedule: Schedule) -> Iterator[Diagnostic]:
         if isinstance(step, Submit):
             item = schedule.submissions[step.submission]
             owner_scope[step.submission] = open_scopes[-1]
-            block_of.update(dict.fromkeys((slot.tensor for slot in item.slots), step.submission))
+            for slot in item.slots:
+                block_of[slot.tensor] = step.submission
             tensors = program.tasks[item.task].uses if program is not None and item.task is not None else ()
-            held = {*item.holds}.difference(item.explicit).union(block_of[t] for t in tensors if t in block_of)
-            for block in sorted([block for block in held if owner_scope[block] not in open_scopes]):
+            closed = [block for block in item.holds if owner_scope[block] not in open_scopes and block not in item.explicit]
+            closed += [block_of[t] for t in tensors if t in block_of and owner_scope[block_of[t]] not in open_scopes]
+            for block in sorted(set(closed)) if closed else ():
                 yield _closed(schedule, f"'{item.name}' uses", block, owner_scope[block], item.mark)
         elif isinstance(step, Repeat) and step.trips is not None:
             for tensor in step.trips.reads:
@@ -280,7 +283,7 @@ def races(schedule: Schedule) -> frozenset[tuple[int, int]]:
     that nothing keeps: what `Program.races` is for a program that was recorded so."""
     program, order, users = schedule.program, Order(schedule), _users(schedule)
     assert program is not None
-    found = {_tasks(schedule, conflict) for conflict in order.unordered(region_needs(schedule, program))}
+    found = {_tasks(schedule, conflict) for conflict in order.unordered(region_needs(schedule, users))}
     found |= {(-1, schedule.submissions[user].task or 0) for _, user in _unkept(schedule, users, order)}
     return frozenset(found)
 
@@ -307,7 +310,7 @@ def _users(schedule: Schedule) -> dict[int, list[int]]:
 def _edges(schedule: Schedule, program: Program) -> Iterator[Diagnostic]:
     order, users = Order(schedule), _users(schedule)
     yield from _explicit(schedule, program, order)
-    conflicts = [*order.unordered(region_needs(schedule, program)), *order.unordered(sharing_needs(schedule, users))]
+    conflicts = [*order.unordered(region_needs(schedule, users)), *order.unordered(sharing_needs(schedule, users))]
     if program.races:
         conflicts = [c for c in conflicts if c.kind == "sharing" or _tasks(schedule, c) not in program.races]
     pairs = {(c.kind, c.first, c.second): c for c in sorted(conflicts, key=lambda c: (c.kind == "sharing", c.second, c.first))}

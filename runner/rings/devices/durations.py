@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 from runner.base.errors import ScheduleError
 from runner.base.reading import read_json
@@ -30,21 +31,21 @@ class Rates:
     task_us: float = 2.0
 
 
+_known: tuple[ref[Program], tuple[object, ...], array[float]] | None = None
+"""Times of the tasks of the program that was asked for last: one command times many schedules of it."""
+
+
 def estimated_us(schedule: Schedule, ops: Mapping[str, OpDef], dtypes: Mapping[str, str], rates: Rates) -> Callable[[int], float]:
-    """Duration of one block of a submission's task, in microseconds, from the cost that its op declares."""
-    program = schedule.program
+    """Duration of one block of a submission's task, in microseconds, from the cost that its op declares; 0 for an alloc of no
+    task."""
+    global _known
+    program, given = schedule.program, (ops, dtypes, rates)
     assert program is not None
-    costs = _Costs(program, ops, dtypes, rates)
-    known = array("d", [-1.0]) * len(schedule.submissions)
-
-    def block_us(submission: int) -> float:
-        if known[submission] < 0:
-            task = schedule.submissions[submission].task
-            assert task is not None
-            known[submission] = costs.block_us(program.tasks[task])
-        return known[submission]
-
-    return block_us
+    if _known is None or _known[0]() is not program or _known[1] != given:
+        costs = _Costs(program, ops, dtypes, rates)
+        _known = ref(program), given, array("d", map(costs.block_us, program.tasks))
+    times = _known[2]
+    return array("d", [0.0 if s.task is None else times[s.task] for s in schedule.submissions]).__getitem__
 
 
 class _Costs:
@@ -74,7 +75,9 @@ class _Costs:
         """What a call is known by beside its attributes; tensors share specs, so the identity of one stands for its shape."""
         tensors = self.program.tensors
         shapes = [
-            (id(tensors[r.tensor].spec), r.dropped, r.box and tuple([hi - lo for lo, hi in r.box]), r.seen and r.seen.spec)
+            id(tensors[r.tensor].spec)
+            if r.box is None and r.seen is None
+            else (id(tensors[r.tensor].spec), r.dropped, r.box and tuple([hi - lo for lo, hi in r.box]), r.seen and r.seen.spec)
             for r in task.operands.values()
         ]
         return (task.op, task.num_blocks, *task.operands, *shapes)
@@ -96,7 +99,7 @@ class _Known:
     cost_us: dict[str, float] = field(default_factory=dict)
 
     def values(self, task: Task) -> str:
-        return repr([task.attrs.get(name) for name in self.attrs])
+        return repr([task.attrs.get(name) for name in self.attrs]) if self.attrs else ""
 
 
 class _Noted(Mapping[str, object]):

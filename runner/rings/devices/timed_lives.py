@@ -20,10 +20,13 @@ tensors that have no bytes yet must fit together:
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from heapq import heappop, heappush
+from itertools import pairwise
 
 import numpy as np
 
@@ -40,14 +43,12 @@ _LAST = float("inf")
 
 @dataclass(frozen=True)
 class Work:
-    """What a timed run of a program needs to know, per task: `waits`, `users` (who waits for it), `touches` as indices of locals,
-    `costs_us` of its submission, `task_us` of one of its `blocks`, its `core`; `reads` are tasks that the submitting thread waits
-    for before it submits one, `alloc_us` what it costs to submit an arena. `aic` and `aiv` are numbers of workers."""
+    """What a timed run of a program needs to know, per task: `edges` (what it waits for), `costs_us` of its submission, `task_us`
+    of one of its `blocks`, its `core`; `reads` are tasks that the submitting thread waits for before it submits one, `alloc_us`
+    what it costs to submit an arena. `aic` and `aiv` are numbers of workers."""
 
     lives: Lives
-    waits: Sequence[Sequence[int]]
-    users: Sequence[Sequence[int]]
-    touches: Sequence[Sequence[int]]
+    edges: Rows
     costs_us: Sequence[float]
     task_us: Sequence[float]
     blocks: Sequence[int]
@@ -61,32 +62,47 @@ class Work:
     def of(cls, lives: Lives, waits: Rows, schedule: Schedule, timing: Timing) -> Work:
         """The work of a program under a timing, which `schedule`, any placement of the program, translates to tasks."""
         tasks = lives.program.tasks
-        costs, lengths = [0.0] * len(tasks), [0.0] * len(tasks)
+        costs, lengths = array("d", bytes(8 * len(tasks))), array("d", bytes(8 * len(tasks)))
         allocs_us = [timing.cost_us(k) for k, submission in enumerate(schedule.submissions) if submission.task is None]
         for k, submission in enumerate(schedule.submissions):
             if submission.task is not None and submission.core is not None:
                 costs[submission.task], lengths[submission.task] = timing.cost_us(k), timing.block_us(k)
-        lists = [sorted(set(waits.row(task))) for task in range(len(tasks))]
-        users: list[list[int]] = [[] for _ in tasks]
-        for task, row in enumerate(lists):
-            for wait in row:
-                users[wait].append(task)
         reads: dict[int, list[int]] = {}
         for next_task, trips in host_reads(lives.program.body):
             reads.setdefault(next_task, []).extend(trips.waits)
-        touches = [list(dict.fromkeys(lives.touches.row(task))) for task in range(len(tasks))]
         kinds = [task.core if task.op is not None else None for task in tasks]
         blocks = [task.num_blocks for task in tasks]
         aic, aiv = timing.aic or _LAST, timing.aiv or _LAST
-        alloc_us = max(allocs_us, default=0.0)
-        return cls(lives, lists, users, touches, costs, lengths, blocks, kinds, reads, alloc_us, aic, aiv)
+        return cls(lives, waits, costs, lengths, blocks, kinds, reads, max(allocs_us, default=0.0), aic, aiv)
+
+    @cached_property
+    def waits(self) -> list[list[int]]:
+        """Per task what it waits for, ascending, without repeats."""
+        return [sorted(set(self.edges.row(task))) for task in range(len(self.blocks))]
+
+    @cached_property
+    def users(self) -> list[list[int]]:
+        """Per task who waits for it."""
+        users: list[list[int]] = [[] for _ in self.blocks]
+        for task, row in enumerate(self.waits):
+            for wait in row:
+                users[wait].append(task)
+        return users
+
+    @cached_property
+    def touches(self) -> list[list[int]]:
+        """Per task the locals that it touches, as their indices."""
+        return [list(dict.fromkeys(self.lives.touches.row(task))) for task in range(len(self.blocks))]
 
     def bound_us(self) -> tuple[float, float]:
         """No run is shorter than the critical path, submissions and host reads included, nor than the work over the workers."""
-        finish, clock = [0.0] * len(self.waits), 0.0
-        for task, waits in enumerate(self.waits):
-            clock = max([clock, *(finish[read] for read in self.reads.get(task, ()))]) + self.costs_us[task]
-            finish[task] = max([clock, *(finish[wait] for wait in waits)]) + self.task_us[task]
+        finish, clock, reads, edges = array("d"), 0.0, self.reads, self.edges.values
+        for task, (low, high) in enumerate(pairwise(self.edges.starts.tolist())):
+            if task in reads:
+                clock = max([clock, *(finish[read] for read in reads[task])])
+            clock += self.costs_us[task]
+            start = max([clock, *map(finish.__getitem__, edges[low:high].tolist())]) if low < high else clock
+            finish.append(start + self.task_us[task])
         work = {"AIC": 0.0, "AIV": 0.0, "MIX": 0.0}
         for core, blocks, length in zip(self.core, self.blocks, self.task_us, strict=True):
             if core is not None:
