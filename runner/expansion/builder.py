@@ -79,6 +79,7 @@ class ProgramBuilder:
         self.local: list[bool] = []
         self.last: list[int | Writers] = []
         self.tasks: list[Task] = []
+        self.numbers: list[int] = []
         self.specs: dict[tuple[str, tuple[int, ...]], TensorSpec] = {}
         self.open_loops: set[int] = set()
         self.loop = 0
@@ -99,6 +100,12 @@ class ProgramBuilder:
         """Where the next task goes."""
         sizes = len(self.tasks), len(self.tensors), self.items, self.trips, self.uses, len(self.externals), len(self.attrs)
         return Position(*sizes, self.num_obstacles)
+
+    def numbered(self, end: int) -> list[int]:
+        """The numbers 0 to `end - 1` and more: copies, which name tasks millions of times, share these objects."""
+        if len(self.numbers) < end:
+            self.numbers += range(len(self.numbers), end + len(self.numbers) // 8)
+        return self.numbers
 
     # --- limits ---
 
@@ -177,7 +184,10 @@ class ProgramBuilder:
 
         `about` tells apart what is wrong in one place, as the missing inputs of one `use`.
         """
-        found = Diagnostic(code, message, mark, hint=hint, about=about)
+        self.note(Diagnostic(code, message, mark, hint=hint, about=about))
+
+    def note(self, found: Diagnostic) -> None:
+        """Note a finding that is made already."""
         self.problems.setdefault(found.identity, found)
         self.num_obstacles += 1
         if len(self.problems) > self.limits.findings:
@@ -252,15 +262,16 @@ class ProgramBuilder:
         self.last.append(writer)
         return _new_view(index, spec, _new_region(index, None, (), None, None), ())
 
-    def add_like(self, tensors: Sequence[Tensor]) -> int:
-        """New local tensors like others, that nobody has written; returns the id of the first."""
-        first = len(self.tensors)
+    def add_like(self, tensors: Sequence[Tensor]) -> list[int]:
+        """New local tensors like others, that nobody has written; returns their ids."""
+        ids = list(range(len(self.tensors), len(self.tensors) + len(tensors)))
         self.tensors += [
-            _new_tensor(index, old.name, old.spec, "local", "", old.mark, None, None) for index, old in enumerate(tensors, first)
+            _new_tensor(index, old.name, old.spec, "local", "", old.mark, None, None)
+            for index, old in zip(ids, tensors, strict=True)
         ]
         self.local += [True] * len(tensors)
         self.last += [NOBODY] * len(tensors)
-        return first
+        return ids
 
     def external(self, declared: Declaration, name: str, spec: TensorSpec, kind: str, source: str) -> View:
         """A new tensor from outside, that `declared` (or the scale of what it declares) is called there."""
