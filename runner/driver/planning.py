@@ -165,6 +165,12 @@ class PlanRequest:
     allow_missing_edges: bool = False
     write: bool = False
 
+    def in_safe_rings(self) -> PlanRequest:
+        """The same in heaps as small as is safe, or as they were recorded, unless their sizes are asked for: what is drawn."""
+        heap, *others = self.rings
+        heap = heap or (None if is_recorded(self.graph) else "safe")
+        return replace(self, rings=(heap, *others))  # type: ignore[arg-type]
+
     def sizes(self) -> RingSizes:
         """The rings that are asked for; for `safe`, heaps wait for the schedule. Raises ConfigError."""
         heap, window, pool = self.rings
