@@ -122,7 +122,7 @@ class _Epochs:
         self.taken = array("I", (0,))  # entries taken in all before each submission
         self.spilled = array("I", (0,))
         self.allocs = array("I", (0,))
-        self.first = 0  # the epoch's first submission, as all below
+        self.first = self.begin = 0  # the epoch's first submission and its number on the ring, as all below
         self.num_slots = 0
         self.num_before = 0  # the most entries from before it that no sweep may have freed
 
@@ -137,24 +137,26 @@ class _Epochs:
         num_outer: int,
     ) -> None:
         """Note a submission of `scope`; `loops` are the open dynamic loops, of which `num_outer` lie around the scope."""
-        if loops or self.last.loops:
-            self.last.follow(loops)
+        last = self.last
+        if loops or last.loops:
+            last.follow(loops)
             self.is_varying = True
-        place = len(self.taken) - 1
+        taken, spilled, allocs = self.taken, self.spilled, self.allocs
+        place = len(taken) - 1
         self.ring_of[submission], self.places[submission] = self.ring, place
         if not self.num_slots:
-            self.owner, self.first = scope, submission
-            most = self.last.most(num_outer)
-            self.num_before = self.taken[-1] if most is None else most
+            self.owner, self.first, self.begin = scope, submission, place
+            most = last.most(num_outer)
+            self.num_before = taken[place] if most is None else most
         self.num_slots += 1
         num_edges = len(waits)
-        num_spilled = max(0, num_edges - INLINE_EDGES)
-        if num_edges and (num_taken or num_spilled):
+        num_spilled = num_edges - INLINE_EDGES if num_edges > INLINE_EDGES else 0
+        if num_taken or num_spilled:
             self.need(waits, num_taken, num_spilled)
-        self.taken.append(self.taken[-1] + num_taken)
-        self.spilled.append(self.spilled[-1] + num_spilled)
-        self.allocs.append(self.allocs[-1] + is_alloc)
-        self.last.add(num_taken + _ALLOC if is_alloc else num_taken)
+        taken.append(taken[place] + num_taken)
+        spilled.append(spilled[place] + num_spilled)
+        allocs.append(allocs[place] + is_alloc)
+        last.recent.append(num_taken + _ALLOC if is_alloc else num_taken)
 
     def need(self, waits: tuple[int, ...], num_taken: int, num_spilled: int) -> None:
         """What must be free for a task with edges.
@@ -163,21 +165,23 @@ class _Epochs:
         hold entries. Edges beyond the 64 that a task holds itself spill; those entries are reclaimed with their task. While a
         task waits for room all its producers are kept, and nothing behind one of them retires, in an earlier epoch either.
         """
-        begin = place = self.places[self.first]
-        before = self.num_before
+        begin = place = self.begin
+        before, taken, load = self.num_before, self.taken, self.load
         if self.is_varying and self.ring == NUM_RINGS - 1 and self.allocs[-1] > self.allocs[begin]:
-            before = self.taken[begin]  # with fewer trips a scope inside the owner may have epochs of its own, behind an alloc
+            before = taken[begin]  # with fewer trips a scope inside the owner may have epochs of its own, behind an alloc
         if waits[0] < self.first:
-            place = next((self.places[w] for w in waits if w < self.first and self.ring_of[w] == self.ring), begin)
+            for wait in waits:
+                if wait < self.first and self.ring_of[wait] == self.ring:
+                    place = self.places[wait]
+                    break
         if place < begin:
             swept = max(0, place - POOL_SWEEP + 1)
             is_kept = self.is_varying or self.allocs[place] > self.allocs[max(0, swept - 1)]
-            before = max(before, self.taken[begin] - (0 if is_kept else self.taken[swept]))
-        load = self.load
-        if num_taken:
-            load.pool_bound = max(load.pool_bound, before + self.taken[-1] - self.taken[begin] + len(waits))
-        if num_spilled:
-            load.pool_bound = max(load.pool_bound, self.spilled[-1] - self.spilled[place] + num_spilled)
+            before = max(before, taken[begin] - (0 if is_kept else taken[swept]))
+        if num_taken and (most := before + taken[-1] - taken[begin] + len(waits)) > load.pool_bound:
+            load.pool_bound = most
+        if num_spilled and (most := self.spilled[-1] - self.spilled[place] + num_spilled) > load.pool_bound:
+            load.pool_bound = most
 
     def end(self, scope: int) -> None:
         if scope != self.owner:
@@ -213,9 +217,6 @@ class _LastEdges:
         self.before: tuple[int, ...] = (0,) * (POOL_SWEEP + 1)
         self.recent: list[int] = []
         self.loops: list[_Trips] = []
-
-    def add(self, num_edges: int) -> None:
-        self.recent.append(num_edges)
 
     def follow(self, loops: Sequence[OpenLoop]) -> None:
         """Bring the open loops up to date; where the ring got no submission in between, nothing has changed for it."""
