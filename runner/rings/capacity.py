@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import accumulate, pairwise
 from weakref import ref
 
-from runner.base.tensor_spec import round_up
+import numpy as np
+
+from runner.base.tensor_spec import block_bytes
+from runner.program.lifetimes import Rows, live_units
 from runner.program.program import Program
 from runner.program.spans import SpanWalk
 from runner.rings.heap import INLINE_EDGES, POOL_SWEEP
@@ -342,36 +345,23 @@ def least_window(load: RingLoad) -> int:
 # --- lower bounds -----------------------------------------------------------------------------------------------------
 
 
-def peak_live(touched: Iterable[Iterable[int]], size_bytes: Mapping[int, int]) -> int:
-    """The most bytes of tensors that lie between their first and last use, over a submission order.
-
-    `touched` lists the tensors that each task uses, in submission order; those missing from `size_bytes` come from outside.
-    """
-    first: dict[int, int] = {}
-    last: dict[int, int] = {}
-    for at, tensors in enumerate(touched):
-        for tensor in tensors:
-            if tensor in size_bytes:
-                first.setdefault(tensor, at)
-                last[tensor] = at
-    change: dict[int, int] = {}
-    for tensor, at in first.items():
-        change[at] = change.get(at, 0) + size_bytes[tensor]
-        change[last[tensor] + 1] = change.get(last[tensor] + 1, 0) - size_bytes[tensor]
-    return max(accumulate(change[at] for at in sorted(change)), default=0)
-
-
 def program_peak_live(program: Program) -> int:
-    """`peak_live` of a program's local tensors, each rounded up as in a block; values read on the host count as uses."""
-    sizes = {t.id: round_up(t.spec.size_bytes) for t in program.tensors if t.is_local}
-    return peak_live(_uses(program), sizes)
+    """The most bytes of a program's local tensors that lie between their first and last use at once, each rounded up as in a
+    block; values read on the host count as uses."""
+    size = np.array(block_bytes([tensor.spec for tensor in program.tensors]), np.int64)
+    size[[tensor.id for tensor in program.tensors if not tensor.is_local]] = 0
+    rows = Rows.of(list(_uses(program)))
+    times, first, last = rows.owners(), np.zeros(len(size), np.int64), np.zeros(len(size), np.int64)
+    first[rows.values[::-1]], last[rows.values] = times[::-1], times  # of several times the one that is written last stays
+    used = np.unique(rows.values)
+    return int(live_units(first[used], last[used] + 1, size[used], len(rows)).max(initial=0))
 
 
-def _uses(program: Program) -> Iterator[Iterable[int]]:
+def _uses(program: Program) -> Iterator[Sequence[int]]:
     for item in SpanWalk(program.body):
         if isinstance(item, int):
             task = program.tasks[item]
             if task.op is not None:
-                yield (*task.creates, *task.reads, *task.writes)  # scratch is created, and neither read nor written
+                yield task.creates + task.reads + task.writes  # scratch is created, and neither read nor written
         elif item.trips is not None:
             yield item.trips.reads
