@@ -19,7 +19,7 @@ from pygls.lsp.server import LanguageServer
 from pygls.uris import to_fs_path
 
 from runner.base.errors import Diagnostic, RinggraphError
-from runner.base.stopping import StoppedError
+from runner.base.stopping import StoppedError, stop_if_needless, stopped_by
 from runner.editor import protocol
 from runner.editor.completion import complete
 from runner.editor.fixes import fixes
@@ -104,24 +104,27 @@ class Server(LanguageServer):
         """One pass, on the thread of its own."""
         needless = lambda: self.edits != number  # noqa: E731
         try:
-            for real in list(self.edited):
-                if needless():
-                    return
-                text, graphs = self.graphs.open.get(real), self.graphs
-                if text is None:
-                    continue
-                kind = graphs.kinds.get(real)
-                found = graphs.findings(text.file, needless) if kind == "graph" else []
-                found = graphs.layer_findings(text.file) if kind == "layer" else found
-                loop.call_soon_threadsafe(self._publish, number, real, found)
-            first = next((real for real in self.edited if self.graphs.is_graph(real)), None)
-            if first is not None and first in self.graphs.open:
-                self.graphs.program(self.graphs.open[first].file, needless)  # the next hover wants it
+            with stopped_by(needless):
+                self._pass(number, loop)
         except StoppedError:
             return
         except Exception:  # a fault of ours: the editor's log has it, and the session goes on
             message = traceback.format_exc()
             loop.call_soon_threadsafe(self.log, message)
+
+    def _pass(self, number: int, loop: asyncio.AbstractEventLoop) -> None:
+        graphs = self.graphs
+        for real in list(self.edited):
+            stop_if_needless()
+            text, kind = graphs.open.get(real), graphs.kinds.get(real)
+            if text is None:
+                continue
+            found = graphs.findings(text.file) if kind == "graph" else []
+            found = graphs.layer_findings(text.file) if kind == "layer" else found
+            loop.call_soon_threadsafe(self._publish, number, real, found)
+        first = next((real for real in self.edited if graphs.is_graph(real) and real in graphs.open), None)
+        if first is not None:
+            graphs.program(graphs.open[first].file)  # the next hover wants it
 
     def _publish(self, number: int, real: str, found: list[Diagnostic]) -> None:
         if number == self.edits and real in self.graphs.open:
@@ -167,10 +170,18 @@ class Server(LanguageServer):
         text = self.graphs.open.get(os.path.realpath(path)) if path is not None else None
         if path is None or text is None:
             return None
+        number = self.edits
+
+        def done() -> _Result | None:
+            with stopped_by(lambda: self.edits != number):
+                return work(text.file, text)
+
         try:
-            return await asyncio.get_running_loop().run_in_executor(self.requests, work, text.file, text)
+            return await asyncio.get_running_loop().run_in_executor(self.requests, done)
         except (RinggraphError, asyncio.CancelledError):
             raise
+        except StoppedError:  # it was about a text that is gone
+            return None
         except Exception:
             self.log(traceback.format_exc())
             return None

@@ -64,6 +64,7 @@ class ProgramBuilder:
 
     For copies: `externals` are the external tensors in the order in which graphs named them, `attrs` the attrs of tasks that
     depend on a graph's params, and `num_obstacles` counts what keeps the piece that it happened in from being copied.
+    `untyped` are names, with their files, whose type cannot be worked out: that is told, and who uses them is not to blame.
     """
 
     def __init__(self, config: Settings, limits: Limits):
@@ -89,6 +90,7 @@ class ProgramBuilder:
         self.externals: list[Resolved] = []
         self.attrs: list[tuple[int, Context, list[tuple[str, Expr]]]] = []
         self.num_obstacles = 0
+        self.untyped: set[tuple[str, str]] = set()
         self.has_modes = False
         self.manual: set[int] = set()
         self.untold: set[tuple[int, int]] = set()
@@ -182,14 +184,19 @@ class ProgramBuilder:
 
         `about` tells apart what is wrong in one place, as the missing inputs of one `use`.
         """
-        found = Diagnostic(code, message, mark, hint=hint, about=about)
+        self.note(Diagnostic(code, message, mark, hint=hint, about=about))
+
+    def note(self, found: Diagnostic) -> None:
+        """Note a finding that is made already."""
         self.problems.setdefault(found.identity, found)
         self.num_obstacles += 1
         if len(self.problems) > self.limits.findings:
             raise StopExpansionError
 
     def report_error(self, error: GraphError, known: Sequence[str] = ()) -> None:
-        hint = did_you_mean(error.unknown, known) if isinstance(error, ExprError) and error.unknown else None
+        hint = None
+        if isinstance(error, ExprError) and error.unknown:
+            hint = did_you_mean(error.unknown, known) or "dims and fields come from a configuration (--config)"
         for found in error.diagnostics:
             self.report(found.code, found.message, found.mark, found.hint or hint, found.about)
 
@@ -205,8 +212,20 @@ class ProgramBuilder:
             self.report_error(error, list(context.values))
             return default
 
-    def spec(self, kind: TensorType, context: Context) -> TensorSpec | None:
-        """The evaluated type; None after reporting what is wrong with it."""
+    def spec(self, kind: TensorType, context: Context, name: str | None = None) -> TensorSpec | None:
+        """The evaluated type; None after reporting what is wrong with it. `name` is what the tensor will be called here."""
+        found = self._spec(kind, context)
+        if found is None and name is not None:
+            self.untyped.add((context.graph.file, name))
+        return found
+
+    def is_untyped(self, name: str, context: Context) -> bool:
+        """Whether it has been told why no tensor here has this name."""
+        known = (context.graph.file, name) in self.untyped
+        self.num_obstacles += known
+        return known
+
+    def _spec(self, kind: TensorType, context: Context) -> TensorSpec | None:
         dtype = self.config.dtypes.get(kind.dtype) if kind.is_param else kind.dtype
         if dtype not in DTYPE_BYTES:
             what = f"dtype parameter '{kind.dtype}'" if kind.is_param else f"dtype '{kind.dtype}'"

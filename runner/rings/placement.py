@@ -18,6 +18,7 @@ from runner.base.records import LARGE, builder, collector_off
 from runner.base.tensor_spec import DTYPE_BYTES, TensorSpec, block_bytes
 from runner.program.program import Box, Program, Task, Trips, num_arguments
 from runner.program.registered import OverwrittenWriters
+from runner.rings.heap import MAX_BLOCK_BYTES
 from runner.rings.schedule import (
     MAX_TENSORS,
     Begin,
@@ -100,6 +101,26 @@ def one_block(program: Program, tensors: Sequence[int]) -> PlacedAlloc:
     sizes = block_bytes([program.tensors[tensor].spec for tensor in tensors])
     *offsets, size_bytes = accumulate(sizes, initial=0)
     return PlacedAlloc(tuple(tensors), tuple(offsets), size_bytes)
+
+
+def arena_blocks(
+    tensors: Sequence[int], offsets: Sequence[int], sizes: Sequence[int], name: str, mark: Mark | None = None
+) -> list[PlacedAlloc]:
+    """Allocs of tensors at these offsets, in bytes: one, or several, cut where no tensor lies across, if a block may not be that
+    large; if there is no such place, a block has to be larger than allowed."""
+    by_offset = sorted(range(len(tensors)), key=offsets.__getitem__)
+    lows = [offsets[k] for k in by_offset]
+    ends = list(accumulate((offsets[k] + sizes[k] for k in by_offset), max))
+    cuts = [*(k for k in range(1, len(lows)) if lows[k] >= ends[k - 1]), len(lows)]
+    found, start = [], 0
+    while start < len(lows):
+        fitting = [k for k in cuts if k > start and ends[k - 1] - lows[start] <= MAX_BLOCK_BYTES]
+        stop = max(fitting, default=cuts[-1])
+        places = tuple(low - lows[start] for low in lows[start:stop])
+        chosen = tuple(tensors[k] for k in by_offset[start:stop])
+        found.append(PlacedAlloc(chosen, places, ends[stop - 1] - lows[start], name, mark))
+        start = stop
+    return found
 
 
 class Scheduler(Protocol):

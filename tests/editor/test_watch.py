@@ -111,6 +111,16 @@ def test_files_that_a_graph_is_made_from_count_too(graph, tmp_path):
     assert watched.process.wait(60) == 0
 
 
+def test_a_graph_that_comes_later_is_seen(graph, tmp_path):
+    user = tmp_path / "user.yaml"
+    user.write_text("graph: user\nbody:\n  - use: later\n", encoding="utf-8")
+    watched = Watched(str(tmp_path), "--every", "0.05", "--rounds", "2")
+    assert "G311" in watched.until("user.yaml: no plan")
+    saved(tmp_path / "later.yaml", 'graph: later\nbody:\n  - alloc: {a: "f32[4]"}  # ringgraph: ignore[G313, G314]\n')
+    assert "takes" in watched.until("user.yaml:")
+    assert watched.process.wait(60) == 0
+
+
 def test_a_path_that_is_nothing_ends_it(tmp_path):
     watched = Watched(str(tmp_path / "none.yaml"))
     assert watched.process.wait(60) == 1
