@@ -8,8 +8,8 @@ from typing import Any
 
 from runner.base.errors import Mark, RinggraphError
 from runner.base.units import human_bytes
-from runner.editor import names, nodes
-from runner.editor.text import Place, Text
+from runner.editor.reading import names, nodes
+from runner.editor.reading.text import Place, Text
 from runner.editor.workspace import Workspace
 from runner.lint.codes import RULES, explain_rule
 from runner.program.ops import OpDef

@@ -26,8 +26,8 @@ from runner.editor.fixes import fixes
 from runner.editor.hover import hover
 from runner.editor.navigation import Edit, definition, references, renamable, rename
 from runner.editor.outline import hints, outline
+from runner.editor.reading.text import Place, Text
 from runner.editor.settings import SECTION, read_settings
-from runner.editor.text import Place, Text
 from runner.editor.workspace import Workspace
 
 DEBOUNCE_S = 0.03

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from runner.base.tensor_spec import DTYPE_BYTES
-from runner.editor.text import Text
+from runner.editor.reading.text import Text
 from runner.language.builder import KEYWORDS, Ids
 from runner.language.yaml_source import Node
 
