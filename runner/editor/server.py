@@ -136,13 +136,20 @@ class Server(LanguageServer):
         self.by_root[root] = found
         now = {os.path.realpath(each.mark.file) for each in found if each.mark}
         for real in {root} | before | now:
-            every = (each for findings in self.by_root.values() for each in findings)
-            unique = {each.identity: each for each in every if each.mark and os.path.realpath(each.mark.file) == real}
-            self.shown[real] = list(unique.values())
+            self.shown[real] = self._findings_in(real)
             text = self.graphs.text(real)
             made = [self._diagnostic(each, text) for each in self.shown[real]] if text is not None else []
             sent = types.PublishDiagnosticsParams(self.uri(real), made, self.versions.get(real))
             self.text_document_publish_diagnostics(sent)
+
+    def _findings_in(self, real: str) -> list[Diagnostic]:
+        """What is found in a file, each finding once: in the words of its own look, where that has it."""
+        others = [findings for root, findings in self.by_root.items() if root != real]
+        found: dict[object, Diagnostic] = {}
+        for each in (each for findings in (self.by_root.get(real, []), *others) for each in findings):
+            if each.mark is not None and os.path.realpath(each.mark.file) == real:
+                found.setdefault(each.identity, each)
+        return list(found.values())
 
     def _diagnostic(self, finding: Diagnostic, text: Text) -> types.Diagnostic:
         related = []

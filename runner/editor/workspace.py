@@ -288,9 +288,11 @@ def uses(node: Node) -> Iterator[str]:
             yield from uses(item)
     elif node.kind == "map":
         for key, value in node.value:
+            if key.kind != "text":
+                continue
             if key.value == "use" and value.kind == "text":
                 yield value.value
-            elif key.value in ("body", "then", "else", "cases") or key.value.lstrip("-").isdigit() or key.value == "default":
+            elif key.value in ("body", "then", "else", "cases", "default") or key.value.lstrip("-").isdigit():
                 yield from uses(value)
 
 
