@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-LATER = ("races", "wait_only", "entries", "num_tensors", "explicit", "modes", "unordered", "seen")
+LATER = ("races", "wait_only", "entries", "num_tensors", "explicit", "modes", "unordered", "arenas", "seen")
 """Fields that came after the digests were recorded; leaving them out shows that all others are as they were."""
 
 LEFT_OUT = ("mark", "end_mark", "evaluate", "program", *LATER)

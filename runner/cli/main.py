@@ -16,7 +16,7 @@ import typer
 from runner.base.errors import RinggraphError
 from runner.base.threads import prepare
 from runner.cli import checkpoints, configs, generate, graphs, receive_depth, recorded, run, schedule, sizing
-from runner.cli.device import critical
+from runner.cli.device import critical, placement
 from runner.cli.editor import lsp, watch
 from runner.cli.pictures import pictures, view
 from runner.cli.results.replayed import told_of
@@ -64,6 +64,7 @@ COMMANDS = (
     schedule,
     recorded,
     critical,
+    placement,
     receive_depth,
     sizing,
 )

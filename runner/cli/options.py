@@ -118,7 +118,7 @@ Profile = Annotated[
 AllowMissing = Annotated[
     bool, typer.Option("--allow-missing-edges", help="Go on when a manual scope lacks edges; running cannot.")
 ]
-Write = Annotated[bool, typer.Option("--write", help="Put the strategy's scopes into the graph's files.")]
+Write = Annotated[bool, typer.Option("--write", help="Put the strategy's scopes, or what shares bytes, into the graph's files.")]
 
 # --- what the strategy minpeak is told (runner.driver.planning.MinpeakOptions) -----------------------------------------
 

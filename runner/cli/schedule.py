@@ -281,8 +281,6 @@ def _print_certificate(found: Mapping[str, Any]) -> None:
             f"(slack {time['slack']:.1%})"
         )
         print(f"no run is shorter than the critical path, {path}, nor than the work over the cores, {work}")
-    if "shared_bytes" in found:
-        print(f"with sharing, which files cannot say: {human_bytes(found['shared_bytes'], 3)}")
 
 
 def _print_explanation(notes: Sequence[Mapping[str, Any]]) -> None:

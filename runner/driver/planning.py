@@ -16,7 +16,19 @@ from runner.base.records import collector_off
 from runner.driver.driver import Setup, program_of, routing_notes
 from runner.driver.linting import lint_texts
 from runner.driver.recorded import Recorded, is_recorded, open_recorded
-from runner.driver.write import SCOPES_DECIDE, Files, Texts, Written, refuse_errors, refuse_unnamed, settled_texts, written_scopes
+from runner.driver.shares.written import aim_of, best_files, with_files, without_lists
+from runner.driver.write import (
+    SCOPES_DECIDE,
+    Files,
+    Texts,
+    Written,
+    library_of,
+    refuse_errors,
+    refuse_unnamed,
+    settled_texts,
+    written_scopes,
+)
+from runner.expansion.expander import expand_all
 from runner.language.library import GraphLibrary
 from runner.program.ops import OpRegistry
 from runner.program.program import Program
@@ -275,20 +287,16 @@ class PlanResult:
 def certificate_json(plan: Plan) -> dict[str, Any]:
     """A plan's certificate as plain data. Bytes, or microseconds for `makespan`; `time` (`TimeFacts`) of a balanced plan."""
     found = plan.certificate
-    return (
-        {
-            "objective": found.objective,
-            "value": found.value,
-            "lower_bound": found.lower_bound,
-            "gap": found.gap,
-            "bound": found.bound,
-            "idle_bytes": found.idle_bytes,
-            "proved_optimal": found.proved_optimal,
-            "found_by": plan.found_by,
-        }
-        | ({} if plan.shared_bytes is None else {"shared_bytes": plan.shared_bytes})
-        | ({} if found.time is None else {"time": asdict(found.time)})
-    )
+    return {
+        "objective": found.objective,
+        "value": found.value,
+        "lower_bound": found.lower_bound,
+        "gap": found.gap,
+        "bound": found.bound,
+        "idle_bytes": found.idle_bytes,
+        "proved_optimal": found.proved_optimal,
+        "found_by": plan.found_by,
+    } | ({} if found.time is None else {"time": asdict(found.time)})
 
 
 def plan(setup: Setup, request: PlanRequest, say: Say | None = None) -> PlanResult:
@@ -379,24 +387,64 @@ def _written(setup: Setup, request: PlanRequest, say: Say | None) -> tuple[Place
     files = Files(path, expand, lambda library: lint_texts(setup, path, library))
     allowed = frozenset({"G318"}) if request.allow_missing_edges else frozenset()
     refuse_errors(files, {}, SCOPES_DECIDE)
-    found: list[Placed] = []
-
-    def planned(library: GraphLibrary, demands: Demands) -> Schedule:
-        found.append(place(setup, request, library=library, say=say, written=demands))
-        return found[-1].schedule
-
+    options, planner = request.minpeak, _Planner(setup, request, say)
     if request.scheduler != "minpeak":
-        written = written_scopes(planned, files)
-        refuse_errors(files, written.texts, allowed)
-        return found[-1], written
-
-    def annotations() -> Annotations:
-        assert found[-1].plan is not None, "minpeak reports its plan"
-        return found[-1].plan.annotations
-
-    written = settled_texts(planned, annotations, files)
+        written = written_scopes(planner, files)
+    elif options.no_share or options.objective == "worst":
+        written = settled_texts(planner, planner.annotations, files, without_lists(files))
+    else:
+        written = _written_shares(planner, files)
     refuse_errors(files, written.texts, allowed)
-    return found[-1], written
+    return planner.last, written
+
+
+@dataclass
+class _Planner:
+    """Plans a graph from the texts that a library holds; `last` is what it came to last."""
+
+    setup: Setup
+    request: PlanRequest
+    say: Say | None
+    placed: Placed | None = None
+
+    def __call__(self, library: GraphLibrary, demands: Demands) -> Schedule:
+        self.placed = place(self.setup, self.request, library=library, say=self.say, written=demands)
+        return self.placed.schedule
+
+    @property
+    def last(self) -> Placed:
+        assert self.placed is not None, "something was planned"
+        return self.placed
+
+    def annotations(self) -> Annotations:
+        """What minpeak asks the files to say."""
+        assert self.last.plan is not None, "minpeak reports its plan"
+        return self.last.plan.annotations
+
+
+def _written_shares(planner: _Planner, files: Files) -> Written:
+    """The best, under the objective, of scopes and of lists that share bytes; it becomes the planner's last placement."""
+    setup, request, say = planner.setup, planner.request, planner.say
+    bare, config = without_lists(files), setup.config(files.path, GraphLibrary())
+    placed = place(setup, request, library=library_of(bare.texts), say=say)
+    assert placed.plan is not None, "minpeak reports its plan"
+    aim = aim_of(placed.plan, request.minpeak.mapping()["budget_bytes"])
+    scoped = None
+    if not aim.is_fast:
+        scopes = _Planner(setup, replace(request, minpeak=replace(request.minpeak, objective="total")), say)
+        written = settled_texts(scopes, scopes.annotations, files, bare)
+        scoped = scopes.last.schedule, written
+
+    def timing(schedule: Schedule) -> Timing:
+        return request.timed.timing(schedule, setup.registry, config.dtypes)
+
+    def sample(library: GraphLibrary) -> Program:
+        return expand_all(library.load(files.path), config, setup.registry, library=library, sample=True).program
+
+    found = best_files(files, aim, timing, sample, scoped, say)
+    plan = with_files(placed.plan, found)
+    planner.placed = replace(placed, schedule=found.schedule, timing=cache(lambda: timing(found.schedule)), plan=plan)
+    return found.written
 
 
 def _pool_may_overflow(planned: Schedule, sizes: RingSizes) -> bool:

@@ -136,20 +136,22 @@ def _applied(changes: Mapping[Path, Sequence[Splice]], texts: Texts) -> Texts:
 
 
 def settled_texts(
-    plan: Callable[[GraphLibrary, Demands], Schedule], annotations: Callable[[], Annotations], files: Files
+    plan: Callable[[GraphLibrary, Demands], Schedule],
+    annotations: Callable[[], Annotations],
+    files: Files,
+    start: Written,
 ) -> Written:
     """The files with the scopes that a strategy asks them for; raises RinggraphError.
 
     `plan` plans the graph from the files that a library holds, under what they demand, after which `annotations` says what to
     write. A scope that the files turn out not to take is barred, and the graph planned again. The new texts are planned in turn,
-    until nothing is left to write, so that the same command finds nothing the next time.
+    until nothing is left to write, so that the same command finds nothing the next time. `start` is what is written in any case.
     """
     from runner.writeback.edits import annotation_edits, file_splices
     from runner.writeback.rewrite import RefusedEditError
 
-    texts: dict[Path, bytes] = {}
-    rounds: list[Mapping[Path, Sequence[Splice]]] = []
-    found_before = _findings(files, texts)
+    texts, rounds = dict(start.texts), list(start.rounds)
+    found_before = _findings(files, {})
     demands = Demands(may_write=files.may_write)
     planned = plan(library_of(texts), demands)
     while edits := annotation_edits(annotations()):

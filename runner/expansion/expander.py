@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from runner.base.errors import Diagnostic, GraphError, Mark, did_you_mean
@@ -24,6 +24,7 @@ from runner.expansion.externals import Externals
 from runner.expansion.forecast import Forecast, Size
 from runner.expansion.names import Context, Frame, View
 from runner.expansion.pieces import Piece
+from runner.expansion.sharing.texts import Texts
 from runner.expansion.trip_counts import DynamicRange, case_test, is_decided
 from runner.language.expressions import Expr, ExprError, parse
 from runner.language.graph import Alloc, For, Graph, Item, Op, Scope, Seen, Switch, Text, Use
@@ -176,7 +177,21 @@ class _Walk:
             {name: frame.names[name].tensor for name in names if name in frame.names} for names in (graph.inputs, graph.outputs)
         )
         body = Span("root", "", tuple(items), mark=graph.mark)
-        return Program(graph.name, tuple(builder.tensors), tuple(builder.tasks), body, inputs, outputs)
+        program = Program(graph.name, tuple(builder.tensors), tuple(builder.tasks), body, inputs, outputs)
+        if builder.problems:
+            return program
+        return self.shared(program, Texts(graph, self.library))
+
+    def shared(self, program: Program, texts: Texts) -> Program:
+        """The program with the arenas that its graphs say."""
+        if not texts.said():
+            return program
+        from runner.expansion.sharing.arenas import arenas_of  # which needs numpy
+
+        arenas, problems = arenas_of(program, texts)
+        for problem in problems:
+            self.builder.note(problem)
+        return replace(program, arenas=arenas)
 
     def declare(self, graph: Graph, context: Context, frame: Frame) -> None:
         """The tensors of the program from outside; its inputs and outputs exist whether anybody uses them or not."""
@@ -287,7 +302,7 @@ class _Walk:
                 if name in made.regions and made.regions[name].tensor in made.writes:
                     made.modes.setdefault(name, "in")
         for name, declared, kind in node.created:
-            spec = self.builder.spec(kind, context)
+            spec = self.builder.spec(kind, context, declared.name)
             made.specs.append(spec)
             if spec is not None:
                 view = frame.names[declared.name] = self.builder.tensor(declared.name, spec, declared.mark, made.index)
@@ -323,7 +338,7 @@ class _Walk:
     def alloc(self, item: Alloc, frame: Frame, context: Context, items: list[int | Span]) -> None:
         creates = []
         for declared in item.tensors:
-            spec = self.builder.spec(parse_type(declared.spec), context)
+            spec = self.builder.spec(parse_type(declared.spec), context, declared.name)
             if spec is not None:
                 view = frame.names[declared.name] = self.builder.tensor(declared.name, spec, declared.mark)
                 creates.append(view.tensor)

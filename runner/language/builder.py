@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from runner.base.errors import Diagnostic, GraphError, Mark
 from runner.language.expressions import parse
-from runner.language.graph import Alloc, Declaration, For, Graph, Item, Op, Scope, Seen, Switch, Text, Use
+from runner.language.graph import Alloc, Declaration, For, Graph, Item, Op, Scope, Seen, Shared, Switch, Text, Use
 from runner.language.notation import parse_binding, parse_region, parse_type, split_output
 from runner.language.yaml_source import Node, Source
 
@@ -53,6 +53,13 @@ def _texts(node: Node | None) -> dict[str, Text]:
     return {key.value: text_of(value) for key, value in node.value} if node else {}
 
 
+def _names(node: Node | None) -> tuple[Text, ...]:
+    """A name, or a list of them."""
+    if node is None:
+        return ()
+    return (text_of(node),) if node.kind == "text" else tuple(map(text_of, node.value))
+
+
 def _doc(node: Node) -> str:
     doc = node.get("doc")
     return doc.value.strip() if doc else ""
@@ -78,7 +85,7 @@ class GraphBuilder:
         items = self.body(body, Ids())
         said = text_of(deploy) if deploy else None
         comments = tuple([Text(text, mark) for mark, text in source.comments])
-        texts = {"lines": source.lines, "comments": comments}
+        texts = {"lines": source.lines, "comments": comments, "share": self.share(root.get("share"), {})}
         return Graph(name.value, file, name.mark, items, _doc(root), params, **sections, deploy=said, **texts)
 
     def attempt(self, parser: Callable[[Text], object], text: Text) -> None:
@@ -117,6 +124,24 @@ class GraphBuilder:
             shard = int(given["shard"].value) if given["shard"] else None
         self.attempt(parse_type, spec)
         return Declaration(key.value, spec, key.mark, source, stack, shard)
+
+    def share(self, section: Node | None, taken: dict[str, Mark]) -> tuple[Shared, ...]:
+        """Entries of `share:`; in all lists of a graph together a name stands once."""
+        found: list[Shared] = []
+        for entry in section.value if section else ():
+            pairs = ((entry, None),) if entry.kind == "text" else entry.value
+            for key, value in pairs:
+                if key.value in taken:
+                    self.again(f"'{key.value}'", "listed", key.mark, taken[key.value])
+                taken[key.value] = key.mark
+                given = value if value is not None and value.kind == "map" else None
+                replaces = value if given is None else given.get("replaces")
+                copies = given.get("copies") if given is not None else None
+                numbers = {name.value: int(number.value) for name, number in copies.value} if copies else {}
+                inside = given.get("share") if given is not None else None
+                entries = None if inside is None else self.share(inside, taken)
+                found.append(Shared(key.value, key.mark, _names(replaces), numbers, entries))
+        return tuple(found)
 
     # --- items ---
 

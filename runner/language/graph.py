@@ -125,8 +125,25 @@ Item = Op | Alloc | Seen | Scope | For | Switch | Use
 
 
 @dataclass(frozen=True, slots=True)
+class Shared:
+    """An entry of `share:`. It names a tensor, the id of a used graph, `ID.NAME` for scratch of the op ID, or a group of entries.
+
+    replaces   entries whose bytes it takes when they are done
+    copies     by variable of a loop around it, how many trips have bytes of their own; the next ones take these in turn
+    inside     of a group the entries that lie in it, None if it is none
+    """
+
+    name: str
+    mark: Mark
+    replaces: tuple[Text, ...] = ()
+    copies: Mapping[str, int] = field(default_factory=dict)
+    inside: tuple[Shared, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Graph:
-    """A whole file. `deploy` is the deployment that it is for, None for the default one.
+    """A whole file. `deploy` is the deployment that it is for, None for the default one. `share` are the
+    tensors that lie in one block, from its bottom to its top.
 
     `lines` is its text, for messages; `comments` begin with their `#`.
     """
@@ -142,5 +159,6 @@ class Graph:
     state: Mapping[str, Declaration] = field(default_factory=dict)
     outputs: Mapping[str, Declaration] = field(default_factory=dict)
     deploy: Text | None = None
+    share: tuple[Shared, ...] = ()
     lines: tuple[str, ...] = field(default=(), repr=False, compare=False)
     comments: tuple[Text, ...] = field(default=(), repr=False, compare=False)

@@ -405,7 +405,8 @@ def _syntax_error(error: Exception, text: str, file: str) -> Diagnostic:
     lines = _LINE_BREAK.split(text)
     unquoted = _unquoted(lines[mark.line - 1], mark.column - 1) if mark.line <= len(lines) else None
     if unquoted is None:
-        return Diagnostic("G101", message, mark)
+        is_tab = mark.line <= len(lines) and lines[mark.line - 1][: mark.column].strip(" ") == "\t"
+        return Diagnostic("G101", message, mark, hint="indent with spaces: YAML takes no tabs" if is_tab else None)
     column, given = unquoted
     message = f"'{given}' is not quoted, so that YAML reads its brackets: {problem}"
     return Diagnostic(

@@ -122,6 +122,21 @@ def num_arguments(task: Task) -> int:
     return len(task.operands) + created
 
 
+@dataclass(frozen=True, slots=True)
+class Arena:
+    """Tensors that lie in one block, as a graph's `share:` says, and their offsets in bytes.
+
+    The block is allocated where the body with path `path` begins: the program's ("") or that of a used graph. Tensors whose lives
+    do not overlap may share bytes; `runner.program.sharing` has the edges that this needs.
+    """
+
+    path: str
+    tensors: tuple[int, ...]
+    offsets: tuple[int, ...]
+    size_bytes: int
+    mark: Mark | None = None
+
+
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Program:
     """The expanded graph; see the module docstring.
@@ -137,3 +152,4 @@ class Program:
     inputs: Mapping[str, int] = field(default_factory=dict)
     outputs: Mapping[str, int] = field(default_factory=dict)
     races: frozenset[tuple[int, int]] = frozenset()
+    arenas: tuple[Arena, ...] = ()

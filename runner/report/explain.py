@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from runner.base.errors import GraphError, did_you_mean
@@ -40,8 +40,20 @@ class Use:
 
 
 @dataclass(frozen=True, slots=True)
+class Shared:
+    """A tensor that a task touches and that lies in an arena: from which byte on, and whose bytes it takes."""
+
+    tensor: str
+    offset: int
+    replaces: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
-    """A task, or with `op` None an alloc or a span. `scopes` are paths, modes and rings from the root inwards."""
+    """A task, or with `op` None an alloc or a span. `scopes` are paths, modes and rings from the root inwards.
+
+    `shared` are its tensors in arenas, `share_waits` the tasks that it waits for because bytes are shared.
+    """
 
     path: str
     kind: str
@@ -58,6 +70,8 @@ class Explanation:
     block_bytes: int = 0
     others: int = 0
     after_wait_only: tuple[str, ...] = ()
+    shared: tuple[Shared, ...] = ()
+    share_waits: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for JSON."""
@@ -74,6 +88,8 @@ class Explanation:
             "operands": [_use_dict(use) for use in self.operands],
             "after": list(self.after),
             "after_wait_only": list(self.after_wait_only),
+            "shared": [asdict(one) | {"replaces": list(one.replaces)} for one in self.shared],
+            "share_waits": list(self.share_waits),
             "num_tasks": self.num_tasks,
             "block_bytes": self.block_bytes,
         }
@@ -103,11 +119,29 @@ def _nearest(program: Program, node: str) -> str | None:
         names = {task.path[len(known) :].partition(".")[0] for task in program.tasks if task.path.startswith(known)}
         if part not in names:
             hint = did_you_mean(part, names)
+            if hint is None and not known and (other := _tensor(program, node) or _leaf(program, node)):
+                return other
             if hint is None:
                 listed = ", ".join(sorted(names)[:MAX_LISTED])
                 return f"in '{known[:-1]}' are: {listed}, ..." if known else f"the graph begins with: {listed}, ..."
             return f"did you mean '{known}{hint.split(chr(39))[1]}{'.' if part is not parts[-1] else ''}'?"
         known += f"{part}."
+    return None
+
+
+def _leaf(program: Program, node: str) -> str | None:
+    """The ending of a path that is near."""
+    count = node.count(".") + 1
+    return did_you_mean(node, dict.fromkeys(".".join(task.path.split(".")[-count:]) for task in program.tasks))
+
+
+def _tensor(program: Program, node: str) -> str | None:
+    """What a tensor of this name has to do with nodes."""
+    tensor = next((tensor.id for tensor in program.tensors if tensor.name == node), None)
+    for does in ("writes", "reads"):
+        task = next((task for task in program.tasks if tensor in getattr(task, does)), None)
+        if task is not None:
+            return f"'{node}' is a tensor; '{task.path}' is the first that {does} it"
     return None
 
 
@@ -158,7 +192,29 @@ def _explain_task(program: Program, registry: OpRegistry, task: Task, others: in
         _block_bytes(program, task),
         others,
         tuple(program.tasks[other].path for other in task.wait_only),
+        *_sharing(program, task),
     )
+
+
+def _sharing(program: Program, task: Task) -> tuple[tuple[Shared, ...], tuple[str, ...]]:
+    """What a task has in arenas, and whom it waits for because of that."""
+    if not program.arenas:
+        return (), ()
+    from runner.program.lifetimes import lives_of  # which needs numpy
+    from runner.program.sharing import certain_waits, former_tenants, reuse_edges
+
+    lives = lives_of(program, allocs_touch=False)
+    before, tensors = former_tenants(program, lives), program.tensors
+    found = []
+    for arena in program.arenas:
+        offsets = dict(zip(arena.tensors, arena.offsets, strict=True))
+        for tensor in dict.fromkeys((*task.creates, *task.uses)):
+            if tensor in offsets:
+                olds = before.get(int(lives.locals.searchsorted(tensor)), ())
+                names = dict.fromkeys(tensors[int(lives.locals[old])].name for old in olds)
+                found.append(Shared(tensors[tensor].name, offsets[tensor], tuple(names)))
+    edges = reuse_edges(program, certain_waits(program)).get(task.id, ())
+    return tuple(found), tuple(program.tasks[other].path for other in edges)
 
 
 def _mode(task: Task, tensor: int) -> str:
@@ -248,6 +304,11 @@ def _text(node: Explanation) -> Iterator[str]:
         yield f"  after   {_listed(node.after)}"
     if node.after_wait_only:
         yield f"  waits   {_listed(node.after_wait_only)} (after_wait_only)"
+    for one in node.shared:
+        olds = f", takes bytes of {_listed(one.replaces)}" if one.replaces else ""
+        yield f"  shared  {one.tensor} at {one.offset:,}{olds}"
+    if node.share_waits:
+        yield f"  waits   {_listed(node.share_waits)} (shared bytes)"
     yield f"  block   {node.block_bytes:,} bytes"
 
 

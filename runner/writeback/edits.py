@@ -184,6 +184,7 @@ def _hoisted(schedule: Schedule, program: Program, refused: list[UnwritableError
     A tensor must lie in the block of the item that creates it, or there: files cannot say anything else.
     """
     creator = {tensor: task for task in program.tasks for tensor in task.creates}
+    listed = {tensor for arena in program.arenas for tensor in arena.tensors}  # where these lie stands in `share:`
     found: dict[int, Hoisted] = {}
     pending: list[Submission] = []
     last = -1
@@ -203,7 +204,8 @@ def _hoisted(schedule: Schedule, program: Program, refused: list[UnwritableError
         if submission is None:
             continue
         if submission.task is None:
-            pending.append(submission)
+            if submission.slots[0].tensor not in listed:
+                pending.append(submission)
         elif submission.task < last:
             raise UnwritableError(f"'{submission.name}' is submitted in another order than it is written", submission.mark)
         else:

@@ -8,12 +8,15 @@ Source: docs/schedulers.md, which compares the blocks with those that the public
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from runner.program.program import Program, Span, Task
+from runner.base.tensor_spec import block_bytes
+from runner.program.program import Arena, Program, Span, Task
+from runner.program.sharing import certain_waits, reuse_edges
 from runner.program.spans import SpanWalk
-from runner.rings.placement import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask
+from runner.rings.placement import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask, arena_blocks
 
 ScopeMode = Callable[[Span, int, bool], str | None]
 
@@ -30,7 +33,8 @@ class Layout:
     `hoist`, tensors created directly in a manual scope are allocated just before that scope. With `outlive`, so are tensors that
     are used after a scope which the graph does not write itself. With `automatic`, every scope is one in mode auto in the end.
     With `written`, an alloc of the graph goes out of a scope with all of its tensors, in one block, as a file says it. `kept` are
-    ids of spans that stay as the graph has them, whatever the strategy says.
+    ids of spans that stay as the graph has them, whatever the strategy says. Without `share`, tensors lie in no arenas of the
+    graph's.
     """
 
     scope_mode: ScopeMode
@@ -40,6 +44,7 @@ class Layout:
     automatic: bool = False
     written: bool = False
     kept: Container[int] = ()
+    share: bool = True
 
 
 @dataclass
@@ -58,7 +63,18 @@ class _Body:
 def place(program: Program, layout: Layout) -> list[PlacedItem]:
     """The placement of a whole program under a layout; `lower` adds the root scope around it."""
     written = {tensor: task.creates for task in program.tasks if task.op is None for tensor in task.creates}
-    return _Placing(program, layout, _last_uses(program) if layout.outlive else {}, written).body(program.body.items, 0, False)
+    arenas: dict[str, list[PlacedAlloc]] = {}
+    edges: Mapping[int, tuple[int, ...]] = {}
+    if program.arenas and layout.share:
+        arenas = {arena.path: _blocks(program, arena) for arena in program.arenas}
+        edges = reuse_edges(program, certain_waits(program, automatic=layout.automatic, explicit=layout.hoist))
+    placing = _Placing(program, layout, _last_uses(program) if layout.outlive else {}, written, arenas, edges)
+    return [*arenas.get("", ()), *placing.body(program.body.items, 0, False)]
+
+
+def _blocks(program: Program, arena: Arena) -> list[PlacedAlloc]:
+    sizes = block_bytes([program.tensors[tensor].spec for tensor in arena.tensors])
+    return arena_blocks(arena.tensors, arena.offsets, sizes, ".".join((*arena.path.split("."), "arena")).strip("."), arena.mark)
 
 
 def _last_uses(program: Program) -> dict[int, int]:
@@ -74,12 +90,18 @@ def _last_uses(program: Program) -> dict[int, int]:
     return last
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Placing:
     program: Program
     layout: Layout
     last_use: dict[int, int]
     written: dict[int, tuple[int, ...]]  # per tensor of an alloc all tensors of that alloc
+    arenas: Mapping[str, Sequence[PlacedAlloc]]  # per path of a used graph its arena
+    edges: Mapping[int, tuple[int, ...]]  # per task those that sharing needs
+
+    @cached_property
+    def in_arenas(self) -> frozenset[int]:
+        return frozenset(tensor for blocks in self.arenas.values() for block in blocks for tensor in block.tensors)
 
     def body(self, items: Iterable[int | Span], depth: int, manual: bool) -> list[PlacedItem]:
         body = _Body(self.layout.batch, depth, manual)
@@ -89,8 +111,11 @@ class _Placing:
     def fill(self, items: Iterable[int | Span], body: _Body) -> None:
         for item in items:
             if isinstance(item, int):
-                _add_task(self.program.tasks[item], body)
-            elif item.trips is not None:
+                self.add_task(self.program.tasks[item], body)
+                continue
+            if item.kind == "use":
+                body.items += self.arenas.get(item.path, ())
+            if item.trips is not None:
                 trips = tuple(tuple(self.trip(trip, body)) for trip in item.items if isinstance(trip, Span))
                 body.items.append(PlacedLoop(item.trips, trips) if item.kind == "dynamic" else PlacedRead(item.trips))
             elif item.kind == "iteration":
@@ -152,17 +177,17 @@ class _Placing:
         size = MAX_TENSORS if self.layout.batch else 1
         return [PlacedAlloc(tuple(tensors[at : at + size])) for at in range(0, len(tensors), size)]
 
-
-def _add_task(task: Task, body: _Body) -> None:
-    body.created += task.creates
-    if body.gathers:
-        named = {region.tensor for region in task.operands.values()}
-        # What the op's workspace rule asks for: no operand names it.
-        scratch = [tensor for tensor in task.creates if tensor not in named] if task.op is not None else []
-        body.gathered += [tensor for tensor in task.creates if tensor not in scratch]
-        if body.started:
-            body.gathered += scratch
-        elif scratch:
-            body.items.append(PlacedAlloc(tuple(scratch), name=f"{task.path}.scratch", mark=task.mark))
-        body.started = body.started or task.op is not None
-    body.items.append(PlacedTask(task.id))
+    def add_task(self, task: Task, body: _Body) -> None:
+        creates = [tensor for tensor in task.creates if tensor not in self.in_arenas] if self.arenas else task.creates
+        body.created += creates
+        if body.gathers:
+            named = {region.tensor for region in task.operands.values()}
+            # What the op's workspace rule asks for: no operand names it.
+            scratch = [tensor for tensor in creates if tensor not in named] if task.op is not None else []
+            body.gathered += [tensor for tensor in creates if tensor not in scratch]
+            if body.started:
+                body.gathered += scratch
+            elif scratch:
+                body.items.append(PlacedAlloc(tuple(scratch), name=f"{task.path}.scratch", mark=task.mark))
+            body.started = body.started or task.op is not None
+        body.items.append(PlacedTask(task.id, self.edges.get(task.id, ())))

@@ -7,6 +7,7 @@ auto        every scope that the graph writes, in mode auto
 autoscope   the graph's own scopes, and one around the body of every `use`, loop trip and branch
 
 All of them take the options `batch_allocs`, which gathers tensors into the blocks that the compiler makes (`batching`),
+`share`, False to leave the arenas of the graph's `share:` lists out,
 `automatic`, which makes every scope automatic: tensors lie as they do without it, but edges are inferred everywhere, and
 `written`, True or `Demands`: only what graph files can say; barred runs stay as the graph has them.
 """
@@ -67,9 +68,9 @@ def autoscope(program: Program, options: Mapping[str, object]) -> Schedule:
 
 def _schedule(program: Program, options: Mapping[str, object], name: str, scope_mode: ScopeMode, **rules: bool) -> Schedule:
     batch, automatic = bool(options.get("batch_allocs")), bool(options.get("automatic"))
-    written = options.get("written")
+    written, share = options.get("written"), options.get("share") is not False
     kept = _of_runs(program, written.barred) if isinstance(written, Demands) else set[int]()
-    return lower(program, place(program, Layout(scope_mode, batch, automatic=automatic, kept=kept, **rules)), name)
+    return lower(program, place(program, Layout(scope_mode, batch, automatic=automatic, kept=kept, share=share, **rules)), name)
 
 
 def _of_runs(program: Program, runs: Collection[Run]) -> set[int]:

@@ -9,7 +9,7 @@ retire.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -17,13 +17,13 @@ import numpy as np
 
 from runner.base.tensor_spec import BLOCK_ALIGN
 from runner.program.lifetimes import Floats, Ints, Lives, Rows
+from runner.program.order import predecessors
 from runner.program.program import Span
-from runner.rings.heap import MAX_BLOCK_BYTES
-from runner.rings.placement import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, placed_task
+from runner.rings.placement import PlacedItem, PlacedLoop, PlacedRead, PlacedScope, arena_blocks, placed_task
 from runner.rings.schedule import NUM_RINGS
 from schedulers.minpeak.folding import Fold, template, unfold_offsets
 from schedulers.minpeak.packing import ROUNDS, STARTS, Packing, Problem, pack, pack_bins
-from schedulers.minpeak.reuse_edges import Edges, predecessors, sharing_edges
+from schedulers.minpeak.reuse_edges import Edges, sharing_edges
 from schedulers.minpeak.techniques import ALL, Techniques
 
 MAX_DIRECT = 256
@@ -110,20 +110,10 @@ def place_arenas(
     return items, edges
 
 
-def _allocs(lives: Lives, mine: Ints, offsets: Ints, name: str) -> Iterator[PlacedItem]:
-    """Allocs of the tensors `mine` at these offsets: one, or several, cut where no tensor lies across, if a block may not be that
-    large; if there is no such place, a block has to be larger than allowed."""
-    by_offset = np.argsort(offsets, kind="stable")
-    lows, ends = offsets[by_offset], np.maximum.accumulate(offsets[by_offset] + lives.size[mine[by_offset]])
-    cuts = [*(np.flatnonzero(lows[1:] >= ends[:-1]) + 1).tolist(), len(mine)]
-    start = 0
-    while start < len(mine):
-        fitting = [k for k in cuts if k > start and (ends[k - 1] - lows[start]) * BLOCK_ALIGN <= MAX_BLOCK_BYTES]
-        stop = max(fitting, default=cuts[-1])
-        places = ((lows[start:stop] - lows[start]) * BLOCK_ALIGN).tolist()
-        tensors = lives.locals[mine[by_offset[start:stop]]].tolist()
-        yield PlacedAlloc(tuple(tensors), tuple(places), int(ends[stop - 1] - lows[start]) * BLOCK_ALIGN, name)
-        start = stop
+def _allocs(lives: Lives, mine: Ints, offsets: Ints, name: str) -> Sequence[PlacedItem]:
+    """Allocs of the tensors `mine` at these offsets in units."""
+    tensors, places, sizes = lives.locals[mine], offsets * BLOCK_ALIGN, lives.size[mine] * BLOCK_ALIGN
+    return arena_blocks(tensors.tolist(), places.tolist(), sizes.tolist(), name)
 
 
 def slot_scopes(span: Span, extra: Sequence[tuple[int, ...]], depth: int) -> list[PlacedItem]:

@@ -20,11 +20,11 @@ from functools import cached_property
 import numpy as np
 
 from runner.program.lifetimes import Ints
+from runner.program.order import predecessors
 from runner.rings.devices.timed_lives import Times, Work, run_free, run_in_budget, run_placed
 from runner.rings.schedule import NUM_RINGS
 from schedulers.minpeak.arenas import PARTED_UP_TO, Arenas, parted
 from schedulers.minpeak.packing import FirstFit, Packing, Problem
-from schedulers.minpeak.reuse_edges import predecessors
 
 EFFORT = 1_200_000
 """Tasks run in all tries together: about half a minute, as one of 10,000 tasks takes a quarter of a second."""

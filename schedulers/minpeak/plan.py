@@ -129,8 +129,7 @@ class Plan:
     """A schedule, its rings' safe capacities and its certificate; `found_by` names the way it was found.
 
     `explanation` says what each technique gave and why this plan was taken. `annotations` are what to write for a plan of what
-    files can say, `shared_bytes` what an arena would take, if it was asked. `run` and `unlimited` are known times, the one in
-    `heap_bytes`.
+    files can say without sharing. `run` and `unlimited` are known times, the one in `heap_bytes`.
     """
 
     schedule: Schedule
@@ -139,6 +138,5 @@ class Plan:
     found_by: str
     explanation: tuple[Note, ...] = ()
     annotations: Annotations = field(default_factory=Annotations)
-    shared_bytes: int | None = None
     run: RunTimes | None = None
     unlimited: RunTimes | None = None

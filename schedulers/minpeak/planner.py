@@ -48,8 +48,7 @@ from runner.rings.placement import PlacedItem, lower
 from runner.rings.replay import RunTimes
 from runner.rings.schedule import NUM_RINGS, Schedule
 from runner.rings.sizes import MIN_HEAP_BYTES, RingSizes
-from runner.rings.timed import timed
-from runner.rings.unlimited import run_unlimited
+from runner.rings.unlimited import run_times, run_unlimited
 from runner.writeback.annotations import NO_DEMANDS, Demands
 from schedulers import get_scheduler
 from schedulers.minpeak.arenas import PARTED_UP_TO, Arenas, level_arenas, one_arena, parted, place_arenas
@@ -256,7 +255,8 @@ class Planner:
         is_short = len(self.program.tasks) <= FOLD_FROM or self.options.objective != "balanced"
         for batch in (False, True) if "batching" in self.on and is_short else (False,):
             for name in STRATEGIES if "strategies" in self.on else STRATEGIES[:1]:
-                schedule = get_scheduler(name)(self.program, {"batch_allocs": batch, "automatic": True})
+                given = {"batch_allocs": batch, "automatic": True, "share": self.options.share}
+                schedule = get_scheduler(name)(self.program, given)
                 how = (", as automatic scopes" if name == "manual" else "") + (", in blocks of up to 16" if batch else "")
                 yield self._candidate(name + how, schedule)
 
@@ -338,9 +338,7 @@ class Planner:
     # --- what graph files can say -------------------------------------------------------------------------------------
 
     def written(self, goal: Goal) -> Plan:
-        """What graph files can say; of a program that is not folded, also what an arena would take."""
-        small = len(self.program.tasks) <= FOLD_FROM
-        shared_bytes = sum(self._arena().heap) if small else None
+        """What graph files can say without sharing."""
         demands = self.options.written if isinstance(self.options.written, Demands) else NO_DEMANDS
         on = {"cuts": "written" in self.on, "trimming": "trimming" in self.on}
         found = written_scopes(self.program, goal, self._over, demands=demands, **on)
@@ -349,7 +347,7 @@ class Planner:
         self._note("candidate", best.name, "bytes", None, value)
         self._note("winner", f"{best.name}: {why}", "bytes", None, value)
         plan = self._finished(best, value, *self._bound(goal), best.idle(goal))
-        return replace(plan, annotations=found.annotations, shared_bytes=shared_bytes)
+        return replace(plan, annotations=found.annotations)
 
     def shortest(self, budget: int | None) -> Plan:
         """Of all candidates within the budget, the one with the shortest timed run; what holds for any budget is made once."""
@@ -417,6 +415,6 @@ class Planner:
     def _makespan_us(self, candidate: _Candidate) -> float:
         if candidate not in self._known:
             sizes = RingSizes.from_lists(candidate.heap, RingSizes().window, candidate.pool)
-            self._known[candidate] = timed(candidate.schedule, sizes, self.options.timing(candidate.schedule)).times
+            self._known[candidate] = run_times(candidate.schedule, sizes, self.options.timing(candidate.schedule))
         makespan_us = self._known[candidate].makespan_us
         return float("inf") if makespan_us is None else makespan_us

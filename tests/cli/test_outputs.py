@@ -50,6 +50,8 @@ OUTPUTS = {
     "frontier --out": (("frontier", "o_proj_decode", *TINY, "--points", "1", "-o", "FILE.svg"), "bound"),
     "frontier --json --out": (("frontier", "o_proj_decode", *TINY, "--points", "1", "--json", "-o", "FILE.png"), '"points"'),
     "dot": (("dot", "moe", *TINY, "-o", "FILE.dot"), ""),
+    "placement": (("placement", "moe", *TINY, "-o", "FILE.json"), ""),
+    "placement --text": (("placement", "moe", *TINY, "-o", "FILE.txt", "--text"), ""),
     "dot --svg": (("dot", "moe", *TINY, "--svg", "-o", "FILE.svg"), ""),
 }
 WRITING = {

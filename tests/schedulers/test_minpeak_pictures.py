@@ -9,11 +9,12 @@ import pytest
 from random_programs import Builder
 
 from runner.program.lifetimes import Lives, Rows, lives_of
+from runner.program.order import predecessors
 from runner.program.program import Program, Span
 from schedulers.minpeak import folding, reuse_edges
 from schedulers.minpeak.folding import fold, template, unfold_offsets, unfolded
 from schedulers.minpeak.packing import Problem, pack
-from schedulers.minpeak.reuse_edges import Edges, predecessors, sharing_edges
+from schedulers.minpeak.reuse_edges import Edges, sharing_edges
 
 
 def five_tasks(made: list[tuple[str, int, list[str]]]) -> Program:

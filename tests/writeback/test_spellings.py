@@ -10,7 +10,7 @@ import pytest
 
 from runner.base.errors import Mark, RinggraphError
 from runner.driver.driver import Setup
-from runner.driver.planning import PlanRequest, plan
+from runner.driver.planning import MinpeakOptions, PlanRequest, plan
 from runner.writeback.edits import write_files
 from runner.writeback.rewrite import Edit, splices_of
 from runner.writeback.splices import Splice, old_offset, spliced
@@ -140,7 +140,8 @@ def test_an_alias_is_the_reason_where_it_is(tmp_path: Path) -> None:
 
 
 def write(path: Path, strategy: str, ops: bool = True) -> list[int]:
-    found = plan(SETUP if ops else Setup(), PlanRequest(path, strategy, write=True))
+    minpeak = MinpeakOptions(objective="total")
+    found = plan(SETUP if ops else Setup(), PlanRequest(path, strategy, minpeak=minpeak, write=True))
     write_files(found.texts)
     return [ring.safe_bytes for ring in found.report.rings]
 

@@ -21,7 +21,7 @@ import yaml
 from runner.base.errors import RinggraphError
 from runner.driver.driver import Setup
 from runner.driver.linting import lint_texts
-from runner.driver.planning import PlanRequest, PlanResult, plan
+from runner.driver.planning import MinpeakOptions, PlanRequest, PlanResult, plan
 from runner.language import library
 from runner.language.library import GraphLibrary
 from runner.program.equivalence import refuse_other_work
@@ -124,7 +124,7 @@ def outcome(path: Path, strategy: str) -> str:
     """Plans with `--write`, writes, and checks all of it; says what became of it."""
     texts = {file: file.read_bytes() for file in path.parent.iterdir()}
     before = program_of(path)
-    request = PlanRequest(path, strategy, write=True, allow_missing_edges=True)
+    request = PlanRequest(path, strategy, write=True, allow_missing_edges=True, minpeak=MinpeakOptions(no_share=True))
     try:
         found = plan(SETUP, request)
     except RinggraphError as error:

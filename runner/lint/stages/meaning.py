@@ -80,4 +80,16 @@ DESCRIPTIONS = (
         "`existing` is for an output that gets an existing tensor and is not read, `no_dep` for any operand that gets one, "
         "`manual_dep` for an output that creates a tensor. A value that a loop reads has a writer that the runtime knows.",
     ),
+    Description(
+        "G340",
+        "unknown name in share",
+        "`share:` lists tensors that the graph makes, ids of graphs that it uses which share too, and groups of them; what an "
+        "entry replaces stands in the same list, and copies count trips of loops of the graph.",
+    ),
+    Description(
+        "G339",
+        "shared bytes still in use",
+        "A tensor takes the bytes of another only when that has been touched for the last time; trips of a loop, and uses of a "
+        "graph, that are in use at once need copies.",
+    ),
 )

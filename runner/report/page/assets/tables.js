@@ -34,7 +34,6 @@ function summaryPanel(side) {
 function certificate(found) {
   const text = found.objective === "makespan" ? timeText : bytesText;
   const rows = [["objective", found.objective], ["value", text(found.value)], ["lower bound", `${text(found.lower_bound)} (${found.bound})`], ["gap", found.proved_optimal ? "none: proved optimal" : text(found.gap)], ["found by", found.found_by]];
-  if (found.shared_bytes !== undefined) rows.push(["with sharing", bytesText(found.shared_bytes)]);
   if (found.time) rows.push(["time", timeText(found.time.makespan_us)], ["fastest known", timeText(found.time.fastest_us)], ["critical path", `${timeText(found.time.critical_path_us)}: no run is shorter`]);
   return [make("h3", {}, "Certificate"), tableOf(["what", "is"], rows.map((row) => make("tr", {}, cells(...row))))];
 }

@@ -1,0 +1,177 @@
+"""Where a program's tensors lie by the lists of its graphs: in which entry of which list, for every list around it.
+
+A tensor of a used graph lies in an entry of that graph's list, and with it in the entry of its user's list that stands for that
+use; a tensor of a group in the entry of the group. So it has a row of *levels*, the outermost first:
+
+    instance   which use of the graph, or which trips of a group: tensors of one instance lie in one piece of memory
+    entry      the unit there, and the copy of it
+    leaf       the entry and those of the levels below it: tensors with the same leaf have the same place in every instance
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from runner.base.errors import Mark
+from runner.expansion.sharing.texts import Lists, Stack, Texts, Unit
+from runner.program.lifetimes import Ints, Lives
+from runner.program.program import Program
+from runner.program.spans import Span, SpanWalk
+
+
+@dataclass(eq=False, slots=True)
+class Body:
+    """A used graph or, without a `parent`, the program: `values` are the trips of loops around it in its user's body."""
+
+    file: str
+    path: str
+    mark: Mark | None
+    first: int = -1
+    parent: Body | None = None
+    use: str = ""
+    values: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Where a local tensor is made: in which body, under which name, in which trips of the body's loops."""
+
+    body: Body
+    name: str
+    values: Mapping[str, int]
+
+
+def made_in(program: Program, texts: Texts) -> dict[int, Made]:
+    """Where every local tensor is made that has a place in a text."""
+    found: dict[int, Made] = {}
+    root = Body(program.body.mark.file if program.body.mark else "", "", program.body.mark)
+    here: list[tuple[Body, Mapping[str, int]]] = [(root, {})]
+
+    def leave(span: Span) -> None:
+        if span.kind in ("use", "iteration"):
+            here.pop()
+
+    for item in SpanWalk(program.body, leave):
+        body, values = here[-1]
+        if isinstance(item, int):
+            for tensor in program.tasks[item].creates:
+                if program.tensors[tensor].is_local and program.tensors[tensor].mark is not None:
+                    found[tensor] = Made(body, texts.name_of(program.tensors[tensor]), values)
+        elif item.kind == "use":
+            use, file = texts.uses.get(item.mark, ("", "")) if item.mark else ("", "")
+            here.append((Body(file, item.path, item.mark, parent=body, use=use, values=values), {}))
+        elif item.kind == "iteration":
+            variable = texts.loops.get(item.mark) if item.mark else None
+            trip = item.path.rpartition(".")[2].removeprefix(variable or "").removeprefix("_")
+            here.append((body, {**values, variable: int(trip)} if variable and trip.isdecimal() else values))
+    return found
+
+
+class _Numbers:
+    """Small integers for things, in the order in which they come."""
+
+    def __init__(self) -> None:
+        self.known: dict[Hashable, int] = {}
+
+    def of(self, thing: Hashable) -> int:
+        return self.known.setdefault(thing, len(self.known))
+
+
+Entry = tuple[int, int]
+"""A unit's number, and the copy."""
+
+Step = tuple[int, Stack, Entry]
+"""An instance, its list, and the entry there."""
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """The levels of the tensors that lie in lists; one row per tensor, one column per level, -1 behind the last.
+
+    tensors   their ids, ascending        locals     the same as indices into `lives.locals`
+    instance  numbers of instances        entry      numbers of entries         unit   numbers of units
+    leaf      numbers of leaves           leaves     what each is: entries, and the list of the first
+    roots     per instance of the first level its body
+    """
+
+    lives: Lives
+    tensors: Ints
+    locals: Ints
+    instance: Ints
+    entry: Ints
+    unit: Ints
+    leaf: Ints
+    leaves: list[tuple[Stack, tuple[Entry, ...]]]
+    units: dict[int, Unit]
+    roots: dict[int, Body]
+
+    @property
+    def size(self) -> Ints:
+        """Per tensor its units of 1,024 bytes."""
+        return self.lives.size[self.locals]
+
+
+def addresses(lives: Lives, made: Mapping[int, Made], lists: Lists) -> Addresses:
+    """The addresses of a program's tensors in lists."""
+    return _Reader(lives, lists).read(made)
+
+
+class _Reader:
+    def __init__(self, lives: Lives, lists: Lists) -> None:
+        self.lives, self.lists = lives, lists
+        self.instances, self.entries, self.leaves = _Numbers(), _Numbers(), _Numbers()
+        self.units: dict[int, Unit] = {}
+        self.roots: dict[int, Body] = {}
+        self.ways: dict[int, tuple[tuple[Step, ...], int]] = {}  # per body, by id, what leads to it, and its instance
+        self.bodies: list[Body] = []  # keeps the ids alive
+
+    def read(self, made: Mapping[int, Made]) -> Addresses:
+        rows: dict[int, tuple[Step, ...]] = {}
+        for tensor, at in made.items():
+            way = self.lists.ways.get(at.body.file, {}).get(at.name)
+            if way is not None and way[-1].inside is None:
+                before, instance = self._to(at.body)
+                rows[tensor] = (*before, *self._steps(at.body.file, instance, way, at.values)[0])
+        depth = max(map(len, rows.values()), default=1)
+        tensors = np.array(sorted(rows), np.int64)
+        table = np.full((4, len(tensors), depth), -1, np.int64)
+        for at, tensor in enumerate(tensors.tolist()):
+            row = rows[tensor]
+            for level, (instance, stack, entry) in enumerate(row):
+                leaf = self.leaves.of((stack, tuple(step[2] for step in row[level:])))
+                table[:, at, level] = instance, self.entries.of(entry), entry[0], leaf
+        found = np.searchsorted(self.lives.locals, tensors)
+        return Addresses(self.lives, tensors, found, *table, list(self.leaves.known), self.units, self.roots)  # type: ignore[arg-type]
+
+    def _to(self, body: Body) -> tuple[tuple[Step, ...], int]:
+        """What leads to a body from where its memory begins, and its instance."""
+        known = self.ways.get(id(body))
+        if known is not None:
+            return known
+        way = self.lists.ways.get(body.parent.file, {}).get(body.use) if body.parent is not None else None
+        if body.parent is None or way is None or way[-1].used is None:
+            instance = self.instances.of(id(body))
+            self.roots[instance] = body
+            found: tuple[tuple[Step, ...], int] = ((), instance)
+        else:
+            before, instance = self._to(body.parent)
+            steps, _ = self._steps(body.parent.file, instance, way, body.values)
+            found = ((*before, *steps), self.instances.of(id(body)))
+        self.bodies.append(body)
+        self.ways[id(body)] = found
+        return found
+
+    def _steps(self, file: str, instance: int, way: tuple[Unit, ...], values: Mapping[str, int]) -> tuple[list[Step], int]:
+        """The levels from a graph's list to one of its entries."""
+        steps: list[Step] = []
+        stack = self.lists.stacks[file]
+        for unit in way:
+            self.units[unit.number] = unit
+            steps.append((instance, stack, (unit.number, unit.copy(values))))
+            if unit.inside is not None:
+                trips = tuple(values.get(variable, 0) for variable in unit.copies)
+                instance, stack = self.instances.of((instance, unit.number, trips)), unit.inside
+        return steps, instance

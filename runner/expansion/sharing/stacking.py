@@ -1,0 +1,139 @@
+"""Offsets of tensors by the lists that they are in.
+
+Entries are placed in the order of their list, each in the lowest place where it lies in the bytes of none before it, but for
+those that it replaces or that replace it: of these, where nothing lies that is in use at the same time. A used graph and a group
+are placed as they are inside, copies side by side.
+
+    share: [a, {b: a}, c, {d: [b, c]}]       unit 2     c
+                                             unit 1   a     d
+    b takes the bytes of a, and d those      unit 0   a b   d
+    of b and c, and so of a
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from runner.expansion.sharing.addresses import Addresses, Entry
+from runner.expansion.sharing.conflicts import Conflicts, Pair
+from runner.expansion.sharing.texts import Stack, Unit
+from runner.program.lifetimes import Ints
+
+Leaf = tuple[Entry, ...]
+"""Entries from a list inwards, at least one."""
+
+
+@dataclass(frozen=True)
+class Stacked:
+    """offsets   units of 1,024 bytes per tensor of the addresses, from the bottom of its block
+    leaves    the same of every leaf above the bottom of its list
+    """
+
+    offsets: Ints
+    leaves: Mapping[tuple[Stack, Leaf], int]
+
+
+def stacked(at: Addresses, conflicts: Conflicts) -> Stacked:
+    """The offsets of all tensors, given those that cannot share."""
+    return Stacking(at, conflicts).run()
+
+
+class Stacking:
+    """Places lists from the inside out. `sizes` are units per tensor's entry, `heights` those of lists, `bases` those of entries
+    above the bottom of their list."""
+
+    def __init__(self, at: Addresses, conflicts: Conflicts) -> None:
+        self.at = at
+        self.sizes: dict[int, int] = {}
+        depth = (at.instance >= 0).sum(axis=1) - 1
+        for unit, size in zip(at.unit[np.arange(len(depth)), depth].tolist(), at.size.tolist(), strict=True):
+            self.sizes[unit] = max(self.sizes.get(unit, 0), size)
+        self.of_unit: dict[int, list[Leaf]] = {}
+        for _, leaf in at.leaves:
+            self.of_unit.setdefault(leaf[0][0], []).append(leaf)
+        self.pairs = leaf_pairs(at, conflicts)
+        self.heights: dict[int, int] = {}
+        self.bases: dict[int, int] = {}
+        self.within: dict[int, dict[Leaf, tuple[int, int]]] = {}
+        """Per entry the low and high end of its leaves above its own bottom."""
+
+    def run(self) -> Stacked:
+        for stack, _ in self.at.leaves:
+            self.height(stack)
+        leaves = {(stack, leaf): self.bases[leaf[0][0]] + self.within[leaf[0][0]][leaf][0] for stack, leaf in self.at.leaves}
+        places = np.array(list(leaves.values()), np.int64)
+        return Stacked(places[self.at.leaf[:, 0]] if len(places) else places, leaves)
+
+    def height(self, stack: Stack) -> int:
+        """The height of a list, which this places."""
+        if id(stack) not in self.heights:
+            present = [unit for unit in stack.units if unit.number in self.of_unit]
+            for unit in present:
+                self.within[unit.number] = dict(self._inside(unit))
+            order, shared = self.arranged(stack, present)
+            bases = self.laid(order, shared)
+            self.bases |= bases
+            self.heights[id(stack)] = max((bases[unit.number] + self.box(unit) for unit in present), default=0)
+        return self.heights[id(stack)]
+
+    def arranged(self, stack: Stack, present: Sequence[Unit]) -> tuple[Sequence[Unit], set[Pair]]:
+        """The order in which entries are placed, and pairs of their numbers that may share, smaller first."""
+        return present, stack.may_share()
+
+    def laid(self, order: Sequence[Unit], shared: set[Pair]) -> dict[int, int]:
+        """Where the entries of a list lie, by number."""
+        bases: dict[int, int] = {}
+        for place, unit in enumerate(order):
+            blocked: list[tuple[int, int]] = []
+            mine = self.within[unit.number]
+            for other in order[:place]:
+                base, key = bases[other.number], (min(unit.number, other.number), max(unit.number, other.number))
+                if key not in shared:
+                    blocked.append((base - self.box(unit), base + self.box(other)))
+                    continue
+                theirs = self.within[other.number]
+                for one, two in self.pairs.get((unit.number, other.number), ()):
+                    blocked.append((base + theirs[two][0] - mine[one][1], base + theirs[two][1] - mine[one][0]))
+            bases[unit.number] = lowest(blocked)
+        return bases
+
+    def one(self, unit: Unit) -> int:
+        """The height of one copy of an entry."""
+        below = unit.inside or unit.used
+        return self.sizes.get(unit.number, 0) if below is None else self.height(below)
+
+    def box(self, unit: Unit) -> int:
+        return self.one(unit) * unit.num_copies
+
+    def _inside(self, unit: Unit) -> Iterator[tuple[Leaf, tuple[int, int]]]:
+        """The leaves of an entry with their ends."""
+        one = self.one(unit)
+        for leaf in self.of_unit[unit.number]:
+            base = leaf[0][1] * one
+            if len(leaf) > 1:
+                base += self.bases[leaf[1][0]] + self.within[leaf[1][0]][leaf[1:]][0]
+            tensor = [number for number, _ in leaf][-1]
+            yield leaf, (base, base + self.sizes[tensor])
+
+
+def leaf_pairs(at: Addresses, conflicts: Conflicts) -> dict[Pair, list[tuple[Leaf, Leaf]]]:
+    """By the numbers of two entries, both ways, their leaves that are in use at the same time."""
+    found: dict[Pair, list[tuple[Leaf, Leaf]]] = {}
+    for one, other in conflicts.apart:
+        (_, a), (_, b) = at.leaves[one], at.leaves[other]
+        found.setdefault((a[0][0], b[0][0]), []).append((a, b))
+        found.setdefault((b[0][0], a[0][0]), []).append((b, a))
+    return found
+
+
+def lowest(blocked: Iterable[tuple[int, int]]) -> int:
+    """The least base of 0 or more that lies strictly inside none of the ranges."""
+    base = 0
+    for low, high in sorted(blocked):
+        if low >= base:
+            break
+        base = max(base, high)
+    return base

@@ -1,0 +1,173 @@
+"""What graphs say of shared bytes, as lists of entries that know each other, and what stands where in their texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from runner.base.errors import Diagnostic, GraphError, Mark, did_you_mean
+from runner.language.graph import Alloc, Declaration, For, Graph, Op, Shared, Text, Use
+from runner.language.library import GraphLibrary
+from runner.language.walk import all_items
+
+
+@dataclass(eq=False)
+class Unit:
+    """An entry of a list: a tensor, a used graph, or a group. `copies` are by variable of a loop; `inside` is a group's list."""
+
+    name: str
+    number: int
+    mark: Mark
+    replaces: tuple[Text, ...]
+    copies: Mapping[str, int]
+    inside: Stack | None = None
+    used: Stack | None = None
+    """Of a used graph its list."""
+
+    @property
+    def num_copies(self) -> int:
+        total = 1
+        for copies in self.copies.values():
+            total *= copies
+        return total
+
+    def copy(self, values: Mapping[str, int]) -> int:
+        """The copy of the trips with these numbers."""
+        found = 0
+        for variable, copies in self.copies.items():
+            found = found * copies + values.get(variable, 0) % copies
+        return found
+
+
+@dataclass(eq=False)
+class Stack:
+    """One list, whose entries are placed in its order (`stacking`)."""
+
+    file: str
+    units: list[Unit] = field(default_factory=list)
+
+    def may_share(self) -> set[tuple[int, int]]:
+        """Numbers of units, smaller first, of which one takes the bytes of the other, or of one that takes them."""
+        return closure({unit.name: [text.value for text in unit.replaces] for unit in self.units}, self.units)
+
+
+def closure(replaced: Mapping[str, Sequence[str]], units: Sequence[Unit]) -> set[tuple[int, int]]:
+    """Numbers of units, smaller first, of which one replaces the other, or one that replaces it, and so on."""
+    numbers = {unit.name: unit.number for unit in units}
+    found: set[tuple[int, int]] = set()
+    for name in replaced:
+        pending, seen = list(replaced[name]), {name}
+        while pending:
+            old = pending.pop()
+            if old not in seen and old in numbers:
+                seen.add(old)
+                pending += replaced.get(old, ())
+                found.add((min(numbers[name], numbers[old]), max(numbers[name], numbers[old])))
+    return found
+
+
+class Texts:
+    """Graphs by the places of what they say.
+
+    names    tensor that a declaration makes, by its place      ops     id of an op
+    uses     id of a used graph, and that graph's file          loops   variable of a loop
+    """
+
+    def __init__(self, graph: Graph, library: GraphLibrary) -> None:
+        self.graphs: dict[str, Graph] = {}
+        self.names: dict[Mark, str] = {}
+        self.ops: dict[Mark, str] = {}
+        self.uses: dict[Mark, tuple[str, str]] = {}
+        self.loops: dict[Mark, str] = {}
+        self._read(graph, library)
+
+    def _read(self, graph: Graph, library: GraphLibrary) -> None:
+        self.graphs[graph.file] = graph
+        for item in all_items(graph.body):
+            match item:
+                case Op():
+                    self.ops[item.mark] = item.id
+                    self.names |= {made.mark: made.name for made in item.outputs.values() if isinstance(made, Declaration)}
+                case Alloc():
+                    self.names |= {made.mark: made.name for made in item.tensors}
+                case For():
+                    self.loops[item.mark] = item.variable
+                case Use():
+                    with suppress(GraphError):
+                        used = library(item.graph, graph.file)
+                        self.uses[item.mark] = item.id, used.file
+                        if used.file not in self.graphs:
+                            self._read(used, library)
+
+    def name_of(self, tensor: Any) -> str:
+        """What lists call a tensor of a program: its name, or `ID.NAME` where an op needs it as scratch memory."""
+        declared = self.names.get(tensor.mark)
+        return declared if declared is not None else f"{self.ops.get(tensor.mark, '')}.{tensor.name}"
+
+    def said(self) -> dict[str, tuple[Shared, ...]]:
+        """The lists of all graphs that have one, by file."""
+        return {file: graph.share for file, graph in self.graphs.items() if graph.share}
+
+
+class Lists:
+    """The lists of several graphs. `ways` says per file and name what leads to an entry: the groups around it, and itself."""
+
+    def __init__(self, texts: Texts, said: Mapping[str, Iterable[Shared]]) -> None:
+        self.stacks: dict[str, Stack] = {}
+        self.ways: dict[str, dict[str, tuple[Unit, ...]]] = {}
+        self.num_units = 0
+        for file, entries in said.items():
+            self.ways[file] = {}
+            self.stacks[file] = self._stack(file, entries, ())
+        files = {file: dict(texts.uses[mark] for mark in texts.uses if mark.file == file) for file in said}
+        for file, ways in self.ways.items():
+            for name, way in ways.items():
+                way[-1].used = self.stacks.get(files[file].get(name, ""))
+
+    def _stack(self, file: str, entries: Iterable[Shared], around: tuple[Unit, ...]) -> Stack:
+        stack = Stack(file)
+        for entry in entries:
+            unit = Unit(entry.name, self.num_units, entry.mark, entry.replaces, entry.copies)
+            self.num_units += 1
+            stack.units.append(unit)
+            way = self.ways[file][entry.name] = (*around, unit)
+            if entry.inside is not None:
+                unit.inside = self._stack(file, entry.inside, way)
+        return stack
+
+
+def problems_of(texts: Texts) -> Iterator[Diagnostic]:
+    """What is wrong with the lists of graphs whatever the configuration: names that nothing has, and copies of no loop."""
+    said = texts.said()
+    for file, entries in said.items():
+        here = {mark: name for mark, name in texts.names.items() if mark.file == file}
+        known = {*here.values(), *(id for mark, (id, _) in texts.uses.items() if mark.file == file)}
+        ops = {id for mark, id in texts.ops.items() if mark.file == file}
+        loops = {variable for mark, variable in texts.loops.items() if mark.file == file}
+        bare = {id for mark, (id, used) in texts.uses.items() if mark.file == file and used not in said}
+        yield from _problems(entries, known, ops, loops, bare - set(here.values()))
+
+
+def _problems(entries: Iterable[Shared], known: set[str], ops: set[str], loops: set[str], bare: set[str]) -> Iterator[Diagnostic]:
+    beside = {entry.name for entry in entries}
+    for entry in entries:
+        owner, _, scratch = entry.name.partition(".")
+        if entry.inside is None and (owner not in ops if scratch else entry.name not in known):
+            what = "is neither a tensor that this graph makes nor the id of a graph that it uses"
+            yield Diagnostic("G340", f"share: '{entry.name}' {what}", entry.mark, hint=did_you_mean(entry.name, known))
+        if entry.inside is not None and entry.name in known:
+            yield Diagnostic("G340", f"share: the group '{entry.name}' is called like a tensor or used graph", entry.mark)
+        if entry.name in bare:
+            hint = "write a 'share' there, or leave it out here"
+            yield Diagnostic("G340", f"share: the graph that '{entry.name}' uses shares nothing", entry.mark, hint=hint)
+        for text in entry.replaces:
+            if text.value not in beside or text.value == entry.name:
+                hint = did_you_mean(text.value, beside) or "both must stand in the same list"
+                yield Diagnostic("G340", f"share: '{entry.name}' replaces '{text}', which is not beside it", text.mark, hint=hint)
+        for variable in set(entry.copies) - loops:
+            hint = did_you_mean(variable, loops)
+            yield Diagnostic("G340", f"share: no loop of this graph counts '{variable}'", entry.mark, hint=hint, about=variable)
+        if entry.inside is not None:
+            yield from _problems(entry.inside, known, ops, loops, bare)

@@ -1,0 +1,83 @@
+"""Placements: what they say is what the schedule holds, in the form of their schema; limits are told on both sides."""
+
+from __future__ import annotations
+
+import json
+from importlib.resources import files
+from pathlib import Path
+
+import jsonschema
+import pytest
+
+from runner.driver.device.placement import placement
+from runner.driver.driver import Setup
+from runner.driver.planning import MinpeakOptions, PlanRequest
+from runner.report.placement.limits import limits_of
+from runner.rings.sizes import RingSizes
+
+SETUP = Setup(["tiny"], deploy="decode")
+SCHEMA = json.loads((files("graphs.schema") / "placement.schema.json").read_text("utf-8"))
+
+
+def placed(graph: str, scheduler: str, **options: object):
+    request = PlanRequest(graph, scheduler, minpeak=MinpeakOptions(objective="total"))
+    return placement(SETUP, request, **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("scheduler", ["annotated", "manual", "autoscope", "minpeak"])
+def test_it_fits_its_schema_and_holds_every_submission(scheduler: str) -> None:
+    request = PlanRequest("moe", scheduler, minpeak=MinpeakOptions(objective="total"), allow_missing_edges=True)
+    found = placement(SETUP, request)
+    data = found.as_json()
+    jsonschema.validate(data, SCHEMA)
+    made = [step for step in data["steps"] if step["do"] in ("submit", "alloc")]
+    assert [step["name"] for step in made] == [s.name for s in found.schedule.submissions]
+    assert [step.get("bytes", 0) for step in made] == [s.size_bytes for s in found.schedule.submissions]
+    depth = 0
+    for step in data["steps"]:
+        depth += {"open": 1, "close": -1}.get(step["do"], 0)
+        assert step["do"] != "open" or step["ring"] == min(depth - 1, 3)
+    assert depth == 0
+    assert all(step["name"] in found.text() for step in made)
+
+
+def test_edges_that_nothing_infers_are_all_there_with_the_tensors_that_need_them() -> None:
+    found = placed("moe", "minpeak")
+    program, schedule = found.schedule.program, found.schedule
+    assert program is not None
+    sub_of = {s.task: k for k, s in enumerate(schedule.submissions) if s.task is not None}
+    wanted = {
+        (schedule.submissions[wait].name, made.name)
+        for made in schedule.submissions
+        if made.task is not None
+        for wait in made.waits
+        if wait not in {sub_of[w] for w in program.tasks[made.task].waits if w in sub_of} and wait not in made.holds
+    }
+    edges = {(dep["after"], step["name"]): dep for step in found.steps for dep in step.get("deps", ())}
+    assert set(edges) == wanted and wanted
+    assert all("takes bytes of" in dep["why"] and not dep["keeps_block"] for dep in edges.values())
+    replaced = [tensor for step in found.steps for tensor in step.get("tensors", ()) if "replaces" in tensor]
+    assert replaced
+
+
+def test_limits_on_both_sides() -> None:
+    schedule = placed("moe", "annotated").schedule
+    needed = {limit.name: limit.needed for limit in limits_of(schedule, RingSizes())}
+    window, pool = needed["task window of ring 1"], needed["dependency pool of ring 1"]
+    for less in (0, 1):
+        sizes = RingSizes(window=(16384, window >> less, 16384, 16384), pool=(16384, pool - less, 16384, 16384))
+        kept = {limit.name: limit.is_kept for limit in limits_of(schedule, sizes)}
+        assert kept["task window of ring 1"] == kept["dependency pool of ring 1"] == (not less)
+
+
+def test_the_card(call, tmp_path: Path) -> None:
+    total = placed("moe", "annotated").memory.total
+    for card, status in ((total, 0), (total - 1, 1)):
+        out = tmp_path / "moe.json"
+        code, printed, _ = call("placement", "moe", "--deploy", "decode", "--card", str(card), "-o", out)
+        assert code == status and ("TOO MANY" in printed) == bool(status)
+        memory = json.loads(out.read_text())["memory"]
+        assert memory["card"] == card and memory["total"] == total
+        assert sum(value for name, value in memory.items() if name not in ("card", "total")) == total
+    code, _, err = call("placement", "moe", "--card", "much")
+    assert code == 1 and "--card much" in err
