@@ -18,7 +18,7 @@ def field_rules(workspace: Workspace, path: str) -> Mapping[str, Mapping[str, An
 
     text = workspace.text(path)
     said = re.search(r"^model\s*:\s*(\w+)", text.value, re.MULTILINE) if text is not None else None
-    tried: list[tuple[str | Path, ...]] = [(path,), tuple(workspace.setup(path).configs) or ("tiny",)]
+    tried: list[tuple[str | Path, ...]] = [(path,), workspace.layers(path)]
     if said is not None:
         tried.insert(1, (said[1],))
     with overlaid(workspace.overlay()):

@@ -9,13 +9,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.base.errors import Mark, RinggraphError
-from runner.editor import names
-from runner.editor.names import Key, Occurrence, Symbol
-from runner.editor.text import Place, Text
+from runner.editor.reading import names
+from runner.editor.reading.names import Key, Occurrence, Symbol
+from runner.editor.reading.text import Place, Text
 from runner.editor.workspace import Workspace
 from runner.language.yaml_source import Node
 
 RENAMED = names.TENSORS | {"param", "variable", "scope", "id"}
+_IDS = frozenset({"id", "scope", "variable"})
 _NEAR = 3
 """Lines that a declaration in Python takes, to its name."""
 _RESERVED = frozenset({"and", "or", "not", "if", "else", "ceil", "floor", "min", "max", "log", "True", "False", "in", "is"})
@@ -157,6 +158,10 @@ def rename(workspace: Workspace, path: str, offset: int, new: str) -> dict[str, 
     if new in workspace.value_names(path):
         raise RinggraphError(f"'{new}' is taken: it is a value of the configuration")
     key = found.symbol.key
+    index = workspace.index(path)
+    ids = {each.symbol.name for each in index.occurrences if each.symbol.kind in _IDS} if index is not None else set()
+    if found.symbol.kind in _IDS and new in ids:
+        raise RinggraphError(f"'{new}' is taken: it is an id of this file")
     files = [os.path.realpath(path)] if key[0] == "local" else list(dict.fromkeys((key[1], *workspace.graph_files())))
     edits: dict[str, list[Edit]] = {}
     for file in files:
@@ -270,8 +275,11 @@ def _same(before: names.Index, now: names.Index, edits: list[Edit], new: str) ->
             return False
         if back.setdefault(key, each.symbol.key) != each.symbol.key:
             return False
-    had = {(each.number, each.name): there.get(each.symbol.key) for each in before.implicit}
-    return all(had.get((each.number, each.name)) == each.symbol.key for each in now.implicit)
+    taken = now.bound | {(each.number, each.name): each.symbol.key for each in now.implicit}
+    had = {(each.number, each.name): there.get(each.symbol.key, ()) for each in before.implicit}
+    if any(taken.get((number, name), taken.get((number, new))) != key for (number, name), key in had.items()):
+        return False
+    return all((each.number, each.name) in had for each in now.implicit)
 
 
 def _new_name(each: Occurrence, now: names.Index, start: int, edits: list[Edit], new: str) -> int:

@@ -19,15 +19,15 @@ from pygls.lsp.server import LanguageServer
 from pygls.uris import to_fs_path
 
 from runner.base.errors import Diagnostic, RinggraphError
-from runner.base.stopping import StoppedError
+from runner.base.stopping import StoppedError, stop_if_needless, stopped_by
 from runner.editor import protocol
 from runner.editor.completion import complete
 from runner.editor.fixes import fixes
 from runner.editor.hover import hover
 from runner.editor.navigation import Edit, definition, references, renamable, rename
 from runner.editor.outline import hints, outline
+from runner.editor.reading.text import Place, Text
 from runner.editor.settings import SECTION, read_settings
-from runner.editor.text import Place, Text
 from runner.editor.workspace import Workspace
 
 DEBOUNCE_S = 0.03
@@ -46,6 +46,7 @@ class Server(LanguageServer):
         self.edited: list[str] = []
         self.edits = 0
         self.by_root: dict[str, list[Diagnostic]] = {}
+        self.seen: dict[str, dict[str, Text]] = {}
         self.shown: dict[str, list[Diagnostic]] = {}
         self.waiting: asyncio.TimerHandle | None = None
         self.analysis = ThreadPoolExecutor(1, "analysis")
@@ -75,6 +76,7 @@ class Server(LanguageServer):
         self.edited = [each for each in self.edited if each != real]
         self.publish_root(real, [])
         self.by_root.pop(real, None)
+        self.seen.pop(real, None)
         self.uris.pop(real, None)
         self.versions.pop(real, None)
         self.restart()
@@ -104,24 +106,27 @@ class Server(LanguageServer):
         """One pass, on the thread of its own."""
         needless = lambda: self.edits != number  # noqa: E731
         try:
-            for real in list(self.edited):
-                if needless():
-                    return
-                text, graphs = self.graphs.open.get(real), self.graphs
-                if text is None:
-                    continue
-                kind = graphs.kinds.get(real)
-                found = graphs.findings(text.file, needless) if kind == "graph" else []
-                found = graphs.layer_findings(text.file) if kind == "layer" else found
-                loop.call_soon_threadsafe(self._publish, number, real, found)
-            first = next((real for real in self.edited if self.graphs.is_graph(real)), None)
-            if first is not None and first in self.graphs.open:
-                self.graphs.program(self.graphs.open[first].file, needless)  # the next hover wants it
+            with stopped_by(needless):
+                self._pass(number, loop)
         except StoppedError:
             return
         except Exception:  # a fault of ours: the editor's log has it, and the session goes on
             message = traceback.format_exc()
             loop.call_soon_threadsafe(self.log, message)
+
+    def _pass(self, number: int, loop: asyncio.AbstractEventLoop) -> None:
+        graphs = self.graphs
+        for real in list(self.edited):
+            stop_if_needless()
+            text, kind = graphs.open.get(real), graphs.kinds.get(real)
+            if text is None:
+                continue
+            found = graphs.findings(text.file) if kind == "graph" else []
+            found = graphs.layer_findings(text.file) if kind == "layer" else found
+            loop.call_soon_threadsafe(self._publish, number, real, found)
+        first = next((real for real in self.edited if graphs.is_graph(real) and real in graphs.open), None)
+        if first is not None:
+            graphs.program(graphs.open[first].file)  # the next hover wants it
 
     def _publish(self, number: int, real: str, found: list[Diagnostic]) -> None:
         if number == self.edits and real in self.graphs.open:
@@ -131,15 +136,27 @@ class Server(LanguageServer):
         """Sends the findings of one open graph, together with those that others have in the same files."""
         before = {os.path.realpath(each.mark.file) for each in self.by_root.get(root, []) if each.mark}
         self.by_root[root] = found
+        self.seen[root] = self.graphs.open
         now = {os.path.realpath(each.mark.file) for each in found if each.mark}
         for real in {root} | before | now:
-            every = (each for findings in self.by_root.values() for each in findings)
-            unique = {each.identity: each for each in every if each.mark and os.path.realpath(each.mark.file) == real}
-            self.shown[real] = list(unique.values())
+            self.shown[real] = self._findings_in(real)
             text = self.graphs.text(real)
             made = [self._diagnostic(each, text) for each in self.shown[real]] if text is not None else []
             sent = types.PublishDiagnosticsParams(self.uri(real), made, self.versions.get(real))
             self.text_document_publish_diagnostics(sent)
+
+    def _findings_in(self, real: str) -> list[Diagnostic]:
+        """What is found in a file, each finding once: in the words of its own look, where that has it.
+
+        What another look found in an older text comes again when that graph is looked at anew.
+        """
+        text = self.graphs.open.get(real)
+        others = [found for root, found in self.by_root.items() if root != real and self.seen[root].get(real) == text]
+        found: dict[object, Diagnostic] = {}
+        for each in (each for findings in (self.by_root.get(real, []), *others) for each in findings):
+            if each.mark is not None and os.path.realpath(each.mark.file) == real:
+                found.setdefault(each.identity, each)
+        return list(found.values())
 
     def _diagnostic(self, finding: Diagnostic, text: Text) -> types.Diagnostic:
         related = []
@@ -167,10 +184,18 @@ class Server(LanguageServer):
         text = self.graphs.open.get(os.path.realpath(path)) if path is not None else None
         if path is None or text is None:
             return None
+        number = self.edits
+
+        def done() -> _Result | None:
+            with stopped_by(lambda: self.edits != number):
+                return work(text.file, text)
+
         try:
-            return await asyncio.get_running_loop().run_in_executor(self.requests, work, text.file, text)
+            return await asyncio.get_running_loop().run_in_executor(self.requests, done)
         except (RinggraphError, asyncio.CancelledError):
             raise
+        except StoppedError:  # it was about a text that is gone
+            return None
         except Exception:
             self.log(traceback.format_exc())
             return None

@@ -1,13 +1,14 @@
 """What an editor has open, and what was worked out of it: trees, names, configurations, findings, programs.
 
-Everything is kept by the contents that it was made from, so that an edit costs what depends on it.
+Everything is kept by the contents that it was made from, so that an edit costs what depends on it. What takes long raises
+StoppedError where it is given up (`runner.base.stopping`).
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -16,12 +17,11 @@ from typing import TYPE_CHECKING
 
 from runner.base.errors import Diagnostic, Mark, RinggraphError
 from runner.base.reading import file_bytes, overlaid
-from runner.base.stopping import stopped_by
-from runner.driver.driver import Setup
+from runner.driver.driver import DEFAULT_CONFIG, Setup
 from runner.driver.linting import lint
-from runner.editor import names, tolerant
+from runner.editor.reading import names, tolerant
+from runner.editor.reading.text import Text
 from runner.editor.settings import Settings
-from runner.editor.text import Text
 from runner.language.library import GraphLibrary, shipped_graphs
 from runner.language.yaml_source import MAX_BYTES, Node, read_source
 
@@ -53,6 +53,7 @@ class Workspace:
     _configs: dict[str, tuple[State, Config | None]] = field(default_factory=dict)
     _indices: dict[str, tuple[State, names.Index]] = field(default_factory=dict)
     _setups: dict[Settings, Setup] = field(default_factory=dict)
+    _beside: dict[str, tuple[State, tuple[str | Path, ...]]] = field(default_factory=dict)
 
     # --- texts ---
 
@@ -62,6 +63,8 @@ class Workspace:
         self.open = {**self.open, real: Text(path, value, self.encoding)}  # other threads may go through the old ones
         if kind := "graph" if _GRAPH.search(value) else "layer" if self.is_layer(real, value) else "":
             self.kinds[real] = kind  # one that is being rewritten stays what it was
+        if self.kinds.get(real) == "layer":
+            self.settled()
         return real
 
     def close(self, path: str) -> None:
@@ -69,7 +72,7 @@ class Workspace:
         self.open = {other: text for other, text in self.open.items() if other != real}
 
     def is_layer(self, real: str, value: str) -> bool:
-        given = {os.path.realpath(name) for name in self.setup(real).configs if Path(name).is_file()}
+        given = {os.path.realpath(name) for name in self.layers(real) if Path(name).is_file()}
         return real in given or _LAYER.search(value) is not None
 
     def is_graph(self, real: str) -> bool:
@@ -102,10 +105,13 @@ class Workspace:
     # --- settings and configurations ---
 
     def setup(self, path: str) -> Setup:
-        settings = self.settings.for_file(Path(os.path.realpath(path)), self.folder)
+        settings = self._settings(path)
         if settings not in self._setups:
             self._setups[settings] = settings.setup(self.folder)
         return self._setups[settings]
+
+    def _settings(self, path: str) -> Settings:
+        return self.settings.for_file(Path(os.path.realpath(path)), self.folder)
 
     def settled(self) -> None:
         """Settings changed, or files on the disk that nobody watches: what was read for them is forgotten."""
@@ -125,23 +131,35 @@ class Workspace:
             self._configs[real] = state, found
         return self._configs[real][1]
 
+    def layers(self, path: str) -> tuple[str | Path, ...]:
+        """The layers that a graph's file is taken under: those of the settings, else those beside it, else the default ones."""
+        if given := tuple(self.setup(path).configs):
+            return given
+        from runner.config.config import BASE_LAYER, layers_beside
+
+        base = os.path.join(os.path.dirname(path), BASE_LAYER)
+        state = _stats([base]), self.open.get(os.path.realpath(base))
+        if base not in self._beside or self._beside[base][0] != state:
+            with overlaid(self.overlay()):
+                self._beside[base] = state, layers_beside(Path(path)) or DEFAULT_CONFIG
+        return self._beside[base][1]
+
     def value_names(self, path: str) -> Collection[str]:
         """What names the configuration has, under whatever deployment."""
-        setup = self.setup(path)
-        state = self._layers(setup)
-        key = f"values of {id(setup)}"
+        layers, state = self.layers(path), self._layers(path)
+        key = f"values of {layers}"
         if key not in self._configs or self._configs[key][0] != state:
             found = None
             with overlaid(self.overlay()), suppress(RinggraphError):
-                found = setup.config()
+                found = replace(self.setup(path), configs=layers).config()
             self._configs[key] = state, found
         config = self._configs[key][1]
         return () if config is None else config.values
 
-    def _layers(self, setup: Setup) -> State:
-        """The contents of layers and files of ops."""
-        layers = tuple((real, text.value) for real, text in self.open.items() if self.kinds.get(real) == "layer")
-        return layers, _stats((*setup.configs, *setup.op_files)), id(setup)
+    def _layers(self, path: str) -> State:
+        """The contents of layers and files of ops, and the settings."""
+        open_layers = tuple((real, text.value) for real, text in self.open.items() if self.kinds.get(real) == "layer")
+        return open_layers, _stats((*self.layers(path), *self.setup(path).op_files)), self._settings(path)
 
     # --- names ---
 
@@ -198,15 +216,15 @@ class Workspace:
     def state(self, path: str) -> State:
         """What a graph's findings and program depend on."""
         files = tuple((real, text.value if (text := self.text(real)) else None) for real in self.used(path))
-        return files, self._layers(self.setup(path))
+        return files, self._layers(path)
 
-    def findings(self, path: str, is_needless: Callable[[], bool] = lambda: False) -> list[Diagnostic]:
-        """What `ringgraph lint PATH` says, with the texts that are open; raises StoppedError once nobody needs it."""
+    def findings(self, path: str) -> list[Diagnostic]:
+        """What `ringgraph lint PATH` says, with the texts that are open."""
         real, state = os.path.realpath(path), self.state(path)
         if real in self._findings and self._findings[real][0] == state:
             return self._findings[real][1]
         setup = self.setup(path)
-        with overlaid(self.overlay()), stopped_by(is_needless):
+        with overlaid(self.overlay()):
             found = self._linted(setup, path)
         _trim(self._findings)
         self._findings[real] = state, found
@@ -215,7 +233,7 @@ class Workspace:
     def _linted(self, setup: Setup, path: str) -> list[Diagnostic]:
         from runner.rings.sizes import RingSizes
 
-        size = self.settings.for_file(Path(os.path.realpath(path)), self.folder).ring_heap
+        size = self._settings(path).ring_heap
         try:
             heap = RingSizes.resolve(size, environ={}).heap if size is not None else None
             return lint(setup, [path], ring_heap=heap).findings
@@ -240,12 +258,12 @@ class Workspace:
                 return [each for each in error.diagnostics if each.mark and os.path.realpath(each.mark.file) == real]
         return []
 
-    def program(self, path: str, is_needless: Callable[[], bool] = lambda: False) -> Program | RinggraphError:
-        """The program of a graph as `ringgraph explain` has it, or why there is none; raises StoppedError as `findings` does."""
+    def program(self, path: str) -> Program | RinggraphError:
+        """The program of a graph as `ringgraph explain` has it, or why there is none."""
         real, state = os.path.realpath(path), self.state(path)
         if real not in self._programs or self._programs[real][0] != state:
             found: Program | RinggraphError
-            with overlaid(self.overlay()), stopped_by(is_needless):
+            with overlaid(self.overlay()):
                 try:
                     found = self.setup(path).program(path, library=GraphLibrary())
                 except RinggraphError as error:
@@ -270,9 +288,11 @@ def uses(node: Node) -> Iterator[str]:
             yield from uses(item)
     elif node.kind == "map":
         for key, value in node.value:
+            if key.kind != "text":
+                continue
             if key.value == "use" and value.kind == "text":
                 yield value.value
-            elif key.value in ("body", "then", "else", "cases") or key.value.lstrip("-").isdigit() or key.value == "default":
+            elif key.value in ("body", "then", "else", "cases", "default") or key.value.lstrip("-").isdigit():
                 yield from uses(value)
 
 

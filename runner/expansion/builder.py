@@ -64,6 +64,7 @@ class ProgramBuilder:
 
     For copies: `externals` are the external tensors in the order in which graphs named them, `attrs` the attrs of tasks that
     depend on a graph's params, and `num_obstacles` counts what keeps the piece that it happened in from being copied.
+    `untyped` are names, with their files, whose type cannot be worked out: that is told, and who uses them is not to blame.
     """
 
     def __init__(self, config: Settings, limits: Limits):
@@ -78,6 +79,7 @@ class ProgramBuilder:
         self.local: list[bool] = []
         self.last: list[int | Writers] = []
         self.tasks: list[Task] = []
+        self.numbers: list[int] = []
         self.specs: dict[tuple[str, tuple[int, ...]], TensorSpec] = {}
         self.open_loops: set[int] = set()
         self.loop = 0
@@ -88,6 +90,7 @@ class ProgramBuilder:
         self.externals: list[Resolved] = []
         self.attrs: list[tuple[int, Context, list[tuple[str, Expr]]]] = []
         self.num_obstacles = 0
+        self.untyped: set[tuple[str, str]] = set()
         self.has_modes = False
         self.manual: set[int] = set()
         self.untold: set[tuple[int, int]] = set()
@@ -97,6 +100,12 @@ class ProgramBuilder:
         """Where the next task goes."""
         sizes = len(self.tasks), len(self.tensors), self.items, self.trips, self.uses, len(self.externals), len(self.attrs)
         return Position(*sizes, self.num_obstacles)
+
+    def numbered(self, end: int) -> list[int]:
+        """The numbers 0 to `end - 1` and more: copies, which name tasks millions of times, share these objects."""
+        if len(self.numbers) < end:
+            self.numbers += range(len(self.numbers), end + len(self.numbers) // 8)
+        return self.numbers
 
     # --- limits ---
 
@@ -185,7 +194,9 @@ class ProgramBuilder:
             raise StopExpansionError
 
     def report_error(self, error: GraphError, known: Sequence[str] = ()) -> None:
-        hint = did_you_mean(error.unknown, known) if isinstance(error, ExprError) and error.unknown else None
+        hint = None
+        if isinstance(error, ExprError) and error.unknown:
+            hint = did_you_mean(error.unknown, known) or "dims and fields come from a configuration (--config)"
         for found in error.diagnostics:
             self.report(found.code, found.message, found.mark, found.hint or hint, found.about)
 
@@ -201,8 +212,20 @@ class ProgramBuilder:
             self.report_error(error, list(context.values))
             return default
 
-    def spec(self, kind: TensorType, context: Context) -> TensorSpec | None:
-        """The evaluated type; None after reporting what is wrong with it."""
+    def spec(self, kind: TensorType, context: Context, name: str | None = None) -> TensorSpec | None:
+        """The evaluated type; None after reporting what is wrong with it. `name` is what the tensor will be called here."""
+        found = self._spec(kind, context)
+        if found is None and name is not None:
+            self.untyped.add((context.graph.file, name))
+        return found
+
+    def is_untyped(self, name: str, context: Context) -> bool:
+        """Whether it has been told why no tensor here has this name."""
+        known = (context.graph.file, name) in self.untyped
+        self.num_obstacles += known
+        return known
+
+    def _spec(self, kind: TensorType, context: Context) -> TensorSpec | None:
         dtype = self.config.dtypes.get(kind.dtype) if kind.is_param else kind.dtype
         if dtype not in DTYPE_BYTES:
             what = f"dtype parameter '{kind.dtype}'" if kind.is_param else f"dtype '{kind.dtype}'"
@@ -239,15 +262,16 @@ class ProgramBuilder:
         self.last.append(writer)
         return _new_view(index, spec, _new_region(index, None, (), None, None), ())
 
-    def add_like(self, tensors: Sequence[Tensor]) -> int:
-        """New local tensors like others, that nobody has written; returns the id of the first."""
-        first = len(self.tensors)
+    def add_like(self, tensors: Sequence[Tensor]) -> list[int]:
+        """New local tensors like others, that nobody has written; returns their ids."""
+        ids = list(range(len(self.tensors), len(self.tensors) + len(tensors)))
         self.tensors += [
-            _new_tensor(index, old.name, old.spec, "local", "", old.mark, None, None) for index, old in enumerate(tensors, first)
+            _new_tensor(index, old.name, old.spec, "local", "", old.mark, None, None)
+            for index, old in zip(ids, tensors, strict=True)
         ]
         self.local += [True] * len(tensors)
         self.last += [NOBODY] * len(tensors)
-        return first
+        return ids
 
     def external(self, declared: Declaration, name: str, spec: TensorSpec, kind: str, source: str) -> View:
         """A new tensor from outside, that `declared` (or the scale of what it declares) is called there."""

@@ -291,6 +291,8 @@ class OpCompiler:
 
     def unknown(self, ref: RegionRef, frame: Frame, context: Context) -> None:
         """Says why a name stands for no tensor here."""
+        if self.builder.is_untyped(ref.name, context):
+            return
         where = closed_in(context.graph.body, ref.name)
         if where is not None and where[0] == "scope":
             hint = f"read it inside, or alloc it before scope '{where[1]}'"

@@ -173,6 +173,7 @@ class _Copy:
         self.prefix = prefix
         self.cut = len(found.piece.frame.prefix)
         self.shift = len(builder.tasks) - found.piece.start.tasks
+        self.numbers = builder.numbered(found.piece.end.tasks + self.shift)
         self.tensors = tensors
         self.values = values
         self.regions: list[Region] = []
@@ -184,8 +185,7 @@ class _Copy:
             if isinstance(made, int):
                 self.tensors[self.template.externals[made].tensor] = externals.resolve(resolved[made]).tensor
             elif made:
-                first = self.builder.add_like(made)
-                ids = range(first, first + len(made))
+                ids = self.builder.add_like(made)
                 self.tensors.update(zip([old.id for old in made], ids, strict=True))
                 self.regions += [_new_region(tensor, None, (), None, None) for tensor in ids]
 
@@ -216,43 +216,44 @@ class _Copy:
 
     def run(self, steps: Sequence[Step], steady: Sequence[tuple[int, ...]]) -> None:
         tasks, tensors, regions, values, shift = self.builder.tasks, self.tensors, self.regions, self.values, self.shift
-        prefix, cut = self.prefix, self.cut
+        prefix, cut, numbers = self.prefix, self.cut, self.numbers
         edges, most_edges = self.builder.edges, self.builder.limits.edges
         for step in steps:
             old = step.old
-            index, path, attrs = old.id + shift, prefix + old.path[cut:], old.attrs
+            index, path, attrs = numbers[old.id + shift], prefix + old.path[cut:], old.attrs
             if step.attrs:
                 attrs = dict(attrs)
                 for name, number in step.attrs:
                     attrs[name] = values[number]
             waits = steady[step.steady]
             if step.inside:
-                waits += tuple([task + shift for task in step.inside])
+                waits += tuple([numbers[task + shift] for task in step.inside])
             if step.accesses:
                 waits = self.access(step.accesses, index, path, waits)
             edges += len(waits) + len(old.after)
             if edges > most_edges:
                 raise self.builder.too_large("edges", old.mark)
             creates = tuple([tensors[tensor] for tensor in old.creates]) if old.creates else ()
+            uses = tuple([tensors[tensor] for tensor in old.uses]) if old.uses else ()
             tasks.append(
                 _new_task(
                     index,
                     path,
                     old.op,
                     old.core,
-                    dict(zip(old.operands, step.regions(regions))),  # noqa: B905
+                    dict(zip(old.operands, step.regions(regions))) if old.operands else old.operands,  # noqa: B905
                     attrs,
                     creates,
-                    tuple([tensors[tensor] for tensor in old.uses]) if old.uses else (),
-                    tuple([tensors[tensor] for tensor in old.reads]) if old.reads else (),
+                    uses,
+                    uses if old.reads == old.uses else tuple([tensors[tensor] for tensor in old.reads]) if old.reads else (),
                     creates if old.writes == old.creates else tuple([tensors[tensor] for tensor in old.writes]),
                     waits,
-                    tuple([task + shift for task in old.after]) if old.after else (),
+                    tuple([numbers[task + shift] for task in old.after]) if old.after else (),
                     old.num_blocks,
                     old.mark,
                     old.doc,
                     old.device,
-                    tuple([task + shift for task in old.wait_only]) if old.wait_only else (),
+                    tuple([numbers[task + shift] for task in old.wait_only]) if old.wait_only else (),
                     old.modes,
                     (),
                 )
@@ -276,7 +277,7 @@ class _Copy:
         assert isinstance(count, DynamicRange)
         path = self.prefix + old.path[self.cut :]
         moved = replace(count, path=path, views={name: self.view(view) for name, view in count.views.items()})
-        waits = self.access(step.accesses, NOBODY, path, [task + self.shift for task in step.inside])
+        waits = self.access(step.accesses, NOBODY, path, [self.numbers[task + self.shift] for task in step.inside])
         return Trips(path, moved.reads, waits, old.bound, moved, old.mark)
 
     def view(self, old: View) -> View:
@@ -285,8 +286,8 @@ class _Copy:
 
     def items(self, items: Sequence[int | Span]) -> tuple[int | Span, ...]:
         """Ids and spans, once the tasks are made."""
-        shift = self.shift
-        return tuple([item + shift if isinstance(item, int) else self.span(item) for item in items])
+        numbers, shift = self.numbers, self.shift
+        return tuple([numbers[item + shift] if isinstance(item, int) else self.span(item) for item in items])
 
     def span(self, old: Span) -> Span:
         trips = self.trips.pop(0) if old.trips is not None else None

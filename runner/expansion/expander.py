@@ -302,7 +302,7 @@ class _Walk:
                 if name in made.regions and made.regions[name].tensor in made.writes:
                     made.modes.setdefault(name, "in")
         for name, declared, kind in node.created:
-            spec = self.builder.spec(kind, context)
+            spec = self.builder.spec(kind, context, declared.name)
             made.specs.append(spec)
             if spec is not None:
                 view = frame.names[declared.name] = self.builder.tensor(declared.name, spec, declared.mark, made.index)
@@ -338,7 +338,7 @@ class _Walk:
     def alloc(self, item: Alloc, frame: Frame, context: Context, items: list[int | Span]) -> None:
         creates = []
         for declared in item.tensors:
-            spec = self.builder.spec(parse_type(declared.spec), context)
+            spec = self.builder.spec(parse_type(declared.spec), context, declared.name)
             if spec is not None:
                 view = frame.names[declared.name] = self.builder.tensor(declared.name, spec, declared.mark)
                 creates.append(view.tensor)

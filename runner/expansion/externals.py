@@ -33,7 +33,7 @@ class Externals:
         """Names external tensors in `frame`; weights and states are made when they are first used."""
         for name, declared in declarations.items():
             parsed = parse_type(declared.spec)
-            spec = self.builder.spec(parsed, context)
+            spec = self.builder.spec(parsed, context, name)
             if spec is None:
                 continue
             source = self.source(declared, context, False)
@@ -135,7 +135,7 @@ class Externals:
     def given(self, item: Use, kind: str, name: str, text: Text | None, frame: Frame, context: Context) -> View | None:
         if text is None:
             view = frame.find(name)
-            if view is None:
+            if view is None and not self.builder.is_untyped(name, context):
                 message = f"use '{item.graph}': {kind} '{name}' is not given, and no tensor here has that name"
                 self.builder.report("G308", message, item.mark, f"add 'with: {{{name}: ...}}'", name)
             return view

@@ -69,8 +69,33 @@ def find_graph(name_or_path: str | Path) -> Path:
     if path.is_dir():
         hint = "a capture's folder is planned by 'ringgraph schedule', not run"
         raise GraphError(Diagnostic("G100", f"'{name_or_path}' is a folder, and no graph", hint=hint))
-    hint = did_you_mean(str(name_or_path), shipped) or (f"shipped graphs: {', '.join(shipped)}" if shipped else None)
+    hint = _meant(str(name_or_path), shipped)
     raise GraphError(Diagnostic("G100", f"no file and no shipped graph is called '{name_or_path}'", hint=hint))
+
+
+_MOST_BESIDE = 1_000
+"""Files of a folder among which a name is looked for."""
+
+
+def _meant(given: str, shipped: Iterable[str]) -> str:
+    """For a name that no graph has: the name that is near, else where it was looked for."""
+    path, folder = Path(given), Path(given).parent
+    try:
+        beside = [entry.name for entry in islice(folder.iterdir(), _MOST_BESIDE) if entry.suffix == ".yaml"]
+    except (OSError, ValueError):
+        beside = []
+    if f"{path.name}.yaml" in beside:
+        return f"did you mean '{given}.yaml'?"
+    if path.name == given and (near := did_you_mean(given, shipped)):
+        return near
+    if near := did_you_mean(path.name, beside):
+        [rewrite] = near.remedies
+        return near if path.name == given else f"did you mean '{folder / str(getattr(rewrite, 'new', ''))}'?"
+    if path.suffix == ".yaml" or path.name != given:
+        ours = f"; the shipped graph is called '{path.stem}'" if path.suffix == ".yaml" and path.stem in shipped else ""
+        missing = next((str(one) for one in reversed((*path.parents,)) if not one.exists()), None)
+        return (f"there is no folder '{missing}'" if missing else f"'{folder}' has no such file") + f" (in '{Path.cwd()}'){ours}"
+    return "'ringgraph graph list' lists the shipped graphs; a file is given with its '.yaml'"
 
 
 class GraphLibrary:

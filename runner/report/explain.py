@@ -119,11 +119,29 @@ def _nearest(program: Program, node: str) -> str | None:
         names = {task.path[len(known) :].partition(".")[0] for task in program.tasks if task.path.startswith(known)}
         if part not in names:
             hint = did_you_mean(part, names)
+            if hint is None and not known and (other := _tensor(program, node) or _leaf(program, node)):
+                return other
             if hint is None:
                 listed = ", ".join(sorted(names)[:MAX_LISTED])
                 return f"in '{known[:-1]}' are: {listed}, ..." if known else f"the graph begins with: {listed}, ..."
             return f"did you mean '{known}{hint.split(chr(39))[1]}{'.' if part is not parts[-1] else ''}'?"
         known += f"{part}."
+    return None
+
+
+def _leaf(program: Program, node: str) -> str | None:
+    """The ending of a path that is near."""
+    count = node.count(".") + 1
+    return did_you_mean(node, dict.fromkeys(".".join(task.path.split(".")[-count:]) for task in program.tasks))
+
+
+def _tensor(program: Program, node: str) -> str | None:
+    """What a tensor of this name has to do with nodes."""
+    tensor = next((tensor.id for tensor in program.tensors if tensor.name == node), None)
+    for does in ("writes", "reads"):
+        task = next((task for task in program.tasks if tensor in getattr(task, does)), None)
+        if task is not None:
+            return f"'{node}' is a tensor; '{task.path}' is the first that {does} it"
     return None
 
 

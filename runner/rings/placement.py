@@ -143,6 +143,7 @@ class _Lowering:
     def __init__(self, program: Program) -> None:
         self.program = program
         self.submissions: list[Submission] = []
+        self.next = 0  # the number of the next one
         self.scopes: list[ScopeInfo] = []
         self.steps: list[Step] = []
         self.of_task = [_NOWHERE] * len(program.tasks)  # the task's submission
@@ -152,13 +153,15 @@ class _Lowering:
         self.unseen: set[int] = set()  # tasks in manual scopes
         self.overwritten = OverwrittenWriters(program.tasks, self.is_registered)
         self.extents: dict[tuple[int, Box | None, bool], tuple[int, int, bool]] = {}  # by spec, box, and if it is no part
+        self.alike: dict[tuple[int, ...], tuple[int, ...]] = {}  # single submissions that are held, each once
         self.sizes = block_bytes([tensor.spec for tensor in program.tensors])
 
     def place(self, items: Sequence[PlacedItem], depth: int, mode: str) -> None:
         for item in items:
+            if isinstance(item, PlacedTask):  # nearly all
+                self.task(item, mode)
+                continue
             match item:
-                case PlacedTask():
-                    self.task(item, mode)
                 case PlacedAlloc():
                     self.alloc(item)
                 case PlacedScope():
@@ -185,8 +188,9 @@ class _Lowering:
         return tuple(sorted({self.of_task[t] for t in trips.waits}))
 
     def submit(self, submission: Submission) -> None:
-        self.steps.append(_new_step(len(self.submissions)))
+        self.steps.append(_new_step(self.next))
         self.submissions.append(submission)
+        self.next = len(self.submissions)
 
     def alloc(self, item: PlacedAlloc) -> None:
         sizes = [self.sizes[tensor] for tensor in item.tensors]
@@ -201,7 +205,7 @@ class _Lowering:
 
     def slots(self, tensors: Sequence[int], offsets: Sequence[int], sizes: Sequence[int]) -> tuple[Slot, ...]:
         """Places in the block of the next submission."""
-        owner, known, index = self.owner, self.program.tensors, len(self.submissions)
+        owner, known, index = self.owner, self.program.tensors, self.next
         names = []
         for tensor, offset in zip(tensors, offsets, strict=False):
             name = known[tensor].name
@@ -219,21 +223,23 @@ class _Lowering:
         if task.creates:
             own = [tensor for tensor in task.creates if owner[tensor] == _NOWHERE]
             if len(own) < len(task.creates):
+                if task.op is None and not own:
+                    self.of_task[task.id] = owner[task.creates[0]]  # an alloc whose tensors all went elsewhere
+                    return
                 holds.update([owner[tensor] for tensor in task.creates if owner[tensor] != _NOWHERE])
             if own:
                 sizes = [self.sizes[tensor] for tensor in own]
                 slots = self.slots(own, (0, *accumulate(sizes)), sizes)
                 size_bytes = sum(sizes)
-            elif task.op is None:
-                self.of_task[task.id] = owner[task.creates[0]]  # an alloc whose tensors all went elsewhere
-                return
         explicit = self.explicit(task, holds) if task.after else ()
         waits = self.waits(task, item.extra_waits, mode, holds)
         watch = self.overwritten
         if task.writes != task.creates or watch.entries or watch.open:
             waits.update([self.of_task[t] for t in watch.follow(task, mode == "manual")])
-        self.of_task[task.id] = len(self.submissions)
+        self.of_task[task.id] = self.next
         edges, held = tuple(sorted(waits)), tuple(sorted(holds))
+        if len(held) == 1:
+            held = self.alike.setdefault(held, held)
         core, op, number, num_blocks, mark = task.core, task.op, task.id, task.num_blocks, task.mark
         head = task.path, size_bytes, slots, edges, held, core, op, number, num_blocks, mark
         creates_all = len(own) == len(task.creates) and task.writes == task.creates
@@ -246,20 +252,24 @@ class _Lowering:
 
     def entries(self, task: Task) -> tuple[MapEntry, ...]:
         """What a task writes and has not created in its own block, which is that of the next submission."""
-        found, index = [], len(self.submissions)
-        owner, tensors = self.owner, self.program.tensors
+        found, index, modes = [], self.next, task.modes
+        owner, tensors, extents, writes = self.owner, self.program.tensors, self.extents, task.writes
         for name, region in task.operands.items():
-            tensor, mode = region.tensor, task.modes.get(name)
-            if tensor in task.writes and owner[tensor] != index and mode not in ("in", "no_dep"):
-                spec, is_outside = tensors[tensor].spec, owner[tensor] == _NOWHERE
-                place = (_NOWHERE, tensor) if is_outside else (owner[tensor], self.offset[tensor])
-                key = id(spec), region.box, region.part is None  # many tensors share a spec
-                if key not in self.extents:
-                    self.extents[key] = byte_range(spec, region.box) if key[2] else (0, spec.size_bytes, False)
-                begin, end, is_whole = self.extents[key]
-                if owner[tensor] in self.arenas:  # a part of one tensor, which begins with the block
-                    place, begin, end = (owner[tensor], 0), begin + self.offset[tensor], end + self.offset[tensor]
-                found.append(MapEntry(place[0], place[1], begin, end, is_whole and mode is None))
+            tensor = region.tensor
+            if tensor not in writes or owner[tensor] == index:
+                continue
+            mode = modes.get(name) if modes else None
+            if mode in ("in", "no_dep"):
+                continue
+            spec, at = tensors[tensor].spec, owner[tensor]
+            place = (at, tensor) if at == _NOWHERE else (at, self.offset[tensor])
+            key = id(spec), region.box, region.part is None  # many tensors share a spec
+            if key not in extents:
+                extents[key] = byte_range(spec, region.box) if key[2] else (0, spec.size_bytes, False)
+            begin, end, is_whole = extents[key]
+            if at in self.arenas:  # a part of one tensor, which begins with the block
+                place, begin, end = (at, 0), begin + self.offset[tensor], end + self.offset[tensor]
+            found.append(MapEntry(place[0], place[1], begin, end, is_whole and mode is None))
         return tuple(found)
 
     def explicit(self, task: Task, holds: set[int]) -> tuple[int, ...]:

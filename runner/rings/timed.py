@@ -91,6 +91,7 @@ class TimedDriver(Driver):
         self._users: dict[int, list[int]] = {}  # of submissions that have not, who waits for them
         self._ready: dict[str, deque[list[int]]] = {core: deque() for core in _CORES}  # [submission, blocks not started yet]
         self._queued = 0  # tasks there
+        self._settled = True  # since tasks were started, no worker got free: of those that wait none can start
         self._aic, self._aiv = timing.aic or float("inf"), timing.aiv or float("inf")  # free workers
 
     def submit(self, submission: int) -> Deadlock | None:
@@ -178,11 +179,12 @@ class TimedDriver(Driver):
                 self._aic += blocks
             if core != "AIC":
                 self._aiv += blocks * AIV_PER_MIX if core == "MIX" else blocks
+            self._settled = False
             left[submission] -= blocks
             if not left[submission]:
                 self._last = now
                 self._finish(submission, now)
-            if self._queued:
+            if self._queued and not self._settled:
                 self._dispatch(now)
 
     def _finish(self, submission: int, now: float) -> None:
@@ -204,12 +206,10 @@ class TimedDriver(Driver):
             left -= self._begin(submission, core, left, now)
             if not left:
                 return
-            self._ready[core].append([submission, left])
-            self._queued = 1
-            return
         self._ready[core].append([submission, left])
         self._queued += 1
-        self._dispatch(now)
+        if not self._settled or self._room(core) >= 1:
+            self._dispatch(now)
 
     def _begin(self, submission: int, core: str, blocks: int, now: float) -> int:
         """Start so many blocks of a task, or as many as there is room for; returns how many."""
@@ -243,6 +243,7 @@ class TimedDriver(Driver):
                     break
                 queue.popleft()
                 self._queued -= 1
+        self._settled = True
 
 
 def timed(schedule: Schedule, sizes: RingSizes, timing: Timing) -> Replay:

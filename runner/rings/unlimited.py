@@ -9,9 +9,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from runner.program.lifetimes import Rows
 from runner.rings.capacity import ring_loads
 from runner.rings.heap import Deadlock, RingHeap
-from runner.rings.replay import Replay
+from runner.rings.replay import Replay, RunTimes
 from runner.rings.schedule import MAX_SCOPES, NUM_RINGS, Begin, End, Schedule, Slot, Submit
 from runner.rings.sizes import MIN_HEAP_BYTES, MIN_POOL, MIN_WINDOW, RingSizes
 from runner.rings.steps import submission_rings
@@ -32,21 +33,37 @@ def unlimited_sizes(schedule: Schedule) -> RingSizes:
 
 def without_sharing(schedule: Schedule) -> Schedule:
     """The schedule without the edges by which tensors take turns in one place; itself where every tensor has bytes of its own."""
-    program = schedule.program
-    if program is None or not any(_overlap(submission.slots) for submission in schedule.submissions):
+    waits = own_waits(schedule)
+    if waits is None:
         return schedule
-    submissions = list(schedule.submissions)
-    of_task = {s.task: k for k, s in enumerate(submissions) if s.task is not None}
-    for task, k in of_task.items():
-        own = {of_task.get(w) for w in (*program.tasks[task].waits, *program.tasks[task].after)}
-        waits = submissions[k].waits
-        kept = tuple([w for w in waits if w in own or submissions[w].core is None])
-        if len(kept) < len(waits):
-            submissions[k] = replace(submissions[k], waits=kept)
-    return replace(schedule, submissions=tuple(submissions))
+    pairs = zip(schedule.submissions, waits, strict=True)
+    return replace(schedule, submissions=tuple([s if s.waits is own else replace(s, waits=own) for s, own in pairs]))
+
+
+def own_waits(schedule: Schedule) -> list[tuple[int, ...]] | None:
+    """What each submission waits for without these edges; None where there are none."""
+    program, submissions = schedule.program, schedule.submissions
+    if program is None or not any(_overlap(submission.slots) for submission in submissions):
+        return None
+    of_task = [-1] * len(program.tasks)
+    for k, submission in enumerate(submissions):
+        if submission.task is not None:
+            of_task[submission.task] = k
+    found = []
+    for submission in submissions:
+        waits = submission.waits
+        if submission.task is not None:
+            task = program.tasks[submission.task]
+            own = {of_task[w] for w in (task.waits + task.after if task.after else task.waits)}
+            kept = tuple([w for w in waits if w in own or submissions[w].core is None])
+            waits = kept if len(kept) < len(waits) else waits
+        found.append(waits)
+    return found
 
 
 def _overlap(slots: Sequence[Slot]) -> bool:
+    if len(slots) < 2:
+        return False
     end = 0
     for slot in sorted(slots, key=lambda slot: slot.offset):
         if slot.offset < end:
@@ -61,10 +78,28 @@ def run_unlimited(schedule: Schedule, timing: Timing) -> Replay:
     Nothing waits in such rings, so none are kept; unless the tensormap, which has one size whatever the rings have, could run
     short, or the runtime refuses some submission.
     """
-    free, sizes = without_sharing(schedule), unlimited_sizes(schedule)
-    run = _Unlimited(free, sizes, timing)
+    sizes, waits = unlimited_sizes(schedule), own_waits(schedule)
+    run = _Unlimited(schedule, sizes, timing, waits)
     found = run.run()
-    return timed(free, sizes, timing) if run.is_refused or run.most_entries() > CAPACITY else found
+    if run.is_refused or run.most_entries() > CAPACITY:
+        return timed(without_sharing(schedule), sizes, timing)
+    return found
+
+
+def run_times(schedule: Schedule, sizes: RingSizes, timing: Timing) -> RunTimes:
+    """The times of `timed(schedule, sizes, timing)`.
+
+    Where each ring has bytes for all of its blocks at once, and pool entries for any run, the rings are kept only if the run
+    without them shows that slots or the tensormap may have been short.
+    """
+    loads = ring_loads(schedule)
+    fits = [sum(totals[-1] for totals in load.epochs) <= size for load, size in zip(loads, sizes.heap, strict=True)]
+    if all(fits) and all(load.pool_bound <= pool for load, pool in zip(loads, sizes.pool, strict=True)):
+        run = _Unlimited(schedule, sizes, timing)
+        found = run.run()
+        if not run.is_refused and run.most_entries() <= CAPACITY and run.has_slots(sizes.window):
+            return found.times
+    return timed(schedule, sizes, timing).times
 
 
 class _NoRings(RingHeap):
@@ -90,8 +125,10 @@ class _NoRings(RingHeap):
 class _Unlimited(TimedDriver):
     """The run without rings; it notes when what happened, from which follows what the tensormap can have held."""
 
-    def __init__(self, schedule: Schedule, sizes: RingSizes, timing: Timing) -> None:
+    def __init__(self, schedule: Schedule, sizes: RingSizes, timing: Timing, waits: list[tuple[int, ...]] | None = None) -> None:
+        """`waits` in place of the schedule's."""
         super().__init__(schedule, sizes, timing, _NoRings(schedule))
+        self._waits = waits or self._waits
         self._submit_us = array("d", bytes(8 * len(schedule.submissions)))
         self._open: list[list[int]] = []
         self.is_refused = bool(self.heap.refused_submissions())
@@ -124,6 +161,31 @@ class _Unlimited(TimedDriver):
         self.submitted(submission)
         return None
 
+    def has_slots(self, windows: Sequence[int]) -> bool:
+        """Whether no submission has had to wait for a slot, however late the thread hears of what has retired."""
+        submit, consumed = np.asarray(self._submit_us), self._consumed_us()
+        for members, window in zip(self._members(), windows, strict=True):
+            retired = np.searchsorted(np.maximum.accumulate(consumed[members]), submit[members], "left")
+            live = np.arange(len(members)) - np.clip(retired - self._timing.device.publish_every, 0, None)
+            if live.max(initial=0) >= window - 1:
+                return False
+        return True
+
+    def _consumed_us(self) -> NDArray[np.float64]:
+        """When the last reason to keep each block and slot had gone."""
+        items, submit = self.schedule.submissions, np.asarray(self._submit_us)
+        is_task = np.fromiter((item.core is not None for item in items), bool, len(items))
+        finish = np.where(is_task, np.asarray(self._finish_us), submit)
+        consumed = np.maximum(finish, np.asarray(self._close_us))
+        holds = Rows.of([item.holds for item in items])
+        np.maximum.at(consumed, holds.values, finish[holds.owners()])
+        return consumed
+
+    def _members(self) -> list[NDArray[np.int64]]:
+        """The submissions of each ring, in order."""
+        rings = np.fromiter((ring for _, ring in submission_rings(self.schedule)), np.int8, len(self.schedule.submissions))
+        return [np.flatnonzero(rings == ring) for ring in range(NUM_RINGS)]
+
     def most_entries(self) -> int:
         """No fewer entries than the tensormap ever held: those of tasks that no later task of their ring can have swept, as it
         did not know, or had not known for long, that they had retired."""
@@ -132,17 +194,10 @@ class _Unlimited(TimedDriver):
         if entries.sum() <= CAPACITY:
             return int(entries.sum())
         submit, is_task = np.asarray(self._submit_us), np.fromiter((item.core is not None for item in items), bool, len(items))
-        finish = np.where(is_task, np.asarray(self._finish_us), submit)
-        consumed = np.maximum(finish, np.asarray(self._close_us))
-        for index, item in enumerate(items):
-            for held in item.holds:
-                consumed[held] = max(consumed[held], finish[index])
-        rings: list[list[int]] = [[] for _ in range(NUM_RINGS)]
-        for submission, ring in submission_rings(self.schedule):
-            rings[ring].append(submission)
+        consumed = self._consumed_us()
         total = np.zeros(len(items), np.int64)
         late = SWEEP - 1 + self._timing.device.publish_every
-        for members in map(np.array, filter(None, rings)):
+        for members in filter(len, self._members()):
             sums = np.concatenate(([0], np.cumsum(entries[members])))
             retired = np.maximum.accumulate(consumed[members])
             known = np.searchsorted(retired, submit[members], "right")  # retired by the time of each of them

@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import chain, groupby, islice
 from typing import Generic, TypeVar
 
 from runner.program.program import Box, Region
@@ -411,12 +411,16 @@ def region_needs(schedule: Schedule, users: Mapping[int, Sequence[int]]) -> Iter
         if item.task is None:
             continue
         task, waits = program.tasks[item.task], item.waits
+        reads, writes, modes = task.reads, task.writes, task.modes
         regions = [(name, region) for name, region in task.operands.items() if region.tensor in written]
-        for touch, tensors in ((seen.read, task.reads), (seen.write, task.writes)):
-            for name, region in regions:
-                if region.tensor not in tensors or (tensors is task.writes and task.modes and task.modes.get(name) == "in"):
-                    continue
-                for kind, other in touch(region, submission):
+        for _, region in regions:
+            if region.tensor in reads:
+                for kind, other in seen.read(region, submission):
+                    if other != submission and other not in waits:
+                        yield Need(kind, (other,), submission, region.tensor)
+        for name, region in regions:
+            if region.tensor in writes and not (modes and modes.get(name) == "in"):
+                for kind, other in seen.write(region, submission):
                     if other != submission and other not in waits:
                         yield Need(kind, (other,), submission, region.tensor)
         for _, region in regions:
@@ -432,23 +436,26 @@ def sharing_needs(schedule: Schedule, users: dict[int, list[int]]) -> Iterator[N
     """
     waits = [submission.waits for submission in schedule.submissions]
     for submission in schedule.submissions:
-        slots = [slot for slot in submission.slots if users.get(slot.tensor) and slot.size_bytes]
+        if len(submission.slots) < 2:
+            continue
+        slots = [slot for slot in submission.slots if slot.tensor in users and slot.size_bytes]
         if not _overlapping((slot.offset, slot.offset + slot.size_bytes) for slot in slots):
             continue
-        tenants: list[tuple[int, int, int]] = []  # disjoint [low, high) and the tensor that lies there
+        tenants = _Tenants()
         last: dict[int, tuple[int, ...]] = {}
         for slot in sorted(slots, key=lambda slot: users[slot.tensor][0]):
-            low, high = slot.offset, slot.offset + slot.size_bytes
             others: dict[int, int] = {}
-            for tensor in _move_in(tenants, low, high, slot.tensor):
+            for tensor in tenants.move_in(slot.offset, slot.offset + slot.size_bytes, slot.tensor):
                 if tensor not in last:
-                    followed = {wait for user in users[tensor] for wait in waits[user]}
-                    last[tensor] = tuple(user for user in users[tensor] if user not in followed)
+                    touched = users[tensor]
+                    followed = set(chain.from_iterable([waits[user] for user in touched]))
+                    last[tensor] = tuple([user for user in touched if user not in followed])
                 others |= dict.fromkeys(last[tensor], tensor)
             if others:
-                own, firsts = set(users[slot.tensor]), tuple(sorted(others))
+                own, firsts = set(users[slot.tensor]), ()
                 for user in own:
                     if own.isdisjoint(waits[user]) and not others.keys() <= {*waits[user]}:
+                        firsts = firsts or tuple(sorted(others))
                         yield Need("sharing", firsts, user, slot.tensor, others)
 
 
@@ -461,12 +468,23 @@ def _overlapping(ranges: Iterable[tuple[int, int]]) -> bool:
     return False
 
 
-def _move_in(tenants: list[tuple[int, int, int]], low: int, high: int, tensor: int) -> list[int]:
-    """Give [low, high) to `tensor`; returns the tensors that had any of it."""
-    first = bisect_right(tenants, low, key=lambda t: t[1])
-    last = bisect_left(tenants, high, key=lambda t: t[0])
-    gone = tenants[first:last]
-    left = [(gone[0][0], low, gone[0][2])] if gone and gone[0][0] < low else []
-    right = [(high, gone[-1][1], gone[-1][2])] if gone and gone[-1][1] > high else []
-    tenants[first:last] = [*left, (low, high, tensor), *right]
-    return list(dict.fromkeys(t[2] for t in gone))
+class _Tenants:
+    """Which tensor lay last in which bytes of a block: disjoint ranges, ascending."""
+
+    def __init__(self) -> None:
+        self.lows: list[int] = []
+        self.highs: list[int] = []
+        self.tensors: list[int] = []
+
+    def move_in(self, low: int, high: int, tensor: int) -> list[int]:
+        """Give [low, high) to `tensor`; returns the tensors that had any of it."""
+        lows, highs, tensors = self.lows, self.highs, self.tensors
+        first, end = bisect_right(highs, low), bisect_left(lows, high)
+        gone = tensors[first:end]
+        new_lows, new_highs, new_tensors = [low], [high], [tensor]
+        if gone and highs[end - 1] > high:
+            new_lows, new_highs, new_tensors = [low, high], [high, highs[end - 1]], [tensor, gone[-1]]
+        if gone and lows[first] < low:
+            new_lows, new_highs, new_tensors = [lows[first], *new_lows], [low, *new_highs], [gone[0], *new_tensors]
+        lows[first:end], highs[first:end], tensors[first:end] = new_lows, new_highs, new_tensors
+        return gone if len(gone) < 2 else list(dict.fromkeys(gone))

@@ -48,8 +48,7 @@ from runner.rings.placement import PlacedItem, lower
 from runner.rings.replay import RunTimes
 from runner.rings.schedule import NUM_RINGS, Schedule
 from runner.rings.sizes import MIN_HEAP_BYTES, RingSizes
-from runner.rings.timed import timed
-from runner.rings.unlimited import run_unlimited
+from runner.rings.unlimited import run_times, run_unlimited
 from runner.writeback.annotations import NO_DEMANDS, Demands
 from schedulers import get_scheduler
 from schedulers.minpeak.arenas import PARTED_UP_TO, Arenas, level_arenas, one_arena, parted, place_arenas
@@ -416,6 +415,6 @@ class Planner:
     def _makespan_us(self, candidate: _Candidate) -> float:
         if candidate not in self._known:
             sizes = RingSizes.from_lists(candidate.heap, RingSizes().window, candidate.pool)
-            self._known[candidate] = timed(candidate.schedule, sizes, self.options.timing(candidate.schedule)).times
+            self._known[candidate] = run_times(candidate.schedule, sizes, self.options.timing(candidate.schedule))
         makespan_us = self._known[candidate].makespan_us
         return float("inf") if makespan_us is None else makespan_us

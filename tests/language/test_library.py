@@ -235,6 +235,34 @@ def test_a_missing_file_names_what_is_near(tmp_path):
     assert str(error.value).endswith("hint: did you mean 'decode_fwd'?")
 
 
+def test_a_tab_is_told_what_to_write_in_its_place():
+    _, [found] = check_source(b"graph: t\nbody:\n\t- {op: linear}\n", "t.yaml")
+    assert (found.code, found.mark, found.hint) == ("G101", Mark("t.yaml", 3, 1), "indent with spaces: YAML takes no tabs")
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("mlp", "did you mean 'mlp.yaml'?"),
+        ("mpl.yaml", "did you mean 'mlp.yaml'?"),
+        ("sub/othr.yaml", "did you mean 'sub/other.yaml'?"),
+        ("sub/zzz.yaml", "'sub' has no such file (in '{here}')"),
+        ("graphs/deepseek_v4/moe.yaml", "there is no folder 'graphs' (in '{here}'); the shipped graph is called 'moe'"),
+        ("tests/data/captures/03", "there is no folder 'tests' (in '{here}')"),
+        ("zzz", "'ringgraph graph list' lists the shipped graphs; a file is given with its '.yaml'"),
+        ("a\0b", "'ringgraph graph list' lists the shipped graphs; a file is given with its '.yaml'"),
+    ],
+)
+def test_whoever_is_in_the_wrong_folder_is_told_where_it_was_looked_for(tmp_path, monkeypatch, given, hint):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    for file in ("mlp.yaml", "sub/other.yaml"):
+        (tmp_path / file).write_text("graph: x\nbody: []\n")
+    with pytest.raises(GraphError) as error:
+        load_graph(given)
+    assert str(error.value).partition("\nhint: ")[2] == hint.format(here=tmp_path)
+
+
 def test_a_used_graph_is_looked_for_beside_its_user_first(tmp_path):
     (tmp_path / "moe.yaml").write_text("graph: moe\ndoc: mine\nbody: []\n")
     (tmp_path / "top.yaml").write_text("graph: top\nbody: []\n")

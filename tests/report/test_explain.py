@@ -117,6 +117,10 @@ def test_an_ending_finds_the_first_of_several(program):
         ("row.first", "did you mean 'rows.'?"),
         ("rows.layer_0.zzz", "in 'rows.layer_0' are: last, rms_norm, ..."),
         ("zzz", "the graph begins with: rows, ..."),
+        ("frist", "did you mean 'first'?"),
+        ("layer_1.lats", "did you mean 'layer_1.last'?"),
+        ("made", "'made' is a tensor; 'rows.layer_0.rms_norm' is the first that writes it"),
+        ("w", "'w' is a tensor; 'rows.first' is the first that reads it"),
     ],
 )
 def test_an_unknown_node_names_what_is_near(program, node, hint):

@@ -7,10 +7,10 @@ from random_programs import loop_program, random_program
 
 from runner.program.program import Span
 from runner.rings import unlimited
-from runner.rings.capacity import ring_loads, safe_heap
+from runner.rings.capacity import least_window, ring_loads, safe_heap
 from runner.rings.sizes import RingSizes
 from runner.rings.timed import timed, uniform_timing
-from runner.rings.unlimited import run_unlimited, unlimited_sizes, without_sharing
+from runner.rings.unlimited import run_times, run_unlimited, unlimited_sizes, without_sharing
 from schedulers.layouts.layouts import unscoped
 from schedulers.minpeak.planner import plan
 
@@ -95,3 +95,20 @@ def test_a_tensormap_that_could_run_short_is_kept(capacity, monkeypatch):
         held = max(held, most)
         assert_same_run(schedule, TIMING)
     assert held > 0
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_times_without_rings_are_those_in_rings_that_are_never_short(seed, monkeypatch):
+    """`run_times` keeps no rings where it can be seen that they hold nothing up, and comes to the same in small windows."""
+    ways = []
+    monkeypatch.setattr(unlimited, "timed", lambda *given: ways.append(timed) or timed(*given))
+    program = loop_program(seed) if seed % 2 else random_program(seed, max_tasks=60)
+    for schedule in (plan(program, {"objective": "total"}).schedule, unscoped(program, {})):
+        loads = ring_loads(schedule)
+        heap = [max(1024, sum(totals[-1] for totals in load.epochs)) for load in loads]
+        pool = [max(4, load.pool_bound) for load in loads]
+        for window in (4, 8, 16, 64, 4096):
+            sizes = RingSizes.from_lists(heap, [max(window, least_window(load)) for load in loads], pool)
+            num = len(ways)
+            assert run_times(schedule, sizes, TIMING) == timed(schedule, sizes, TIMING).times
+            assert window < 4096 or len(ways) == num, "nothing was short, and rings were kept all the same"

@@ -6,16 +6,18 @@ Files are looked at again and again: that needs no library, and works on every f
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from runner.base.errors import Diagnostic, GraphError, RinggraphError
+from runner.config.config import layers_beside
 from runner.driver.driver import Setup
 from runner.driver.linting import lint
 from runner.driver.planning import PlanRequest, place
+from runner.language.graph import Use
 from runner.language.library import GraphLibrary, find_graph
-from runner.language.walk import used_graphs
+from runner.language.walk import all_items, used_graphs
 from runner.lint.files import graph_files
 from runner.report.diff import ScopeDifference, Side, scope_differences, side_of
 
@@ -54,16 +56,16 @@ class Look:
 class Watch:
     """Graphs (files, folders or shipped names) under `setup`, planned as `request` says.
 
-    `settled` yields the looks of each round. Raises GraphError at once for a path that is nothing.
+    `round` is to be called again and again. Raises GraphError at once for a path that is nothing.
     """
 
     setup: Setup
     paths: Sequence[str]
     request: PlanRequest
     sides: dict[str, Side] = field(default_factory=dict)
-    files: dict[str, set[str]] = field(default_factory=dict)
-    _seen: Stamp = field(default_factory=dict)
-    _pending: Stamp | None = None
+    read: dict[str, Stamp] = field(default_factory=dict)
+    """The files of each graph as they were before it was looked at."""
+    _before: Stamp = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _, problems = graph_files(self.paths)
@@ -71,22 +73,19 @@ class Watch:
             raise GraphError(problems)
 
     def round(self) -> Iterator[Look]:
-        """Looks at the graphs of which a file changed, once the files are as they were a moment ago; at first at all."""
-        now = self._stamp()
-        if now == self._seen or now != self._pending:
-            self._pending = now
-            return
-        changed = {file for file in self._seen.keys() | now.keys() if self._seen.get(file) != now.get(file)}
-        for path in map(str, graph_files(self.paths)[0]):
-            if path not in self.files or changed & self.files[path]:
+        """Looks at the graphs of which a file changed, at first at all, once files are as they were at the round before."""
+        paths = [str(file) for file in graph_files(self.paths)[0]]
+        files = {os.path.realpath(path) for path in paths}.union(*self.read.values())
+        now = {file: _state(file) for file in files}
+        is_settled, self._before = now == self._before, now
+        for path in paths if is_settled else ():
+            if path not in self.read or any(now[file] != state for file, state in self.read[path].items()):
                 yield self.look(path)
-        self._seen = self._stamp()
-        self._seen |= {file: now[file] for file in self._seen.keys() & now.keys()}  # what was saved meanwhile is news
 
     def look(self, path: str) -> Look:
         """Lints a graph and, if it has no errors, plans it."""
         setup, before = replace(self.setup), self.sides.get(path)
-        self.files[path] = {os.path.realpath(path), *self._others(path)}
+        self.read[path] = {file: _state(file) for file in (os.path.realpath(path), *self._others(path))}
         try:
             findings = tuple(lint(setup, [path]).findings)
         except RinggraphError as error:
@@ -100,23 +99,24 @@ class Watch:
         self.sides[path] = side
         return Look(path, findings, side=side, before=before)
 
-    def _others(self, path: str) -> Iterable[str]:
-        """Files besides the graph's own: graphs that it uses, layers, ops."""
+    def _others(self, path: str) -> Iterator[str]:
+        """Files besides the graph's own: graphs that it uses, or would if they were there, layers, ops."""
         library = GraphLibrary()
         try:
-            found = [graph.file for graph in used_graphs(library.load(find_graph(path)), library)]
+            root = library.load(find_graph(path))
         except GraphError:
-            found = [*self.files.get(path, ())]
-        return [os.path.realpath(file) for file in (*found, *self._given())]
-
-    def _given(self) -> list[str]:
-        given = (*self.setup.configs, *replace(self.setup).op_files)
-        return [str(file) for file in given if Path(file).is_file()]
-
-    def _stamp(self) -> Stamp:
-        """The state of everything that any plan was made from, and of what the paths stand for now."""
-        files = {os.path.realpath(file) for file in graph_files(self.paths)[0]}.union(*self.files.values(), self._given())
-        return {file: _state(file) for file in files}
+            yield from self.read.get(path, ())
+        else:
+            for graph in (root, *used_graphs(root, library)):
+                yield os.path.realpath(graph.file)
+                beside = Path(graph.file).parent
+                yield from (
+                    os.path.realpath(beside / f"{item.graph}.yaml") for item in all_items(graph.body) if isinstance(item, Use)
+                )
+        given = tuple(self.setup.configs) or layers_beside(Path(path))
+        for file in (*given, *replace(self.setup).op_files):
+            if Path(file).is_file():
+                yield os.path.realpath(file)
 
 
 def _state(file: str) -> tuple[int, int, int] | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from runner.base.tensor_spec import DTYPE_BYTES
-from runner.editor.text import Text
+from runner.editor.reading.text import Text
 from runner.language.builder import KEYWORDS, Ids
 from runner.language.yaml_source import Node
 
@@ -122,6 +122,8 @@ class Index:
     implicit: list[Implicit] = field(default_factory=list)
     visible: dict[int, Visible] = field(default_factory=dict)
     uses: list[tuple[Node, str]] = field(default_factory=list)
+    bound: dict[tuple[int, str], Key] = field(default_factory=dict)
+    """What the file's uses, by number, give for a name of the used graph, where that is a name."""
 
     def at(self, offset: int) -> Occurrence | None:
         """What is named at an offset, or directly before it; of several, the shortest text."""
@@ -162,7 +164,8 @@ def is_name(text: str) -> bool:
 
 
 def _pairs(node: Node | None) -> tuple[tuple[Node, Node], ...]:
-    return node.value if node is not None and node.kind == "map" else ()
+    """The entries of a map whose keys are texts."""
+    return tuple(pair for pair in node.value if pair[0].kind == "text") if node is not None and node.kind == "map" else ()
 
 
 def _text(node: Node | None) -> bool:
@@ -226,18 +229,15 @@ class _Indexer:
         weight = frame.tensor(name.removesuffix("_scale")) if name.endswith("_scale") else None
         return (weight, "scale") if weight is not None and weight.has_scale else None
 
-    def region(self, node: Node | None, frame: Frame) -> None:
-        if node is None or node.kind != "text":
-            return
-        found = re.match(r"\s*([A-Za-z_]\w*)", node.value)
-        if found is None:
-            return
-        tensor = self.tensor(frame, found[1])
-        if tensor is not None:
-            self.note(node, tensor[0], found.span(1), form=tensor[1])
-        else:
-            self.note(node, self.outer("unknown", found[1]), found.span(1))
+    def region(self, node: Node | None, frame: Frame) -> Symbol | None:
+        """Notes the names of a region, and gives its tensor."""
+        found = re.match(r"\s*([A-Za-z_]\w*)", node.value) if node is not None and node.kind == "text" else None
+        if node is None or found is None:
+            return None
+        tensor, form = self.tensor(frame, found[1]) or (self.outer("unknown", found[1]), "")
+        self.note(node, tensor, found.span(1), form=form)
         self.names_in(node, frame, found.end())
+        return tensor
 
     def type(self, node: Node | None, frame: Frame, begin: int = 0) -> str:
         """Notes the names of a type, and gives its text."""
@@ -446,8 +446,11 @@ class _Indexer:
                 self.note(key, self.outer("member", found.file, key.value))
             if value.kind == "text" and (found is None or key.value in found.sections["params"]):
                 self.names_in(value, frame, with_tensors=found is None)
+                symbol = frame.variable(value.value)
             else:
-                self.region(value, frame)
+                symbol = self.region(value, frame)
+            if symbol is not None:
+                self.index.bound[len(self.index.uses), key.value] = symbol.key
         if found is not None:
             self.taken(item, found, given, frame)
 

@@ -26,11 +26,17 @@ _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 
 
 def read(lines: list[str], file: str) -> Node:
-    """The root of a text that is given by its lines: a map where nothing else is there."""
+    """The root of a text that is given by its lines, a map."""
     reader = _Reader(lines, file)
     reader.skip()
-    found = reader.block(-1, 0)
-    return found if found.kind != "text" else Node("map", (), Mark(file, 1, 1), "map")
+    pairs = list[tuple[Node, Node]]()
+    while not reader.is_done:
+        at = reader.line, reader.column
+        pairs += reader.mapping(0).value
+        if (reader.line, reader.column) == at:
+            reader.line, reader.column = reader.line + 1, 0
+            reader.skip()
+    return _map(pairs[0][0].mark if pairs else Mark(file, 1, 1), pairs)
 
 
 @dataclass
