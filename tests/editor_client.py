@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -26,7 +27,7 @@ CAPABILITIES = types.ClientCapabilities(
 class Editor:
     """One session: requests wait for their answers; `times` are seconds by method, `faults` what the server logged as errors."""
 
-    def __init__(self, folder: Path, settings: dict[str, Any] | None = None, environ: dict[str, str] | None = None):
+    def __init__(self, folder: Path, settings: dict[str, Any] | None = None, broken_torch: Path | None = None):
         self.loop = asyncio.new_event_loop()
         self.client = LanguageClient("test", "1")
         self.found: dict[str, types.PublishDiagnosticsParams] = {}
@@ -36,7 +37,8 @@ class Editor:
         self.versions: dict[str, int] = {}
         self.changed: dict[str, float] = {}
         self._listen()
-        options = {"cwd": str(ROOT)} | ({"env": environ} if environ is not None else {})
+        path = os.pathsep.join(str(each) for each in (broken_torch, ROOT) if each is not None)
+        options = {"cwd": str(ROOT), "env": {**os.environ, "PYTHONPATH": path}}
         self.loop.run_until_complete(self.client.start_io(sys.executable, "-c", RUN, **options))
         uri = from_fs_path(str(folder)) or ""
         folders = [types.WorkspaceFolder(uri, folder.name)]

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from runner.base.tensor_spec import DTYPE_BYTES
-from runner.editor import names, nodes, tolerant
 from runner.editor.fields import field_rules
 from runner.editor.hover import field_doc, op_text, tensor_text
-from runner.editor.names import Visible
-from runner.editor.text import Place, Text
+from runner.editor.reading import names, nodes, tolerant
+from runner.editor.reading.names import Visible
+from runner.editor.reading.text import Place, Text
 from runner.editor.workspace import Workspace
 from runner.language.builder import KEYWORDS
 from runner.language.library import shipped_graphs

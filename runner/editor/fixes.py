@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from runner.base.errors import Diagnostic, Edge, Hint, Mark, Rewrite
-from runner.editor import nodes
 from runner.editor.navigation import Edit, beside_head
-from runner.editor.text import Text
+from runner.editor.reading import nodes
+from runner.editor.reading.text import Text
 from runner.editor.workspace import Workspace
 from runner.language.yaml_source import Node
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from runner.base.errors import Mark, RinggraphError
 from runner.base.units import human_bytes
-from runner.editor import names, nodes
-from runner.editor.text import Place, Text
+from runner.editor.reading import names, nodes
+from runner.editor.reading.text import Place, Text
 from runner.editor.workspace import Workspace
+from runner.language.structure import schema
 from runner.lint.codes import RULES, explain_rule
 from runner.program.ops import OpDef
 from runner.program.program import Program, Task
@@ -34,10 +35,29 @@ def hover(workspace: Workspace, path: str, offset: int) -> tuple[str, Place] | N
     if found is not None:
         said = bool(parts) and found.symbol.kind == "op"  # `explain` has its doc
         parts += [part.partition("\n\n")[0] if said else part for part in _symbol_parts(workspace, path, found)]
+    parts = parts or [*_key_parts(way)]
     if not parts:
         return None
     where = (found.start, found.end) if found is not None else text.word(offset)
     return "\n\n".join(dict.fromkeys(parts)), Place(path, *where)
+
+
+def _key_parts(way: list[nodes.Step]) -> Iterator[str]:
+    """What the schema says of a key."""
+    keys, rules = nodes.names_on(way), schema()["definitions"]
+    if not way[-1].in_key:
+        return
+    item, properties = nodes.item_on(way), {}
+    if len(keys) == 1:
+        properties = schema()["properties"]
+    elif item is not None and way[-2].node is item:
+        properties = rules[nodes.keyword_of(item)]["properties"]
+    elif keys[0] in names.SECTIONS and len(keys) == 3:
+        properties = rules["declaration"]["properties"]
+    rule = properties.get(keys[-1], {})
+    rule = rules.get(rule.get("$ref", "").rpartition("/")[2], {}) | rule
+    if described := rule.get("description"):
+        yield f"`{keys[-1]}`: {described}"
 
 
 def _block(text: str) -> str:

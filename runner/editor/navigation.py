@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runner.base.errors import Mark, RinggraphError
-from runner.editor import names
-from runner.editor.names import Key, Occurrence, Symbol
-from runner.editor.text import Place, Text
+from runner.editor.reading import names
+from runner.editor.reading.names import Key, Occurrence, Symbol
+from runner.editor.reading.text import Place, Text
 from runner.editor.workspace import Workspace
 from runner.language.yaml_source import Node
 

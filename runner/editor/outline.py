@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from runner.base.errors import Mark, RinggraphError
 from runner.base.tensor_spec import TensorSpec
 from runner.base.units import human_bytes
-from runner.editor import names, nodes
 from runner.editor.hover import param_values, spec_of
-from runner.editor.text import Place, Text
+from runner.editor.reading import names, nodes
+from runner.editor.reading.text import Place, Text
 from runner.editor.workspace import Workspace
 from runner.language.expressions import parse
 from runner.language.yaml_source import Node

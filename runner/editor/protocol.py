@@ -13,7 +13,7 @@ from runner.base.errors import Diagnostic, Mark
 from runner.editor.completion import Offer
 from runner.editor.navigation import Edit
 from runner.editor.outline import Hint, Part
-from runner.editor.text import Place, Text
+from runner.editor.reading.text import Place, Text
 
 SOURCE = "ringgraph"
 _KINDS = types.CompletionItemKind

@@ -26,8 +26,8 @@ from runner.editor.fixes import fixes
 from runner.editor.hover import hover
 from runner.editor.navigation import Edit, definition, references, renamable, rename
 from runner.editor.outline import hints, outline
+from runner.editor.reading.text import Place, Text
 from runner.editor.settings import SECTION, read_settings
-from runner.editor.text import Place, Text
 from runner.editor.workspace import Workspace
 
 DEBOUNCE_S = 0.03
@@ -46,6 +46,7 @@ class Server(LanguageServer):
         self.edited: list[str] = []
         self.edits = 0
         self.by_root: dict[str, list[Diagnostic]] = {}
+        self.seen: dict[str, dict[str, Text]] = {}
         self.shown: dict[str, list[Diagnostic]] = {}
         self.waiting: asyncio.TimerHandle | None = None
         self.analysis = ThreadPoolExecutor(1, "analysis")
@@ -75,6 +76,7 @@ class Server(LanguageServer):
         self.edited = [each for each in self.edited if each != real]
         self.publish_root(real, [])
         self.by_root.pop(real, None)
+        self.seen.pop(real, None)
         self.uris.pop(real, None)
         self.versions.pop(real, None)
         self.restart()
@@ -134,15 +136,27 @@ class Server(LanguageServer):
         """Sends the findings of one open graph, together with those that others have in the same files."""
         before = {os.path.realpath(each.mark.file) for each in self.by_root.get(root, []) if each.mark}
         self.by_root[root] = found
+        self.seen[root] = self.graphs.open
         now = {os.path.realpath(each.mark.file) for each in found if each.mark}
         for real in {root} | before | now:
-            every = (each for findings in self.by_root.values() for each in findings)
-            unique = {each.identity: each for each in every if each.mark and os.path.realpath(each.mark.file) == real}
-            self.shown[real] = list(unique.values())
+            self.shown[real] = self._findings_in(real)
             text = self.graphs.text(real)
             made = [self._diagnostic(each, text) for each in self.shown[real]] if text is not None else []
             sent = types.PublishDiagnosticsParams(self.uri(real), made, self.versions.get(real))
             self.text_document_publish_diagnostics(sent)
+
+    def _findings_in(self, real: str) -> list[Diagnostic]:
+        """What is found in a file, each finding once: in the words of its own look, where that has it.
+
+        What another look found in an older text comes again when that graph is looked at anew.
+        """
+        text = self.graphs.open.get(real)
+        others = [found for root, found in self.by_root.items() if root != real and self.seen[root].get(real) == text]
+        found: dict[object, Diagnostic] = {}
+        for each in (each for findings in (self.by_root.get(real, []), *others) for each in findings):
+            if each.mark is not None and os.path.realpath(each.mark.file) == real:
+                found.setdefault(each.identity, each)
+        return list(found.values())
 
     def _diagnostic(self, finding: Diagnostic, text: Text) -> types.Diagnostic:
         related = []

@@ -19,9 +19,9 @@ from runner.base.errors import Diagnostic, Mark, RinggraphError
 from runner.base.reading import file_bytes, overlaid
 from runner.driver.driver import DEFAULT_CONFIG, Setup
 from runner.driver.linting import lint
-from runner.editor import names, tolerant
+from runner.editor.reading import names, tolerant
+from runner.editor.reading.text import Text
 from runner.editor.settings import Settings
-from runner.editor.text import Text
 from runner.language.library import GraphLibrary, shipped_graphs
 from runner.language.yaml_source import MAX_BYTES, Node, read_source
 
@@ -288,9 +288,11 @@ def uses(node: Node) -> Iterator[str]:
             yield from uses(item)
     elif node.kind == "map":
         for key, value in node.value:
+            if key.kind != "text":
+                continue
             if key.value == "use" and value.kind == "text":
                 yield value.value
-            elif key.value in ("body", "then", "else", "cases") or key.value.lstrip("-").isdigit() or key.value == "default":
+            elif key.value in ("body", "then", "else", "cases", "default") or key.value.lstrip("-").isdigit():
                 yield from uses(value)
 
 

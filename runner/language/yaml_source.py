@@ -141,52 +141,9 @@ class _Builder:
 
     def trap(self, value: str, kind: str, mark: Mark) -> None:
         """YAML 1.1 and 1.2, or YAML and the reader, disagree about what this plain scalar is."""
-        if kind == "bool" and value.lower() not in ("true", "false"):
-            self.problem(
-                "G104",
-                f"'{value}' is a boolean in YAML 1.1",
-                mark,
-                _written(f'write "{value}" for the text, true or false for the boolean', value),
-            )
-        elif kind == "int" and not _PLAIN_INT.fullmatch(value):
-            as_int = _as_integer(value)
-            if as_int is None:
-                self.problem(
-                    "G104",
-                    f"'{shortened(value)}' looks like an integer, but is none",
-                    mark,
-                    _quoted(value),
-                )
-                return
-            self.problem(
-                "G104",
-                f"'{value}' is the integer {as_int} in YAML 1.1",
-                mark,
-                _written(f'write {as_int}, or "{value}" for the text', value, str(as_int)),
-            )
-        elif kind == "int" and len(value) > MAX_DIGITS:
-            self.problem("G104", f"{shortened(value)} is an integer of more than 64 bits", mark, _quoted(value))
-        elif kind == "float" and ":" in value:
-            self.problem(
-                "G104",
-                f"'{value}' is a number to the base 60 in YAML 1.1",
-                mark,
-                _written(f'write "{value}" for the text', value),
-            )
-        elif kind == "timestamp":
-            self.problem("G104", f"'{value}' is a date in YAML 1.1", mark, _written(f'write "{value}" for the text', value))
-        elif kind == "str" and _NUMBER.fullmatch(value):
-            number = _as_integer(value) if value.startswith("0o") else float(value)
-            if number is None or number_problem(number):
-                self.problem("G104", f"'{shortened(value)}' is a number that is too large", mark, _quoted(value))
-                return
-            plain = f"{number:.17g}" if number == int(number) else _with_point(value)
-            self.problem(
-                "G104",
-                f"'{value}' is text in YAML 1.1, though it looks like a number",
-                mark,
-                _written(f'write {plain}, or "{value}" for the text', value, plain),
-            )
+        found = _trap(value, kind)
+        if found is not None:
+            self.problem("G104", found[0], mark, found[1])
 
     def open(self, event: Any) -> bool:
         mark = self.mark(event)
@@ -247,6 +204,33 @@ class _Builder:
             self.stack[-1].items.append(node)
         else:
             self.root = node
+
+
+def _trap(value: str, kind: str) -> tuple[str, Hint] | None:
+    """Why a plain scalar, `kind` in YAML 1.1, is not the same everywhere, and what to write."""
+    as_text = f'write "{value}" for the text'
+    if kind == "bool" and value.lower() not in ("true", "false"):
+        return f"'{value}' is a boolean in YAML 1.1", _written(f"{as_text}, true or false for the boolean", value)
+    if kind == "int" and not _PLAIN_INT.fullmatch(value):
+        as_int = _as_integer(value)
+        if as_int is None:
+            return f"'{shortened(value)}' looks like an integer, but is none", _quoted(value)
+        hint = _written(f'write {as_int}, or "{value}" for the text', value, str(as_int))
+        return f"'{value}' is the integer {as_int} in YAML 1.1", hint
+    if kind == "int" and len(value) > MAX_DIGITS:
+        return f"{shortened(value)} is an integer of more than 64 bits", _quoted(value)
+    if kind == "float" and ":" in value:
+        return f"'{value}' is a number to the base 60 in YAML 1.1", _written(as_text, value)
+    if kind == "timestamp":
+        return f"'{value}' is a date in YAML 1.1", _written(as_text, value)
+    if kind != "str" or not _NUMBER.fullmatch(value):
+        return None
+    number = _as_integer(value) if value.startswith("0o") else float(value)
+    if number is None or number_problem(number):
+        return f"'{shortened(value)}' is a number that is too large", _quoted(value)
+    plain = f"{number:.17g}" if number == int(number) else _with_point(value)
+    hint = _written(f'write {plain}, or "{value}" for the text', value, plain)
+    return f"'{value}' is text in YAML 1.1, though it looks like a number", hint
 
 
 def _quoted(value: str) -> Hint:

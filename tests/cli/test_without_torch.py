@@ -35,6 +35,7 @@ COMMANDS = [
     ("schedule-diff", "moe", "moe"),
     ("size", "moe", "head"),
     ("lint", *PULSES),
+    ("watch", "moe", "--rounds", "1"),
     ("schedule", *PULSES, "--scheduler", "minpeak"),
     ("frontier", "moe", "--points", "1"),
     ("ops", "show", "gate"),

@@ -15,7 +15,7 @@ from places import ROOT
 
 from runner.base.errors import ConfigError
 from runner.driver.face import Driver
-from runner.editor import nodes, tolerant
+from runner.editor.reading import nodes, tolerant
 from runner.language.library import shipped_graphs
 
 NAMES = sorted(shipped_graphs())

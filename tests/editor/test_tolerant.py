@@ -9,9 +9,9 @@ import pytest
 from editor_edits import mutated
 from places import ROOT
 
-from runner.editor import tolerant
-from runner.editor.names import index, interface
-from runner.editor.text import Text
+from runner.editor.reading import tolerant
+from runner.editor.reading.names import index, interface
+from runner.editor.reading.text import Text
 from runner.language.library import shipped_graphs
 from runner.language.yaml_source import read_source
 

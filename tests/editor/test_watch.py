@@ -62,6 +62,21 @@ class Watched:
 
 
 @pytest.fixture
+def watch():
+    """Starts the command; whatever still runs at the end of a test is ended."""
+    started = []
+
+    def start(*arguments):
+        started.append(Watched(*arguments))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.process.kill()
+        each.process.wait(60)
+
+
+@pytest.fixture
 def graph(tmp_path):
     path = tmp_path / "g.yaml"
     path.write_text(GRAPH, encoding="utf-8")
@@ -75,34 +90,32 @@ def saved(path, text):
     beside.replace(path)
 
 
-def test_saves_are_told_per_ring_and_scope(graph):
-    watched = Watched(str(graph), "--every", "0.05")
-    try:
-        assert "ring 1 2.00 KiB" in watched.until("safely")
-        saved(graph, GRAPH.replace("in: {x: h, w: w}", "in: {x: h_, w: w}"))
-        told = watched.until("no new plan")
-        assert "G306" in told and "the last good one takes 2.00 KiB" in told
-        saved(
-            graph,
-            GRAPH.replace("- op: rms_norm\n        in", '- alloc: {more: "f32[T, D]"}\n      - op: rms_norm\n        in', 1),
-        )
-        told = watched.until("scope inner")
-        assert "ring 1: safe 2.00 KiB -> 4.00 KiB (+2.00 KiB)" in told
-        assert "scope inner (ring 1), changed: 2.00 KiB -> 4.00 KiB (+2.00 KiB)" in told
-        saved(graph, GRAPH)
-        assert "now 2.00 KiB safely, 4.00 KiB before" in watched.until("before")
-        saved(graph, f"{GRAPH}# nothing more\n")
-        assert "takes as much as before" in watched.until("as before")
-    finally:
-        assert watched.end() == 0
+def test_saves_are_told_per_ring_and_scope(graph, watch):
+    watched = watch(str(graph), "--every", "0.05")
+    assert "ring 1 2.00 KiB" in watched.until("safely")
+    saved(graph, GRAPH.replace("in: {x: h, w: w}", "in: {x: h_, w: w}"))
+    told = watched.until("no new plan")
+    assert "G306" in told and "the last good one takes 2.00 KiB" in told
+    saved(
+        graph,
+        GRAPH.replace("- op: rms_norm\n        in", '- alloc: {more: "f32[T, D]"}\n      - op: rms_norm\n        in', 1),
+    )
+    told = watched.until("scope inner")
+    assert "ring 1: safe 2.00 KiB -> 4.00 KiB (+2.00 KiB)" in told
+    assert "scope inner (ring 1), changed: 2.00 KiB -> 4.00 KiB (+2.00 KiB)" in told
+    saved(graph, GRAPH)
+    assert "now 2.00 KiB safely, 4.00 KiB before" in watched.until("before")
+    saved(graph, f"{GRAPH}# nothing more\n")
+    assert "takes as much as before" in watched.until("as before")
+    assert watched.end() == 0
     assert watched.process.stderr.read() == ""
 
 
-def test_files_that_a_graph_is_made_from_count_too(graph, tmp_path):
+def test_files_that_a_graph_is_made_from_count_too(graph, tmp_path, watch):
     user, layer = tmp_path / "user.yaml", tmp_path / "layer.yaml"
     layer.write_text("hidden_size: 64\n", encoding="utf-8")
     user.write_text('graph: user\ninputs: {x: "{act}[T, D]"}\noutputs: {y: "{act}[T, D]"}\nbody:\n  - use: g\n', encoding="utf-8")
-    watched = Watched(str(user), "--config", "tiny", "--config", str(layer), "--every", "0.05", "--rounds", "3")
+    watched = watch(str(user), "--config", "tiny", "--config", str(layer), "--every", "0.05", "--rounds", "3")
     watched.until("safely")
     saved(graph, GRAPH.replace("scope: inner", "scope: other"))
     assert "scope g.inner (ring 1), gone" in watched.until("scope g.other (ring 1), new")
@@ -111,17 +124,17 @@ def test_files_that_a_graph_is_made_from_count_too(graph, tmp_path):
     assert watched.process.wait(60) == 0
 
 
-def test_a_graph_that_comes_later_is_seen(graph, tmp_path):
+def test_a_graph_that_comes_later_is_seen(graph, tmp_path, watch):
     user = tmp_path / "user.yaml"
     user.write_text("graph: user\nbody:\n  - use: later\n", encoding="utf-8")
-    watched = Watched(str(tmp_path), "--every", "0.05", "--rounds", "2")
+    watched = watch(str(tmp_path), "--every", "0.05", "--rounds", "2")
     assert "G311" in watched.until("user.yaml: no plan")
     saved(tmp_path / "later.yaml", 'graph: later\nbody:\n  - alloc: {a: "f32[4]"}  # ringgraph: ignore[G313, G314]\n')
     assert "takes" in watched.until("user.yaml:")
     assert watched.process.wait(60) == 0
 
 
-def test_a_path_that_is_nothing_ends_it(tmp_path):
-    watched = Watched(str(tmp_path / "none.yaml"))
+def test_a_path_that_is_nothing_ends_it(tmp_path, watch):
+    watched = watch(str(tmp_path / "none.yaml"))
     assert watched.process.wait(60) == 1
     assert "G100" in watched.process.stderr.read()

@@ -13,7 +13,7 @@ from runner.rings import defaults
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from runner.driver.watch.watch import Look
+    from runner.driver.watch.watch import Look, Watch
     from runner.report.diff import ScopeDifference, Side
 
 
@@ -44,24 +44,29 @@ def watch(
 
     A graph that has errors shows them, and keeps its last good plan. Ctrl-C ends it, with exit status 0.
     """
-    from time import sleep
-
     from runner.driver.driver import Setup
     from runner.driver.planning import PlanRequest
     from runner.driver.watch.watch import Watch
 
     watched = Watch(Setup(config, sets, deploy, ep, ops), paths, PlanRequest("", scheduler, routing=routing))
-    done = 0
     try:
-        while rounds is None or done < rounds:
-            looks = 0
-            for look in watched.round():
-                print("\n".join(_text(look)), flush=True)
-                looks += 1
-            done += looks > 0
-            sleep(every)
+        _look(watched, every, rounds)
     except KeyboardInterrupt:
         return
+
+
+def _look(watched: Watch, every: float, rounds: int | None) -> None:
+    """Prints what is found, round after round."""
+    from time import sleep
+
+    done = 0
+    while rounds is None or done < rounds:
+        looks = 0
+        for look in watched.round():
+            print("\n".join(_text(look)), flush=True)
+            looks += 1
+        done += looks > 0
+        sleep(every)
 
 
 def _text(look: Look) -> Iterator[str]:

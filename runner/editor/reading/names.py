@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from runner.base.tensor_spec import DTYPE_BYTES
-from runner.editor.text import Text
+from runner.editor.reading.text import Text
 from runner.language.builder import KEYWORDS, Ids
 from runner.language.yaml_source import Node
 
@@ -164,7 +164,8 @@ def is_name(text: str) -> bool:
 
 
 def _pairs(node: Node | None) -> tuple[tuple[Node, Node], ...]:
-    return node.value if node is not None and node.kind == "map" else ()
+    """The entries of a map whose keys are texts."""
+    return tuple(pair for pair in node.value if pair[0].kind == "text") if node is not None and node.kind == "map" else ()
 
 
 def _text(node: Node | None) -> bool:

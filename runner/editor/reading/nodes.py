@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from runner.editor.text import Text
+from runner.editor.reading.text import Text
 from runner.language.builder import KEYWORDS
 from runner.language.yaml_source import Node
 
