@@ -1,4 +1,4 @@
-"""This module owns how bytes and times are said to people: in the unit that fits, with as many digits as tell something."""
+"""This module owns how bytes, times and long names are said to people: in the unit that fits, with as much as tells something."""
 
 from __future__ import annotations
 
@@ -30,3 +30,15 @@ def human_us(time_us: float) -> str:
         if abs(time_us) >= scale:
             return f"{time_us / scale:,.2f} {unit}"
     return f"{time_us:.2f} us" if time_us else "0 us"
+
+
+MOST_OF_A_NAME = 60
+"""Characters that a picture shows of a name."""
+
+
+def short_name(name: str, most: int = MOST_OF_A_NAME) -> str:
+    """A name that a picture has room for: of a long one its begin and its end."""
+    if len(name) <= most:
+        return name
+    end = (most - 3) // 2
+    return f"{name[: most - 3 - end]}...{name[-end:]}"

@@ -355,7 +355,8 @@ class OpCompiler:
             if message is None:
                 workspace = definition.workspace(call) if self.builder.with_workspace else {}
                 scratch = tuple((name, self.builder.intern(spec.dtype, spec.shape)) for name, spec in workspace.items())
-                return NodeCall(definition.core, attrs, definition.num_blocks(call), scratch)
+                num_blocks = max(definition.num_blocks(call), 1)  # a task that has nothing to do runs all the same
+                return NodeCall(definition.core, attrs, num_blocks, scratch)
         except Exception as error:
             message = f"its rules failed: {type(error).__name__}: {error}"
         self.builder.report("G323", f"op '{definition.name}': {message}", mark)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.base.errors import RinggraphError
-from runner.base.units import byte_unit, human_bytes
+from runner.base.units import byte_unit, human_bytes, short_name
 from runner.report.colours import scope_colours, scope_kind
 from runner.report.plotting import pyplot, save
 from runner.report.tensors import Tensors, tensors_of
@@ -81,9 +81,11 @@ def draw_rings(replay: Replay, out: Path) -> None:
         names += _draw_ring(axis, replay, ring, [life for life in lives if life.ring == ring], tensors, every)
     kinds = list(dict.fromkeys(map(scope_kind, names)))
     axes[-1, 0].set_xlabel("submissions")
-    axes[0, 0].set_title(f"{schedule.name}, {schedule.strategy or 'recorded'} placement", loc="left")
+    axes[0, 0].set_title(f"{short_name(schedule.name)}, {schedule.strategy or 'recorded'} placement", loc="left")
     handles = [Rectangle((0, 0), 1, 1, color=every[kind]) for kind in kinds[:12]]
-    figure.legend(handles, kinds[:12], loc="outside lower center", ncols=6, frameon=False, fontsize=8)
+    figure.legend(
+        handles, [short_name(kind, 30) for kind in kinds[:12]], loc="outside lower center", ncols=6, frameon=False, fontsize=8
+    )
     save(figure, out, bbox_inches="tight")
 
 

@@ -1,7 +1,9 @@
 """The tutorial, done by its letter in an empty folder; and starts of `new`, which are right as they are."""
 
+import json
 import re
 import shlex
+import shutil
 
 import pytest
 import torch
@@ -41,8 +43,13 @@ def test_the_tutorial_does_what_it_says(tmp_path, monkeypatch, ringgraph):
             assert name is not None
             (tmp_path / name[1]).write_text(text)
             continue
-        for example in text.split("$ ringgraph ")[1:]:
+        for example in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
             command, _, expected = example.partition("\n")
+            program, _, command = command.partition(" ")
+            if program == "cp":
+                shutil.copy(*command.split())
+                continue
+            assert program == "ringgraph"
             _, out, err = ringgraph(command)
             pattern = re.escape(plain(expected)).replace(r"\.\.\.", ".*")
             both = {plain(out + err), plain(err + out)}
@@ -50,6 +57,10 @@ def test_the_tutorial_does_what_it_says(tmp_path, monkeypatch, ringgraph):
             done.append(command.split()[0])
     assert {"lint", "schedule", "view", "run"} <= {*done}
     assert "alloc: {z:" in (tmp_path / "mlp.yaml").read_text()
+    found = re.search(r'type="application/json">(.*?)</script>', (tmp_path / "both.html").read_text(), re.DOTALL)
+    assert found is not None
+    before, after = json.loads(found[1])["differences"]["safe_total_bytes"]
+    assert after < before
 
 
 def test_a_new_graph_lints_clean_and_runs(tmp_path, monkeypatch, ringgraph):

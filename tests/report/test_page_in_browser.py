@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from browser import chromium, open_page, settle
+from odd_graphs import GRAPHS
 from places import DATA
 
 from runner import Driver
@@ -86,6 +87,21 @@ def test_a_page_opens_without_a_complaint_and_draws_every_block(case, opened):
     again = browser.execute_script("return page.drawn.map((side) => Object.values(side).reduce((a, b) => a + b, 0))")
     assert again == drawn
     assert browser.execute_script("return page.inside.map((side) => Object.values(side).reduce((a, b) => a + b, 0))") == inside
+    assert browser.get_log("browser") == []
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_pages_of_odd_graphs_open_without_a_complaint(name, browser, tmp_path):
+    (tmp_path / "odd.yaml").write_text(GRAPHS[name], encoding="utf-8")
+    view(Setup(), [str(tmp_path / "odd.yaml")], PlanRequest(""), tmp_path / "odd.html")
+    open_page(browser, tmp_path / "odd.html")
+    for one in browser.execute_script("return page.tabs.map((tab) => tab.id)"):
+        browser.execute_script(f"openTab('{one}')")
+        settle(browser)
+        assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth"), one
+    if name != "empty":
+        browser.execute_script("select(page.sides[0], 'block', 0)")
+        assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
     assert browser.get_log("browser") == []
 
 

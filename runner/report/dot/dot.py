@@ -16,7 +16,7 @@ from pathlib import Path
 from runner.base.errors import RinggraphError
 from runner.base.files import write_text
 from runner.base.records import collector_off
-from runner.base.units import human_bytes
+from runner.base.units import human_bytes, short_name
 from runner.program.program import Program, Span
 from runner.report.colours import RING_COLOURS, RING_FILLS
 from runner.report.dot.nodes import LEVELS, Drawing, Fold, Node
@@ -42,7 +42,7 @@ def to_dot(schedule: Schedule, level: str = "stage", layer: int | None = None, *
         drawing = Drawing(schedule, program, level, fold=not unfold)
         drawing.walk(program.body if layer is None else _layer(program, layer))
         nodes = drawing.settled()
-    title = f"{program.name}\n{schedule.strategy} placement"
+    title = f"{short_name(program.name)}\n{schedule.strategy} placement"
     lines = [
         f"digraph {_quote(program.name)} {{",
         f"  label={_quote(title)}; labelloc=t;",
@@ -85,20 +85,20 @@ def _clusters(drawing: Drawing, nodes: Sequence[Node], depth: int) -> Iterator[s
 
 def _cluster_line(schedule: Schedule, cluster: int | Fold) -> str:
     if isinstance(cluster, Fold):
-        label, names = _quote(f"{cluster.title} (x{len(cluster.names)})"), _quote(", ".join(cluster.names))
+        label, names = _quote(f"{short_name(cluster.title)} (x{len(cluster.names)})"), _quote(", ".join(cluster.names))
         return f'label={label}; tooltip={names}; color="#777777"; style="rounded,dotted"; penwidth=2;'
     info = schedule.scopes[cluster]
     style = "dashed" if info.mode == "manual" else "solid"
-    label = _quote(f"{'.'.join(info.name.split('.')[-2:])} (ring {info.ring})")
+    label = _quote(f"{short_name('.'.join(info.name.split('.')[-2:]))} (ring {info.ring})")
     colour = _quote(RING_COLOURS[info.ring])
     return f"label={label}; tooltip={_quote(info.name)}; color={colour}; style={style}; penwidth=2;"
 
 
 def _node_line(drawing: Drawing, node: Node) -> str:
     program, tensors = drawing.program, drawing.program.tensors
-    label = [node.label + (f" x{node.trips:,}" if node.trips > 1 else "")]
+    label = [short_name(node.label) + (f" x{node.trips:,}" if node.trips > 1 else "")]
     if node.fold is not None:
-        label = [node.fold.title, f"x{len(node.fold.names)}"]
+        label = [short_name(node.fold.title), f"x{len(node.fold.names)}"]
     if drawing.level != "task" and len(node.tasks) > 1:
         label.append(f"{len(node.tasks):,} tasks")
     if size := sum(tensors[t].spec.size_bytes for t in node.created):

@@ -36,6 +36,11 @@ function timeText(us) {
   return `${us.toLocaleString("en", two)} us`;
 }
 
+// A name that a picture has room for: of a long one its begin and its end.
+function shortName(name, most = 60) {
+  return name.length <= most ? name : `${name.slice(0, Math.ceil((most - 1) / 2))}\u2026${name.slice(-Math.floor((most - 1) / 2))}`;
+}
+
 const numberText = (n) => n.toLocaleString("en");
 
 class Side {

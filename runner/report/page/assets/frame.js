@@ -338,7 +338,7 @@ class Rects {
     if (px !== this.px || py !== this.py || pw !== this.pw || ph !== this.ph || color !== this.color) {
       if (color !== this.color) this.context.fillStyle = color;
       this.px = px; this.py = py; this.pw = pw; this.ph = ph; this.color = color;
-      this.context.fillRect(px, py, pw > 3 ? pw - 0.5 : pw, ph > 3 ? ph - 0.5 : ph);
+      this.context.fillRect(px, py, pw > 6 ? pw - 1 : pw > 3 ? pw - 0.5 : pw, ph > 6 ? ph - 1 : ph > 3 ? ph - 0.5 : ph);
     }
     return true;
   }

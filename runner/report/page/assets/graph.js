@@ -46,14 +46,14 @@ class GraphView {
   // What is shown of a box: itself, its layers one by one, or a frame around what is inside.
   item(k) {
     const box = this.boxes[k];
-    if (this.unfolded.has(k)) return box.alike.map((name) => ({ id: `layer:${name}`, k, layer: name, inside: [], lines: [name, `${numberText(box.tasks)} tasks`] }));
+    if (this.unfolded.has(k)) return box.alike.map((name) => ({ id: `layer:${name}`, k, layer: name, inside: [], lines: [shortName(name), `${numberText(box.tasks)} tasks`] }));
     const inside = this.opened.has(k) ? this.inside(k).flatMap((child) => this.item(child)) : [];
     return [{ id: `box:${k}`, k, inside, lines: this.lines(box) }];
   }
 
   lines(box) {
     const name = box.alike.length > 1 ? `${box.alike[0]}, ${box.alike[1]}${box.alike.length > 2 ? ` \u2026 ${box.alike[box.alike.length - 1]}` : ""}` : box.label;
-    const lines = [name + (box.trips > 1 ? ` x${numberText(box.trips)}` : "")];
+    const lines = [shortName(name) + (box.trips > 1 ? ` x${numberText(box.trips)}` : "")];
     lines.push([box.tasks > 1 ? `${numberText(box.tasks)} tasks` : "", box.bytes ? bytesText(box.bytes) : ""].filter((text) => text).join(", "));
     for (const [ring, bytes] of box.allocs) lines.push(`+ ${bytesText(bytes)} alloc, ring ${ring}`);
     return lines.filter((text) => text);
@@ -67,6 +67,7 @@ class GraphView {
     items.forEach(note);
     for (const k of this.unfolded) this.own(k, this.owner.get(`layer:${this.boxes[k].alike[0]}`));
     const edges = this.edges();
+    if (!items.length) return this.holder.replaceChildren(make("p", {}, "The graph has no tasks."));
     const root = { inside: items };
     layout(root, edges);
     const picture = svg("svg", { width: root.w + 20, height: root.h + 20, viewBox: `-10 -10 ${root.w + 20} ${root.h + 20}` });

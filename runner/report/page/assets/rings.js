@@ -119,7 +119,7 @@ const MOST_NAMES = 400;
 function paintNames(context, plot, names) {
   context.font = "11px system-ui, sans-serif";
   for (const [[x, y, w, h], color, name] of names) {
-    const text = name(), left = Math.max(x, 0), room = Math.min(x + w, plot.width) - left - 6;
+    const text = shortName(name(), 40), left = Math.max(x, 0), room = Math.min(x + w, plot.width) - left - 6;
     if (context.measureText(text).width > room) continue;
     const [r, g, b] = [1, 3, 5].map((k) => parseInt(color.slice(k, k + 2), 16));
     context.fillStyle = 0.3 * r + 0.59 * g + 0.11 * b > 130 ? "#000" : "#fff";

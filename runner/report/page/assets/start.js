@@ -9,7 +9,7 @@ async function start() {
     await side.open();
     page.sides.push(side);
   }
-  byId("title").textContent = page.sides.map((side) => side.label).join("  |  ");
+  byId("title").textContent = page.sides.map((side) => shortName(side.label)).join("  |  ");
   byId("verdicts").append(...page.sides.map((side) => make("div", { class: `verdict ${side.refused ? "bad" : "good"}` }, side.verdict)));
   if (page.differences) addTab("differences", "Differences", differencesPanel);
   addTab("summary", "Summary", (side) => summaryPanel(side));
