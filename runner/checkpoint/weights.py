@@ -7,7 +7,7 @@ declared as a float is decoded, and a scale declared beside it is ones. What fit
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 
@@ -46,14 +46,17 @@ def load_weights(
     progress: Progress | None = None,
     loaded: MutableMapping[object, Loaded] | None = None,
     keep: Keep = lambda tensor, value: value,
+    is_laid_out: Callable[[Tensor], bool] = lambda tensor: False,
 ) -> dict[int, Weight]:
     """Tensor id to torch tensor, of every weight that a task of `program` touches; rank `rank` of `size` reads its part only.
 
-    `loaded` keeps what was read: programs that share it share the weights that they declare alike; `keep` says in which form.
+    `loaded` keeps what was read: programs that share it share the weights that they declare alike; `keep` says in which form,
+    and `is_laid_out` of which it keeps no value: no page of their files stays in memory.
     Raises CheckpointError that names every weight which is missing, misshapen or mistyped.
     """
     tensors, checkpoint = weights_read(program), checkpoint.of(config)
-    loader = _Loader(program, checkpoint, config, torch.device(device), rank, size, {} if loaded is None else loaded, keep)
+    shared = {} if loaded is None else loaded
+    loader = _Loader(program, checkpoint, config, torch.device(device), rank, size, shared, keep, is_laid_out)
     loader.checkpoint = checkpoint.with_forms({name: None for tensor in tensors for name in loader.names(tensor)})
     problems = [problem for tensor in tensors for problem in loader.misfits(tensor)]
     if not problems and not checkpoint.problems:
@@ -87,6 +90,14 @@ class _Loader:
     size: int
     loaded: MutableMapping[object, Loaded]
     keep: Keep
+    is_laid_out: Callable[[Tensor], bool]
+    is_mapped: bool = True
+    """Whether tensors are read as views of files."""
+
+    @cached_property
+    def _unmapped(self) -> Checkpoint:
+        """The checkpoint, whose tensors are read into memory of their own."""
+        return replace(self.checkpoint, mapped=False)
 
     @cached_property
     def _weights(self) -> dict[str, Tensor]:
@@ -128,6 +139,7 @@ class _Loader:
         """A weight and its scale, read once for all that decides their values: source, spec, stack, shard, rank, device."""
         key = tensor.source, tensor.spec, tensor.stack, tensor.shard, self.rank, self.size, str(self.device)
         if key not in self.loaded:
+            self.is_mapped = tensor.stack is None and not self.is_laid_out(tensor)
             value, scale = self._read(tensor)
             kept = self.keep(tensor, value.to(self.device))
             self.loaded[key] = kept, None if scale is None else scale.to(self.device)
@@ -167,7 +179,7 @@ class _Loader:
 
     def _one(self, name: str, dtype: str, rows: tuple[int, int] | None) -> Read:
         """A checkpoint tensor, or its rows, as a program declares it."""
-        checkpoint = self.checkpoint
+        checkpoint = self.checkpoint if self.is_mapped and self.checkpoint.how(name) == "plain" else self._unmapped
         if self._as_it_lies(name, dtype):
             return checkpoint.raw(name, rows), None
         if dtype != "i8":

@@ -1,13 +1,25 @@
-"""Command-line options that several commands share, as types for typer."""
+"""Command-line options that several commands share, as types for typer, and groups of them, each one parameter of a command."""
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from runner.driver import completion
+from runner.driver.driver import Setup
+from runner.rings import defaults
+
+if TYPE_CHECKING:
+    from runner.driver.face import Driver
+    from runner.driver.planning import PlanRequest
+
+Command = Callable[..., None]
 
 Configs = Annotated[
     list[str],
@@ -181,3 +193,103 @@ ListTechniques = Annotated[
 ExplainPlan = Annotated[
     bool, typer.Option("--explain-plan", help="minpeak: print what each technique gave, and why the plan was taken.")
 ]
+
+# --- groups -----------------------------------------------------------------------------------------------------------
+
+
+def grouped(parameter: str, options: Mapping[str, tuple[Any, Any]], gather: Callable[..., Any]) -> Callable[[Command], Command]:
+    """Gives a command an option for each of `options` (a type and a default) in the place of one parameter, which then holds what
+    `gather` makes of their values."""
+
+    def decorate(command: Command) -> Command:
+        @wraps(command)
+        def gathered(**given: Any) -> None:
+            taken = {name: given.pop(name) for name in options}
+            command(**given, **{parameter: gather(**taken)})
+
+        by_name = inspect.Parameter.KEYWORD_ONLY
+        extra = [inspect.Parameter(name, by_name, default=default, annotation=kind) for name, (kind, default) in options.items()]
+        parameters = []
+        for own in inspect.signature(command, eval_str=True).parameters.values():
+            parameters += extra if own.name == parameter else [own.replace(kind=by_name)]
+        gathered.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        gathered.__annotations__ = {p.name: p.annotation for p in parameters}
+        return gathered
+
+    return decorate
+
+
+SETUP = {"config": (Configs, []), "sets": (Sets, []), "deploy": (Deploy, None), "ep": (Ep, None), "ops": (OpFiles, [])}
+RINGS = {"ring_heap": (RingHeap, None), "ring_window": (RingWindow, None), "ring_pool": (RingPool, None)}
+TIMED = {
+    "submit_us": (SubmitUs, defaults.SUBMIT_US),
+    "task_us": (TaskUs, None),
+    "cores": (Cores, None),
+    "device": (TimedDevice, defaults.DEVICE),
+    "profile": (Profile, None),
+}
+MINPEAK = {
+    "objective": (Objective, None),
+    "budget": (Budget, None),
+    "slack": (Slack, None),
+    "no_share": (NoShare, False),
+    "time_limit": (TimeLimit, None),
+    "technique": (Techniques, []),
+    "no_technique": (NoTechniques, []),
+}
+PLAN: dict[str, tuple[Any, Any]] = {
+    **SETUP,
+    "scheduler": (Scheduler, "annotated"),
+    "batch_allocs": (Batch, False),
+    "routing": (Routing, defaults.ROUTING),
+    **RINGS,
+    **TIMED,
+    "allow_missing_edges": (AllowMissing, False),
+    **MINPEAK,
+}
+"""What says how a graph is planned."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the options of `PLAN` say; `given` are those that a command takes."""
+
+    given: Mapping[str, Any]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.given[name] if name in self.given else PLAN[name][1]
+
+    @cached_property
+    def setup(self) -> Setup:
+        return Setup(*(self[name] for name in SETUP))
+
+    @property
+    def driver(self) -> Driver:
+        from runner.driver.face import Driver
+
+        return Driver(*(self[name] for name in SETUP))
+
+    @property
+    def files(self) -> list[Path]:
+        """The files that options name."""
+        return [path for path in (Path(self["routing"]), self["profile"]) if path is not None and path.is_file()]
+
+    def request(self, graph: str = "", **more: Any) -> PlanRequest:
+        """The plan that is asked for; `more` are further fields of `PlanRequest`."""
+        from runner.driver.planning import MinpeakOptions, PlanRequest, TimedOptions
+
+        names = {"technique": "techniques", "no_technique": "no_techniques"}
+        heap, window, pool = (self[name] for name in RINGS)
+        same = {name: self[name] for name in ("scheduler", "batch_allocs", "routing", "allow_missing_edges")}
+        minpeak = MinpeakOptions(**{names.get(name, name): self[name] for name in MINPEAK})
+        timed = TimedOptions(**{name: self[name] for name in TIMED})
+        return PlanRequest(graph, rings=(heap, window, pool), timed=timed, minpeak=minpeak, **same, **more)
+
+
+AS_IT_IS = Asked({})
+
+
+def plans(*, only: Collection[str] = PLAN, without: Collection[str] = ()) -> Callable[[Command], Command]:
+    """A command with options of `PLAN`, all or some of them, in place of its parameter `asked`."""
+    wanted = {name: option for name, option in PLAN.items() if name in only and name not in without}
+    return grouped("asked", wanted, lambda **given: Asked(given))

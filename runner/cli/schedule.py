@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -17,9 +16,7 @@ from runner.cli.device.files import with_side_files
 from runner.cli.results.replayed import Kept, NoCache
 from runner.cli.shared import ABOVE_100, console, memory_text, messages, print_json, print_notes, table
 from runner.driver import completion
-from runner.driver.driver import Setup
 from runner.driver.outputs import NO_FILES, SideFiles
-from runner.rings import defaults
 
 if TYPE_CHECKING:
     from runner.driver.planning import PlanDifference, PlanResult, Say
@@ -35,33 +32,11 @@ def register(app: typer.Typer) -> None:
 
 
 @with_side_files
+@options.plans()
 def schedule(
     graph: options.GraphName,
-    config: options.Configs = [],  # noqa: B006
-    sets: options.Sets = [],  # noqa: B006
-    deploy: options.Deploy = None,
-    ep: options.Ep = None,
-    ops: options.OpFiles = [],  # noqa: B006
-    scheduler: options.Scheduler = "annotated",
-    batch_allocs: options.Batch = False,
-    routing: options.Routing = defaults.ROUTING,
-    ring_heap: options.RingHeap = None,
-    ring_window: options.RingWindow = None,
-    ring_pool: options.RingPool = None,
+    asked: options.Asked = options.AS_IT_IS,
     progress: options.Progress = "lagging",
-    submit_us: options.SubmitUs = defaults.SUBMIT_US,
-    task_us: options.TaskUs = None,
-    cores: options.Cores = None,
-    device: options.TimedDevice = defaults.DEVICE,
-    profile: options.Profile = None,
-    allow_missing_edges: options.AllowMissing = False,
-    objective: options.Objective = None,
-    budget: options.Budget = None,
-    slack: options.Slack = None,
-    no_share: options.NoShare = False,
-    time_limit: options.TimeLimit = None,
-    technique: options.Techniques = [],  # noqa: B006
-    no_technique: options.NoTechniques = [],  # noqa: B006
     list_techniques: options.ListTechniques = False,
     explain_plan: options.ExplainPlan = False,
     write: options.Write = False,
@@ -70,19 +45,16 @@ def schedule(
     files: SideFiles = NO_FILES,
 ) -> None:
     """Plan a graph on the four rings: what it takes, what it needs at least, and whether it can deadlock."""
-    given, setup = dict(locals()), Setup(config, sets, deploy, ep, ops)
-    is_text = not (write or files.asked_for or explain_plan or time_limit is not None)
-    kept = Kept(setup, [graph], given, is_wanted=is_text and not no_cache, files=read_files(routing, profile))
+    given = dict(locals())
+    is_text = not (write or files.asked_for or explain_plan or asked["time_limit"] is not None)
+    kept = Kept(asked.setup, [graph], given, is_wanted=is_text and not no_cache, files=asked.files)
     if kept.print_again():
         return
     from runner.driver.outputs import check_outputs
-    from runner.driver.planning import MinpeakOptions, PlanRequest, TimedOptions, plan
+    from runner.driver.planning import plan
 
     check_outputs(files.asked_for)
-    rings, timing = (ring_heap, ring_window, ring_pool), TimedOptions(submit_us, task_us, cores, profile, device)
-    minpeak = MinpeakOptions(objective, budget, no_share, time_limit, technique, no_technique, slack)
-    request = PlanRequest(graph, scheduler, batch_allocs, routing, rings, progress, timing, minpeak, allow_missing_edges, write)
-    found = plan(setup, request, better())
+    found = plan(asked.setup, asked.request(graph, progress=progress, write=write), better())
     with kept.printing():
         _tell(found, files, as_json, explain_plan)
 
@@ -98,11 +70,6 @@ def _tell(found: PlanResult, files: SideFiles, as_json: bool, explained: bool) -
         _write_files(files, found)
     finally:  # a file that cannot be written does not swallow the plan
         _show(found, as_json, explained)
-
-
-def read_files(routing: str, profile: Path | None) -> list[Path]:
-    """The files that options of a plan name."""
-    return [path for path in (Path(routing), profile) if path is not None and path.is_file()]
 
 
 def _print_notes(found: PlanResult) -> None:
@@ -301,45 +268,22 @@ _Left = Annotated[
 ]
 
 
+@options.plans(without={*options.RINGS, "allow_missing_edges"})
 def schedule_diff(
     left: _Left,
     right: Annotated[str, typer.Argument(metavar="B", autocompletion=completion.graphs, help="What it is compared with.")],
-    config: options.Configs = [],  # noqa: B006
-    sets: options.Sets = [],  # noqa: B006
-    deploy: options.Deploy = None,
-    ep: options.Ep = None,
-    ops: options.OpFiles = [],  # noqa: B006
-    scheduler: options.Scheduler = "annotated",
-    batch_allocs: options.Batch = False,
-    routing: options.Routing = defaults.ROUTING,
-    submit_us: options.SubmitUs = defaults.SUBMIT_US,
-    task_us: options.TaskUs = None,
-    cores: options.Cores = None,
-    device: options.TimedDevice = defaults.DEVICE,
-    profile: options.Profile = None,
-    objective: options.Objective = None,
-    budget: options.Budget = None,
-    slack: options.Slack = None,
-    no_share: options.NoShare = False,
-    time_limit: options.TimeLimit = None,
+    asked: options.Asked = options.AS_IT_IS,
     as_json: options.Json = False,
     no_cache: NoCache = False,
 ) -> None:
     """Compare two schedules ring by ring and scope by scope."""
-    given, setup, graphs = (
-        dict(locals()),
-        Setup(config, sets, deploy, ep, ops),
-        [side.partition(":")[0] for side in (left, right)],
-    )
-    kept = Kept(setup, graphs, given, is_wanted=not no_cache and time_limit is None, files=read_files(routing, profile))
+    given, graphs = dict(locals()), [side.partition(":")[0] for side in (left, right)]
+    kept = Kept(asked.setup, graphs, given, is_wanted=not no_cache and asked["time_limit"] is None, files=asked.files)
     if kept.print_again():
         return
-    from runner.driver.planning import MinpeakOptions, PlanRequest, TimedOptions, compare
+    from runner.driver.planning import compare
 
-    timing = TimedOptions(submit_us, task_us, cores, profile, device)
-    minpeak = MinpeakOptions(objective, budget, no_share, time_limit, slack=slack)
-    request = PlanRequest("", scheduler, batch_allocs, routing, timed=timing, minpeak=minpeak)
-    found = compare(setup, left, right, request, better())
+    found = compare(asked.setup, left, right, asked.request(), better())
     with kept.printing():
         print_notes(found.routing_notes)
         if as_json:

@@ -11,11 +11,9 @@ import typer
 from runner.base.units import human_bytes, human_us
 from runner.cli import options
 from runner.cli.results.replayed import Kept, NoCache
-from runner.cli.schedule import better, read_files
+from runner.cli.schedule import better
 from runner.cli.shared import console, memory_text, messages, print_json, table
 from runner.driver import completion
-from runner.driver.driver import Setup
-from runner.rings import defaults
 
 if TYPE_CHECKING:
     from runner.driver.sizing import SizeResult
@@ -36,31 +34,23 @@ def register(app: typer.Typer) -> None:
     app.command()(frontier)
 
 
+@options.plans(only={*options.SETUP, "scheduler", "objective", "slack", "no_share"})
 def size(
     graphs: Graphs,
-    config: options.Configs = [],  # noqa: B006
-    sets: options.Sets = [],  # noqa: B006
-    deploy: options.Deploy = None,
-    ep: options.Ep = None,
-    ops: options.OpFiles = [],  # noqa: B006
-    scheduler: options.Scheduler = "annotated",
-    objective: options.Objective = None,
-    slack: options.Slack = None,
-    no_share: options.NoShare = False,
+    asked: options.Asked = options.AS_IT_IS,
     as_json: options.Json = False,
     no_cache: NoCache = False,
 ) -> None:
     """The smallest ring sizes known to be safe for all the graphs together, ready to paste."""
-    given, setup = dict(locals()), Setup(config, sets, deploy, ep, ops)
+    given = dict(locals())
     plain = [graph.rpartition("@")[0] if "@" in graph else graph for graph in graphs]
-    kept = Kept(setup, plain, given, is_wanted=not no_cache)
+    kept = Kept(asked.setup, plain, given, is_wanted=not no_cache)
     if kept.print_again():
         return
-    from runner.driver.planning import MinpeakOptions
     from runner.driver.sizing import size as work_out
 
-    minpeak = MinpeakOptions(objective, no_share=no_share, slack=slack)
-    found = work_out(setup, graphs, scheduler, minpeak, better())
+    request = asked.request()
+    found = work_out(asked.setup, graphs, asked["scheduler"], request.minpeak, better())
     with kept.printing():
         for warning in found.warnings:
             messages().print(f"warning: {warning}")
@@ -94,40 +84,28 @@ def _print_sizes(result: SizeResult) -> None:
     print(f"\n# heaps of a RunConfig are powers of two: {human_bytes(sum(found.power_heap))} in all\n{found.run_config()}")
 
 
+@options.plans(only={*options.SETUP, "routing", *options.TIMED})
 def frontier(
     graph: options.GraphName,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Draw to a .svg, .png or .pdf file.")] = None,
     num_points: Annotated[int, typer.Option("--points", min=1, metavar="N", help="Budgets between the ends.")] = 6,
-    config: options.Configs = [],  # noqa: B006
-    sets: options.Sets = [],  # noqa: B006
-    deploy: options.Deploy = None,
-    ep: options.Ep = None,
-    ops: options.OpFiles = [],  # noqa: B006
-    routing: options.Routing = defaults.ROUTING,
-    submit_us: options.SubmitUs = defaults.SUBMIT_US,
-    task_us: options.TaskUs = None,
-    cores: options.Cores = None,
-    device: options.TimedDevice = defaults.DEVICE,
-    profile: options.Profile = None,
+    asked: options.Asked = options.AS_IT_IS,
     as_json: options.Json = False,
     no_cache: NoCache = False,
 ) -> None:
     """What more bytes buy in time: minpeak within budgets, beside the other strategies and two lower bounds."""
-    given, setup = dict(locals()), Setup(config, sets, deploy, ep, ops)
-    kept = Kept(setup, [graph], given, is_wanted=not no_cache and out is None, files=read_files(routing, profile))
+    given = dict(locals())
+    kept = Kept(asked.setup, [graph], given, is_wanted=not no_cache and out is None, files=asked.files)
     if kept.print_again():
         return
-    from runner.driver.face import Driver
-    from runner.driver.planning import TimedOptions
     from runner.report.frontier import StoppedFrontier
     from runner.report.plotting import check_picture
 
     if out is not None:
         check_picture(out)
-    timing = TimedOptions(submit_us, task_us, cores, profile, device)
-    driver = Driver(config, sets, deploy, ep, ops)
+    timing = asked.request().timed
     try:
-        found = driver.frontier(graph, num_points, routing=routing, timed=timing, say=_say, shown=_shown)
+        found = asked.driver.frontier(graph, num_points, routing=asked["routing"], timed=timing, say=_say, shown=_shown)
     except StoppedFrontier as error:  # Ctrl-C: what there is by now
         found = error.found
     with kept.printing():

@@ -15,7 +15,8 @@ from runner.report.frontier import Frontier, Point, StoppedFrontier, budgets, me
 from runner.rings.capacity import ring_loads, safe_heap
 from runner.rings.schedule import Schedule
 from runner.rings.sizes import RingSizes
-from runner.rings.timed import Timing, timed
+from runner.rings.timed import Timing
+from runner.rings.unlimited import run_times
 from schedulers import get_scheduler
 from schedulers.minpeak.plan import Options, Plan
 from schedulers.minpeak.planner import Planner, plan
@@ -123,6 +124,6 @@ def _placed(label: str, schedule: Schedule, timing: Callable[[Schedule], Timing]
     heap = [safe_heap(load) for load in ring_loads(schedule)]
     most = 2**24  # slots and pool entries abound: bytes are what is compared
     sizes = RingSizes.from_lists(heap, [most] * len(heap), [most] * len(heap))
-    makespan = timed(schedule, sizes, timing(schedule)).makespan_us
+    makespan = run_times(schedule, sizes, timing(schedule)).makespan_us
     assert makespan is not None, "a schedule runs in its safe capacities"
     return Point(label, sum(heap), makespan)

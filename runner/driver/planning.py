@@ -45,7 +45,7 @@ from runner.rings.replay import Replay, RunTimes, eager, lagging
 from runner.rings.schedule import Schedule
 from runner.rings.sizes import POOL_VARIABLE, RingSizes, parse_size
 from runner.rings.timed import Timing, parse_cores, timed, uniform_timing
-from runner.rings.unlimited import run_unlimited
+from runner.rings.unlimited import run_times, run_unlimited
 from runner.verify.verify import check
 from runner.writeback.annotations import Annotations, Demands
 from schedulers import get_scheduler
@@ -165,6 +165,12 @@ class PlanRequest:
     allow_missing_edges: bool = False
     write: bool = False
 
+    def in_safe_rings(self) -> PlanRequest:
+        """The same in heaps as small as is safe, or as they were recorded, unless their sizes are asked for: what is drawn."""
+        heap, *others = self.rings
+        heap = heap or (None if is_recorded(self.graph) else "safe")
+        return replace(self, rings=(heap, *others))  # type: ignore[arg-type]
+
     def sizes(self) -> RingSizes:
         """The rings that are asked for; for `safe`, heaps wait for the schedule. Raises ConfigError."""
         heap, window, pool = self.rings
@@ -185,7 +191,7 @@ class Placed:
     def timed(self, sizes: RingSizes) -> RunTimes:
         """The times of a run in these rings, of the planner's run if that is as good."""
         known = self.plan and self.plan.run
-        return known if known and known.holds_in(sizes) else timed(self.schedule, sizes, self.timing()).times
+        return known if known and known.holds_in(sizes) else run_times(self.schedule, sizes, self.timing())
 
     def unlimited(self) -> RunTimes:
         """The times of a run that memory holds up nowhere."""

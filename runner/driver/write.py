@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,12 +59,18 @@ class Files:
 
     def may_write(self, file: str) -> bool:
         """Whether a file is the one that was named, or lies beside it and is not installed."""
+        path = Path(file)
+        return path == self.path or (path.parent.resolve() == self._folder and path.resolve() not in self._installed)
+
+    @cached_property
+    def _folder(self) -> Path:
+        return self.path.parent.resolve()
+
+    @cached_property
+    def _installed(self) -> frozenset[Path]:
         from runner.language.library import shipped_graphs
 
-        if Path(file) == self.path:
-            return True
-        beside = Path(file).parent.resolve() == self.path.parent.resolve()
-        return beside and Path(file).resolve() not in {path.resolve() for path in shipped_graphs().values()}
+        return frozenset(path.resolve() for path in shipped_graphs().values())
 
 
 def written_scopes(plan: Callable[[GraphLibrary, Demands], Schedule], files: Files) -> Written:

@@ -97,6 +97,11 @@ class Layouts:
             uses.rows.update(rows, (rows[0] + cut for cut in own_rows))
             uses.columns.update(columns, (columns[0] + cut for cut in own_columns))
 
+    def replaces(self, tensor: Tensor) -> bool:
+        """Whether `keep` keeps a layout of a weight alone."""
+        uses = self._uses.get((tensor.source, tensor.spec))
+        return uses is not None and uses.lay_out is not None and not uses.is_plain
+
     def keep(self, tensor: Tensor, value: torch.Tensor) -> Weight:
         """What is kept of a weight's value: a layout, or the value itself."""
         uses = self._uses.get((tensor.source, tensor.spec))

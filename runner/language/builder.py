@@ -140,7 +140,8 @@ class GraphBuilder:
                 numbers = {name.value: int(number.value) for name, number in copies.value} if copies else {}
                 inside = given.get("share") if given is not None else None
                 entries = None if inside is None else self.share(inside, taken)
-                found.append(Shared(key.value, key.mark, _names(replaces), numbers, entries))
+                apart = _names(given.get("apart")) if given is not None else ()
+                found.append(Shared(key.value, key.mark, _names(replaces), numbers, entries, apart))
         return tuple(found)
 
     # --- items ---

@@ -131,6 +131,7 @@ class Shared:
     replaces   entries whose bytes it takes when they are done
     copies     by variable of a loop around it, how many trips have bytes of their own; the next ones take these in turn
     inside     of a group the entries that lie in it, None if it is none
+    apart      entries, or `ID.NAME` for one inside of the entry ID, that it never shares bytes with, though it might
     """
 
     name: str
@@ -138,6 +139,7 @@ class Shared:
     replaces: tuple[Text, ...] = ()
     copies: Mapping[str, int] = field(default_factory=dict)
     inside: tuple[Shared, ...] | None = None
+    apart: tuple[Text, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

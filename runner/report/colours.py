@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from itertools import chain
 from zlib import crc32
 
+from runner.program.spans import spans_of
 from runner.rings.schedule import Schedule
 
 RING_COLOURS = ("#4e79a7", "#59a14f", "#f28e2b", "#b07aa1")
@@ -25,11 +27,16 @@ def scope_kind(name: str) -> str:
 def scope_colours(schedule: Schedule) -> dict[str, str]:
     """The colour of every kind of scope: the one that its name leads to, or where an earlier kind has that, the next free one.
 
+    Scopes of the program come first, also those that the plan does without: two plans of one program have the same colours.
+
     So a kind has the same colour in pictures of other programs, too, unless names lead to one colour.
     """
     found: dict[str, str] = {}
     num = len(SCOPE_COLOURS)
-    for kind in dict.fromkeys(scope_kind(scope.name) for scope in schedule.scopes):
+    written = [] if schedule.program is None else spans_of(schedule.program.body)
+    own = (span.path for span in written if span.kind == "scope")
+    names = chain((schedule.scopes[0].name,), own, (scope.name for scope in schedule.scopes))
+    for kind in dict.fromkeys(scope_kind(name) for name in names):
         slots = [(crc32(kind.encode()) + step) % num for step in range(num)]
         taken = {*found.values()} if len(found) < num else set[str]()
         found[kind] = next(SCOPE_COLOURS[slot] for slot in slots if SCOPE_COLOURS[slot] not in taken)

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import accumulate, pairwise
 from weakref import ref
 
-from runner.base.tensor_spec import round_up
+import numpy as np
+
+from runner.base.tensor_spec import block_bytes
+from runner.program.lifetimes import Rows, live_units
 from runner.program.program import Program
 from runner.program.spans import SpanWalk
 from runner.rings.heap import INLINE_EDGES, POOL_SWEEP
@@ -122,7 +125,7 @@ class _Epochs:
         self.taken = array("I", (0,))  # entries taken in all before each submission
         self.spilled = array("I", (0,))
         self.allocs = array("I", (0,))
-        self.first = 0  # the epoch's first submission, as all below
+        self.first = self.begin = 0  # the epoch's first submission and its number on the ring, as all below
         self.num_slots = 0
         self.num_before = 0  # the most entries from before it that no sweep may have freed
 
@@ -137,24 +140,26 @@ class _Epochs:
         num_outer: int,
     ) -> None:
         """Note a submission of `scope`; `loops` are the open dynamic loops, of which `num_outer` lie around the scope."""
-        if loops or self.last.loops:
-            self.last.follow(loops)
+        last = self.last
+        if loops or last.loops:
+            last.follow(loops)
             self.is_varying = True
-        place = len(self.taken) - 1
+        taken, spilled, allocs = self.taken, self.spilled, self.allocs
+        place = len(taken) - 1
         self.ring_of[submission], self.places[submission] = self.ring, place
         if not self.num_slots:
-            self.owner, self.first = scope, submission
-            most = self.last.most(num_outer)
-            self.num_before = self.taken[-1] if most is None else most
+            self.owner, self.first, self.begin = scope, submission, place
+            most = last.most(num_outer)
+            self.num_before = taken[place] if most is None else most
         self.num_slots += 1
         num_edges = len(waits)
-        num_spilled = max(0, num_edges - INLINE_EDGES)
-        if num_edges and (num_taken or num_spilled):
+        num_spilled = num_edges - INLINE_EDGES if num_edges > INLINE_EDGES else 0
+        if num_taken or num_spilled:
             self.need(waits, num_taken, num_spilled)
-        self.taken.append(self.taken[-1] + num_taken)
-        self.spilled.append(self.spilled[-1] + num_spilled)
-        self.allocs.append(self.allocs[-1] + is_alloc)
-        self.last.add(num_taken + _ALLOC if is_alloc else num_taken)
+        taken.append(taken[place] + num_taken)
+        spilled.append(spilled[place] + num_spilled)
+        allocs.append(allocs[place] + is_alloc)
+        last.recent.append(num_taken + _ALLOC if is_alloc else num_taken)
 
     def need(self, waits: tuple[int, ...], num_taken: int, num_spilled: int) -> None:
         """What must be free for a task with edges.
@@ -163,21 +168,23 @@ class _Epochs:
         hold entries. Edges beyond the 64 that a task holds itself spill; those entries are reclaimed with their task. While a
         task waits for room all its producers are kept, and nothing behind one of them retires, in an earlier epoch either.
         """
-        begin = place = self.places[self.first]
-        before = self.num_before
+        begin = place = self.begin
+        before, taken, load = self.num_before, self.taken, self.load
         if self.is_varying and self.ring == NUM_RINGS - 1 and self.allocs[-1] > self.allocs[begin]:
-            before = self.taken[begin]  # with fewer trips a scope inside the owner may have epochs of its own, behind an alloc
+            before = taken[begin]  # with fewer trips a scope inside the owner may have epochs of its own, behind an alloc
         if waits[0] < self.first:
-            place = next((self.places[w] for w in waits if w < self.first and self.ring_of[w] == self.ring), begin)
+            for wait in waits:
+                if wait < self.first and self.ring_of[wait] == self.ring:
+                    place = self.places[wait]
+                    break
         if place < begin:
             swept = max(0, place - POOL_SWEEP + 1)
             is_kept = self.is_varying or self.allocs[place] > self.allocs[max(0, swept - 1)]
-            before = max(before, self.taken[begin] - (0 if is_kept else self.taken[swept]))
-        load = self.load
-        if num_taken:
-            load.pool_bound = max(load.pool_bound, before + self.taken[-1] - self.taken[begin] + len(waits))
-        if num_spilled:
-            load.pool_bound = max(load.pool_bound, self.spilled[-1] - self.spilled[place] + num_spilled)
+            before = max(before, taken[begin] - (0 if is_kept else taken[swept]))
+        if num_taken and (most := before + taken[-1] - taken[begin] + len(waits)) > load.pool_bound:
+            load.pool_bound = most
+        if num_spilled and (most := self.spilled[-1] - self.spilled[place] + num_spilled) > load.pool_bound:
+            load.pool_bound = most
 
     def end(self, scope: int) -> None:
         if scope != self.owner:
@@ -213,9 +220,6 @@ class _LastEdges:
         self.before: tuple[int, ...] = (0,) * (POOL_SWEEP + 1)
         self.recent: list[int] = []
         self.loops: list[_Trips] = []
-
-    def add(self, num_edges: int) -> None:
-        self.recent.append(num_edges)
 
     def follow(self, loops: Sequence[OpenLoop]) -> None:
         """Bring the open loops up to date; where the ring got no submission in between, nothing has changed for it."""
@@ -341,36 +345,23 @@ def least_window(load: RingLoad) -> int:
 # --- lower bounds -----------------------------------------------------------------------------------------------------
 
 
-def peak_live(touched: Iterable[Iterable[int]], size_bytes: Mapping[int, int]) -> int:
-    """The most bytes of tensors that lie between their first and last use, over a submission order.
-
-    `touched` lists the tensors that each task uses, in submission order; those missing from `size_bytes` come from outside.
-    """
-    first: dict[int, int] = {}
-    last: dict[int, int] = {}
-    for at, tensors in enumerate(touched):
-        for tensor in tensors:
-            if tensor in size_bytes:
-                first.setdefault(tensor, at)
-                last[tensor] = at
-    change: dict[int, int] = {}
-    for tensor, at in first.items():
-        change[at] = change.get(at, 0) + size_bytes[tensor]
-        change[last[tensor] + 1] = change.get(last[tensor] + 1, 0) - size_bytes[tensor]
-    return max(accumulate(change[at] for at in sorted(change)), default=0)
-
-
 def program_peak_live(program: Program) -> int:
-    """`peak_live` of a program's local tensors, each rounded up as in a block; values read on the host count as uses."""
-    sizes = {t.id: round_up(t.spec.size_bytes) for t in program.tensors if t.is_local}
-    return peak_live(_uses(program), sizes)
+    """The most bytes of a program's local tensors that lie between their first and last use at once, each rounded up as in a
+    block; values read on the host count as uses."""
+    size = np.array(block_bytes([tensor.spec for tensor in program.tensors]), np.int64)
+    size[[tensor.id for tensor in program.tensors if not tensor.is_local]] = 0
+    rows = Rows.of(list(_uses(program)))
+    times, first, last = rows.owners(), np.zeros(len(size), np.int64), np.zeros(len(size), np.int64)
+    first[rows.values[::-1]], last[rows.values] = times[::-1], times  # of several times the one that is written last stays
+    used = np.unique(rows.values)
+    return int(live_units(first[used], last[used] + 1, size[used], len(rows)).max(initial=0))
 
 
-def _uses(program: Program) -> Iterator[Iterable[int]]:
+def _uses(program: Program) -> Iterator[Sequence[int]]:
     for item in SpanWalk(program.body):
         if isinstance(item, int):
             task = program.tasks[item]
             if task.op is not None:
-                yield (*task.creates, *task.reads, *task.writes)  # scratch is created, and neither read nor written
+                yield task.creates + task.reads + task.writes  # scratch is created, and neither read nor written
         elif item.trips is not None:
             yield item.trips.reads

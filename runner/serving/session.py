@@ -232,8 +232,9 @@ def open_session(
     rings = placement.rings(tuple(schedules.values()))
     state = config.family.request_state(config, _shared_states(config, programs.values()), device)
     _require_inputs(state, programs.values(), serving.drafting)
-    keep = Layouts(programs.values(), registry, is_fast=placement.is_fast).keep
-    held = {"rank": comm.rank, "size": comm.size, "progress": progress, "loaded": {}, "keep": keep}
+    layouts = Layouts(programs.values(), registry, is_fast=placement.is_fast)
+    held = {"rank": comm.rank, "size": comm.size, "progress": progress, "loaded": {}}
+    held |= {"keep": layouts.keep, "is_laid_out": layouts.replaces}
     stages, weight_bytes = dict[str, Stage](), dict[int, int]()
     for phase, program in programs.items():
         weights = {} if checkpoint is None else load_weights(program, checkpoint, config, device, **held)

@@ -411,18 +411,18 @@ def region_needs(schedule: Schedule, users: Mapping[int, Sequence[int]]) -> Iter
         if item.task is None:
             continue
         task, waits = program.tasks[item.task], item.waits
-        regions = [(name, region) for name, region in task.operands.items() if region.tensor in written]
         reads, writes, modes = task.reads, task.writes, task.modes
-        found = [(region.tensor, seen.read(region, submission)) for _, region in regions if region.tensor in reads]
-        found += [
-            (region.tensor, seen.write(region, submission))
-            for name, region in regions
-            if region.tensor in writes and not (modes and modes.get(name) == "in")
-        ]
-        for tensor, conflicts in found:
-            for kind, other in conflicts:
-                if other != submission and other not in waits:
-                    yield Need(kind, (other,), submission, tensor)
+        regions = [(name, region) for name, region in task.operands.items() if region.tensor in written]
+        for _, region in regions:
+            if region.tensor in reads:
+                for kind, other in seen.read(region, submission):
+                    if other != submission and other not in waits:
+                        yield Need(kind, (other,), submission, region.tensor)
+        for name, region in regions:
+            if region.tensor in writes and not (modes and modes.get(name) == "in"):
+                for kind, other in seen.write(region, submission):
+                    if other != submission and other not in waits:
+                        yield Need(kind, (other,), submission, region.tensor)
         for _, region in regions:
             if users.get(region.tensor, (-1,))[-1] == submission:
                 seen.forget(region.tensor)

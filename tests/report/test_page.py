@@ -19,6 +19,7 @@ from runner.report.page.columns import packed
 from runner.rings.schedule import Begin, End, Submit
 
 CASES = {"moe": ("moe", ()), "qwen3": ("qwen3_decode", ("qwen3-tiny",)), "recorded": (str(DATA / "captures" / "03"), ())}
+"""Each is planned as it is written."""
 
 
 def written(tmp_path, *given, config=()):
@@ -94,11 +95,13 @@ def test_a_page_tells_what_the_plan_is(case, tmp_path):
     items = plan.schedule.submissions
     assert [size * 1024 for size in columns["size"]] == [-(-item.size_bytes // 1024) * 1024 for item in items]
     assert [offset * 1024 for offset in columns["offset"]] == list(plan.replay.offsets)
-    names = []
-    for i in range(len(items)):
-        numbers = iter(columns[name][i] for name in sorted(columns) if name.startswith("number"))
-        names.append(re.sub("#", lambda _, n=numbers: str(next(n)), side["templates"][columns["name"][i]]))
-    assert names == [item.name for item in items]
+    assert _names(columns, "", side["templates"]) == [item.name for item in items]
+    slots = [slot for item in items for slot in item.slots]
+    assert columns["tensors"] == [len(item.slots) for item in items]
+    assert _names(columns, "tensor_", side["tensor_templates"]) == [slot.name for slot in slots]
+    assert [1024 * size for size in columns["tensor_size"]] == [-(-slot.size_bytes // 1024) * 1024 for slot in slots]
+    assert [1024 * offset for offset in columns["tensor_offset"]] == [slot.offset for slot in slots]
+    assert all(scope["kind"] in side["kinds"] for scope in (*side["scopes"], *side["written"]))
     assert sum(scope["bytes"] for scope in side["scopes"]) == sum(item.size_bytes for item in items)
     assert side["scopes"][0]["all"] == sum(item.size_bytes for item in items)
     for ring in range(4):
@@ -111,6 +114,21 @@ def test_a_page_tells_what_the_plan_is(case, tmp_path):
     assert side["verdict"] and side["chain"]
     gaps = sum(us for *_, us in side["chain"]) + sum(columns["run"][task] for task, *_ in side["chain"]) / 10
     assert abs(gaps - plan.report.makespan_us) < 0.5 + 0.1 * len(side["chain"])
+
+
+def _names(columns, start, templates):
+    names = []
+    for i, template in enumerate(columns[f"{start}name"]):
+        numbers = iter(columns[name][i] for name in sorted(columns) if name.startswith(f"{start}number"))
+        names.append(re.sub("#", lambda _, n=numbers: str(next(n)), templates[template]))
+    return names
+
+
+def test_scopes_have_one_colour_on_both_sides(tmp_path):
+    first, second = written(tmp_path, "decode_fwd", "decode_fwd:minpeak")["sides"]
+    common = first["kinds"].keys() & second["kinds"].keys()
+    assert {"attention", "moe", "experts"} <= common
+    assert all(first["kinds"][kind] == second["kinds"][kind] for kind in common)
 
 
 def test_two_plans_are_set_side_by_side_with_what_differs(tmp_path):

@@ -14,6 +14,7 @@ from runner import Driver
 from runner.driver.driver import Setup
 from runner.driver.planning import PlanRequest
 from runner.driver.view.view import view
+from runner.report.tensors import tensors_of
 
 CASES = {
     "moe": (["moe"], ()),
@@ -21,6 +22,7 @@ CASES = {
     "prefill": (["prefill_fwd"], ()),
     "qwen3": (["qwen3_decode"], ("qwen3-tiny",)),
     "minpeak": (["qwen3_prefill:minpeak"], ("qwen3-tiny",)),
+    "arenas": (["moe:minpeak"], ()),
     "recorded": ([str(DATA / "captures" / "layers_1")], ()),
     "difference": (["decode_fwd", "decode_fwd:autoscope"], ()),
 }
@@ -74,10 +76,16 @@ def test_a_page_opens_without_a_complaint_and_draws_every_block(case, opened):
         graph, _, strategy = one.partition(":")
         schedule = Driver(config).plan(graph, strategy or "annotated").schedule
         assert shown == sum(item.size_bytes > 0 for item in schedule.submissions)
+    inside = browser.execute_script("return page.inside.map((side) => Object.values(side).reduce((a, b) => a + b, 0))")
+    for shown, one in zip(inside, given, strict=True):
+        graph, _, strategy = one.partition(":")
+        schedule = Driver(config).plan(graph, strategy or "annotated").schedule
+        assert shown == sum(len(item.slots) for item in schedule.submissions if len(item.slots) > 1)
     browser.execute_script("openTab('rings'); for (const side of page.sides) showBy(side, true)")
     settle(browser)
     again = browser.execute_script("return page.drawn.map((side) => Object.values(side).reduce((a, b) => a + b, 0))")
     assert again == drawn
+    assert browser.execute_script("return page.inside.map((side) => Object.values(side).reduce((a, b) => a + b, 0))") == inside
     assert browser.get_log("browser") == []
 
 
@@ -116,6 +124,80 @@ def test_hover_and_click_tell_of_the_block_under_the_pointer(opened):
     assert item.name in tip and "pinned by" in tip and "first use" in tip and "KiB" in tip
     _pointer(browser, "click", ring, index)
     assert details(browser).startswith(item.name) and "moe.yaml" in details(browser)
+
+
+def _on_tensor(browser, kind, t):
+    """A pointer event on the middle of a tensor in its block."""
+    browser.execute_script(
+        """
+        const [kind, t] = arguments, side = page.sides[0], i = side.tensorBlock[t], ring = side.ring(i);
+        const plot = plots[[0, 1, 2, 3].filter((one) => side.inRing[one].length).indexOf(ring)], box = plot.canvas.getBoundingClientRect();
+        const most = largest(side.inRing[ring], (k) => side.col.offset[k] + side.col.size[k]), capacity = side.capacity[ring] / 1024;
+        const [x, y, w, h] = boxOf(side, i, t, use(side, t, false), capacity <= 2 * most ? capacity : most, plot);
+        plot.canvas.setPointerCapture = () => {};
+        const at = {clientX: box.left + x + w / 2, clientY: box.top + y + h / 2, pointerId: 1, bubbles: true};
+        for (const name of kind === "hover" ? ["pointermove"] : ["pointerdown", "pointerup"]) plot.canvas.dispatchEvent(new PointerEvent(name, at));
+        """,  # noqa: E501
+        kind,
+        t,
+    )
+    settle(browser)
+
+
+def test_an_arena_tells_whose_bytes_they_are_and_who_takes_them(opened):
+    browser = opened("arenas")
+    tab(browser, "rings")
+    schedule = Driver().plan("moe", "minpeak", ring_heap="safe").schedule
+    found = tensors_of(schedule)
+    titles = [slot.name for item in schedule.submissions for slot in item.slots]
+    t = max(range(len(titles)), key=lambda k: int(found.size[k] * (found.last[k] - found.first[k] + 1)))
+    _on_tensor(browser, "hover", t)
+    tip = browser.execute_script("const box = document.getElementById('tip'); return box.hidden ? '' : box.innerText")
+    first, last = (schedule.submissions[at].name for at in (found.first[t], found.last[t]))
+    assert tip.startswith(f"{titles[t]}, in the block of arena") and f"first use {first}, last use {last}" in tip
+    _on_tensor(browser, "click", t)
+    assert details(browser).startswith(titles[t]) and "moe.yaml" in details(browser) and "pinned by" in details(browser)
+
+
+def test_takers_of_bytes_are_found(opened):
+    """Against a search byte by byte (KiB by KiB): who has each KiB next, and who had it last."""
+    browser = opened("arenas")
+    found = tensors_of(Driver().plan("moe", "minpeak", ring_heap="safe").schedule)
+    told = browser.execute_script(
+        "const side = page.sides[0], all = range(0, side.tensorBlock.length);"
+        "return all.map((t) => [side.neighbours(t, 1), side.neighbours(t, -1)])"
+    )
+    num = 0
+    for t, (after, before) in enumerate(told):
+        expected = set(), set()
+        for at in range(found.offset[t] // 1024, (found.offset[t] + found.size[t]) // 1024):
+            there = [
+                s
+                for s in range(len(told))
+                if found.block[s] == found.block[t] and found.offset[s] <= at * 1024 < found.offset[s] + found.size[s]
+            ]
+            later = [s for s in there if found.first[s] > found.last[t]]
+            earlier = [s for s in there if found.last[s] < found.first[t]]
+            expected[0].update([min(later, key=lambda s: found.first[s])] if later else [])
+            expected[1].update([max(earlier, key=lambda s: found.last[s])] if earlier else [])
+        assert ({*after}, {*before}) == expected
+        num += len(after)
+    assert num > 50
+
+
+def test_search_finds_tensors(opened):
+    from selenium.webdriver.common.keys import Keys
+
+    browser = opened("arenas")
+    box = browser.find_element("id", "search")
+    box.send_keys("post_ffn", Keys.ENTER)
+    settle(browser)
+    assert details(browser).startswith("post_ffn")
+    kind, index, x0, x1 = browser.execute_script(
+        "return [page.selected.kind, page.sides[0].tensorFirst(page.selected.index), ringGroups[0].x0, ringGroups[0].x1]"
+    )
+    assert kind == "tensor" and x0 <= index <= x1
+    assert browser.get_log("browser") == []
 
 
 def test_a_click_leads_to_the_line_of_the_graph(opened):

@@ -1,16 +1,20 @@
 """Capacities against replays of the ring heap itself, which knows nothing of epochs; and the seed program's table."""
 
 from dataclasses import replace
+from itertools import accumulate
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from places import DATA
+from random_programs import loop_program, random_program
 from random_schedules import KIB, build, programs
 
+from runner.base.tensor_spec import round_up
+from runner.program.spans import SpanWalk
 from runner.recorded.programs import load_json, schedule_from_recorded
 from runner.recorded.traces import read_trace
-from runner.rings.capacity import fits, least_heap, least_window, peak_live, ring_loads, robust_heap, safe_heap
+from runner.rings.capacity import fits, least_heap, least_window, program_peak_live, ring_loads, robust_heap, safe_heap
 from runner.rings.replay import eager, lagging
 from runner.rings.sizes import RingSizes
 
@@ -116,6 +120,39 @@ def test_traced_seed_program(variant, least_mib):
     for load, expected in zip(ring_loads(schedule), least_mib, strict=False):
         least = least_heap(load) / 2**20
         assert expected - 0.30 <= least <= expected + 0.05 or not load.epochs
+
+
+def peak_live(touched, size_bytes):
+    """The most bytes of tensors that lie between their first and last use, over a submission order.
+
+    `touched` lists the tensors that each task uses, in submission order; those missing from `size_bytes` come from outside.
+    """
+    first = {}
+    last = {}
+    for at, tensors in enumerate(touched):
+        for tensor in tensors:
+            if tensor in size_bytes:
+                first.setdefault(tensor, at)
+                last[tensor] = at
+    change = {}
+    for tensor, at in first.items():
+        change[at] = change.get(at, 0) + size_bytes[tensor]
+        change[last[tensor] + 1] = change.get(last[tensor] + 1, 0) - size_bytes[tensor]
+    return max(accumulate(change[at] for at in sorted(change)), default=0)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_peak_live_of_programs(seed):
+    program = loop_program(seed) if seed % 2 else random_program(seed, max_tasks=40)
+    sizes = {tensor.id: round_up(tensor.spec.size_bytes) for tensor in program.tensors if tensor.is_local}
+    touched = []
+    for item in SpanWalk(program.body):
+        task = program.tasks[item] if isinstance(item, int) else None
+        if task is not None and task.op is not None:
+            touched.append((*task.creates, *task.reads, *task.writes))
+        elif task is None and item.trips is not None:
+            touched.append(item.trips.reads)
+    assert program_peak_live(program) == peak_live(touched, sizes)
 
 
 def test_peak_live_by_hand():

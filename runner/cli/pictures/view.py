@@ -9,7 +9,6 @@ import typer
 
 from runner.cli import options
 from runner.driver import completion
-from runner.rings import defaults
 
 
 def register(app: typer.Typer) -> None:
@@ -26,24 +25,11 @@ _Given = Annotated[
 ]
 
 
+@options.plans()
 def view(
     given: _Given,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The page, an .html file.")],
-    config: options.Configs = [],  # noqa: B006
-    sets: options.Sets = [],  # noqa: B006
-    deploy: options.Deploy = None,
-    ep: options.Ep = None,
-    ops: options.OpFiles = [],  # noqa: B006
-    scheduler: options.Scheduler = "annotated",
-    routing: options.Routing = defaults.ROUTING,
-    ring_heap: options.RingHeap = None,
-    ring_window: options.RingWindow = None,
-    ring_pool: options.RingPool = None,
-    submit_us: options.SubmitUs = defaults.SUBMIT_US,
-    task_us: options.TaskUs = None,
-    cores: options.Cores = None,
-    device: options.TimedDevice = defaults.DEVICE,
-    profile: options.Profile = None,
+    asked: options.Asked = options.AS_IT_IS,
 ) -> None:
     """Write a page that shows a plan: rings, scopes, a timeline, the graph, what is needed; with B both and what differs.
 
@@ -53,15 +39,11 @@ def view(
     from runner.base.units import human_bytes
     from runner.cli.schedule import better
     from runner.cli.shared import print_notes
-    from runner.driver.driver import Setup
-    from runner.driver.planning import PlanRequest, TimedOptions
     from runner.driver.view.view import view
 
     if len(given) > 2:
         raise typer.BadParameter(f"got {len(given)}, expected one or two", param_hint="A [B]")
     check_writable(out)
-    timing, rings = TimedOptions(submit_us, task_us, cores, profile, device), (ring_heap, ring_window, ring_pool)
-    request = PlanRequest("", scheduler, routing=routing, rings=rings, timed=timing)
-    size, notes = view(Setup(config, sets, deploy, ep, ops), given, request, out, better())
+    size, notes = view(asked.setup, given, asked.request(), out, better())
     print_notes(notes)
     print(f"{out}: {human_bytes(size)}, opens in a browser")

@@ -12,7 +12,6 @@ from runner.base.errors import RinggraphError
 from runner.base.reading import parse_json
 from runner.base.records import collector_off
 from runner.driver.planning import PlanRequest, PlanResult, Say, is_plan_file, plan
-from runner.driver.recorded import is_recorded
 from runner.report.device.timeline import traced
 from runner.report.diff import diff_json, read_side, scope_differences, side_of
 from runner.report.page.html import write_page
@@ -59,10 +58,8 @@ def _side(setup: Setup, given: str, request: PlanRequest, say: Say | None) -> tu
     graph, strategy = given, None
     if not Path(given).exists():
         graph, _, strategy = given.partition(":")
-    heap, *others = request.rings
-    rings = (heap or (None if is_recorded(graph) else "safe"), *others)
-    wanted = replace(request, graph=graph, scheduler=strategy or request.scheduler, rings=rings, progress="eager")  # type: ignore[arg-type]
-    found = plan(setup, wanted, say)
+    wanted = replace(request, graph=graph, scheduler=strategy or request.scheduler, progress="eager")
+    found = plan(setup, wanted.in_safe_rings(), say)
     return _of_plan(found), side_of(found.schedule, given)
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -55,10 +56,33 @@ class Stacking:
         for _, leaf in at.leaves:
             self.of_unit.setdefault(leaf[0][0], []).append(leaf)
         self.pairs = leaf_pairs(at, conflicts)
+        self.keep_apart()
         self.heights: dict[int, int] = {}
         self.bases: dict[int, int] = {}
         self.within: dict[int, dict[Leaf, tuple[int, int]]] = {}
         """Per entry the low and high end of its leaves above its own bottom."""
+
+    def keep_apart(self) -> None:
+        """Adds what lists keep apart to the pairs that cannot share."""
+        for stack in dict.fromkeys(stack for stack, _ in self.at.leaves):
+            beside = {unit.name: unit for unit in stack.units if unit.number in self.of_unit}
+            for unit in beside.values():
+                for text in unit.apart:
+                    name, _, inside = (text.value, "", "") if text.value in beside else text.value.partition(".")
+                    if name in beside and name != unit.name:
+                        self._add_apart(unit, beside[name], inside)
+
+    def _add_apart(self, unit: Unit, other: Unit, inside: str) -> None:
+        theirs = [leaf for leaf in self.of_unit[other.number] if not inside or self._lies_in(leaf[1:], inside)]
+        for one, two in product(self.of_unit[unit.number], theirs):
+            self.pairs.setdefault((unit.number, other.number), []).append((one, two))
+            self.pairs.setdefault((other.number, unit.number), []).append((two, one))
+
+    def _lies_in(self, leaf: Leaf, name: str) -> bool:
+        """Whether entries lead to what a name with dots stands for; groups on the way are not named."""
+        units = [self.at.units[number] for number, _ in leaf]
+        path = ".".join(unit.name for unit in units if unit.inside is None)
+        return f"{path}.".startswith(f"{name}.") or any(unit.name == name for unit in units if unit.inside is not None)
 
     def run(self) -> Stacked:
         for stack, _ in self.at.leaves:

@@ -25,6 +25,7 @@ class Unit:
     inside: Stack | None = None
     used: Stack | None = None
     """Of a used graph its list."""
+    apart: tuple[Text, ...] = ()
 
     @property
     def num_copies(self) -> int:
@@ -129,7 +130,7 @@ class Lists:
     def _stack(self, file: str, entries: Iterable[Shared], around: tuple[Unit, ...]) -> Stack:
         stack = Stack(file)
         for entry in entries:
-            unit = Unit(entry.name, self.num_units, entry.mark, entry.replaces, entry.copies)
+            unit = Unit(entry.name, self.num_units, entry.mark, entry.replaces, entry.copies, apart=entry.apart)
             self.num_units += 1
             stack.units.append(unit)
             way = self.ways[file][entry.name] = (*around, unit)
@@ -162,10 +163,13 @@ def _problems(entries: Iterable[Shared], known: set[str], ops: set[str], loops: 
         if entry.name in bare:
             hint = "write a 'share' there, or leave it out here"
             yield Diagnostic("G340", f"share: the graph that '{entry.name}' uses shares nothing", entry.mark, hint=hint)
-        for text in entry.replaces:
-            if text.value not in beside or text.value == entry.name:
-                hint = did_you_mean(text.value, beside) or "both must stand in the same list"
-                yield Diagnostic("G340", f"share: '{entry.name}' replaces '{text}', which is not beside it", text.mark, hint=hint)
+        for does, texts in (("replaces", entry.replaces), ("keeps apart from", entry.apart)):
+            for text in texts:
+                name = text.value.partition(".")[0] if does != "replaces" and text.value not in beside else text.value
+                if name not in beside or name == entry.name:
+                    hint = did_you_mean(name, beside) or "both must stand in the same list"
+                    message = f"share: '{entry.name}' {does} '{text}', which is not beside it"
+                    yield Diagnostic("G340", message, text.mark, hint=hint)
         for variable in set(entry.copies) - loops:
             hint = did_you_mean(variable, loops)
             yield Diagnostic("G340", f"share: no loop of this graph counts '{variable}'", entry.mark, hint=hint, about=variable)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from runner.report.device.timeline import Timeline
 from runner.report.page.blocks import Blocks, Times, blocks_of, times_of
 from runner.report.page.columns import Ints, packed
 from runner.report.page.graph import graph_json
+from runner.report.tensors import Tensors, tensors_of
 from runner.rings.replay import Replay
 from runner.rings.schedule import Schedule
 from runner.rings.timed import Timing
@@ -49,13 +50,18 @@ def side_json(replay: Replay, timed: Timed | None, texts: Callable[[str], str | 
     times = None if timed is None else times_of(schedule, blocks, timed.timing, timed.timeline)
     marks = _Marks(texts)
     columns, templates, ops = _columns(schedule, replay, blocks, marks)
+    tensors = tensors_of(schedule)
+    inside, names = _tensors(schedule, tensors, times, marks)
+    columns |= inside
     found: dict[str, Any] = {"name": schedule.name, "strategy": schedule.strategy or "recorded", "num": len(schedule.submissions)}
     if timed is not None and times is not None:
         columns |= {"timed_offset": (np.array(timed.replay.offsets) - np.array(replay.offsets)) // 1024}
         columns |= {"submit": times.submit, "wait": times.start - times.submit, "run": times.finish - times.start}
         columns |= {"freed": times.gone - times.submit}
         found |= {"stalls": times.stalls, "chain": _chain(schedule, timed, times), "cores": _cores(timed.timeline)}
-    found |= {"scopes": _scopes(schedule, blocks, times, marks), "kinds": scope_colours(schedule), "colours": RING_COLOURS}
+    found |= {"scopes": _scopes(schedule, blocks, times, marks), "colours": RING_COLOURS}
+    found |= {"kinds": scope_colours(schedule), "tensor_templates": names}
+    found |= {"written": [{"name": name, "kind": scope_kind(name)} for name in tensors.scopes]}
     found |= {"capacity": list(replay.sizes.heap), "peak": list(replay.peak_bytes), "templates": templates, "ops": ops}
     found |= {"graph": None if schedule.program is None else graph_json(schedule, marks.number)}
     found |= {"columns": packed(columns), "marks": marks.rows, "files": marks.files}
@@ -91,19 +97,9 @@ def _shown(file: str) -> str:
 def _columns(schedule: Schedule, replay: Replay, blocks: Blocks, marks: _Marks) -> tuple[dict[str, Ints], list[str], list[str]]:
     """Columns per submission, templates of names (`layer_#.moe`, whose numbers are columns), and names of ops."""
     items = schedule.submissions
-    templates: dict[str, int] = {}
     ops: dict[str, int] = {}
-    numbers: list[list[int]] = []
-    names = np.zeros(len(items), np.int64)
-    for i, item in enumerate(items):
-        found = [] if "#" in item.name else _NUMBER.findall(item.name)
-        found = found if all(len(n) <= MAX_DIGITS and (n == "0" or n[0] != "0") for n in found) else []
-        names[i] = templates.setdefault(_NUMBER.sub("#", item.name) if found else item.name, len(templates))
-        numbers.append([int(n) for n in found])
-    most = max(map(len, numbers), default=0)
-    columns = {"name": names, "offset": np.array(replay.offsets) // 1024}
-    for k in range(most):
-        columns[f"number{k}"] = np.array([found[k] if k < len(found) else 0 for found in numbers])
+    columns, templates = _names([item.name for item in items])
+    columns |= {"offset": np.array(replay.offsets) // 1024}
     core = {name: number for number, name in enumerate(CORES)}
     own = np.arange(len(items))
     per_item: dict[str, list[int]] = {
@@ -119,7 +115,38 @@ def _columns(schedule: Schedule, replay: Replay, blocks: Blocks, marks: _Marks) 
     columns |= {"scope": blocks.scope, "first": blocks.first_use - own, "last": blocks.last_use - own, "end": blocks.end - own}
     columns |= {"pin": np.where(blocks.pin < 0, 0, blocks.pin - own + 1), "gone": blocks.gone - own}
     columns |= {"behind": np.where(blocks.behind < 0, 0, own - blocks.behind)}
-    return columns, list(templates), list(ops)
+    return columns, templates, list(ops)
+
+
+def _names(given: Sequence[str]) -> tuple[dict[str, Ints], list[str]]:
+    """Names as columns: the number of a template (`layer_#.moe`), and the numbers that stand in it."""
+    templates: dict[str, int] = {}
+    numbers: list[list[int]] = []
+    names = np.zeros(len(given), np.int64)
+    for i, name in enumerate(given):
+        found = [] if "#" in name else _NUMBER.findall(name)
+        found = found if all(len(n) <= MAX_DIGITS and (n == "0" or n[0] != "0") for n in found) else []
+        names[i] = templates.setdefault(_NUMBER.sub("#", name) if found else name, len(templates))
+        numbers.append([int(n) for n in found])
+    columns = {"name": names}
+    for k in range(max(map(len, numbers), default=0)):
+        columns[f"number{k}"] = np.array([found[k] if k < len(found) else 0 for found in numbers])
+    return columns, list(templates)
+
+
+def _tensors(schedule: Schedule, tensors: Tensors, times: Times | None, marks: _Marks) -> tuple[dict[str, Ints], list[str]]:
+    """Columns per tensor in a block, and one per submission that counts them; and templates of their names."""
+    if schedule.program is None or not len(tensors.block):
+        return {}, []
+    known = [schedule.program.tensors[tensor] for tensor in tensors.tensor.tolist()]
+    columns, templates = _names([tensor.name for tensor in known])
+    columns |= {"offset": tensors.offset // 1024, "size": -(-tensors.size // 1024), "scope": tensors.scope}
+    columns |= {"first": tensors.first - tensors.block, "last": tensors.last - tensors.first}
+    columns |= {"mark": np.array([marks.number(tensor.mark) for tensor in known])}
+    if times is not None:
+        columns |= {"until": tensors.until(times.finish) - times.finish[tensors.last]}
+    found = {f"tensor_{name}": values for name, values in columns.items()}
+    return found | {"tensors": tensors.count(len(schedule.submissions))}, templates
 
 
 def _scopes(schedule: Schedule, blocks: Blocks, times: Times | None, marks: _Marks) -> list[dict[str, Any]]:

@@ -114,12 +114,14 @@ class Work:
 @dataclass(frozen=True)
 class Times:
     """Per local the begin of its first and the finish of its last use, by when its first use must begin to make nothing late,
-    float64[num_locals], and how long the run takes."""
+    float64[num_locals], how long the run takes, and per task its start and finish, float64[num_tasks]."""
 
     begin: Floats
     finish: Floats
     late: Floats
     makespan_us: float
+    starts: Floats
+    ends: Floats
 
 
 class _Counted:
@@ -254,7 +256,7 @@ class _Run:
         np.maximum.at(finish, lives.touches.values, ends[owners])
         late = np.full(len(lives.size), np.inf)
         np.minimum.at(late, lives.touches.values, np.array(self._latest_starts())[owners])
-        return Times(begin, finish, late, self.now)
+        return Times(begin, finish, late, self.now, starts, ends)
 
     def _latest_starts(self) -> list[float]:
         """Per task when it may start at the latest, that those who wait for it are not late for the end of the run."""

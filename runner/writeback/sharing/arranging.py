@@ -95,6 +95,9 @@ class Proposal:
     height: int
 
 
+Bar = tuple[str, str, str]
+
+
 @dataclass(frozen=True)
 class Taste:
     """What lists are to be like.
@@ -103,17 +106,21 @@ class Taste:
     width      how many trips lie side by side, as a part of those that are in use at once on average in the run
     apart      up to this part of all sizes, tensors do not share with used graphs of which something would wait
     pooled     copies of what is in use for a short part of a trip, as a multiple of those that are in use at once on average
+    bars       what does not share, though it might: file, entry, and another or `ID.NAME` for one inside of another
+    more       by how much more copies of an entry, or of the group that it is in, lie side by side: file, entry, factor
     """
 
     patience: float
     width: float = 1.0
     apart: float = 0.0
     pooled: float = 2.0
+    bars: frozenset[Bar] = frozenset()
+    more: tuple[tuple[str, str, float], ...] = ()
 
 
 def proposal(scene: Scene, begin: Floats, finish: Floats, taste: Taste) -> Proposal | None:
     """Lists for a run in which locals are in use from `begin` to `finish`; None if nothing can be listed."""
-    said = _grouped(scene, begin, finish, taste)
+    said = _barred(_widened(scene, _grouped(scene, begin, finish, taste), taste), taste.bars)
     scenes = (scene, *scene.others)
     for _ in range(MAX_COPYING):
         lists = Lists(scene.texts, said)
@@ -199,6 +206,41 @@ def _grouped(scene: Scene, begin: Floats, finish: Floats, taste: Taste) -> Said:
         file: (*(Shared(name, NOWHERE) for name in names if (file, name) not in grouped), *inside.get(file, ()))
         for file, names in scene.members.items()
     }
+
+
+def _widened(scene: Scene, said: Said, taste: Taste) -> Said:
+    """The lists with more copies of some entries; an entry of a group, with more of the group."""
+
+    def factor(file: str, entry: Shared) -> float:
+        names = {entry.name, *(one.name for one in entry.inside or ())}
+        return max((more for where, name, more in taste.more if where == file and name in names), default=1.0)
+
+    def widened(file: str, entry: Shared) -> Shared:
+        more = factor(file, entry)
+        if not entry.copies or more == 1.0:
+            return entry
+        most = dict.fromkeys(entry.copies, 1)
+        names = [one.name for one in entry.inside] if entry.inside is not None else [entry.name]
+        for at in scene.made.values():
+            if at.body.file == file and at.name in names:
+                most = {variable: max(copies, 1 + at.values.get(variable, 0)) for variable, copies in most.items()}
+        wanted = int(np.ceil(more * np.prod(list(entry.copies.values()))))
+        return replace(entry, copies=_dealt(tuple(most), tuple(most.values()), wanted) or entry.copies)
+
+    return {file: tuple(widened(file, entry) for entry in entries) for file, entries in said.items()}
+
+
+def _barred(said: Said, bars: Iterable[Bar]) -> Said:
+    """The lists, of which some entries keep apart."""
+    wanted: dict[tuple[str, str], tuple[Text, ...]] = {}
+    for file, name, other in sorted(bars):
+        wanted[file, name] = (*wanted.get((file, name), ()), Text(other, NOWHERE))
+
+    def barred(file: str, entry: Shared) -> Shared:
+        inside = None if entry.inside is None else tuple(barred(file, one) for one in entry.inside)
+        return replace(entry, apart=wanted.get((file, entry.name), ()), inside=inside)
+
+    return {file: tuple(barred(file, entry) for entry in entries) for file, entries in said.items()}
 
 
 def _indices(scene: Scene, tensors: Sequence[int]) -> np.ndarray:
@@ -393,10 +435,14 @@ class _Arranging(Stacking):
 
     def _may_share(self, one: Unit, other: Unit) -> bool:
         """Whether nothing but what is alive at once keeps two entries apart; of used graphs that is all that does."""
+        if self._is_barred(one, other.name) or self._is_barred(other, one.name):
+            return False
         if one.used is not None or other.used is not None:
-            least = min(self.box(one), self.box(other))
-            return least > self.most or not self._would_wait(one, other)
+            return min(self.box(one), self.box(other)) > self.most or not self._would_wait(one, other)
         return not self._would_wait(one, other) and not self._all_alive(one, other)
+
+    def _is_barred(self, one: Unit, name: str) -> bool:
+        return any(text.value == name for text in one.apart)
 
     def _would_wait(self, one: Unit, other: Unit) -> bool:
         key = one.number, other.number
@@ -427,6 +473,7 @@ class _Arranging(Stacking):
     def entries(self, stack: Stack) -> tuple[Shared, ...]:
         """The list as it is to be written."""
         order, replaced = self.chosen[id(stack)]
+        names = {unit.name for unit in order}
         return tuple(
             Shared(
                 unit.name,
@@ -434,6 +481,7 @@ class _Arranging(Stacking):
                 tuple(Text(name, NOWHERE) for name in replaced[unit.name]),
                 unit.copies,
                 None if unit.inside is None else self.entries(unit.inside),
+                tuple(text for text in unit.apart if not names.isdisjoint((text.value, text.value.partition(".")[0]))),
             )
             for unit in order
         )

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from runner.language.graph import Shared
+from runner.language.graph import Text as Value
 from runner.writeback.splices import Splice
 from runner.writeback.text import BOM, Part, Text, read_or_none
 
@@ -28,6 +29,7 @@ def plain(entries: Sequence[Shared]) -> list[Any]:
             entry.name,
             tuple(text.value for text in entry.replaces),
             tuple(entry.copies.items()),
+            tuple(text.value for text in entry.apart),
             None if entry.inside is None else plain(entry.inside),
         )
         for entry in entries
@@ -122,22 +124,27 @@ def _entry(entry: Shared, pad: str, comments: Mapping[str, tuple[list[str], str]
     name = _quoted(entry.name)
     if entry.inside is None:
         inline = _inline(entry)
-        if entry.replaces and not entry.copies:
+        if entry.replaces and not entry.copies and not entry.apart:
             yield from _wrapped(f"{pad}- {name}: ", [_quoted(text.value) for text in entry.replaces])
         elif len(pad) + len(inline) <= WIDTH:
-            yield f"{pad}- {inline if not entry.copies else f'{name}: {_mapping(entry)}'}"
+            yield f"{pad}- {inline if not entry.copies and not entry.apart else f'{name}: {_mapping(entry)}'}"
         else:
             yield f"{pad}- {name}:"
-            yield f"{pad}    copies: {_copies(entry)}"
-            yield from _wrapped(f"{pad}    replaces: ", [_quoted(text.value) for text in entry.replaces])
+            yield from _said(entry, pad)
         return
     yield f"{pad}- {name}:"
-    if entry.copies:
-        yield f"{pad}    copies: {_copies(entry)}"
-    if entry.replaces:
-        yield from _wrapped(f"{pad}    replaces: ", [_quoted(text.value) for text in entry.replaces])
+    yield from _said(entry, pad)
     yield f"{pad}    share:"
     yield from _lines(entry.inside, f"{pad}      ", comments)
+
+
+def _said(entry: Shared, pad: str) -> Iterator[str]:
+    """What an entry says of itself, a line each."""
+    if entry.copies:
+        yield f"{pad}    copies: {_copies(entry)}"
+    for key, texts in (("replaces", entry.replaces), ("apart", entry.apart)):
+        if texts:
+            yield from _wrapped(f"{pad}    {key}: ", [_quoted(text.value) for text in texts])
 
 
 def _wrapped(head: str, names: Sequence[str]) -> Iterator[str]:
@@ -158,22 +165,24 @@ def _wrapped(head: str, names: Sequence[str]) -> Iterator[str]:
 
 def _inline(entry: Shared) -> str:
     name = _quoted(entry.name)
-    if not entry.copies and entry.inside is None:
-        return f"{{{name}: {_names(entry)}}}" if entry.replaces else name
+    if not entry.copies and not entry.apart and entry.inside is None:
+        return f"{{{name}: {_names(entry.replaces)}}}" if entry.replaces else name
     return f"{{{name}: {_mapping(entry)}}}"
 
 
 def _mapping(entry: Shared) -> str:
     parts = [f"copies: {_copies(entry)}"] if entry.copies else []
     if entry.replaces:
-        parts.append(f"replaces: {_names(entry)}")
+        parts.append(f"replaces: {_names(entry.replaces)}")
+    if entry.apart:
+        parts.append(f"apart: {_names(entry.apart)}")
     if entry.inside is not None:
         parts.append(f"share: [{', '.join(map(_inline, entry.inside))}]")
     return f"{{{', '.join(parts)}}}"
 
 
-def _names(entry: Shared) -> str:
-    names = [_quoted(text.value) for text in entry.replaces]
+def _names(texts: Sequence[Value]) -> str:
+    names = [_quoted(text.value) for text in texts]
     return names[0] if len(names) == 1 else "[" + ", ".join(names) + "]"
 
 

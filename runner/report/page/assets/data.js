@@ -49,17 +49,30 @@ class Side {
     this.col = {};
     for (const [name, kept] of Object.entries(this.columns)) this.col[name] = await column(kept);
     this.columns = null;
-    this.numbers = Object.keys(this.col).filter((name) => /^number\d+$/.test(name)).map((name) => this.col[name]);
+    const numbers = (start) => Object.keys(this.col).filter((name) => new RegExp(`^${start}number\\d+$`).test(name)).map((name) => this.col[name]);
+    this.numbers = numbers("");
+    this.tensorNumbers = numbers("tensor_");
     this.hasTimes = "submit" in this.col;
     if (!this.num) return;
     const waits = this.col.waits;
     this.waitStart = new Int32Array(this.num + 1);
     for (let i = 0; i < this.num; i++) this.waitStart[i + 1] = this.waitStart[i] + waits[i];
+    this.openTensors();
     this.scopeColor = this.scopes.map((scope) => this.kinds[scope.kind]);
     this.inRing = [[], [], [], []];
     for (let i = 0; i < this.num; i++) if (this.col.size[i] && this.col.offset[i] >= 0) this.inRing[this.ring(i)].push(i);
     this.length = this.hasTimes ? this.longest() : 0;
     this.onChain = new Set((this.chain || []).map((row) => row[0]));
+  }
+
+  // Tensors by block: those of submission i are tensorStart[i] to tensorStart[i + 1].
+  openTensors() {
+    const count = this.col.tensors || new Int32Array(this.num);
+    this.tensorStart = new Int32Array(this.num + 1);
+    for (let i = 0; i < this.num; i++) this.tensorStart[i + 1] = this.tensorStart[i] + count[i];
+    this.tensorBlock = new Int32Array(this.tensorStart[this.num]);
+    for (let i = 0; i < this.num; i++) this.tensorBlock.fill(i, this.tensorStart[i], this.tensorStart[i + 1]);
+    this.writtenColor = (this.written || []).map((scope) => this.kinds[scope.kind]);
   }
 
   longest() {
@@ -87,6 +100,39 @@ class Side {
     let k = 0;
     const numbers = this.numbers;
     return this.templates[this.col.name[i]].replace(/#/g, () => numbers[k++][i]);
+  }
+
+  isShared(i) { return this.tensorStart[i + 1] - this.tensorStart[i] > 1; }
+  tensorBytes(t) { return this.col.tensor_size[t] * KIB; }
+  tensorFirst(t) { return this.tensorBlock[t] + this.col.tensor_first[t]; }
+  tensorLast(t) { return this.tensorFirst(t) + this.col.tensor_last[t]; }
+  tensorUntil(t) { return this.finish(this.tensorLast(t)) + this.col.tensor_until[t]; }
+  tensorColor(t) { return this.writtenColor[this.col.tensor_scope[t]]; }
+  tensorScope(t) { return this.written[this.col.tensor_scope[t]].name || this.name; }
+
+  tensorTitle(t) {
+    let k = 0;
+    const numbers = this.tensorNumbers;
+    return this.tensor_templates[this.col.tensor_name[t]].replace(/#/g, () => numbers[k++][t]);
+  }
+
+  // Tensors of the same block that have bytes of t next (step 1) or had them last before (-1), nearest first.
+  neighbours(t, step) {
+    const at = (s) => (step > 0 ? this.tensorFirst(s) : -this.tensorLast(s)), { tensor_offset: offset, tensor_size: size } = this.col;
+    const block = this.tensorBlock[t], since = step > 0 ? this.tensorLast(t) : -this.tensorFirst(t), found = [];
+    const others = [];
+    for (let s = this.tensorStart[block]; s < this.tensorStart[block + 1]; s++) {
+      if (s !== t && at(s) > since && offset[s] < offset[t] + size[t] && offset[t] < offset[s] + size[s]) others.push(s);
+    }
+    let free = [[offset[t], offset[t] + size[t]]]; // bytes that nobody before has taken
+    for (const s of others.sort((a, b) => at(a) - at(b))) {
+      const from = offset[s], to = from + size[s], rest = free.flatMap(([a, b]) => [[a, Math.min(b, from)], [Math.max(a, to), b]].filter(([c, d]) => c < d));
+      const sum = (ranges) => ranges.reduce((total, [a, b]) => total + b - a, 0);
+      if (sum(rest) < sum(free)) found.push(s);
+      free = rest;
+      if (!free.length) break;
+    }
+    return found;
   }
 
   place(mark) {

@@ -1,6 +1,6 @@
 // The frame: tabs, details, search, colours of the page, and plots that one can move in.
 
-const page = { sides: [], differences: null, tabs: [], drawn: [], selected: null };
+const page = { sides: [], differences: null, tabs: [], drawn: [], inside: [], selected: null };
 window.page = page; // for tests, and for whoever asks more of the data
 
 function make(tag, attributes = {}, ...inside) {
@@ -67,7 +67,7 @@ function redraw() {
 function select(side, kind, index) {
   page.selected = { side, kind, index };
   const details = byId("details");
-  details.replaceChildren(...(kind === "block" ? blockDetails(side, index) : kind === "scope" ? scopeDetails(side, index) : boxDetails(side, index)));
+  details.replaceChildren(...(kind === "block" ? blockDetails(side, index) : kind === "tensor" ? tensorDetails(side, index) : kind === "scope" ? scopeDetails(side, index) : boxDetails(side, index)));
   redraw();
   for (const one of document.querySelectorAll(".graph .picked")) one.classList.remove("picked");
   if (kind === "box") for (const one of document.querySelectorAll(`.graph [data-box="${side.number}-${index}"]`)) one.classList.add("picked");
@@ -99,6 +99,7 @@ function blockDetails(side, i) {
       ["submission", numberText(i)],
       ["op", c.op[i] < 0 ? "alloc, no kernel" : `${side.ops[c.op[i]]} (${CORES[c.core[i]]}${c.parts[i] > 1 ? `, ${numberText(c.parts[i])} blocks` : ""})`],
       ["block", c.size[i] ? `${bytesText(side.bytes(i))} on ring ${side.ring(i)}${c.offset[i] < 0 ? ", not placed: the run ended before" : `, offset ${bytesText(c.offset[i] * KIB)}`}` : "no bytes"],
+      ["tensors", links(range(side.tensorStart[i], side.tensorStart[i + 1]), (t) => tensorLink(side, t), 8)],
       ["scope", scopeLink(side, c.scope[i])],
       ["first use", c.size[i] ? blockLink(side, side.first(i)) : null],
       ["last use", c.size[i] ? blockLink(side, side.last(i)) : null],
@@ -110,6 +111,37 @@ function blockDetails(side, i) {
       ["written at", placeLink(side, c.mark[i])],
     ]),
     make("p", {}, make("button", { type: "button", onclick: () => showOnRings(side, i) }, "Show on the rings")),
+  ];
+}
+
+function tensorLink(side, t) {
+  return make("button", { class: "link", type: "button", onclick: () => { select(side, "tensor", t); showTensor(side, t); } }, side.tensorTitle(t));
+}
+
+// A list of links that names a few, and counts the rest.
+function links(items, link, most = 6) {
+  if (!items.length) return null;
+  return make("span", {}, ...items.slice(0, most).flatMap((item) => [link(item), make("br")]), items.length > most ? `and ${numberText(items.length - most)} more` : "");
+}
+
+function tensorDetails(side, t) {
+  const block = side.tensorBlock[t], c = side.col, link = (s) => tensorLink(side, s), next = side.neighbours(t, 1);
+  const taken = next.length ? `, before ${side.tensorTitle(next[0])} takes its bytes` : "";
+  return [
+    make("h2", {}, side.tensorTitle(t)),
+    list([
+      ["tensor", `${bytesText(side.tensorBytes(t))} on ring ${side.ring(block)}`],
+      ["in block", make("span", {}, blockLink(side, block), ` at ${bytesText(c.tensor_offset[t] * KIB)} of ${bytesText(side.bytes(block))}`)],
+      ["scope", `${side.tensorScope(t)}, as written`],
+      ["first use", blockLink(side, side.tensorFirst(t))],
+      ["last use", blockLink(side, side.tensorLast(t))],
+      ["pinned by", `its last user, ${side.title(side.tensorLast(t))}${taken}; its block by ${side.pinned(block)}`],
+      ["used", side.hasTimes ? `${timeText(side.start(side.tensorFirst(t)) / 10)} to ${timeText(side.tensorUntil(t) / 10)}` : null],
+      ["takes from", links(side.neighbours(t, -1), link)],
+      ["gives to", links(next, link)],
+      ["written at", placeLink(side, c.tensor_mark[t])],
+    ]),
+    make("p", {}, make("button", { type: "button", onclick: () => showTensor(side, t) }, "Show on the rings")),
   ];
 }
 
@@ -146,6 +178,9 @@ function find(text) {
     side.scopes.forEach((scope, k) => side.scopeName(k).toLowerCase().includes(wanted) && add({ text: `${where}scope ${side.scopeName(k)}`, go: () => { select(side, "scope", k); showRange(side, scope.opens, scope.closes); } }));
     for (let i = 0; i < side.num; i++) {
       if (side.title(i).toLowerCase().includes(wanted)) add({ text: `${where}${side.title(i)}`, go: () => { select(side, "block", i); showOnRings(side, i); } });
+    }
+    for (let t = 0; t < side.tensorBlock.length; t++) {
+      if (side.tensorTitle(t).toLowerCase().includes(wanted)) add({ text: `${where}tensor ${side.tensorTitle(t)} (${side.title(side.tensorFirst(t))})`, go: () => { select(side, "tensor", t); showTensor(side, t); } });
     }
   }
   return { hits, more };
@@ -309,9 +344,9 @@ class Rects {
   }
 }
 
-function ticks(context, plot, text, y) {
+function ticks(context, plot, text, y, least = 0) {
   const { x0, x1 } = plot.group, wanted = (x1 - x0) / Math.max(plot.width / 110, 1), power = 10 ** Math.floor(Math.log10(wanted));
-  const step = [1, 2, 5, 10].map((k) => k * power).find((one) => one >= wanted);
+  const step = Math.max([1, 2, 5, 10].map((k) => k * power).find((one) => one >= wanted), least);
   context.fillStyle = colorOf("--soft");
   context.font = "11px system-ui, sans-serif";
   context.strokeStyle = colorOf("--line");

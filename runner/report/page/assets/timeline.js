@@ -8,7 +8,7 @@ function timelinePanel(side) {
   const group = { x0: 0, x1: side.length, most: side.length }, out = [];
   side.lanes = {};
   const stalled = side.stalls.reduce((sum, [from, to]) => sum + to - from, 0) / 10;
-  out.push(make("p", {}, `The run takes ${timeText(side.length / 10)}; the submitting thread stands still for ${timeText(stalled)} of it. Assumed: ${side.assumed}.`));
+  out.push(make("p", {}, `The run takes ${timeText(side.report.makespan_us ?? side.length / 10)}; the submitting thread stands still for ${timeText(stalled)} of it. Assumed: ${side.assumed}.`));
   const submits = new Plot(group, 40, `The submitting thread: ${numberText(side.stalls.length)} waits, ${timeText(stalled)} in all.`, (context, plot) => paintSubmits(side, context, plot), (x) => hitStall(side, x));
   out.push(captioned("submitting thread", make("span", {}, swatch(colorOf("--soft")), "submits ", swatch("#d62728"), "waits for room ", swatch("#f0a030"), "waits for a value"), submits));
   for (const core of LANE_CORES) {

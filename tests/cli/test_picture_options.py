@@ -1,0 +1,66 @@
+"""Pictures are of the plan that `schedule` makes with the same options."""
+
+import json
+import re
+
+import pytest
+import typer
+
+from runner.cli.main import app, main
+
+NOT_OF_A_PLAN = {"progress", "list_techniques", "explain_plan", "write", "as_json", "no_cache"}
+NOT_OF_A_PLAN |= {"scope_stats", "deps", "swimlane", "perfetto", "graph", "given", "out"}
+
+
+def _status(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        main([*map(str, arguments)])
+    return ended.value.code or 0
+
+
+def test_view_and_rings_take_the_options_of_a_plan_that_schedule_takes():
+    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    names = {name: {p.name for p in commands[name].params} - NOT_OF_A_PLAN for name in ("schedule", "view", "rings")}
+    assert {"objective", "budget", "slack", "no_share", "batch_allocs"} <= names["schedule"]
+    assert names["view"] == names["rings"] == names["schedule"]
+    for name in ("view", "rings"):
+        of_schedule = {p.name: (p.opts, p.default, p.help) for p in commands["schedule"].params}
+        assert all(
+            of_schedule[p.name] == (p.opts, p.default, p.help) for p in commands[name].params if p.name not in NOT_OF_A_PLAN
+        )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--scheduler", "minpeak", "--objective", "total", "--no-share"),
+        ("--scheduler", "minpeak", "--budget", "160KiB"),
+        ("--scheduler", "minpeak", "--slack", "50", "--no-technique", "spread"),
+        ("--batch-allocs", "--ring-heap", "1MiB", "--cores", "aic=1,aiv=2", "--submit-us", "2"),
+    ],
+)
+def test_the_page_is_of_the_plan_that_schedule_makes(options, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    heap = () if "--ring-heap" in options else ("--ring-heap", "safe")
+    assert _status("schedule", "moe", "--json", "--no-cache", *heap, *options) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert _status("view", "moe", "-o", page, *options) == 0
+    assert _status("rings", "moe", "-o", tmp_path / "rings.svg", *options) == 0
+    found = re.search(r'type="application/json">(.*?)</script>', page.read_text(), re.DOTALL)
+    assert found is not None
+    [side] = json.loads(found[1])["sides"]
+    for name in ("makespan_us", "stall_us", "safe_total_bytes", "num_tasks"):
+        assert side["report"][name] == planned[name], name
+    assert side["certificate"] == planned.get("certificate")
+    assert side["capacity"] == [ring["capacity_bytes"] for ring in planned["rings"]]
+
+
+@pytest.mark.parametrize("command", ["view", "rings"])
+def test_a_plan_that_cannot_be_is_refused_in_the_same_words(command, tmp_path, capsys):
+    given = ("--scheduler", "minpeak", "--budget", "1KiB")
+    assert _status("schedule", "moe", *given) == 1
+    told = capsys.readouterr().err
+    assert _status(command, "moe", *given, "-o", tmp_path / "out.svg") == 1
+    assert capsys.readouterr().err == told and "smallest" in told
+    assert list(tmp_path.iterdir()) == []
