@@ -159,7 +159,7 @@ class _Completer:
     def op_part(self, item: Node, key: str, inside: list[str], last: nodes.Step, seen: Visible) -> Iterator[Offer]:
         head = item.get("op")
         name = head.value if head is not None and head.kind == "text" else ""
-        definition = self.workspace.setup(self.path).registry.get(name)
+        definition = self.workspace.registry(self.path).get(name)
         if len(inside) == 1 or last.in_key:
             section = item.get(key)
             given = {each.value for each, _ in section.value} if section is not None and section.kind == "map" else set()
@@ -213,7 +213,7 @@ class _Completer:
         return Visible({}, params, ())
 
     def ops(self) -> Iterator[Offer]:
-        for name, definition in self.workspace.setup(self.path).registry.items():
+        for name, definition in self.workspace.registry(self.path).items():
             yield Offer(name, "op", definition.signature, op_text(definition))
 
     def graphs(self) -> Iterator[Offer]:

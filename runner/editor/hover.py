@@ -82,7 +82,7 @@ def task_at(workspace: Workspace, path: str, mark: Mark) -> tuple[Program, Task]
 def explained(workspace: Workspace, path: str, mark: Mark) -> Explanation | None:
     """What `ringgraph explain` says of the first task that an item makes."""
     found = task_at(workspace, path, mark)
-    return None if found is None else explain(found[0], workspace.setup(path).registry, found[1].path)
+    return None if found is None else explain(found[0], workspace.registry(path), found[1].path)
 
 
 def _node_parts(workspace: Workspace, path: str, way: list[nodes.Step], found: names.Occurrence | None) -> Iterator[str]:
@@ -122,13 +122,13 @@ def _span_parts(workspace: Workspace, path: str, item: nodes.Node) -> Iterator[s
         if at is None or not span.path or (at.line, at.column) != (item.mark.line, item.mark.column):
             continue
         if os.path.realpath(at.file) == real and span.kind in ("scope", "for", "dynamic", "use", "if"):
-            yield _block(str(explain(program, workspace.setup(path).registry, span.path)))
+            yield _block(str(explain(program, workspace.registry(path), span.path)))
             return
 
 
 def _symbol_parts(workspace: Workspace, path: str, found: names.Occurrence) -> Iterator[str]:
     symbol = found.symbol
-    registry = workspace.setup(path).registry
+    registry = workspace.registry(path)
     match symbol.kind:
         case "op":
             definition = registry.get(symbol.name)

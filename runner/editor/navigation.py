@@ -49,7 +49,7 @@ def definition(workspace: Workspace, path: str, offset: int) -> list[Place]:
     symbol = found.symbol
     match symbol.kind:
         case "op" | "operand" | "attr":
-            given = workspace.setup(path).registry.get(symbol.key[1])
+            given = workspace.registry(path).get(symbol.key[1])
             return [] if given is None else _at_line(given.place, symbol.name)
         case "value" | "dtype":
             config = workspace.config(path)

@@ -91,14 +91,17 @@ def hints(workspace: Workspace, path: str, start: int, end: int) -> list[Hint]:
     text, tree, index = workspace.text(path), workspace.tree(path), workspace.index(path)
     if text is None or tree is None or index is None or not workspace.is_graph(os.path.realpath(path)):
         return []
-    values, known = param_values(workspace, path), specs(workspace, path)
-    found = []
+    values, known, found = param_values(workspace, path), None, []
     for mark, written in _types(tree[0]):
         offset = text.offset(mark)
-        if start <= offset <= end:
-            spec = spec_of(workspace, path, written.value.rpartition(": ")[2], values) or known.get((mark.line, mark.column))
-            if spec is not None:
-                found.append(Hint(_behind(text, written), f"{spec}, {human_bytes(spec.size_bytes)}"))
+        if not start <= offset <= end:
+            continue
+        spec = spec_of(workspace, path, written.value.rpartition(": ")[2], values)
+        if spec is None:  # it depends on loops: the program, which takes longer, has it
+            known = specs(workspace, path) if known is None else known
+            spec = known.get((mark.line, mark.column))
+        if spec is not None:
+            found.append(Hint(_behind(text, written), f"{spec}, {human_bytes(spec.size_bytes)}"))
     for item in nodes.all_items(tree[0].get("body")):
         trips = item.get("range")
         if trips is not None and trips.kind == "text" and start <= text.offset(trips.mark) <= end and not trips.value.isdigit():

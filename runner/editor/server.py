@@ -1,7 +1,7 @@
 """The language server: requests of an editor are answered by the modules beside this one, findings are sent when they are there.
 
 An edit starts, a moment later, one pass over all open graphs on a thread of its own, in the order in which they were edited last;
-the next edit ends it. Requests run on another thread, one after another, so that the server hears what comes meanwhile.
+the next edit ends it. Requests run on a few others, so that the server hears what comes meanwhile.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Server(LanguageServer):
         self.shown: dict[str, list[Diagnostic]] = {}
         self.waiting: asyncio.TimerHandle | None = None
         self.analysis = ThreadPoolExecutor(1, "analysis")
-        self.requests = ThreadPoolExecutor(1, "requests")
+        self.requests = ThreadPoolExecutor(3, "requests")
 
     # --- documents ---
 
@@ -179,7 +179,10 @@ class Server(LanguageServer):
         return [found for place in places if (found := self.location(place)) is not None]
 
     async def answer(self, uri: str, work: Callable[[str, Text], _Result | None]) -> _Result | None:
-        """What `work` makes of an open file, on the thread of requests; None where it is not open, or a fault is logged."""
+        """What `work` makes of an open file, on a thread of requests; None where it is not open, or a fault is logged.
+
+        Raises RinggraphError, for those who say why they do nothing.
+        """
         path = self.path(uri)
         text = self.graphs.open.get(os.path.realpath(path)) if path is not None else None
         if path is None or text is None:

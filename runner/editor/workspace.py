@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from runner.base.errors import Diagnostic, Mark, RinggraphError
 from runner.base.reading import file_bytes, overlaid
-from runner.driver.driver import DEFAULT_CONFIG, Setup
+from runner.driver.driver import DEFAULT_CONFIG, Setup, registry
 from runner.driver.linting import lint
 from runner.editor.reading import names, tolerant
 from runner.editor.reading.text import Text
@@ -27,6 +27,7 @@ from runner.language.yaml_source import MAX_BYTES, Node, read_source
 
 if TYPE_CHECKING:
     from runner.config.config import Config
+    from runner.program.ops import OpRegistry
     from runner.program.program import Program
 
 _GRAPH = re.compile(r"^(graph|body)\s*:|graph\.schema\.json", re.MULTILINE)
@@ -109,6 +110,13 @@ class Workspace:
         if settings not in self._setups:
             self._setups[settings] = settings.setup(self.folder)
         return self._setups[settings]
+
+    def registry(self, path: str) -> OpRegistry:
+        """The ops that a graph may use; ours alone where a file of others cannot be used, which its findings tell."""
+        try:
+            return self.setup(path).registry
+        except RinggraphError:
+            return registry()
 
     def _settings(self, path: str) -> Settings:
         return self.settings.for_file(Path(os.path.realpath(path)), self.folder)

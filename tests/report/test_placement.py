@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from importlib.resources import files
 from pathlib import Path
 
 import jsonschema
 import pytest
 
+from runner.base.errors import ScheduleError
 from runner.driver.device.placement import placement
 from runner.driver.driver import Setup
-from runner.driver.planning import MinpeakOptions, PlanRequest
+from runner.driver.planning import MinpeakOptions, PlanRequest, place
 from runner.report.placement.limits import limits_of
 from runner.rings.sizes import RingSizes
 
@@ -68,6 +70,38 @@ def test_limits_on_both_sides() -> None:
         sizes = RingSizes(window=(16384, window >> less, 16384, 16384), pool=(16384, pool - less, 16384, 16384))
         kept = {limit.name: limit.is_kept for limit in limits_of(schedule, sizes)}
         assert kept["task window of ring 1"] == kept["dependency pool of ring 1"] == (not less)
+
+
+HEAD = 'graph: g\ninputs: {x: "f32[4, 256]"}\nweights: {w: "f32[256]"}\noutputs: {z: "f32[4, 256]"}\nbody:\n  - alloc: MADE\n'
+NORM = "  - {op: rms_norm, in: {x: x, w: w}, out: {y: z}}\n"
+
+
+def limits(folder: Path, made: str) -> dict[str, tuple[int, bool]]:
+    """What a graph of one alloc and one op needs of each limit, and whether that is kept."""
+    path = folder / "g.yaml"
+    path.write_text(HEAD.replace("MADE", made) + NORM)
+    schedule = place(SETUP, PlanRequest(path)).schedule
+    found = {limit.name: (limit.needed, limit.is_kept) for limit in limits_of(schedule, RingSizes())}
+    with nullcontext() if all(is_kept for _, is_kept in found.values()) else pytest.raises(ScheduleError):
+        placement(SETUP, PlanRequest(path))
+    return found
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_arguments_and_blocks_on_both_sides(tmp_path: Path, more: int) -> None:
+    many = ", ".join(f'a{k}: "f32[4, 256]"' for k in range(32 + more))
+    assert limits(tmp_path, f"{{{many}}}")["tensors of a submission"] == (32 + more, not more)
+    rows = 2**21 - 1 + more  # of 1,024 bytes; a block has at most 2^31 - 1 bytes, of 1,024 a multiple
+    assert limits(tmp_path, f'{{a: "i8[{rows}, 1024]"}}')["size of a block"] == (rows * 1024, not more)
+
+
+@pytest.mark.parametrize(("limit", "name"), [("tensormap", "CAPACITY"), ("scopes open at a time", "MAX_SCOPES")])
+def test_the_map_and_open_scopes_on_both_sides(monkeypatch: pytest.MonkeyPatch, limit: str, name: str) -> None:
+    schedule = placed("moe", "annotated").schedule
+    needed = {one.name: one.needed for one in limits_of(schedule, RingSizes())}[limit]
+    for less in (0, 1):
+        monkeypatch.setattr(f"runner.report.placement.limits.{name}", needed - less)
+        assert {one.name: one.is_kept for one in limits_of(schedule, RingSizes())}[limit] == (not less)
 
 
 def test_the_card(call, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ DESCRIPTIONS = (
         "G340",
         "unknown name in share",
         "`share:` lists tensors that the graph makes, ids of graphs that it uses which share too, and groups of them; what an "
-        "entry replaces stands in the same list, and copies count trips of loops of the graph.",
+        "entry replaces or keeps apart from stands in the same list, and copies count trips of loops of the graph.",
     ),
     Description(
         "G339",
