@@ -25,6 +25,7 @@ CASES = {
     "minpeak": (["qwen3_prefill:minpeak"], ("qwen3-tiny",)),
     "arenas": (["moe:minpeak"], ()),
     "recorded": ([str(DATA / "captures" / "layers_1")], ()),
+    "recorded_arenas": ([f"{DATA / 'captures' / 'layers_1'}:minpeak"], ()),
     "difference": (["decode_fwd", "decode_fwd:autoscope"], ()),
 }
 
