@@ -406,6 +406,7 @@ def region_needs(schedule: Schedule, users: Mapping[int, Sequence[int]]) -> Iter
     program = schedule.program
     assert program is not None
     written = {tensor for task in program.tasks for tensor in task.writes}
+    written -= {tensor.id for tensor in program.tensors if not tensor.spec.size_bytes}  # no bytes, nothing to order
     seen = _Seen()
     for submission, item in enumerate(schedule.submissions):
         if item.task is None:

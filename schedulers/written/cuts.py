@@ -88,10 +88,14 @@ class _Saved:
 
 @dataclass(frozen=True)
 class _Level:
-    """A body at some depth: per node the bytes that it leaves there, and what its scopes need on the rings."""
+    """A body at some depth: per node the bytes that it leaves there, and what its scopes need on the rings.
+
+    `chosen` is the need of those scopes alone that a capacity could have ruled out.
+    """
 
     own: Ints
     need: Four
+    chosen: Four
     choice: Choice
 
 
@@ -146,7 +150,7 @@ class WrittenCuts:
     def _tried(self, goal: Goal) -> tuple[int, Four]:
         found = self.level(self.written.root.body, 0)
         need = (int(found.own[0]), *found.need[1:])
-        self.needed = [*map(max, self.needed, need)]
+        self.needed = [*map(max, self.needed, found.chosen)]
         return goal.value(need), need
 
     def _nearby(
@@ -173,7 +177,9 @@ class WrittenCuts:
         while True:
             self._set(depth, cap)
             yield
-            most = self.needed[depth]  # by any answer with this capacity: a larger one would not have changed them
+            # By any answer with this capacity: a larger one would not have changed them. Scopes that stay in any case do not
+            # count, as no capacity rules them out: with them this would not end.
+            most = self.needed[depth]
             if most <= 0 or stop():
                 return
             cap = min(most - 1, int(most * self.shrink))
@@ -192,10 +198,11 @@ class WrittenCuts:
         n = body.num_items
         own = self.total[body] + self._items(body, depth).sum(1)
         runs: list[Run] = []
-        need = [0, 0, 0, 0]
+        chosen = [0, 0, 0, 0]
         if depth < DEEPEST:
             own = own - self.saved(body, depth).all[:, 0, n]
-            self._collect(body, (0, n), depth, runs, need)
+            self._collect(body, (0, n), depth, runs, chosen)
+        need = list(chosen)
         choice = Choice(frozenset(runs))
         dropped = []
         for item in range(n):
@@ -206,10 +213,12 @@ class WrittenCuts:
                 if kept:
                     ring = min(at + 1, DEEPEST)
                     need[ring] = max(need[ring], int(inner.own.max()))
+                    if item not in body.fixed and at < DEEPEST:
+                        chosen[ring] = max(chosen[ring], int(inner.own.max()))
                 elif child.kind == "scope":
                     dropped.append(item)
-                need = [*map(max, need, inner.need)]
-        return _Level(own, (need[0], need[1], need[2], need[3]), Choice(choice.runs, frozenset(dropped)))
+                need, chosen = [*map(max, need, inner.need)], [*map(max, chosen, inner.chosen)]
+        return _Level(own, _four(need), _four(chosen), Choice(choice.runs, frozenset(dropped)))
 
     def _collect(self, body: Body, within: Run, depth: int, runs: list[Run], need: list[int]) -> None:
         """Adds the scopes in a run at `depth`, deeper ones too, to `runs`, and what they hold to `need`."""
@@ -303,3 +312,7 @@ def _inside(body: Body) -> Ints:
         for made, units in node.tensors:
             found[k, : made.item + 1, body.last[made] + 1 :] += units
     return found
+
+
+def _four(values: list[int]) -> Four:
+    return values[0], values[1], values[2], values[3]

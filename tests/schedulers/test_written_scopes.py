@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from runner.driver.shares.written import without_lists
 from runner.driver.write import Files, library_of, settled_texts
 from runner.execution.executor import execute
 from runner.expansion.expander import expand
@@ -117,7 +118,7 @@ def settled(path: Path, **options: object) -> tuple[Plan, Program, dict[Path, by
         return minpeak(program_of(path, library), options | {"written": demands, "report": plans.append})
 
     files = Files(path, lambda library: program_of(path, library))
-    written = settled_texts(plan, lambda: plans[-1].annotations, files)
+    written = settled_texts(plan, lambda: plans[-1].annotations, files, without_lists(files))
     program = plans[-1].schedule.program
     assert program is not None
     return plans[-1], program, dict(written.texts)
@@ -272,3 +273,33 @@ def test_other_work_is_noticed(tmp_path: Path) -> None:
         changed = text.replace(one, other, 1)
         with pytest.raises(Exception, match=r"would not do|unknown tensor"):
             refuse_other_work(before, program_of(path, library_of({path: changed.encode()})))
+
+
+KEPT = """\
+  - alloc: {g: "f32[5, 256]"}
+  - scope: fast
+    mode: manual
+    body:
+      - {op: join, id: one, in: {a: x, b: x}, out: {y: "h: f32[6, 256]"}}
+      - {op: join, in: {a: h, b: x}, out: {y: g}, after: [one]}
+  - {op: join, in: {a: g, b: x}, out: {y: "k: f32[7, 256]"}}
+  - {op: join, in: {a: k, b: g}, out: {y: z}}
+"""
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2, 3, 4])
+def test_the_walk_over_capacities_ends_where_scopes_stay_in_any_case(depth, tmp_path):
+    """A manual scope stays, and so do scopes inside the deepest: no capacity rules them out, however small it gets."""
+    path = tmp_path / "made.yaml"
+    body = KEPT
+    for level in range(depth):
+        body = f"  - scope: s{level}\n    body:\n" + "".join(f"    {line}\n" for line in body.splitlines())
+    path.write_text(head() + body)
+    tries = []
+
+    def stop() -> bool:
+        tries.append(0)
+        assert len(tries) < 500, "the walk goes on"
+        return False
+
+    assert list(WrittenCuts(read_bodies(program_of(path), Demands())).candidates(TOTAL, stop))

@@ -11,6 +11,7 @@ from random_programs import Builder as ProgramBuilder
 from random_programs import random_program, random_trips, run_in_order, run_shuffled
 from random_schedules import build, programs, small_sizes
 
+from runner import Driver
 from runner.base.errors import Mark, ScheduleError
 from runner.program.program import Program, Span
 from runner.recorded.programs import Builder
@@ -265,6 +266,22 @@ def test_a_block_must_be_kept_until_its_users_are_done():
     assert [str(f) for f in verify(_change(schedule, 1, holds=()))] == [
         "error V6: nothing keeps the block of 't0' until 'task1' has completed\nhint: add 'after:' its creator"
     ]
+
+
+@pytest.mark.parametrize("strategy", ["annotated", "manual", "unscoped", "minpeak"])
+def test_tensors_without_elements_need_no_order(strategy, tmp_path):
+    path = tmp_path / "g.yaml"
+    path.write_text("""\
+graph: g
+inputs: {x: "f32[4, 4]"}
+outputs: {y: "f32[0, 4]"}
+body:
+  - {alloc: {t: "f32[0, 4]", u: "f32[4, 4]"}}
+  - {op: add, in: {a: "x[0:0]", b: "x[0:0]"}, out: {y: t}}
+  - {op: add, in: {a: x, b: x}, out: {y: u}}
+  - {op: add, in: {a: t, b: "u[4:]"}, out: {y: y}}
+""")
+    assert not _codes(Driver().plan(path, strategy).schedule)
 
 
 def test_a_tensor_must_lie_in_a_block_and_every_task_be_there():
