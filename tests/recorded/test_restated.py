@@ -59,7 +59,7 @@ def test_recorded_programs_read_back_to_themselves_and_so_do_their_schedules():
 
 @pytest.mark.parametrize("strategy", ["annotated", "manual", "autoscope", "minpeak"])
 def test_plans_read_back_to_themselves(strategy):
-    for seed in range(40):
+    for seed in range(40 if strategy != "minpeak" else 15):
         for make in (random_program, loop_program):
             check(get_scheduler(strategy)(make(seed), {}))
 
