@@ -198,7 +198,7 @@ class ScheduleError(RinggraphError):
 
 
 class DeadlockError(RinggraphError):
-    """A submission that can never be placed; `.deadlock` holds the facts (see `ring_heap.Deadlock`)."""
+    """A submission that can never be placed; `.deadlock` holds the facts (see `runner.rings.parts.records.Deadlock`)."""
 
     def __init__(self, message: str, deadlock: object):
         super().__init__(message)

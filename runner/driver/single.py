@@ -23,7 +23,7 @@ from runner.execution.run import TaskTime
 from runner.execution.tracing import Trace
 from runner.program.ops import OpRegistry
 from runner.program.program import Program, Tensor
-from runner.rings.heap import ScopeRecord
+from runner.rings.parts.records import ScopeRecord
 from runner.rings.sizes import RingSizes
 from runner.serving.session import Placement
 from runner.serving.single_run import (

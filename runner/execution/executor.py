@@ -25,7 +25,7 @@ from runner.execution.storage import PlainStorage, RingStorage, Storage
 from runner.execution.tracing import Trace
 from runner.execution.workers import Workers
 from runner.program.ops import OpRegistry
-from runner.rings.heap import ScopeRecord
+from runner.rings.parts.records import ScopeRecord
 from runner.rings.schedule import Begin, End, Repeat, Schedule, Submit
 from runner.rings.sizes import RingSizes
 from runner.rings.steps import StepWalk

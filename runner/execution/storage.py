@@ -14,7 +14,8 @@ import torch
 
 from runner.base.errors import DeadlockError, ExecutionError
 from runner.base.tensor_spec import BLOCK_ALIGN, DTYPE_BYTES, round_up
-from runner.rings.heap import Deadlock, RingHeap, ScopeRecord
+from runner.rings.heap import RingHeap
+from runner.rings.parts.records import Deadlock, ScopeRecord
 from runner.rings.schedule import NUM_RINGS, Schedule
 from runner.rings.sizes import RingSizes
 

@@ -12,7 +12,7 @@ from runner.base.reading import read_json
 from runner.recorded.conformance import read_conformance
 from runner.recorded.edges import schedule_of
 from runner.recorded.recording import Recording
-from runner.rings.heap import ScopeRecord
+from runner.rings.parts.records import ScopeRecord
 from runner.rings.replay import Replay, eager, in_steps
 from runner.rings.schedule import NUM_RINGS, Begin, End, Schedule, ScopeInfo, Step, Submission, Submit
 from runner.rings.sizes import RingSizes

@@ -20,7 +20,7 @@ from typing import Any
 from runner.base.errors import ScheduleError
 from runner.base.files import write_text
 from runner.base.reading import parse_json_line
-from runner.rings.heap import ScopeRecord
+from runner.rings.parts.records import ScopeRecord
 from runner.rings.replay import Replay
 from runner.rings.schedule import NUM_RINGS, Schedule
 from runner.rings.sizes import RingSizes

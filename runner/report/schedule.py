@@ -9,7 +9,7 @@ from typing import Any
 from runner.base.errors import DeadlockError, Mark
 from runner.recorded.scope_stats import ring_stats
 from runner.rings.capacity import RingLoad, fits, least_heap, least_window, program_peak_live, ring_loads, robust_heap, safe_heap
-from runner.rings.heap import Deadlock
+from runner.rings.parts.records import Deadlock
 from runner.rings.replay import Replay, RunTimes, SlowWait
 from runner.rings.schedule import NUM_RINGS, Schedule
 from runner.rings.sizes import MIN_POOL, RingSizes

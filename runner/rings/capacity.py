@@ -21,7 +21,8 @@ from runner.base.tensor_spec import block_bytes
 from runner.program.lifetimes import Rows, live_units
 from runner.program.program import Program
 from runner.program.spans import SpanWalk
-from runner.rings.heap import INLINE_EDGES, POOL_SWEEP
+from runner.rings.heap import INLINE_EDGES
+from runner.rings.parts.ring import POOL_SWEEP
 from runner.rings.schedule import NUM_RINGS, Begin, End, Schedule, Submit
 from runner.rings.sizes import MIN_HEAP_BYTES, MIN_WINDOW
 from runner.rings.steps import OpenLoop, StepWalk

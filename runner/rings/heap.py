@@ -17,11 +17,13 @@ Source: the rules of docs/memory-model.md, which restate the public `simpler` ru
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple
 
-from runner.base.errors import Mark, ScheduleError
+from runner.base.errors import ScheduleError
+from runner.rings.parts.records import Deadlock, ScopeRecord
+from runner.rings.parts.ring import Ring
 from runner.rings.schedule import MAX_SCOPES, MAX_TENSORS, NUM_RINGS, MapEntry, Schedule
 from runner.rings.sizes import RingSizes
 from runner.rings.tensormap import CAPACITY as TENSORMAP_ENTRIES
@@ -29,35 +31,6 @@ from runner.rings.tensormap import SWEEP, Address, TensorMap
 
 MAX_BLOCK_BYTES = 2**31 - 1  # the runtime holds a block's size in 32 bits and would wrap silently
 INLINE_EDGES = 64  # edges that a task holds itself; more spill into the ring's pool
-POOL_SWEEP = 64  # pool entries are reclaimed only when this many tasks have retired since the last sweep
-
-CODE_NAMES = {
-    0: "none",
-    1: "SCOPE_DEADLOCK",
-    2: "HEAP_RING_DEADLOCK",
-    3: "FLOW_CONTROL_DEADLOCK",
-    4: "DEP_POOL_OVERFLOW",
-    5: "INVALID_ARGS",
-    11: "TENSORMAP_OVERFLOW",
-}
-
-
-class ScopeRecord(NamedTuple):
-    """What scope stats note at a scope's begin and end: tail and head of slots, bytes and pool entries of its ring.
-
-    `tensormap` is how many entries of the table of all rings are in use. The others are monotonic counters; bytes are
-    `offset + wraps x capacity`, so what a wrap leaves unused at the end counts.
-    """
-
-    phase: str
-    scope: int
-    slots_tail: int
-    slots_head: int
-    heap_tail: int
-    heap_head: int
-    pool_tail: int
-    pool_head: int
-    tensormap: int = 0
 
 
 class PoolNeed(NamedTuple):
@@ -69,155 +42,6 @@ class PoolNeed(NamedTuple):
 
 
 NO_POOL_NEED = PoolNeed(0, 0, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Deadlock:
-    """A submission that can never be placed.
-
-    With code 5 the runtime refuses it whatever the rings hold; `refused` says for what. Otherwise `how` is "open scope" (the
-    ring's oldest live task belongs to a scope that cannot close before this submission), "no progress" (the ring is empty and
-    still too small, or nothing retires in time) or "scope too large" (the scope alone fills the window). `scope` and `oldest`
-    name what pins the ring: the open scope that owns its oldest live task, and the largest tensor of that task's block.
-    """
-
-    code: int
-    how: str
-    ring: int
-    submission: int
-    block: str
-    size_bytes: int
-    capacity_bytes: int
-    held_bytes: int
-    window: int
-    held_slots: int
-    pool: int
-    mark: Mark | None = None
-    scope: str | None = None
-    scope_mark: Mark | None = None
-    oldest: str | None = None
-    oldest_mark: Mark | None = None
-    refused: str = ""
-
-    @property
-    def name(self) -> str:
-        return CODE_NAMES[self.code]
-
-    def __str__(self) -> str:
-        if self.code == 5:
-            return f"'{self.block}': {self.refused}"
-        if self.code == 11:
-            return f"the tensormap has no entries left for the arguments of '{self.block}': all {TENSORMAP_ENTRIES:,} are in use"
-        if self.code == 2:
-            text = f"ring {self.ring} cannot hold '{self.block}' ({self.size_bytes:,} bytes): "
-            if self.how == "no progress":
-                return text + f"the empty ring has {self.capacity_bytes:,} bytes"
-            held = f"{self.held_bytes:,} of {self.capacity_bytes:,} are pinned"
-        elif self.code == 4:
-            text = f"ring {self.ring} has no pool entries for the edges of '{self.block}': "
-            held = f"the pool of {self.pool:,} is pinned"
-        else:
-            text = f"ring {self.ring} has no slot for '{self.block}': "
-            held = f"{self.held_slots:,} of {self.window - 1:,} usable slots are pinned"
-        by = f" by the open scope '{self.scope}'" if self.scope else ""
-        oldest = f" (oldest block: '{self.oldest}')" if self.oldest else ""
-        return f"{text}{held}{by}{oldest}"
-
-
-class Ring:
-    """One ring: slots, bytes and pool entries of the tasks submitted to it, oldest first."""
-
-    __slots__ = (
-        "alive", "anchor", "ends", "pool", "pool_head", "pool_marks", "pool_swept", "pool_tail", "retired", "seen", "size",
-        "spill_head", "spill_marks", "tail", "tail_wraps", "tasks", "top", "top_wraps", "window",
-    )  # fmt: skip
-
-    def __init__(self, size: int, window: int, pool: int) -> None:
-        self.size = size
-        self.window = window
-        self.pool = pool
-        self.tasks: list[int] = []  # submissions, in slot order
-        self.ends: list[int] = []  # where each task's block ends
-        self.alive = 0  # index in `tasks` of the oldest live one, as far as that is known to the submitting thread
-        self.retired = 0  # and as it is
-        self.seen = 0  # `alive` when the tail was last refreshed
-        self.anchor = -1  # a task that restarted the empty ring at 0; the tail stays until it has retired
-        self.top = self.tail = 0
-        self.top_wraps = self.tail_wraps = 0
-        self.pool_head = self.pool_tail = self.pool_swept = self.spill_head = 0
-        self.pool_marks: list[int] = []  # `pool_head` after each task; of an alloc, what the slot held a window ago
-        self.spill_marks: list[int] = []
-
-    def refresh(self) -> None:
-        """Rule 5: move the tail to the end of the block of the last consumed task.
-
-        Called before a submission only, if anything has retired since the last call: what retires in between is not seen, as on
-        the device, and scope stats show the old tail.
-        """
-        self.seen = self.alive
-        # After a restart at 0 the tail is 0 already. Tasks from before it end at the ring's far end, where the tail must not go
-        # back to, so their retirement is passed over until the task that restarted the ring has retired too.
-        if self.anchor >= 0:
-            if self.alive <= self.anchor:
-                return
-            self.anchor = -1
-        tail = self.ends[self.alive - 1]
-        if tail < self.tail:
-            self.tail_wraps += 1
-        self.tail = tail
-
-    def bump(self, size_bytes: int) -> int | None:
-        """Rule 3: the offset of a block of `size_bytes`, or None when it has to wait."""
-        top, tail = self.top, self.tail
-        if size_bytes == 0:
-            return top
-        # What is held lies in [tail, top), or once wrapped in [tail, size) and [0, top). `top == tail` means empty, so a block
-        # put below the tail has to end strictly below it: a full ring would look like an empty one.
-        if top >= tail:
-            if self.size - top >= size_bytes:
-                self.top = top + size_bytes
-                return top
-            if tail > size_bytes:
-                self.top = size_bytes
-                self.top_wraps += 1
-                return 0
-            if top == tail and size_bytes <= self.size:
-                self.top = size_bytes
-                self.tail = 0
-                self.top_wraps += 1
-                self.tail_wraps += 1
-                self.anchor = len(self.tasks)
-                return 0
-            return None
-        if tail - top > size_bytes:
-            self.top = top + size_bytes
-            return top
-        return None
-
-    @property
-    def live(self) -> int:
-        return len(self.tasks) - self.alive
-
-    @property
-    def head_bytes(self) -> int:
-        return self.top + self.top_wraps * self.size
-
-    @property
-    def tail_bytes(self) -> int:
-        return self.tail + self.tail_wraps * self.size
-
-    def pool_fits(self, entries: int) -> bool:
-        """Whether `entries` more pool entries fit, after a sweep if one is due."""
-        if self.pool - (self.pool_head - self.pool_tail) >= entries:
-            return True
-        if self.alive and self.alive >= self.pool_swept + POOL_SWEEP:
-            self.pool_tail = max(self.pool_tail, self.pool_marks[self.alive - 1])
-            self.pool_swept = self.alive
-        return self.pool - (self.pool_head - self.pool_tail) >= entries
-
-    def spill_fits(self, entries: int) -> bool:
-        tail = self.spill_marks[self.alive - 1] if self.alive else 0
-        return self.pool - (self.spill_head - tail) >= entries
 
 
 class RingHeap:

@@ -14,7 +14,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from runner.base.records import collector_off
-from runner.rings.heap import Deadlock, RingHeap, ScopeRecord
+from runner.rings.heap import RingHeap
+from runner.rings.parts.records import Deadlock, ScopeRecord
 from runner.rings.schedule import Begin, End, Schedule, Step, Submit
 from runner.rings.sizes import RingSizes
 from runner.rings.steps import StepWalk

@@ -19,7 +19,8 @@ from runner.base.reading import MAX_DIGITS
 from runner.rings.defaults import DEVICE, SUBMIT_US
 from runner.rings.devices.devices import Device, device
 from runner.rings.devices.durations import Rates
-from runner.rings.heap import Deadlock, RingHeap
+from runner.rings.heap import RingHeap
+from runner.rings.parts.records import Deadlock
 from runner.rings.replay import Driver, Replay, SlowWait
 from runner.rings.schedule import Schedule
 from runner.rings.sizes import RingSizes

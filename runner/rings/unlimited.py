@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from runner.program.lifetimes import Rows
 from runner.rings.capacity import ring_loads
-from runner.rings.heap import Deadlock, RingHeap
+from runner.rings.heap import RingHeap
+from runner.rings.parts.records import Deadlock
 from runner.rings.replay import Replay, RunTimes
 from runner.rings.schedule import MAX_SCOPES, NUM_RINGS, Begin, End, Schedule, Slot, Submit
 from runner.rings.sizes import MIN_HEAP_BYTES, MIN_POOL, MIN_WINDOW, RingSizes

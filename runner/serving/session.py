@@ -34,7 +34,7 @@ from runner.language.library import GraphLibrary, find_graph
 from runner.models.protocols import PHASES, Drafting, DraftState, Recorder, RequestState, Serving, Vocabulary
 from runner.program.ops import OpRegistry
 from runner.program.program import Program
-from runner.rings.heap import ScopeRecord
+from runner.rings.parts.records import ScopeRecord
 from runner.rings.schedule import Schedule
 from runner.rings.sizes import RingSizes
 from runner.serving.drafts import FOLLOWING, Drafts, drafts_of

@@ -17,8 +17,9 @@ from runner.execution.executor import execute
 from runner.expansion.expander import expand
 from runner.language.library import load_graph
 from runner.program.ops import OpRegistry
-from runner.rings import capacity, heap
+from runner.rings import capacity
 from runner.rings.common_sizes import refuse_deadlock, safe_sizes
+from runner.rings.parts import ring
 from runner.rings.replay import eager, lagging
 from schedulers import get_scheduler
 
@@ -88,7 +89,7 @@ def attack(seed: int, path) -> int:
     path.write_text(graph.text())
     period = rng.choice((2, 3, 8, 64))  # pools are swept after fewer tasks, so that small programs cross many sweeps
     runs = 0
-    with patch.object(capacity, "POOL_SWEEP", period), patch.object(heap, "POOL_SWEEP", period):
+    with patch.object(capacity, "POOL_SWEEP", period), patch.object(ring, "POOL_SWEEP", period):
         program = expand(load_graph(path), SimpleNamespace(values={}, dtypes={}), OPS)
         schedule = get_scheduler(rng.choice(("annotated", "annotated", "autoscope")))(program, {})
         sizes = safe_sizes([schedule])

@@ -280,7 +280,7 @@ class Both:
 @pytest.fixture
 def small(monkeypatch):
     for name, value in {
-        "heap.POOL_SWEEP": SWEEP,
+        "parts.ring.POOL_SWEEP": SWEEP,
         "heap.SWEEP": SWEEP,
         "tensormap.SWEEP": SWEEP,
         "heap.TENSORMAP_ENTRIES": ENTRIES,

@@ -147,7 +147,7 @@ def test_a_tensormap_that_is_looked_at_late_has_the_entries_of_one_that_is_kept(
 @pytest.mark.parametrize("period", [1, 2, 5])
 def test_pools_hold_wherever_sweeps_come(monkeypatch, period):
     """With sweeps after fewer tasks than 64 small programs cross many, and an alloc is often the last that was consumed."""
-    monkeypatch.setattr("runner.rings.heap.POOL_SWEEP", period)
+    monkeypatch.setattr("runner.rings.parts.ring.POOL_SWEEP", period)
     monkeypatch.setattr("runner.rings.capacity.POOL_SWEEP", period)
     num_below = num_short = 0
     for seed in range(20):

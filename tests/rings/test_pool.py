@@ -20,9 +20,10 @@ from runner.execution.executor import execute
 from runner.expansion.expander import expand
 from runner.language.library import load_graph
 from runner.program.ops import OpRegistry
-from runner.rings import capacity, heap, sizes
+from runner.rings import capacity, sizes
 from runner.rings.capacity import ring_loads
 from runner.rings.common_sizes import refuse_deadlock, safe_sizes
+from runner.rings.parts import ring
 from runner.rings.replay import lagging
 from runner.rings.sizes import VARIABLES, RingSizes
 from schedulers import get_scheduler
@@ -32,7 +33,7 @@ AMPLE = RingSizes((2**30,) * 4)
 
 def swept_every(period):
     """Pools swept after fewer tasks than 64, so that small programs cross many sweeps."""
-    return patch.multiple(capacity, POOL_SWEEP=period), patch.object(heap, "POOL_SWEEP", period)
+    return patch.multiple(capacity, POOL_SWEEP=period), patch.object(ring, "POOL_SWEEP", period)
 
 
 def bounds(schedule):

@@ -6,7 +6,8 @@ import pytest
 
 from runner.base.errors import ConfigError, Mark, ScheduleError
 from runner.recorded.programs import Builder
-from runner.rings.heap import Ring, RingHeap
+from runner.rings.heap import RingHeap
+from runner.rings.parts.ring import Ring
 from runner.rings.replay import eager, lagging
 from runner.rings.schedule import Slot, Submission
 from runner.rings.sizes import RingSizes, parse_size

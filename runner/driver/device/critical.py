@@ -12,7 +12,7 @@ from runner.recorded.edges import schedule_of
 from runner.recorded.opening import read_recording
 from runner.recorded.recording import Recording
 from runner.report.device.critical_path import CriticalPath, Observed, critical_path
-from runner.rings.heap import Deadlock
+from runner.rings.parts.records import Deadlock
 from runner.rings.replay import Driver
 
 

@@ -21,7 +21,7 @@ from runner.report.device.deps import deps_json, name_map_json
 from runner.report.device.perfetto import perfetto_json
 from runner.report.device.swimlane import swimlane_json
 from runner.report.device.timeline import Timeline, measured, task_ids, traced
-from runner.rings.heap import ScopeRecord
+from runner.rings.parts.records import ScopeRecord
 from runner.rings.schedule import Schedule
 from runner.rings.sizes import RingSizes
 

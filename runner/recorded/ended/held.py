@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.recorded.scope_stats import read_records
-from runner.rings.heap import CODE_NAMES
+from runner.rings.parts.records import CODE_NAMES
 from runner.rings.schedule import NUM_RINGS
 from runner.rings.tensormap import CAPACITY as TENSORMAP_ENTRIES
 

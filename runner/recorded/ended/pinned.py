@@ -14,7 +14,8 @@ from runner.recorded.edges import schedule_of
 from runner.recorded.ended.held import Held, OpenScope, Usage, fullest_but_heap, fullest_of, likely_code
 from runner.recorded.recording import Recording
 from runner.rings.capacity import ring_loads, safe_heap
-from runner.rings.heap import Deadlock, block_name
+from runner.rings.heap import block_name
+from runner.rings.parts.records import Deadlock
 from runner.rings.replay import Driver
 from runner.rings.schedule import NUM_RINGS, Begin, End, Schedule, Step
 from runner.rings.tensormap import CAPACITY as TENSORMAP_ENTRIES
