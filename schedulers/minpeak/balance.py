@@ -15,13 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from itertools import islice
 
 import numpy as np
 
 from runner.program.lifetimes import Ints
 from runner.program.order import predecessors
-from runner.rings.devices.timed_lives import Times, Work, run_free, run_in_budget, run_placed
+from runner.rings.devices.timed_lives import Times, Work, run_in_budget, run_placed
 from runner.rings.schedule import NUM_RINGS
 from schedulers.minpeak.arenas import PARTED_UP_TO, Arenas, parted
 from schedulers.minpeak.packing import FirstFit, Packing, Problem
@@ -99,16 +99,11 @@ class Search:
         self.found: list[Placed] = []
         self.touched = np.unique(self.lives.touches.values)
 
-    @cached_property
-    def free(self) -> Times:
-        """The run in which memory holds nothing up."""
-        return run_free(self.work)
-
     # --- what is asked ------------------------------------------------------------------------------------------------
 
     def lowest(self, limit_us: float) -> Placed | None:
         """The lowest arena found whose run takes at most so long."""
-        variants = list(self._placing(self.free))
+        variants = list(self._placing(self.work.free))
         for variant in variants:
             self._try(variant, 0, limit_us)
         high = min([p.units for p in self.found if p.makespan_us <= limit_us * NEAR], default=int(self.lives.size.sum()))
@@ -125,17 +120,38 @@ class Search:
         return self._best(limit_us)
 
     def fastest(self, most: int | None) -> Placed | None:
-        """The shortest run found in an arena of at most so many units."""
-        for variant in self._placing(self.free):
+        """The shortest run found in an arena of at most so many units.
+
+        Runs under budgets of about so many are placed, the shortest first, as long as they are shorter than what was found:
+        places only add to the waiting.
+        """
+        for variant in self._placing(self.work.free):
             self._try(variant, most or 0, 0.0)
-        for narrower in NARROWER if most is not None else ():
-            if self.peak <= (budget := int((most or 0) * narrower)):
-                for variant in self._under(budget, float("inf")):
-                    self._try(variant, most or 0, 0.0)
+        runs = {self.work.free.begin.tobytes(): self.work.free}  # each once
+        for in_order in (True, False) if most is not None else ():
+            for budget in (int((most or 0) * part) for part in sorted(NARROWER)):
+                if budget >= self.peak and self.tries > 0 and not self.stop():
+                    times = self._run(budget, in_order, float("inf"))
+                    runs.setdefault(times.begin.tobytes(), times)
+                    if not times.is_held_up:
+                        break  # nor does it wait for bytes where there are more
+        for times in sorted(islice(runs.values(), 1, None), key=lambda times: times.makespan_us):
+            self._place_shorter(times, most)
+        return self._fastest(most)
+
+    # --- steps --------------------------------------------------------------------------------------------------------
+
+    def _fastest(self, most: int | None) -> Placed | None:
         fitting = (placed for placed in self.found if most is None or placed.units <= most)
         return min(fitting, key=lambda placed: (placed.makespan_us, placed.units), default=None)
 
-    # --- steps --------------------------------------------------------------------------------------------------------
+    def _place_shorter(self, times: Times, most: int | None) -> None:
+        """Places by a run until one is found that waits for nothing that the run does not wait for; in a small program always."""
+        for variant in self._placing(times):
+            best = self._fastest(most) if self.lives.num_times > PARTED_UP_TO else None
+            if best is not None and best.makespan_us <= times.makespan_us + self.work.alloc_us:
+                return
+            self._try(variant, most or 0, 0.0)
 
     def _best(self, limit_us: float) -> Placed | None:
         return min((p for p in self.found if p.makespan_us <= limit_us), key=lambda p: (p.units, p.makespan_us), default=None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -33,6 +34,9 @@ JUMP = 1 / 8
 
 MAX_PAIRS = 8_000_000
 """Pairs of tensors that may not share that are listed for all orders, 128 MB; of more, each tensor's are found when it comes."""
+
+PAIRS_AT_ONCE = 2_000_000
+"""Pairs looked at together, in some 50 MB."""
 
 MAX_CHECKED = 400_000_000
 """Pairs of tensors looked at to list them at most, some seconds."""
@@ -105,9 +109,8 @@ class _Neighbours:
         if int((np.arange(num) - low).sum()) > MAX_CHECKED:
             return
         sorted_lives = [(begin[by_begin], end[by_begin]) for begin, end in lives]
-        met = [_meeting(sorted_lives, slice(start, at), at) + start for at, start in enumerate(low.tolist())]
-        other = by_begin[np.concatenate([np.zeros(0, np.int64), *met])]
-        one = np.repeat(by_begin, [len(row) for row in met])
+        one, other = _met(sorted_lives, low)
+        one, other = by_begin[one], by_begin[other]
         if len(one) <= MAX_PAIRS:
             owners, values = np.concatenate([one, other]), np.concatenate([other, one])
             cuts = np.cumsum(np.bincount(owners, minlength=num))[:-1]
@@ -117,6 +120,26 @@ class _Neighbours:
         if self.rows is not None:
             return self.rows[tensor]
         return _meeting(self.lives, slice(None), tensor)
+
+
+def _met(lives: Sequence[tuple[Ints | Floats, Ints | Floats]], low: Ints) -> tuple[Ints, Ints]:
+    """Pairs of tensors that are not apart in all lives, each with those from its `low` up to itself; both ascend."""
+    ones, others = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
+    counts = np.arange(len(low)) - low
+    ends = np.cumsum(counts)
+    cuts = np.searchsorted(ends, np.arange(0, counts.sum(), PAIRS_AT_ONCE), side="right")
+    for start, stop in pairwise([*cuts.tolist(), len(low)]):
+        one = np.repeat(np.arange(start, stop), counts[start:stop])
+        before = ends[start - 1] if start else 0
+        other = np.arange(before, before + len(one)) - np.repeat((ends - counts - low)[start:stop], counts[start:stop])
+        before = after = np.True_
+        for begin, end in lives:
+            before = before & (end[other] <= begin[one])
+            after = after & (begin[other] >= end[one])
+        is_met = ~(before | after)
+        ones.append(one[is_met])
+        others.append(other[is_met])
+    return np.concatenate(ones), np.concatenate(others)
 
 
 def _meeting(lives: Sequence[tuple[Ints | Floats, Ints | Floats]], among: slice, tensor: int) -> Ints:

@@ -94,6 +94,11 @@ class Work:
         """Per task the locals that it touches, as their indices."""
         return [list(dict.fromkeys(self.lives.touches.row(task))) for task in range(len(self.blocks))]
 
+    @cached_property
+    def free(self) -> Times:
+        """The run in which every tensor has bytes of its own."""
+        return _Run(self).run()
+
     def bound_us(self) -> tuple[float, float]:
         """No run is shorter than the critical path, submissions and host reads included, nor than the work over the workers."""
         finish, clock, reads, edges = array("d"), 0.0, self.reads, self.edges.values
@@ -114,7 +119,8 @@ class Work:
 @dataclass(frozen=True)
 class Times:
     """Per local the begin of its first and the finish of its last use, by when its first use must begin to make nothing late,
-    float64[num_locals], how long the run takes, and per task its start and finish, float64[num_tasks]."""
+    float64[num_locals], how long the run takes, per task its start and finish, float64[num_tasks], and whether a task that was
+    ready got no bytes."""
 
     begin: Floats
     finish: Floats
@@ -122,6 +128,7 @@ class Times:
     makespan_us: float
     starts: Floats
     ends: Floats
+    is_held_up: bool = False
 
 
 class _Counted:
@@ -225,7 +232,7 @@ class _Run:
         self.ready: dict[str, list[tuple[int, int]]] = {"AIC": [], "AIV": [], "MIX": []}  # heaps of (turn, task)
         self.turn = 0
         self.events: list[tuple[float, int, int]] = []  # (time, task, blocks that finish; 0: it is submitted)
-        self.aic, self.aiv, self.now = work.aic, work.aiv, 0.0
+        self.aic, self.aiv, self.now, self.is_held_up = work.aic, work.aiv, 0.0, False
 
     def run(self, until_us: float = _LAST) -> Times:
         events, work = self.events, self.work
@@ -256,7 +263,7 @@ class _Run:
         np.maximum.at(finish, lives.touches.values, ends[owners])
         late = np.full(len(lives.size), np.inf)
         np.minimum.at(late, lives.touches.values, np.array(self._latest_starts())[owners])
-        return Times(begin, finish, late, self.now, starts, ends)
+        return Times(begin, finish, late, self.now, starts, ends, self.is_held_up)
 
     def _latest_starts(self) -> list[float]:
         """Per task when it may start at the latest, that those who wait for it are not late for the end of the run."""
@@ -322,6 +329,7 @@ class _Run:
                 task = queue[0][1]
                 if self.counted is not None and not self.counted.take(task, not self.events):
                     passed.append(heappop(queue))
+                    self.is_held_up = True
                     continue
                 blocks = int(min(room, self.left[task]))
                 if self.left[task] == self.work.blocks[task]:
@@ -333,11 +341,6 @@ class _Run:
                     heappop(queue)
             for entry in passed:
                 heappush(queue, entry)
-
-
-def run_free(work: Work) -> Times:
-    """Every tensor has bytes of its own."""
-    return _Run(work).run()
 
 
 def run_in_budget(work: Work, budget: int, in_order: bool, until_us: float = _LAST) -> Times:

@@ -14,7 +14,7 @@ from math import inf
 import numpy as np
 
 from runner.program.order import predecessors
-from runner.rings.devices.timed_lives import Times, Work, run_free, run_in_budget, run_placed
+from runner.rings.devices.timed_lives import Times, Work, run_in_budget, run_placed
 from runner.writeback.sharing.arranging import Bar, Proposal, Scene, Taste, proposal
 from runner.writeback.sharing.critical import Pairs, waits_for_bytes
 
@@ -96,7 +96,7 @@ class ShareSearch:
 
     def fastest(self, most: int | None) -> Found | None:
         """The shortest run within so many units; the fewest units if none fit."""
-        least, free = self._by_lives(), run_free(self.work)
+        least, free = self._by_lives(), self.work.free
         self._try(free, WIDEST)
         for width in WIDTHS:
             self._refined(free, Taste(0.0, width), free.makespan_us, most)
@@ -111,7 +111,7 @@ class ShareSearch:
 
     def _in_time(self, limit_us: float) -> None:
         """Lists by several runs and of several widths, refined until they are in time or hopeless."""
-        self._try(run_free(self.work), WIDEST)
+        self._try(self.work.free, WIDEST)
         runs = list(self._in_budgets(limit_us))
         for width in WIDTHS:
             for apart in APARTS:
@@ -120,7 +120,7 @@ class ShareSearch:
 
     def _in_budgets(self, limit_us: float) -> Iterator[Times]:
         """Runs under the least budgets with which they are in time, and the one in which memory holds nothing up."""
-        free, num = run_free(self.work), 0
+        free, num = self.work.free, 0
         peak = -(-self.work.lives.peak_live_bytes // 1024)
         for budget in BUDGETS:
             for in_order in (False, True):
