@@ -92,10 +92,12 @@ class Search:
 
     def __init__(self, work: Work, stop: Callable[[], bool] = lambda: False) -> None:
         self.work, self.lives, self.stop = work, work.lives, stop
+        self.is_small = self.lives.num_times <= PARTED_UP_TO
         self.peak = -(-self.lives.peak_live_bytes // 1024)
         self.tries = max(MIN_TRIES, min(MAX_TRIES, EFFORT // max(1, self.lives.num_times)))
         self.known: dict[tuple[int, bool], Times] = {}
         self.fits: dict[int, tuple[Times | None, FirstFit]] = {}
+        self.any_fit: FirstFit | None = None
         self.found: list[Placed] = []
         self.touched = np.unique(self.lives.touches.values)
 
@@ -148,8 +150,8 @@ class Search:
     def _place_shorter(self, times: Times, most: int | None) -> None:
         """Places by a run until one is found that waits for nothing that the run does not wait for; in a small program always."""
         for variant in self._placing(times):
-            best = self._fastest(most) if self.lives.num_times > PARTED_UP_TO else None
-            if best is not None and best.makespan_us <= times.makespan_us + self.work.alloc_us:
+            best = None if self.is_small else self._fastest(most)
+            if best and best.makespan_us <= times.makespan_us + self.work.alloc_us:
                 return
             self._try(variant, most or 0, 0.0)
 
@@ -200,11 +202,12 @@ class Search:
         key = id(variant.times)
         if key not in self.fits:
             self.fits = self.fits if self.lives.num_times <= CHANCE_UP_TO else {}
-            self.fits[key] = variant.times, FirstFit(self._problem(variant.times, 0))  # the times stay: no others get their id
+            self.any_fit = FirstFit(self._problem(variant.times, 0), self.any_fit)
+            self.fits[key] = variant.times, self.any_fit  # the times stay: no others get their id
         offsets = self.fits[key][1].offsets(np.argsort(variant.ranks, kind="stable"), aim or most, walls)
         height = int((offsets + self.lives.size).max(initial=0))
         arenas = Arenas(offsets, (0, height), Packing(offsets, (height, height, height)))
-        ways = parted(arenas, self.lives.size) if self.lives.num_times <= PARTED_UP_TO else [arenas]
+        ways = parted(arenas, self.lives.size) if self.is_small else [arenas]
         units = height + self.num_idle(ways[-1])
         variant.excess = units / most if most and units > most else 0.0
         if variant.excess:
@@ -217,7 +220,7 @@ class Search:
 
     def num_idle(self, arenas: Arenas) -> int:
         """Units of rings without an arena, if they count."""
-        return NUM_RINGS + 1 - len(arenas.edges) if self.lives.num_times <= PARTED_UP_TO else 0
+        return NUM_RINGS + 1 - len(arenas.edges) if self.is_small else 0
 
     def run_placed(self, offsets: Ints, until_us: float = float("inf")) -> Times:
         """The run with tensors at these places, endless if it takes longer than that."""
@@ -253,7 +256,7 @@ class Search:
             ranks = np.argsort(np.argsort(moved, kind="stable")) if times is not None else rng.permutation(len(moved))
             new = _Variant(times, ranks)
             aim, walls = int(rng.integers(self.peak, best.units)), ()
-            if self.lives.num_times <= PARTED_UP_TO and rng.random() >= JUMP:  # heights of some tensors, one upon the other
+            if self.is_small and rng.random() >= JUMP:  # heights of some tensors, one upon the other
                 walls = tuple(np.cumsum(rng.choice(self.lives.size, int(rng.integers(1, NUM_RINGS)))).tolist())
             if self._try(new, best.units - 1, limit_us, aim, walls):
                 variants.append(new)

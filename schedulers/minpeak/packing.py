@@ -8,6 +8,7 @@ Source: first-fit decreasing and "squeaky wheel" orders are folklore; both are w
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -35,11 +36,8 @@ JUMP = 1 / 8
 MAX_PAIRS = 8_000_000
 """Pairs of tensors that may not share that are listed for all orders, 128 MB; of more, each tensor's are found when it comes."""
 
-PAIRS_AT_ONCE = 2_000_000
-"""Pairs looked at together, in some 50 MB."""
-
-MAX_CHECKED = 400_000_000
-"""Pairs of tensors looked at to list them at most, some seconds."""
+Live = tuple[Ints | Floats, Ints | Floats]
+"""Begins and ends of all tensors."""
 
 STARTS: tuple[Callable[[Problem], tuple[Ints, Ints]], ...] = (
     lambda p: (-p.size, p.first - p.end),
@@ -96,67 +94,65 @@ class _Neighbours:
     One of two must end before the other begins, in all of the `lives` given: pairs of begins and ends.
     """
 
-    def __init__(self, *lives: tuple[Ints | Floats, Ints | Floats]) -> None:
+    def __init__(self, *lives: Live) -> None:
         self.lives = lives
         self.rows: list[Ints] | None = None
-        num = len(lives[0][0])
-        by_begin = np.lexsort((lives[0][1], lives[0][0]))
-        # In this order all before `low` end before a tensor begins, as the latest of them does.
-        low = np.arange(num)
-        for begin, end in lives:
-            latest = np.maximum.accumulate(end[by_begin]) if num else end
-            low = np.minimum(low, np.searchsorted(latest, begin[by_begin], side="right"))
-        if int((np.arange(num) - low).sum()) > MAX_CHECKED:
-            return
-        sorted_lives = [(begin[by_begin], end[by_begin]) for begin, end in lives]
-        one, other = _met(sorted_lives, low)
-        one, other = by_begin[one], by_begin[other]
-        if len(one) <= MAX_PAIRS:
-            owners, values = np.concatenate([one, other]), np.concatenate([other, one])
-            cuts = np.cumsum(np.bincount(owners, minlength=num))[:-1]
+        if (pairs := _pairs(lives)) is not None:
+            owners, values = np.concatenate(pairs), np.concatenate(pairs[::-1])
+            cuts = np.cumsum(np.bincount(owners, minlength=len(lives[0][0])))[:-1]
             self.rows = np.split(values[np.argsort(owners, kind="stable")], cuts)
 
     def of(self, tensor: int) -> Ints:
-        if self.rows is not None:
-            return self.rows[tensor]
-        return _meeting(self.lives, slice(None), tensor)
+        return self.rows[tensor] if self.rows is not None else np.flatnonzero(_is_met(self.lives, tensor, slice(None)))
 
 
-def _met(lives: Sequence[tuple[Ints | Floats, Ints | Floats]], low: Ints) -> tuple[Ints, Ints]:
-    """Pairs of tensors that are not apart in all lives, each with those from its `low` up to itself; both ascend."""
-    ones, others = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    counts = np.arange(len(low)) - low
-    ends = np.cumsum(counts)
-    cuts = np.searchsorted(ends, np.arange(0, counts.sum(), PAIRS_AT_ONCE), side="right")
-    for start, stop in pairwise([*cuts.tolist(), len(low)]):
-        one = np.repeat(np.arange(start, stop), counts[start:stop])
-        before = ends[start - 1] if start else 0
-        other = np.arange(before, before + len(one)) - np.repeat((ends - counts - low)[start:stop], counts[start:stop])
-        before = after = np.True_
-        for begin, end in lives:
-            before = before & (end[other] <= begin[one])
-            after = after & (begin[other] >= end[one])
-        is_met = ~(before | after)
-        ones.append(one[is_met])
-        others.append(other[is_met])
-    return np.concatenate(ones), np.concatenate(others)
+def _pairs(lives: Sequence[Live]) -> tuple[Ints, Ints] | None:
+    """Pairs of tensors that are not apart in all lives, and in the same order; None if there are too many."""
+    found, num = [_overlapping(begin, end) for begin, end in lives], len(lives[0][0])
+    found += [_turned(*two) for two in pairwise(lives)]
+    if any(len(one) > MAX_PAIRS for one, _ in found):
+        return None
+    codes = [np.minimum(one, other) * num + np.maximum(one, other) for one, other in found]
+    one, other = np.divmod(np.unique(np.concatenate(codes)), max(1, num))
+    is_met = _is_met(lives, one, other)
+    return None if np.count_nonzero(is_met) > MAX_PAIRS else (one[is_met], other[is_met])
 
 
-def _meeting(lives: Sequence[tuple[Ints | Floats, Ints | Floats]], among: slice, tensor: int) -> Ints:
-    """Tensors of a slice that are not apart from one in all lives, and in the same order."""
-    before = after = np.True_
-    for begin, end in lives:
-        before = before & (end[among] <= begin[tensor])
-        after = after & (begin[among] >= end[tensor])
-    return np.flatnonzero(~(before | after))
+def _overlapping(begin: Ints | Floats, end: Ints | Floats) -> tuple[Ints, Ints]:
+    """Pairs of which one begins before the other ends, and the other way round; of too many, the first."""
+    order, each = np.lexsort((end, begin)), np.arange(len(begin))
+    counts = np.maximum(np.searchsorted(begin[order], end[order]) - each - 1, 0)  # of the next ones that begin before it ends
+    stops = np.cumsum(counts)
+    each = each[: np.searchsorted(stops, MAX_PAIRS) + 1]
+    one = np.repeat(each, counts[: len(each)])
+    return order[one], order[one + 1 + np.arange(len(one)) - (stops - counts)[one]]
+
+
+def _turned(first: Live, second: Live) -> tuple[Ints, Ints]:
+    """Pairs of which one comes first in the first lives, and begins when the other has ended in the second ones; see above."""
+    (begin, end), ones, others, passed = second, list[int](), list[int](), list[tuple[float, int]]()
+    for tensor in np.lexsort((first[1], first[0])).tolist():
+        later = passed[bisect_left(passed, (float(end[tensor]), -1)) :]
+        ones += [one for _, one in later]
+        others += [tensor] * len(later)
+        if len(ones) > MAX_PAIRS:
+            break
+        insort(passed, (float(begin[tensor]), tensor))
+    return np.array(ones, np.int64), np.array(others, np.int64)
+
+
+def _is_met(lives: Sequence[Live], one: Ints | int, other: Ints | slice) -> np.ndarray:
+    """Which pairs of tensors are not apart in all lives, and in the same order."""
+    before = np.all([end[other] <= begin[one] for begin, end in lives], axis=0)
+    return ~(before | np.all([begin[other] >= end[one] for begin, end in lives], axis=0))
 
 
 class FirstFit:
-    """Places tensors in any order, each at the lowest place that is free during its life."""
+    """Places tensors in any order, each at the lowest place that is free during its life; `like` knows these lives, if given."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, like: FirstFit | None = None) -> None:
         self.problem = problem
-        self.in_order = _Neighbours((problem.first, problem.end))
+        self.in_order = like.in_order if like else _Neighbours((problem.first, problem.end))
         self.in_time: _Neighbours | None = None
         if problem.begin is not None and problem.finish is not None:
             self.in_time = _Neighbours((problem.first, problem.end), (problem.begin, problem.finish))
@@ -186,7 +182,7 @@ class FirstFit:
         met = self.in_time.of(tensor)
         hard, met = hard[lows[hard] >= 0], met[lows[met] >= 0]
         size = int(problem.size[tensor])
-        places = np.unique(np.concatenate([[0], walls, highs[met], lows[met] - size]).astype(np.int64))
+        places = np.sort(np.concatenate([[0], walls, highs[met], lows[met] - size]).astype(np.int64))
         places = places[(places >= 0) & (places + size <= most)]
         for wall in walls:
             places = places[(places >= wall) | (places + size <= wall)]

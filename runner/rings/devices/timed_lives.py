@@ -144,6 +144,8 @@ class _Counted:
         self.free = budget
         self.front = 0  # all tasks before this one have their bytes
         self.full: dict[int, tuple[int, int]] = {}  # per task that got none: where the load is too high, and the tensor's first
+        self.changes = 0  # how often bytes were taken or given
+        self.failed: dict[int, int] = {}  # per task that got none: the changes by then
 
     def take(self, task: int, again: bool) -> bool:
         """Give a task's tensors their bytes, if that may be; unless `again`, not where nothing has changed since it failed."""
@@ -151,7 +153,7 @@ class _Counted:
         if not wanted:
             return True
         needed = sum(map(self.size.__getitem__, wanted))
-        if needed > self.free or (not again and self._is_full(task)):
+        if needed > self.free or self.failed.get(task) == self.changes or (not again and self._is_full(task)):
             return False
         while self.front < len(self.touches) and all(map(self.held.__getitem__, self.touches[self.front])):
             self.front += 1
@@ -160,12 +162,19 @@ class _Counted:
             for tensor in wanted:
                 self.held[tensor] = True
             self.free -= needed
+            self.changes += 1
             return True
+        self.failed[task] = self.changes
         for low, high, units in added:
             self.load[low:high] -= units
         if chunks is not None:
             self.chunks = chunks
         return False
+
+    @property
+    def state(self) -> tuple[int, int]:
+        """While this is the same, who got no bytes gets none."""
+        return self.changes, self.front
 
     def _is_full(self, task: int) -> bool:
         """Whether the load that was too high still is, and no chunk with a later stamp is free."""
@@ -204,6 +213,7 @@ class _Counted:
 
     def give(self, tensor: int) -> None:
         """A tensor has been used for the last time."""
+        self.changes += 1
         self.free += self.size[tensor]
         insort(self.chunks, (self.end[tensor], self.size[tensor]))
 
@@ -230,6 +240,7 @@ class _Run:
         self.submitted = 0  # tasks before this one are
         self.left, self.unfinished = list(work.blocks), list(work.blocks)
         self.ready: dict[str, list[tuple[int, int]]] = {"AIC": [], "AIV": [], "MIX": []}  # heaps of (turn, task)
+        self.passed: dict[str, tuple[int, ...]] = {}  # of a core whose ready tasks got no bytes: the state of all by then
         self.turn = 0
         self.events: list[tuple[float, int, int]] = []  # (time, task, blocks that finish; 0: it is submitted)
         self.aic, self.aiv, self.now, self.is_held_up = work.aic, work.aiv, 0.0, False
@@ -324,6 +335,9 @@ class _Run:
     def _dispatch(self) -> None:
         """Start what has workers and bytes."""
         for core, queue in self.ready.items():
+            state = (self.turn, len(queue), *self.counted.state) if self.counted is not None else None
+            if state is not None and self.events and self.passed.get(core) == state:
+                continue  # as before, none of them gets bytes
             passed: list[tuple[int, int]] = []
             while queue and (len(passed) < LOOK or not self.events) and (room := self._room(core)) >= 1:
                 task = queue[0][1]
@@ -339,6 +353,8 @@ class _Run:
                 self.left[task] -= blocks
                 if not self.left[task]:
                     heappop(queue)
+            if state is not None and (not queue or len(passed) >= LOOK):
+                self.passed[core] = state
             for entry in passed:
                 heappush(queue, entry)
 
