@@ -15,13 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
+from math import inf
 
 import numpy as np
 
 from runner.program.lifetimes import Ints
 from runner.program.order import predecessors
-from runner.rings.devices.timed_lives import Times, Work, run_in_budget, run_placed
+from runner.rings.devices.timed_lives import Times, Work, run_in_budget, run_in_turn, run_placed
 from runner.rings.schedule import NUM_RINGS
 from schedulers.minpeak.arenas import PARTED_UP_TO, Arenas, parted
 from schedulers.minpeak.packing import FirstFit, Packing, Problem
@@ -56,6 +58,11 @@ FAR = 1.2
 
 JUMP = 1 / 4
 """The part of a first-fit order that chance moves; as often, any order is tried and nobody looks at times."""
+
+Rule = Callable[[Work, int, float], Times]
+
+RULES: tuple[Rule, ...] = (partial(run_in_budget, in_order=True), partial(run_in_budget, in_order=False), run_in_turn)
+"""How tasks get bytes under a budget."""
 
 Order = Callable[[Problem], tuple[Ints, ...]]
 
@@ -95,7 +102,7 @@ class Search:
         self.is_small = self.lives.num_times <= PARTED_UP_TO
         self.peak = -(-self.lives.peak_live_bytes // 1024)
         self.tries = max(MIN_TRIES, min(MAX_TRIES, EFFORT // max(1, self.lives.num_times)))
-        self.known: dict[tuple[int, bool], Times] = {}
+        self.known: dict[tuple[int, Rule], Times] = {}
         self.fits: dict[int, tuple[Times | None, FirstFit]] = {}
         self.any_fit: FirstFit | None = None
         self.found: list[Placed] = []
@@ -130,10 +137,10 @@ class Search:
         for variant in self._placing(self.work.free):
             self._try(variant, most or 0, 0.0)
         runs = {self.work.free.begin.tobytes(): self.work.free}  # each once
-        for in_order in (True, False) if most is not None else ():
+        for rule in RULES if most is not None else ():
             for budget in (int((most or 0) * part) for part in sorted(NARROWER)):
                 if budget >= self.peak and self.tries > 0 and not self.stop():
-                    times = self._run(budget, in_order, float("inf"))
+                    times = self._run(budget, rule, inf)
                     runs.setdefault(times.begin.tobytes(), times)
                     if not times.is_held_up:
                         break  # nor does it wait for bytes where there are more
@@ -158,25 +165,28 @@ class Search:
     def _best(self, limit_us: float) -> Placed | None:
         return min((p for p in self.found if p.makespan_us <= limit_us), key=lambda p: (p.units, p.makespan_us), default=None)
 
-    def _run(self, budget: int, in_order: bool, until_us: float) -> Times:
-        if (budget, in_order) not in self.known:
-            self.tries -= 1
-            self.known[budget, in_order] = run_in_budget(self.work, budget, in_order, until_us)
-        return self.known[budget, in_order]
+    def _run(self, budget: int, rule: Rule, until_us: float) -> Times:
+        """The run of a rule under a budget; if it was endless under a larger one, that."""
+        if (budget, rule) not in self.known:
+            more = (run for (larger, by), run in self.known.items() if by is rule and larger > budget and run.makespan_us == inf)
+            if (endless := next(more, None)) is None:
+                self.tries -= 1
+            self.known[budget, rule] = endless or rule(self.work, budget, until_us)
+        return self.known[budget, rule]
 
     def _least_budget(self, limit_us: float, high: int) -> int:
         """About the least units under which a run is in time."""
         low = self.peak
         while high - low > max(1, low // 100) and self.tries > 0 and not self.stop():
             middle = (low + high) // 2
-            is_in_time = any(self._run(middle, in_order, limit_us * NEAR).makespan_us <= limit_us for in_order in (True, False))
+            is_in_time = any(self._run(middle, rule, limit_us * NEAR).makespan_us <= limit_us for rule in RULES)
             low, high = (low, middle) if is_in_time else (middle + 1, high)
         return high
 
     def _under(self, budget: int, limit_us: float) -> Iterator[_Variant]:
         """Ways to place by the runs under a budget that are nearly in time."""
-        for in_order in (True, False):
-            if self.tries > 0 and (times := self._run(budget, in_order, limit_us * NEAR)).makespan_us <= limit_us * NEAR:
+        for rule in RULES:
+            if self.tries > 0 and (times := self._run(budget, rule, limit_us * NEAR)).makespan_us <= limit_us * NEAR:
                 yield from self._placing(times)
 
     def _placing(self, times: Times) -> Iterator[_Variant]:
@@ -212,7 +222,7 @@ class Search:
         variant.excess = units / most if most and units > most else 0.0
         if variant.excess:
             return False
-        run_us = self.run_placed(offsets, limit_us * FAR or float("inf")).makespan_us
+        run_us = self.run_placed(offsets, limit_us * FAR or inf).makespan_us
         variant.excess = run_us / limit_us if limit_us else 0.0
         for way in ways:
             self.found.append(Placed(way, height + self.num_idle(way), run_us + self.work.alloc_us * (len(way.edges) - 1)))
@@ -222,7 +232,7 @@ class Search:
         """Units of rings without an arena, if they count."""
         return NUM_RINGS + 1 - len(arenas.edges) if self.is_small else 0
 
-    def run_placed(self, offsets: Ints, until_us: float = float("inf")) -> Times:
+    def run_placed(self, offsets: Ints, until_us: float = inf) -> Times:
         """The run with tensors at these places, endless if it takes longer than that."""
         before = predecessors(self.touched, self.lives.first, offsets, self.lives.size)
         return run_placed(self.work, [before.get(tensor, ()) for tensor in range(len(offsets))], until_us)
@@ -235,7 +245,7 @@ class Search:
             return True
         for narrower in NARROWER:
             budget = int(most * narrower)
-            if budget < self.peak or (budget, True) in self.known or self.tries <= 0 or self.stop():
+            if budget < self.peak or (budget, RULES[0]) in self.known or self.tries <= 0 or self.stop():
                 continue
             for variant in self._under(budget, limit_us):
                 variants.append(variant)

@@ -1,10 +1,12 @@
 """When tensors are in use on a device whose memory is short: a timed run of a program without rings.
 
-The run is that of `runner.rings.timed`, for the tasks of a program instead of a schedule's submissions, with one of three rules
+The run is that of `runner.rings.timed`, for the tasks of a program instead of a schedule's submissions, with one of four rules
 for memory:
 
     free      every tensor has bytes of its own
     budget    a task starts when its tensors get bytes, of so many in all; bytes have no place yet, they are only counted
+    in turn   likewise, but a task's tensors get theirs when those of all tasks before it have theirs, whether it is ready or not:
+              no task begins what lacks the bytes to go on, as those that are ready may all do at once
     placed    a task is ready when all tensors that lay in its tensors' bytes have been used for the last time
 
 Under a budget, bytes go to tensors out of order, but never so that the rest of the program could no longer run in order. Edges
@@ -218,11 +220,48 @@ class _Counted:
         insort(self.chunks, (self.end[tensor], self.size[tensor]))
 
 
+class _InTurn:
+    """Bytes under a budget of units that tensors get in submission order."""
+
+    def __init__(self, work: Work, budget: int) -> None:
+        self.touches, self.size = work.touches, work.lives.size.tolist()
+        self.held = [False] * len(self.size)
+        self.free, self.front = budget, 0  # all tasks before the front have their bytes
+
+    def take(self, task: int, again: bool) -> bool:
+        """Whether a task's tensors have their bytes."""
+        while self.front <= task:
+            wanted = [tensor for tensor in self.touches[self.front] if not self.held[tensor]]
+            needed = sum(map(self.size.__getitem__, wanted))
+            if needed > self.free:
+                return False
+            for tensor in wanted:
+                self.held[tensor] = True
+            self.free -= needed
+            self.front += 1
+        return True
+
+    @property
+    def state(self) -> tuple[int, int]:
+        """While this is the same, who got no bytes gets none."""
+        return self.free, self.front
+
+    def give(self, tensor: int) -> None:
+        """A tensor has been used for the last time."""
+        self.free += self.size[tensor]
+
+
 class _Run:
     """One run. `before` are per local the locals that lay in its bytes, for placed memory; `counted` is memory under a budget,
     where the tasks that are ready start in submission order if `in_order`, else first come, first served."""
 
-    def __init__(self, work: Work, counted: _Counted | None = None, in_order: bool = False, before: Sequence[Sequence[int]] = ()):
+    def __init__(
+        self,
+        work: Work,
+        counted: _Counted | _InTurn | None = None,
+        in_order: bool = False,
+        before: Sequence[Sequence[int]] = (),
+    ) -> None:
         num_tasks = len(work.waits)
         self.work, self.counted, self.in_order = work, counted, in_order
         self.pending = [len(waits) for waits in work.waits]
@@ -359,10 +398,15 @@ class _Run:
                 heappush(queue, entry)
 
 
-def run_in_budget(work: Work, budget: int, in_order: bool, until_us: float = _LAST) -> Times:
+def run_in_budget(work: Work, budget: int, until_us: float = _LAST, *, in_order: bool) -> Times:
     """At most `budget` units are in use, which is at least the most that is alive at once in submission order; endless if it
     takes longer than `until_us`."""
     return _Run(work, _Counted(work, budget), in_order).run(until_us)
+
+
+def run_in_turn(work: Work, budget: int, until_us: float = _LAST) -> Times:
+    """Like `run_in_budget`, where tensors get bytes in submission order, whether their tasks are ready or not."""
+    return _Run(work, _InTurn(work, budget), in_order=True).run(until_us)
 
 
 def run_placed(work: Work, before: Sequence[Sequence[int]], until_us: float = _LAST) -> Times:

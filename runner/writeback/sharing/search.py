@@ -124,7 +124,7 @@ class ShareSearch:
         peak = -(-self.work.lives.peak_live_bytes // 1024)
         for budget in BUDGETS:
             for in_order in (False, True):
-                run = run_in_budget(self.work, int(peak * budget) + 1, in_order, limit_us)
+                run = run_in_budget(self.work, int(peak * budget) + 1, limit_us, in_order=in_order)
                 if run.makespan_us <= limit_us:
                     num += 1
                     yield run
