@@ -9,6 +9,12 @@ from math import prod
 BLOCK_ALIGN = 1024
 """Every tensor in a block starts at, and is rounded up to, a multiple of this many bytes."""
 
+MAX_BLOCK_BYTES = 2**31 - 1
+"""The runtime holds a block's size in 32 bits, and would wrap silently."""
+
+BLOCK_UNITS = MAX_BLOCK_BYTES // BLOCK_ALIGN
+"""The largest block in units of `BLOCK_ALIGN`: where an arena is larger, no tensor lies across a multiple of it."""
+
 DTYPE_BYTES: dict[str, int] = {
     "bool": 1,
     "i8": 1,

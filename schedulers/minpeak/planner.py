@@ -39,7 +39,7 @@ from itertools import tee
 from weakref import WeakKeyDictionary
 
 from runner.base.errors import ConfigError
-from runner.base.tensor_spec import BLOCK_ALIGN
+from runner.base.tensor_spec import BLOCK_ALIGN, MAX_BLOCK_BYTES
 from runner.program.lifetimes import Rows, lives_of, named_allocs
 from runner.program.program import Program
 from runner.rings.capacity import ring_loads, safe_heap
@@ -96,6 +96,9 @@ class _Candidate:
 
     bound: int = 0
     """Bytes that the objective was proved to need, 0 if there is no such proof."""
+
+    is_possible: bool = True
+    """Whether no block is larger than the device's can be."""
 
     def value(self, goal: Goal) -> int:
         a, b, c, d = (size // BLOCK_ALIGN for size in self.heap)
@@ -159,6 +162,8 @@ class Planner:
         best: _Candidate | None = None
         why = "the least of all candidates"
         for candidate in self._candidates(goal):
+            if best is not None and not candidate.is_possible:
+                continue
             if candidate.bound > bound:
                 bound, bound_name = candidate.bound, "search"
             value = candidate.value(goal)
@@ -265,7 +270,8 @@ class Planner:
         loads = ring_loads(schedule)
         pool = tuple(max(load.pool_bound, default) for load, default in zip(loads, RingSizes().pool, strict=True))
         num_idle = sum(not load.num_blocks for load in loads)
-        return _Candidate(name, schedule, tuple(map(safe_heap, loads)), pool, num_idle, bound)
+        is_possible = all(made.size_bytes <= MAX_BLOCK_BYTES for made in schedule.submissions)
+        return _Candidate(name, schedule, tuple(map(safe_heap, loads)), pool, num_idle, bound, is_possible)
 
     def _finished(self, best: _Candidate, value: float, bound: float, name: str, idle: int = 0) -> Plan:
         peak = self.lives.peak_live_bytes
@@ -312,7 +318,8 @@ class Planner:
         if self.options.share and "apart" in self.on and len(self.program.tasks) <= SCOPES_UP_TO:
             yield self._scoped(TOTAL)
         for candidate in self._others():
-            yield candidate
+            if candidate.is_possible:
+                yield candidate
             if self._over():
                 break
 
@@ -354,6 +361,8 @@ class Planner:
         best: tuple[float, _Candidate] | None = None
         least: _Candidate | None = None
         for candidate in self._fast(budget):
+            if least is not None and not candidate.is_possible:
+                continue
             if least is None or sum(candidate.heap) < sum(least.heap):
                 least = candidate
             if budget is not None and sum(candidate.heap) > budget:
