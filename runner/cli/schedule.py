@@ -19,7 +19,8 @@ from runner.driver import completion
 from runner.driver.outputs import NO_FILES, SideFiles
 
 if TYPE_CHECKING:
-    from runner.driver.planning import PlanDifference, PlanResult, Say
+    from runner.driver.compare.compare import PlanDifference
+    from runner.driver.planning import PlanResult, Say
     from runner.driver.write import Written
     from runner.report.diff import ScopeDifference, Side
     from runner.report.schedule import ScheduleReport
@@ -281,7 +282,7 @@ def schedule_diff(
     kept = Kept(asked.setup, graphs, given, is_wanted=not no_cache and asked["time_limit"] is None, files=asked.files)
     if kept.print_again():
         return
-    from runner.driver.planning import compare
+    from runner.driver.compare.compare import compare
 
     found = compare(asked.setup, left, right, asked.request(), better())
     with kept.printing():

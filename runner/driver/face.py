@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
     from runner.base.errors import Diagnostic
     from runner.config.config import Config
+    from runner.driver.compare.compare import PlanDifference
     from runner.driver.linting import Linted
-    from runner.driver.planning import MinpeakOptions, PlanDifference, PlanResult, TimedOptions
+    from runner.driver.planning import MinpeakOptions, PlanResult, TimedOptions
     from runner.driver.serve import Served
     from runner.driver.single import Ran
     from runner.driver.sizing import SizeResult
@@ -115,7 +116,8 @@ class Driver:
 
     def compare(self, left: str | PlanResult, right: str | PlanResult, **options: Any) -> PlanDifference:
         """Two plans, ring by ring and scope by scope; each a result of `plan`, `GRAPH:STRATEGY`, or a file of `--json`."""
-        from runner.driver.planning import PlanRequest, compare
+        from runner.driver.compare.compare import compare
+        from runner.driver.planning import PlanRequest
 
         return compare(self.setup, left, right, PlanRequest("", **options))
 
