@@ -82,9 +82,12 @@ class Stacking:
 
     def _lies_in(self, leaf: Leaf, name: str) -> bool:
         """Whether entries lead to what a name with dots stands for; groups on the way are not named."""
-        units = [self.at.units[number] for number, _ in leaf]
-        path = ".".join(unit.name for unit in units if unit.inside is None)
-        return f"{path}.".startswith(f"{name}.") or any(unit.name == name for unit in units if unit.inside is not None)
+        path = ""
+        for unit in (self.at.units[number] for number, _ in leaf):
+            if f"{path}{unit.name}" == name:
+                return True
+            path += f"{unit.name}." if unit.inside is None else ""
+        return False
 
     def run(self) -> Stacked:
         for stack, _ in self.at.leaves:
