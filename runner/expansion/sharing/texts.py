@@ -178,6 +178,10 @@ def _names_below(unit: Unit) -> Iterator[str]:
         yield from (name if inner.inside is not None else f"{inner.name}.{name}" for name in _names_below(inner))
 
 
+_ITSELF = {"replaces": "trips take the bytes of earlier ones anyway", "keeps apart from": "'copies' keeps its trips apart"}
+"""What helps an entry that names itself."""
+
+
 def _problems(entries: Iterable[Shared], known: set[str], ops: set[str], loops: set[str], bare: set[str]) -> Iterator[Diagnostic]:
     beside = {entry.name for entry in entries}
     for entry in entries:
@@ -195,12 +199,7 @@ def _problems(entries: Iterable[Shared], known: set[str], ops: set[str], loops: 
                 name = text.value.partition(".")[0] if does != "replaces" and text.value not in beside else text.value
                 if name not in beside or name == entry.name:
                     hint = did_you_mean(name, beside - {entry.name}) or "both must stand in the same list"
-                    if name == entry.name:
-                        hint = (
-                            "trips take the bytes of earlier ones in any case"
-                            if does == "replaces"
-                            else "with 'copies' its trips are"
-                        )
+                    hint = _ITSELF[does] if name == entry.name else hint
                     which = "itself" if name == entry.name else f"'{text}', which is not beside it"
                     message = f"share: '{entry.name}' {does} {which}"
                     yield Diagnostic("G340", message, text.mark, hint=hint)
