@@ -269,7 +269,7 @@ _Left = Annotated[
 ]
 
 
-@options.plans(without={*options.RINGS, "allow_missing_edges"})
+@options.plans(without={*options.RINGS, "allow_missing_edges"}, of_sides=True)
 def schedule_diff(
     left: _Left,
     right: Annotated[str, typer.Argument(metavar="B", autocompletion=completion.graphs, help="What it is compared with.")],

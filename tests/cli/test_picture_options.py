@@ -44,6 +44,19 @@ def test_commands_that_plan_take_all_that_says_how(name):
     assert PLAN.keys() & {p.name for p in command.params} == PLAN.keys() - PLANNING[name]
 
 
+def test_options_that_do_nothing_are_told(capsys, tmp_path):
+    """A newcomer asks for the fewest bytes, and gets the plan of the graph's own scopes."""
+    for command in ("schedule", "size", "placement"):
+        assert _status(command, "moe", "--objective", "total") == 0
+        assert "note: --objective is for --scheduler minpeak; 'annotated' plans as ever" in capsys.readouterr().err
+        assert _status(command, "moe", "--objective", "total", "--scheduler", "minpeak") == 0
+        assert "note: --objective" not in capsys.readouterr().err
+    assert _status("schedule-diff", "moe", "moe:minpeak", "--objective", "total") == 0
+    assert "note: --objective" not in capsys.readouterr().err
+    assert _status("schedule", "moe", "--slack", "3", "--no-technique", "learning") == 0
+    assert "note: --slack, --no-technique are for" in capsys.readouterr().err
+
+
 def test_placement_is_of_the_plan_that_is_asked_for(tmp_path, capsys):
     """Of options that only `schedule` had: batched blocks, and a balanced plan by the durations that are given."""
     heaps = []
