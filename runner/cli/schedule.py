@@ -121,7 +121,7 @@ def _write(written: Written) -> None:
     for left in written.left_out:
         messages().print(f"note: left as it is: {left}")
     if not written.texts:
-        had = "files do not take more scopes of this plan" if written.left_out else "the graph has these scopes"
+        had = "files do not take more scopes of this plan" if written.left_out else "the files say this plan"
         messages().print(f"nothing to write: {had}")
         return
     write_files(written.texts)

@@ -354,6 +354,7 @@ def place(
     strategy = get_scheduler(chosen) if isinstance(chosen, str) else chosen
     if is_recorded(request.graph):
         return _place_recorded(setup, request, strategy, say)
+    parse_cores(request.timed.counts)  # what cannot be is refused, also where a strategy asks for no times
     library = library or GraphLibrary()
     config = setup.config(request.graph, library)
     program = program_of(request.graph, config, routing=request.routing, library=library, ops=setup.registry)

@@ -57,6 +57,12 @@ def test_options_that_do_nothing_are_told(capsys, tmp_path):
     assert "note: --slack, --no-technique are for" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("options", [("--device", "a9"), ("--cores", "aic=x")])
+def test_what_no_time_asks_for_is_refused_all_the_same(options, tmp_path, capsys):
+    assert _status("placement", "moe", *options, "-o", tmp_path / "p.json") == 1
+    assert options[1].rpartition("=")[2] in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 def test_placement_is_of_the_plan_that_is_asked_for(tmp_path, capsys):
     """Of options that only `schedule` had: batched blocks, and a balanced plan by the durations that are given."""
     heaps = []
