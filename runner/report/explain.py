@@ -201,18 +201,18 @@ def _sharing(program: Program, task: Task) -> tuple[tuple[Shared, ...], tuple[st
     if not program.arenas:
         return (), ()
     from runner.program.lifetimes import lives_of  # which needs numpy
-    from runner.program.sharing import certain_waits, former_tenants, reuse_edges
+    from runner.program.sharing import Labels, certain_waits, former_tenants, reuse_edges
 
     lives = lives_of(program, allocs_touch=False)
-    before, tensors = former_tenants(program, lives), program.tensors
+    before, labels = former_tenants(program, lives), Labels(program)
     found = []
     for arena in program.arenas:
         offsets = dict(zip(arena.tensors, arena.offsets, strict=True))
         for tensor in dict.fromkeys((*task.creates, *task.uses)):
             if tensor in offsets:
                 olds = before.get(int(lives.locals.searchsorted(tensor)), ())
-                names = dict.fromkeys(tensors[int(lives.locals[old])].name for old in olds)
-                found.append(Shared(tensors[tensor].name, offsets[tensor], tuple(names)))
+                names = tuple(labels[int(lives.locals[old])] for old in olds)
+                found.append(Shared(labels[tensor], offsets[tensor], names))
     edges = reuse_edges(program, certain_waits(program)).get(task.id, ())
     return tuple(found), tuple(program.tasks[other].path for other in edges)
 

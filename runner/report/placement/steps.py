@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,6 +11,7 @@ import numpy as np
 
 from runner.program.order import predecessors
 from runner.program.program import Program, Task
+from runner.program.sharing import Labels
 from runner.rings.schedule import Begin, End, Read, Repeat, Schedule, Submission, Submit
 
 Step = dict[str, Any]
@@ -46,8 +46,7 @@ class _Steps:
             for slot in s.slots
         }
         self.before = self._former_tenants()
-        self.makers = {tensor: task.path for task in program.tasks for tensor in task.creates}
-        self.num_called = Counter(tensor.name for tensor in program.tensors)
+        self.labels = Labels(program)
         self.unseen: set[int] = set()  # tasks in manual scopes
 
     def all(self) -> Iterator[Step]:
@@ -103,20 +102,15 @@ class _Steps:
             found["deps"] = added
         return found
 
-    def label(self, number: int) -> str:
-        """A tensor's name, behind the path of the task that makes it where others are called alike."""
-        name = self.program.tensors[number].name
-        return name if self.num_called[name] == 1 or number not in self.makers else f"{self.makers[number]}.{name}"
-
     def tensor(self, number: int, offset: int, made: str) -> Step:
         """A tensor in the block of the submission `made`."""
         tensor = self.program.tensors[number]
         found: Step = {"name": tensor.name, "dtype": tensor.spec.dtype, "shape": list(tensor.spec.shape), "offset": offset}
         found["bytes"] = tensor.spec.size_bytes
-        if (maker := self.makers.get(number, made)) != made:
+        if (maker := self.labels.makers.get(number, made)) != made:
             found["task"] = maker
         olds = self.before.get(number)
-        return found | ({"replaces": [self.label(old) for old in olds]} if olds else {})
+        return found | ({"replaces": [self.labels[old] for old in olds]} if olds else {})
 
     def added(self, made: Submission, task: Task, in_manual: bool) -> Iterator[Step]:
         """The edges that the runtime does not infer, and why each is needed."""
@@ -147,7 +141,7 @@ class _Steps:
         for new in dict.fromkeys((*task.creates, *task.uses)):
             for old in dict.fromkeys((*other.creates, *other.uses)):
                 if new != old and old in self.places and new in self.places and self.places[new].meets(self.places[old]):
-                    yield self.label(new), self.label(old)
+                    yield self.labels[new], self.labels[old]
 
     def _former_tenants(self) -> Mapping[int, list[int]]:
         """For each tensor whose bytes had tenants before it, those that had any of them last."""
