@@ -65,3 +65,8 @@ def block_bytes(specs: Iterable[TensorSpec]) -> list[int]:
             size = sizes[id(spec)] = round_up(spec.size_bytes)
         found.append(size)
     return found
+
+
+def with_block_ends(walls: tuple[int, ...], top: int) -> tuple[int, ...]:
+    """Offsets that no tensor of an arena may straddle, in units: `walls`, and below `top` the ends of its blocks."""
+    return walls if top <= BLOCK_UNITS else tuple(sorted({*walls, *range(BLOCK_UNITS, top, BLOCK_UNITS)}))

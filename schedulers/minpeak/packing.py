@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from runner.base.tensor_spec import BLOCK_UNITS
+from runner.base.tensor_spec import with_block_ends
 from runner.program.lifetimes import Floats, Ints, live_units
 from schedulers.minpeak.techniques import ALL, Techniques
 
@@ -164,7 +164,7 @@ class FirstFit:
         met = self.in_time.of(tensor)
         hard, met = hard[lows[hard] >= 0], met[lows[met] >= 0]
         size = int(problem.size[tensor])
-        walls = _with_blocks(walls, most)
+        walls = with_block_ends(walls, most)
         places = np.unique(np.concatenate([[0], walls, highs[met], lows[met] - size]).astype(np.int64))
         places = places[(places >= 0) & (places + size <= most)]
         for wall in walls:
@@ -192,15 +192,10 @@ def _lowest_gap(all_lows: Ints, all_highs: Ints, others: Ints, size: int, walls:
     floors = np.empty(len(lows) + 1, np.int64)
     floors[0] = 0
     np.maximum.accumulate(highs[by_low], out=floors[1:])
-    for wall in _with_blocks(walls, max((int(floors[-1]), *walls)) + 2 * size):
+    for wall in with_block_ends(walls, max((int(floors[-1]), *walls)) + 2 * size):
         floors = np.where((floors < wall) & (floors + size > wall), wall, floors)
     gaps = (lows - floors[:-1] >= size).nonzero()[0]
     return int(floors[gaps[0]] if len(gaps) else floors[-1])
-
-
-def _with_blocks(walls: tuple[int, ...], top: int) -> tuple[int, ...]:
-    """Walls, and below `top` the ends of blocks into which a high arena is cut."""
-    return walls if top <= BLOCK_UNITS else tuple(sorted({*walls, *range(BLOCK_UNITS, top, BLOCK_UNITS)}))
 
 
 def pack(problem: Problem, techniques: Techniques = ALL, *, target: int = 0, rounds: int = ROUNDS) -> Packing:

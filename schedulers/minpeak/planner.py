@@ -97,9 +97,6 @@ class _Candidate:
     bound: int = 0
     """Bytes that the objective was proved to need, 0 if there is no such proof."""
 
-    is_possible: bool = True
-    """Whether no block is larger than the device's can be."""
-
     def value(self, goal: Goal) -> int:
         a, b, c, d = (size // BLOCK_ALIGN for size in self.heap)
         return goal.value((a, b, c, d)) * BLOCK_ALIGN
@@ -162,8 +159,6 @@ class Planner:
         best: _Candidate | None = None
         why = "the least of all candidates"
         for candidate in self._candidates(goal):
-            if best is not None and not candidate.is_possible:
-                continue
             if candidate.bound > bound:
                 bound, bound_name = candidate.bound, "search"
             value = candidate.value(goal)
@@ -256,6 +251,10 @@ class Planner:
         return self._candidate("scopes", found.items, proved)
 
     def _others(self) -> Iterator[_Candidate]:
+        """Those of other strategies in which no block is larger than a device's can be."""
+        return (one for one in self._strategies() if all(s.size_bytes <= MAX_BLOCK_BYTES for s in one.schedule.submissions))
+
+    def _strategies(self) -> Iterator[_Candidate]:
         """The graph's own scopes and the other strategies, with and without batching: minpeak is never worse than any of them."""
         is_short = len(self.program.tasks) <= FOLD_FROM or self.options.objective != "balanced"
         for batch in (False, True) if "batching" in self.on and is_short else (False,):
@@ -270,8 +269,7 @@ class Planner:
         loads = ring_loads(schedule)
         pool = tuple(max(load.pool_bound, default) for load, default in zip(loads, RingSizes().pool, strict=True))
         num_idle = sum(not load.num_blocks for load in loads)
-        is_possible = all(made.size_bytes <= MAX_BLOCK_BYTES for made in schedule.submissions)
-        return _Candidate(name, schedule, tuple(map(safe_heap, loads)), pool, num_idle, bound, is_possible)
+        return _Candidate(name, schedule, tuple(map(safe_heap, loads)), pool, num_idle, bound)
 
     def _finished(self, best: _Candidate, value: float, bound: float, name: str, idle: int = 0) -> Plan:
         peak = self.lives.peak_live_bytes
@@ -318,8 +316,7 @@ class Planner:
         if self.options.share and "apart" in self.on and len(self.program.tasks) <= SCOPES_UP_TO:
             yield self._scoped(TOTAL)
         for candidate in self._others():
-            if candidate.is_possible:
-                yield candidate
+            yield candidate
             if self._over():
                 break
 
@@ -361,8 +358,6 @@ class Planner:
         best: tuple[float, _Candidate] | None = None
         least: _Candidate | None = None
         for candidate in self._fast(budget):
-            if least is not None and not candidate.is_possible:
-                continue
             if least is None or sum(candidate.heap) < sum(least.heap):
                 least = candidate
             if budget is not None and sum(candidate.heap) > budget:
