@@ -150,7 +150,7 @@ class FirstFit:
             if self.in_time is not None:
                 low = _lowest_gap(lows, highs, self.in_time.of(tensor), size, walls)
                 if low + size > most > 0:
-                    low = self._soonest(tensor, lows, highs, most, walls)
+                    low = self._soonest(tensor, lows, highs, most, with_block_ends(walls, most))
             if low < 0:
                 low = _lowest_gap(lows, highs, self.in_order.of(tensor), size, walls)
             lows[tensor], highs[tensor] = low, low + size
@@ -164,7 +164,6 @@ class FirstFit:
         met = self.in_time.of(tensor)
         hard, met = hard[lows[hard] >= 0], met[lows[met] >= 0]
         size = int(problem.size[tensor])
-        walls = with_block_ends(walls, most)
         places = np.unique(np.concatenate([[0], walls, highs[met], lows[met] - size]).astype(np.int64))
         places = places[(places >= 0) & (places + size <= most)]
         for wall in walls:
