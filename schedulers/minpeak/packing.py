@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from runner.base.tensor_spec import with_block_ends
 from runner.program.lifetimes import Floats, Ints, live_units
 from runner.rings.devices.pairs import Live, are_met, met_pairs
 from schedulers.minpeak.techniques import ALL, Techniques
@@ -120,7 +121,7 @@ class FirstFit:
             if self.in_time is not None:
                 low = _lowest_gap(lows, highs, self.in_time.of(tensor), size, walls)
                 if low + size > most > 0:
-                    low = self._soonest(tensor, lows, highs, most, walls)
+                    low = self._soonest(tensor, lows, highs, most, with_block_ends(walls, most))
             if low < 0:
                 low = _lowest_gap(lows, highs, self.in_order.of(tensor), size, walls)
             lows[tensor], highs[tensor] = low, low + size
@@ -161,7 +162,7 @@ def _lowest_gap(all_lows: Ints, all_highs: Ints, others: Ints, size: int, walls:
     floors = np.empty(len(lows) + 1, np.int64)
     floors[0] = 0
     np.maximum.accumulate(highs[by_low], out=floors[1:])
-    for wall in walls:
+    for wall in with_block_ends(walls, max((int(floors[-1]), *walls)) + 2 * size):
         floors = np.where((floors < wall) & (floors + size > wall), wall, floors)
     gaps = (lows - floors[:-1] >= size).nonzero()[0]
     return int(floors[gaps[0]] if len(gaps) else floors[-1])

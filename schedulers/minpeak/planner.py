@@ -40,7 +40,7 @@ from math import inf
 from weakref import WeakKeyDictionary
 
 from runner.base.errors import ConfigError
-from runner.base.tensor_spec import BLOCK_ALIGN
+from runner.base.tensor_spec import BLOCK_ALIGN, MAX_BLOCK_BYTES
 from runner.program.lifetimes import Rows, lives_of, named_allocs
 from runner.program.program import Program
 from runner.rings.capacity import ring_loads, safe_heap
@@ -265,6 +265,10 @@ class Planner:
         return self._candidate("scopes", found.items, found.bound * BLOCK_ALIGN)
 
     def _others(self) -> Iterator[_Candidate]:
+        """Those of other strategies in which no block is larger than a device's can be."""
+        return (one for one in self._strategies() if all(s.size_bytes <= MAX_BLOCK_BYTES for s in one.schedule.submissions))
+
+    def _strategies(self) -> Iterator[_Candidate]:
         """The graph's own scopes and the other strategies, with and without batching: minpeak is never worse than any of them."""
         is_short = len(self.program.tasks) <= FOLD_FROM or self.options.objective != "balanced"
         for batch in (False, True) if "batching" in self.on and is_short else (False,):
