@@ -42,6 +42,10 @@ _PANEL_N = 256
 """Columns whose weights are widened to f32 at a time, few enough to stay in a core's cache."""
 _ROWS = 16
 """Rows of every product of a library whose bits may depend on how many there are."""
+_FEW_ROWS = 64
+"""Products of at most this many rows leave out rows at the end that are zero: what pads a few tokens to a whole tile."""
+_LEAST_BYTES = 2**20
+"""Of a matrix for which it pays to look for them."""
 
 
 # --- laid out weights ---
@@ -57,6 +61,8 @@ class Laid:
     columns: tuple[int, ...]
     cells: tuple[tuple[Multiply, ...], ...]
     nbytes: int = 0
+    is_finite: bool = False
+    """Whether a product with a row of zeros is known to be zeros."""
 
     def part(self, rows: tuple[int, int], columns: tuple[int, int]) -> Laid:
         """Rows and columns `[lo, hi)`, which must be cuts."""
@@ -67,21 +73,44 @@ class Laid:
         cut_rows = tuple(row - rows[0] for row in self.rows[top : bottom + 1])
         cut_columns = tuple(column - columns[0] for column in self.columns[left : right + 1])
         cells = tuple(line[left:right] for line in self.cells[top:bottom])
-        return Laid((rows[1] - rows[0], columns[1] - columns[0]), self.dtype, cut_rows, cut_columns, cells)
+        shape = (rows[1] - rows[0], columns[1] - columns[0])
+        return Laid(shape, self.dtype, cut_rows, cut_columns, cells, is_finite=self.is_finite)
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """`x @ self.T`."""
-        if len(self.cells) == 1:
-            return self._line(x, self.cells[0])
-        return torch.cat([self._line(x, line) for line in self.cells], dim=1)
+        num_live = self._live_rows(x)
+        if num_live < x.shape[0]:
+            return torch.nn.functional.pad(self._product(x[:num_live]), (0, 0, 0, x.shape[0] - num_live))
+        return self._product(x)
 
     def product_into(self, x: torch.Tensor, out: torch.Tensor) -> None:
         """The same, rounded to `out` [M, N]."""
+        num_live = self._live_rows(x)
+        if num_live < x.shape[0]:
+            out[num_live:] = 0
+            x, out = x[:num_live], out[:num_live]
         if len(self.cells) == 1:
             out.copy_(self._line(x, self.cells[0]))
             return
         for line, lo, hi in zip(self.cells, self.rows, self.rows[1:], strict=False):
             out[:, lo:hi] = self._line(x, line)
+
+    def _product(self, x: torch.Tensor) -> torch.Tensor:
+        if len(self.cells) == 1:
+            return self._line(x, self.cells[0])
+        return torch.cat([self._line(x, line) for line in self.cells], dim=1)
+
+    def _live_rows(self, x: torch.Tensor) -> int:
+        """Rows of `x` up to the last one that is not zero, where there are few; else all."""
+        num_rows = x.shape[0]
+        is_small = self.shape[0] * self.shape[1] * self.dtype.itemsize < _LEAST_BYTES
+        if is_small or not 1 < num_rows <= _FEW_ROWS or not self.is_finite or x[-1].count_nonzero():
+            return num_rows
+        low, high = 0, num_rows - 1  # rows from `high` on are zero, of those from `low` to `high` perhaps not all
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (middle + 1, high) if x[middle:high].count_nonzero() else (low, middle)
+        return high
 
     def _line(self, x: torch.Tensor, line: tuple[Multiply, ...]) -> torch.Tensor:
         if len(line) == 1:
@@ -99,7 +128,8 @@ def lay_out(w: torch.Tensor, rows: Sequence[int] = (), columns: Sequence[int] = 
     cells = tuple(
         tuple(make(w[top:bottom, left:right]) for left, right in pairwise(cut_columns)) for top, bottom in pairwise(cut_rows)
     )
-    return Laid(tuple(w.shape), w.dtype, cut_rows, cut_columns, cells, w.nbytes)
+    is_finite = w.device.type == "cpu" and bool(w.sum(dtype=torch.float32).isfinite())  # a sum that overflows costs time alone
+    return Laid(tuple(w.shape), w.dtype, cut_rows, cut_columns, cells, w.nbytes, is_finite)
 
 
 def part_of(w: torch.Tensor | Laid, rows: tuple[int, int], columns: tuple[int, int]) -> torch.Tensor | Laid:

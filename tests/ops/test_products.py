@@ -93,3 +93,24 @@ def test_a_fast_bf16_product_is_rounded_once_more():
     exact, fast = lay_out(w).product(x), lay_out(w, is_fast=True).product(x)
     assert fast.dtype == torch.float32
     torch.testing.assert_close(fast, exact, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("live", [0, 1, 5, 16])
+def test_rows_at_the_end_that_are_zero_are_left_out_and_change_nothing(dtype, live, monkeypatch):
+    monkeypatch.setattr(products, "_LEAST_BYTES", 1)
+    x, w = operands(dtype, 96, 200, rows=16)
+    x[live:], x[1::3] = 0, 0  # rows before them that are zero as well
+    laid, out = lay_out(w, rows=(32,), columns=(64,)), torch.full((16, 96), 7.0 if dtype != torch.int8 else 7)
+    laid.product_into(x, out)
+    assert laid._live_rows(x) < max(live, 1) + 1 and torch.equal(laid.product(x), out.to(laid.product(x).dtype))
+    monkeypatch.setattr(products, "_FEW_ROWS", 0)
+    assert torch.equal(laid.product(x), out.to(laid.product(x).dtype))
+
+
+def test_rows_of_zeros_times_what_is_not_finite_are_not_zeros(monkeypatch):
+    monkeypatch.setattr(products, "_LEAST_BYTES", 1)
+    w = torch.ones(8, 64)
+    w[3, 5] = float("inf")
+    made = lay_out(w).product(torch.zeros(4, 64))
+    assert made[:, 3].isnan().all() and not made[:, :3].any()
