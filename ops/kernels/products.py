@@ -9,6 +9,7 @@ on equal machines make the same bits.
 | f32 | oneDNN | its blocks | f32 |
 | bf16 | FBGEMM | f16 times a power of two, which changes no value | f32 |
 | bf16, fast | oneDNN and BF16 or AMX instructions | its blocks | f32, rounded to bf16 |
+| int8 | FBGEMM, and VNNI of 512 bits | its blocks | int32 |
 | int8 | oneDNN and VNNI | its blocks | int32 |
 | int8 | FBGEMM | f16, 1,024 columns at a time | int32 |
 
@@ -21,8 +22,9 @@ Shape suffixes of names: M rows, K summed, N columns.
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -63,9 +65,16 @@ class Laid:
     nbytes: int = 0
     is_finite: bool = False
     """Whether a product with a row of zeros is known to be zeros."""
+    _parts: dict[tuple[tuple[int, int], tuple[int, int]], Laid] = field(default_factory=dict, repr=False, compare=False)
 
     def part(self, rows: tuple[int, int], columns: tuple[int, int]) -> Laid:
         """Rows and columns `[lo, hi)`, which must be cuts."""
+        known = self._parts.get((rows, columns))
+        if known is None:
+            known = self._parts[rows, columns] = self._part(rows, columns)
+        return known
+
+    def _part(self, rows: tuple[int, int], columns: tuple[int, int]) -> Laid:
         top, bottom = (self.rows.index(row) for row in rows)
         left, right = (self.columns.index(column) for column in columns)
         if (top, left, bottom + 1, right + 1) == (0, 0, len(self.rows), len(self.columns)):
@@ -159,6 +168,8 @@ def way_of(dtype: torch.dtype, device: str, is_fast: bool) -> Callable[[torch.Te
     if device != "cpu":
         return _elsewhere_codes if dtype == torch.int8 else _elsewhere
     if dtype == torch.int8:
+        if has_fbgemm_codes():
+            return _codes_packed
         return _codes_blocked if has_vnni() else _codes_half if has_fbgemm() else _codes_plain
     if dtype == torch.bfloat16:
         if is_fast and has_onednn() and has_bf16():
@@ -178,6 +189,17 @@ def has_onednn() -> bool:
 def has_vnni() -> bool:
     """Whether this CPU sums int8 products in 32 bits; without VNNI, pairs of products may saturate at 16."""
     return has_onednn() and (torch.cpu._is_vnni_supported() or torch.cpu._is_amx_tile_supported())
+
+
+@functools.cache
+def has_fbgemm_codes() -> bool:
+    """Whether FBGEMM multiplies int8 without saturating: it does so with VNNI, which the largest products there are must show."""
+    if not has_vnni() or not has_fbgemm():
+        return False
+    x, w = torch.full((2, 64), -128, dtype=torch.int8), torch.full((16, 64), -128, dtype=torch.int8)
+    w[1::2] = 127
+    x[1] = 127
+    return torch.equal(_codes_packed(w)(x).long(), x.long() @ w.long().T)
 
 
 @functools.cache
@@ -238,14 +260,25 @@ def _half(w: torch.Tensor) -> Multiply:
     return multiply
 
 
-def _codes_blocked(w: torch.Tensor) -> Multiply:
-    """int8 times int8 as oneDNN's u8 times s8: it takes off the 128 that rows are shifted by, all in 32 bits.
+def _codes_packed(w: torch.Tensor) -> Multiply:
+    """int8 times int8 as FBGEMM's u8 times s8: it takes off the 128 that rows are shifted by. A call costs less than oneDNN's."""
+    engine = torch.backends.quantized.engine
+    try:
+        torch.backends.quantized.engine = "fbgemm"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.ao is said to go; the kernels are not
+            codes = torch.ops.aten._make_per_tensor_quantized_tensor(w.contiguous(), 1.0, 0)
+            packed = torch.ops.quantized.linear_prepack(codes, None)
+    finally:
+        torch.backends.quantized.engine = engine
+    linear = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
+    return _exact_sums(lambda x: linear(x.float(), 1.0, 128, packed), *w.shape)
 
-    It gives f32, which is exact below 2**24. Where a sum is not, columns are taken a few at a time.
-    """
+
+def _codes_blocked(w: torch.Tensor) -> Multiply:
+    """int8 times int8 as oneDNN's u8 times s8: it takes off the 128 that rows are shifted by, all in 32 bits."""
     blocks = torch.ops.onednn.qlinear_prepack(w.contiguous(), None)
     ones, zeros = torch.ones(w.shape[0]), torch.zeros(w.shape[0], dtype=torch.int32)
-    num_columns = w.shape[1]
 
     def sums(x: torch.Tensor) -> torch.Tensor:
         shifted = x.contiguous().view(torch.uint8) ^ 128
@@ -253,9 +286,15 @@ def _codes_blocked(w: torch.Tensor) -> Multiply:
             shifted, 1.0, 128, blocks, ones, zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
 
+    return _exact_sums(sums, *w.shape)
+
+
+def _exact_sums(sums: Multiply, num_rows: int, num_columns: int) -> Multiply:
+    """int32 of sums that a library gives as f32, exact below 2**24; where one is not, columns are taken a few at a time."""
+
     def multiply(x: torch.Tensor) -> torch.Tensor:
         if x.shape[0] == 0:
-            return x.new_empty(0, ones.shape[0], dtype=torch.int32)
+            return x.new_empty(0, num_rows, dtype=torch.int32)
         total = sums(x)
         if num_columns <= _EXACT_K or float(total.abs().amax()) < _EXACT_F32:
             return total.int()

@@ -9,6 +9,9 @@ from ops.kernels.products import lay_out, way_of
 SHAPES = [(1, 1), (64, 64), (333, 96), (24, 4096), (1000, 1100), (512, 1024)]
 """Columns and summed elements: a few, odd ones, and more than a library sums at a time."""
 NUM_ROWS = 40
+VNNI_WAYS = ([products._codes_blocked] if products.has_vnni() else []) + (
+    [products._codes_packed] if products.has_fbgemm_codes() else []
+)
 
 
 def operands(dtype, n, k, rows=NUM_ROWS):
@@ -21,10 +24,11 @@ def operands(dtype, n, k, rows=NUM_ROWS):
 @pytest.fixture(params=["as it is", "no oneDNN", "no FBGEMM", "neither"])
 def library(request, monkeypatch):
     """This machine with some of its libraries hidden."""
-    for name in ("has_onednn", "has_vnni", "has_bf16") if request.param in ("no oneDNN", "neither") else ():
+    for name in ("has_onednn", "has_vnni", "has_fbgemm_codes", "has_bf16") if request.param in ("no oneDNN", "neither") else ():
         monkeypatch.setattr(products, name, lambda: False)
     if request.param in ("no FBGEMM", "neither"):
-        monkeypatch.setattr(products, "has_fbgemm", lambda: False)
+        for name in ("has_fbgemm", "has_fbgemm_codes"):
+            monkeypatch.setattr(products, name, lambda: False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
@@ -78,7 +82,7 @@ def test_cells_are_parts_of_the_whole(dtype):
 def test_codes_whose_sums_f32_does_not_hold_are_summed_in_parts():
     x, w = (torch.full(shape, -128, dtype=torch.int8) for shape in ((3, 4100), (24, 4100)))
     w[5, 7] = 127
-    for way in (products._codes_half, products._codes_plain, *([products._codes_blocked] if products.has_vnni() else [])):
+    for way in (products._codes_half, products._codes_plain, *VNNI_WAYS):
         assert torch.equal(way(w)(x).long(), x.long() @ w.long().T)
 
 
