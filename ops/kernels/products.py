@@ -44,8 +44,8 @@ _PANEL_N = 256
 """Columns whose weights are widened to f32 at a time, few enough to stay in a core's cache."""
 _ROWS = 16
 """Rows of every product of a library whose bits may depend on how many there are."""
-_FEW_ROWS = 64
-"""Products of at most this many rows leave out rows at the end that are zero: what pads a few tokens to a whole tile."""
+_LEAST_ROWS, _FEW_ROWS = 8, 64
+"""Products of as many rows leave out rows at the end that are zero: what pads a few tokens to a whole tile."""
 _LEAST_BYTES = 2**20
 """Of a matrix for which it pays to look for them."""
 
@@ -65,6 +65,8 @@ class Laid:
     nbytes: int = 0
     is_finite: bool = False
     """Whether a product with a row of zeros is known to be zeros."""
+    skips_zeros: bool = False
+    """Whether it pays to look for such rows."""
     _parts: dict[tuple[tuple[int, int], tuple[int, int]], Laid] = field(default_factory=dict, repr=False, compare=False)
 
     def part(self, rows: tuple[int, int], columns: tuple[int, int]) -> Laid:
@@ -83,21 +85,24 @@ class Laid:
         cut_columns = tuple(column - columns[0] for column in self.columns[left : right + 1])
         cells = tuple(line[left:right] for line in self.cells[top:bottom])
         shape = (rows[1] - rows[0], columns[1] - columns[0])
-        return Laid(shape, self.dtype, cut_rows, cut_columns, cells, is_finite=self.is_finite)
+        skips_zeros = self.is_finite and _is_large(shape, self.dtype)
+        return Laid(shape, self.dtype, cut_rows, cut_columns, cells, is_finite=self.is_finite, skips_zeros=skips_zeros)
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """`x @ self.T`."""
-        num_live = self._live_rows(x)
-        if num_live < x.shape[0]:
-            return torch.nn.functional.pad(self._product(x[:num_live]), (0, 0, 0, x.shape[0] - num_live))
+        if self.skips_zeros:
+            num_live = _live_rows(x)
+            if num_live < x.shape[0]:
+                return torch.nn.functional.pad(self._product(x[:num_live]), (0, 0, 0, x.shape[0] - num_live))
         return self._product(x)
 
     def product_into(self, x: torch.Tensor, out: torch.Tensor) -> None:
         """The same, rounded to `out` [M, N]."""
-        num_live = self._live_rows(x)
-        if num_live < x.shape[0]:
-            out[num_live:] = 0
-            x, out = x[:num_live], out[:num_live]
+        if self.skips_zeros:
+            num_live = _live_rows(x)
+            if num_live < x.shape[0]:
+                out[num_live:] = 0
+                x, out = x[:num_live], out[:num_live]
         if len(self.cells) == 1:
             out.copy_(self._line(x, self.cells[0]))
             return
@@ -109,18 +114,6 @@ class Laid:
             return self._line(x, self.cells[0])
         return torch.cat([self._line(x, line) for line in self.cells], dim=1)
 
-    def _live_rows(self, x: torch.Tensor) -> int:
-        """Rows of `x` up to the last one that is not zero, where there are few; else all."""
-        num_rows = x.shape[0]
-        is_small = self.shape[0] * self.shape[1] * self.dtype.itemsize < _LEAST_BYTES
-        if is_small or not 1 < num_rows <= _FEW_ROWS or not self.is_finite or x[-1].count_nonzero():
-            return num_rows
-        low, high = 0, num_rows - 1  # rows from `high` on are zero, of those from `low` to `high` perhaps not all
-        while low < high:
-            middle = (low + high) // 2
-            low, high = (middle + 1, high) if x[middle:high].count_nonzero() else (low, middle)
-        return high
-
     def _line(self, x: torch.Tensor, line: tuple[Multiply, ...]) -> torch.Tensor:
         if len(line) == 1:
             return line[0](x)
@@ -128,6 +121,22 @@ class Laid:
         for multiply, lo, hi in zip(line[1:], self.columns[1:], self.columns[2:], strict=False):
             total += multiply(x[:, lo:hi])
         return total
+
+
+def _is_large(shape: tuple[int, ...], dtype: torch.dtype) -> bool:
+    return shape[0] * shape[1] * dtype.itemsize >= _LEAST_BYTES
+
+
+def _live_rows(x: torch.Tensor) -> int:
+    """Rows of `x` up to the last one that is not zero, where they may be what pads a tile; else all."""
+    num_rows = x.shape[0]
+    if not _LEAST_ROWS <= num_rows <= _FEW_ROWS or x[-1].count_nonzero():
+        return num_rows
+    low, high = 0, num_rows - 1  # rows from `high` on are zero, of those from `low` to `high` perhaps not all
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if x[middle:high].count_nonzero() else (low, middle)
+    return high
 
 
 def lay_out(w: torch.Tensor, rows: Sequence[int] = (), columns: Sequence[int] = (), *, is_fast: bool = False) -> Laid:
@@ -138,7 +147,8 @@ def lay_out(w: torch.Tensor, rows: Sequence[int] = (), columns: Sequence[int] = 
         tuple(make(w[top:bottom, left:right]) for left, right in pairwise(cut_columns)) for top, bottom in pairwise(cut_rows)
     )
     is_finite = w.device.type == "cpu" and bool(w.sum(dtype=torch.float32).isfinite())  # a sum that overflows costs time alone
-    return Laid(tuple(w.shape), w.dtype, cut_rows, cut_columns, cells, w.nbytes, is_finite)
+    skips_zeros = is_finite and _is_large(w.shape, w.dtype)
+    return Laid(tuple(w.shape), w.dtype, cut_rows, cut_columns, cells, w.nbytes, is_finite, skips_zeros)
 
 
 def part_of(w: torch.Tensor | Laid, rows: tuple[int, int], columns: tuple[int, int]) -> torch.Tensor | Laid:
@@ -214,7 +224,7 @@ def has_fbgemm() -> bool:
 
 def _blocked(w: torch.Tensor, is_fast: bool = False) -> Multiply:
     blocks = torch.ops.mkldnn._reorder_linear_weight(w.contiguous(), None)
-    linear, columns = torch.ops.mkldnn._linear_pointwise, w.shape[0]
+    linear, columns = torch.ops.mkldnn._linear_pointwise.default, w.shape[0]
 
     def multiply(x: torch.Tensor) -> torch.Tensor:
         x = x.float()
@@ -234,7 +244,7 @@ def _bf16_blocked(w: torch.Tensor) -> Multiply:
     def multiply(x: torch.Tensor) -> torch.Tensor:
         if x.shape[0] == 0:
             return x.new_empty(0, columns, dtype=torch.float32)
-        return torch.ops.mkldnn._linear_pointwise(x.bfloat16().contiguous(), blocks, None, "none", [], "").float()
+        return torch.ops.mkldnn._linear_pointwise.default(x.bfloat16().contiguous(), blocks, None, "none", [], "").float()
 
     return multiply
 
@@ -250,7 +260,7 @@ def _half(w: torch.Tensor) -> Multiply:
         return _widened(w)
     scale = 2.0 ** (torch.tensor(_HALF_TOP / largest).log2().floor().clamp(-100, 100).item())
     packed, columns = torch.ops.quantized.linear_prepack_fp16((values * scale).contiguous(), None), w.shape[0]
-    back, linear = torch.tensor([1.0 / scale]), torch.ops.quantized.linear_dynamic_fp16
+    back, linear = torch.tensor([1.0 / scale]), torch.ops.quantized.linear_dynamic_fp16.default
 
     def multiply(x: torch.Tensor) -> torch.Tensor:
         if x.shape[0] == 0:
@@ -271,7 +281,7 @@ def _codes_packed(w: torch.Tensor) -> Multiply:
             packed = torch.ops.quantized.linear_prepack(codes, None)
     finally:
         torch.backends.quantized.engine = engine
-    linear = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32
+    linear = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
     return _exact_sums(lambda x: linear(x.float(), 1.0, 128, packed), *w.shape)
 
 
@@ -282,7 +292,7 @@ def _codes_blocked(w: torch.Tensor) -> Multiply:
 
     def sums(x: torch.Tensor) -> torch.Tensor:
         shifted = x.contiguous().view(torch.uint8) ^ 128
-        return torch.ops.onednn.qlinear_pointwise(
+        return torch.ops.onednn.qlinear_pointwise.default(
             shifted, 1.0, 128, blocks, ones, zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
 
@@ -318,7 +328,7 @@ def _codes_half(w: torch.Tensor) -> Multiply:
         if x.shape[0]:
             for number, panel in enumerate(packed):
                 part = x[:, number * _EXACT_K : (number + 1) * _EXACT_K].float().contiguous()
-                total += torch.ops.quantized.linear_dynamic_fp16(part, panel).int()
+                total += torch.ops.quantized.linear_dynamic_fp16.default(part, panel).int()
         return total
 
     return multiply
