@@ -14,7 +14,7 @@ from operator import add
 from typing import Protocol, TypeVar
 
 from runner.base.errors import Mark
-from runner.base.records import LARGE, builder, collector_off
+from runner.base.records import LARGE, builder, collector_off, give_back
 from runner.base.tensor_spec import DTYPE_BYTES, TensorSpec, block_bytes
 from runner.program.program import Box, Program, Task, Trips, num_arguments
 from runner.program.registered import OverwrittenWriters
@@ -322,6 +322,8 @@ def byte_range(spec: TensorSpec, box: Box | None) -> tuple[int, int, bool]:
 
 def lower(program: Program, items: Sequence[PlacedItem], strategy: str = "") -> Schedule:
     """The flat schedule of a placement; the root scope (depth 0) is added around it."""
+    if len(program.tasks) > LARGE:
+        give_back()
     state = _Lowering(program)
     state.scopes.append(ScopeInfo(program.name, 0, "auto", program.body.mark))
     state.steps.append(Begin(0))

@@ -102,36 +102,39 @@ class Columns:
         return Pairs(self.holds, self.num)
 
     @cached_property
-    def tasks(self) -> list[tuple[int, Task]]:
-        """Submissions of tasks, with these."""
-        program = self.schedule.program
-        assert program is not None
-        return [(k, program.tasks[item.task]) for k, item in enumerate(self.schedule.submissions) if item.task is not None]
+    def submitted(self) -> Ints:
+        """The submissions of tasks."""
+        return np.flatnonzero([item.task is not None for item in self.schedule.submissions])
 
     @cached_property
-    def submitted(self) -> Ints:
-        """The numbers of these submissions."""
-        return np.array([k for k, _ in self.tasks], np.int64)
+    def tasks(self) -> list[Task]:
+        """The tasks of these submissions."""
+        program = self.schedule.program
+        assert program is not None
+        return [program.tasks[item.task] for item in self.schedule.submissions if item.task is not None]
 
     @cached_property
     def users(self) -> Rows:
         """Per tensor the submissions that touch it, in order."""
-        program, tasks = self.schedule.program, [task for _, task in self.tasks]
+        program = self.schedule.program
         assert program is not None
-        keys = [
-            _turned(self.submitted, Rows.of([task.reads if task.op is not None else () for task in tasks]), self.num),
-            _turned(self.submitted, Rows.of([task.writes if task.op is not None else () for task in tasks]), self.num),
-            _turned(
-                self.submitted,
-                Rows.of([task.creates if task.op is not None and task.creates is not task.writes else () for task in tasks]),
-                self.num,
-            ),
-        ]
-        touched = np.concatenate(keys)
-        touched.sort()
-        touched = touched[np.diff(touched, prepend=-1) > 0]
-        tensors = touched // max(1, self.num)
-        return Rows(np.searchsorted(tensors, np.arange(len(program.tensors) + 1)), touched - tensors * self.num)
+        pairs: list[Ints] = []  # tensors with their users, as keys
+        for part in in_turn(np.arange(len(self.tasks))):
+            tasks = self.tasks[part[0] : part[-1] + 1]
+            for touched in (
+                [task.reads if task.op is not None else () for task in tasks],
+                [task.writes if task.op is not None else () for task in tasks],
+                [task.creates if task.op is not None and task.creates is not task.writes else () for task in tasks],
+            ):
+                rows = Rows.of(touched)
+                pairs.append(rows.values * self.num + np.repeat(self.submitted[part], np.diff(rows.starts)))
+        keys = np.concatenate([*pairs, np.zeros(0, np.int64)])
+        pairs.clear()
+        keys.sort()
+        keys = keys[np.diff(keys, prepend=-1) > 0]
+        starts = np.searchsorted(keys, np.arange(len(program.tensors) + 1) * self.num)
+        keys %= max(1, self.num)
+        return Rows(starts, keys)
 
     @cached_property
     def scopes(self) -> OpenScopes:
@@ -165,11 +168,6 @@ class Columns:
         found = np.searchsorted(self._places, tensors * self.num + at, "right") - 1
         known = self._places[found]
         return np.where((found >= 0) & (known // self.num == tensors), known % self.num, -1)
-
-
-def _turned(owners: Ints, rows: Rows, num: int) -> Ints:
-    """The pairs of each value of the rows with its row's owner, as keys."""
-    return rows.values * num + np.repeat(owners, np.diff(rows.starts))
 
 
 def in_turn(values: Ints) -> Iterator[Ints]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from runner.base.records import builder
 from runner.program.lifetimes import Ints, Rows
-from runner.program.program import Box, Program, Region
+from runner.program.program import Box, Program, Region, Task
 from runner.rings.schedule import Read, Repeat, Schedule, Submit
 from runner.rings.steps import StepWalk
 from runner.verify.columns import TOGETHER, Bools, Columns, Pairs, in_turn, least_bytes, places
@@ -39,7 +39,7 @@ SOURCES = 1 << 12
 """Submissions whose followers are traced together, a bit each; more where one need has more."""
 
 FEW = 16
-"""Boxes of which each search looks at all."""
+"""Boxes, or waits, of which each search looks at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,25 +383,35 @@ class _Accesses:
     """
 
     def __init__(self, columns: Columns, program: Program) -> None:
-        tasks = [task for _, task in columns.tasks]
-        written = np.zeros(len(program.tensors), bool)
-        written[list({tensor for task in program.tasks for tensor in task.writes})] = True
+        written, in_parts = np.zeros(len(program.tensors), bool), np.zeros(len(program.tensors), bool)
+        written[np.fromiter((tensor for task in program.tasks for tensor in task.writes), np.int64)] = True
         written &= least_bytes(program) > 0  # no bytes, nothing to order
-        regions = [region for task in tasks for region in task.operands.values()]
-        tensor = np.fromiter([region.tensor for region in regions], np.int64, len(regions))
-        whole = np.array([not region.box and region.part is None for region in regions], bool)
-        is_read = np.array([region.tensor in task.reads for task in tasks for region in task.operands.values()], bool)
-        is_write = np.array([region.tensor in task.writes for task in tasks for region in task.operands.values()], bool)
-        lengths = np.fromiter([len(task.operands) for task in tasks], np.int64, len(tasks))
-        for number in [k for k, task in enumerate(tasks) if task.modes]:
-            only_read = [at for at, name in enumerate(tasks[number].operands) if tasks[number].modes.get(name) == "in"]
-            is_write[lengths[:number].sum() + np.array(only_read, np.int64)] = False
-        in_parts = np.zeros(len(program.tensors), bool)
-        in_parts[tensor[~whole]] = True
-        kept = written[tensor]
-        self.by, self.tensor = np.repeat(columns.submitted, lengths)[kept], tensor[kept]
-        self.is_read, self.is_write, self.in_parts = is_read[kept], is_write[kept], in_parts[self.tensor]
-        self.regions = list(compress(regions, kept & in_parts[tensor]))
+        found: list[tuple[Ints, Ints, Bools, Bools]] = []
+        regions: list[Region] = []
+        for part in in_turn(np.arange(len(columns.tasks))):
+            tasks = columns.tasks[part[0] : part[-1] + 1]
+            touched = [region for task in tasks for region in task.operands.values()]
+            tensor = np.fromiter([region.tensor for region in touched], np.int64, len(touched))
+            in_parts[tensor[np.array([bool(region.box) or region.part is not None for region in touched], bool)]] = True
+            by = np.repeat(columns.submitted[part], [len(task.operands) for task in tasks])
+            kept = written[tensor]
+            is_read, is_write = _done(tasks)
+            found.append((by[kept], tensor[kept], is_read[kept], is_write[kept]))
+            regions += compress(touched, kept)
+        nothing = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, bool), np.zeros(0, bool)
+        self.by, self.tensor, self.is_read, self.is_write = map(np.concatenate, zip(nothing, *found, strict=True))
+        self.in_parts = in_parts[self.tensor]
+        self.regions = list(compress(regions, self.in_parts))
+
+
+def _done(tasks: Sequence[Task]) -> tuple[Bools, Bools]:
+    """Which operands of tasks are read, and which are written."""
+    is_read = np.array([region.tensor in task.reads for task in tasks for region in task.operands.values()], bool)
+    is_write = np.array([region.tensor in task.writes for task in tasks for region in task.operands.values()], bool)
+    if any(task.modes for task in tasks):
+        only_read = [bool(task.modes) and task.modes.get(name) == "in" for task in tasks for name in task.operands]
+        is_write &= ~np.array(only_read, bool)
+    return is_read, is_write
 
 
 def region_needs(columns: Columns) -> Iterator[Need]:
@@ -466,6 +476,7 @@ def _needs_of_parts(columns: Columns, accesses: _Accesses) -> Iterator[Need]:
     )  # fmt: skip
     for by, group in groupby(entries, key=itemgetter(0)):
         done, waits = list(group), submissions[by].waits
+        waits = waits if len(waits) <= FEW else frozenset(waits)
         for column, access in ((1, _History.read), (2, _History.write)):
             for entry in done:
                 if entry[column]:
@@ -490,17 +501,18 @@ def sharing_needs(columns: Columns) -> Iterator[Need]:
     slots = slots[np.isin(columns.block[slots], _shared_blocks(columns, slots))]
     # Who moves in, by first use, tensor by tensor, block by block.
     slots = slots[np.lexsort((users.values[users.starts[columns.tensor[slots]]], columns.block[slots]))]
-    tensors, lows = columns.tensor[slots].tolist(), columns.offset[slots].tolist()
-    highs, blocks = (columns.offset[slots] + columns.size[slots]).tolist(), columns.block[slots].tolist()
-    tenants, block = _Tenants(), -1
-    moves: list[tuple[int, list[int]]] = []
-    for tensor, low, high, its_block in zip(tensors, lows, highs, blocks, strict=True):
-        if its_block != block:
-            tenants, block = _Tenants(), its_block
-        gone = tenants.move_in(low, high, tensor)
-        if gone:
-            moves.append((tensor, gone))
-    yield from _needs_of_moves(columns, _Uses(columns, columns.tensor[slots]), moves)
+    uses, tenants, block = _Uses(columns, columns.tensor[slots]), _Tenants(), -1
+    for part in in_turn(slots):
+        low, size = columns.offset[part], columns.size[part]
+        entries = columns.tensor[part].tolist(), low.tolist(), (low + size).tolist(), columns.block[part].tolist()
+        moves: list[tuple[int, list[int]]] = []
+        for tensor, start, end, its_block in zip(*entries, strict=True):
+            if its_block != block:
+                tenants, block = _Tenants(), its_block
+            gone = tenants.move_in(start, end, tensor)
+            if gone:
+                moves.append((tensor, gone))
+        yield from _needs_of_moves(columns, uses, moves)
 
 
 class _Uses:

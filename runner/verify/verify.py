@@ -18,6 +18,7 @@ from itertools import pairwise
 import numpy as np
 
 from runner.base.errors import Diagnostic, Mark, ScheduleError
+from runner.base.records import LARGE, give_back
 from runner.base.tensor_spec import BLOCK_ALIGN
 from runner.program.lifetimes import Ints, Rows
 from runner.program.program import Program
@@ -36,6 +37,8 @@ MAX_FINDINGS = 20
 
 def verify(schedule: Schedule, sizes: RingSizes | None = None) -> list[Diagnostic]:
     """All that is wrong with a schedule; capacities are checked only where `sizes` are given."""
+    if len(schedule.submissions) > LARGE:
+        give_back()
     columns = Columns(schedule)
     broken = list(_structure(schedule, columns))
     if broken:
@@ -290,7 +293,7 @@ def _used_when_closed(schedule: Schedule, columns: Columns, closed_at: Ints) -> 
     found = {(u, b) for u, b in zip(user[closed].tolist(), block[closed].tolist(), strict=True)}
     found = {(u, b) for u, b in found if b not in schedule.submissions[u].explicit}
     if schedule.program is not None:
-        used = Rows.of([task.uses for _, task in columns.tasks])
+        used = Rows.of([task.uses for task in columns.tasks])
         user = columns.submitted[used.owners()]
         block = columns.blocks_of(used.values, user)
         closed = (block >= 0) & (closed_at[block] <= user)
@@ -344,9 +347,9 @@ def _capped(findings: Iterable[Diagnostic], what: str) -> Iterator[Diagnostic]:
 
 def _explicit(schedule: Schedule, program: Program, columns: Columns, order: Order) -> Iterator[Diagnostic]:
     """The graph's own `after:` edges."""
-    ordered = [(index, task) for index, task in columns.tasks if task.after]
-    of_task = {task.id: index for index, task in columns.tasks} if ordered else {}
-    for index, task in ordered:
+    pairs = list(zip(columns.submitted.tolist(), columns.tasks, strict=True)) if any(t.after for t in columns.tasks) else []
+    of_task = {task.id: index for index, task in pairs}
+    for index, task in pairs:
         item = schedule.submissions[index]
         for other in task.after:
             if other in of_task and not order.before(of_task[other], index):
