@@ -99,7 +99,7 @@ class Operands(Mapping[str, Region]):
         return len(self.names)
 
     def items(self) -> tuple[tuple[str, Region], ...]:  # type: ignore[override]
-        return tuple(zip(self.names, self.regions, strict=True))
+        return tuple(zip(self.names, self.regions))  # noqa: B905 - asked for by the million
 
     def values(self) -> tuple[Region, ...]:  # type: ignore[override]
         return self.regions

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from itertools import accumulate, islice, repeat
 from operator import add
 from typing import Protocol, TypeVar
 
@@ -259,7 +259,7 @@ class _Lowering:
         """What a task writes and has not created in its own block, which is that of the next submission."""
         found, index, modes = [], self.next, task.modes
         owner, tensors, extents, writes = self.owner, self.program.tensors, self.extents, task.writes
-        for name, region in task.operands.items():
+        for name, region in task.operands.items() if modes else zip(repeat(""), task.operands.values(), strict=False):
             tensor = region.tensor
             if tensor not in writes or owner[tensor] == index:
                 continue
