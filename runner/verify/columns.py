@@ -29,7 +29,9 @@ class Pairs:
     def __init__(self, rows: Rows, num: int) -> None:
         """Every row's number with each of its values."""
         self.num = num
-        self.keys = rows.owners() * num + rows.values
+        self.keys = rows.owners()
+        self.keys *= num
+        self.keys += rows.values
         self.keys.sort()
 
     def find(self, owners: Ints, values: Ints) -> Ints:
@@ -131,7 +133,7 @@ class Columns:
         keys = np.concatenate([*pairs, np.zeros(0, np.int64)])
         pairs.clear()
         keys.sort()
-        keys = keys[np.diff(keys, prepend=-1) > 0]
+        keys = keys[np.append(True, keys[1:] != keys[:-1])[: len(keys)]]
         starts = np.searchsorted(keys, np.arange(len(program.tensors) + 1) * self.num)
         keys %= max(1, self.num)
         return Rows(starts, keys)
