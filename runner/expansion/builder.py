@@ -107,6 +107,10 @@ class ProgramBuilder:
             self.numbers += range(len(self.numbers), end + len(self.numbers) // 8)
         return self.numbers
 
+    def forget_program(self) -> None:
+        """The program is made. What copies pieces refers to the builder and to itself, and is kept while the collector is off."""
+        self.tensors, self.tasks, self.local, self.last, self.numbers, self.attrs = [], [], [], [], [], []
+
     # --- limits ---
 
     def grant(self, graph: Graph) -> None:

@@ -23,7 +23,7 @@ from runner.expansion.trip_counts import DynamicRange
 from runner.language.expressions import ExprError
 from runner.language.graph import For
 from runner.language.library import GraphLibrary
-from runner.program.program import Region, Span, Task, Trips
+from runner.program.program import Operands, Region, Span, Task, Trips
 
 FEWEST_TRIPS = 3
 """Working out how to copy a trip takes about as long as expanding one."""
@@ -241,7 +241,7 @@ class _Copy:
                     path,
                     old.op,
                     old.core,
-                    dict(zip(old.operands, step.regions(regions))) if old.operands else old.operands,  # noqa: B905
+                    Operands(step.names, step.regions(regions)) if old.operands else old.operands,
                     attrs,
                     creates,
                     uses,

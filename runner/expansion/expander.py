@@ -95,6 +95,7 @@ def expand_all(
     walk = _Walk(builder, OpCompiler(builder, registry), library, trips, decides, sample=sample, copies=stamp)
     with collector_off():
         program = walk.program(graph, params or {})
+        builder.forget_program()
         if len(program.tasks) > LARGE:
             gc.freeze()
     lines = {used.file: used.lines for used in library.graphs()}

@@ -77,12 +77,13 @@ class Access:
 
 @dataclass(slots=True)
 class Step:
-    """A task of the template, the regions of its operands, its attrs that differ (names and numbers), and what it waits for.
+    """A task of the template, names and regions of its operands, attrs that differ (names and numbers), and what it waits for.
 
     That is tasks `inside` the piece, the writers of a group of `steady` regions, and what follows from accesses.
     """
 
     old: Task
+    names: tuple[str, ...]
     regions: Pick
     attrs: tuple[tuple[str, int], ...]
     inside: tuple[int, ...]
@@ -161,6 +162,7 @@ class _Analysis:
         self.numbers: dict[int, int] = {}
         self.far: set[int] = set()
         self.groups: dict[tuple[int, ...], int] = {(): 0}
+        self.names: dict[tuple[str, ...], tuple[str, ...]] = {}
         externals = [] if piece.loop else builder.externals[start.externals : end.externals]
         self.found = Template(piece, self.makes(externals), externals, self.carried())
         varying = piece.loop.varying if piece.loop else []
@@ -266,7 +268,8 @@ class _Analysis:
                 steady = group
         if self.varying:
             numbers = [self.varying.get((place, name), number) for name, number in zip(task.operands, numbers, strict=True)]
-        return _new_step(task, _pick(numbers), tuple(attrs[place]) if place in attrs else (), inside, steady, accesses)
+        names = self.names.setdefault(tuple(task.operands), tuple(task.operands))
+        return _new_step(task, names, _pick(numbers), tuple(attrs[place]) if place in attrs else (), inside, steady, accesses)
 
     def number(self, region: Region) -> int:
         """The number of a region that does not vary."""

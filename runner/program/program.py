@@ -6,7 +6,7 @@ are numbered in the order in which they are created and submitted, so `tasks[i].
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from runner.base.errors import Mark
@@ -74,6 +74,35 @@ class Region:
         if self.box is None:
             return spec
         return TensorSpec(spec.dtype, tuple([hi - lo for axis, (lo, hi) in enumerate(self.box) if axis not in self.dropped]))
+
+
+class Operands(Mapping[str, Region]):
+    """The regions of operands by name, in half the bytes of a dict: tasks of a kind share the tuple of names."""
+
+    __slots__ = ("names", "regions")
+
+    def __init__(self, names: tuple[str, ...], regions: tuple[Region, ...]) -> None:
+        self.names, self.regions = names, regions
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+    def __getitem__(self, name: str) -> Region:
+        if name in self.names:
+            return self.regions[self.names.index(name)]
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def items(self) -> tuple[tuple[str, Region], ...]:  # type: ignore[override]
+        return tuple(zip(self.names, self.regions))  # noqa: B905 - asked for by the million
+
+    def values(self) -> tuple[Region, ...]:  # type: ignore[override]
+        return self.regions
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from itertools import accumulate, pairwise
+from operator import attrgetter
 from weakref import ref
 
 import numpy as np
 
 from runner.base.tensor_spec import block_bytes
-from runner.program.lifetimes import Rows, live_units
+from runner.program.lifetimes import Ints, Rows, live_units
 from runner.program.program import Program
-from runner.program.spans import SpanWalk
+from runner.program.spans import host_reads
 from runner.rings.heap import INLINE_EDGES
 from runner.rings.parts.ring import POOL_SWEEP
 from runner.rings.schedule import NUM_RINGS, Begin, End, Schedule, Submit
@@ -225,6 +226,8 @@ class _LastEdges:
     def follow(self, loops: Sequence[OpenLoop]) -> None:
         """Bring the open loops up to date; where the ring got no submission in between, nothing has changed for it."""
         known = self.loops
+        if known and loops and known[-1].loop is loops[-1] and known[-1].trip == loops[-1].trip:
+            return  # a loop is opened once, so those around it are the same, and in the same trips
         num_same = 0
         for trips, loop in zip(known, loops, strict=False):
             if trips.loop is not loop:
@@ -351,18 +354,19 @@ def program_peak_live(program: Program) -> int:
     block; values read on the host count as uses."""
     size = np.array(block_bytes([tensor.spec for tensor in program.tensors]), np.int64)
     size[[tensor.id for tensor in program.tensors if not tensor.is_local]] = 0
-    rows = Rows.of(list(_uses(program)))
-    times, first, last = rows.owners(), np.zeros(len(size), np.int64), np.zeros(len(size), np.int64)
-    first[rows.values[::-1]], last[rows.values] = times[::-1], times  # of several times the one that is written last stays
-    used = np.unique(rows.values)
-    return int(live_units(first[used], last[used] + 1, size[used], len(rows)).max(initial=0))
+    first, last = np.full(len(size), 2 * len(program.tasks), np.int64), np.full(len(size), -1, np.int64)
+
+    def use(tensors: Ints, times: Ints) -> None:
+        np.minimum.at(first, tensors, times)
+        np.maximum.at(last, tensors, times)
+
+    for touched in (_created, _read, _written):  # scratch is created, and neither read nor written
+        rows = Rows.of([touched(task) if task.op is not None else () for task in program.tasks])
+        use(rows.values, 2 * rows.owners() + 1)
+    for next_task, trips in host_reads(program.body):
+        use(np.array(trips.reads, np.int64), np.array(2 * next_task))
+    used = last >= 0
+    return int(live_units(first[used], last[used] + 1, size[used], 2 * len(program.tasks) + 1).max(initial=0))
 
 
-def _uses(program: Program) -> Iterator[Sequence[int]]:
-    for item in SpanWalk(program.body):
-        if isinstance(item, int):
-            task = program.tasks[item]
-            if task.op is not None:
-                yield task.creates + task.reads + task.writes  # scratch is created, and neither read nor written
-        elif item.trips is not None:
-            yield item.trips.reads
+_created, _read, _written = attrgetter("creates"), attrgetter("reads"), attrgetter("writes")

@@ -9,12 +9,12 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from itertools import accumulate, islice, repeat
 from operator import add
 from typing import Protocol, TypeVar
 
 from runner.base.errors import Mark
-from runner.base.records import LARGE, builder, collector_off
+from runner.base.records import LARGE, builder, collector_off, give_back
 from runner.base.tensor_spec import DTYPE_BYTES, MAX_BLOCK_BYTES, TensorSpec, block_bytes
 from runner.program.program import Box, Program, Task, Trips, num_arguments
 from runner.program.registered import OverwrittenWriters
@@ -136,8 +136,13 @@ _NOWHERE = -1
 """Submission of what is not placed yet."""
 
 
+def _registered(unseen: set[int], owner: list[int], of_task: list[int]) -> Callable[[int, int], bool]:
+    """Whether the runtime notes that a placed task has written a tensor; see `_Lowering` for what is given."""
+    return lambda task, tensor: task not in unseen and owner[tensor] != of_task[task]
+
+
 class _Lowering:
-    """State of one `lower` call."""
+    """State of one `lower` call. It refers to itself nowhere: it would be kept, as the collector is off."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -150,9 +155,12 @@ class _Lowering:
         self.offset = [0] * len(program.tensors)  # and where in it
         self.arenas: set[int] = set()  # submissions
         self.unseen: set[int] = set()  # tasks in manual scopes
-        self.overwritten = OverwrittenWriters(program.tasks, self.is_registered)
+        self.overwritten = OverwrittenWriters(program.tasks, _registered(self.unseen, self.owner, self.of_task))
         self.extents: dict[tuple[int, Box | None, bool], tuple[int, int, bool]] = {}  # by spec, box, and if it is no part
-        self.alike: dict[tuple[int, ...], tuple[int, ...]] = {}  # single submissions that are held, each once
+        # What many submissions have is kept once: single submissions that are held, entries of the tensormap, numbers.
+        self.alike: dict[tuple[int, ...], tuple[int, ...]] = {}
+        self.entry: dict[tuple[int, int, int, int, bool], tuple[MapEntry]] = {}
+        self.number: dict[int, int] = {}
         self.sizes = block_bytes([tensor.spec for tensor in program.tensors])
 
     def place(self, items: Sequence[PlacedItem], depth: int, mode: str) -> None:
@@ -189,7 +197,8 @@ class _Lowering:
     def submit(self, submission: Submission) -> None:
         self.steps.append(_new_step(self.next))
         self.submissions.append(submission)
-        self.next = len(self.submissions)
+        following, tasks = len(self.submissions), self.program.tasks
+        self.next = tasks[following].id if following < len(tasks) else following  # no other object of the same number
 
     def alloc(self, item: PlacedAlloc) -> None:
         sizes = [self.sizes[tensor] for tensor in item.tensors]
@@ -205,13 +214,13 @@ class _Lowering:
     def slots(self, tensors: Sequence[int], offsets: Sequence[int], sizes: Sequence[int]) -> tuple[Slot, ...]:
         """Places in the block of the next submission."""
         owner, known, index = self.owner, self.program.tensors, self.next
-        names = []
-        for tensor, offset in zip(tensors, offsets, strict=False):
-            name = known[tensor].name
-            assert owner[tensor] == _NOWHERE, f"tensor {name!r} is placed twice"
-            owner[tensor], self.offset[tensor] = index, offset
-            names.append(name)
-        return tuple(map(_new_slot, tensors, offsets, sizes, names))
+        found = []
+        for number, offset, size in zip(tensors, offsets, sizes, strict=False):
+            tensor, at = known[number], self.number.setdefault(offset, offset)
+            assert owner[number] == _NOWHERE, f"tensor {tensor.name!r} is placed twice"
+            owner[number], self.offset[number] = index, at
+            found.append(_new_slot(tensor.id, at, size, tensor.name))
+        return tuple(found)
 
     def task(self, item: PlacedTask, mode: str) -> None:
         task, owner = self.program.tasks[item.task], self.owner
@@ -245,15 +254,11 @@ class _Lowering:
         entries = () if creates_all or not task.writes or mode == "manual" else self.entries(task)
         self.submit(_new_submission(*head, entries, num_arguments(task), explicit))
 
-    def is_registered(self, task: int, tensor: int) -> bool:
-        """Whether the runtime notes that a placed task has written a tensor."""
-        return task not in self.unseen and self.owner[tensor] != self.of_task[task]
-
     def entries(self, task: Task) -> tuple[MapEntry, ...]:
         """What a task writes and has not created in its own block, which is that of the next submission."""
         found, index, modes = [], self.next, task.modes
         owner, tensors, extents, writes = self.owner, self.program.tensors, self.extents, task.writes
-        for name, region in task.operands.items():
+        for name, region in task.operands.items() if modes else zip(repeat(""), task.operands.values(), strict=False):
             tensor = region.tensor
             if tensor not in writes or owner[tensor] == index:
                 continue
@@ -261,15 +266,16 @@ class _Lowering:
             if mode in ("in", "no_dep"):
                 continue
             spec, at = tensors[tensor].spec, owner[tensor]
-            place = (at, tensor) if at == _NOWHERE else (at, self.offset[tensor])
+            place = tensor if at == _NOWHERE else self.offset[tensor]
             key = id(spec), region.box, region.part is None  # many tensors share a spec
             if key not in extents:
                 extents[key] = byte_range(spec, region.box) if key[2] else (0, spec.size_bytes, False)
             begin, end, is_whole = extents[key]
             if at in self.arenas:  # a part of one tensor, which begins with the block
-                place, begin, end = (at, 0), begin + self.offset[tensor], end + self.offset[tensor]
-            found.append(MapEntry(place[0], place[1], begin, end, is_whole and mode is None))
-        return tuple(found)
+                place, begin, end = 0, begin + self.offset[tensor], end + self.offset[tensor]
+            entry = (at, place, begin, end, is_whole and mode is None)
+            found.append(self.entry.get(entry) or self.entry.setdefault(entry, (MapEntry(*entry),)))
+        return found[0] if len(found) == 1 else tuple([entry for (entry,) in found])
 
     def explicit(self, task: Task, holds: set[int]) -> tuple[int, ...]:
         """What `after` alone keeps, whether or not the task touches its tensors."""
@@ -315,6 +321,8 @@ def byte_range(spec: TensorSpec, box: Box | None) -> tuple[int, int, bool]:
 
 def lower(program: Program, items: Sequence[PlacedItem], strategy: str = "") -> Schedule:
     """The flat schedule of a placement; the root scope (depth 0) is added around it."""
+    if len(program.tasks) > LARGE:
+        give_back()
     state = _Lowering(program)
     state.scopes.append(ScopeInfo(program.name, 0, "auto", program.body.mark))
     state.steps.append(Begin(0))

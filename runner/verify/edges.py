@@ -8,14 +8,21 @@ value that the submitting thread reads also orders: what is submitted later star
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby, islice
+from functools import cached_property
+from itertools import compress, groupby, islice
+from operator import itemgetter
 from typing import Generic, TypeVar
 
-from runner.program.program import Box, Region
+import numpy as np
+
+from runner.base.records import builder
+from runner.program.lifetimes import Ints, Rows
+from runner.program.program import Box, Program, Region, Task
 from runner.rings.schedule import Read, Repeat, Schedule, Submit
 from runner.rings.steps import StepWalk
+from runner.verify.columns import TOGETHER, Bools, Columns, Pairs, in_turn, least_bytes, places
 
 Item = TypeVar("Item")
 
@@ -28,11 +35,11 @@ NEEDS = 1 << 16
 NEAR = 1 << 10
 """Submissions that lie less than this far apart are compared in one pass, which remembers at least so many before each."""
 
-SOURCES = 1 << 11
+SOURCES = 1 << 12
 """Submissions whose followers are traced together, a bit each; more where one need has more."""
 
 FEW = 16
-"""Boxes of which each search looks at all."""
+"""Boxes, or waits, of which each search looks at all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,24 +50,32 @@ class Conflict:
     first: int
     second: int
     tensor: int
-    other: int | None = None  # sharing: the tensor that lay there before
+    others: tuple[int, ...] = ()  # sharing: the tensors that lay there before
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
     """`second` has to come after every one of `firsts` (ascending, at least one); else each of them conflicts with it.
 
-    For sharing, `others` gives the tensor that each of `firsts` touched.
+    For sharing, `others` are the tensors that `firsts` touched.
     """
 
     kind: str
     firsts: tuple[int, ...]
     second: int
     tensor: int
-    others: Mapping[int, int] | None = None
+    others: tuple[int, ...] = ()
 
     def conflict(self, first: int) -> Conflict:
-        return Conflict(self.kind, first, self.second, self.tensor, self.others[first] if self.others else None)
+        return Conflict(self.kind, first, self.second, self.tensor, self.others)
+
+
+_new_need = builder(Need)
+
+
+def _magnitude(need: Need) -> int:
+    """How far its submissions lie apart, roughly."""
+    return (need.second - need.firsts[0]).bit_length() // 4
 
 
 def _batches(needs: Iterable[Need]) -> Iterator[list[Need]]:
@@ -84,23 +99,28 @@ class Order:
     """The partial order of a schedule's submissions."""
 
     def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
         self.waits = [s.waits for s in schedule.submissions]
-        self.trips: list[Trip] = [()] * len(self.waits)
-        self.read_before = [-1] * len(self.waits)  # the last read before each submission
         self.reads: list[tuple[tuple[int, ...], int]] = []  # (waits, number of submissions before it), in order
-        self._walk(schedule)
+        submitted = loop_end = 0
+        for at, step in enumerate(schedule.steps):
+            if isinstance(step, Submit):
+                submitted += 1
+            elif isinstance(step, Read | Repeat) and at >= loop_end:
+                # A read inside a trip need not happen; only those outside of all loops order what comes after them.
+                loop_end = step.end if isinstance(step, Repeat) else loop_end
+                if step.waits:
+                    self.reads.append((step.waits, submitted))
 
-    def _walk(self, schedule: Schedule) -> None:
-        submitted = 0
-        walk = StepWalk(schedule)
+    @cached_property
+    def trips(self) -> list[Trip]:
+        """The trips that each submission lies in."""
+        found: list[Trip] = [()] * len(self.waits)
+        walk = StepWalk(self.schedule)
         for step in walk:
             if isinstance(step, Submit):
-                self.trips[step.submission] = tuple((loop.at, loop.trip) for loop in walk.loops)
-                self.read_before[step.submission] = len(self.reads) - 1
-                submitted += 1
-            elif isinstance(step, Read | Repeat) and step.waits and not walk.loops:
-                # A read inside a trip need not happen; only those outside of all loops order what comes after them.
-                self.reads.append((step.waits, submitted))
+                found[step.submission] = tuple((loop.at, loop.trip) for loop in walk.loops)
+        return found
 
     def runs_with(self, inner: int, outer: int) -> bool:
         """Whether submission `inner` runs whenever `outer` does: its loop trips are trips of `outer`, or come before them."""
@@ -112,7 +132,7 @@ class Order:
         if first in self.waits[second]:
             return True
         stack, seen = list(self.waits[second]), set()
-        read = self.read_before[second]
+        read = bisect_right(self.reads, second, key=lambda read: read[1]) - 1  # the last before `second`
         while stack or read >= 0:
             if not stack:
                 waits, submitted = self.reads[read]
@@ -132,13 +152,14 @@ class Order:
         """The pairs of submissions for which a need is not met."""
         remaining = iter(needs)
         while chunk := list(islice(remaining, NEEDS)):
-            # Submissions that lie equally far apart are traced together: a few distant ones would make every trace long.
-            chunk.sort(key=lambda need: ((need.second - need.firsts[0]).bit_length(), need.firsts[0]))
-            near = bisect_left(chunk, NEAR.bit_length(), key=lambda need: (need.second - need.firsts[0]).bit_length())
+            near = [need for need in chunk if need.second - need.firsts[0] < NEAR]
             if near:
-                yield from self._unmet_near(chunk[:near])
-            for _, alike in groupby(chunk[near:], key=lambda need: (need.second - need.firsts[0]).bit_length()):
-                for batch in _batches(alike):
+                yield from self._unmet_near(near)
+            # Submissions that lie about as far apart are traced together: a few distant ones would make every trace long.
+            far = [(_magnitude(need), need.firsts[0], need) for need in chunk if need.second - need.firsts[0] >= NEAR]
+            far.sort(key=itemgetter(0, 1))
+            for _, alike in groupby(far, key=itemgetter(0)):
+                for batch in _batches(need for _, _, need in alike):
                     yield from self._unmet(batch)
 
     def _unmet_near(self, needs: Sequence[Need]) -> Iterator[Conflict]:
@@ -303,56 +324,13 @@ class _Access:
         return self.readers + self.parts.overlapping(box) if self.parts else self.readers
 
 
-class _Seen:
-    """Accesses to tensors that later ones can conflict with; `read` and `write` give the kinds of conflict and with whom.
-
-    Most tensors are accessed as a whole and no other way: of these the last writer (-1: nobody) and the readers since are kept.
-    """
-
-    def __init__(self) -> None:
-        self._whole: dict[int, list[int]] = {}
-        self._others: dict[int, _History] = {}
-
-    def forget(self, tensor: int) -> None:
-        """Nobody touches it any more."""
-        self._whole.pop(tensor, None)
-        self._others.pop(tensor, None)
-
-    def read(self, region: Region, by: int) -> Iterable[tuple[str, int]]:
-        tensor = region.tensor
-        if region.box or region.part is not None or tensor in self._others:
-            return self._history(tensor).read(region, by)
-        known = self._whole.get(tensor)
-        if known is None:
-            self._whole[tensor] = [-1, by]
-            return ()
-        known.append(by)
-        return (("RAW", known[0]),) if known[0] >= 0 else ()
-
-    def write(self, region: Region, by: int) -> Iterable[tuple[str, int]]:
-        tensor = region.tensor
-        if region.box or region.part is not None or tensor in self._others:
-            return self._history(tensor).write(region, by)
-        known, self._whole[tensor] = self._whole.get(tensor), [by]
-        if known is None:
-            return ()
-        readers = [("WAR", reader) for reader in known[1:]]
-        return [("WAW", known[0]), *readers] if known[0] >= 0 else readers
-
-    def _history(self, tensor: int) -> _History:
-        if tensor not in self._others:
-            self._others[tensor] = _History(*self._whole.pop(tensor, ()))
-        return self._others[tensor]
-
-
 class _History:
-    """The same for one tensor of which boxes or parts are accessed."""
+    """Accesses to one tensor that later ones can conflict with; `read` and `write` give the kinds of conflict and with whom."""
 
     __slots__ = ("all", "boxes", "parts")
 
-    def __init__(self, writer: int = -1, *readers: int) -> None:
-        self.all = _Access(writer if writer >= 0 else None)  # the last of everything; later boxes and parts may have taken some
-        self.all.readers += readers
+    def __init__(self) -> None:
+        self.all = _Access()  # the last of everything; later boxes and parts may have taken some
         self.boxes: _Boxes[_Access] | None = None
         self.parts: dict[tuple[int, ...], _Access] | None = None
 
@@ -398,75 +376,195 @@ class _History:
         return found
 
 
-def region_needs(schedule: Schedule, users: Mapping[int, Sequence[int]]) -> Iterator[Need]:
+class _Accesses:
+    """What submissions do to tensors that some task writes, in order: each operand is an entry of the arrays.
+
+    `in_parts` says whether boxes or parts of an entry's tensor are accessed; of these entries `regions` are kept.
+    """
+
+    def __init__(self, columns: Columns, program: Program) -> None:
+        written, in_parts = np.zeros(len(program.tensors), bool), np.zeros(len(program.tensors), bool)
+        written[np.fromiter((tensor for task in program.tasks for tensor in task.writes), np.int64)] = True
+        written &= least_bytes(program) > 0  # no bytes, nothing to order
+        found: list[tuple[Ints, Ints, Bools, Bools]] = []
+        regions: list[Region] = []
+        for part in in_turn(np.arange(len(columns.tasks))):
+            tasks = columns.tasks[part[0] : part[-1] + 1]
+            touched = [region for task in tasks for region in task.operands.values()]
+            tensor = np.fromiter([region.tensor for region in touched], np.int64, len(touched))
+            in_parts[tensor[np.array([bool(region.box) or region.part is not None for region in touched], bool)]] = True
+            by = np.repeat(columns.submitted[part], [len(task.operands) for task in tasks])
+            kept = written[tensor]
+            is_read, is_write = _done(tasks)
+            found.append((by[kept], tensor[kept], is_read[kept], is_write[kept]))
+            regions += compress(touched, kept)
+        nothing = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, bool), np.zeros(0, bool)
+        self.by, self.tensor, self.is_read, self.is_write = map(np.concatenate, zip(nothing, *found, strict=True))
+        self.in_parts = in_parts[self.tensor]
+        self.regions = list(compress(regions, self.in_parts))
+
+
+def _done(tasks: Sequence[Task]) -> tuple[Bools, Bools]:
+    """Which operands of tasks are read, and which are written."""
+    is_read = np.array([region.tensor in task.reads for task in tasks for region in task.operands.values()], bool)
+    is_write = np.array([region.tensor in task.writes for task in tasks for region in task.operands.values()], bool)
+    if any(task.modes for task in tasks):
+        only_read = [bool(task.modes) and task.modes.get(name) == "in" for task in tasks for name in task.operands]
+        is_write &= ~np.array(only_read, bool)
+    return is_read, is_write
+
+
+def region_needs(columns: Columns) -> Iterator[Need]:
     """Accesses to overlapping regions of a tensor that have to be ordered, but for those that an edge orders.
 
-    `users` lists the submissions that touch each tensor, in order.
+    Most tensors are accessed as a whole and no other way: these are looked at together. Of the others boxes are remembered.
     """
-    program = schedule.program
-    assert program is not None
-    written = {tensor for task in program.tasks for tensor in task.writes}
-    written -= {tensor.id for tensor in program.tensors if not tensor.spec.size_bytes}  # no bytes, nothing to order
-    seen = _Seen()
-    for submission, item in enumerate(schedule.submissions):
-        if item.task is None:
-            continue
-        task, waits = program.tasks[item.task], item.waits
-        reads, writes, modes = task.reads, task.writes, task.modes
-        regions = [(name, region) for name, region in task.operands.items() if region.tensor in written]
-        for _, region in regions:
-            if region.tensor in reads:
-                for kind, other in seen.read(region, submission):
-                    if other != submission and other not in waits:
-                        yield Need(kind, (other,), submission, region.tensor)
-        for name, region in regions:
-            if region.tensor in writes and not (modes and modes.get(name) == "in"):
-                for kind, other in seen.write(region, submission):
-                    if other != submission and other not in waits:
-                        yield Need(kind, (other,), submission, region.tensor)
-        for _, region in regions:
-            if users.get(region.tensor, (-1,))[-1] == submission:
-                seen.forget(region.tensor)
+    assert columns.schedule.program is not None
+    accesses = _Accesses(columns, columns.schedule.program)
+    yield from _needs_of_wholes(columns, accesses)
+    yield from _needs_of_parts(columns, accesses)
 
 
-def sharing_needs(schedule: Schedule, users: dict[int, list[int]]) -> Iterator[Need]:
+def _needs_of_wholes(columns: Columns, accesses: _Accesses) -> Iterator[Need]:
+    tensor, by = accesses.tensor, accesses.by
+    whole = np.flatnonzero(~accesses.in_parts)
+    whole = whole[np.argsort(tensor[whole], kind="stable")]
+    ends = np.append(np.flatnonzero(np.diff(tensor[whole])) + 1, len(whole))  # of the accesses to each tensor
+    found: list[tuple[int, int, int]] = []  # an access, a kind, and the access to come before it
+    start = 0
+    while start < len(whole):
+        end = int(ends[min(np.searchsorted(ends, start + TOGETHER), len(ends) - 1)])
+        first, second, kind = _in_turn(accesses, whole[start:end], columns.num)
+        needed = (by[first] != by[second]) & ~columns.edges.have(by[second], by[first])
+        found += zip(second[needed].tolist(), kind[needed].tolist(), first[needed].tolist(), strict=True)
+        start = end
+    for second, kind, first in sorted(found):
+        yield _new_need(("RAW", "WAW", "WAR")[kind], (int(by[first]),), int(by[second]), int(tensor[second]), ())
+
+
+def _in_turn(accesses: _Accesses, picked: Ints, num: int) -> tuple[Ints, Ints, Ints]:
+    """Pairs of accesses to the same whole tensor of which the second has to come after the first, and kinds: 0 RAW, 1 WAW, 2 WAR.
+
+    `picked` are all accesses to some tensors, by `num` submissions.
+    """
+    entry = np.concatenate([picked[accesses.is_read[picked]], picked[accesses.is_write[picked]]])
+    writes = np.arange(len(entry)) >= np.count_nonzero(accesses.is_read[picked])
+    # Those to one tensor side by side, by submission, each of which reads before it writes.
+    order = np.argsort((accesses.tensor[entry] * num + accesses.by[entry]) * 2 + writes, kind="stable")
+    entry, writes = entry[order], writes[order]
+    tensor, at = accesses.tensor[entry], np.arange(len(entry))
+    last = np.maximum.accumulate(np.where(writes, at, -1))  # write of any tensor up to here, ...
+    before = np.concatenate([[-1], last])[: len(at)]  # ... before here, ...
+    after = np.minimum.accumulate(np.where(writes, at, len(at))[::-1])[::-1]  # ... and from here on
+    tensors = np.append(tensor, -1)
+    followed = np.flatnonzero(tensors[before] == tensor)
+    read = np.flatnonzero(~writes & (tensors[after] == tensor))
+    first = np.concatenate([before[followed], read])
+    second = np.concatenate([followed, after[read]])
+    kind = np.concatenate([writes[followed].astype(np.int64), np.full(len(read), 2)])
+    return entry[first], entry[second], kind
+
+
+def _needs_of_parts(columns: Columns, accesses: _Accesses) -> Iterator[Need]:
+    histories: dict[int, _History] = {}
+    users, submissions = columns.users, columns.schedule.submissions
+    picked = np.flatnonzero(accesses.in_parts)
+    last = users.values[users.starts[accesses.tensor[picked] + 1] - 1]
+    entries = zip(
+        accesses.by[picked].tolist(), accesses.is_read[picked].tolist(), accesses.is_write[picked].tolist(), last.tolist(),
+        accesses.regions, strict=True,
+    )  # fmt: skip
+    for by, group in groupby(entries, key=itemgetter(0)):
+        done, waits = list(group), submissions[by].waits
+        waits = waits if len(waits) <= FEW else frozenset(waits)
+        for column, access in ((1, _History.read), (2, _History.write)):
+            for entry in done:
+                if entry[column]:
+                    region = entry[4]
+                    history = histories.get(region.tensor) or histories.setdefault(region.tensor, _History())
+                    for kind, other in access(history, region, by):
+                        if other != by and other not in waits:
+                            yield Need(kind, (other,), by, region.tensor)
+        for *_, last_user, region in done:
+            if last_user == by:
+                histories.pop(region.tensor, None)  # nobody touches it any more
+
+
+def sharing_needs(columns: Columns) -> Iterator[Need]:
     """Uses of tensors that share bytes of a block, which have to be ordered: every use of the earlier one comes first.
 
-    `users` lists the submissions that touch each tensor, in order. It is enough to compare the last uses of the one with the
-    first uses of the other, and each tensor with those that lay just before it in its bytes.
+    It is enough to compare the last uses of the one with the first uses of the other, and each tensor with those that lay just
+    before it in its bytes.
     """
-    waits = [submission.waits for submission in schedule.submissions]
-    for submission in schedule.submissions:
-        if len(submission.slots) < 2:
-            continue
-        slots = [slot for slot in submission.slots if slot.tensor in users and slot.size_bytes]
-        if not _overlapping((slot.offset, slot.offset + slot.size_bytes) for slot in slots):
-            continue
-        tenants = _Tenants()
-        last: dict[int, tuple[int, ...]] = {}
-        for slot in sorted(slots, key=lambda slot: users[slot.tensor][0]):
-            others: dict[int, int] = {}
-            for tensor in tenants.move_in(slot.offset, slot.offset + slot.size_bytes, slot.tensor):
-                if tensor not in last:
-                    touched = users[tensor]
-                    followed = set(chain.from_iterable([waits[user] for user in touched]))
-                    last[tensor] = tuple([user for user in touched if user not in followed])
-                others |= dict.fromkeys(last[tensor], tensor)
-            if others:
-                own, firsts = set(users[slot.tensor]), ()
-                for user in own:
-                    if own.isdisjoint(waits[user]) and not others.keys() <= {*waits[user]}:
-                        firsts = firsts or tuple(sorted(others))
-                        yield Need("sharing", firsts, user, slot.tensor, others)
+    users = columns.users
+    slots = np.flatnonzero((np.diff(users.starts)[columns.tensor] > 0) & (columns.size > 0))
+    slots = slots[np.isin(columns.block[slots], _shared_blocks(columns, slots))]
+    # Who moves in, by first use, tensor by tensor, block by block.
+    slots = slots[np.lexsort((users.values[users.starts[columns.tensor[slots]]], columns.block[slots]))]
+    uses, tenants, block = _Uses(columns, columns.tensor[slots]), _Tenants(), -1
+    for part in in_turn(slots):
+        low, size = columns.offset[part], columns.size[part]
+        entries = columns.tensor[part].tolist(), low.tolist(), (low + size).tolist(), columns.block[part].tolist()
+        moves: list[tuple[int, list[int]]] = []
+        for tensor, start, end, its_block in zip(*entries, strict=True):
+            if its_block != block:
+                tenants, block = _Tenants(), its_block
+            gone = tenants.move_in(start, end, tensor)
+            if gone:
+                moves.append((tensor, gone))
+        yield from _needs_of_moves(columns, uses, moves)
 
 
-def _overlapping(ranges: Iterable[tuple[int, int]]) -> bool:
-    end = 0
-    for low, high in sorted(ranges):
-        if low < end:
-            return True
-        end = max(end, high)
-    return False
+class _Uses:
+    """The first and last uses of tensors: who waits for no other user of the tensor, and for whom none does."""
+
+    def __init__(self, columns: Columns, tensors: Ints) -> None:
+        users = columns.users
+        known = Pairs(users, columns.num)
+        is_first, is_last = np.ones(len(users.values), bool), np.ones(len(users.values), bool)
+        for picked in in_turn(tensors):
+            at, which = places(users, picked)
+            wait, user = places(columns.waits, users.values[at])
+            found = known.find(picked[which[user]], columns.waits.values[wait])
+            is_first[at[user[found >= 0]]] = False
+            is_last[found[found >= 0]] = False
+        self.first, self.last = _only(users, is_first), _only(users, is_last)
+
+
+def _needs_of_moves(columns: Columns, uses: _Uses, moves: Sequence[tuple[int, list[int]]]) -> Iterator[Need]:
+    """What follows from tensors that come to lie where others lay; most lie where one did, and each has one user to ask about."""
+    new, old = np.array([tensor for tensor, _ in moves], np.int64), np.array([gone[0] for _, gone in moves], np.int64)
+    is_simple = (np.diff(uses.first.starts)[new] == 1) & (np.diff(uses.last.starts)[old] == 1)
+    is_simple &= np.array([len(gone) == 1 for _, gone in moves], bool)
+    first, second = uses.last.values[uses.last.starts[old[is_simple]]], uses.first.values[uses.first.starts[new[is_simple]]]
+    left = ~columns.edges.have(second, first)
+    alike = (first[left].tolist(), second[left].tolist(), new[is_simple][left].tolist(), old[is_simple][left].tolist())
+    for one, other, tensor, gone in zip(*alike, strict=True):
+        yield _new_need("sharing", (one,), other, tensor, (gone,))
+    for k in np.flatnonzero(~is_simple).tolist():
+        tensor, olds = moves[k]
+        firsts = tuple(sorted({user for gone in olds for user in uses.last.row(gone)}))
+        for user in uses.first.row(tensor):
+            waits = columns.schedule.submissions[user].waits
+            if not all(first in waits for first in firsts):
+                yield _new_need("sharing", firsts, user, tensor, tuple(olds))
+
+
+def _only(rows: Rows, kept: Bools) -> Rows:
+    """The rows with only some of their values."""
+    return Rows(np.concatenate([[0], np.cumsum(kept)])[rows.starts], rows.values[kept])
+
+
+def _shared_blocks(columns: Columns, slots: Ints) -> Ints:
+    """The blocks of which some bytes are in two of these slots."""
+    block, low = columns.block[slots], columns.offset[slots]
+    order = np.lexsort((low, block))
+    block, low, high = block[order], low[order], low[order] + columns.size[slots][order]
+    ends = np.unique(high)
+    # The largest end of the slots before in the same block, found at once for all: blocks take turns in one row of numbers.
+    reached = np.maximum.accumulate(np.searchsorted(ends, high) + block * len(ends))[:-1] - block[1:] * len(ends)
+    meets = (block[1:] == block[:-1]) & (ends[reached * (block[1:] == block[:-1])] > low[1:])
+    return np.unique(block[1:][meets])
 
 
 class _Tenants:
@@ -480,7 +578,11 @@ class _Tenants:
     def move_in(self, low: int, high: int, tensor: int) -> list[int]:
         """Give [low, high) to `tensor`; returns the tensors that had any of it."""
         lows, highs, tensors = self.lows, self.highs, self.tensors
-        first, end = bisect_right(highs, low), bisect_left(lows, high)
+        first = bisect_right(highs, low)
+        if first < len(lows) and lows[first] == low and highs[first] == high:
+            old, tensors[first] = tensors[first], tensor
+            return [old]
+        end = bisect_left(lows, high)
         gone = tensors[first:end]
         new_lows, new_highs, new_tensors = [low], [high], [tensor]
         if gone and highs[end - 1] > high:

@@ -15,12 +15,17 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+import numpy as np
+
 from runner.base.errors import Diagnostic, Mark, ScheduleError
+from runner.base.records import LARGE, give_back
 from runner.base.tensor_spec import BLOCK_ALIGN
+from runner.program.lifetimes import Ints, Rows
 from runner.program.program import Program
 from runner.rings.schedule import Begin, End, Repeat, Schedule, Submission, Submit
 from runner.rings.sizes import RingSizes
 from runner.rings.steps import StepWalk
+from runner.verify.columns import Columns, in_turn, least_bytes, places
 from runner.verify.edges import Conflict, Order, region_needs, sharing_needs
 
 MAX_BLOCK_BYTES = 2**31 - 1
@@ -32,15 +37,18 @@ MAX_FINDINGS = 20
 
 def verify(schedule: Schedule, sizes: RingSizes | None = None) -> list[Diagnostic]:
     """All that is wrong with a schedule; capacities are checked only where `sizes` are given."""
-    broken = list(_structure(schedule))
+    if len(schedule.submissions) > LARGE:
+        give_back()
+    columns = Columns(schedule)
+    broken = list(_structure(schedule, columns))
     if broken:
         return broken
-    found = [*_modes(schedule), *_blocks(schedule)]
+    found = [*_modes(schedule), *_blocks(schedule, columns)]
     if sizes is not None:
         found += _capacity(schedule, sizes)
-    found += _closed_reads(schedule)
+    found += _closed_reads(schedule, columns)
     if schedule.program is not None:
-        found += _edges(schedule, schedule.program)
+        found += _edges(schedule, schedule.program, columns)
     return found
 
 
@@ -60,41 +68,42 @@ def _finding(code: str, message: str, mark: Mark | None = None, hint: str | None
 # --- V1, V2: structure ------------------------------------------------------------------------------------------------
 
 
-def _structure(schedule: Schedule) -> Iterator[Diagnostic]:
+def _structure(schedule: Schedule, columns: Columns) -> Iterator[Diagnostic]:
     """Scopes nest, every submission is submitted once and in order, waits point backwards, every task of the program is there."""
     if (misplaced := _misplaced_loop(schedule)) is not None:
         yield misplaced
         return
-    walk = StepWalk(schedule)
-    open_scopes = walk.scopes
+    open_scopes: list[int] = []
     begun: set[int] = set()
     submitted = 0
-    for step in walk:
-        if isinstance(step, Begin):
-            depth, outer = schedule.scopes[step.scope].depth, len(open_scopes) - 1
-            if depth != outer or step.scope in begun:
-                name = schedule.scopes[step.scope].name
-                yield _finding("V1", f"scope '{name}' of depth {depth} begins at depth {outer}, or twice")
-            begun.add(step.scope)
-        elif isinstance(step, End):
-            if not open_scopes or open_scopes[-1] != step.scope:
-                yield _finding("V1", f"scope '{schedule.scopes[step.scope].name}' ends but is not the innermost open scope")
-                return
-        elif isinstance(step, Submit):
+    for step in schedule.steps:
+        if isinstance(step, Submit):
             if step.submission != submitted or not open_scopes:
                 yield _finding("V1", f"submission {step.submission} comes as number {submitted}, or outside of all scopes")
                 return
             submitted += 1
+        elif isinstance(step, Begin):
+            depth, outer = schedule.scopes[step.scope].depth, len(open_scopes)
+            if depth != outer or step.scope in begun:
+                name = schedule.scopes[step.scope].name
+                yield _finding("V1", f"scope '{name}' of depth {depth} begins at depth {outer}, or twice")
+            begun.add(step.scope)
+            open_scopes.append(step.scope)
+        elif isinstance(step, End):
+            if not open_scopes or open_scopes.pop() != step.scope:
+                yield _finding("V1", f"scope '{schedule.scopes[step.scope].name}' ends but is not the innermost open scope")
+                return
         elif any(wait >= submitted for wait in step.waits):
             yield _finding("V1", "a read waits for a task that is submitted after it")
     if open_scopes or submitted != len(schedule.submissions):
         yield _finding("V1", f"{len(open_scopes)} scopes stay open, {submitted} of {len(schedule.submissions)} are submitted")
-    for index, item in enumerate(schedule.submissions):
-        waits, holds = item.waits, item.holds
-        if (waits and max(waits) >= index) or (holds and holds != waits and not set(holds) <= set(waits)):
-            yield _finding("V1", f"'{item.name}' waits for a later submission, or holds one that it does not wait for", item.mark)
+    waiting, holding = columns.waits.owners(), columns.holds.owners()
+    late, unheld = columns.waits.values >= waiting, ~columns.edges.have(holding, columns.holds.values)
+    for index in np.union1d(waiting[late], holding[unheld]).tolist():
+        item = schedule.submissions[index]
+        yield _finding("V1", f"'{item.name}' waits for a later submission, or holds one that it does not wait for", item.mark)
     if schedule.program is not None:
-        yield from _missing_tasks(schedule, schedule.program)
+        yield from _missing_tasks(schedule.program, columns)
 
 
 def _misplaced_loop(schedule: Schedule) -> Diagnostic | None:
@@ -112,54 +121,68 @@ def _misplaced_loop(schedule: Schedule) -> Diagnostic | None:
     return None
 
 
-def _missing_tasks(schedule: Schedule, program: Program) -> Iterator[Diagnostic]:
-    count: dict[int, int] = {}
-    for item in schedule.submissions:
-        if item.task is not None:
-            count[item.task] = count.get(item.task, 0) + 1
-    for task in program.tasks:
-        if count.get(task.id, 0) != 1 and (task.op is not None or count.get(task.id, 0) > 1):
-            yield _finding("V1", f"task '{task.path}' is submitted {count.get(task.id, 0)} times, expected once", task.mark)
-    placed = {slot.tensor for item in schedule.submissions for slot in item.slots}
-    for tensor in program.tensors:
-        if tensor.is_local and tensor.id not in placed:
+def _missing_tasks(program: Program, columns: Columns) -> Iterator[Diagnostic]:
+    tasks = [item.task for item in columns.schedule.submissions if item.task is not None]
+    count = np.bincount(np.array(tasks, np.int64), minlength=len(program.tasks))
+    for index in np.flatnonzero(count != 1).tolist():
+        task = program.tasks[index]
+        if task.op is not None or count[index]:
+            yield _finding("V1", f"task '{task.path}' is submitted {count[index]} times, expected once", task.mark)
+    placed = np.zeros(len(program.tensors), bool)
+    placed[columns.tensor] = True
+    for index in np.flatnonzero(~placed).tolist():
+        tensor = program.tensors[index]
+        if tensor.is_local:
             yield _finding("V1", f"tensor '{tensor.name}' lies in no block", tensor.mark)
 
 
 def _modes(schedule: Schedule) -> Iterator[Diagnostic]:
-    walk = StepWalk(schedule)
-    for step in walk:
+    open_scopes: list[int] = []
+    for step in schedule.steps:
         if isinstance(step, Begin):
             scope = schedule.scopes[step.scope]
-            outer = next((s for s in walk.scopes[:-1] if schedule.scopes[s].mode == "manual"), None)
+            outer = next((s for s in open_scopes if schedule.scopes[s].mode == "manual"), None)
             if outer is not None and scope.mode == "auto":
                 name = schedule.scopes[outer].name
                 yield _finding("V2", f"auto scope '{scope.name}' lies inside the manual scope '{name}'", scope.mark)
-            if len(walk.scopes) == MAX_SCOPES + 1:
+            open_scopes.append(step.scope)
+            if len(open_scopes) == MAX_SCOPES + 1:
                 yield _finding("V2", f"scope '{scope.name}' is open beside {MAX_SCOPES} others, the most that may be", scope.mark)
+        elif isinstance(step, End):
+            open_scopes.pop()
 
 
 # --- V3: blocks -------------------------------------------------------------------------------------------------------
 
 
-def _blocks(schedule: Schedule) -> Iterator[Diagnostic]:
-    for item in schedule.submissions:
-        if item.size_bytes % BLOCK_ALIGN or item.size_bytes > MAX_BLOCK_BYTES:
-            message = f"the block of '{item.name}' has {item.size_bytes:,} bytes"
-            rule = f"expected a multiple of {BLOCK_ALIGN:,}, at most {MAX_BLOCK_BYTES:,}"
-            yield _finding("V3", f"{message}, {rule}", item.mark)
-        if item.num_tensors > MAX_TENSORS:
-            message = f"'{item.name}' has {item.num_tensors} tensors, at most {MAX_TENSORS} are possible"
-            yield _finding("V3", message, item.mark)
-        for slot in item.slots:
-            if slot.offset % BLOCK_ALIGN or slot.offset < 0 or slot.offset + slot.size_bytes > item.size_bytes:
-                place = f"[{slot.offset:,}, {slot.offset + slot.size_bytes:,})"
-                message = f"tensor '{slot.name}' lies at {place} of a block of {item.size_bytes:,} bytes"
-                yield _finding("V3", f"{message}, expected within it at a multiple of {BLOCK_ALIGN:,}", item.mark)
-            if schedule.program is not None:
-                needed = schedule.program.tensors[slot.tensor].spec.size_bytes
-                if slot.size_bytes < needed:
-                    yield _finding("V3", f"tensor '{slot.name}' has {slot.size_bytes:,} bytes, needs {needed:,}", item.mark)
+def _blocks(schedule: Schedule, columns: Columns) -> Iterator[Diagnostic]:
+    items = schedule.submissions
+    sizes = np.fromiter((item.size_bytes for item in items), np.int64, len(items))
+    tensors = np.fromiter((item.num_tensors for item in items), np.int64, len(items))
+    wrong = np.flatnonzero((sizes % BLOCK_ALIGN != 0) | (sizes > MAX_BLOCK_BYTES) | (tensors > MAX_TENSORS))
+    low, high = columns.offset, columns.offset + columns.size
+    outside = (low % BLOCK_ALIGN != 0) | (low < 0) | (high > sizes[columns.block])
+    if schedule.program is not None:
+        outside |= columns.size < least_bytes(schedule.program)[columns.tensor]
+    for index in np.union1d(wrong, columns.block[outside]).tolist():
+        yield from _wrong_block(items[index], schedule.program)
+
+
+def _wrong_block(item: Submission, program: Program | None) -> Iterator[Diagnostic]:
+    if item.size_bytes % BLOCK_ALIGN or item.size_bytes > MAX_BLOCK_BYTES:
+        message = f"the block of '{item.name}' has {item.size_bytes:,} bytes"
+        rule = f"expected a multiple of {BLOCK_ALIGN:,}, at most {MAX_BLOCK_BYTES:,}"
+        yield _finding("V3", f"{message}, {rule}", item.mark)
+    if item.num_tensors > MAX_TENSORS:
+        message = f"'{item.name}' has {item.num_tensors} tensors, at most {MAX_TENSORS} are possible"
+        yield _finding("V3", message, item.mark)
+    for slot in item.slots:
+        if slot.offset % BLOCK_ALIGN or slot.offset < 0 or slot.offset + slot.size_bytes > item.size_bytes:
+            place = f"[{slot.offset:,}, {slot.offset + slot.size_bytes:,})"
+            message = f"tensor '{slot.name}' lies at {place} of a block of {item.size_bytes:,} bytes"
+            yield _finding("V3", f"{message}, expected within it at a multiple of {BLOCK_ALIGN:,}", item.mark)
+        if program is not None and slot.size_bytes < (needed := program.tensors[slot.tensor].spec.size_bytes):
+            yield _finding("V3", f"tensor '{slot.name}' has {slot.size_bytes:,} bytes, needs {needed:,}", item.mark)
 
 
 # --- V4: capacities ---------------------------------------------------------------------------------------------------
@@ -244,29 +267,38 @@ def _title(item: Submission) -> str:
 # --- V5: reads after close --------------------------------------------------------------------------------------------
 
 
-def _closed_reads(schedule: Schedule) -> Iterator[Diagnostic]:
+def _closed_reads(schedule: Schedule, columns: Columns) -> Iterator[Diagnostic]:
     """Uses of a tensor after the scope of its block has closed."""
-    program = schedule.program
-    owner_scope: dict[int, int] = {}  # submission -> scope
-    block_of: dict[int, int] = {}  # tensor -> submission
-    walk = StepWalk(schedule)
-    open_scopes = walk.scopes
-    for step in walk:
-        if isinstance(step, Submit):
-            item = schedule.submissions[step.submission]
-            owner_scope[step.submission] = open_scopes[-1]
-            for slot in item.slots:
-                block_of[slot.tensor] = step.submission
-            tensors = program.tasks[item.task].uses if program is not None and item.task is not None else ()
-            closed = [block for block in item.holds if owner_scope[block] not in open_scopes and block not in item.explicit]
-            closed += [block_of[t] for t in tensors if t in block_of and owner_scope[block_of[t]] not in open_scopes]
-            for block in sorted(set(closed)) if closed else ():
-                yield _closed(schedule, f"'{item.name}' uses", block, owner_scope[block], item.mark)
-        elif isinstance(step, Repeat) and step.trips is not None:
-            for tensor in step.trips.reads:
-                block = block_of.get(tensor)
-                if block is not None and owner_scope[block] not in open_scopes:
-                    yield _closed(schedule, f"loop '{step.trips.path}' reads", block, owner_scope[block], step.trips.mark)
+    scopes = columns.scopes
+    closed_at = scopes.closed_at[scopes.of]  # of each submission's scope
+    found: list[tuple[int, int, Diagnostic]] = []  # submissions before it, 1 for a submission and 0 for a loop before it
+    for user, block in _used_when_closed(schedule, columns, closed_at):
+        item = schedule.submissions[user]
+        found.append((user, 1, _closed(schedule, f"'{item.name}' uses", block, int(scopes.of[block]), item.mark)))
+    for submitted, repeat, around in scopes.repeats:
+        if repeat.trips is None or not submitted:
+            continue
+        tensors = np.array(repeat.trips.reads, np.int64)
+        for block in columns.blocks_of(tensors, np.full(len(tensors), submitted - 1)).tolist():
+            if block >= 0 and (scope := int(scopes.of[block])) not in around:
+                who = f"loop '{repeat.trips.path}' reads"
+                found.append((submitted, 0, _closed(schedule, who, block, scope, repeat.trips.mark)))
+    yield from (finding for _, _, finding in sorted(found, key=lambda entry: entry[:2]))
+
+
+def _used_when_closed(schedule: Schedule, columns: Columns, closed_at: Ints) -> list[tuple[int, int]]:
+    """Submissions and blocks that they hold, or of which they use tensors, though the block's scope has closed, in order."""
+    user, block = columns.holds.owners(), columns.holds.values
+    closed = closed_at[block] <= user
+    found = {(u, b) for u, b in zip(user[closed].tolist(), block[closed].tolist(), strict=True)}
+    found = {(u, b) for u, b in found if b not in schedule.submissions[u].explicit}
+    if schedule.program is not None:
+        used = Rows.of([task.uses for task in columns.tasks])
+        user = columns.submitted[used.owners()]
+        block = columns.blocks_of(used.values, user)
+        closed = (block >= 0) & (closed_at[block] <= user)
+        found.update(zip(user[closed].tolist(), block[closed].tolist(), strict=True))
+    return sorted(found)
 
 
 def _closed(schedule: Schedule, who: str, block: int, scope: int, mark: Mark | None) -> Diagnostic:
@@ -281,10 +313,9 @@ def _closed(schedule: Schedule, who: str, block: int, scope: int, mark: Mark | N
 def races(schedule: Schedule) -> frozenset[tuple[int, int]]:
     """Pairs of tasks that a schedule leaves in no order though both touch the same bytes, and `(-1, task)` for a use of a block
     that nothing keeps: what `Program.races` is for a program that was recorded so."""
-    program, order, users = schedule.program, Order(schedule), _users(schedule)
-    assert program is not None
-    found = {_tasks(schedule, conflict) for conflict in order.unordered(region_needs(schedule, users))}
-    found |= {(-1, schedule.submissions[user].task or 0) for _, user in _unkept(schedule, users, order)}
+    order, columns = Order(schedule), Columns(schedule)
+    found = {_tasks(schedule, conflict) for conflict in order.unordered(region_needs(columns))}
+    found |= {(-1, schedule.submissions[user].task or 0) for _, user in _unkept(schedule, columns, order)}
     return frozenset(found)
 
 
@@ -293,29 +324,15 @@ def _tasks(schedule: Schedule, conflict: Conflict) -> tuple[int, int]:
     return -1 if first is None else first, -1 if second is None else second
 
 
-def _users(schedule: Schedule) -> dict[int, list[int]]:
-    """Per tensor the submissions that touch it."""
-    program = schedule.program
-    assert program is not None
-    users: dict[int, list[int]] = {}
-    for index, item in enumerate(schedule.submissions):
-        if item.task is not None:
-            task = program.tasks[item.task]
-            touched = {*task.reads, *task.writes, *task.creates} if task.op is not None else set()
-            for tensor in touched:
-                users.setdefault(tensor, []).append(index)
-    return users
-
-
-def _edges(schedule: Schedule, program: Program) -> Iterator[Diagnostic]:
-    order, users = Order(schedule), _users(schedule)
-    yield from _explicit(schedule, program, order)
-    conflicts = [*order.unordered(region_needs(schedule, users)), *order.unordered(sharing_needs(schedule, users))]
+def _edges(schedule: Schedule, program: Program, columns: Columns) -> Iterator[Diagnostic]:
+    order = Order(schedule)
+    yield from _explicit(schedule, program, columns, order)
+    conflicts = [*order.unordered(region_needs(columns)), *order.unordered(sharing_needs(columns))]
     if program.races:
         conflicts = [c for c in conflicts if c.kind == "sharing" or _tasks(schedule, c) not in program.races]
     pairs = {(c.kind, c.first, c.second): c for c in sorted(conflicts, key=lambda c: (c.kind == "sharing", c.second, c.first))}
-    yield from _capped((_missing_edge(schedule, program, c) for c in pairs.values()), "pairs of tasks lack an edge")
-    yield from _capped(_lifetimes(schedule, users, order), "blocks may be reclaimed too early")
+    yield from _capped((_missing_edge(schedule, program, columns, c) for c in pairs.values()), "pairs of tasks lack an edge")
+    yield from _capped(_lifetimes(schedule, columns, order), "blocks may be reclaimed too early")
 
 
 def _capped(findings: Iterable[Diagnostic], what: str) -> Iterator[Diagnostic]:
@@ -328,19 +345,21 @@ def _capped(findings: Iterable[Diagnostic], what: str) -> Iterator[Diagnostic]:
         yield _finding("V6", f"{num - MAX_FINDINGS:,} more {what}")
 
 
-def _explicit(schedule: Schedule, program: Program, order: Order) -> Iterator[Diagnostic]:
+def _explicit(schedule: Schedule, program: Program, columns: Columns, order: Order) -> Iterator[Diagnostic]:
     """The graph's own `after:` edges."""
-    of_task = {item.task: index for index, item in enumerate(schedule.submissions) if item.task is not None}
-    for index, item in enumerate(schedule.submissions):
-        for task in program.tasks[item.task].after if item.task is not None else ():
-            if task in of_task and not order.before(of_task[task], index):
-                yield _finding("V6", f"'{item.name}' does not wait for '{program.tasks[task].path}' (after)", item.mark)
+    pairs = list(zip(columns.submitted.tolist(), columns.tasks, strict=True)) if any(t.after for t in columns.tasks) else []
+    of_task = {task.id: index for index, task in pairs}
+    for index, task in pairs:
+        item = schedule.submissions[index]
+        for other in task.after:
+            if other in of_task and not order.before(of_task[other], index):
+                yield _finding("V6", f"'{item.name}' does not wait for '{program.tasks[other].path}' (after)", item.mark)
 
 
-def _lifetimes(schedule: Schedule, users: dict[int, list[int]], order: Order) -> Iterator[Diagnostic]:
+def _lifetimes(schedule: Schedule, columns: Columns, order: Order) -> Iterator[Diagnostic]:
     """Blocks that may be reclaimed while a task still uses them."""
     program = schedule.program
-    for block, user in _unkept(schedule, users, order):
+    for block, user in _unkept(schedule, columns, order):
         task = schedule.submissions[user].task
         if program is None or (-1, task) not in program.races:
             message = f"nothing keeps the block of '{_title(schedule.submissions[block])}' until"
@@ -348,25 +367,29 @@ def _lifetimes(schedule: Schedule, users: dict[int, list[int]], order: Order) ->
             yield _finding("V6", message, schedule.submissions[user].mark, "add 'after:' its creator")
 
 
-def _unkept(schedule: Schedule, users: dict[int, list[int]], order: Order) -> Iterator[tuple[int, int]]:
+def _unkept(schedule: Schedule, columns: Columns, order: Order) -> Iterator[tuple[int, int]]:
     """Blocks and their users for which neither the user nor a task after it holds the block."""
+    doubtful: set[tuple[int, int]] = set()
+    for slots in in_turn(np.arange(len(columns.slots))):
+        at, which = places(columns.users, columns.tensor[slots])
+        user, block = columns.users.values[at], columns.block[slots][which]
+        left = (user != block) & ~columns.kept.have(user, block)
+        doubtful.update(zip(block[left].tolist(), user[left].tolist(), strict=True))
     holders: dict[int, list[int]] = {}
-    for index, item in enumerate(schedule.submissions):
-        for block in item.holds:
+    if doubtful:
+        for index, block in zip(columns.holds.owners().tolist(), columns.holds.values.tolist(), strict=True):
             holders.setdefault(block, []).append(index)
-    for block, item in enumerate(schedule.submissions):
-        for user in sorted({user for slot in item.slots for user in users.get(slot.tensor, ())}):
-            if user == block or block in schedule.submissions[user].holds:
-                continue
-            later = [holder for holder in holders.get(block, ()) if order.runs_with(holder, user)]
-            if not any(order.before(user, holder) for holder in later):
-                yield block, user
+    for block, user in sorted(doubtful):
+        later = [holder for holder in holders.get(block, ()) if order.runs_with(holder, user)]
+        if not any(order.before(user, holder) for holder in later):
+            yield block, user
 
 
-def _missing_edge(schedule: Schedule, program: Program, conflict: Conflict) -> Diagnostic:
+def _missing_edge(schedule: Schedule, program: Program, columns: Columns, conflict: Conflict) -> Diagnostic:
     first, second = schedule.submissions[conflict.first], schedule.submissions[conflict.second]
     tensor = program.tensors[conflict.tensor].name
-    if conflict.other is not None:
-        tensor = f"{tensor}' and '{program.tensors[conflict.other].name}' in the same bytes of '{_title(second)}"
+    other = next((tensor for tensor in reversed(conflict.others) if conflict.first in columns.users.row(tensor)), None)
+    if other is not None:
+        tensor = f"{tensor}' and '{program.tensors[other].name}' in the same bytes of '{_title(second)}"
     message = f"no edge orders '{second.name}' after '{first.name}': {conflict.kind} on '{tensor}'"
     return _finding("V6", message, second.mark, f"add 'after: [{first.name.rpartition('.')[2]}]'")

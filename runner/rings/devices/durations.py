@@ -60,8 +60,8 @@ class _Costs:
         if task.op is None or task.op not in self.ops:
             return self.rates.task_us
         key = self.shapes(task)
-        found = self.known.setdefault(key, _Known())
-        values = found.values(task)
+        found = self.known.get(key) or self.known.setdefault(key, _Known())
+        values = found.values(task) if found.attrs else ""
         if values not in found.cost_us:
             noted = _Noted(task.attrs)
             cost_us = self.cost_us(task, self.ops[task.op], noted)
@@ -99,7 +99,7 @@ class _Known:
     cost_us: dict[str, float] = field(default_factory=dict)
 
     def values(self, task: Task) -> str:
-        return repr([task.attrs.get(name) for name in self.attrs]) if self.attrs else ""
+        return repr([task.attrs.get(name) for name in self.attrs])
 
 
 class _Noted(Mapping[str, object]):

@@ -3,8 +3,8 @@ docs/minpeak.md gives in words, worked out from the program.
 
 A layer that attends sparsely gathers, attends and merges eight tiles of tokens. They are alike, so a search over how many tiles
 are at which stage finds the fewest steps of 20 us in which a layer can do that within so many bytes; layers come one after the
-other. Tasks may start at any time; if each started a whole number of steps after its layer instead, rounded down, all orders would
-hold and no more would be in use.
+other. Tasks may start at any time; if each started a whole number of steps after its layer instead, rounded down, all orders
+would hold and no more would be in use.
 """
 
 from __future__ import annotations
