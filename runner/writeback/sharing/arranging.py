@@ -16,7 +16,7 @@ from runner.expansion.sharing.addresses import Addresses, Made, addresses, made_
 from runner.expansion.sharing.conflicts import Conflicts, Pair, by_lives, conflicts
 from runner.expansion.sharing.stacking import Stacked, Stacking, leaf_pairs, stacked
 from runner.expansion.sharing.texts import Lists, Stack, Texts, Unit, closure
-from runner.language.graph import Shared, Text
+from runner.language.graph import EVERY, Shared, Text
 from runner.program.lifetimes import Floats, Lives
 
 Said = dict[str, tuple[Shared, ...]]
@@ -217,10 +217,13 @@ def _widened(scene: Scene, said: Said, taste: Taste) -> Said:
 
     def widened(file: str, entry: Shared) -> Shared:
         more = factor(file, entry)
-        if not entry.copies or more == 1.0:
+        if more == 1.0:
             return entry
-        most = dict.fromkeys(entry.copies, 1)
         names = [one.name for one in entry.inside] if entry.inside is not None else [entry.name]
+        if not entry.copies or EVERY in entry.copies:
+            wanted = min(int(np.ceil(more * entry.copies.get(EVERY, 1))), _trips(scene, file, names))
+            return entry if wanted < 2 else replace(entry, copies={EVERY: wanted})
+        most = dict.fromkeys(entry.copies, 1)
         for at in scene.made.values():
             if at.body.file == file and at.name in names:
                 most = {variable: max(copies, 1 + at.values.get(variable, 0)) for variable, copies in most.items()}
@@ -228,6 +231,15 @@ def _widened(scene: Scene, said: Said, taste: Taste) -> Said:
         return replace(entry, copies=_dealt(tuple(most), tuple(most.values()), wanted) or entry.copies)
 
     return {file: tuple(widened(file, entry) for entry in entries) for file, entries in said.items()}
+
+
+def _trips(scene: Scene, file: str, names: Sequence[str]) -> int:
+    """How many trips of loops of a graph make something of a name, in the use of it where they are the most."""
+    trips: dict[int, set[tuple[int, ...]]] = {}
+    for at in scene.made.values():
+        if at.body.file == file and at.name in names:
+            trips.setdefault(id(at.body), set()).add(tuple(at.values.values()))
+    return max(map(len, trips.values()), default=0)
 
 
 def _barred(said: Said, bars: Iterable[Bar]) -> Said:
@@ -269,7 +281,7 @@ def _side_by_side(
     most, trips = _concurrency(scene, tensors, around, begin, finish)
     if most <= max(1.0, SIDE_BY_SIDE / max(width, 1.0)):
         return {}
-    return _dealt(around, trips, int(np.ceil(width * most)))
+    return {EVERY: int(min(np.ceil(width * most), trips))}
 
 
 def _dealt(around: tuple[str, ...], trips: Sequence[int], wanted: int) -> dict[str, int]:
@@ -298,14 +310,14 @@ def _pools(
         alone, trips = _concurrency(scene, tensors, around, begin, finish)
         wanted = max(2, int(np.ceil(pooled * total * alone / whole)))
         if wanted <= total / 2:
-            found[name] = _dealt(around, trips, wanted)
+            found[name] = {EVERY: min(wanted, trips)}
     return found if len(found) < len(members) else {}
 
 
 def _concurrency(
     scene: Scene, tensors: Sequence[int], around: tuple[str, ...], begin: Floats, finish: Floats
-) -> tuple[float, list[int]]:
-    """How many trips are in use at once on average, in the body where they are the most; and the trips of each loop."""
+) -> tuple[float, int]:
+    """How many trips are in use at once on average, in the body where they are the most; and the most trips of a body."""
     rows = _indices(scene, tensors)
     trips: dict[tuple[int, tuple[int, ...]], list[float]] = {}
     for tensor, row in zip(tensors, rows.tolist(), strict=True):
@@ -320,11 +332,7 @@ def _concurrency(
         length = max(high for _, high, _ in spans) - min(low for low, _, _ in spans)
         if length > 0:
             most = max(most, sum(high - low for low, high, _ in spans) / length)
-    counts = [
-        max(len({values[place] for _, _, values in spans}) for spans in bodies.values()) if bodies else 0
-        for place in range(len(around))
-    ]
-    return most, counts
+    return most, max(map(len, bodies.values()), default=0)
 
 
 def _with_copies(scenes: Sequence[Scene], said: Said, at: Addresses, same: Mapping[Pair, Pair]) -> Said:
