@@ -108,6 +108,8 @@ class Taste:
     pooled     copies of what is in use for a short part of a trip, as a multiple of those that are in use at once on average
     bars       what does not share, though it might: file, entry, and another or `ID.NAME` for one inside of another
     more       by how much more copies of an entry, or of the group that it is in, lie side by side: file, entry, factor
+    counts     copies of entries, whatever else is said: file, entry, copies
+    alone      tensors of trips side by side have copies one by one, each as many as are in use at once, and are in no group
     """
 
     patience: float
@@ -116,6 +118,8 @@ class Taste:
     pooled: float = 2.0
     bars: frozenset[Bar] = frozenset()
     more: tuple[tuple[str, str, float], ...] = ()
+    counts: tuple[tuple[str, str, int], ...] = ()
+    alone: bool = False
 
 
 def proposal(scene: Scene, begin: Floats, finish: Floats, taste: Taste) -> Proposal | None:
@@ -138,10 +142,25 @@ def proposal(scene: Scene, begin: Floats, finish: Floats, taste: Taste) -> Propo
     widest = max(range(len(every)), key=lambda k: len(every[k].leaves))
     at = every[widest]
     hard = _joined(at, [(one, met) for one, met in zip(every, alive, strict=True)])
-    arranging = _Arranging(at, hard, leaf_pairs(at, _joined(at, [(at, hard), (every[0], soft)])), taste.apart)
-    arranging.run()
+    met = leaf_pairs(at, _joined(at, [(at, hard), (every[0], soft)]))
+    arranging = _loosened(lambda apart: _Arranging(at, hard, met, apart), dict.fromkeys(said, taste.apart))
     found = {file: arranging.entries(lists.stacks[file]) for file in said if arranging.holds(lists.stacks[file])}
     return evaluated(scene, found)
+
+
+def _loosened(arranged: Callable[[Mapping[str, float]], _Arranging], apart: dict[str, float]) -> _Arranging:
+    """Lists of which those, by file, keep all apart that would wait where that takes no more bytes in all."""
+    best, height = _laid(arranged(apart))
+    for file in apart:
+        looser, top = _laid(arranged({**apart, file: 1.0}))
+        if top <= height:
+            best, height, apart = looser, top, {**apart, file: 1.0}
+    return best
+
+
+def _laid(arranging: _Arranging) -> tuple[_Arranging, int]:
+    """The lists, arranged, and the units of all their arenas."""
+    return arranging, _height(arranging.at, arranging.run())
 
 
 def _joined(at: Addresses, parts: Sequence[tuple[Addresses, Conflicts]]) -> Conflicts:
@@ -164,10 +183,14 @@ def evaluated(scene: Scene, said: Said) -> Proposal:
     """What lists come to."""
     at = addresses(scene.lives, scene.made, Lists(scene.texts, said))
     places = stacked(at, by_lives(at))
+    return Proposal(said, at, places, _height(at, places))
+
+
+def _height(at: Addresses, places: Stacked) -> int:
     roots = at.instance[:, 0]
     tops = np.zeros(int(roots.max(initial=-1)) + 1, np.int64)
     np.maximum.at(tops, roots, places.offsets + at.size)
-    return Proposal(said, at, places, int(tops.sum()))
+    return int(tops.sum())
 
 
 # --- groups and copies ------------------------------------------------------------------------------------------------
@@ -188,6 +211,11 @@ def _grouped(scene: Scene, begin: Floats, finish: Floats, taste: Taste) -> Said:
     grouped: set[tuple[str, str]] = set()
     for (file, around), names in loops.items():
         mine = [name for name in names if _stays_in_trips(scene, by_member[file, name])]
+        if taste.alone:
+            counts = {name: _side_by_side(scene, by_member[file, name], around, begin, finish, taste.width) for name in mine}
+            inside.setdefault(file, []).extend(Shared(name, NOWHERE, (), copies) for name, copies in counts.items())
+            grouped |= {(file, name) for name in mine}
+            continue
         rows = [tensor for name in mine for tensor in by_member[file, name]]
         copies = _side_by_side(scene, rows, around, begin, finish, taste.width)
         if copies:
@@ -213,16 +241,21 @@ def _widened(scene: Scene, said: Said, taste: Taste) -> Said:
 
     def factor(file: str, entry: Shared) -> float:
         names = {entry.name, *(one.name for one in entry.inside or ())}
-        return max((more for where, name, more in taste.more if where == file and name in names), default=1.0)
+        found = [more for where, name, more in taste.more if where == file and name in names]
+        return max(found, default=1.0)
+
+    counts = {(file, name): count for file, name, count in taste.counts}
 
     def widened(file: str, entry: Shared) -> Shared:
+        if (file, entry.name) in counts:
+            return replace(entry, copies={EVERY: counts[file, entry.name]})
         more = factor(file, entry)
         if more == 1.0:
             return entry
         names = [one.name for one in entry.inside] if entry.inside is not None else [entry.name]
         if not entry.copies or EVERY in entry.copies:
             wanted = min(int(np.ceil(more * entry.copies.get(EVERY, 1))), _trips(scene, file, names))
-            return entry if wanted < 2 else replace(entry, copies={EVERY: wanted})
+            return replace(entry, copies={EVERY: wanted} if wanted > 1 or entry.inside is not None else {})
         most = dict.fromkeys(entry.copies, 1)
         for at in scene.made.values():
             if at.body.file == file and at.name in names:
@@ -402,9 +435,10 @@ def _is_apart(scene: Scene, tensors: Sequence[int], copies: Mapping[str, int]) -
 class _Arranging(Stacking):
     """Chooses the order of each list, and what shares: all pairs but those of which one would wait too long."""
 
-    def __init__(self, at: Addresses, alive: Conflicts, soft: Mapping[Pair, Sequence], apart: float) -> None:
+    def __init__(self, at: Addresses, alive: Conflicts, soft: Mapping[Pair, Sequence], apart: Mapping[str, float]) -> None:
         super().__init__(at, alive)
-        self.soft, self.most = soft, apart * sum(self.sizes.values())
+        total = sum(self.sizes.values())
+        self.soft, self.most = soft, {file: part * total for file, part in apart.items()}
         self.first: dict[int, int] = {}
         self.last: dict[int, int] = {}
         first, end = at.lives.first[at.locals], at.lives.end[at.locals]
@@ -423,7 +457,7 @@ class _Arranging(Stacking):
             (one.number, other.number)
             for place, one in enumerate(present)
             for other in present[place + 1 :]
-            if self._may_share(one, other)
+            if self._may_share(one, other, self.most[stack.file])
         }
         tries = []
         for key in ORDERS:
@@ -441,12 +475,12 @@ class _Arranging(Stacking):
         self.chosen[id(stack)] = list(chosen), replaced
         return chosen, kept
 
-    def _may_share(self, one: Unit, other: Unit) -> bool:
+    def _may_share(self, one: Unit, other: Unit, most: float) -> bool:
         """Whether nothing but what is alive at once keeps two entries apart; of used graphs that is all that does."""
         if self._is_barred(one, other.name) or self._is_barred(other, one.name):
             return False
         if one.used is not None or other.used is not None:
-            return min(self.box(one), self.box(other)) > self.most or not self._would_wait(one, other)
+            return min(self.box(one), self.box(other)) > most or not self._would_wait(one, other)
         return not self._would_wait(one, other) and not self._all_alive(one, other)
 
     def _is_barred(self, one: Unit, name: str) -> bool:
