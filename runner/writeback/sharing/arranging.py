@@ -151,7 +151,7 @@ def proposal(scene: Scene, begin: Floats, finish: Floats, taste: Taste) -> Propo
 def _loosened(arranged: Callable[[Mapping[str, float]], _Arranging], apart: dict[str, float]) -> _Arranging:
     """Lists of which those, by file, keep all apart that would wait where that takes no more bytes in all."""
     best, height = _laid(arranged(apart))
-    for file in apart:
+    for file in [file for file in apart if file in best.waiting]:
         looser, top = _laid(arranged({**apart, file: 1.0}))
         if top <= height:
             best, height, apart = looser, top, {**apart, file: 1.0}
@@ -439,14 +439,13 @@ class _Arranging(Stacking):
         super().__init__(at, alive)
         total = sum(self.sizes.values())
         self.soft, self.most = soft, {file: part * total for file, part in apart.items()}
-        self.first: dict[int, int] = {}
-        self.last: dict[int, int] = {}
-        first, end = at.lives.first[at.locals], at.lives.end[at.locals]
+        self.waiting: set[str] = set()  # files with a used graph that shares with what would wait
+        first, last = np.full(1 + max(at.units, default=0), at.lives.num_times), np.zeros(1 + max(at.units, default=0), np.int64)
         for level in range(at.unit.shape[1]):
-            for unit, low, high in zip(at.unit[:, level].tolist(), first.tolist(), end.tolist(), strict=True):
-                if unit >= 0:
-                    self.first[unit] = min(self.first.get(unit, low), low)
-                    self.last[unit] = max(self.last.get(unit, high), high)
+            rows = np.flatnonzero(at.unit[:, level] >= 0)
+            np.minimum.at(first, at.unit[rows, level], at.lives.first[at.locals[rows]])
+            np.maximum.at(last, at.unit[rows, level], at.lives.end[at.locals[rows]])
+        self.first, self.last = first.tolist(), last.tolist()
         self.chosen: dict[int, tuple[list[Unit], dict[str, tuple[str, ...]]]] = {}
 
     def holds(self, stack: Stack) -> bool:
@@ -457,7 +456,7 @@ class _Arranging(Stacking):
             (one.number, other.number)
             for place, one in enumerate(present)
             for other in present[place + 1 :]
-            if self._may_share(one, other, self.most[stack.file])
+            if self._may_share(one, other, stack.file)
         }
         tries = []
         for key in ORDERS:
@@ -475,12 +474,17 @@ class _Arranging(Stacking):
         self.chosen[id(stack)] = list(chosen), replaced
         return chosen, kept
 
-    def _may_share(self, one: Unit, other: Unit, most: float) -> bool:
+    def _may_share(self, one: Unit, other: Unit, file: str) -> bool:
         """Whether nothing but what is alive at once keeps two entries apart; of used graphs that is all that does."""
         if self._is_barred(one, other.name) or self._is_barred(other, one.name):
             return False
         if one.used is not None or other.used is not None:
-            return min(self.box(one), self.box(other)) > most or not self._would_wait(one, other)
+            if not self._would_wait(one, other):
+                return True
+            shares = min(self.box(one), self.box(other)) > self.most[file]
+            if shares:
+                self.waiting.add(file)
+            return shares
         return not self._would_wait(one, other) and not self._all_alive(one, other)
 
     def _is_barred(self, one: Unit, name: str) -> bool:
