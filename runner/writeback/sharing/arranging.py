@@ -212,14 +212,14 @@ def _grouped(scene: Scene, begin: Floats, finish: Floats, taste: Taste) -> Said:
     for (file, around), names in loops.items():
         mine = [name for name in names if _stays_in_trips(scene, by_member[file, name])]
         if taste.alone:
-            counts = {name: _side_by_side(scene, by_member[file, name], around, begin, finish, taste.width) for name in mine}
+            counts = {name: _side_by_side(scene, by_member[file, name], begin, finish, taste.width) for name in mine}
             inside.setdefault(file, []).extend(Shared(name, NOWHERE, (), copies) for name, copies in counts.items())
             grouped |= {(file, name) for name in mine}
             continue
         rows = [tensor for name in mine for tensor in by_member[file, name]]
-        copies = _side_by_side(scene, rows, around, begin, finish, taste.width)
+        copies = _side_by_side(scene, rows, begin, finish, taste.width)
         if copies:
-            pools = _pools(scene, {name: by_member[file, name] for name in mine}, around, begin, finish, copies, taste.pooled)
+            pools = _pools(scene, {name: by_member[file, name] for name in mine}, begin, finish, copies, taste.pooled)
             inside.setdefault(file, [])
             inside[file].extend(Shared(name, NOWHERE, (), pool) for name, pool in pools.items())
             grouped |= {(file, name) for name in pools}
@@ -247,21 +247,14 @@ def _widened(scene: Scene, said: Said, taste: Taste) -> Said:
     counts = {(file, name): count for file, name, count in taste.counts}
 
     def widened(file: str, entry: Shared) -> Shared:
-        if (file, entry.name) in counts:
-            return replace(entry, copies={EVERY: counts[file, entry.name]})
         more = factor(file, entry)
-        if more == 1.0:
+        wanted = counts.get((file, entry.name))
+        if wanted is None and more == 1.0:
             return entry
-        names = [one.name for one in entry.inside] if entry.inside is not None else [entry.name]
-        if not entry.copies or EVERY in entry.copies:
+        if wanted is None:
+            names = [one.name for one in entry.inside] if entry.inside is not None else [entry.name]
             wanted = min(int(np.ceil(more * entry.copies.get(EVERY, 1))), _trips(scene, file, names))
-            return replace(entry, copies={EVERY: wanted} if wanted > 1 or entry.inside is not None else {})
-        most = dict.fromkeys(entry.copies, 1)
-        for at in scene.made.values():
-            if at.body.file == file and at.name in names:
-                most = {variable: max(copies, 1 + at.values.get(variable, 0)) for variable, copies in most.items()}
-        wanted = int(np.ceil(more * np.prod(list(entry.copies.values()))))
-        return replace(entry, copies=_dealt(tuple(most), tuple(most.values()), wanted) or entry.copies)
+        return replace(entry, copies={EVERY: wanted} if wanted > 1 or entry.inside is not None else {})
 
     return {file: tuple(widened(file, entry) for entry in entries) for file, entries in said.items()}
 
@@ -305,31 +298,19 @@ def _stays_in_trips(scene: Scene, tensors: Sequence[int]) -> bool:
     return bool((end[:-1] <= first[1:]).all())
 
 
-def _side_by_side(
-    scene: Scene, tensors: Sequence[int], around: tuple[str, ...], begin: Floats, finish: Floats, width: float
-) -> dict[str, int]:
-    """How many trips have bytes of their own, by variable; nothing if trips run one after the other."""
+def _side_by_side(scene: Scene, tensors: Sequence[int], begin: Floats, finish: Floats, width: float) -> dict[str, int]:
+    """How many trips have bytes of their own; nothing if trips run one after the other."""
     if not tensors:
         return {}
-    most, trips = _concurrency(scene, tensors, around, begin, finish)
+    most, trips = _concurrency(scene, tensors, begin, finish)
     if most <= max(1.0, SIDE_BY_SIDE / max(width, 1.0)):
         return {}
     return {EVERY: int(min(np.ceil(width * most), trips))}
 
 
-def _dealt(around: tuple[str, ...], trips: Sequence[int], wanted: int) -> dict[str, int]:
-    """So many copies by the variables of loops, which have so many trips, the outer ones first."""
-    found = dict[str, int]()
-    for variable, most in zip(around, trips, strict=True):
-        found[variable] = min(wanted, most)
-        wanted = -(-wanted // max(1, found[variable]))
-    return {variable: copies for variable, copies in found.items() if copies > 1}
-
-
 def _pools(
     scene: Scene,
     members: Mapping[str, Sequence[int]],
-    around: tuple[str, ...],
     begin: Floats,
     finish: Floats,
     copies: Mapping[str, int],
@@ -338,18 +319,16 @@ def _pools(
     """Tensors of a group that are in use for so short a time that fewer copies of them do, which then lie beside the group."""
     found: dict[str, dict[str, int]] = {}
     total = int(np.prod(list(copies.values())))
-    whole, _ = _concurrency(scene, [t for tensors in members.values() for t in tensors], around, begin, finish)
+    whole, _ = _concurrency(scene, [t for tensors in members.values() for t in tensors], begin, finish)
     for name, tensors in members.items():
-        alone, trips = _concurrency(scene, tensors, around, begin, finish)
+        alone, trips = _concurrency(scene, tensors, begin, finish)
         wanted = max(2, int(np.ceil(pooled * total * alone / whole)))
         if wanted <= total / 2:
             found[name] = {EVERY: min(wanted, trips)}
     return found if len(found) < len(members) else {}
 
 
-def _concurrency(
-    scene: Scene, tensors: Sequence[int], around: tuple[str, ...], begin: Floats, finish: Floats
-) -> tuple[float, int]:
+def _concurrency(scene: Scene, tensors: Sequence[int], begin: Floats, finish: Floats) -> tuple[float, int]:
     """How many trips are in use at once on average, in the body where they are the most; and the most trips of a body."""
     rows = _indices(scene, tensors)
     trips: dict[tuple[int, tuple[int, ...]], list[float]] = {}
