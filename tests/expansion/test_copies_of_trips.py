@@ -78,3 +78,24 @@ def test_what_is_written_is_read_again(share: str) -> None:
 def test_other_copies_are_refused(copies: str) -> None:
     graph, problems = check_source(GRAPH.replace("SHARE", f"[a: {{copies: {copies}}}]").encode(), "main.yaml")
     assert graph is None or problems
+
+
+PART = f"""graph: part
+inputs: {{x: "f32[4, 256]"}}
+weights: {{w: "f32[256]"}}
+outputs: {{z: "f32[4, 256]"}}
+share: [m]
+body:
+  - {NORM.format("x", "m: f32[4, 256]")}
+  - {NORM.format("m", "z")}
+"""
+
+
+@pytest.mark.parametrize("copies", range(1, 6))
+def test_used_graphs_take_places_in_turn(tmp_path: Path, copies: int) -> None:
+    (tmp_path / "part.yaml").write_text(PART)
+    head, tail = GRAPH[: GRAPH.index("          - {op")], "          - {use: part, with: {x: x, w: w, z: z}}\n"
+    (tmp_path / "main.yaml").write_text(head.replace("SHARE", f"[part: {{copies: {copies}}}]") + tail)
+    (arena,) = Setup(["tiny"]).program(tmp_path / "main.yaml").arenas
+    found = dict(zip(arena.tensors, arena.offsets, strict=True))
+    assert [found[tensor] // 4096 for tensor in sorted(found)] == [k % copies for k in range(len(TRIPS))]

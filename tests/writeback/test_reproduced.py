@@ -82,6 +82,7 @@ def shown(size_bytes: int, makespan_us: float) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("name", ALL)
 def test_written_files_say_the_plan(call, capsys, tmp_path: Path, name: str) -> None:
     case = ALL[name]

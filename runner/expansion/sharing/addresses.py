@@ -142,7 +142,7 @@ class _Reader:
         if EVERY not in unit.copies:
             return values
         trips = self.turns.setdefault((instance, unit.number), _Numbers())
-        around = self.around.get(unit.number, frozenset())
+        around = self.around.get(unit.number, frozenset(values))  # of a used graph, the loops around the use
         return {**values, EVERY: trips.of(tuple(number for name, number in values.items() if name in around))}
 
     def read(self, made: Mapping[int, Made]) -> Addresses:

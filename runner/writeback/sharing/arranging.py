@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -53,6 +55,23 @@ class Scene:
     made: Mapping[int, Made]
     members: Mapping[str, Sequence[str]]
     others: tuple[Scene, ...] = ()
+
+    @cached_property
+    def used(self) -> set[tuple[str, str]]:
+        """Files and entries that stand for used graphs."""
+        return {(mark.file, use) for mark, (use, _) in self.texts.uses.items()}
+
+    @cached_property
+    def seen(self) -> dict[tuple[str, str], dict[int, Made]]:
+        """By file and entry the tensors in it, and in which use and trips of that file: those of a used graph too."""
+        found: dict[tuple[str, str], dict[int, Made]] = {}
+        for tensor, at in self.made.items():
+            while at.name in self.members.get(at.body.file, ()):
+                found.setdefault((at.body.file, at.name), {})[tensor] = at
+                if at.body.parent is None:
+                    break
+                at = Made(at.body.parent, at.body.use, at.body.values)
+        return found
 
 
 def scene_of(lives: Lives, texts: Texts, may_write: Callable[[str], bool], others: Sequence[Lives] = ()) -> Scene:
@@ -109,6 +128,7 @@ class Taste:
     bars       what does not share, though it might: file, entry, and another or `ID.NAME` for one inside of another
     more       by how much more copies of an entry, or of the group that it is in, lie side by side: file, entry, factor
     counts     copies of entries, whatever else is said: file, entry, copies
+    uses       used graphs in loops have copies too
     alone      tensors of trips side by side have copies one by one, each as many as are in use at once, and are in no group
     """
 
@@ -119,6 +139,7 @@ class Taste:
     bars: frozenset[Bar] = frozenset()
     more: tuple[tuple[str, str, float], ...] = ()
     counts: tuple[tuple[str, str, int], ...] = ()
+    uses: bool = False
     alone: bool = False
 
 
@@ -198,25 +219,23 @@ def _height(at: Addresses, places: Stacked) -> int:
 
 def _grouped(scene: Scene, begin: Floats, finish: Floats, taste: Taste) -> Said:
     """A list for each graph, with everything in it, in groups where trips of loops run side by side."""
-    by_member: dict[tuple[str, str], list[int]] = {}
-    for tensor, at in scene.made.items():
-        if at.name in scene.members.get(at.body.file, ()):
-            by_member.setdefault((at.body.file, at.name), []).append(tensor)
+    by_member = scene.seen
     loops: dict[tuple[str, tuple[str, ...]], list[str]] = {}  # per file and variables its members in such loops
     for (file, name), tensors in by_member.items():
-        variables = {tuple(scene.made[tensor].values) for tensor in tensors}
+        variables = {tuple(at.values) for at in tensors.values()}
         if len(variables) == 1 and (around := next(iter(variables))):
             loops.setdefault((file, around), []).append(name)
     inside: dict[str, list[Shared]] = {}
     grouped: set[tuple[str, str]] = set()
     for (file, around), names in loops.items():
-        mine = [name for name in names if _stays_in_trips(scene, by_member[file, name])]
+        mine = [name for name in names if taste.uses or (file, name) not in scene.used]
+        mine = [name for name in mine if _stays_in_trips(scene, by_member[file, name])]
         if taste.alone:
             counts = {name: _side_by_side(scene, by_member[file, name], begin, finish, taste.width) for name in mine}
             inside.setdefault(file, []).extend(Shared(name, NOWHERE, (), copies) for name, copies in counts.items())
             grouped |= {(file, name) for name in mine}
             continue
-        rows = [tensor for name in mine for tensor in by_member[file, name]]
+        rows = {tensor: at for name in mine for tensor, at in by_member[file, name].items()}
         copies = _side_by_side(scene, rows, begin, finish, taste.width)
         if copies:
             pools = _pools(scene, {name: by_member[file, name] for name in mine}, begin, finish, copies, taste.pooled)
@@ -262,8 +281,8 @@ def _widened(scene: Scene, said: Said, taste: Taste) -> Said:
 def _trips(scene: Scene, file: str, names: Sequence[str]) -> int:
     """How many trips of loops of a graph make something of a name, in the use of it where they are the most."""
     trips: dict[int, set[tuple[int, ...]]] = {}
-    for at in scene.made.values():
-        if at.body.file == file and at.name in names:
+    for name in names:
+        for at in scene.seen.get((file, name), {}).values():
             trips.setdefault(id(at.body), set()).add(tuple(at.values.values()))
     return max(map(len, trips.values()), default=0)
 
@@ -285,20 +304,27 @@ def _indices(scene: Scene, tensors: Sequence[int]) -> np.ndarray:
     return np.searchsorted(scene.lives.locals, np.array(tensors, np.int64))
 
 
-def _trip(scene: Scene, tensor: int) -> tuple[int, tuple[int, ...]]:
-    at = scene.made[tensor]
-    return id(at.body), tuple(at.values.values())
+Trip = tuple[int, tuple[int, ...]]
+"""A use of a graph, and the numbers of the trips of its loops."""
 
 
-def _stays_in_trips(scene: Scene, tensors: Sequence[int]) -> bool:
-    """Whether no tensor lives on when that of the next trip begins to."""
-    rows = _indices(scene, tensors)
-    order = np.argsort(scene.lives.first[rows], kind="stable")
-    first, end = scene.lives.first[rows][order], scene.lives.end[rows][order]
-    return bool((end[:-1] <= first[1:]).all())
+def _spans(scene: Scene, tensors: Mapping[int, Made], begin: np.ndarray, finish: np.ndarray) -> dict[Trip, list[float]]:
+    """When the first tensor of each trip begins, and the last finishes; of none that is not used at all."""
+    trips: dict[Trip, list[float]] = {}
+    for at, row in zip(tensors.values(), _indices(scene, list(tensors)).tolist(), strict=True):
+        if finish[row] >= begin[row]:
+            span = trips.setdefault((id(at.body), tuple(at.values.values())), [np.inf, -np.inf])
+            span[0], span[1] = min(span[0], float(begin[row])), max(span[1], float(finish[row]))
+    return trips
 
 
-def _side_by_side(scene: Scene, tensors: Sequence[int], begin: Floats, finish: Floats, width: float) -> dict[str, int]:
+def _stays_in_trips(scene: Scene, tensors: Mapping[int, Made]) -> bool:
+    """Whether nothing lives on when the next trip's begins to."""
+    spans = sorted(_spans(scene, tensors, scene.lives.first, scene.lives.end).values())
+    return all(one[1] <= other[0] for one, other in pairwise(spans))
+
+
+def _side_by_side(scene: Scene, tensors: Mapping[int, Made], begin: Floats, finish: Floats, width: float) -> dict[str, int]:
     """How many trips have bytes of their own; nothing if trips run one after the other."""
     if not tensors:
         return {}
@@ -310,7 +336,7 @@ def _side_by_side(scene: Scene, tensors: Sequence[int], begin: Floats, finish: F
 
 def _pools(
     scene: Scene,
-    members: Mapping[str, Sequence[int]],
+    members: Mapping[str, Mapping[int, Made]],
     begin: Floats,
     finish: Floats,
     copies: Mapping[str, int],
@@ -319,7 +345,7 @@ def _pools(
     """Tensors of a group that are in use for so short a time that fewer copies of them do, which then lie beside the group."""
     found: dict[str, dict[str, int]] = {}
     total = int(np.prod(list(copies.values())))
-    whole, _ = _concurrency(scene, [t for tensors in members.values() for t in tensors], begin, finish)
+    whole, _ = _concurrency(scene, {t: at for tensors in members.values() for t, at in tensors.items()}, begin, finish)
     for name, tensors in members.items():
         alone, trips = _concurrency(scene, tensors, begin, finish)
         wanted = max(2, int(np.ceil(pooled * total * alone / whole)))
@@ -328,16 +354,10 @@ def _pools(
     return found if len(found) < len(members) else {}
 
 
-def _concurrency(scene: Scene, tensors: Sequence[int], begin: Floats, finish: Floats) -> tuple[float, int]:
+def _concurrency(scene: Scene, tensors: Mapping[int, Made], begin: Floats, finish: Floats) -> tuple[float, int]:
     """How many trips are in use at once on average, in the body where they are the most; and the most trips of a body."""
-    rows = _indices(scene, tensors)
-    trips: dict[tuple[int, tuple[int, ...]], list[float]] = {}
-    for tensor, row in zip(tensors, rows.tolist(), strict=True):
-        if finish[row] >= begin[row]:
-            span = trips.setdefault(_trip(scene, tensor), [np.inf, -np.inf])
-            span[0], span[1] = min(span[0], float(begin[row])), max(span[1], float(finish[row]))
     bodies: dict[int, list[tuple[float, float, tuple[int, ...]]]] = {}
-    for (body, values), (low, high) in trips.items():
+    for (body, values), (low, high) in _spans(scene, tensors, begin, finish).items():
         bodies.setdefault(body, []).append((low, high, values))
     most = 0.0
     for spans in bodies.values():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from math import inf
 
 import numpy as np
@@ -128,8 +129,8 @@ class ShareSearch:
         for width in WIDTHS:
             for apart in APARTS:
                 for times in runs:
-                    self._refined(times, Taste(0.0, width, apart), limit_us)
-                    self._refined(times, Taste(0.0, width, apart, alone=True), limit_us)
+                    for uses, alone in product((False, True), repeat=2):
+                        self._refined(times, Taste(0.0, width, apart, uses=uses, alone=alone), limit_us)
         self._polished(limit_us)
 
     def _polished(self, limit_us: float) -> None:
