@@ -124,7 +124,9 @@ class ShareSearch:
 
     def _in_time(self, limit_us: float) -> None:
         """Lists by several runs and of several widths, refined until they are in time or hopeless."""
-        self._try(run_free(self.work), WIDEST)
+        widest = self._try(run_free(self.work), WIDEST)
+        if widest is not None and widest.makespan_us > limit_us:
+            self._try(run_free(self.work), replace(WIDEST, uses=True))
         runs = list(self._in_budgets(limit_us))
         for width in WIDTHS:
             for apart in APARTS:
