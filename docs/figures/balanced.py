@@ -1,4 +1,4 @@
-"""Part `balanced`: bytes against time for four programs, one of them twice, with the balanced point, beside what it was to reach.
+"""Part `balanced`: bytes against time for four programs, one of them twice, with budgets and the balanced point, beside the aims.
 
 Routing `random:0`. A run takes what the entry of `cases.json` says: the defaults of commands, or 20 us a task on workers without
 limit, as in the part `strategies`. Each placement runs in its own safe capacities.
@@ -8,18 +8,23 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from docs.figures.cases import CASES, RANDOM, Case, mib, safe_bytes, step
 from runner import Driver, TimedOptions
-from runner.report.frontier import Frontier, Point, draw_frontier, merged, undominated
+from runner.base.units import human_bytes
+from runner.program.program import Program
+from runner.report.frontier import Frontier, Point, budgets, draw_frontier, merged, undominated
 from runner.rings.capacity import program_peak_live
 from runner.rings.schedule import Schedule
 from runner.rings.sizes import RingSizes
 from runner.rings.timed import Timing, timed
 from schedulers import get_scheduler
-from schedulers.minpeak.planner import plan
+from schedulers.minpeak.plan import Options
+from schedulers.minpeak.planner import Planner, plan
 
 IMAGES = Path(__file__).parents[1] / "images"
 STRATEGIES = ("annotated", "unscoped", "auto", "autoscope")
@@ -37,13 +42,16 @@ def row_of(entry: dict[str, Any], images: Path) -> dict[str, Any]:
     case, options = Case.of(entry), TimedOptions(**entry["timing"])
     setup = Driver(case.configs, case.sets, ep=case.ep).setup
     dtypes = setup.config(case.graph).dtypes
-    found = trace(case, lambda schedule: options.timing(schedule, setup.registry, dtypes))
-    draw_frontier(found, images / f"frontier-{entry['picture']}.svg")
+    timing = partial(options.timing, ops=setup.registry, dtypes=dtypes)
+    with step(f"{case.title}, routing {RANDOM}"):
+        program = case.program(RANDOM)
+    found = trace(program, timing, f"{case.title}, routing {RANDOM}")
+    draw_frontier(within_budgets(program, timing, found), images / f"frontier-{entry['picture']}.svg")
     gc.collect()
     return {"program": case.title, "timing": str(options), "most_mib": entry["most_mib"]} | figures_of(found)
 
 
-def trace(case: Case, timing: Callable[[Schedule], Timing]) -> Frontier:
+def trace(program: Program, timing: Callable[[Schedule], Timing], title: str) -> Frontier:
     """The fewest bytes, the balanced point, and the other strategies."""
 
     def point(label: str, schedule: Schedule) -> Point:
@@ -52,8 +60,6 @@ def trace(case: Case, timing: Callable[[Schedule], Timing]) -> Frontier:
         assert run.makespan_us is not None, "a schedule runs in its safe capacities"
         return Point(label, sum(heap), run.makespan_us)
 
-    with step(f"{case.title}, routing {RANDOM}"):
-        program = case.program(RANDOM)
     with step("strategies"):
         others = [point(name, get_scheduler(name)(program, {})) for name in STRATEGIES]
         least = point("minpeak, fewest bytes", plan(program, {"objective": "total"}).schedule)
@@ -62,8 +68,21 @@ def trace(case: Case, timing: Callable[[Schedule], Timing]) -> Frontier:
         middle = point("minpeak, balanced", found.schedule)
     facts = found.certificate.time
     path_us = facts and max(facts.critical_path_us, facts.work_us)
-    title = f"{case.title}, routing {RANDOM}"
     return Frontier(title, undominated([least, middle]), merged([middle, *others]), program_peak_live(program), path_us)
+
+
+def within_budgets(program: Program, timing: Callable[[Schedule], Timing], found: Frontier) -> Frontier:
+    """The same with the shortest runs within budgets between the fewest bytes, the balanced point and the fastest placement."""
+    least, middle = found.points[0].total_bytes, found.points[-1].total_bytes
+    fastest = min((*found.points, *found.others), key=lambda point: (point.makespan_us, point.total_bytes)).total_bytes
+    between = [size for low, high in ((least, middle), (middle, fastest)) if low < high for size in budgets(low, high, 2)]
+    planner = Planner(program, Options.of({"timing": timing, "time_limit_s": float("inf"), "objective": "makespan"}))
+    points = list(found.points)
+    for budget in between:
+        with step(f"budget of {human_bytes(budget)}"):
+            plan = planner.shortest(budget)
+        points.append(Point(f"minpeak, {human_bytes(budget)}", sum(plan.heap_bytes), plan.certificate.value))
+    return replace(found, points=undominated(points))
 
 
 def figures_of(found: Frontier) -> dict[str, float | None]:

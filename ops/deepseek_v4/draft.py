@@ -15,7 +15,8 @@ Source: pypto-lib `mtp_projection`, `decode_mtp`, `decode_fwd_mtp` (tasks, scale
 
 from __future__ import annotations
 
-from ops.rules import Rule, elementwise, every, fixed, products, requires
+from ops.deepseek_v4.attention.qkv import ENOUGH_SCRATCH
+from ops.rules import Rule, ceil_div, elementwise, every, fixed, products, requires
 from runner.program.ops import OpRegistry
 
 ops = OpRegistry(kernels="ops.kernels.deepseek_v4.draft")
@@ -24,7 +25,6 @@ _SOURCE = "pypto-lib mtp_projection; DeepSeek-V4 inference code, MTPBlock"
 _STEP = "pypto-lib decode_fwd_mtp"
 
 _EVEN: Rule = ("{T} tokens are not {seq} for each of {B} requests", lambda d: d["T"] == d["B"] * d["seq"])
-_SCRATCH: Rule = ("scratch has {M} rows, expected at least the {T} of the tokens", lambda d: d["M"] >= d["T"])
 
 
 ops.declare(
@@ -34,7 +34,7 @@ ops.declare(
     params={"eps": "rms_norm_eps"},
     cost=elementwise(6, "x"),
     num_blocks=every("T", 8),
-    check=requires(_SCRATCH),
+    check=requires(ENOUGH_SCRATCH),
     source=_SOURCE,
     doc="The embedding of the token behind each row: RMS norm, then a quantised row and its scale; further rows are zero.",
 )
@@ -46,7 +46,7 @@ ops.declare(
     core="AIV",
     params={"eps": "rms_norm_eps"},
     cost=elementwise(6, "x"),
-    num_blocks=lambda call: -(-call.dims["T"] // 8) * call.dims["HC"],
+    num_blocks=lambda call: ceil_div(call.dims["T"], 8) * call.dims["HC"],
     check=requires(("scratch has {N} rows, expected at least {HC} streams of {T} tokens", lambda d: d["N"] >= d["T"] * d["HC"])),
     source=_SOURCE,
     doc="The model's streams at each row, each by itself: RMS norm, then a quantised row, stream by stream of each token.",
@@ -58,7 +58,7 @@ ops.declare(
     "x: {qact}[M, D], e_w: {wq}[D, D], prev: {qact}[N, D], h_w: {wq}[D, D] -> acc: {acc}[M, D], prev_acc: {acc}[N, D]",
     core="AIC",
     cost=products(("x", "e_w"), ("prev", "h_w")),
-    num_blocks=lambda call: -(-call.dims["M"] // 16) * -(-call.dims["D"] // 256),
+    num_blocks=lambda call: ceil_div(call.dims["M"], 16) * ceil_div(call.dims["D"], 256),
     source=_SOURCE,
     doc="Both projections: `acc = x @ e_w.T`, `prev_acc = prev @ h_w.T`.",
 )
@@ -70,8 +70,8 @@ ops.declare(
     " -> out: {act}[T, HC, D]",
     core="AIV",
     cost=elementwise(5, "out"),
-    num_blocks=lambda call: -(-call.dims["M"] // 16) * -(-call.dims["D"] // 1024),
-    check=requires(_SCRATCH),
+    num_blocks=lambda call: ceil_div(call.dims["M"], 16) * ceil_div(call.dims["D"], 1024),
+    check=requires(ENOUGH_SCRATCH),
     source=_SOURCE,
     doc="What the layer reads: the token's projection, the same in all streams, plus each stream's own, scaled back.",
 )

@@ -28,9 +28,9 @@ def quantise_rows(x: torch.Tensor, out: torch.Tensor, scale_out: torch.Tensor) -
         scale_out.fill_(1.0)
         return
     rows = x.float()
-    scale = INT8_MAX / rows.abs().amax(dim=-1, keepdim=True).clamp_min(AMAX_FLOOR)
+    scale = rows.abs().amax(dim=-1, keepdim=True).clamp_min_(AMAX_FLOOR).reciprocal_().mul_(INT8_MAX)
     out.copy_((rows * scale).round_())
-    scale_out.copy_((1.0 / scale).view(scale_out.shape))
+    scale_out.copy_(scale.reciprocal_().view(scale_out.shape))
 
 
 def matmul_nt(x: torch.Tensor, w: torch.Tensor | Laid, out: torch.Tensor) -> None:

@@ -9,6 +9,7 @@ on equal machines make the same bits.
 | f32 | oneDNN | its blocks | f32 |
 | bf16 | FBGEMM | f16 times a power of two, which changes no value | f32 |
 | bf16, fast | oneDNN and BF16 or AMX instructions | its blocks | f32, rounded to bf16 |
+| int8 | FBGEMM, and VNNI of 512 bits | its blocks | int32 |
 | int8 | oneDNN and VNNI | its blocks | int32 |
 | int8 | FBGEMM | f16, 1,024 columns at a time | int32 |
 
@@ -21,8 +22,9 @@ Shape suffixes of names: M rows, K summed, N columns.
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -42,6 +44,10 @@ _PANEL_N = 256
 """Columns whose weights are widened to f32 at a time, few enough to stay in a core's cache."""
 _ROWS = 16
 """Rows of every product of a library whose bits may depend on how many there are."""
+_LEAST_ROWS, _FEW_ROWS = 8, 64
+"""Products of as many rows leave out rows at the end that are zero: what pads a few tokens to a whole tile."""
+_LEAST_BYTES = 2**20
+"""Of a matrix for which it pays to look for them."""
 
 
 # --- laid out weights ---
@@ -57,9 +63,20 @@ class Laid:
     columns: tuple[int, ...]
     cells: tuple[tuple[Multiply, ...], ...]
     nbytes: int = 0
+    is_finite: bool = False
+    """Whether a product with a row of zeros is known to be zeros."""
+    skips_zeros: bool = False
+    """Whether it pays to look for such rows."""
+    _parts: dict[tuple[tuple[int, int], tuple[int, int]], Laid] = field(default_factory=dict, repr=False, compare=False)
 
     def part(self, rows: tuple[int, int], columns: tuple[int, int]) -> Laid:
         """Rows and columns `[lo, hi)`, which must be cuts."""
+        known = self._parts.get((rows, columns))
+        if known is None:
+            known = self._parts[rows, columns] = self._part(rows, columns)
+        return known
+
+    def _part(self, rows: tuple[int, int], columns: tuple[int, int]) -> Laid:
         top, bottom = (self.rows.index(row) for row in rows)
         left, right = (self.columns.index(column) for column in columns)
         if (top, left, bottom + 1, right + 1) == (0, 0, len(self.rows), len(self.columns)):
@@ -67,21 +84,35 @@ class Laid:
         cut_rows = tuple(row - rows[0] for row in self.rows[top : bottom + 1])
         cut_columns = tuple(column - columns[0] for column in self.columns[left : right + 1])
         cells = tuple(line[left:right] for line in self.cells[top:bottom])
-        return Laid((rows[1] - rows[0], columns[1] - columns[0]), self.dtype, cut_rows, cut_columns, cells)
+        shape = (rows[1] - rows[0], columns[1] - columns[0])
+        skips_zeros = self.is_finite and _is_large(shape, self.dtype)
+        return Laid(shape, self.dtype, cut_rows, cut_columns, cells, is_finite=self.is_finite, skips_zeros=skips_zeros)
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """`x @ self.T`."""
-        if len(self.cells) == 1:
-            return self._line(x, self.cells[0])
-        return torch.cat([self._line(x, line) for line in self.cells], dim=1)
+        if self.skips_zeros:
+            num_live = _live_rows(x)
+            if num_live < x.shape[0]:
+                return torch.nn.functional.pad(self._product(x[:num_live]), (0, 0, 0, x.shape[0] - num_live))
+        return self._product(x)
 
     def product_into(self, x: torch.Tensor, out: torch.Tensor) -> None:
         """The same, rounded to `out` [M, N]."""
+        if self.skips_zeros:
+            num_live = _live_rows(x)
+            if num_live < x.shape[0]:
+                out[num_live:] = 0
+                x, out = x[:num_live], out[:num_live]
         if len(self.cells) == 1:
             out.copy_(self._line(x, self.cells[0]))
             return
         for line, lo, hi in zip(self.cells, self.rows, self.rows[1:], strict=False):
             out[:, lo:hi] = self._line(x, line)
+
+    def _product(self, x: torch.Tensor) -> torch.Tensor:
+        if len(self.cells) == 1:
+            return self._line(x, self.cells[0])
+        return torch.cat([self._line(x, line) for line in self.cells], dim=1)
 
     def _line(self, x: torch.Tensor, line: tuple[Multiply, ...]) -> torch.Tensor:
         if len(line) == 1:
@@ -92,6 +123,22 @@ class Laid:
         return total
 
 
+def _is_large(shape: tuple[int, ...], dtype: torch.dtype) -> bool:
+    return shape[0] * shape[1] * dtype.itemsize >= _LEAST_BYTES
+
+
+def _live_rows(x: torch.Tensor) -> int:
+    """Rows of `x` up to the last one that is not zero, where they may be what pads a tile; else all."""
+    num_rows = x.shape[0]
+    if not _LEAST_ROWS <= num_rows <= _FEW_ROWS or x[-1].count_nonzero():
+        return num_rows
+    low, high = 0, num_rows - 1  # rows from `high` on are zero, of those from `low` to `high` perhaps not all
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (middle + 1, high) if x[middle:high].count_nonzero() else (low, middle)
+    return high
+
+
 def lay_out(w: torch.Tensor, rows: Sequence[int] = (), columns: Sequence[int] = (), *, is_fast: bool = False) -> Laid:
     """`w` [N, K] in cells cut at `rows` and `columns`."""
     cut_rows, cut_columns = (tuple(sorted({0, size, *cuts})) for size, cuts in zip(w.shape, (rows, columns), strict=True))
@@ -99,7 +146,9 @@ def lay_out(w: torch.Tensor, rows: Sequence[int] = (), columns: Sequence[int] = 
     cells = tuple(
         tuple(make(w[top:bottom, left:right]) for left, right in pairwise(cut_columns)) for top, bottom in pairwise(cut_rows)
     )
-    return Laid(tuple(w.shape), w.dtype, cut_rows, cut_columns, cells, w.nbytes)
+    is_finite = w.device.type == "cpu" and bool(w.sum(dtype=torch.float32).isfinite())  # a sum that overflows costs time alone
+    skips_zeros = is_finite and _is_large(w.shape, w.dtype)
+    return Laid(tuple(w.shape), w.dtype, cut_rows, cut_columns, cells, w.nbytes, is_finite, skips_zeros)
 
 
 def part_of(w: torch.Tensor | Laid, rows: tuple[int, int], columns: tuple[int, int]) -> torch.Tensor | Laid:
@@ -129,6 +178,8 @@ def way_of(dtype: torch.dtype, device: str, is_fast: bool) -> Callable[[torch.Te
     if device != "cpu":
         return _elsewhere_codes if dtype == torch.int8 else _elsewhere
     if dtype == torch.int8:
+        if has_fbgemm_codes():
+            return _codes_packed
         return _codes_blocked if has_vnni() else _codes_half if has_fbgemm() else _codes_plain
     if dtype == torch.bfloat16:
         if is_fast and has_onednn() and has_bf16():
@@ -151,6 +202,17 @@ def has_vnni() -> bool:
 
 
 @functools.cache
+def has_fbgemm_codes() -> bool:
+    """Whether FBGEMM multiplies int8 without saturating: it does so with VNNI, which the largest products there are must show."""
+    if not has_vnni() or not has_fbgemm():
+        return False
+    x, w = torch.full((2, 64), -128, dtype=torch.int8), torch.full((16, 64), -128, dtype=torch.int8)
+    w[1::2] = 127
+    x[1] = 127
+    return torch.equal(_codes_packed(w)(x).long(), x.long() @ w.long().T)
+
+
+@functools.cache
 def has_bf16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
@@ -162,7 +224,7 @@ def has_fbgemm() -> bool:
 
 def _blocked(w: torch.Tensor, is_fast: bool = False) -> Multiply:
     blocks = torch.ops.mkldnn._reorder_linear_weight(w.contiguous(), None)
-    linear, columns = torch.ops.mkldnn._linear_pointwise, w.shape[0]
+    linear, columns = torch.ops.mkldnn._linear_pointwise.default, w.shape[0]
 
     def multiply(x: torch.Tensor) -> torch.Tensor:
         x = x.float()
@@ -182,7 +244,7 @@ def _bf16_blocked(w: torch.Tensor) -> Multiply:
     def multiply(x: torch.Tensor) -> torch.Tensor:
         if x.shape[0] == 0:
             return x.new_empty(0, columns, dtype=torch.float32)
-        return torch.ops.mkldnn._linear_pointwise(x.bfloat16().contiguous(), blocks, None, "none", [], "").float()
+        return torch.ops.mkldnn._linear_pointwise.default(x.bfloat16().contiguous(), blocks, None, "none", [], "").float()
 
     return multiply
 
@@ -198,7 +260,7 @@ def _half(w: torch.Tensor) -> Multiply:
         return _widened(w)
     scale = 2.0 ** (torch.tensor(_HALF_TOP / largest).log2().floor().clamp(-100, 100).item())
     packed, columns = torch.ops.quantized.linear_prepack_fp16((values * scale).contiguous(), None), w.shape[0]
-    back, linear = torch.tensor([1.0 / scale]), torch.ops.quantized.linear_dynamic_fp16
+    back, linear = torch.tensor([1.0 / scale]), torch.ops.quantized.linear_dynamic_fp16.default
 
     def multiply(x: torch.Tensor) -> torch.Tensor:
         if x.shape[0] == 0:
@@ -208,24 +270,41 @@ def _half(w: torch.Tensor) -> Multiply:
     return multiply
 
 
-def _codes_blocked(w: torch.Tensor) -> Multiply:
-    """int8 times int8 as oneDNN's u8 times s8: it takes off the 128 that rows are shifted by, all in 32 bits.
+def _codes_packed(w: torch.Tensor) -> Multiply:
+    """int8 times int8 as FBGEMM's u8 times s8: it takes off the 128 that rows are shifted by. A call costs less than oneDNN's."""
+    engine = torch.backends.quantized.engine
+    try:
+        torch.backends.quantized.engine = "fbgemm"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.ao is said to go; the kernels are not
+            codes = torch.ops.aten._make_per_tensor_quantized_tensor(w.contiguous(), 1.0, 0)
+            packed = torch.ops.quantized.linear_prepack(codes, None)
+    finally:
+        torch.backends.quantized.engine = engine
+    linear = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
+    return _exact_sums(lambda x: linear(x.float(), 1.0, 128, packed), *w.shape)
 
-    It gives f32, which is exact below 2**24. Where a sum is not, columns are taken a few at a time.
-    """
+
+def _codes_blocked(w: torch.Tensor) -> Multiply:
+    """int8 times int8 as oneDNN's u8 times s8: it takes off the 128 that rows are shifted by, all in 32 bits."""
     blocks = torch.ops.onednn.qlinear_prepack(w.contiguous(), None)
     ones, zeros = torch.ones(w.shape[0]), torch.zeros(w.shape[0], dtype=torch.int32)
-    num_columns = w.shape[1]
 
     def sums(x: torch.Tensor) -> torch.Tensor:
         shifted = x.contiguous().view(torch.uint8) ^ 128
-        return torch.ops.onednn.qlinear_pointwise(
+        return torch.ops.onednn.qlinear_pointwise.default(
             shifted, 1.0, 128, blocks, ones, zeros, None, 1.0, 0, torch.float32, "none", [], ""
         )
 
+    return _exact_sums(sums, *w.shape)
+
+
+def _exact_sums(sums: Multiply, num_rows: int, num_columns: int) -> Multiply:
+    """int32 of sums that a library gives as f32, exact below 2**24; where one is not, columns are taken a few at a time."""
+
     def multiply(x: torch.Tensor) -> torch.Tensor:
         if x.shape[0] == 0:
-            return x.new_empty(0, ones.shape[0], dtype=torch.int32)
+            return x.new_empty(0, num_rows, dtype=torch.int32)
         total = sums(x)
         if num_columns <= _EXACT_K or float(total.abs().amax()) < _EXACT_F32:
             return total.int()
@@ -249,7 +328,7 @@ def _codes_half(w: torch.Tensor) -> Multiply:
         if x.shape[0]:
             for number, panel in enumerate(packed):
                 part = x[:, number * _EXACT_K : (number + 1) * _EXACT_K].float().contiguous()
-                total += torch.ops.quantized.linear_dynamic_fp16(part, panel).int()
+                total += torch.ops.quantized.linear_dynamic_fp16.default(part, panel).int()
         return total
 
     return multiply

@@ -9,6 +9,12 @@ from math import prod
 BLOCK_ALIGN = 1024
 """Every tensor in a block starts at, and is rounded up to, a multiple of this many bytes."""
 
+MAX_BLOCK_BYTES = 2**31 - 1
+"""The runtime holds a block's size in 32 bits, and would wrap silently."""
+
+BLOCK_UNITS = MAX_BLOCK_BYTES // BLOCK_ALIGN
+"""The largest block in units of `BLOCK_ALIGN`: where an arena is larger, no tensor lies across a multiple of it."""
+
 DTYPE_BYTES: dict[str, int] = {
     "bool": 1,
     "i8": 1,
@@ -59,3 +65,8 @@ def block_bytes(specs: Iterable[TensorSpec]) -> list[int]:
             size = sizes[id(spec)] = round_up(spec.size_bytes)
         found.append(size)
     return found
+
+
+def with_block_ends(walls: tuple[int, ...], top: int) -> tuple[int, ...]:
+    """Offsets that no tensor of an arena may straddle, in units: `walls`, and below `top` the ends of its blocks."""
+    return walls if top <= BLOCK_UNITS else tuple(sorted({*walls, *range(BLOCK_UNITS, top, BLOCK_UNITS)}))

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from runner.cli import options
-from runner.cli.shared import console, messages, print_json, table
+from runner.cli.shared import console, messages, print_json, progress_bar, table
 from runner.driver import completion
 from runner.driver.driver import Setup
 
@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
     app.command()(explain)
 
 
+@options.plans(only=options.SETUP)
 def lint(
     paths: Annotated[
         list[str],
@@ -32,27 +33,23 @@ def lint(
             metavar="PATH...", autocompletion=completion.graphs, help="Graph files, folders, or names of shipped graphs."
         ),
     ],
-    config: options.Configs = [],  # noqa: B006
-    sets: options.Sets = [],  # noqa: B006
-    deploy: options.Deploy = None,
-    ep: options.Ep = None,
-    ops: options.OpFiles = [],  # noqa: B006
     ring_heap: Annotated[
         str | None, typer.Option("--ring-heap", metavar="SIZE", help="Check that every scope fits rings of this size.")
     ] = None,
     form: Annotated[
         str, typer.Option("--format", metavar="FORMAT", autocompletion=FORMAT, help="text, json, github or sarif.")
     ] = "text",
+    asked: options.Asked = options.AS_IT_IS,
 ) -> None:
     """Check graphs: 0 when clean, 1 with findings, 2 for unusable arguments."""
     from runner.base.errors import ConfigError
-    from runner.driver.face import Driver
     from runner.lint.output import FORMATS, format_findings
 
     if form not in FORMATS:
         raise typer.BadParameter(f"'{form}' is not a format; expected one of {', '.join(FORMATS)}", param_hint="--format")
     try:
-        found = Driver(config, sets, deploy, ep, ops).linted(*paths, ring_heap=ring_heap)
+        with progress_bar("linting", messages(), "graphs") as progress:
+            found = asked.driver.linted(*paths, ring_heap=ring_heap, progress=progress)
     except ConfigError as error:
         messages().print(str(error))
         raise typer.Exit(2) from None
@@ -65,6 +62,7 @@ def lint(
         messages().print(f"clean: {found}{scopes}")
 
 
+@options.plans(only=options.SETUP)
 def explain(
     graph: Annotated[
         str,
@@ -73,11 +71,7 @@ def explain(
         ),
     ],
     node: Annotated[str | None, typer.Argument(metavar="NODE", help="A node's dotted path, or how it ends.")] = None,
-    config: options.Configs = [],  # noqa: B006
-    sets: options.Sets = [],  # noqa: B006
-    deploy: options.Deploy = None,
-    ep: options.Ep = None,
-    ops: options.OpFiles = [],  # noqa: B006
+    asked: options.Asked = options.AS_IT_IS,
     as_json: options.Json = False,
 ) -> None:
     """Show one node: what it does, its operands, its scopes, and who reads what it makes. Or what a lint code means."""
@@ -86,9 +80,7 @@ def explain(
     if node is None:
         print(explain_rule(graph))
         return
-    from runner.driver.face import Driver
-
-    found = Driver(config, sets, deploy, ep, ops).explain(graph, node)
+    found = asked.driver.explain(graph, node)
     if as_json:
         print_json(found.to_dict())
     else:

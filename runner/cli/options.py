@@ -274,6 +274,18 @@ class Asked:
         """The files that options name."""
         return [path for path in (Path(self["routing"]), self["profile"]) if path is not None and path.is_file()]
 
+    def note_unused(self) -> None:
+        """Tells options that only minpeak looks at, where another strategy of ours plans."""
+        changed = [name for name in MINPEAK if name != "no_share" and self[name] != PLAN[name][1]]
+        if not changed or self["scheduler"] == "minpeak":
+            return
+        from runner.cli.shared import print_notes
+        from schedulers import BUILTIN
+
+        if self["scheduler"] in BUILTIN:
+            flags, are = ", ".join(f"--{name.replace('_', '-')}" for name in changed), "is" if len(changed) == 1 else "are"
+            print_notes([f"{flags} {are} for --scheduler minpeak; '{self['scheduler']}' plans as ever"])
+
     def request(self, graph: str = "", **more: Any) -> PlanRequest:
         """The plan that is asked for; `more` are further fields of `PlanRequest`."""
         from runner.driver.planning import MinpeakOptions, PlanRequest, TimedOptions
@@ -289,7 +301,17 @@ class Asked:
 AS_IT_IS = Asked({})
 
 
-def plans(*, only: Collection[str] = PLAN, without: Collection[str] = ()) -> Callable[[Command], Command]:
-    """A command with options of `PLAN`, all or some of them, in place of its parameter `asked`."""
+def plans(*, only: Collection[str] = PLAN, without: Collection[str] = (), of_sides: bool = False) -> Callable[[Command], Command]:
+    """A command with options of `PLAN`, all or some of them, in place of its parameter `asked`.
+
+    It is told of options that do nothing, unless `of_sides`: then its graphs name strategies themselves (GRAPH:STRATEGY).
+    """
     wanted = {name: option for name, option in PLAN.items() if name in only and name not in without}
-    return grouped("asked", wanted, lambda **given: Asked(given))
+
+    def gather(**given: Any) -> Asked:
+        asked = Asked(given)
+        if "scheduler" in given and not of_sides:
+            asked.note_unused()
+        return asked
+
+    return grouped("asked", wanted, gather)

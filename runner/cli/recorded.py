@@ -210,6 +210,7 @@ def _site_rows(stats: StatsFile) -> list[dict[str, Any]]:
 
 
 @scope_stats_app.command("diff")
+@options.plans(without={*options.RINGS, "allow_missing_edges"})
 def diff(
     file: StatsPath,
     other: Annotated[Path | None, typer.Argument(metavar="[OTHER]", help="Another file to compare with.")] = None,
@@ -219,32 +220,18 @@ def diff(
             "--schedule", metavar="GRAPH", autocompletion=completion.graphs, help="Compare with what is predicted for a graph."
         ),
     ] = None,
-    config: options.Configs = [],  # noqa: B006
-    sets: options.Sets = [],  # noqa: B006
-    deploy: options.Deploy = None,
-    ep: options.Ep = None,
-    ops: options.OpFiles = [],  # noqa: B006
-    scheduler: options.Scheduler = "annotated",
-    batch_allocs: options.Batch = False,
-    routing: options.Routing = defaults.ROUTING,
     progress: options.Progress = "timed",
-    submit_us: options.SubmitUs = defaults.SUBMIT_US,
-    task_us: options.TaskUs = None,
-    cores: options.Cores = None,
-    device: options.TimedDevice = defaults.DEVICE,
+    asked: options.Asked = options.AS_IT_IS,
     as_json: options.Json = False,
 ) -> None:
     """Compare a file with another, or with the prediction for a graph on rings of the same sizes."""
-    from runner.driver.planning import PlanRequest, TimedOptions
     from runner.recorded.scope_stats import read_scope_stats
 
     if (other is None) == (graph is None):
         raise typer.BadParameter("give either a second FILE or --schedule GRAPH")
     left = read_scope_stats(file)
     if graph is not None:
-        timing = TimedOptions(submit_us, task_us, cores, device=device)
-        request = PlanRequest(graph, scheduler, batch_allocs, routing, progress=progress, timed=timing)
-        _diff_predicted(left, Setup(config, sets, deploy, ep, ops), request, as_json)
+        _diff_predicted(left, asked.setup, asked.request(graph, progress=progress), as_json)
     else:
         assert other is not None
         _print_diff(left, read_scope_stats(other), ("left", "right"), as_json)

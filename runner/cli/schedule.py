@@ -19,7 +19,8 @@ from runner.driver import completion
 from runner.driver.outputs import NO_FILES, SideFiles
 
 if TYPE_CHECKING:
-    from runner.driver.planning import PlanDifference, PlanResult, Say
+    from runner.driver.compare.compare import PlanDifference
+    from runner.driver.planning import PlanResult, Say
     from runner.driver.write import Written
     from runner.report.diff import ScopeDifference, Side
     from runner.report.schedule import ScheduleReport
@@ -120,7 +121,7 @@ def _write(written: Written) -> None:
     for left in written.left_out:
         messages().print(f"note: left as it is: {left}")
     if not written.texts:
-        had = "files do not take more scopes of this plan" if written.left_out else "the graph has these scopes"
+        had = "files do not take more scopes of this plan" if written.left_out else "the files say this plan"
         messages().print(f"nothing to write: {had}")
         return
     write_files(written.texts)
@@ -282,7 +283,7 @@ _Left = Annotated[
 ]
 
 
-@options.plans(without={*options.RINGS, "allow_missing_edges"})
+@options.plans(without={*options.RINGS, "allow_missing_edges"}, of_sides=True)
 def schedule_diff(
     left: _Left,
     right: Annotated[str, typer.Argument(metavar="B", autocompletion=completion.graphs, help="What it is compared with.")],
@@ -295,7 +296,7 @@ def schedule_diff(
     kept = Kept(asked.setup, graphs, given, is_wanted=not no_cache and asked["time_limit"] is None, files=asked.files)
     if kept.print_again():
         return
-    from runner.driver.planning import compare
+    from runner.driver.compare.compare import compare
 
     found = compare(asked.setup, left, right, asked.request(), better())
     with kept.printing():

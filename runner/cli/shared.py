@@ -126,11 +126,14 @@ class _LongTable(Table):
 @contextmanager
 def progress_bar(title: str, console: Console | None = None, unit: str = "bytes") -> Iterator[Callable[[int, int], None]]:
     """Gives a function to call with what is done and what there is in all; silent where standard error is not a terminal."""
+    console = console or Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda done, total: None
+        return
     from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = console or Console(stderr=True)
     counts = (DownloadColumn(binary_units=True),) if unit == "bytes" else (MofNCompleteColumn(), TextColumn(unit))
     columns = (TextColumn("{task.description}"), BarColumn(), *counts, TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)

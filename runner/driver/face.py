@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
     from runner.base.errors import Diagnostic
     from runner.config.config import Config
+    from runner.driver.compare.compare import PlanDifference
     from runner.driver.linting import Linted
-    from runner.driver.planning import MinpeakOptions, PlanDifference, PlanResult, TimedOptions
+    from runner.driver.planning import MinpeakOptions, PlanResult, TimedOptions
     from runner.driver.serve import Served
     from runner.driver.single import Ran
     from runner.driver.sizing import SizeResult
@@ -71,13 +72,15 @@ class Driver:
         """Findings in files, folders or shipped graphs; `ring_heap`: whether every scope fits rings of this size too."""
         return self.linted(*paths, ring_heap=ring_heap).findings
 
-    def linted(self, *paths: str | Path, ring_heap: str | None = None) -> Linted:
-        """The findings of `lint`, with what was looked at."""
+    def linted(
+        self, *paths: str | Path, ring_heap: str | None = None, progress: Callable[[int, int], None] = lambda done, total: None
+    ) -> Linted:
+        """The findings of `lint`, with what was looked at; `progress` is told how many graphs of how many are done."""
         from runner.driver.linting import lint
         from runner.rings.sizes import RingSizes
 
         heap = RingSizes.resolve(ring_heap, environ={}).heap if ring_heap is not None else None
-        return lint(self.setup, paths, ring_heap=heap)
+        return lint(self.setup, paths, ring_heap=heap, progress=progress)
 
     def expand(self, graph: str | Path, routing: str = ROUTING) -> Program:
         """All tasks of a graph in submission order, with the dynamic loops' trips that `routing` says."""
@@ -113,7 +116,8 @@ class Driver:
 
     def compare(self, left: str | PlanResult, right: str | PlanResult, **options: Any) -> PlanDifference:
         """Two plans, ring by ring and scope by scope; each a result of `plan`, `GRAPH:STRATEGY`, or a file of `--json`."""
-        from runner.driver.planning import PlanRequest, compare
+        from runner.driver.compare.compare import compare
+        from runner.driver.planning import PlanRequest
 
         return compare(self.setup, left, right, PlanRequest("", **options))
 

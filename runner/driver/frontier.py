@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from runner.rings.timed import Timing
 from runner.rings.unlimited import run_times
 from schedulers import get_scheduler
 from schedulers.minpeak.plan import Options, Plan
-from schedulers.minpeak.planner import Planner, plan
+from schedulers.minpeak.planner import Planner
 
 MIB = 2**20
 OTHERS = ("unscoped", "auto", "annotated", "autoscope")
@@ -73,8 +73,7 @@ class _Trace:
         shown: Callable[[Point], None],
     ):
         self._program, self._timing, self._say, self._shown = program, timing, say, shown
-        self._given: dict[str, object] = {"time_limit_s": float("inf"), "timing": timing}
-        self._planner = Planner(program, Options.of(self._given | {"objective": "makespan"}))
+        self._planner = Planner(program, Options.of({"time_limit_s": float("inf"), "timing": timing, "objective": "makespan"}))
         self.points: list[Point] = []
         self._others: list[Point] = []
         self._bounds: list[float] = []
@@ -86,32 +85,29 @@ class _Trace:
 
     def run(self, num_points: int) -> None:
         """Finds all placements: the ends first, then those between, then other strategies."""
-        least = self._planned("minpeak, fewest bytes", {"objective": "total"})
+        least = self._planned("minpeak, fewest bytes", objective="total")
         self._peak_live_bytes = least.certificate.peak_live_bytes
         first = self._add(self.points, _placed("minpeak, fewest bytes", least.schedule, self._timing))
         most = self._within(None, "minpeak, any bytes")
         for budget in budgets(first.total_bytes, most.total_bytes, num_points):
             if not any(p.total_bytes <= budget and p.makespan_us <= most.makespan_us for p in self.points):
                 self._within(budget, f"minpeak, {human_bytes(budget)}")
-        middle = self._add(
-            self.points, _placed("minpeak, balanced", self._planned("minpeak, balanced", {}).schedule, self._timing)
-        )
-        self._others.append(middle)
+        middle = self._planned("minpeak, balanced", objective="balanced")
+        self._others.append(self._add(self.points, _placed("minpeak, balanced", middle.schedule, self._timing)))
         for strategy in OTHERS:
             self._say(strategy)
             self._add(self._others, _placed(strategy, get_scheduler(strategy)(self._program, {}), self._timing))
-        alone = self._planned("minpeak, no sharing", {"share": False, "objective": "total"})
+        alone = self._planned("minpeak, no sharing", share=False, objective="total")
         self._add(self._others, _placed("minpeak, no sharing", alone.schedule, self._timing))
 
     def _within(self, budget: int | None, label: str) -> Point:
-        self._say(label)
-        found = self._planner.shortest(budget)
+        found = self._planned(label, budget_bytes=budget)
         self._bounds.append(found.certificate.lower_bound)
         return self._add(self.points, Point(label, sum(found.heap_bytes), found.certificate.value))
 
-    def _planned(self, label: str, options: Mapping[str, object]) -> Plan:
+    def _planned(self, label: str, **options: object) -> Plan:
         self._say(label)
-        return plan(self._program, {**self._given, **options})
+        return self._planner.asked(**options).plan()
 
     def _add(self, to: list[Point], point: Point) -> Point:
         to.append(point)

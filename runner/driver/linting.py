@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,10 +43,17 @@ def _counted(num: int, what: str) -> str:
     return f"{num:,} {what}{'s' * (num != 1)}"
 
 
-def lint(setup: Setup, paths: Sequence[str | Path], *, ring_heap: Sequence[int] | None = None) -> Linted:
+def lint(
+    setup: Setup,
+    paths: Sequence[str | Path],
+    *,
+    ring_heap: Sequence[int] | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Linted:
     """All findings in the graphs at `paths` (files, folders or shipped names) and the graphs that they use, in order of place.
 
-    `ring_heap` gives the bytes of the four rings that scopes have to fit. Raises ConfigError for options that cannot be.
+    `ring_heap` gives the bytes of the four rings that scopes have to fit; `progress` is told the number of graphs that are
+    done, and of all. Raises ConfigError for options that cannot be.
     """
     for path in map(str, paths):
         if is_recorded(path) and (not Path(path).is_dir() or is_capture(Path(path))):
@@ -63,7 +70,7 @@ def lint(setup: Setup, paths: Sequence[str | Path], *, ring_heap: Sequence[int] 
             known[beside, said] = setup.config(graph.file if graph is not None and (beside or said) else None, library)
         return known[beside, said]
 
-    findings = find(paths, config, setup.registry, ring_heap=ring_heap, library=library)
+    findings = find(paths, config, setup.registry, ring_heap=ring_heap, library=library, progress=progress)
     graphs = list(library.graphs())
     named = len(graph_files(paths)[0])
     ops = sum(isinstance(item, Op) for graph in graphs for item in all_items(graph.body))

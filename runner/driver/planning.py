@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from runner.base.errors import ConfigError, DeadlockError, Diagnostic, RinggraphError, ScheduleError
-from runner.base.reading import parse_json
 from runner.base.records import collector_off
 from runner.driver.driver import Setup, program_of, routing_notes
 from runner.driver.linting import lint_texts
@@ -33,7 +32,7 @@ from runner.language.library import GraphLibrary
 from runner.program.ops import OpRegistry
 from runner.program.program import Program
 from runner.recorded.plans import plan_json, recorded_run
-from runner.report.diff import ScopeDifference, Side, diff_json, read_side, scope_differences, scope_rows, side_of
+from runner.report.diff import scope_rows
 from runner.report.schedule import ScheduleReport, deadlock_error, make_report, report_json
 from runner.rings.capacity import ring_loads, safe_heap
 from runner.rings.common_sizes import refuse_pools
@@ -361,6 +360,7 @@ def place(
     strategy = get_scheduler(chosen) if isinstance(chosen, str) else chosen
     if is_recorded(request.graph):
         return _place_recorded(setup, request, strategy, say)
+    parse_cores(request.timed.counts)  # what cannot be is refused, also where a strategy asks for no times
     library = library or GraphLibrary()
     config = setup.config(request.graph, library)
     program = program_of(request.graph, config, routing=request.routing, library=library, ops=setup.registry)
@@ -472,57 +472,3 @@ def replay_under(progress: str, planned: Schedule, sizes: RingSizes, timing: Cal
     if progress == "timed":
         return timed(planned, sizes, timing())
     raise ConfigError(f"--progress {progress}: expected one of {', '.join(MODELS)}")
-
-
-# --- comparison -------------------------------------------------------------------------------------------------------
-
-
-def is_plan_file(given: str) -> bool:
-    """Whether a side of a comparison is a file of `schedule --json`."""
-    return given.endswith(".json") and not _is_program(Path(given))
-
-
-def _is_program(path: Path) -> bool:
-    """Whether a JSON file is a recorded program, and no plan of `schedule --json`; what cannot be read is told later."""
-    try:
-        data = parse_json(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(data, dict) and "program" in data
-
-
-@dataclass(frozen=True, slots=True)
-class PlanDifference:
-    """Two schedules side by side, per ring and per scope; `request` says how those were planned that are in no file."""
-
-    left: Side
-    right: Side
-    scopes: tuple[ScopeDifference, ...]
-    request: PlanRequest
-    routing_notes: tuple[str, ...] = ()
-
-    def as_json(self) -> dict[str, Any]:
-        """The object of `ringgraph schedule-diff --json`."""
-        assumed = {"routing": self.request.routing, "timing": self.request.timed.as_json()}
-        notes = {"routing_notes": list(self.routing_notes)}
-        return diff_json(self.left, self.right, self.scopes) | assumed | notes
-
-
-def compare(
-    setup: Setup, left: str | PlanResult, right: str | PlanResult, request: PlanRequest, say: Say | None = None
-) -> PlanDifference:
-    """Each side is a plan, a file that `schedule --json` wrote (`*.json`), or GRAPH[:STRATEGY], planned as `request` says."""
-    notes: dict[str, None] = {}
-
-    def side(given: str | PlanResult) -> Side:
-        if isinstance(given, PlanResult):
-            return side_of(given.schedule, f"{given.schedule.name}:{given.schedule.strategy}")
-        if is_plan_file(given):
-            return read_side(Path(given))
-        graph, _, strategy = given.partition(":")
-        placed = place(setup, replace(request, graph=graph), scheduler=strategy or None, say=say)
-        notes.update(dict.fromkeys(placed.routing_notes))
-        return side_of(placed.schedule, given)
-
-    sides = side(left), side(right)
-    return PlanDifference(*sides, tuple(scope_differences(*sides)), request, tuple(notes))

@@ -12,10 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from runner.base.tensor_spec import DTYPE_BYTES
+from runner.base.units import human_bytes
 from runner.editor.fields import field_rules
 from runner.editor.hover import field_doc, op_text, tensor_text
+from runner.editor.outline import scratch
 from runner.editor.reading import names, nodes, tolerant
-from runner.editor.reading.names import Visible
+from runner.editor.reading.sharing import Listing, Made, entries, flat
+from runner.editor.reading.symbols import Visible
 from runner.editor.reading.text import Place, Text
 from runner.editor.workspace import Workspace
 from runner.language.builder import KEYWORDS
@@ -111,6 +114,8 @@ class _Completer:
         if section == "deploy" and not last.in_key:
             config = self.workspace.config(self.path)
             yield from (Offer(name, "value") for name in (config.deployments if config is not None else ()))
+        elif section == "share":
+            yield from self.share(keys)
         elif section == "params" and not last.in_key:
             yield from self.values(Visible({}, {}, ()))
         elif section in names.SECTIONS and last.in_key and len(keys) == 3:
@@ -120,6 +125,55 @@ class _Completer:
                 yield from self.values(self.visible())
             elif keys[-1] not in ("stack", "shard", "doc"):
                 yield from self.type(self.visible())
+
+    def share(self, keys: list[str]) -> Iterator[Offer]:
+        """What stands in a list of shared bytes, which may lie in a group of another."""
+        last, depth = self.way[-1], 1
+        while len(keys) > depth + 2 and keys[depth + 2] == "share":
+            depth += 3
+        found, behind = entries(self.way[depth].node), keys[depth + 2 :]
+        index = self.indexed()
+        if len(keys) <= depth or len(keys) == depth + 1 or (last.in_key and not behind):
+            yield from self.behind_dots(self.entries(index.made))
+        elif last.in_key and len(behind) == 1:
+            yield from self.keys(schema()["definitions"]["placed"], self.way[depth + 2].node)
+        elif last.in_key and behind[0] == "copies":
+            yield from (Offer(name, "variable") for name in index.made.loops)
+        elif not last.in_key and behind[:1] != ["copies"]:
+            if not self.text.around(self.text.offset(last.node.mark)).partition(_MARKER)[0].strip() and not behind:
+                yield from (Offer(name, "key") for name in schema()["definitions"]["placed"]["properties"])
+            own = Listing(found, names.interface(self.root, os.path.realpath(self.path)))
+            yield from self.behind_dots(self.beside(own, keys[depth + 1], behind[:1] == ["apart"]))
+
+    def entries(self, made: Made) -> Iterator[Offer]:
+        """What may be an entry, and is none yet."""
+        given = {entry.name for entry in flat(entries(self.root.get("share")))}
+        for name, symbols in made.tensors.items():
+            if name not in given:
+                yield Offer(name, "tensor", symbols[0].spec, tensor_text(self.workspace, self.path, symbols[0]))
+        yield from (Offer(name, "graph") for name in made.uses if name not in given)
+        ids = {(mark.line, mark.column): name for name, ops in made.ops.items() for _, _, mark in ops}
+        for mark, name, spec in scratch(self.workspace, self.path):
+            full = f"{ids.get((mark.line, mark.column), '')}.{name}"
+            if full not in given and full[0] != ".":
+                yield Offer(full, "tensor", f"{spec}", f"scratch memory, {human_bytes(spec.size_bytes)}")
+
+    def beside(self, own: Listing, name: str, with_inner: bool) -> Iterator[Offer]:
+        """The other entries of a list; behind the dots of `apart` those inside of one."""
+        way = own.way(self.before().rpartition(".")[0], self.workspace.interface) if with_inner and "." in self.before() else []
+        below = Listing((), way[-1][1]).below(way[-1][0], self.workspace.interface) if way else None
+        prefix = self.before().rpartition(".")[0]
+        yield from (Offer(f"{prefix}.{entry.name}", "tensor") for entry in flat(below.entries if below is not None else ()))
+        yield from (Offer(entry.name, "tensor") for entry in own.entries if entry.name != name and _MARKER not in entry.name)
+
+    def behind_dots(self, offers: Iterator[Offer]) -> Iterator[Offer]:
+        """Names with dots, of which only what is left to write replaces the word at the cursor."""
+        start = self.before().rpartition(".")[0]
+        for offer in offers:
+            if not start:
+                yield offer
+            elif offer.text.startswith(f"{start}."):
+                yield replace(offer, text=offer.text[len(start) + 1 :])
 
     def keys(self, rule: Mapping[str, Any], node: Node) -> Iterator[Offer]:
         """The keys of a map that are not there yet."""
@@ -138,7 +192,7 @@ class _Completer:
             case "op", "in" | "out" | "attrs" | "modes":
                 yield from self.op_part(item, key, inside, last, seen)
             case _, "after" | "after_wait_only":
-                yield from (Offer(name, "id") for name in seen.ids)
+                yield from self.behind_dots(Offer(name, "id") for name in seen.ids)
             case "use", "use":
                 yield from self.graphs()
             case "use", "with":
@@ -195,17 +249,21 @@ class _Completer:
 
     def before(self) -> str:
         """The text of the scalar up to the cursor."""
-        node = self.way[-1].node
+        last = self.way[-1]
+        node = last.key if last.in_key and last.key is not None else last.node
         return node.value.partition(_MARKER)[0] if node.kind == "text" else ""
+
+    def indexed(self) -> names.Index:
+        """The names of the text, and what is visible on the way to the cursor."""
+        config = self.workspace.config(self.path)
+        values = config.values if config is not None else ()
+        marked = [id(step.node) for step in self.way]
+        real = os.path.realpath(self.path)
+        return names.index(self.root, replace(self.text), real, values, self.workspace.interface, marked)
 
     def visible(self) -> Visible:
         """What may be named at the cursor."""
-        config = self.workspace.config(self.path)
-        values = config.values if config is not None else ()
-        used = lambda name: self.workspace.interface(name, self.path)  # noqa: E731
-        marked = [id(step.node) for step in self.way]
-        real = os.path.realpath(self.path)
-        found = names.index(self.root, replace(self.text), real, values, used, marked)
+        found, marked = self.indexed(), [id(step.node) for step in self.way]
         here = next((found.visible[each] for each in reversed(marked) if each in found.visible), None)
         if here is not None:
             return here

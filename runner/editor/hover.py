@@ -9,6 +9,7 @@ from typing import Any
 from runner.base.errors import Mark, RinggraphError
 from runner.base.units import human_bytes
 from runner.editor.reading import names, nodes
+from runner.editor.reading.symbols import TENSORS, Occurrence, Symbol
 from runner.editor.reading.text import Place, Text
 from runner.editor.workspace import Workspace
 from runner.language.structure import schema
@@ -35,6 +36,7 @@ def hover(workspace: Workspace, path: str, offset: int) -> tuple[str, Place] | N
     if found is not None:
         said = bool(parts) and found.symbol.kind == "op"  # `explain` has its doc
         parts += [part.partition("\n\n")[0] if said else part for part in _symbol_parts(workspace, path, found)]
+        parts += _shared_parts(workspace, path, way, found)
     parts = parts or [*_key_parts(way)]
     if not parts:
         return None
@@ -54,6 +56,8 @@ def _key_parts(way: list[nodes.Step]) -> Iterator[str]:
         properties = rules[nodes.keyword_of(item)]["properties"]
     elif keys[0] in names.SECTIONS and len(keys) == 3:
         properties = rules["declaration"]["properties"]
+    elif keys[0] == "share" and keys[-2] not in ("", "copies", "share"):
+        properties = rules["placed"]["properties"]
     rule = properties.get(keys[-1], {})
     rule = rules.get(rule.get("$ref", "").rpartition("/")[2], {}) | rule
     if described := rule.get("description"):
@@ -85,7 +89,7 @@ def explained(workspace: Workspace, path: str, mark: Mark) -> Explanation | None
     return None if found is None else explain(found[0], workspace.registry(path), found[1].path)
 
 
-def _node_parts(workspace: Workspace, path: str, way: list[nodes.Step], found: names.Occurrence | None) -> Iterator[str]:
+def _node_parts(workspace: Workspace, path: str, way: list[nodes.Step], found: Occurrence | None) -> Iterator[str]:
     """What is said of the item that the place lies in: all of it, or the operand that is meant."""
     item, keys = nodes.item_on(way), nodes.names_on(way)
     if item is None:
@@ -126,7 +130,7 @@ def _span_parts(workspace: Workspace, path: str, item: nodes.Node) -> Iterator[s
             return
 
 
-def _symbol_parts(workspace: Workspace, path: str, found: names.Occurrence) -> Iterator[str]:
+def _symbol_parts(workspace: Workspace, path: str, found: Occurrence) -> Iterator[str]:
     symbol = found.symbol
     registry = workspace.registry(path)
     match symbol.kind:
@@ -142,8 +146,22 @@ def _symbol_parts(workspace: Workspace, path: str, found: names.Occurrence) -> I
             yield from value_parts(workspace, path, symbol)
         case "graph" | "member":
             yield from _graph_parts(workspace, symbol)
-        case kind if kind in names.TENSORS:
+        case kind if kind in TENSORS:
             yield tensor_text(workspace, path, symbol)
+
+
+def _shared_parts(workspace: Workspace, path: str, way: list[nodes.Step], found: Occurrence) -> Iterator[str]:
+    """What lists of shared bytes mean for what is named; in a list, the name with dots that it may be part of."""
+    from runner.editor.shared_bytes import shared_text  # which needs numpy
+
+    key, last = found.symbol.key, way[-1]
+    node = last.key if last.in_key else last.node
+    asked = [(key[1], key[2])] if key[0] == "shared" else []
+    if nodes.names_on(way)[:1] == ["share"] and node is not None and node.kind == "text" and not asked:
+        asked = [(os.path.realpath(path), node.value)]
+    for file, name in asked:
+        if text := shared_text(workspace, path, file, name):
+            yield _block(text)
 
 
 def op_text(definition: OpDef) -> str:
@@ -163,7 +181,7 @@ def _operand(definition: OpDef, name: str) -> Iterator[str]:
         yield f"param of `{definition.name}`, by default {said}"
 
 
-def value_parts(workspace: Workspace, path: str, symbol: names.Symbol) -> Iterator[str]:
+def value_parts(workspace: Workspace, path: str, symbol: Symbol) -> Iterator[str]:
     """What a name in an expression, or a dtype parameter, stands for."""
     config = workspace.config(path)
     if symbol.kind == "param":
@@ -187,7 +205,7 @@ def field_doc(workspace: Workspace, path: str, name: str) -> str:
     return str(rule.get("description", "")) if rule is not None else ""
 
 
-def _graph_parts(workspace: Workspace, symbol: names.Symbol) -> Iterator[str]:
+def _graph_parts(workspace: Workspace, symbol: Symbol) -> Iterator[str]:
     file = symbol.key[1]
     tree = workspace.tree(file)
     if tree is None:
@@ -204,7 +222,7 @@ def _graph_parts(workspace: Workspace, symbol: names.Symbol) -> Iterator[str]:
     yield f"{said}, `{file}`" + (f"\n\n{doc.value}" if doc is not None and doc.kind == "text" else "")
 
 
-def tensor_text(workspace: Workspace, path: str, symbol: names.Symbol) -> str:
+def tensor_text(workspace: Workspace, path: str, symbol: Symbol) -> str:
     """A tensor's declaration, and its shape and bytes under the configuration."""
     spec = spec_of(workspace, path, symbol.spec)
     size = f" = `{spec}`, {human_bytes(spec.size_bytes)}" if spec is not None else ""

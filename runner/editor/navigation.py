@@ -10,13 +10,15 @@ from pathlib import Path
 
 from runner.base.errors import Mark, RinggraphError
 from runner.editor.reading import names
-from runner.editor.reading.names import Key, Occurrence, Symbol
+from runner.editor.reading.symbols import TENSORS, Key, Occurrence, Symbol
 from runner.editor.reading.text import Place, Text
 from runner.editor.workspace import Workspace
 from runner.language.yaml_source import Node
 
-RENAMED = names.TENSORS | {"param", "variable", "scope", "id"}
+RENAMED = TENSORS | {"param", "variable", "scope", "id", "group"}
 _IDS = frozenset({"id", "scope", "variable"})
+_ELSEWHERE = frozenset({"member", "shared", "scratch"})
+"""The first of keys that other files name as well; the second is the file."""
 _NEAR = 3
 """Lines that a declaration in Python takes, to its name."""
 _RESERVED = frozenset({"and", "or", "not", "if", "else", "ceil", "floor", "min", "max", "log", "True", "False", "in", "is"})
@@ -61,7 +63,7 @@ def definition(workspace: Workspace, path: str, offset: int) -> list[Place]:
                 return []
             made = [Place(symbol.key[1], each.start, each.end) for each in index.of(symbol.key) if each.is_definition]
             return made or [Place(symbol.key[1], 0, 0)]
-    file = symbol.key[1] if symbol.key[0] == "member" else path
+    file = symbol.key[1] if symbol.key[0] in _ELSEWHERE else path
     index = workspace.index(file)
     return [Place(file, each.start, each.end) for each in index.of(symbol.key) if each.is_definition] if index is not None else []
 
@@ -116,8 +118,8 @@ def renamable(workspace: Workspace, path: str, offset: int) -> Place:
     if found is None:
         raise RinggraphError("there is no name here")
     symbol = found.symbol
-    if symbol.kind == "member":
-        symbol = _member(workspace, symbol.key) or symbol
+    if symbol.kind in _ELSEWHERE:
+        symbol = _made(workspace, symbol.key) or symbol
     if symbol.kind not in RENAMED or symbol.is_implied:
         what = {
             "value": "a value of the configuration",
@@ -133,8 +135,8 @@ def renamable(workspace: Workspace, path: str, offset: int) -> Place:
     return Place(path, found.start, found.end)
 
 
-def _member(workspace: Workspace, key: Key) -> Symbol | None:
-    """The declared name of a graph that a key of a `with` gives."""
+def _made(workspace: Workspace, key: Key) -> Symbol | None:
+    """What a key of a `with`, or a list of shared bytes, names in another graph."""
     index = workspace.index(key[1])
     return next((each.symbol for each in index.of(key) if each.is_definition), None) if index is not None else None
 
@@ -162,6 +164,8 @@ def rename(workspace: Workspace, path: str, offset: int, new: str) -> dict[str, 
     ids = {each.symbol.name for each in index.occurrences if each.symbol.kind in _IDS} if index is not None else set()
     if found.symbol.kind in _IDS and new in ids:
         raise RinggraphError(f"'{new}' is taken: it is an id of this file")
+    if _is_listed(workspace, key[1], key, new):
+        raise RinggraphError(f"'{new}' is taken: `share` lists it, or could not tell them apart")
     files = [os.path.realpath(path)] if key[0] == "local" else list(dict.fromkeys((key[1], *workspace.graph_files())))
     edits: dict[str, list[Edit]] = {}
     for file in files:
@@ -177,6 +181,17 @@ def rename(workspace: Workspace, path: str, offset: int, new: str) -> dict[str, 
             raise RinggraphError(f"'{file}' is named too, and is no file of this workspace")
     _check(workspace, edits, new)
     return edits
+
+
+def _is_listed(workspace: Workspace, file: str, key: Key, new: str) -> bool:
+    """Whether `share` of a file would take what has a key, called `new`, for something else, or that for it."""
+    index = workspace.index(file) if key[0] in ("local", "shared") else None
+    if index is None:
+        return False
+    made = index.made
+    mine = any(symbol.key == key for symbol in made.all())
+    others = [symbol for symbol in made.symbols(new) if symbol.key != key]
+    return mine and any("shared" in (key[0], other.key[0]) for other in others)
 
 
 def _renamed(workspace: Workspace, file: str, key: Key, new: str) -> Iterator[Edit]:

@@ -11,6 +11,7 @@ from runner.base.tensor_spec import TensorSpec
 from runner.base.units import human_bytes
 from runner.editor.hover import param_values, spec_of
 from runner.editor.reading import names, nodes
+from runner.editor.reading.sharing import Entry, entries
 from runner.editor.reading.text import Place, Text
 from runner.editor.workspace import Workspace
 from runner.language.expressions import parse
@@ -47,6 +48,8 @@ def outline(workspace: Workspace, path: str) -> list[Part]:
         if key.value in ("params", *names.SECTIONS) and value.kind == "map":
             inside = tuple(_declared(text, name, spec) for name, spec in value.value if name.kind == "text" and name.value)
             found.append(_part(text, key.value, "section", "", key, value, inside))
+        elif key.value == "share" and value.kind == "list":
+            found.append(_part(text, key.value, "section", "", key, value, tuple(_listed(text, entries(value)))))
         elif key.value == "body":
             found.append(_part(text, "body", "section", "", key, value, tuple(_items(text, value))))
     return found
@@ -55,6 +58,15 @@ def outline(workspace: Workspace, path: str) -> list[Part]:
 def _declared(text: Text, key: Node, value: Node) -> Part:
     spec = value if value.kind == "text" else value.get("type")
     return _part(text, key.value, "tensor", spec.value if spec is not None and spec.kind == "text" else "", key, value)
+
+
+def _listed(text: Text, found: tuple[Entry, ...]) -> Iterator[Part]:
+    """Entries of a list of shared bytes."""
+    for entry in found:
+        olds = ", ".join(node.value for node in entry.said["replaces"])
+        inside = tuple(_listed(text, entry.inside or ()))
+        kind = "scope" if entry.inside is not None else "tensor"
+        yield _part(text, entry.name, kind, f"replaces {olds}" if olds else "", entry.node, entry.node, inside)
 
 
 def _items(text: Text, body: Node) -> Iterator[Part]:
@@ -149,3 +161,18 @@ def specs(workspace: Workspace, path: str) -> dict[tuple[int, int], TensorSpec]:
             if files[mark.file]:
                 found.setdefault((mark.line, mark.column), tensor.spec)
     return found
+
+
+def scratch(workspace: Workspace, path: str) -> list[tuple[Mark, str, TensorSpec]]:
+    """The scratch memory of the ops of a graph's own file: where the op stands, name and type; the first of each."""
+    program, real = workspace.program(path), os.path.realpath(path)
+    found: dict[tuple[Mark, str], TensorSpec] = {}
+    if isinstance(program, RinggraphError):
+        return []
+    for task in program.tasks:
+        if task.op is None or task.mark is None or os.path.realpath(task.mark.file) != real:
+            continue
+        shown = {region.tensor for region in task.operands.values()}
+        for tensor in (program.tensors[each] for each in task.creates if each not in shown):
+            found.setdefault((task.mark, tensor.name), tensor.spec)
+    return [(mark, name, spec) for (mark, name), spec in found.items()]

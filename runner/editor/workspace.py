@@ -189,7 +189,7 @@ class Workspace:
         kept = self._indices.get(real)
         if kept is None or kept[0] != state:
             values = self.value_names(path)
-            made = names.index(found[0], text, real, values, lambda name: self.interface(name, path))
+            made = names.index(found[0], text, real, values, self.interface)
             kept = self._indices[real] = state, made
         return kept[1]
 

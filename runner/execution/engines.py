@@ -45,6 +45,7 @@ class InOrder:
     def __init__(self, run: Run, fusions: Fusions | None = None):
         self._run = run
         self._storage = run.storage
+        self._has_op = [submission.op is not None for submission in run.schedule.submissions]
         self._units = fusions.units if fusions is not None else {}
         self._waiting: list[int] = []
 
@@ -55,12 +56,12 @@ class InOrder:
         self._storage.end(scope)
 
     def submit(self, submission: int) -> None:
-        run = self._run
-        place = self._storage.take(submission)
+        run, storage = self._run, self._storage
+        place = storage.take(submission)
         assert place is not None, "nothing is in flight, so a submission fits or never will"
         run.places[submission] = place
         run.num_submissions += 1
-        if run.schedule.submissions[submission].op is not None:
+        if self._has_op[submission]:
             run.num_tasks += 1
             if submission in self._units:
                 if self._waiting and self._units[submission].fusion is not self._units[self._waiting[-1]].fusion:
@@ -70,7 +71,7 @@ class InOrder:
                 if self._waiting:
                     self.drain()
                 run.call(submission)
-        self._storage.complete(submission)
+        storage.complete(submission)
 
     def wait(self, submissions: Iterable[int]) -> None:
         if self._waiting and any(submission >= self._waiting[0] for submission in submissions):

@@ -46,6 +46,7 @@ class Run:
         self.profile = profile
         self.on_task = on_task
         self.trace = trace
+        self.is_timed = profile is not None or trace is not None
         self.places: list[Place | None] = [None] * len(schedule.submissions)
         self.num_tasks = 0
         self.num_submissions = 0
@@ -56,7 +57,7 @@ class Run:
         arguments = binding.arguments(self.places, self.storage)
         if self.on_task is not None:
             self.on_task(self.schedule.submissions[index].name)
-        is_timed = self.profile is not None or self.trace is not None
+        is_timed = self.is_timed
         start = perf_counter_ns() if is_timed else 0
         try:
             binding.run(**arguments)

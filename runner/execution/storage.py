@@ -6,7 +6,7 @@ the storage's business. A *place* is `(buffer, offset)`: a buffer's number and a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from heapq import heappop, heappush
 from typing import Protocol
 
@@ -39,6 +39,8 @@ assert TORCH_DTYPES.keys() == DTYPE_BYTES.keys()
 
 Place = tuple[int, int]
 """Buffer number, byte offset."""
+_NOWHERE: Place = (-1, 0)
+"""The place of a block without bytes."""
 
 
 class Storage(Protocol):
@@ -105,9 +107,12 @@ class PlainStorage:
     """
 
     def __init__(self, schedule: Schedule, device: torch.device):
-        self._submissions = schedule.submissions
+        self._names = [submission.name for submission in schedule.submissions]
+        self._sizes = [round_up(submission.size_bytes) for submission in schedule.submissions]
+        self._holds = [submission.holds for submission in schedule.submissions]
         self.device = device
         self._buffers: list[torch.Tensor] = []
+        self._places: list[Place] = []
         self._typed: dict[tuple[int, str], torch.Tensor] = {}
         self.ring_peaks: tuple[int, ...] = ()
         self.records: list[ScopeRecord] = []
@@ -119,8 +124,8 @@ class PlainStorage:
     def restart(self) -> None:
         self._live_bytes = 0
         self.peak_bytes = 0
-        self._buffer_of: dict[int, int] = {}
-        self._pins: dict[int, int] = {}
+        self._buffer_of = [-1] * len(self._sizes)
+        self._pins = [0] * len(self._sizes)  # of every submission whose block is live; what has none is no holder
         self._open: list[list[int]] = []
         self._free: dict[int, list[int]] = {}
         for number, buffer in enumerate(self._buffers):
@@ -130,36 +135,37 @@ class PlainStorage:
         self._open.append([])
 
     def end(self, scope: int) -> None:
-        for submission in self._open.pop():
-            self._unpin(submission)
+        self._unpin(self._open.pop())
 
     def take(self, submission: int) -> Place:
-        known = self._submissions[submission]
-        for holder in known.holds:
-            if holder in self._pins:
-                self._pins[holder] += 1
-        if not known.size_bytes:
-            return (-1, 0)
-        size = round_up(known.size_bytes)
+        pins = self._pins
+        for holder in self._holds[submission]:
+            if pins[holder]:
+                pins[holder] += 1
+        size = self._sizes[submission]
+        if not size:
+            return _NOWHERE
         free = self._free.get(size)
         if free:
             buffer = heappop(free)  # the lowest number: later runs of the schedule then meet the same buffers again
         else:
             buffer = len(self._buffers)
-            self._buffers.append(new_buffer(size, self.device, f"the block of '{known.name}'"))
+            self._buffers.append(new_buffer(size, self.device, f"the block of '{self._names[submission]}'"))
+            self._places.append((buffer, 0))
         self._live_bytes += size
-        self.peak_bytes = max(self.peak_bytes, self._live_bytes)
+        if self._live_bytes > self.peak_bytes:
+            self.peak_bytes = self._live_bytes
         self._buffer_of[submission] = buffer
-        self._pins[submission] = 2  # the submission itself and its scope
+        pins[submission] = 2  # the submission itself and its scope
         self._open[-1].append(submission)
-        return (buffer, 0)
+        return self._places[buffer]
 
     def complete(self, submission: int) -> None:
-        for holder in self._submissions[submission].holds:
-            if holder in self._pins:
-                self._unpin(holder)
-        if submission in self._pins:
-            self._unpin(submission)
+        holds = self._holds[submission]
+        if holds:
+            self._unpin(holds)
+        if self._pins[submission]:
+            self._unpin((submission,))
 
     def leave_out(self, first: int, end: int) -> None:
         pass
@@ -170,14 +176,17 @@ class PlainStorage:
             typed = self._typed[buffer, dtype] = self._buffers[buffer].view(TORCH_DTYPES[dtype])
         return typed
 
-    def _unpin(self, submission: int) -> None:
-        self._pins[submission] -= 1
-        if self._pins[submission]:
-            return
-        del self._pins[submission]
-        size = round_up(self._submissions[submission].size_bytes)
-        self._live_bytes -= size
-        heappush(self._free.setdefault(size, []), self._buffer_of.pop(submission))
+    def _unpin(self, submissions: Iterable[int]) -> None:
+        pins = self._pins
+        for submission in submissions:
+            count = pins[submission]
+            if count > 1:
+                pins[submission] = count - 1
+            elif count:
+                pins[submission] = 0
+                size = self._sizes[submission]
+                self._live_bytes -= size
+                heappush(self._free.setdefault(size, []), self._buffer_of[submission])
 
 
 class RingStorage:

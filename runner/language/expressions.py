@@ -200,7 +200,7 @@ def _checked(value: Any, offset: int) -> Any:
 def _divide(a: Any, b: Any) -> Any:
     if isinstance(a, float) or isinstance(b, float):
         return a / b
-    return Fraction(a) / Fraction(b)
+    return Fraction(a, b)
 
 
 _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {

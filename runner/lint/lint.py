@@ -32,13 +32,14 @@ def lint(
     *,
     ring_heap: Sequence[int] | None = None,
     library: GraphLibrary | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Diagnostic]:
     """All findings in the graphs at `paths` (files, folders or shipped names) and the graphs that they use, in order of place.
 
     Each file is looked at once, whatever paths lead to it, and findings name it as the first of them does. `config` may say what
     each graph is looked at under (None: a graph that names no deployment); a ConfigError that has a place becomes findings.
     `ring_heap` gives the bytes of the four rings that scopes have to fit; without it that is not checked. Graphs that `library`
-    holds stand for those on disk.
+    holds stand for those on disk. `progress` is told the number of graphs that are done, and of all.
     """
     library = library or GraphLibrary()
     files, found = graph_files(paths)
@@ -50,7 +51,8 @@ def lint(
         config(None)
     found += [problem for entry in checked.values() for problem in entry.problems]
     judged: dict[str, set[str]] = {}
-    for graph in graphs:
+    for done, graph in enumerate(graphs):
+        progress(done, len(graphs))
         settings, problems = _settings(graph, config)
         found += problems
         if settings is not None:

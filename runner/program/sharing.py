@@ -6,6 +6,7 @@ all of the other, however often loops run: a chain through a trip that does not 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -28,6 +29,19 @@ def places(program: Program, lives: Lives) -> tuple[Ints, Ints]:
     shared = np.searchsorted(lives.locals, tensors)
     offsets[shared] = np.array(places, np.int64) // BLOCK_ALIGN
     return shared, offsets
+
+
+class Labels:
+    """Names of a program's tensors: behind the path of the task that makes it where others are called alike."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.makers = {tensor: task.path for task in program.tasks for tensor in task.creates}
+        self.num_called = Counter(tensor.name for tensor in program.tensors)
+
+    def __getitem__(self, tensor: int) -> str:
+        name = self.program.tensors[tensor].name
+        return name if self.num_called[name] == 1 or tensor not in self.makers else f"{self.makers[tensor]}.{name}"
 
 
 def certain_waits(program: Program, *, automatic: bool = False, explicit: bool = False) -> list[tuple[int, ...]]:

@@ -201,18 +201,18 @@ def _sharing(program: Program, task: Task) -> tuple[tuple[Shared, ...], tuple[st
     if not program.arenas:
         return (), ()
     from runner.program.lifetimes import lives_of  # which needs numpy
-    from runner.program.sharing import certain_waits, former_tenants, reuse_edges
+    from runner.program.sharing import Labels, certain_waits, former_tenants, reuse_edges
 
     lives = lives_of(program, allocs_touch=False)
-    before, tensors = former_tenants(program, lives), program.tensors
+    before, labels = former_tenants(program, lives), Labels(program)
     found = []
     for arena in program.arenas:
         offsets = dict(zip(arena.tensors, arena.offsets, strict=True))
         for tensor in dict.fromkeys((*task.creates, *task.uses)):
             if tensor in offsets:
                 olds = before.get(int(lives.locals.searchsorted(tensor)), ())
-                names = dict.fromkeys(tensors[int(lives.locals[old])].name for old in olds)
-                found.append(Shared(tensors[tensor].name, offsets[tensor], tuple(names)))
+                names = tuple(labels[int(lives.locals[old])] for old in olds)
+                found.append(Shared(labels[tensor], offsets[tensor], names))
     edges = reuse_edges(program, certain_waits(program)).get(task.id, ())
     return tuple(found), tuple(program.tasks[other].path for other in edges)
 
@@ -278,7 +278,8 @@ def _use_dict(use: Use) -> dict[str, Any]:
     }
 
 
-def _listed(paths: Sequence[str]) -> str:
+def listed(paths: Sequence[str]) -> str:
+    """Names as one line of text has them."""
     more = len(paths) - MAX_LISTED
     return ", ".join(paths[:MAX_LISTED]) + (f" and {more:,} more" if more > 0 else "")
 
@@ -301,14 +302,14 @@ def _text(node: Explanation) -> Iterator[str]:
     for use in node.operands:
         yield from operand_text(use)
     if node.after:
-        yield f"  after   {_listed(node.after)}"
+        yield f"  after   {listed(node.after)}"
     if node.after_wait_only:
-        yield f"  waits   {_listed(node.after_wait_only)} (after_wait_only)"
+        yield f"  waits   {listed(node.after_wait_only)} (after_wait_only)"
     for one in node.shared:
-        olds = f", takes bytes of {_listed(one.replaces)}" if one.replaces else ""
+        olds = f", takes bytes of {listed(one.replaces)}" if one.replaces else ""
         yield f"  shared  {one.tensor} at {one.offset:,}{olds}"
     if node.share_waits:
-        yield f"  waits   {_listed(node.share_waits)} (shared bytes)"
+        yield f"  waits   {listed(node.share_waits)} (shared bytes)"
     yield f"  block   {node.block_bytes:,} bytes"
 
 
@@ -319,8 +320,8 @@ def operand_text(use: Use) -> Iterator[str]:
     source = f" ({use.source})" if use.source and use.source != use.tensor else ""
     yield f"  {use.mode:7} {use.name}: {what}{use.tensor}{use.region}{source}, {use.spec}, {use.size_bytes:,} bytes{mode}"
     if use.written_by:
-        yield f"          written by {_listed(use.written_by)}"
+        yield f"          written by {listed(use.written_by)}"
     if use.read_by:
-        yield f"          read by {_listed(use.read_by)}"
+        yield f"          read by {listed(use.read_by)}"
     elif use.mode in ("out", "inout") and use.kind == "local":
         yield "          read by nobody"

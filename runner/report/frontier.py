@@ -54,6 +54,11 @@ class StoppedFrontier(KeyboardInterrupt):
         self.found = found
 
 
+_OURS = "minpeak, "
+_LETTER, _LINE = 5.0, 9.0
+"""Room of the names of points, in points of the page."""
+
+
 def budgets(least_bytes: int, most_bytes: int, num: int) -> list[int]:
     """`num` budgets between the two, closer to each other where bytes are few, for there they buy the most time."""
     steps = num + 1
@@ -84,7 +89,7 @@ def draw_frontier(frontier: Frontier, out: Path) -> None:
     figure, axis = pyplot(out).subplots(figsize=(9, 5), layout="constrained")
     sizes = [point.total_bytes / scale for point in frontier.points]
     times = [point.makespan_us / 1000 for point in frontier.points]
-    axis.plot(sizes, times, "o-", color="tab:blue", drawstyle="steps-post", label="minpeak, by budget")
+    axis.plot(sizes, times, "o-", color="tab:blue", drawstyle="steps-post", label=f"{_OURS}by budget")
     markers = "sD^vPX*<>"
     for k, point in enumerate(frontier.others):
         x, y = point.total_bytes / scale, point.makespan_us / 1000
@@ -102,6 +107,21 @@ def draw_frontier(frontier: Frontier, out: Path) -> None:
     axis.set_title(frontier.name, loc="left")
     axis.legend(fontsize="small", frameon=False)
     axis.grid(alpha=0.25)
+    _name(axis, [(point.label.removeprefix(_OURS), x, y) for point, x, y in zip(frontier.points, sizes, times, strict=True)])
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
     save(figure, out)
+
+
+def _name(axis: Any, points: Sequence[tuple[str, float, float]]) -> None:
+    """Write the names of a frontier's points beside them: above the step that begins there, or below where that is taken."""
+    axis.figure.draw_without_rendering()  # limits are known from here on
+    taken: list[tuple[float, float, float]] = []
+    for text, x, y in points:
+        left, low = (value * 72 / axis.figure.dpi for value in axis.transData.transform((x, y)))
+        for shift in (4.0, -11.0, 14.0, -21.0, 24.0):
+            place = left, left + _LETTER * len(text), low + shift
+            if not any(place[0] < end and begin < place[1] and abs(place[2] - at) < _LINE for begin, end, at in taken):
+                break
+        taken.append(place)
+        axis.annotate(text, (x, y), (4, shift), textcoords="offset points", fontsize="x-small", color="tab:blue")

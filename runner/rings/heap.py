@@ -22,6 +22,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from runner.base.errors import ScheduleError
+from runner.base.tensor_spec import MAX_BLOCK_BYTES
 from runner.rings.parts.records import Deadlock, ScopeRecord
 from runner.rings.parts.ring import Ring
 from runner.rings.schedule import MAX_SCOPES, MAX_TENSORS, NUM_RINGS, MapEntry, Schedule
@@ -29,7 +30,6 @@ from runner.rings.sizes import RingSizes
 from runner.rings.tensormap import CAPACITY as TENSORMAP_ENTRIES
 from runner.rings.tensormap import SWEEP, Address, TensorMap
 
-MAX_BLOCK_BYTES = 2**31 - 1  # the runtime holds a block's size in 32 bits and would wrap silently
 INLINE_EDGES = 64  # edges that a task holds itself; more spill into the ring's pool
 
 
@@ -477,5 +477,13 @@ def check_block_sizes(schedule: Schedule) -> None:
             raise ScheduleError(
                 f"{where}the block of '{block_name(schedule, index)}' has {submission.size_bytes:,} bytes, "
                 f"more than the {MAX_BLOCK_BYTES:,} that a block may have",
-                hint="split the tensor, or the alloc that groups it with others",
+                hint=_smaller(schedule, index),
             )
+
+
+def _smaller(schedule: Schedule, index: int) -> str:
+    """What makes a submission's block smaller."""
+    made = schedule.submissions[index]
+    if made.num_tensors < len(made.slots):
+        return f"it is an arena, in which tensors lie across each other: keep '{block_name(schedule, index)}' apart from them"
+    return "split the tensor, or the alloc that groups it with others"

@@ -15,10 +15,9 @@ from typing import Protocol, TypeVar
 
 from runner.base.errors import Mark
 from runner.base.records import LARGE, builder, collector_off
-from runner.base.tensor_spec import DTYPE_BYTES, TensorSpec, block_bytes
+from runner.base.tensor_spec import DTYPE_BYTES, MAX_BLOCK_BYTES, TensorSpec, block_bytes
 from runner.program.program import Box, Program, Task, Trips, num_arguments
 from runner.program.registered import OverwrittenWriters
-from runner.rings.heap import MAX_BLOCK_BYTES
 from runner.rings.schedule import (
     MAX_TENSORS,
     Begin,
@@ -91,16 +90,16 @@ def in_allocs(items: Iterable[T]) -> list[tuple[T, ...]]:
     return list(iter(lambda: tuple(islice(rest, MAX_TENSORS)), ()))
 
 
-def one_block(program: Program, tensors: Sequence[int]) -> PlacedAlloc:
+def one_block(program: Program, tensors: Sequence[int]) -> list[PlacedAlloc]:
     """One block for all, whatever their number: beyond what an alloc may have they are parts of one tensor, an arena.
 
-    Several allocs would need more bytes, as a ring's end can come between them.
+    Several allocs would need more bytes, as a ring's end can come between them; there are several where one would be larger than
+    a block may be.
     """
-    if len(tensors) <= MAX_TENSORS:
-        return PlacedAlloc(tuple(tensors))
     sizes = block_bytes([program.tensors[tensor].spec for tensor in tensors])
-    *offsets, size_bytes = accumulate(sizes, initial=0)
-    return PlacedAlloc(tuple(tensors), tuple(offsets), size_bytes)
+    if len(tensors) <= MAX_TENSORS and sum(sizes) <= MAX_BLOCK_BYTES:
+        return [PlacedAlloc(tuple(tensors))]
+    return arena_blocks(tensors, list(accumulate(sizes[:-1], initial=0)), sizes, "")
 
 
 def arena_blocks(

@@ -104,16 +104,11 @@ def place_arenas(
     items = slot_scopes(lives.program.body, extra, len(rings))
     for ring in reversed(range(len(rings))):
         mine = rings[ring]
-        items = [*_allocs(lives, mine, arenas.offsets[mine] - arenas.edges[ring], f"arena{ring}"), *items]
+        given = lives.locals[mine], (arenas.offsets[mine] - arenas.edges[ring]) * BLOCK_ALIGN, lives.size[mine] * BLOCK_ALIGN
+        items = [*arena_blocks(given[0].tolist(), given[1].tolist(), given[2].tolist(), f"arena{ring}"), *items]
         if ring:
             items = list[PlacedItem]([PlacedScope(f"ring{ring}", tuple(items))])
     return items, edges
-
-
-def _allocs(lives: Lives, mine: Ints, offsets: Ints, name: str) -> Sequence[PlacedItem]:
-    """Allocs of the tensors `mine` at these offsets in units."""
-    tensors, places, sizes = lives.locals[mine], offsets * BLOCK_ALIGN, lives.size[mine] * BLOCK_ALIGN
-    return arena_blocks(tensors.tolist(), places.tolist(), sizes.tolist(), name)
 
 
 def slot_scopes(span: Span, extra: Sequence[tuple[int, ...]], depth: int) -> list[PlacedItem]:

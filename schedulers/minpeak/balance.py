@@ -15,13 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
+from itertools import islice
+from math import inf
 
 import numpy as np
 
 from runner.program.lifetimes import Ints
 from runner.program.order import predecessors
-from runner.rings.devices.timed_lives import Times, Work, run_free, run_in_budget, run_placed
+from runner.rings.devices.timed_lives import Times, Work, run_in_budget, run_in_turn, run_placed
 from runner.rings.schedule import NUM_RINGS
 from schedulers.minpeak.arenas import PARTED_UP_TO, Arenas, parted
 from schedulers.minpeak.packing import FirstFit, Packing, Problem
@@ -56,6 +58,11 @@ FAR = 1.2
 
 JUMP = 1 / 4
 """The part of a first-fit order that chance moves; as often, any order is tried and nobody looks at times."""
+
+Rule = Callable[[Work, int, float], Times]
+
+RULES: tuple[Rule, ...] = (partial(run_in_budget, in_order=True), partial(run_in_budget, in_order=False), run_in_turn)
+"""How tasks get bytes under a budget."""
 
 Order = Callable[[Problem], tuple[Ints, ...]]
 
@@ -92,23 +99,20 @@ class Search:
 
     def __init__(self, work: Work, stop: Callable[[], bool] = lambda: False) -> None:
         self.work, self.lives, self.stop = work, work.lives, stop
+        self.is_small = self.lives.num_times <= PARTED_UP_TO
         self.peak = -(-self.lives.peak_live_bytes // 1024)
         self.tries = max(MIN_TRIES, min(MAX_TRIES, EFFORT // max(1, self.lives.num_times)))
-        self.known: dict[tuple[int, bool], Times] = {}
+        self.known: dict[tuple[int, Rule], Times] = {}
         self.fits: dict[int, tuple[Times | None, FirstFit]] = {}
+        self.any_fit: FirstFit | None = None
         self.found: list[Placed] = []
         self.touched = np.unique(self.lives.touches.values)
-
-    @cached_property
-    def free(self) -> Times:
-        """The run in which memory holds nothing up."""
-        return run_free(self.work)
 
     # --- what is asked ------------------------------------------------------------------------------------------------
 
     def lowest(self, limit_us: float) -> Placed | None:
         """The lowest arena found whose run takes at most so long."""
-        variants = list(self._placing(self.free))
+        variants = list(self._placing(self.work.free))
         for variant in variants:
             self._try(variant, 0, limit_us)
         high = min([p.units for p in self.found if p.makespan_us <= limit_us * NEAR], default=int(self.lives.size.sum()))
@@ -125,40 +129,64 @@ class Search:
         return self._best(limit_us)
 
     def fastest(self, most: int | None) -> Placed | None:
-        """The shortest run found in an arena of at most so many units."""
-        for variant in self._placing(self.free):
+        """The shortest run found in an arena of at most so many units.
+
+        Runs under budgets of about so many are placed, the shortest first, as long as they are shorter than what was found:
+        places only add to the waiting.
+        """
+        for variant in self._placing(self.work.free):
             self._try(variant, most or 0, 0.0)
-        for narrower in NARROWER if most is not None else ():
-            if self.peak <= (budget := int((most or 0) * narrower)):
-                for variant in self._under(budget, float("inf")):
-                    self._try(variant, most or 0, 0.0)
+        runs = {self.work.free.begin.tobytes(): self.work.free}  # each once
+        for rule in RULES if most is not None else ():
+            for budget in (int((most or 0) * part) for part in sorted(NARROWER)):
+                if budget >= self.peak and self.tries > 0 and not self.stop():
+                    times = self._run(budget, rule, inf)
+                    runs.setdefault(times.begin.tobytes(), times)
+                    if not times.is_held_up:
+                        break  # nor does it wait for bytes where there are more
+        for times in sorted(islice(runs.values(), 1, None), key=lambda times: times.makespan_us):
+            self._place_shorter(times, most)
+        return self._fastest(most)
+
+    # --- steps --------------------------------------------------------------------------------------------------------
+
+    def _fastest(self, most: int | None) -> Placed | None:
         fitting = (placed for placed in self.found if most is None or placed.units <= most)
         return min(fitting, key=lambda placed: (placed.makespan_us, placed.units), default=None)
 
-    # --- steps --------------------------------------------------------------------------------------------------------
+    def _place_shorter(self, times: Times, most: int | None) -> None:
+        """Places by a run until one is found that waits for nothing that the run does not wait for; in a small program always."""
+        for variant in self._placing(times):
+            best = None if self.is_small else self._fastest(most)
+            if best and best.makespan_us <= times.makespan_us + self.work.alloc_us:
+                return
+            self._try(variant, most or 0, 0.0)
 
     def _best(self, limit_us: float) -> Placed | None:
         return min((p for p in self.found if p.makespan_us <= limit_us), key=lambda p: (p.units, p.makespan_us), default=None)
 
-    def _run(self, budget: int, in_order: bool, until_us: float) -> Times:
-        if (budget, in_order) not in self.known:
-            self.tries -= 1
-            self.known[budget, in_order] = run_in_budget(self.work, budget, in_order, until_us)
-        return self.known[budget, in_order]
+    def _run(self, budget: int, rule: Rule, until_us: float) -> Times:
+        """The run of a rule under a budget; if it was endless under a larger one, that."""
+        if (budget, rule) not in self.known:
+            more = (run for (larger, by), run in self.known.items() if by is rule and larger > budget and run.makespan_us == inf)
+            if (endless := next(more, None)) is None:
+                self.tries -= 1
+            self.known[budget, rule] = endless or rule(self.work, budget, until_us)
+        return self.known[budget, rule]
 
     def _least_budget(self, limit_us: float, high: int) -> int:
         """About the least units under which a run is in time."""
         low = self.peak
         while high - low > max(1, low // 100) and self.tries > 0 and not self.stop():
             middle = (low + high) // 2
-            is_in_time = any(self._run(middle, in_order, limit_us * NEAR).makespan_us <= limit_us for in_order in (True, False))
+            is_in_time = any(self._run(middle, rule, limit_us * NEAR).makespan_us <= limit_us for rule in RULES)
             low, high = (low, middle) if is_in_time else (middle + 1, high)
         return high
 
     def _under(self, budget: int, limit_us: float) -> Iterator[_Variant]:
         """Ways to place by the runs under a budget that are nearly in time."""
-        for in_order in (True, False):
-            if self.tries > 0 and (times := self._run(budget, in_order, limit_us * NEAR)).makespan_us <= limit_us * NEAR:
+        for rule in RULES:
+            if self.tries > 0 and (times := self._run(budget, rule, limit_us * NEAR)).makespan_us <= limit_us * NEAR:
                 yield from self._placing(times)
 
     def _placing(self, times: Times) -> Iterator[_Variant]:
@@ -184,16 +212,17 @@ class Search:
         key = id(variant.times)
         if key not in self.fits:
             self.fits = self.fits if self.lives.num_times <= CHANCE_UP_TO else {}
-            self.fits[key] = variant.times, FirstFit(self._problem(variant.times, 0))  # the times stay: no others get their id
+            self.any_fit = FirstFit(self._problem(variant.times, 0), self.any_fit)
+            self.fits[key] = variant.times, self.any_fit  # the times stay: no others get their id
         offsets = self.fits[key][1].offsets(np.argsort(variant.ranks, kind="stable"), aim or most, walls)
         height = int((offsets + self.lives.size).max(initial=0))
         arenas = Arenas(offsets, (0, height), Packing(offsets, (height, height, height)))
-        ways = parted(arenas, self.lives.size) if self.lives.num_times <= PARTED_UP_TO else [arenas]
+        ways = parted(arenas, self.lives.size) if self.is_small else [arenas]
         units = height + self.num_idle(ways[-1])
         variant.excess = units / most if most and units > most else 0.0
         if variant.excess:
             return False
-        run_us = self.run_placed(offsets, limit_us * FAR or float("inf")).makespan_us
+        run_us = self.run_placed(offsets, limit_us * FAR or inf).makespan_us
         variant.excess = run_us / limit_us if limit_us else 0.0
         for way in ways:
             self.found.append(Placed(way, height + self.num_idle(way), run_us + self.work.alloc_us * (len(way.edges) - 1)))
@@ -201,9 +230,9 @@ class Search:
 
     def num_idle(self, arenas: Arenas) -> int:
         """Units of rings without an arena, if they count."""
-        return NUM_RINGS + 1 - len(arenas.edges) if self.lives.num_times <= PARTED_UP_TO else 0
+        return NUM_RINGS + 1 - len(arenas.edges) if self.is_small else 0
 
-    def run_placed(self, offsets: Ints, until_us: float = float("inf")) -> Times:
+    def run_placed(self, offsets: Ints, until_us: float = inf) -> Times:
         """The run with tensors at these places, endless if it takes longer than that."""
         before = predecessors(self.touched, self.lives.first, offsets, self.lives.size)
         return run_placed(self.work, [before.get(tensor, ()) for tensor in range(len(offsets))], until_us)
@@ -216,7 +245,7 @@ class Search:
             return True
         for narrower in NARROWER:
             budget = int(most * narrower)
-            if budget < self.peak or (budget, True) in self.known or self.tries <= 0 or self.stop():
+            if budget < self.peak or (budget, RULES[0]) in self.known or self.tries <= 0 or self.stop():
                 continue
             for variant in self._under(budget, limit_us):
                 variants.append(variant)
@@ -237,7 +266,7 @@ class Search:
             ranks = np.argsort(np.argsort(moved, kind="stable")) if times is not None else rng.permutation(len(moved))
             new = _Variant(times, ranks)
             aim, walls = int(rng.integers(self.peak, best.units)), ()
-            if self.lives.num_times <= PARTED_UP_TO and rng.random() >= JUMP:  # heights of some tensors, one upon the other
+            if self.is_small and rng.random() >= JUMP:  # heights of some tensors, one upon the other
                 walls = tuple(np.cumsum(rng.choice(self.lives.size, int(rng.integers(1, NUM_RINGS)))).tolist())
             if self._try(new, best.units - 1, limit_us, aim, walls):
                 variants.append(new)

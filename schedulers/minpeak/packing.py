@@ -8,12 +8,14 @@ Source: first-fit decreasing and "squeaky wheel" orders are folklore; both are w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from runner.base.tensor_spec import with_block_ends
 from runner.program.lifetimes import Floats, Ints, live_units
+from runner.rings.devices.pairs import Live, are_met, met_pairs
 from schedulers.minpeak.techniques import ALL, Techniques
 
 ROUNDS = 500
@@ -30,12 +32,6 @@ BIN_STEP = 1 / 1000
 
 JUMP = 1 / 8
 """The furthest that a tensor moves forward at once, as a part of the order: further forgets what the order had learned."""
-
-MAX_PAIRS = 8_000_000
-"""Pairs of tensors that may not share that are listed for all orders, 128 MB; of more, each tensor's are found when it comes."""
-
-MAX_CHECKED = 400_000_000
-"""Pairs of tensors looked at to list them at most, some seconds."""
 
 STARTS: tuple[Callable[[Problem], tuple[Ints, Ints]], ...] = (
     lambda p: (-p.size, p.first - p.end),
@@ -92,48 +88,24 @@ class _Neighbours:
     One of two must end before the other begins, in all of the `lives` given: pairs of begins and ends.
     """
 
-    def __init__(self, *lives: tuple[Ints | Floats, Ints | Floats]) -> None:
+    def __init__(self, *lives: Live) -> None:
         self.lives = lives
         self.rows: list[Ints] | None = None
-        num = len(lives[0][0])
-        by_begin = np.lexsort((lives[0][1], lives[0][0]))
-        # In this order all before `low` end before a tensor begins, as the latest of them does.
-        low = np.arange(num)
-        for begin, end in lives:
-            latest = np.maximum.accumulate(end[by_begin]) if num else end
-            low = np.minimum(low, np.searchsorted(latest, begin[by_begin], side="right"))
-        if int((np.arange(num) - low).sum()) > MAX_CHECKED:
-            return
-        sorted_lives = [(begin[by_begin], end[by_begin]) for begin, end in lives]
-        met = [_meeting(sorted_lives, slice(start, at), at) + start for at, start in enumerate(low.tolist())]
-        other = by_begin[np.concatenate([np.zeros(0, np.int64), *met])]
-        one = np.repeat(by_begin, [len(row) for row in met])
-        if len(one) <= MAX_PAIRS:
-            owners, values = np.concatenate([one, other]), np.concatenate([other, one])
-            cuts = np.cumsum(np.bincount(owners, minlength=num))[:-1]
+        if (pairs := met_pairs(lives)) is not None:
+            owners, values = np.concatenate(pairs), np.concatenate(pairs[::-1])
+            cuts = np.cumsum(np.bincount(owners, minlength=len(lives[0][0])))[:-1]
             self.rows = np.split(values[np.argsort(owners, kind="stable")], cuts)
 
     def of(self, tensor: int) -> Ints:
-        if self.rows is not None:
-            return self.rows[tensor]
-        return _meeting(self.lives, slice(None), tensor)
-
-
-def _meeting(lives: Sequence[tuple[Ints | Floats, Ints | Floats]], among: slice, tensor: int) -> Ints:
-    """Tensors of a slice that are not apart from one in all lives, and in the same order."""
-    before = after = np.True_
-    for begin, end in lives:
-        before = before & (end[among] <= begin[tensor])
-        after = after & (begin[among] >= end[tensor])
-    return np.flatnonzero(~(before | after))
+        return self.rows[tensor] if self.rows is not None else np.flatnonzero(are_met(self.lives, tensor, slice(None)))
 
 
 class FirstFit:
-    """Places tensors in any order, each at the lowest place that is free during its life."""
+    """Places tensors in any order, each at the lowest place that is free during its life; `like` knows these lives, if given."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, like: FirstFit | None = None) -> None:
         self.problem = problem
-        self.in_order = _Neighbours((problem.first, problem.end))
+        self.in_order = like.in_order if like else _Neighbours((problem.first, problem.end))
         self.in_time: _Neighbours | None = None
         if problem.begin is not None and problem.finish is not None:
             self.in_time = _Neighbours((problem.first, problem.end), (problem.begin, problem.finish))
@@ -149,7 +121,7 @@ class FirstFit:
             if self.in_time is not None:
                 low = _lowest_gap(lows, highs, self.in_time.of(tensor), size, walls)
                 if low + size > most > 0:
-                    low = self._soonest(tensor, lows, highs, most, walls)
+                    low = self._soonest(tensor, lows, highs, most, with_block_ends(walls, most))
             if low < 0:
                 low = _lowest_gap(lows, highs, self.in_order.of(tensor), size, walls)
             lows[tensor], highs[tensor] = low, low + size
@@ -163,7 +135,7 @@ class FirstFit:
         met = self.in_time.of(tensor)
         hard, met = hard[lows[hard] >= 0], met[lows[met] >= 0]
         size = int(problem.size[tensor])
-        places = np.unique(np.concatenate([[0], walls, highs[met], lows[met] - size]).astype(np.int64))
+        places = np.sort(np.concatenate([[0], walls, highs[met], lows[met] - size]).astype(np.int64))
         places = places[(places >= 0) & (places + size <= most)]
         for wall in walls:
             places = places[(places >= wall) | (places + size <= wall)]
@@ -190,7 +162,7 @@ def _lowest_gap(all_lows: Ints, all_highs: Ints, others: Ints, size: int, walls:
     floors = np.empty(len(lows) + 1, np.int64)
     floors[0] = 0
     np.maximum.accumulate(highs[by_low], out=floors[1:])
-    for wall in walls:
+    for wall in with_block_ends(walls, max((int(floors[-1]), *walls)) + 2 * size):
         floors = np.where((floors < wall) & (floors + size > wall), wall, floors)
     gaps = (lows - floors[:-1] >= size).nonzero()[0]
     return int(floors[gaps[0]] if len(gaps) else floors[-1])

@@ -32,18 +32,19 @@ Options (all optional):
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, replace
-from functools import cached_property
-from itertools import tee
+from functools import cached_property, partial
+from math import inf
 from weakref import WeakKeyDictionary
 
 from runner.base.errors import ConfigError
-from runner.base.tensor_spec import BLOCK_ALIGN
+from runner.base.tensor_spec import BLOCK_ALIGN, MAX_BLOCK_BYTES
 from runner.program.lifetimes import Rows, lives_of, named_allocs
 from runner.program.program import Program
 from runner.rings.capacity import ring_loads, safe_heap
-from runner.rings.devices.timed_lives import Work, run_free
+from runner.rings.devices.timed_lives import Work
 from runner.rings.placement import PlacedItem, lower
 from runner.rings.replay import RunTimes
 from runner.rings.schedule import NUM_RINGS, Schedule
@@ -95,7 +96,7 @@ class _Candidate:
     """Rings without blocks."""
 
     bound: int = 0
-    """Bytes that the objective was proved to need, 0 if there is no such proof."""
+    """Bytes that the objective was proved to need without sharing, 0 if there is no such proof."""
 
     def value(self, goal: Goal) -> int:
         a, b, c, d = (size // BLOCK_ALIGN for size in self.heap)
@@ -115,13 +116,7 @@ def minpeak(program: Program, options: Mapping[str, object]) -> Schedule:
 
 def plan(program: Program, options: Mapping[str, object]) -> Plan:
     """The best placement found for `program`, what is proved about it, and how it was found; raises ConfigError."""
-    planner = Planner(program, Options.of(options))
-    if planner.options.objective == "makespan":
-        return planner.shortest(planner.options.budget_bytes)
-    if planner.options.objective == "balanced":
-        return planner.balanced()
-    goal = TOTAL if planner.options.objective == "total" else WORST
-    return planner.written(goal) if planner.options.written else planner.smallest(goal)
+    return Planner(program, Options.of(options)).plan()
 
 
 class Planner:
@@ -132,12 +127,31 @@ class Planner:
         self.lives = lives_of(program, allocs_touch=False)  # for arenas
         self.block_lives = lives_of(program) if named_allocs(program) else self.lives  # for blocks in scopes
         self._known = WeakKeyDictionary[_Candidate, RunTimes]()
-        self._fixed = self._of_any_budget()
+        self._works = WeakKeyDictionary[_Candidate, Work]()
+        self._made: dict[object, _Candidate] = {}
         self.waits = Rows.of([task.waits + task.after for task in program.tasks])
         self.fold = unfolded(len(program.tasks))
         if len(program.tasks) > FOLD_FROM and "folding" in self.on:
             self.fold = fold(self.lives, self.waits)
             self._note("folding", "tasks to decide", "tasks", len(program.tasks), len(self.fold.kept))
+
+    def plan(self) -> Plan:
+        """What the options ask for; raises ConfigError."""
+        if self.options.objective in ("makespan", "balanced"):
+            return self.balanced() if self.options.objective == "balanced" else self.shortest(self.options.budget_bytes)
+        goal = TOTAL if self.options.objective == "total" else WORST
+        return self.written(goal) if self.options.written else self.smallest(goal)
+
+    def asked(self, **options: object) -> Planner:
+        """The same planner with other options but its techniques and timing: no candidate that it has made is made again."""
+        other = copy(self)
+        other.options, other.notes, other.started = replace(self.options, **options), [], time.process_time()
+        return other
+
+    def _once(self, what: object, make: Callable[[], _Candidate]) -> _Candidate:
+        if what not in self._made:
+            self._made[what] = make()
+        return self._made[what]
 
     @cached_property
     def _chain(self) -> int:
@@ -151,7 +165,7 @@ class Planner:
 
     def _over(self, share: float = 1.0) -> bool:
         """Whether this share of the time is over: CPU time, so that other work on the machine does not change a plan."""
-        return time.process_time() > self.started + share * self.options.time_limit_s
+        return (limit_s := self.options.time_limit_s) < inf and time.process_time() > self.started + share * limit_s
 
     def smallest(self, goal: Goal) -> Plan:
         """The best of all candidates under an objective of bytes."""
@@ -159,7 +173,7 @@ class Planner:
         best: _Candidate | None = None
         why = "the least of all candidates"
         for candidate in self._candidates(goal):
-            if candidate.bound > bound:
+            if candidate.bound > bound and not self.options.share:
                 bound, bound_name = candidate.bound, "search"
             value = candidate.value(goal)
             self._note("candidate", candidate.name, "bytes", best and best.value(goal), value)
@@ -183,9 +197,9 @@ class Planner:
             return "the others share no bytes, and without sharing nothing takes less"
         return ""
 
-    def _bound(self, goal: Goal) -> tuple[int, str]:
+    def _bound(self, goal: Goal, shares: bool | None = None) -> tuple[int, str]:
         """Bytes that no placement under the objective can do without, and which bound says so."""
-        shares = self.options.share and not self.options.written
+        shares = self.options.share and not self.options.written if shares is None else shares
         lives = self.lives if shares else self.block_lives
         peak, largest = lives.peak_live_bytes // BLOCK_ALIGN, int(lives.size.max(initial=0))
         chain = peak if shares or "chains" not in self.on else self._chain
@@ -196,15 +210,15 @@ class Planner:
     def _candidates(self, goal: Goal) -> Iterator[_Candidate]:
         """Candidates for an objective of bytes, the most promising first."""
         if not self.options.share:
-            yield self._scoped(goal)
+            yield self._once(goal, partial(self._scoped, goal))
         elif goal is WORST and "level_arenas" in self.on:
             arenas = level_arenas(self.fold, self.lives, self.on)
             self._note("level_arenas", f"largest of {len(arenas.edges) - 1} rings", "bytes", None, arenas.edges[1] * BLOCK_ALIGN)
             yield self._placed("arenas of one height", self.fold, arenas)
         else:
-            yield self._arena()
+            yield self._once("arena", self._arena)
         if self.options.share and "apart" in self.on and len(self.program.tasks) <= SCOPES_UP_TO:
-            yield self._scoped(goal)
+            yield self._once(goal, partial(self._scoped, goal))
         yield from self._others()
 
     def _arena(self) -> _Candidate:
@@ -246,22 +260,26 @@ class Planner:
     def _scoped(self, goal: Goal) -> _Candidate:
         """The best scopes that are found, without sharing."""
         passes = Passes(**{name: name in self.on for name in ("intervals", "bodies", "climbing", "proof")})
-        found = find_scopes(self.block_lives, self.fold, goal, self._over, self._bound(goal)[0] // BLOCK_ALIGN, passes)
-        proved = 0 if self.options.share else found.bound * BLOCK_ALIGN  # with sharing less may do
-        return self._candidate("scopes", found.items, proved)
+        bound = self._bound(goal, shares=False)[0] // BLOCK_ALIGN
+        found = find_scopes(self.block_lives, self.fold, goal, self._over, bound, passes)
+        return self._candidate("scopes", found.items, found.bound * BLOCK_ALIGN)
 
     def _others(self) -> Iterator[_Candidate]:
+        """Those of other strategies in which no block is larger than a device's can be."""
+        return (one for one in self._strategies() if all(s.size_bytes <= MAX_BLOCK_BYTES for s in one.schedule.submissions))
+
+    def _strategies(self) -> Iterator[_Candidate]:
         """The graph's own scopes and the other strategies, with and without batching: minpeak is never worse than any of them."""
         is_short = len(self.program.tasks) <= FOLD_FROM or self.options.objective != "balanced"
         for batch in (False, True) if "batching" in self.on and is_short else (False,):
             for name in STRATEGIES if "strategies" in self.on else STRATEGIES[:1]:
                 given = {"batch_allocs": batch, "automatic": True, "share": self.options.share}
-                schedule = get_scheduler(name)(self.program, given)
                 how = (", as automatic scopes" if name == "manual" else "") + (", in blocks of up to 16" if batch else "")
-                yield self._candidate(name + how, schedule)
+                make = partial(get_scheduler(name), self.program, given)
+                yield self._once((name, *given.values()), partial(self._candidate, name + how, make))
 
-    def _candidate(self, name: str, placed: list[PlacedItem] | Schedule, bound: int = 0) -> _Candidate:
-        schedule = placed if isinstance(placed, Schedule) else lower(self.program, placed, "minpeak")
+    def _candidate(self, name: str, placed: list[PlacedItem] | Callable[[], Schedule], bound: int = 0) -> _Candidate:
+        schedule = lower(self.program, placed, "minpeak") if isinstance(placed, list) else placed()
         loads = ring_loads(schedule)
         pool = tuple(max(load.pool_bound, default) for load, default in zip(loads, RingSizes().pool, strict=True))
         num_idle = sum(not load.num_blocks for load in loads)
@@ -284,13 +302,13 @@ class Planner:
         candidates = self._in_time()
         smallest = next(candidates)
         known = [(self._makespan_us(smallest), smallest)]
-        work = self._work(smallest.schedule)
+        work = self._work(smallest)
         path_us, work_us = work.bound_us()
         is_proved = known[0][0] <= max(path_us, work_us) * (1 + self.options.slack)
         if not (is_proved and len(self.program.tasks) > FOLD_FROM):  # few tasks: others may do without idle rings
             known += [(self._makespan_us(candidate), candidate) for candidate in candidates]
         unlimited = run_unlimited(smallest.schedule, self.options.timing(smallest.schedule)).times
-        fastest_us = min([unlimited.makespan_us or float("inf"), *(makespan_us for makespan_us, _ in known)])
+        fastest_us = min([unlimited.makespan_us or inf, *(makespan_us for makespan_us, _ in known)])
         limit_us = fastest_us * (1 + self.options.slack)
         is_small = len(self.program.tasks) <= PARTED_UP_TO and sum(smallest.heap) > self._bound(TOTAL)[0]
         if self.options.share and (known[0][0] > limit_us or is_small):
@@ -310,7 +328,7 @@ class Planner:
         """Candidates whose runs say what time is to be had: the one with the fewest bytes first."""
         yield next(self._candidates(TOTAL))
         if self.options.share and "apart" in self.on and len(self.program.tasks) <= SCOPES_UP_TO:
-            yield self._scoped(TOTAL)
+            yield self._once(TOTAL, partial(self._scoped, TOTAL))
         for candidate in self._others():
             yield candidate
             if self._over():
@@ -332,8 +350,11 @@ class Planner:
             if makespan_us <= limit_us:
                 return
 
-    def _work(self, schedule: Schedule) -> Work:
-        return Work.of(self.lives, self.waits, schedule, self.options.timing(schedule))
+    def _work(self, candidate: _Candidate) -> Work:
+        if candidate not in self._works:
+            timing = self.options.timing(candidate.schedule)
+            self._works[candidate] = Work.of(self.lives, self.waits, candidate.schedule, timing)
+        return self._works[candidate]
 
     # --- what graph files can say -------------------------------------------------------------------------------------
 
@@ -342,7 +363,7 @@ class Planner:
         demands = self.options.written if isinstance(self.options.written, Demands) else NO_DEMANDS
         on = {"cuts": "written" in self.on, "trimming": "trimming" in self.on}
         found = written_scopes(self.program, goal, self._over, demands=demands, **on)
-        best = self._candidate("scopes that files can say", found.schedule)
+        best = self._candidate("scopes that files can say", lambda: found.schedule)
         value, why = best.value(goal), "arenas and scopes for single trips cannot be written"
         self._note("candidate", best.name, "bytes", None, value)
         self._note("winner", f"{best.name}: {why}", "bytes", None, value)
@@ -350,7 +371,7 @@ class Planner:
         return replace(plan, annotations=found.annotations)
 
     def shortest(self, budget: int | None) -> Plan:
-        """Of all candidates within the budget, the one with the shortest timed run; what holds for any budget is made once."""
+        """Of all candidates within the budget, the one with the shortest timed run."""
         best: tuple[float, _Candidate] | None = None
         least: _Candidate | None = None
         for candidate in self._fast(budget):
@@ -374,17 +395,17 @@ class Planner:
             )
         late = " that were made in time" if self._over() else ""
         self._note("winner", f"{best[1].name}: the shortest run of all candidates{late}", "us", None, best[0])
-        bound_us = self._work(best[1].schedule).bound_us()
+        bound_us = self._work(best[1]).bound_us()
         name = "critical path" if bound_us[0] >= bound_us[1] else "work over cores"
         return self._finished(best[1], best[0], max(bound_us), name)
 
     def _fast(self, budget: int | None) -> Iterator[_Candidate]:
         """Candidates for a short run: the smallest first, then those that give bytes away for less waiting."""
-        self._fixed, fixed = tee(self._fixed)
+        fixed = self._of_any_budget()
         yield (smallest := next(fixed))
         if self.options.share and "balance" in self.on and len(self.program.tasks) <= BALANCE_UP_TO:
             most = None if budget is None else budget // BLOCK_ALIGN - (NUM_RINGS - 1)
-            if (placed := Search(self._work(smallest.schedule), self._over).fastest(most)) is not None:
+            if (placed := Search(self._work(smallest), self._over).fastest(most)) is not None:
                 yield self._placed("arena by timed runs", unfolded(len(self.program.tasks)), placed.arenas)
         elif self.options.share and "delay" in self.on:
             yield from self._delayed(smallest, budget)
@@ -394,11 +415,11 @@ class Planner:
         yield next(self._candidates(TOTAL))
         yield from self._others()
         if self.options.share and not self._over():
-            yield self._scoped(TOTAL)
+            yield self._once(TOTAL, partial(self._scoped, TOTAL))
 
     def _delayed(self, arena: _Candidate, budget: int | None) -> Iterator[_Candidate]:
         """Arenas in which bytes are used again only after some time, with as many trips side by side as fit into the budget."""
-        free = run_free(self._work(arena.schedule))
+        free = self._work(arena).free
         most = 0 if budget is None else budget // BLOCK_ALIGN - (NUM_RINGS - 1)
         for delay in DELAYS:
             for group, folded in self._groups():
@@ -417,4 +438,4 @@ class Planner:
             sizes = RingSizes.from_lists(candidate.heap, RingSizes().window, candidate.pool)
             self._known[candidate] = run_times(candidate.schedule, sizes, self.options.timing(candidate.schedule))
         makespan_us = self._known[candidate].makespan_us
-        return float("inf") if makespan_us is None else makespan_us
+        return inf if makespan_us is None else makespan_us

@@ -108,7 +108,7 @@ class _Placer:
         created = (set(self.program.tasks[item.task].creates) for item in items if isinstance(item, PlacedTask))
         if not frame.own or set(frame.own) in created:
             return items
-        return [one_block(self.program, frame.own), *items]
+        return [*one_block(self.program, frame.own), *items]
 
     def _chunked(self, items: list[PlacedItem], depth: int) -> Iterator[PlacedItem]:
         """The items of a scope of this depth, with long runs of tasks in scopes of their own."""

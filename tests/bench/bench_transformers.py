@@ -2,19 +2,27 @@
 
 A figure is the CPU time of transformers over ours, medians of as many calls of each: above 1 is faster. One model:
 `pytest -m bench -s tests/bench/bench_transformers.py -k "six and f32"`. What the machine is stands above the table.
+
+Modes that a process takes from its environment before torch starts (another instruction set, threads that sleep) run this file as
+a program of their own: `bench_transformers.py MODE FOLDER DTYPE` prints what it measured as JSON.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from time import process_time
+from time import perf_counter, process_time
 
 import pytest
 import torch
 
+from ops.kernels import products
 from runner.checkpoint.random import init_checkpoint
 from runner.config.config import load_config
 from runner.driver.driver import registry
@@ -74,10 +82,10 @@ def next_tokens(position: int) -> list[int]:
 
 
 class Ours:
-    def __init__(self, folder: Path, *sets: str, device: str = "cpu"):
+    def __init__(self, folder: Path, *sets: str, device: str = "cpu", is_fast: bool = False):
         config = load_config([folder / "config.json"], ("max_context=512", *sets))
         strategy = get_scheduler("annotated")
-        placed = Placement(lambda program: strategy(program, {}))
+        placed = Placement(lambda program: strategy(program, {}), is_fast=is_fast)
         self.session: ModelSession = open_session(config, folder, registry(), placed, device=device)
         self.given = prompts(config.values["vocab_size"])
         self.handles = [self.session.admit(400, PROMPT) for _ in self.given]
@@ -93,11 +101,6 @@ class Ours:
         self.session.release(self.handles.pop())
         self.handles.append(self.session.admit(400, PROMPT))
         self.session.prefill(Row(self.handles[-1], self.given[-1], 0))
-
-    def catch_up(self) -> None:
-        """The last request stands at the end of its prompt: it gets what the others have got."""
-        for at in range(PROMPT, self.position):
-            self.session.step([Row(self.handles[-1], (7,), at)])
 
     def decode(self) -> None:
         tokens = next_tokens(self.position)
@@ -125,39 +128,45 @@ class Theirs:
         self.cache = out.past_key_values
 
 
-def medians(*sides: Callable[[], None]) -> list[float]:
-    """Median CPU seconds of a call of each side; the sides take turns."""
+def medians(*sides: Callable[[], None], clock: Callable[[], float] = process_time) -> list[float]:
+    """Median seconds of a call of each side, of the CPU if no other clock is given; the sides take turns."""
     times: list[list[float]] = [[] for _ in sides]
     for turn in range(CALLS + 2):
         for side, noted in zip(sides, times, strict=True):
-            start = process_time()
+            start = clock()
             side()
             if turn > 1:  # the first two make kernels and buffers
-                noted.append(process_time() - start)
+                noted.append(clock() - start)
     return [median(noted) for noted in times]
 
 
+def beside(folder: Path, dtype: str, *, is_fast: bool = False) -> dict[str, tuple[float, float]]:
+    """Seconds of theirs and of ours by phase, and how far their logits are apart."""
+    ours, theirs = Ours(folder, f"dtype={dtype}", is_fast=is_fast), Theirs(folder, dtype)
+    error = float((ours.logits - theirs.logits).norm() / theirs.logits.norm())
+    assert error < (1e-3 if dtype == "f32" else 0.2)
+    prefill = medians(theirs.prefill, ours.prefill)
+    decode = medians(theirs.decode, ours.decode)
+    return {"prefill": (prefill[0], prefill[1]), "decode": (decode[0], decode[1]), "differ by": (error, 1.0)}
+
+
+def shown(found: Mapping[str, tuple[float, float]]) -> str:
+    parts = [f"{what} {a / b:5.2f} ({a * 1e3:6.1f} / {b * 1e3:6.1f} ms)" for what, (a, b) in list(found.items())[:2]]
+    return f"{', '.join(parts)}; logits differ by {found['differ by'][0]:.1e}"
+
+
 @pytest.mark.bench
-@pytest.mark.parametrize("threads", [1, 2], ids=lambda n: f"{n}-threads")
+@pytest.mark.parametrize("way", ["exact", "fast"])
 @pytest.mark.parametrize("dtype", ["f32", "bf16"])
 @pytest.mark.parametrize("name", MODELS)
-def test_beside_transformers(name, dtype, threads, checkpoints, capsys):
-    torch.set_num_threads(threads)
-    folder = checkpoints(name, dtype)
-    ours, theirs = Ours(folder, f"dtype={dtype}"), Theirs(folder, dtype)
-    error = float((ours.logits - theirs.logits).norm() / theirs.logits.norm())
-    prefill = medians(theirs.prefill, ours.prefill)
-    ours.catch_up()
-    decode = medians(theirs.decode, ours.decode)
+def test_beside_transformers(name, dtype, way, checkpoints, capsys):
+    if way == "fast" and (dtype == "f32" or not products.has_bf16()):
+        pytest.skip("the same products as exact ones")
     torch.set_num_threads(1)
+    found = beside(checkpoints(name, dtype), dtype, is_fast=way == "fast")
     with capsys.disabled():
-        print(f"\n{machine()}" if (name, dtype, threads) == ("six", "f32", 1) else "", end="")
-        shown = [
-            f"{what} {a / b:5.2f} ({a * 1e3:6.1f} / {b * 1e3:6.1f} ms)"
-            for what, (a, b) in (("prefill", prefill), ("decode", decode))
-        ]
-        print(f"\n  {name:6s} {dtype:4s} {threads} threads: {', '.join(shown)}; logits differ by {error:.1e}")
-    assert error < (1e-3 if dtype == "f32" else 0.2)
+        print(f"\n{machine()}" if (name, dtype, way) == ("six", "f32", "exact") else "", end="")
+        print(f"\n  {name:6s} {dtype:4s} {way:5s} 1 thread: {shown(found)}")
 
 
 @pytest.mark.bench
@@ -168,3 +177,96 @@ def test_w8a8_beside_f32(checkpoints, capsys):
     decode = medians(plain.decode, codes.decode)
     with capsys.disabled():
         print(f"\n  six: f32 over w8a8, decode {decode[0] / decode[1]:.2f} ({decode[0] * 1e3:.1f} / {decode[1] * 1e3:.1f} ms)")
+
+
+# --- in processes of their own ---
+
+AVX2 = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
+"""What keeps both sides to a CPU with AVX2 alone, as far as their libraries listen."""
+
+
+def elsewhere(mode: str, folder: Path, dtype: str, environment: Mapping[str, str]) -> dict:
+    command = [sys.executable, __file__, mode, str(folder), dtype]
+    kept = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment}
+    done = subprocess.run(command, env=kept, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("name", MODELS)
+def test_as_on_avx2(name, dtype, checkpoints, capsys):
+    """Without VNNI and BF16 instructions transformers' bf16 takes torch's own products, as it does on such a CPU."""
+    found = elsewhere("avx2", checkpoints(name, dtype), dtype, AVX2)
+    with capsys.disabled():
+        print(f"\n  {name:6s} {dtype:4s} as on AVX2, 1 thread: {shown(found)}")
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize("dtype", ["f32", "bf16"])
+@pytest.mark.parametrize("name", MODELS)
+def test_beside_transformers_with_two_threads(name, dtype, checkpoints, capsys):
+    """Threads of both sides sleep while they wait, or the CPU time of either is what it waited."""
+    found = elsewhere("two", checkpoints(name, dtype), dtype, {"OMP_WAIT_POLICY": "PASSIVE"})
+    with capsys.disabled():
+        print(f"\n  {name:6s} {dtype:4s} exact 2 threads: {shown(found)}")
+
+
+def with_two_threads(folder: Path, dtype: str) -> dict[str, tuple[float, float]]:
+    torch.set_num_threads(2)
+    return beside(folder, dtype)
+
+
+def as_on_avx2(folder: Path, dtype: str) -> dict[str, tuple[float, float]]:
+    torch.set_num_threads(1)
+    products.has_vnni = products.has_bf16 = lambda: False  # type: ignore[assignment]
+    if dtype == "bf16":
+        for name in ("__init__", "prefill", "decode"):
+            setattr(Theirs, name, torch.backends.mkldnn.flags(enabled=False)(getattr(Theirs, name)))
+    return beside(folder, dtype)
+
+
+@pytest.mark.bench
+@pytest.mark.parametrize("busy", [0, 4])
+@pytest.mark.parametrize("name, dtype", [("six", "f32"), ("six", "bf16"), ("wide", "f32")])
+def test_one_and_two_of_our_threads(name, dtype, busy, checkpoints, capsys):
+    """Seconds of the clock, since that is what threads are for."""
+    found = elsewhere("threads", checkpoints(name, dtype), dtype, {"OMP_WAIT_POLICY": "PASSIVE", "BUSY": str(busy)})
+    parts = [f"{what} {two / one:5.2f} ({two * 1e3:7.1f} / {one * 1e3:7.1f} ms)" for what, (one, two) in found.items()]
+    with capsys.disabled():
+        print(f"\n  {name:6s} {dtype:4s} beside {busy} busy processes, two threads over one: {', '.join(parts)}")
+
+
+@contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    running = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in running:
+            process.kill()
+
+
+def one_and_two_threads(folder: Path, dtype: str) -> dict[str, list[float]]:
+    """Seconds of a call with one thread and with two, by phase."""
+    ours = Ours(folder, f"dtype={dtype}")
+
+    def with_threads(count: int, call: Callable[[], None]) -> Callable[[], None]:
+        def run() -> None:
+            torch.set_num_threads(count)
+            call()
+
+        return run
+
+    with busy_processes(int(os.environ["BUSY"])):
+        found = {}
+        for name in ("prefill", "decode"):
+            call = getattr(ours, name)
+            found[name] = medians(with_threads(1, call), with_threads(2, call), clock=perf_counter)
+    return found
+
+
+if __name__ == "__main__":
+    measure = {"avx2": as_on_avx2, "two": with_two_threads, "threads": one_and_two_threads}[sys.argv[1]]
+    print(json.dumps(measure(Path(sys.argv[2]), sys.argv[3])))

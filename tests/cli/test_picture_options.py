@@ -7,6 +7,7 @@ import pytest
 import typer
 
 from runner.cli.main import app, main
+from runner.cli.options import PLAN
 
 NOT_OF_A_PLAN = {"progress", "list_techniques", "explain_plan", "write", "as_json", "no_cache"}
 NOT_OF_A_PLAN |= {"scope_stats", "deps", "swimlane", "perfetto", "graph", "given", "out"}
@@ -28,6 +29,61 @@ def test_view_and_rings_take_the_options_of_a_plan_that_schedule_takes():
         assert all(
             of_schedule[p.name] == (p.opts, p.default, p.help) for p in commands[name].params if p.name not in NOT_OF_A_PLAN
         )
+
+
+UNSIZED = {"ring_heap", "ring_window", "ring_pool", "allow_missing_edges"}
+PLANNING = {"placement": {"ring_heap"}, "watch": UNSIZED, "schedule-diff": UNSIZED, "scope-stats diff": UNSIZED, "view": set()}
+"""Commands that plan, and which options of a plan mean nothing there."""
+
+
+@pytest.mark.parametrize("name", PLANNING)
+def test_commands_that_plan_take_all_that_says_how(name):
+    command = typer.main.get_command(app)
+    for part in name.split():
+        command = command.commands[part]  # type: ignore[attr-defined]
+    assert PLAN.keys() & {p.name for p in command.params} == PLAN.keys() - PLANNING[name]
+
+
+def test_options_that_do_nothing_are_told(capsys, tmp_path):
+    """A newcomer asks for the fewest bytes, and gets the plan of the graph's own scopes."""
+    for command in ("schedule", "size", "placement"):
+        assert _status(command, "moe", "--objective", "total") == 0
+        assert "note: --objective is for --scheduler minpeak; 'annotated' plans as ever" in capsys.readouterr().err
+        assert _status(command, "moe", "--objective", "total", "--scheduler", "minpeak") == 0
+        assert "note: --objective" not in capsys.readouterr().err
+    assert _status("schedule-diff", "moe", "moe:minpeak", "--objective", "total") == 0
+    assert "note: --objective" not in capsys.readouterr().err
+    assert _status("schedule", "moe", "--slack", "3", "--no-technique", "learning") == 0
+    assert "note: --slack, --no-technique are for" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options", [("--device", "a9"), ("--cores", "aic=x")])
+def test_what_no_time_asks_for_is_refused_all_the_same(options, tmp_path, capsys):
+    assert _status("placement", "moe", *options, "-o", tmp_path / "p.json") == 1
+    assert options[1].rpartition("=")[2] in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_placement_is_of_the_plan_that_is_asked_for(tmp_path, capsys):
+    """Of options that only `schedule` had: batched blocks, and a balanced plan by the durations that are given."""
+    heaps = []
+    for options in (("--batch-allocs",), ("--scheduler", "minpeak", "--task-us", "20", "--cores", "unlimited")):
+        assert _status("schedule", "moe", "--json", "--no-cache", "--ring-heap", "safe", *options) == 0
+        planned = json.loads(capsys.readouterr().out)
+        assert _status("placement", "moe", "-o", tmp_path / "p.json", *options) == 0
+        assert capsys.readouterr().err.endswith(f"wrote {tmp_path / 'p.json'}\n")
+        heaps.append([ring["heap_bytes"] for ring in json.loads((tmp_path / "p.json").read_text())["rings"]])
+        assert heaps[-1] == [ring["safe_bytes"] for ring in planned["rings"]]
+    assert heaps[0] != heaps[1]
+
+
+def test_pictures_say_where_they_are(tmp_path, capsys):
+    for command in ("dot", "rings"):
+        out = tmp_path / f"{command}.svg"
+        assert _status(command, "moe", "-o", out) == 0
+        said = capsys.readouterr()
+        assert said.out == "" and said.err.endswith(f"wrote {out}\n") and out.stat().st_size
+    assert _status("dot", "moe") == 0
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

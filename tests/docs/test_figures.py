@@ -5,10 +5,12 @@ strategies and targets are compared, on a small case, with what the commands say
 """
 
 import json
+import re
 
 import pytest
 
 from docs.figures import tables
+from docs.figures.balanced import row_of
 from docs.figures.cases import Case, mib
 from docs.figures.seed import TRACES, VARIANTS, compare_stages, figures_of, seed_program, stages
 from docs.figures.strategies import STRATEGIES, cases, compare
@@ -168,3 +170,12 @@ def test_strategies_of_equal_figures_share_a_row(monkeypatch, tmp_path):
 def test_cases_are_told_apart():
     for some in (cases(), [target.case for target in TARGETS]):
         assert len({case.name for case in some}) == len(some)
+
+
+def test_pictures_of_balanced_points_have_budgets_too(tmp_path):
+    timing = {"task_us": 20, "cores": "unlimited"}
+    entry = {"configs": ["tiny"], "graph": "moe", "ep": 1, "sets": [], "timing": timing, "most_mib": 1, "picture": "small"}
+    row = row_of(entry, tmp_path)
+    drawn = (tmp_path / "frontier-small.svg").read_text()
+    assert "<!-- balanced -->" in drawn and re.search(r"<!-- [0-9.]+ KiB -->", drawn)
+    assert row["least_mib"] <= row["balanced_mib"]

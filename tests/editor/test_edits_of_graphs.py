@@ -15,7 +15,7 @@ from runner.editor.completion import complete
 from runner.editor.fixes import fixes
 from runner.editor.hover import hover
 from runner.editor.outline import hints, outline
-from runner.editor.reading.names import TENSORS
+from runner.editor.reading.symbols import TENSORS
 from runner.editor.settings import Settings, read_settings
 from runner.editor.workspace import Workspace
 from runner.language.library import shipped_graphs

@@ -22,7 +22,7 @@ FILES = [
 ]
 
 
-def _itself(root, name):
+def _itself(root, name, user):
     return interface(root, "/g.yaml")
 
 

@@ -38,7 +38,8 @@ body:
 def places(folder: Path, said: str) -> tuple[dict[str, int], int]:
     """Offsets in KiB by name, and the size of the arena."""
     (folder / "part.yaml").write_text(PART)
-    (folder / "main.yaml").write_text(MAIN.replace("SAID", said))
+    main = MAIN.replace("SAID", said)
+    (folder / "main.yaml").write_text(main.replace("u, part,", "u, group: {share: [part]},") if "group" in said else main)
     program: Program = Setup(["tiny"]).program(folder / "main.yaml")
     (arena,) = program.arenas
     names = [program.tensors[tensor].name for tensor in arena.tensors]
@@ -54,6 +55,9 @@ def places(folder: Path, said: str) -> tuple[dict[str, int], int]:
         ("{replaces: part, apart: part.n}", 4, 12),
         ("{replaces: part, apart: [part.m, part.n]}", 12, 16),
         ("{replaces: part, apart: part}", 12, 16),
+        ("{replaces: group, apart: group.part.m}", 8, 12),
+        ("{replaces: group, apart: [group.part.m, group.part.n]}", 12, 16),
+        ("{replaces: group, apart: group.part}", 12, 16),
     ],
 )
 def test_what_keeps_apart(tmp_path: Path, said: str, b: int, size: int) -> None:

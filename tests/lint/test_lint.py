@@ -8,6 +8,7 @@ import pytest
 from places import ROOT
 
 from ops import register_all
+from runner import Driver
 from runner.base.errors import RinggraphError
 from runner.config.config import load_config
 from runner.language.library import shipped_graphs
@@ -76,3 +77,11 @@ def test_a_folder_stands_for_its_graphs(tmp_path):
     for name in ("one", "two"):
         (tmp_path / f"{name}.yaml").write_text(f"graph: {name}\nbody: [{{op: nothing}}]\n")
     assert [finding.code for finding in lint([tmp_path], TINY, REGISTRY)] == ["G302", "G302"]
+
+
+def test_progress_goes_through_all_graphs(tmp_path):
+    for number in range(3):
+        (tmp_path / f"g{number}.yaml").write_text(f"graph: g{number}\nbody: []\n")
+    told = []
+    Driver("tiny").linted(tmp_path, progress=lambda done, total: told.append((done, total)))
+    assert told == [(0, 3), (1, 3), (2, 3)]

@@ -9,6 +9,9 @@ from ops.kernels.products import lay_out, way_of
 SHAPES = [(1, 1), (64, 64), (333, 96), (24, 4096), (1000, 1100), (512, 1024)]
 """Columns and summed elements: a few, odd ones, and more than a library sums at a time."""
 NUM_ROWS = 40
+VNNI_WAYS = ([products._codes_blocked] if products.has_vnni() else []) + (
+    [products._codes_packed] if products.has_fbgemm_codes() else []
+)
 
 
 def operands(dtype, n, k, rows=NUM_ROWS):
@@ -21,10 +24,11 @@ def operands(dtype, n, k, rows=NUM_ROWS):
 @pytest.fixture(params=["as it is", "no oneDNN", "no FBGEMM", "neither"])
 def library(request, monkeypatch):
     """This machine with some of its libraries hidden."""
-    for name in ("has_onednn", "has_vnni", "has_bf16") if request.param in ("no oneDNN", "neither") else ():
+    for name in ("has_onednn", "has_vnni", "has_fbgemm_codes", "has_bf16") if request.param in ("no oneDNN", "neither") else ():
         monkeypatch.setattr(products, name, lambda: False)
     if request.param in ("no FBGEMM", "neither"):
-        monkeypatch.setattr(products, "has_fbgemm", lambda: False)
+        for name in ("has_fbgemm", "has_fbgemm_codes"):
+            monkeypatch.setattr(products, name, lambda: False)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
@@ -78,7 +82,7 @@ def test_cells_are_parts_of_the_whole(dtype):
 def test_codes_whose_sums_f32_does_not_hold_are_summed_in_parts():
     x, w = (torch.full(shape, -128, dtype=torch.int8) for shape in ((3, 4100), (24, 4100)))
     w[5, 7] = 127
-    for way in (products._codes_half, products._codes_plain, *([products._codes_blocked] if products.has_vnni() else [])):
+    for way in (products._codes_half, products._codes_plain, *VNNI_WAYS):
         assert torch.equal(way(w)(x).long(), x.long() @ w.long().T)
 
 
@@ -93,3 +97,28 @@ def test_a_fast_bf16_product_is_rounded_once_more():
     exact, fast = lay_out(w).product(x), lay_out(w, is_fast=True).product(x)
     assert fast.dtype == torch.float32
     torch.testing.assert_close(fast, exact, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("live", [0, 1, 5, 16])
+def test_rows_at_the_end_that_are_zero_are_left_out_and_change_nothing(dtype, live, monkeypatch):
+    monkeypatch.setattr(products, "_LEAST_BYTES", 1)
+    x, w = operands(dtype, 96, 200, rows=16)
+    x[live:], x[1::3] = 0, 0  # rows before them that are zero as well
+    laid, out = lay_out(w, rows=(32,), columns=(64,)), torch.full((16, 96), 7.0 if dtype != torch.int8 else 7)
+    laid.product_into(x, out)
+    assert (
+        laid.skips_zeros
+        and products._live_rows(x) < max(live, 1) + 1
+        and torch.equal(laid.product(x), out.to(laid.product(x).dtype))
+    )
+    monkeypatch.setattr(products, "_FEW_ROWS", 0)
+    assert torch.equal(laid.product(x), out.to(laid.product(x).dtype))
+
+
+def test_rows_of_zeros_times_what_is_not_finite_are_not_zeros(monkeypatch):
+    monkeypatch.setattr(products, "_LEAST_BYTES", 1)
+    w = torch.ones(8, 64)
+    w[3, 5] = float("inf")
+    made = lay_out(w).product(torch.zeros(4, 64))
+    assert made[:, 3].isnan().all() and not made[:, :3].any()

@@ -8,9 +8,10 @@ from capture_files import random_program
 from places import DATA
 
 from runner.base.errors import ConfigError, RinggraphError
+from runner.driver.compare.compare import compare
 from runner.driver.driver import Setup
 from runner.driver.face import Driver
-from runner.driver.planning import MinpeakOptions, PlanRequest, TimedOptions, compare, plan
+from runner.driver.planning import MinpeakOptions, PlanRequest, TimedOptions, plan
 from runner.driver.recorded import open_recorded
 from runner.driver.sizing import size
 from runner.recorded.conformance import read_conformance

@@ -1,6 +1,8 @@
 """`ringgraph frontier`: its points, its bounds, and that the picture of the same data is the same file."""
 
+import itertools
 import json
+import re
 import sys
 
 from runner import Driver
@@ -79,6 +81,19 @@ def test_a_picture_is_the_same_every_time(tmp_path):
     assert b"dc:date" not in one
 
 
+def test_every_point_has_its_name(tmp_path):
+    """The ends, the budgets and the balanced one, each at a place of its own where they are near."""
+    names = ("fewest bytes", "1.5 MiB", "balanced", "1.6 MiB", "any bytes")
+    points = tuple(Point(f"minpeak, {name}", MIB + number * MIB // 50, 9.0 - number / 100) for number, name in enumerate(names))
+    draw_frontier(Frontier("x", points, (Point("c", 3 * MIB, 9.5),), MIB, 3.0), tmp_path / "f.svg")
+    drawn = (tmp_path / "f.svg").read_text()
+    found = {name: re.search(rf"<!-- {name} -->\s*<g[^>]*translate\(([0-9.]+) ([0-9.]+)\)", drawn) for name in names}
+    places = [(float(at[1]), float(at[2])) for at in found.values() if at is not None]
+    assert len(places) == len(names)
+    for (x, y), (x2, y2) in itertools.combinations(places, 2):
+        assert abs(x - x2) > 25 or abs(y - y2) > 6
+
+
 def test_what_cannot_be_drawn_is_told_before_planning(call, tmp_path, monkeypatch):
     code, _, err = call(*SMALL, "--out", tmp_path / "f.bmp")
     assert code == 1 and "expected .svg, .png or .pdf" in err and "planning" not in err
@@ -91,7 +106,7 @@ def test_a_small_file_of_many_tasks_is_refused(call, tmp_path, monkeypatch):
     path = tmp_path / "g.yaml"
     path.write_text('graph: g\nbody: [{for: t, range: 20000, body: [{alloc: {b: "f32[4]"}}]}]\n')
     code, _, err = call("frontier", path, "--config", "tiny")
-    assert code == 1 and "the frontier of 20,000 tasks takes too long: more than 2,000" in err
+    assert code == 1 and "the frontier of 20,000 tasks takes too long: more than 1,250" in err
     assert "set RINGGRAPH_LIMITS=frontier=N" in err
     path.write_text(path.read_text().replace("20000", "20"))
     assert call("frontier", path, "--config", "tiny", "--points", "1")[0] == 0

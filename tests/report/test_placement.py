@@ -60,6 +60,14 @@ def test_edges_that_nothing_infers_are_all_there_with_the_tensors_that_need_them
     assert all("takes bytes of" in dep["why"] and not dep["keeps_block"] for dep in edges.values())
     replaced = [tensor for step in found.steps for tensor in step.get("tensors", ()) if "replaces" in tensor]
     assert replaced
+    made = [(task.path, program.tensors[tensor].name) for task in program.tasks for tensor in task.creates]
+    names = [name for _, name in made]
+    known = {f"{path}.{name}" if names.count(name) > 1 else name for path, name in made}
+    said = {old for tensor in replaced for old in tensor["replaces"]}
+    assert said <= known and any("." in old for old in said), "each stands for one tensor"
+    blocks = [step["tensors"] for step in found.steps if step.get("name", "").startswith("arena")]
+    listed = {(tensor["task"], tensor["name"]) for block in blocks for tensor in block}
+    assert listed and listed <= set(made)
 
 
 def test_limits_on_both_sides() -> None:

@@ -94,7 +94,7 @@ def paged_attention(q, position_ids, block_table, k_cache, v_cache, *, attn, att
 
 
 def _seen_rows(cache: torch.Tensor, table: Sequence[int], first: int, end: int) -> torch.Tensor:
-    """Rows `[first, end)` [N, KV, C] of a request whose pages are `table`; a view where they follow each other in the cache.
+    """Rows `[first, end)` [N, KV, C] of a request whose pages are `table`, in one piece: products read a head's rows far apart.
 
     Its tokens stand one behind the other, so that each of these rows is seen by one of them: none was left unwritten.
     """
@@ -102,5 +102,5 @@ def _seen_rows(cache: torch.Tensor, table: Sequence[int], first: int, end: int) 
     before, pages = first // page_rows, table[first // page_rows : (end - 1) // page_rows + 1]
     skipped = before * page_rows
     if all(b - a == 1 for a, b in pairwise(pages)):
-        return cache.flatten(0, 1)[pages[0] * page_rows + first - skipped : pages[0] * page_rows + end - skipped]
+        return cache.flatten(0, 1)[pages[0] * page_rows + first - skipped : pages[0] * page_rows + end - skipped].clone()
     return cache[torch.tensor(pages, device=cache.device)].flatten(0, 1)[first - skipped : end - skipped]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from ops.kernels.common.norm import normalise
-from ops.kernels.numerics import dequantise, matmul_nt, quantise_rows
+from ops.kernels.common.norm import rms_norm_quant
+from ops.kernels.numerics import dequantise, matmul_nt
 
 
 def _norm_quant(rows: torch.Tensor, w: torch.Tensor, y: torch.Tensor, y_scale: torch.Tensor, eps: float) -> None:
     """Rows [K, D], normed, into the first K of `y`; the others are zero, with scale 1."""
     num_rows = rows.shape[0]
-    quantise_rows(normalise(rows, w, eps), y[:num_rows], y_scale[:num_rows])
+    rms_norm_quant(rows, w, y=y[:num_rows], y_scale=y_scale[:num_rows], eps=eps)
     y[num_rows:] = 0
     y_scale[num_rows:] = 1.0
 

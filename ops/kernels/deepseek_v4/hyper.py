@@ -43,10 +43,11 @@ def _sinkhorn(logits: torch.Tensor, eps: float, iterations: int) -> torch.Tensor
     held = logits.new_full((hc + 1, hc + 1, logits.shape[0]), eps)  # tokens side by side
     comb, rows, columns = held[:hc, :hc], held[:hc], held[:, :hc]
     comb.copy_(torch.softmax(logits, dim=-1).permute(1, 2, 0)).add_(eps)
-    comb.div_(columns.sum(dim=0))
+    of_rows, of_columns = logits.new_empty(hc, 1, logits.shape[0]), logits.new_empty(hc, logits.shape[0])
+    comb.div_(torch.sum(columns, 0, out=of_columns))
     for _ in range(iterations - 1):
-        comb.div_(rows.sum(dim=1, keepdim=True))
-        comb.div_(columns.sum(dim=0))
+        comb.div_(torch.sum(rows, 1, True, out=of_rows))
+        comb.div_(torch.sum(columns, 0, out=of_columns))
     return comb.permute(2, 0, 1)
 
 

@@ -8,7 +8,6 @@ import typer
 
 from runner.cli import options
 from runner.driver import completion
-from runner.rings import defaults
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,6 +20,7 @@ def register(app: typer.Typer) -> None:
     app.command()(watch)
 
 
+@options.plans(without={*options.RINGS, "allow_missing_edges"})
 def watch(
     paths: Annotated[
         list[str],
@@ -28,27 +28,19 @@ def watch(
             metavar="PATH...", autocompletion=completion.graphs, help="Graph files, folders, or names of shipped graphs."
         ),
     ],
-    config: options.Configs = [],  # noqa: B006
-    sets: options.Sets = [],  # noqa: B006
-    deploy: options.Deploy = None,
-    ep: options.Ep = None,
-    ops: options.OpFiles = [],  # noqa: B006
-    scheduler: options.Scheduler = "annotated",
-    routing: options.Routing = defaults.ROUTING,
     every: Annotated[float, typer.Option("--every", min=0.01, metavar="SECONDS", help="How often files are looked at.")] = 0.2,
     rounds: Annotated[
         int | None, typer.Option("--rounds", min=1, metavar="N", help="End after N rounds that found something to do.")
     ] = None,
+    asked: options.Asked = options.AS_IT_IS,
 ) -> None:
     """Lint and plan graphs, and again whenever a file of theirs is saved: what changed in bytes, per ring and scope.
 
     A graph that has errors shows them, and keeps its last good plan. Ctrl-C ends it, with exit status 0.
     """
-    from runner.driver.driver import Setup
-    from runner.driver.planning import PlanRequest
     from runner.driver.watch.watch import Watch
 
-    watched = Watch(Setup(config, sets, deploy, ep, ops), paths, PlanRequest("", scheduler, routing=routing))
+    watched = Watch(asked.setup, paths, asked.request())
     try:
         _look(watched, every, rounds)
     except KeyboardInterrupt:

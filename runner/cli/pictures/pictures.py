@@ -9,7 +9,7 @@ import typer
 
 from runner.cli import options
 from runner.cli.schedule import better
-from runner.cli.shared import print_notes
+from runner.cli.shared import messages, print_notes
 from runner.driver import completion
 
 LEVEL = completion.one_of("layer", "stage", "task")
@@ -45,6 +45,8 @@ def dot(
         write_text(out, text)
     else:
         print(text, end="")
+        return
+    messages().print(f"wrote {out}")
 
 
 @options.plans()
@@ -64,3 +66,4 @@ def rings(
     if found.deadlock is not None:
         raise found.deadlock
     draw_rings(found.replay, out)
+    messages().print(f"wrote {out}")

@@ -25,7 +25,7 @@ _Given = Annotated[
 ]
 
 
-@options.plans()
+@options.plans(of_sides=True)
 def view(
     given: _Given,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The page, an .html file.")],

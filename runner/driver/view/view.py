@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from runner.base.errors import RinggraphError
 from runner.base.reading import parse_json
 from runner.base.records import collector_off
-from runner.driver.planning import PlanRequest, PlanResult, Say, is_plan_file, plan
+from runner.driver.compare.compare import is_plan_file
+from runner.driver.planning import PlanRequest, PlanResult, Say, plan
 from runner.report.device.timeline import traced
 from runner.report.diff import diff_json, read_side, scope_differences, side_of
 from runner.report.page.html import write_page

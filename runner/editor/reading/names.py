@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 from runner.base.tensor_spec import DTYPE_BYTES
+from runner.editor.reading.sharing import Made, Naming
+from runner.editor.reading.symbols import Finder, Frame, Implicit, Interface, Key, Occurrence, Symbol, Visible
 from runner.editor.reading.text import Text
 from runner.language.builder import KEYWORDS, Ids
 from runner.language.yaml_source import Node
@@ -18,99 +20,6 @@ _CREATES = re.compile(r"\s*([A-Za-z_]\w*)\s*:")
 _TYPE_START = re.compile(r"\s*(\{|(" + "|".join(DTYPE_BYTES) + r")\s*\[)")
 _PARAM = re.compile(r"\s*\{\s*(\w+)\s*\}")
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
-
-Key = tuple[str, ...]
-"""What a symbol is wherever it is named, as `("op", NAME)`; `("local", FILE, NUMBER)` for names that one body has."""
-
-
-@dataclass(eq=False)
-class Symbol:
-    """Something that has a name. `kind` is in `KINDS`; `spec` the type of a tensor as written, `inner` the names inside an item.
-
-    `is_implied`: an id that nobody wrote, after the op or graph of its item.
-    """
-
-    kind: str
-    name: str
-    key: Key
-    spec: str = ""
-    section: str = ""
-    inner: Frame | None = None
-    is_implied: bool = False
-    has_scale: bool = False
-
-
-KINDS = ("graph", "input", "weight", "state", "output", "local", "param", "variable", "id", "scope", "value", "dtype", "op")
-TENSORS = frozenset({"input", "weight", "state", "output", "local"})
-
-
-@dataclass(frozen=True, slots=True)
-class Occurrence:
-    """A symbol is named by the text from `start` up to `end`.
-
-    `form`: "" for the name itself, `scale` for NAME_scale of a quantised weight, `operand` where an output of an op creates a
-    tensor that has the operand's name, `implied` where an item's id is what stands there.
-    """
-
-    start: int
-    end: int
-    symbol: Symbol
-    is_definition: bool = False
-    form: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Implicit:
-    """A `use` at `item`, the file's `number`-th, that takes the tensor or value `symbol` for a name which it does not give."""
-
-    item: Node
-    number: int
-    member: Key
-    name: str
-    symbol: Symbol
-
-
-@dataclass(eq=False)
-class Frame:
-    """The names of one body; branches belong to the body around them."""
-
-    parent: Frame | None = None
-    names: dict[str, Symbol] = field(default_factory=dict)
-    variables: dict[str, Symbol] = field(default_factory=dict)
-    ids: dict[str, list[Symbol]] = field(default_factory=dict)
-
-    def chain(self) -> Iterator[Frame]:
-        frame: Frame | None = self
-        while frame is not None:
-            yield frame
-            frame = frame.parent
-
-    def tensor(self, name: str) -> Symbol | None:
-        return next((frame.names[name] for frame in self.chain() if name in frame.names), None)
-
-    def variable(self, name: str) -> Symbol | None:
-        return next((frame.variables[name] for frame in self.chain() if name in frame.variables), None)
-
-
-@dataclass(frozen=True, slots=True)
-class Visible:
-    """What may be named at a place: tensors, params and loop variables by name, and ids."""
-
-    tensors: Mapping[str, Symbol]
-    variables: Mapping[str, Symbol]
-    ids: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Interface:
-    """What a used graph takes: the file, and its declared names by section (`params` and `SECTIONS`)."""
-
-    file: str
-    sections: Mapping[str, Mapping[str, str]]
-
-
-Finder = Callable[[str], Interface | None]
-"""Gives the interface of a used graph by its name."""
 
 
 @dataclass
@@ -124,6 +33,7 @@ class Index:
     uses: list[tuple[Node, str]] = field(default_factory=list)
     bound: dict[tuple[int, str], Key] = field(default_factory=dict)
     """What the file's uses, by number, give for a name of the used graph, where that is a name."""
+    made: Made = field(default_factory=Made)
 
     def at(self, offset: int) -> Occurrence | None:
         """What is named at an offset, or directly before it; of several, the shortest text."""
@@ -142,7 +52,7 @@ def interface(root: Node, file: str) -> Interface:
         for key, value in _pairs(root.get(section)):
             spec = value if value.kind == "text" else value.get("type")
             found[section][key.value] = spec.value if spec is not None and spec.kind == "text" else ""
-    return Interface(file, found)
+    return Interface(file, found, root)
 
 
 def index(root: Node, text: Text, real: str, values: Collection[str], used: Finder, marked: Collection[int] = ()) -> Index:
@@ -279,6 +189,7 @@ class _Indexer:
             self.body(body, frame, Ids())
         for node, where in self.after:
             self.resolve(node, where)
+        Naming(self, self.index.made, interface(root, self.real)).run()
 
     def declaration(self, key: Node, value: Node, section: str, frame: Frame) -> None:
         if key.kind != "text":
@@ -339,17 +250,19 @@ class _Indexer:
         if body is not None:
             self.body(body, inner, ids)
 
-    def id(self, item: Node, head: Node, default: str, frame: Frame, ids: Ids, inner: Frame | None = None) -> None:
+    def id(self, item: Node, head: Node, default: str, frame: Frame, ids: Ids, inner: Frame | None = None) -> Symbol:
         """The item's id, written or not."""
         given = item.get("id")
         if given is not None and given.kind == "text":
             ids.explicit[given.value] = given.mark
-            self.note(given, self.identified("id", given, frame, inner), is_definition=True)
-            return
+            symbol = self.identified("id", given, frame, inner)
+            self.note(given, symbol, is_definition=True)
+            return symbol
         symbol = self.identified("id", head, frame, inner, ids.free(default))
         symbol.is_implied = True
         if head.kind == "text":
             self.note(head, symbol, is_definition=True, form="implied")
+        return symbol
 
     # --- items ---
 
@@ -357,7 +270,8 @@ class _Indexer:
         if head.kind != "text":
             return
         self.note(head, self.outer("op", head.value))
-        self.id(item, head, head.value, frame, ids)
+        symbol = self.id(item, head, head.value, frame, ids)
+        self.index.made.ops.setdefault(symbol.name, []).append((symbol, head.value, item.mark))
         for section in ("in", "out", "attrs", "modes"):
             for key, value in _pairs(item.get(section)):
                 if key.kind != "text":
@@ -383,18 +297,24 @@ class _Indexer:
         """An output that makes a tensor."""
         named = _CREATES.match(value.value)
         spec = self.type(value, frame, named.end() if named else 0)
-        symbol = self.define(frame, named[1] if named else key.value, "local", spec)
+        symbol = self.made(frame, named[1] if named else key.value, spec)
         if named is not None:
             self.note(value, symbol, named.span(1), is_definition=True)
         else:
             self.note(key, symbol, is_definition=True, form="operand")
+
+    def made(self, frame: Frame, name: str, spec: str) -> Symbol:
+        """A tensor that has bytes of its own."""
+        symbol = self.define(frame, name, "local", spec)
+        self.index.made.tensors.setdefault(name, []).append(symbol)
+        return symbol
 
     def _alloc(self, item: Node, head: Node, frame: Frame, ids: Ids) -> None:
         self.id(item, head, "alloc", frame, ids)
         for key, value in _pairs(head):
             if key.kind == "text":
                 spec = self.type(value, frame)
-                self.note(key, self.define(frame, key.value, "local", spec), is_definition=True)
+                self.note(key, self.made(frame, key.value, spec), is_definition=True)
 
     def _view(self, item: Node, head: Node, frame: Frame, ids: Ids) -> None:
         self.region(item.get("of"), frame)
@@ -410,6 +330,7 @@ class _Indexer:
         inner = Frame(frame)
         symbol = self.identified("variable", head, frame, inner)
         inner.variables[head.value] = symbol
+        self.index.made.loops.setdefault(head.value, []).append(symbol)
         self.note(head, symbol, is_definition=True)
         carried = [(key, value) for key, value in _pairs(item.get("carry")) if _text(key) and _text(value)]
         for key, _ in carried:
@@ -433,10 +354,11 @@ class _Indexer:
     def _use(self, item: Node, head: Node, frame: Frame, ids: Ids) -> None:
         if head.kind != "text":
             return
-        found = self.used(head.value)
+        found = self.used(head.value, self.text.file)
         self.index.uses.append((item, found.file if found else head.value))
         self.note(head, self.outer("graph", found.file if found else head.value))
-        self.id(item, head, head.value, frame, ids)
+        used = self.id(item, head, head.value, frame, ids)
+        self.index.made.uses.setdefault(used.name, []).append(used)
         given = set()
         for key, value in _pairs(item.get("with")):
             if key.kind != "text":

@@ -232,10 +232,10 @@ class _Reader:
 
     def flow(self, around: int, depth: int) -> Node:
         """A list or map in brackets; one that nothing closes ends where a line is no further to the right than `around`."""
-        start, is_map = self.mark(), self.rest[0] == "{"
+        start, begin, is_map = self.mark(), self.line, self.rest[0] == "{"
         items, pairs = list[Node](), list[tuple[Node, Node]]()
         self.column += 1
-        while not self.is_end(around):
+        while not self.is_end(around, begin):
             first = self.rest[0]
             if first in "]}":
                 self.column += 1
@@ -245,7 +245,7 @@ class _Reader:
                 continue
             at = self.line, self.column
             if is_map:
-                pairs.append(self.flow_pair(around, depth))
+                pairs.append(self.flow_pair(around, begin, depth))
             else:
                 items.append(self.flow_value(around, depth))
             if (self.line, self.column) == at:
@@ -253,13 +253,12 @@ class _Reader:
         size = 1 + sum(item.size for item in items)
         return _map(start, pairs) if is_map else Node("list", tuple(items), start, "list", size)
 
-    def is_end(self, around: int) -> bool:
-        """Goes on to the next text in brackets; whether there is none."""
-        line = self.line
+    def is_end(self, around: int, begin: int) -> bool:
+        """Goes on to the next text in brackets that began in line `begin`; whether there is none."""
         self.skip()
-        return self.is_done or (self.line > line and self.column <= around and self.rest[0] not in "]}")
+        return self.is_done or (self.line > begin and self.column <= around and self.rest[0] not in "]}")
 
-    def flow_pair(self, around: int, depth: int) -> tuple[Node, Node]:
+    def flow_pair(self, around: int, begin: int, depth: int) -> tuple[Node, Node]:
         found = _FLOW_KEY.match(self.rest)
         if found is None:
             key = self.flow_value(around, depth)
@@ -267,7 +266,7 @@ class _Reader:
         key = self.key(found[1])
         self.column += found.end()
         behind = self.mark()
-        if self.is_end(around) or self.rest[0] in ",]}":
+        if self.is_end(around, begin) or self.rest[0] in ",]}":
             return key, Node("text", "", behind, "null")
         return key, self.flow_value(around, depth)
 

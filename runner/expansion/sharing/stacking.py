@@ -2,7 +2,8 @@
 
 Entries are placed in the order of their list, each in the lowest place where it lies in the bytes of none before it, but for
 those that it replaces or that replace it: of these, where nothing lies that is in use at the same time. A used graph and a group
-are placed as they are inside, copies side by side.
+are placed as they are inside, copies side by side. In an arena of more than 2 GiB no tensor lies across a multiple of the largest
+block, so that it can be cut there.
 
     share: [a, {b: a}, c, {d: [b, c]}]       unit 2     c
                                              unit 1   a     d
@@ -18,6 +19,7 @@ from itertools import product
 
 import numpy as np
 
+from runner.base.tensor_spec import BLOCK_UNITS
 from runner.expansion.sharing.addresses import Addresses, Entry
 from runner.expansion.sharing.conflicts import Conflicts, Pair
 from runner.expansion.sharing.texts import Stack, Unit
@@ -81,9 +83,12 @@ class Stacking:
 
     def _lies_in(self, leaf: Leaf, name: str) -> bool:
         """Whether entries lead to what a name with dots stands for; groups on the way are not named."""
-        units = [self.at.units[number] for number, _ in leaf]
-        path = ".".join(unit.name for unit in units if unit.inside is None)
-        return f"{path}.".startswith(f"{name}.") or any(unit.name == name for unit in units if unit.inside is not None)
+        path = ""
+        for unit in (self.at.units[number] for number, _ in leaf):
+            if f"{path}{unit.name}" == name:
+                return True
+            path += f"{unit.name}." if unit.inside is None else ""
+        return False
 
     def run(self) -> Stacked:
         for stack, _ in self.at.leaves:
@@ -114,6 +119,8 @@ class Stacking:
         for place, unit in enumerate(order):
             blocked: list[tuple[int, int]] = []
             mine = self.within[unit.number]
+            top = max((bases[other.number] + self.box(other) for other in order[:place]), default=0)
+            blocked += across_blocks(set(mine.values()), top, self.box(unit))
             for other in order[:place]:
                 base, key = bases[other.number], (min(unit.number, other.number), max(unit.number, other.number))
                 if key not in shared:
@@ -156,6 +163,14 @@ def leaf_pairs(at: Addresses, conflicts: Conflicts) -> dict[Pair, list[tuple[Lea
         found.setdefault((a[0][0], b[0][0]), []).append((a, b))
         found.setdefault((b[0][0], a[0][0]), []).append((b, a))
     return found
+
+
+def across_blocks(ends: Iterable[tuple[int, int]], top: int, box: int) -> Iterator[tuple[int, int]]:
+    """Ranges of bases, in an arena that is `top` units high, where a tensor of an entry with these ends would lie across a
+    multiple of the largest block: there the arena is cut. None if that cannot be had, as in some copies side by side."""
+    if top + box > BLOCK_UNITS and not any(low // BLOCK_UNITS < (high - 1) // BLOCK_UNITS for low, high in ends):
+        for cut in range(BLOCK_UNITS, top + BLOCK_UNITS + box, BLOCK_UNITS):
+            yield from ((cut - high, cut - low) for low, high in ends)
 
 
 def lowest(blocked: Iterable[tuple[int, int]]) -> int:

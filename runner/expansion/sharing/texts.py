@@ -149,6 +149,37 @@ def problems_of(texts: Texts) -> Iterator[Diagnostic]:
         loops = {variable for mark, variable in texts.loops.items() if mark.file == file}
         bare = {id for mark, (id, used) in texts.uses.items() if mark.file == file and used not in said}
         yield from _problems(entries, known, ops, loops, bare - set(here.values()))
+    for stack in Lists(texts, said).stacks.values():
+        yield from _unknown_inside(stack)
+
+
+def _unknown_inside(stack: Stack) -> Iterator[Diagnostic]:
+    """Names of `apart` that nothing inside of an entry has."""
+    beside = {unit.name: unit for unit in stack.units}
+    for unit in stack.units:
+        for text in unit.apart:
+            name, _, inside = text.value.partition(".")
+            if text.value in beside or not inside or name not in beside or name == unit.name:
+                continue
+            known = dict.fromkeys(_names_below(beside[name]))
+            if inside not in known:
+                what = f"in '{name}' no entry is called '{inside}'" if known else f"'{name}' has no entries inside"
+                message = f"share: '{unit.name}' keeps apart from '{text}': {what}"
+                yield Diagnostic("G340", message, text.mark, hint=did_you_mean(inside, known))
+        if unit.inside is not None:
+            yield from _unknown_inside(unit.inside)
+
+
+def _names_below(unit: Unit) -> Iterator[str]:
+    """What `apart` calls the entries inside of one: those of groups by their names alone."""
+    below = unit.inside or unit.used
+    for inner in below.units if below is not None else ():
+        yield inner.name
+        yield from (name if inner.inside is not None else f"{inner.name}.{name}" for name in _names_below(inner))
+
+
+_ITSELF = {"replaces": "trips take the bytes of earlier ones anyway", "keeps apart from": "'copies' keeps its trips apart"}
+"""What helps an entry that names itself."""
 
 
 def _problems(entries: Iterable[Shared], known: set[str], ops: set[str], loops: set[str], bare: set[str]) -> Iterator[Diagnostic]:
@@ -167,8 +198,10 @@ def _problems(entries: Iterable[Shared], known: set[str], ops: set[str], loops: 
             for text in texts:
                 name = text.value.partition(".")[0] if does != "replaces" and text.value not in beside else text.value
                 if name not in beside or name == entry.name:
-                    hint = did_you_mean(name, beside) or "both must stand in the same list"
-                    message = f"share: '{entry.name}' {does} '{text}', which is not beside it"
+                    hint = did_you_mean(name, beside - {entry.name}) or "both must stand in the same list"
+                    hint = _ITSELF[does] if name == entry.name else hint
+                    which = "itself" if name == entry.name else f"'{text}', which is not beside it"
+                    message = f"share: '{entry.name}' {does} {which}"
                     yield Diagnostic("G340", message, text.mark, hint=hint)
         if EVERY in entry.copies and not loops:
             yield Diagnostic("G340", f"share: '{entry.name}' has copies, and this graph has no loop", entry.mark)

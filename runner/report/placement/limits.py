@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from runner.base.tensor_spec import MAX_BLOCK_BYTES
 from runner.program.program import Program
 from runner.rings.capacity import least_window, ring_loads
-from runner.rings.heap import MAX_BLOCK_BYTES
 from runner.rings.schedule import MAX_SCOPES, MAX_TENSORS, Begin, End, Schedule
 from runner.rings.sizes import RingSizes
 from runner.rings.tensormap import CAPACITY, entries_bound

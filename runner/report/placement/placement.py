@@ -100,7 +100,8 @@ def _lines(step: Step) -> Iterator[str]:
             for tensor in step.get("tensors", ()):
                 shape = ", ".join(map(str, tensor["shape"]))
                 olds = f", takes bytes of {', '.join(tensor['replaces'])}" if "replaces" in tensor else ""
-                yield f"    {tensor['name']}: {tensor['dtype']}[{shape}], {tensor['bytes']:,} bytes at {tensor['offset']:,}{olds}"
+                name = f"{tensor['name']} of {tensor['task']}" if "task" in tensor else tensor["name"]
+                yield f"    {name}: {tensor['dtype']}[{shape}], {tensor['bytes']:,} bytes at {tensor['offset']:,}{olds}"
             for edge in step.get("deps", ()):
                 keeps = "" if edge["keeps_block"] else ", its block may go"
                 yield f"    after {edge['after']}: {edge['why']}{keeps}"

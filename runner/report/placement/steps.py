@@ -11,6 +11,7 @@ import numpy as np
 
 from runner.program.order import predecessors
 from runner.program.program import Program, Task
+from runner.program.sharing import Labels
 from runner.rings.schedule import Begin, End, Read, Repeat, Schedule, Submission, Submit
 
 Step = dict[str, Any]
@@ -45,6 +46,7 @@ class _Steps:
             for slot in s.slots
         }
         self.before = self._former_tenants()
+        self.labels = Labels(program)
         self.unseen: set[int] = set()  # tasks in manual scopes
 
     def all(self) -> Iterator[Step]:
@@ -93,19 +95,22 @@ class _Steps:
             found |= {"op": made.op, "core": made.core, "blocks": made.num_blocks}
         if made.size_bytes or made.slots:
             found["bytes"] = made.size_bytes
-            found["tensors"] = [self.tensor(slot.tensor, slot.offset) for slot in made.slots]
+            found["tensors"] = [self.tensor(slot.tensor, slot.offset, made.name) for slot in made.slots]
         if in_manual and made.task is not None:
             self.unseen.add(made.task)
         if task is not None and (added := list(self.added(made, task, in_manual))):
             found["deps"] = added
         return found
 
-    def tensor(self, number: int, offset: int) -> Step:
+    def tensor(self, number: int, offset: int, made: str) -> Step:
+        """A tensor in the block of the submission `made`."""
         tensor = self.program.tensors[number]
         found: Step = {"name": tensor.name, "dtype": tensor.spec.dtype, "shape": list(tensor.spec.shape), "offset": offset}
         found["bytes"] = tensor.spec.size_bytes
+        if (maker := self.labels.makers.get(number, made)) != made:
+            found["task"] = maker
         olds = self.before.get(number)
-        return found | ({"replaces": [self.program.tensors[old].name for old in olds]} if olds else {})
+        return found | ({"replaces": [self.labels[old] for old in olds]} if olds else {})
 
     def added(self, made: Submission, task: Task, in_manual: bool) -> Iterator[Step]:
         """The edges that the runtime does not infer, and why each is needed."""
@@ -133,11 +138,10 @@ class _Steps:
         if wait.task is None:
             return
         other = self.program.tasks[wait.task]
-        tensors = self.program.tensors
         for new in dict.fromkeys((*task.creates, *task.uses)):
             for old in dict.fromkeys((*other.creates, *other.uses)):
                 if new != old and old in self.places and new in self.places and self.places[new].meets(self.places[old]):
-                    yield tensors[new].name, tensors[old].name
+                    yield self.labels[new], self.labels[old]
 
     def _former_tenants(self) -> Mapping[int, list[int]]:
         """For each tensor whose bytes had tenants before it, those that had any of them last."""

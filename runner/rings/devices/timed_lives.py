@@ -1,10 +1,12 @@
 """When tensors are in use on a device whose memory is short: a timed run of a program without rings.
 
-The run is that of `runner.rings.timed`, for the tasks of a program instead of a schedule's submissions, with one of three rules
+The run is that of `runner.rings.timed`, for the tasks of a program instead of a schedule's submissions, with one of four rules
 for memory:
 
     free      every tensor has bytes of its own
     budget    a task starts when its tensors get bytes, of so many in all; bytes have no place yet, they are only counted
+    in turn   likewise, but a task's tensors get theirs when those of all tasks before it have theirs, whether it is ready or not:
+              no task begins what lacks the bytes to go on, as those that are ready may all do at once
     placed    a task is ready when all tensors that lay in its tensors' bytes have been used for the last time
 
 Under a budget, bytes go to tensors out of order, but never so that the rest of the program could no longer run in order. Edges
@@ -94,6 +96,11 @@ class Work:
         """Per task the locals that it touches, as their indices."""
         return [list(dict.fromkeys(self.lives.touches.row(task))) for task in range(len(self.blocks))]
 
+    @cached_property
+    def free(self) -> Times:
+        """The run in which every tensor has bytes of its own."""
+        return _Run(self).run()
+
     def bound_us(self) -> tuple[float, float]:
         """No run is shorter than the critical path, submissions and host reads included, nor than the work over the workers."""
         finish, clock, reads, edges = array("d"), 0.0, self.reads, self.edges.values
@@ -114,7 +121,8 @@ class Work:
 @dataclass(frozen=True)
 class Times:
     """Per local the begin of its first and the finish of its last use, by when its first use must begin to make nothing late,
-    float64[num_locals], how long the run takes, and per task its start and finish, float64[num_tasks]."""
+    float64[num_locals], how long the run takes, per task its start and finish, float64[num_tasks], and whether a task that was
+    ready got no bytes."""
 
     begin: Floats
     finish: Floats
@@ -122,6 +130,7 @@ class Times:
     makespan_us: float
     starts: Floats
     ends: Floats
+    is_held_up: bool = False
 
 
 class _Counted:
@@ -137,6 +146,8 @@ class _Counted:
         self.free = budget
         self.front = 0  # all tasks before this one have their bytes
         self.full: dict[int, tuple[int, int]] = {}  # per task that got none: where the load is too high, and the tensor's first
+        self.changes = 0  # how often bytes were taken or given
+        self.failed: dict[int, int] = {}  # per task that got none: the changes by then
 
     def take(self, task: int, again: bool) -> bool:
         """Give a task's tensors their bytes, if that may be; unless `again`, not where nothing has changed since it failed."""
@@ -144,7 +155,7 @@ class _Counted:
         if not wanted:
             return True
         needed = sum(map(self.size.__getitem__, wanted))
-        if needed > self.free or (not again and self._is_full(task)):
+        if needed > self.free or self.failed.get(task) == self.changes or (not again and self._is_full(task)):
             return False
         while self.front < len(self.touches) and all(map(self.held.__getitem__, self.touches[self.front])):
             self.front += 1
@@ -153,12 +164,19 @@ class _Counted:
             for tensor in wanted:
                 self.held[tensor] = True
             self.free -= needed
+            self.changes += 1
             return True
+        self.failed[task] = self.changes
         for low, high, units in added:
             self.load[low:high] -= units
         if chunks is not None:
             self.chunks = chunks
         return False
+
+    @property
+    def state(self) -> tuple[int, int]:
+        """While this is the same, who got no bytes gets none."""
+        return self.changes, self.front
 
     def _is_full(self, task: int) -> bool:
         """Whether the load that was too high still is, and no chunk with a later stamp is free."""
@@ -197,15 +215,53 @@ class _Counted:
 
     def give(self, tensor: int) -> None:
         """A tensor has been used for the last time."""
+        self.changes += 1
         self.free += self.size[tensor]
         insort(self.chunks, (self.end[tensor], self.size[tensor]))
+
+
+class _InTurn:
+    """Bytes under a budget of units that tensors get in submission order."""
+
+    def __init__(self, work: Work, budget: int) -> None:
+        self.touches, self.size = work.touches, work.lives.size.tolist()
+        self.held = [False] * len(self.size)
+        self.free, self.front = budget, 0  # all tasks before the front have their bytes
+
+    def take(self, task: int, again: bool) -> bool:
+        """Whether a task's tensors have their bytes."""
+        while self.front <= task:
+            wanted = [tensor for tensor in self.touches[self.front] if not self.held[tensor]]
+            needed = sum(map(self.size.__getitem__, wanted))
+            if needed > self.free:
+                return False
+            for tensor in wanted:
+                self.held[tensor] = True
+            self.free -= needed
+            self.front += 1
+        return True
+
+    @property
+    def state(self) -> tuple[int, int]:
+        """While this is the same, who got no bytes gets none."""
+        return self.free, self.front
+
+    def give(self, tensor: int) -> None:
+        """A tensor has been used for the last time."""
+        self.free += self.size[tensor]
 
 
 class _Run:
     """One run. `before` are per local the locals that lay in its bytes, for placed memory; `counted` is memory under a budget,
     where the tasks that are ready start in submission order if `in_order`, else first come, first served."""
 
-    def __init__(self, work: Work, counted: _Counted | None = None, in_order: bool = False, before: Sequence[Sequence[int]] = ()):
+    def __init__(
+        self,
+        work: Work,
+        counted: _Counted | _InTurn | None = None,
+        in_order: bool = False,
+        before: Sequence[Sequence[int]] = (),
+    ) -> None:
         num_tasks = len(work.waits)
         self.work, self.counted, self.in_order = work, counted, in_order
         self.pending = [len(waits) for waits in work.waits]
@@ -223,9 +279,10 @@ class _Run:
         self.submitted = 0  # tasks before this one are
         self.left, self.unfinished = list(work.blocks), list(work.blocks)
         self.ready: dict[str, list[tuple[int, int]]] = {"AIC": [], "AIV": [], "MIX": []}  # heaps of (turn, task)
+        self.passed: dict[str, tuple[int, ...]] = {}  # of a core whose ready tasks got no bytes: the state of all by then
         self.turn = 0
         self.events: list[tuple[float, int, int]] = []  # (time, task, blocks that finish; 0: it is submitted)
-        self.aic, self.aiv, self.now = work.aic, work.aiv, 0.0
+        self.aic, self.aiv, self.now, self.is_held_up = work.aic, work.aiv, 0.0, False
 
     def run(self, until_us: float = _LAST) -> Times:
         events, work = self.events, self.work
@@ -256,7 +313,7 @@ class _Run:
         np.maximum.at(finish, lives.touches.values, ends[owners])
         late = np.full(len(lives.size), np.inf)
         np.minimum.at(late, lives.touches.values, np.array(self._latest_starts())[owners])
-        return Times(begin, finish, late, self.now, starts, ends)
+        return Times(begin, finish, late, self.now, starts, ends, self.is_held_up)
 
     def _latest_starts(self) -> list[float]:
         """Per task when it may start at the latest, that those who wait for it are not late for the end of the run."""
@@ -317,11 +374,15 @@ class _Run:
     def _dispatch(self) -> None:
         """Start what has workers and bytes."""
         for core, queue in self.ready.items():
+            state = (self.turn, len(queue), *self.counted.state) if self.counted is not None else None
+            if state is not None and self.events and self.passed.get(core) == state:
+                continue  # as before, none of them gets bytes
             passed: list[tuple[int, int]] = []
             while queue and (len(passed) < LOOK or not self.events) and (room := self._room(core)) >= 1:
                 task = queue[0][1]
                 if self.counted is not None and not self.counted.take(task, not self.events):
                     passed.append(heappop(queue))
+                    self.is_held_up = True
                     continue
                 blocks = int(min(room, self.left[task]))
                 if self.left[task] == self.work.blocks[task]:
@@ -331,19 +392,21 @@ class _Run:
                 self.left[task] -= blocks
                 if not self.left[task]:
                     heappop(queue)
+            if state is not None and (not queue or len(passed) >= LOOK):
+                self.passed[core] = state
             for entry in passed:
                 heappush(queue, entry)
 
 
-def run_free(work: Work) -> Times:
-    """Every tensor has bytes of its own."""
-    return _Run(work).run()
-
-
-def run_in_budget(work: Work, budget: int, in_order: bool, until_us: float = _LAST) -> Times:
+def run_in_budget(work: Work, budget: int, until_us: float = _LAST, *, in_order: bool) -> Times:
     """At most `budget` units are in use, which is at least the most that is alive at once in submission order; endless if it
     takes longer than `until_us`."""
     return _Run(work, _Counted(work, budget), in_order).run(until_us)
+
+
+def run_in_turn(work: Work, budget: int, until_us: float = _LAST) -> Times:
+    """Like `run_in_budget`, where tensors get bytes in submission order, whether their tasks are ready or not."""
+    return _Run(work, _InTurn(work, budget), in_order=True).run(until_us)
 
 
 def run_placed(work: Work, before: Sequence[Sequence[int]], until_us: float = _LAST) -> Times:

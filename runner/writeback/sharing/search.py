@@ -16,7 +16,7 @@ import numpy as np
 
 from runner.language.graph import EVERY
 from runner.program.order import predecessors
-from runner.rings.devices.timed_lives import Times, Work, run_free, run_in_budget, run_placed
+from runner.rings.devices.timed_lives import Times, Work, run_in_budget, run_placed
 from runner.writeback.sharing.arranging import Bar, Proposal, Scene, Taste, proposal
 from runner.writeback.sharing.critical import Pairs, waits_for_bytes
 from runner.writeback.sharing.text import plain
@@ -109,7 +109,7 @@ class ShareSearch:
 
     def fastest(self, most: int | None) -> Found | None:
         """The shortest run within so many units; the fewest units if none fit."""
-        least, free = self._by_lives(), run_free(self.work)
+        least, free = self._by_lives(), self.work.free
         self._try(free, WIDEST)
         for width in WIDTHS:
             self._refined(free, Taste(0.0, width), free.makespan_us, most)
@@ -124,9 +124,9 @@ class ShareSearch:
 
     def _in_time(self, limit_us: float) -> None:
         """Lists by several runs and of several widths, refined until they are in time or hopeless."""
-        widest = self._try(run_free(self.work), WIDEST)
+        widest = self._try(self.work.free, WIDEST)
         if widest is not None and widest.makespan_us > limit_us:
-            self._try(run_free(self.work), replace(WIDEST, uses=True))
+            self._try(self.work.free, replace(WIDEST, uses=True))
         runs = list(self._in_budgets(limit_us))
         for width in WIDTHS:
             for apart in APARTS:
@@ -159,11 +159,11 @@ class ShareSearch:
 
     def _in_budgets(self, limit_us: float) -> Iterator[Times]:
         """Runs under the least budgets with which they are in time, and the one in which memory holds nothing up."""
-        free, num = run_free(self.work), 0
+        free, num = self.work.free, 0
         peak = -(-self.work.lives.peak_live_bytes // 1024)
         for budget in BUDGETS:
             for in_order in (False, True):
-                run = run_in_budget(self.work, int(peak * budget) + 1, in_order, limit_us)
+                run = run_in_budget(self.work, int(peak * budget) + 1, limit_us, in_order=in_order)
                 if run.makespan_us <= limit_us:
                     num += 1
                     yield run

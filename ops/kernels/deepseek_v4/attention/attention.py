@@ -10,6 +10,8 @@ from ops.kernels.deepseek_v4.attention.rope import rotate_back
 
 _TOKENS = 16
 """Tokens attended at a time: bounds the [tokens, heads, keys] intermediate."""
+_LEAST_EXPONENT = -87.0
+"""What has a smaller weight than exp of this changes no sum in f32, but exp takes six times as long where results underflow."""
 
 
 # --- keys ---
@@ -20,22 +22,20 @@ def gather_keys(indices, valid, kv, kv_cache, table, cmp_kv, cmp_table) -> torch
 
     `table` [T, N] and `cmp_table` [T, M] are the pages of each token's window ring and compressed rows.
     """
-    num_tokens, width = kv.shape
+    (num_tokens, width), columns = kv.shape, indices.shape[1]
     ring = table.shape[1] * kv_cache.shape[1]
-    keys = kv.new_zeros((*indices.shape, width))
-    in_ring, compressed = valid & (indices >= num_tokens), valid & (indices >= num_tokens + ring)
-    fresh, in_ring = valid & ~in_ring, in_ring & ~compressed
-    keys[fresh] = kv[indices[fresh]]
-    for mask, cache, pages, offset in (
-        (in_ring, kv_cache, table, num_tokens),
-        (compressed, cmp_kv, cmp_table, num_tokens + ring),
-    ):
-        token, column = mask.nonzero(as_tuple=True)
-        if token.numel():
-            row = (indices[token, column] - offset).unsqueeze(-1)
-            rows = paged_rows(pages[token], row, cache.shape[1])
-            keys[token, column] = cache.view(-1, width)[rows.squeeze(-1)]
-    return keys
+    rows = paged_rows(table, (indices - num_tokens).clamp(0, ring - 1), kv_cache.shape[1])  # most keys are in the ring
+    keys = kv_cache.view(-1, width).index_select(0, rows.flatten()).to(kv.dtype)
+    flat = torch.where(valid, indices, -1).flatten()
+    keys.index_fill_(0, (flat < 0).nonzero().flatten(), 0)
+    fresh = ((flat >= 0) & (flat < num_tokens)).nonzero().flatten()
+    keys.index_copy_(0, fresh, kv.index_select(0, flat.index_select(0, fresh)))
+    compressed = (flat >= num_tokens + ring).nonzero().flatten()
+    if compressed.numel():
+        row = (flat.index_select(0, compressed) - (num_tokens + ring)).unsqueeze(1)
+        rows = paged_rows(cmp_table.index_select(0, compressed // columns), row, cmp_kv.shape[1])
+        keys.index_copy_(0, compressed, cmp_kv.view(-1, width).index_select(0, rows.flatten()).to(kv.dtype))
+    return keys.view(*indices.shape, width)
 
 
 def gather_kv(indices, lens, block_table, kv_cache, kv, cmp_block_table, cmp_kv, *, sparse_kv):
@@ -77,7 +77,7 @@ def attend(q: torch.Tensor, keys: torch.Tensor, bias: torch.Tensor, mi: torch.Te
     scores = torch.matmul(q.float().unsqueeze(1), keys.transpose(-1, -2)) * q.shape[-1] ** -0.5
     scores += bias.unsqueeze(-2)
     torch.amax(scores, dim=-1, keepdim=True, out=mi)
-    weights = scores.sub_(mi).exp_()
+    weights = scores.sub_(mi).clamp_min_(_LEAST_EXPONENT).exp_()
     torch.sum(weights, dim=-1, keepdim=True, out=li)
     torch.matmul(weights, keys, out=oi)
 

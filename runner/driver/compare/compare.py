@@ -1,0 +1,63 @@
+"""What `ringgraph schedule-diff` works out: two plans side by side, each of a graph, or of a file of `schedule --json`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from runner.base.reading import parse_json
+from runner.driver.driver import Setup
+from runner.driver.planning import PlanRequest, PlanResult, Say, place
+from runner.report.diff import ScopeDifference, Side, diff_json, read_side, scope_differences, side_of
+
+
+def is_plan_file(given: str) -> bool:
+    """Whether a side of a comparison is a file of `schedule --json`."""
+    return given.endswith(".json") and not _is_program(Path(given))
+
+
+def _is_program(path: Path) -> bool:
+    """Whether a JSON file is a recorded program, and no plan of `schedule --json`; what cannot be read is told later."""
+    try:
+        data = parse_json(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(data, dict) and "program" in data
+
+
+@dataclass(frozen=True, slots=True)
+class PlanDifference:
+    """Two schedules side by side, per ring and per scope; `request` says how those were planned that are in no file."""
+
+    left: Side
+    right: Side
+    scopes: tuple[ScopeDifference, ...]
+    request: PlanRequest
+    routing_notes: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """The object of `ringgraph schedule-diff --json`."""
+        assumed = {"routing": self.request.routing, "timing": self.request.timed.as_json()}
+        notes = {"routing_notes": list(self.routing_notes)}
+        return diff_json(self.left, self.right, self.scopes) | assumed | notes
+
+
+def compare(
+    setup: Setup, left: str | PlanResult, right: str | PlanResult, request: PlanRequest, say: Say | None = None
+) -> PlanDifference:
+    """Each side is a plan, a file that `schedule --json` wrote (`*.json`), or GRAPH[:STRATEGY], planned as `request` says."""
+    notes: dict[str, None] = {}
+
+    def side(given: str | PlanResult) -> Side:
+        if isinstance(given, PlanResult):
+            return side_of(given.schedule, f"{given.schedule.name}:{given.schedule.strategy}")
+        if is_plan_file(given):
+            return read_side(Path(given))
+        graph, _, strategy = given.partition(":")
+        placed = place(setup, replace(request, graph=graph), scheduler=strategy or None, say=say)
+        notes.update(dict.fromkeys(placed.routing_notes))
+        return side_of(placed.schedule, given)
+
+    sides = side(left), side(right)
+    return PlanDifference(*sides, tuple(scope_differences(*sides)), request, tuple(notes))

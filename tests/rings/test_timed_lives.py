@@ -1,0 +1,61 @@
+"""Runs of programs whose memory is short: what they hold at any time, who waits for whom; ample bytes hold nothing up."""
+
+import random
+
+import numpy as np
+import pytest
+from random_programs import random_program
+
+from runner.program.lifetimes import Rows, lives_of
+from runner.rings.devices.timed_lives import Times, Work, run_in_budget, run_in_turn
+from runner.rings.timed import Timing
+from schedulers import get_scheduler
+
+RULES = {
+    "in order": lambda work, budget: run_in_budget(work, budget, in_order=True),
+    "as ready": lambda work, budget: run_in_budget(work, budget, in_order=False),
+    "in turn": run_in_turn,
+}
+
+
+def work_of(seed: int) -> Work:
+    program, rng = random_program(seed, max_tasks=40), random.Random(seed)
+    schedule = get_scheduler("unscoped")(program, {})
+    lengths = [rng.choice((5.0, 10.0, 40.0)) for _ in program.tasks]
+    timing = Timing(0.5, lambda k: lengths[schedule.submissions[k].task or 0])
+    waits = Rows.of([task.waits + task.after for task in program.tasks])
+    return Work.of(lives_of(program, allocs_touch=False), waits, schedule, timing)
+
+
+def most_held(work: Work, times: Times) -> int:
+    """The most units that tensors take at once, each from the begin of its first to the finish of its last use."""
+    events = sorted(
+        [(float(t), -int(s)) for t, s in zip(times.finish, work.lives.size, strict=True)]
+        + [(float(t), int(s)) for t, s in zip(times.begin, work.lives.size, strict=True)]
+    )
+    return int(np.cumsum([units for _, units in events]).max(initial=0))
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("seed", range(12))
+def test_a_run_keeps_within_its_budget_and_its_order(rule: str, seed: int):
+    work = work_of(seed)
+    peak = -(-work.lives.peak_live_bytes // 1024)
+    for budget in (peak, peak * 5 // 4, peak * 2, 10**9):
+        times = RULES[rule](work, budget)
+        assert times.makespan_us < float("inf") and most_held(work, times) <= budget
+        for task, waits in enumerate(work.waits):
+            assert all(times.ends[wait] <= times.starts[task] for wait in waits)
+        assert times.makespan_us >= work.bound_us()[0] - 1e-6
+    assert not times.is_held_up and times.makespan_us == work.free.makespan_us
+
+
+def test_bytes_in_turn_let_pipelines_go_on():
+    """Where all first stages would take the bytes at once, no second one could run: in turn each goes on."""
+    runs = [(run_in_turn(work, peak), RULES["in order"](work, peak)) for work, peak in map(tight, range(40))]
+    assert sum(turn.makespan_us < order.makespan_us for turn, order in runs) >= 5
+
+
+def tight(seed: int) -> tuple[Work, int]:
+    work = work_of(seed)
+    return work, -(-work.lives.peak_live_bytes // 1024)
