@@ -151,6 +151,20 @@ def _print_plan(found: PlanResult) -> None:
     _print_caveats(report, found.schedule)
     if found.certificate is not None:
         _print_certificate(found.certificate)
+    if found.unwritten is not None:
+        _print_unwritten(found)
+
+
+def _print_unwritten(found: PlanResult) -> None:
+    """What the plan that files say takes, beside one that places every trip and layer by itself."""
+    assert found.unwritten is not None
+    total, makespan_us = found.report.safe_total_bytes, found.report.makespan_us
+    free, free_us = found.unwritten["total_bytes"], found.unwritten["makespan_us"]
+    more, longer = (f"{one / other - 1 if other else 0:+.1%}" for one, other in ((total, free), (makespan_us or 0.0, free_us)))
+    print(
+        f"files say {human_bytes(total, 2)}, {human_time(makespan_us)}; placing every trip and layer by itself takes "
+        f"{human_bytes(free, 2)}, {human_time(free_us)}: files take {more} bytes, {longer} time"
+    )
 
 
 def _print_recorded(found: PlanResult) -> None:

@@ -15,7 +15,7 @@ from runner.base.records import collector_off
 from runner.driver.driver import Setup, program_of, routing_notes
 from runner.driver.linting import lint_texts
 from runner.driver.recorded import Recorded, is_recorded, open_recorded
-from runner.driver.shares.written import aim_of, best_files, with_files, without_lists
+from runner.driver.shares.written import aim_of, best_files, figures_of, with_files, without_lists
 from runner.driver.write import (
     SCOPES_DECIDE,
     Files,
@@ -250,6 +250,12 @@ class PlanResult:
         return self.written.texts
 
     @property
+    def unwritten(self) -> dict[str, Any] | None:
+        """Bytes and microseconds of the plan that no file can say (`Written.free`), beside which the written one stands."""
+        free = self.written.free
+        return None if free is None else {"total_bytes": free[0], "makespan_us": free[1]}
+
+    @property
     def certificate(self) -> dict[str, Any] | None:
         """What minpeak proved of its plan, None for another strategy."""
         return None if self.plan is None else certificate_json(self.plan)
@@ -285,7 +291,7 @@ class PlanResult:
         refused = {"refused": None if self.refusal is None else str(self.refusal)}
         rest = {"scopes": [asdict(row) for row in scope_rows(self.schedule)], "routing_notes": list(self.routing_notes)}
         recorded = {} if self.recorded is None else {"plan": self.changes, "run": self.run}
-        written = {"left_out": list(self.written.left_out)} if self.request.write else {}
+        written = {"left_out": list(self.written.left_out), "unwritten": self.unwritten} if self.request.write else {}
         return head | proved | report_json(self.report) | refused | rest | recorded | written
 
 
@@ -450,7 +456,7 @@ def _written_shares(planner: _Planner, files: Files) -> Written:
     found = best_files(files, aim, timing, sample, scoped, say)
     plan = with_files(placed.plan, found)
     planner.placed = replace(placed, schedule=found.schedule, timing=cache(lambda: timing(found.schedule)), plan=plan)
-    return found.written
+    return replace(found.written, free=figures_of(placed.schedule, timing))
 
 
 def _pool_may_overflow(planned: Schedule, sizes: RingSizes) -> bool:

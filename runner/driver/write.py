@@ -33,11 +33,14 @@ class Written:
     texts     the new texts, of the files that change
     rounds    the changes that lead to them, one round after the other
     left_out  what the strategy asks for and the files do not bear, each with its place and reason
+    free      bytes and microseconds of the plan under the same objective that places every trip and layer by itself, which no
+              file can say; None where none was made
     """
 
     texts: Texts = field(default_factory=dict)
     rounds: tuple[Mapping[Path, Sequence[Splice]], ...] = ()
     left_out: tuple[str, ...] = ()
+    free: tuple[int, float] | None = None
 
 
 TOO_DEEP = "G317"

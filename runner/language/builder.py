@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from runner.base.errors import Diagnostic, GraphError, Mark
 from runner.language.expressions import parse
-from runner.language.graph import Alloc, Declaration, For, Graph, Item, Op, Scope, Seen, Shared, Switch, Text, Use
+from runner.language.graph import EVERY, Alloc, Declaration, For, Graph, Item, Op, Scope, Seen, Shared, Switch, Text, Use
 from runner.language.notation import parse_binding, parse_region, parse_type, split_output
 from runner.language.yaml_source import Node, Source
 
@@ -137,7 +137,9 @@ class GraphBuilder:
                 given = value if value is not None and value.kind == "map" else None
                 replaces = value if given is None else given.get("replaces")
                 copies = given.get("copies") if given is not None else None
-                numbers = {name.value: int(number.value) for name, number in copies.value} if copies else {}
+                counts = ((name.value, number) for name, number in copies.value) if copies and copies.kind == "map" else ()
+                numbers = {name: int(number.value) for name, number in counts}
+                numbers = {EVERY: int(copies.value)} if copies and copies.kind != "map" else numbers
                 inside = given.get("share") if given is not None else None
                 entries = None if inside is None else self.share(inside, taken)
                 apart = _names(given.get("apart")) if given is not None else ()

@@ -124,12 +124,17 @@ class Use:
 Item = Op | Alloc | Seen | Scope | For | Switch | Use
 
 
+EVERY = ""
+"""In place of a loop's variable: all loops around an entry together."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shared:
     """An entry of `share:`. It names a tensor, the id of a used graph, `ID.NAME` for scratch of the op ID, or a group of entries.
 
     replaces   entries whose bytes it takes when they are done
-    copies     by variable of a loop around it, how many trips have bytes of their own; the next ones take these in turn
+    copies     by variable of a loop around it, how many trips have bytes of their own; the next ones take these in turn. By
+               `EVERY` how many of the trips that are made, whichever loops around it they are of
     inside     of a group the entries that lie in it, None if it is none
     apart      entries, or `ID.NAME` for one inside of the entry ID, that it never shares bytes with, though it might
     """

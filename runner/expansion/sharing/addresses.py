@@ -17,6 +17,7 @@ import numpy as np
 
 from runner.base.errors import Mark
 from runner.expansion.sharing.texts import Lists, Stack, Texts, Unit
+from runner.language.graph import EVERY
 from runner.program.lifetimes import Ints, Lives
 from runner.program.program import Program
 from runner.program.spans import Span, SpanWalk
@@ -127,10 +128,27 @@ class _Reader:
         self.roots: dict[int, Body] = {}
         self.ways: dict[int, tuple[tuple[Step, ...], int]] = {}  # per body, by id, what leads to it, and its instance
         self.bodies: list[Body] = []  # keeps the ids alive
+        self.around: dict[int, frozenset[str]] = {}  # per unit that counts all trips, the loops around all that is in it
+        self.turns: dict[tuple[int, int], _Numbers] = {}  # the trips of an instance, by unit
+
+    def _count(self, made: Mapping[int, Made]) -> None:
+        for at in made.values():
+            for unit in self.lists.ways.get(at.body.file, {}).get(at.name, ()):
+                if EVERY in unit.copies:
+                    self.around[unit.number] = self.around.get(unit.number, frozenset(at.values)) & frozenset(at.values)
+
+    def _turn(self, unit: Unit, instance: int, values: Mapping[str, int]) -> Mapping[str, int]:
+        """The trips' numbers, with that of all loops together: how many others were made before."""
+        if EVERY not in unit.copies:
+            return values
+        trips = self.turns.setdefault((instance, unit.number), _Numbers())
+        around = self.around.get(unit.number, frozenset(values))  # of a used graph, the loops around the use
+        return {**values, EVERY: trips.of(tuple(number for name, number in values.items() if name in around))}
 
     def read(self, made: Mapping[int, Made]) -> Addresses:
+        self._count(made)
         rows: dict[int, tuple[Step, ...]] = {}
-        for tensor, at in made.items():
+        for tensor, at in sorted(made.items()):
             way = self.lists.ways.get(at.body.file, {}).get(at.name)
             if way is not None and way[-1].inside is None:
                 before, instance = self._to(at.body)
@@ -170,8 +188,9 @@ class _Reader:
         stack = self.lists.stacks[file]
         for unit in way:
             self.units[unit.number] = unit
-            steps.append((instance, stack, (unit.number, unit.copy(values))))
+            counted = self._turn(unit, instance, values)
+            steps.append((instance, stack, (unit.number, unit.copy(counted))))
             if unit.inside is not None:
-                trips = tuple(values.get(variable, 0) for variable in unit.copies)
+                trips = tuple(counted.get(variable, 0) for variable in unit.copies)
                 instance, stack = self.instances.of((instance, unit.number, trips)), unit.inside
         return steps, instance

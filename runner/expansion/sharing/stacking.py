@@ -61,6 +61,7 @@ class Stacking:
         self.keep_apart()
         self.heights: dict[int, int] = {}
         self.bases: dict[int, int] = {}
+        self.boxes: dict[int, int] = {}
         self.within: dict[int, dict[Leaf, tuple[int, int]]] = {}
         """Per entry the low and high end of its leaves above its own bottom."""
 
@@ -137,7 +138,11 @@ class Stacking:
         return self.sizes.get(unit.number, 0) if below is None else self.height(below)
 
     def box(self, unit: Unit) -> int:
-        return self.one(unit) * unit.num_copies
+        """The height of all its copies."""
+        found = self.boxes.get(unit.number)
+        if found is None:
+            found = self.boxes[unit.number] = self.one(unit) * unit.num_copies
+        return found
 
     def _inside(self, unit: Unit) -> Iterator[tuple[Leaf, tuple[int, int]]]:
         """The leaves of an entry with their ends."""

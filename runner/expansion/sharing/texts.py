@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.base.errors import Diagnostic, GraphError, Mark, did_you_mean
-from runner.language.graph import Alloc, Declaration, For, Graph, Op, Shared, Text, Use
+from runner.language.graph import EVERY, Alloc, Declaration, For, Graph, Op, Shared, Text, Use
 from runner.language.library import GraphLibrary
 from runner.language.walk import all_items
 
@@ -38,7 +38,7 @@ class Unit:
         """The copy of the trips with these numbers."""
         found = 0
         for variable, copies in self.copies.items():
-            found = found * copies + values.get(variable, 0) % copies
+            found = found * copies + values.get(variable, 0) % copies  # `EVERY` stands for the number of the trip
         return found
 
 
@@ -203,7 +203,9 @@ def _problems(entries: Iterable[Shared], known: set[str], ops: set[str], loops: 
                     which = "itself" if name == entry.name else f"'{text}', which is not beside it"
                     message = f"share: '{entry.name}' {does} {which}"
                     yield Diagnostic("G340", message, text.mark, hint=hint)
-        for variable in set(entry.copies) - loops:
+        if EVERY in entry.copies and not loops:
+            yield Diagnostic("G340", f"share: '{entry.name}' has copies, and this graph has no loop", entry.mark)
+        for variable in set(entry.copies) - loops - {EVERY}:
             hint = did_you_mean(variable, loops)
             yield Diagnostic("G340", f"share: no loop of this graph counts '{variable}'", entry.mark, hint=hint, about=variable)
         if entry.inside is not None:

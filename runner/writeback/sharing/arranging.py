@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -16,7 +18,7 @@ from runner.expansion.sharing.addresses import Addresses, Made, addresses, made_
 from runner.expansion.sharing.conflicts import Conflicts, Pair, by_lives, conflicts
 from runner.expansion.sharing.stacking import Stacked, Stacking, leaf_pairs, stacked
 from runner.expansion.sharing.texts import Lists, Stack, Texts, Unit, closure
-from runner.language.graph import Shared, Text
+from runner.language.graph import EVERY, Shared, Text
 from runner.program.lifetimes import Floats, Lives
 
 Said = dict[str, tuple[Shared, ...]]
@@ -53,6 +55,23 @@ class Scene:
     made: Mapping[int, Made]
     members: Mapping[str, Sequence[str]]
     others: tuple[Scene, ...] = ()
+
+    @cached_property
+    def used(self) -> set[tuple[str, str]]:
+        """Files and entries that stand for used graphs."""
+        return {(mark.file, use) for mark, (use, _) in self.texts.uses.items()}
+
+    @cached_property
+    def seen(self) -> dict[tuple[str, str], dict[int, Made]]:
+        """By file and entry the tensors in it, and in which use and trips of that file: those of a used graph too."""
+        found: dict[tuple[str, str], dict[int, Made]] = {}
+        for tensor, at in self.made.items():
+            while at.name in self.members.get(at.body.file, ()):
+                found.setdefault((at.body.file, at.name), {})[tensor] = at
+                if at.body.parent is None:
+                    break
+                at = Made(at.body.parent, at.body.use, at.body.values)
+        return found
 
 
 def scene_of(lives: Lives, texts: Texts, may_write: Callable[[str], bool], others: Sequence[Lives] = ()) -> Scene:
@@ -108,6 +127,9 @@ class Taste:
     pooled     copies of what is in use for a short part of a trip, as a multiple of those that are in use at once on average
     bars       what does not share, though it might: file, entry, and another or `ID.NAME` for one inside of another
     more       by how much more copies of an entry, or of the group that it is in, lie side by side: file, entry, factor
+    counts     copies of entries, whatever else is said: file, entry, copies
+    uses       used graphs in loops have copies too
+    alone      tensors of trips side by side have copies one by one, each as many as are in use at once, and are in no group
     """
 
     patience: float
@@ -116,6 +138,9 @@ class Taste:
     pooled: float = 2.0
     bars: frozenset[Bar] = frozenset()
     more: tuple[tuple[str, str, float], ...] = ()
+    counts: tuple[tuple[str, str, int], ...] = ()
+    uses: bool = False
+    alone: bool = False
 
 
 def proposal(scene: Scene, begin: Floats, finish: Floats, taste: Taste) -> Proposal | None:
@@ -138,10 +163,25 @@ def proposal(scene: Scene, begin: Floats, finish: Floats, taste: Taste) -> Propo
     widest = max(range(len(every)), key=lambda k: len(every[k].leaves))
     at = every[widest]
     hard = _joined(at, [(one, met) for one, met in zip(every, alive, strict=True)])
-    arranging = _Arranging(at, hard, leaf_pairs(at, _joined(at, [(at, hard), (every[0], soft)])), taste.apart)
-    arranging.run()
+    met = leaf_pairs(at, _joined(at, [(at, hard), (every[0], soft)]))
+    arranging = _loosened(lambda apart: _Arranging(at, hard, met, apart), dict.fromkeys(said, taste.apart))
     found = {file: arranging.entries(lists.stacks[file]) for file in said if arranging.holds(lists.stacks[file])}
     return evaluated(scene, found)
+
+
+def _loosened(arranged: Callable[[Mapping[str, float]], _Arranging], apart: dict[str, float]) -> _Arranging:
+    """Lists of which those, by file, keep all apart that would wait where that takes no more bytes in all."""
+    best, height = _laid(arranged(apart))
+    for file in [file for file in apart if file in best.waiting]:
+        looser, top = _laid(arranged({**apart, file: 1.0}))
+        if top <= height:
+            best, height, apart = looser, top, {**apart, file: 1.0}
+    return best
+
+
+def _laid(arranging: _Arranging) -> tuple[_Arranging, int]:
+    """The lists, arranged, and the units of all their arenas."""
+    return arranging, _height(arranging.at, arranging.run())
 
 
 def _joined(at: Addresses, parts: Sequence[tuple[Addresses, Conflicts]]) -> Conflicts:
@@ -164,10 +204,14 @@ def evaluated(scene: Scene, said: Said) -> Proposal:
     """What lists come to."""
     at = addresses(scene.lives, scene.made, Lists(scene.texts, said))
     places = stacked(at, by_lives(at))
+    return Proposal(said, at, places, _height(at, places))
+
+
+def _height(at: Addresses, places: Stacked) -> int:
     roots = at.instance[:, 0]
     tops = np.zeros(int(roots.max(initial=-1)) + 1, np.int64)
     np.maximum.at(tops, roots, places.offsets + at.size)
-    return Proposal(said, at, places, int(tops.sum()))
+    return int(tops.sum())
 
 
 # --- groups and copies ------------------------------------------------------------------------------------------------
@@ -175,23 +219,26 @@ def evaluated(scene: Scene, said: Said) -> Proposal:
 
 def _grouped(scene: Scene, begin: Floats, finish: Floats, taste: Taste) -> Said:
     """A list for each graph, with everything in it, in groups where trips of loops run side by side."""
-    by_member: dict[tuple[str, str], list[int]] = {}
-    for tensor, at in scene.made.items():
-        if at.name in scene.members.get(at.body.file, ()):
-            by_member.setdefault((at.body.file, at.name), []).append(tensor)
+    by_member = scene.seen
     loops: dict[tuple[str, tuple[str, ...]], list[str]] = {}  # per file and variables its members in such loops
     for (file, name), tensors in by_member.items():
-        variables = {tuple(scene.made[tensor].values) for tensor in tensors}
+        variables = {tuple(at.values) for at in tensors.values()}
         if len(variables) == 1 and (around := next(iter(variables))):
             loops.setdefault((file, around), []).append(name)
     inside: dict[str, list[Shared]] = {}
     grouped: set[tuple[str, str]] = set()
     for (file, around), names in loops.items():
-        mine = [name for name in names if _stays_in_trips(scene, by_member[file, name])]
-        rows = [tensor for name in mine for tensor in by_member[file, name]]
-        copies = _side_by_side(scene, rows, around, begin, finish, taste.width)
+        mine = [name for name in names if taste.uses or (file, name) not in scene.used]
+        mine = [name for name in mine if _stays_in_trips(scene, by_member[file, name])]
+        if taste.alone:
+            counts = {name: _side_by_side(scene, by_member[file, name], begin, finish, taste.width) for name in mine}
+            inside.setdefault(file, []).extend(Shared(name, NOWHERE, (), copies) for name, copies in counts.items())
+            grouped |= {(file, name) for name in mine}
+            continue
+        rows = {tensor: at for name in mine for tensor, at in by_member[file, name].items()}
+        copies = _side_by_side(scene, rows, begin, finish, taste.width)
         if copies:
-            pools = _pools(scene, {name: by_member[file, name] for name in mine}, around, begin, finish, copies, taste.pooled)
+            pools = _pools(scene, {name: by_member[file, name] for name in mine}, begin, finish, copies, taste.pooled)
             inside.setdefault(file, [])
             inside[file].extend(Shared(name, NOWHERE, (), pool) for name, pool in pools.items())
             grouped |= {(file, name) for name in pools}
@@ -213,21 +260,31 @@ def _widened(scene: Scene, said: Said, taste: Taste) -> Said:
 
     def factor(file: str, entry: Shared) -> float:
         names = {entry.name, *(one.name for one in entry.inside or ())}
-        return max((more for where, name, more in taste.more if where == file and name in names), default=1.0)
+        found = [more for where, name, more in taste.more if where == file and name in names]
+        return max(found, default=1.0)
+
+    counts = {(file, name): count for file, name, count in taste.counts}
 
     def widened(file: str, entry: Shared) -> Shared:
         more = factor(file, entry)
-        if not entry.copies or more == 1.0:
+        wanted = counts.get((file, entry.name))
+        if wanted is None and more == 1.0:
             return entry
-        most = dict.fromkeys(entry.copies, 1)
-        names = [one.name for one in entry.inside] if entry.inside is not None else [entry.name]
-        for at in scene.made.values():
-            if at.body.file == file and at.name in names:
-                most = {variable: max(copies, 1 + at.values.get(variable, 0)) for variable, copies in most.items()}
-        wanted = int(np.ceil(more * np.prod(list(entry.copies.values()))))
-        return replace(entry, copies=_dealt(tuple(most), tuple(most.values()), wanted) or entry.copies)
+        if wanted is None:
+            names = [one.name for one in entry.inside] if entry.inside is not None else [entry.name]
+            wanted = min(int(np.ceil(more * entry.copies.get(EVERY, 1))), _trips(scene, file, names))
+        return replace(entry, copies={EVERY: wanted} if wanted > 1 or entry.inside is not None else {})
 
     return {file: tuple(widened(file, entry) for entry in entries) for file, entries in said.items()}
+
+
+def _trips(scene: Scene, file: str, names: Sequence[str]) -> int:
+    """How many trips of loops of a graph make something of a name, in the use of it where they are the most."""
+    trips: dict[int, set[tuple[int, ...]]] = {}
+    for name in names:
+        for at in scene.seen.get((file, name), {}).values():
+            trips.setdefault(id(at.body), set()).add(tuple(at.values.values()))
+    return max(map(len, trips.values()), default=0)
 
 
 def _barred(said: Said, bars: Iterable[Bar]) -> Said:
@@ -247,44 +304,39 @@ def _indices(scene: Scene, tensors: Sequence[int]) -> np.ndarray:
     return np.searchsorted(scene.lives.locals, np.array(tensors, np.int64))
 
 
-def _trip(scene: Scene, tensor: int) -> tuple[int, tuple[int, ...]]:
-    at = scene.made[tensor]
-    return id(at.body), tuple(at.values.values())
+Trip = tuple[int, tuple[int, ...]]
+"""A use of a graph, and the numbers of the trips of its loops."""
 
 
-def _stays_in_trips(scene: Scene, tensors: Sequence[int]) -> bool:
-    """Whether no tensor lives on when that of the next trip begins to."""
-    rows = _indices(scene, tensors)
-    order = np.argsort(scene.lives.first[rows], kind="stable")
-    first, end = scene.lives.first[rows][order], scene.lives.end[rows][order]
-    return bool((end[:-1] <= first[1:]).all())
+def _spans(scene: Scene, tensors: Mapping[int, Made], begin: np.ndarray, finish: np.ndarray) -> dict[Trip, list[float]]:
+    """When the first tensor of each trip begins, and the last finishes; of none that is not used at all."""
+    trips: dict[Trip, list[float]] = {}
+    for at, row in zip(tensors.values(), _indices(scene, list(tensors)).tolist(), strict=True):
+        if finish[row] >= begin[row]:
+            span = trips.setdefault((id(at.body), tuple(at.values.values())), [np.inf, -np.inf])
+            span[0], span[1] = min(span[0], float(begin[row])), max(span[1], float(finish[row]))
+    return trips
 
 
-def _side_by_side(
-    scene: Scene, tensors: Sequence[int], around: tuple[str, ...], begin: Floats, finish: Floats, width: float
-) -> dict[str, int]:
-    """How many trips have bytes of their own, by variable; nothing if trips run one after the other."""
+def _stays_in_trips(scene: Scene, tensors: Mapping[int, Made]) -> bool:
+    """Whether nothing lives on when the next trip's begins to."""
+    spans = sorted(_spans(scene, tensors, scene.lives.first, scene.lives.end).values())
+    return all(one[1] <= other[0] for one, other in pairwise(spans))
+
+
+def _side_by_side(scene: Scene, tensors: Mapping[int, Made], begin: Floats, finish: Floats, width: float) -> dict[str, int]:
+    """How many trips have bytes of their own; nothing if trips run one after the other."""
     if not tensors:
         return {}
-    most, trips = _concurrency(scene, tensors, around, begin, finish)
+    most, trips = _concurrency(scene, tensors, begin, finish)
     if most <= max(1.0, SIDE_BY_SIDE / max(width, 1.0)):
         return {}
-    return _dealt(around, trips, int(np.ceil(width * most)))
-
-
-def _dealt(around: tuple[str, ...], trips: Sequence[int], wanted: int) -> dict[str, int]:
-    """So many copies by the variables of loops, which have so many trips, the outer ones first."""
-    found = dict[str, int]()
-    for variable, most in zip(around, trips, strict=True):
-        found[variable] = min(wanted, most)
-        wanted = -(-wanted // max(1, found[variable]))
-    return {variable: copies for variable, copies in found.items() if copies > 1}
+    return {EVERY: int(min(np.ceil(width * most), trips))}
 
 
 def _pools(
     scene: Scene,
-    members: Mapping[str, Sequence[int]],
-    around: tuple[str, ...],
+    members: Mapping[str, Mapping[int, Made]],
     begin: Floats,
     finish: Floats,
     copies: Mapping[str, int],
@@ -293,38 +345,26 @@ def _pools(
     """Tensors of a group that are in use for so short a time that fewer copies of them do, which then lie beside the group."""
     found: dict[str, dict[str, int]] = {}
     total = int(np.prod(list(copies.values())))
-    whole, _ = _concurrency(scene, [t for tensors in members.values() for t in tensors], around, begin, finish)
+    whole, _ = _concurrency(scene, {t: at for tensors in members.values() for t, at in tensors.items()}, begin, finish)
     for name, tensors in members.items():
-        alone, trips = _concurrency(scene, tensors, around, begin, finish)
+        alone, trips = _concurrency(scene, tensors, begin, finish)
         wanted = max(2, int(np.ceil(pooled * total * alone / whole)))
         if wanted <= total / 2:
-            found[name] = _dealt(around, trips, wanted)
+            found[name] = {EVERY: min(wanted, trips)}
     return found if len(found) < len(members) else {}
 
 
-def _concurrency(
-    scene: Scene, tensors: Sequence[int], around: tuple[str, ...], begin: Floats, finish: Floats
-) -> tuple[float, list[int]]:
-    """How many trips are in use at once on average, in the body where they are the most; and the trips of each loop."""
-    rows = _indices(scene, tensors)
-    trips: dict[tuple[int, tuple[int, ...]], list[float]] = {}
-    for tensor, row in zip(tensors, rows.tolist(), strict=True):
-        if finish[row] >= begin[row]:
-            span = trips.setdefault(_trip(scene, tensor), [np.inf, -np.inf])
-            span[0], span[1] = min(span[0], float(begin[row])), max(span[1], float(finish[row]))
+def _concurrency(scene: Scene, tensors: Mapping[int, Made], begin: Floats, finish: Floats) -> tuple[float, int]:
+    """How many trips are in use at once on average, in the body where they are the most; and the most trips of a body."""
     bodies: dict[int, list[tuple[float, float, tuple[int, ...]]]] = {}
-    for (body, values), (low, high) in trips.items():
+    for (body, values), (low, high) in _spans(scene, tensors, begin, finish).items():
         bodies.setdefault(body, []).append((low, high, values))
     most = 0.0
     for spans in bodies.values():
         length = max(high for _, high, _ in spans) - min(low for low, _, _ in spans)
         if length > 0:
             most = max(most, sum(high - low for low, high, _ in spans) / length)
-    counts = [
-        max(len({values[place] for _, _, values in spans}) for spans in bodies.values()) if bodies else 0
-        for place in range(len(around))
-    ]
-    return most, counts
+    return most, max(map(len, bodies.values()), default=0)
 
 
 def _with_copies(scenes: Sequence[Scene], said: Said, at: Addresses, same: Mapping[Pair, Pair]) -> Said:
@@ -394,17 +434,17 @@ def _is_apart(scene: Scene, tensors: Sequence[int], copies: Mapping[str, int]) -
 class _Arranging(Stacking):
     """Chooses the order of each list, and what shares: all pairs but those of which one would wait too long."""
 
-    def __init__(self, at: Addresses, alive: Conflicts, soft: Mapping[Pair, Sequence], apart: float) -> None:
+    def __init__(self, at: Addresses, alive: Conflicts, soft: Mapping[Pair, Sequence], apart: Mapping[str, float]) -> None:
         super().__init__(at, alive)
-        self.soft, self.most = soft, apart * sum(self.sizes.values())
-        self.first: dict[int, int] = {}
-        self.last: dict[int, int] = {}
-        first, end = at.lives.first[at.locals], at.lives.end[at.locals]
+        total = sum(self.sizes.values())
+        self.soft, self.most = soft, {file: part * total for file, part in apart.items()}
+        self.waiting: set[str] = set()  # files with a used graph that shares with what would wait
+        first, last = np.full(1 + max(at.units, default=0), at.lives.num_times), np.zeros(1 + max(at.units, default=0), np.int64)
         for level in range(at.unit.shape[1]):
-            for unit, low, high in zip(at.unit[:, level].tolist(), first.tolist(), end.tolist(), strict=True):
-                if unit >= 0:
-                    self.first[unit] = min(self.first.get(unit, low), low)
-                    self.last[unit] = max(self.last.get(unit, high), high)
+            rows = np.flatnonzero(at.unit[:, level] >= 0)
+            np.minimum.at(first, at.unit[rows, level], at.lives.first[at.locals[rows]])
+            np.maximum.at(last, at.unit[rows, level], at.lives.end[at.locals[rows]])
+        self.first, self.last = first.tolist(), last.tolist()
         self.chosen: dict[int, tuple[list[Unit], dict[str, tuple[str, ...]]]] = {}
 
     def holds(self, stack: Stack) -> bool:
@@ -415,7 +455,7 @@ class _Arranging(Stacking):
             (one.number, other.number)
             for place, one in enumerate(present)
             for other in present[place + 1 :]
-            if self._may_share(one, other)
+            if self._may_share(one, other, stack.file)
         }
         tries = []
         for key in ORDERS:
@@ -433,12 +473,17 @@ class _Arranging(Stacking):
         self.chosen[id(stack)] = list(chosen), replaced
         return chosen, kept
 
-    def _may_share(self, one: Unit, other: Unit) -> bool:
+    def _may_share(self, one: Unit, other: Unit, file: str) -> bool:
         """Whether nothing but what is alive at once keeps two entries apart; of used graphs that is all that does."""
         if self._is_barred(one, other.name) or self._is_barred(other, one.name):
             return False
         if one.used is not None or other.used is not None:
-            return min(self.box(one), self.box(other)) > self.most or not self._would_wait(one, other)
+            if not self._would_wait(one, other):
+                return True
+            shares = min(self.box(one), self.box(other)) > self.most[file]
+            if shares:
+                self.waiting.add(file)
+            return shares
         return not self._would_wait(one, other) and not self._all_alive(one, other)
 
     def _is_barred(self, one: Unit, name: str) -> bool:

@@ -68,7 +68,7 @@ class _Waits:
                 break
             start, data, memory = self.starts[task], self.data(task), self.memory(task)
             if memory[0] >= start - _EPSILON and memory[0] > data[0] + _EPSILON:
-                found[memory[2]] = found.get(memory[2], 0.0) + start - data[0]
+                found[memory[2]] = found.get(memory[2], 0.0) + start - max(data[0], self.submitted[task])
                 task = memory[1]
             elif data[0] >= start - _EPSILON:
                 task = data[1]

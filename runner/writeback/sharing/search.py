@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from math import inf
 
 import numpy as np
 
+from runner.language.graph import EVERY
 from runner.program.order import predecessors
 from runner.rings.devices.timed_lives import Times, Work, run_in_budget, run_placed
 from runner.writeback.sharing.arranging import Bar, Proposal, Scene, Taste, proposal
 from runner.writeback.sharing.critical import Pairs, waits_for_bytes
+from runner.writeback.sharing.text import plain
 
 EFFORT = 1_000_000
 """Tasks run in all tries together: about a minute."""
@@ -30,7 +33,7 @@ BUDGETS = (1.0, 1.1, 1.25, 1.4, 1.6, 2.0, 3.0)
 SOURCES = 3
 """Runs that lists are made for, of those in time; the fewest bytes first."""
 
-APARTS = (0.08, 0.0, 0.03)
+APARTS = (0.08, 0.0)
 """Parts of all sizes up to which tensors keep apart from used graphs."""
 
 WIDTHS = (1.0, 0.5, 0.25)
@@ -47,6 +50,9 @@ HOPELESS = 1.35
 
 PART = 0.2
 """What waited for less than this part of what waited longest is looked at again in the next run."""
+
+PARTS = (0.25, 0.1, 0.0)
+"""By which parts of them copies are taken away at a time, at least one."""
 
 MORE, MOST_MORE = 1.08, 1.6
 """By how much copies grow at a time: by more, up to the second, as long as that costs no bytes."""
@@ -68,6 +74,16 @@ class Found:
     makespan_us: float
     late: Pairs
     held: Pairs
+    times: Times | None = None
+    taste: Taste = WIDEST
+
+    @property
+    def counts(self) -> dict[tuple[str, str], int]:
+        """Per file and entry how many copies it has, of those that have any; the most bytes first."""
+        found: dict[tuple[str, str], int] = {}
+        for file, entries in self.proposal.said.items():
+            found |= {(file, entry.name): entry.copies[EVERY] for entry in entries if entry.copies.get(EVERY, 1) > 1}
+        return found
 
 
 class ShareSearch:
@@ -77,7 +93,7 @@ class ShareSearch:
         self.scene, self.work, self.stop = scene, work, stop
         self.tries = max(MIN_TRIES, min(MAX_TRIES, EFFORT // max(1, work.lives.num_times)))
         self.found: list[Found] = []
-        self.seen: set[tuple] = set()
+        self.known: dict[tuple, Found] = {}
         touched = np.zeros(len(work.lives.size), bool)
         touched[work.lives.touches.values] = True
         self.touched = touched
@@ -89,10 +105,7 @@ class ShareSearch:
             return None
         if limit_us is not None and least.makespan_us > limit_us:
             self._in_time(limit_us)
-        in_time = [found for found in self.found if limit_us is None or found.makespan_us <= limit_us]
-        if in_time:
-            return min(in_time, key=lambda found: (found.height, found.makespan_us))
-        return min(self.found, key=lambda found: (found.makespan_us, found.height))
+        return self._best(limit_us)
 
     def fastest(self, most: int | None) -> Found | None:
         """The shortest run within so many units; the fewest units if none fit."""
@@ -111,12 +124,38 @@ class ShareSearch:
 
     def _in_time(self, limit_us: float) -> None:
         """Lists by several runs and of several widths, refined until they are in time or hopeless."""
-        self._try(self.work.free, WIDEST)
+        widest = self._try(self.work.free, WIDEST)
+        if widest is not None and widest.makespan_us > limit_us:
+            self._try(self.work.free, replace(WIDEST, uses=True))
         runs = list(self._in_budgets(limit_us))
         for width in WIDTHS:
             for apart in APARTS:
                 for times in runs:
-                    self._refined(times, Taste(0.0, width, apart), limit_us)
+                    for uses, alone in product((False, True), repeat=2):
+                        self._refined(times, Taste(0.0, width, apart, uses=uses, alone=alone), limit_us)
+        self._polished(limit_us)
+
+    def _polished(self, limit_us: float) -> None:
+        """The best lists with fewer copies of one entry after the other, as long as they are in time."""
+        for part in PARTS:
+            for key in self._best(limit_us).counts:
+                while True:
+                    best = self._best(limit_us)
+                    count = best.counts.get(key, 1)
+                    fewer = count - max(1, int(count * part))
+                    if best.times is None or count < 2 or self.tries <= 0:
+                        break
+                    kept = tuple(one for one in best.taste.counts if one[:2] != key)
+                    self._try(best.times, replace(best.taste, counts=(*kept, (*key, fewer))))
+                    if self._best(limit_us) is best:
+                        break
+
+    def _best(self, limit_us: float | None) -> Found:
+        """The fewest bytes in time; the shortest run if none is."""
+        in_time = [found for found in self.found if limit_us is None or found.makespan_us <= limit_us]
+        if in_time:
+            return min(in_time, key=lambda found: (found.height, found.makespan_us))
+        return min(self.found, key=lambda found: (found.makespan_us, found.height))
 
     def _in_budgets(self, limit_us: float) -> Iterator[Times]:
         """Runs under the least budgets with which they are in time, and the one in which memory holds nothing up."""
@@ -135,15 +174,15 @@ class ShareSearch:
     def _refined(self, times: Times, taste: Taste, limit_us: float, most: int | None = None) -> None:
         """Lists, and from them others without what their runs waited for, until a run is in time."""
         more, before, spent, changed = MORE, (0, 0.0), set[Said](), set[Said]()
-        for _ in range(STEPS):
+        for step in range(STEPS):
             best = min((found.height for found in self.found if found.makespan_us <= limit_us), default=inf)
+            num_found = len(self.found)
             found = self._try(times, taste)
             if found is None or found.makespan_us <= limit_us or found.makespan_us > HOPELESS * limit_us:
                 return
-            key = found.height, found.makespan_us, taste
-            if found.height >= (best if most is None else most) or key in self.seen:
+            is_known = step == 0 and len(self.found) == num_found  # another taste has led here, and on
+            if is_known or found.height >= (best if most is None else most):
                 return
-            self.seen.add(key)
             spent |= changed if before == (found.height, found.makespan_us) else set()
             more = min(MOST_MORE, more**2) if before[0] == found.height else MORE
             before = found.height, found.makespan_us
@@ -194,11 +233,19 @@ class ShareSearch:
         """What lists of a taste for a run come to."""
         if self.tries <= 0 or self.stop():
             return None
-        self.tries -= 1
         made = proposal(self.scene, times.begin, times.finish, taste)
-        return None if made is None else self._measured(made)
+        return None if made is None else self._measured(made, times, taste)
 
-    def _measured(self, made: Proposal) -> Found:
+    def _measured(self, made: Proposal, times: Times | None = None, taste: Taste = WIDEST) -> Found:
+        """The run with lists, which spends a try unless it is known."""
+        key = tuple((file, *map(str, plain(entries))) for file, entries in sorted(made.said.items()))
+        if key not in self.known:
+            self.tries -= 1
+            self.known[key] = self._run(made, times, taste)
+            self.found.append(self.known[key])
+        return self.known[key]
+
+    def _run(self, made: Proposal, times: Times | None, taste: Taste) -> Found:
         lives, at = self.work.lives, made.at
         offsets, listed = np.zeros(len(lives.size), np.int64), np.zeros(len(lives.size), bool)
         roots = at.instance[:, 0]
@@ -209,6 +256,4 @@ class ShareSearch:
         known = predecessors(np.flatnonzero(listed & self.touched), lives.first, offsets, lives.size)
         before = [known.get(local, ()) for local in range(len(lives.size))]
         run = run_placed(self.work, before)
-        found = Found(made, made.height, run.makespan_us, *waits_for_bytes(self.work, before, run))
-        self.found.append(found)
-        return found
+        return Found(made, made.height, run.makespan_us, *waits_for_bytes(self.work, before, run), times, taste)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from runner.language.graph import Shared
+from runner.language.graph import EVERY, Shared
 from runner.language.graph import Text as Value
 from runner.writeback.splices import Splice
 from runner.writeback.text import BOM, Part, Text, read_or_none
@@ -187,6 +187,8 @@ def _names(texts: Sequence[Value]) -> str:
 
 
 def _copies(entry: Shared) -> str:
+    if EVERY in entry.copies:
+        return str(entry.copies[EVERY])
     return f"{{{', '.join(f'{_quoted(name)}: {number}' for name, number in entry.copies.items())}}}"
 
 
