@@ -18,7 +18,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from runner.base.records import builder
-from runner.program.lifetimes import Ints, Rows
+from runner.program.lifetimes import Ints, Rows, distinct
 from runner.program.program import Box, Program, Region, Task
 from runner.rings.schedule import Read, Repeat, Schedule, Submit
 from runner.rings.steps import StepWalk
@@ -560,11 +560,11 @@ def _shared_blocks(columns: Columns, slots: Ints) -> Ints:
     block, low = columns.block[slots], columns.offset[slots]
     order = np.lexsort((low, block))
     block, low, high = block[order], low[order], low[order] + columns.size[slots][order]
-    ends = np.unique(high)
+    ends = distinct(high)
     # The largest end of the slots before in the same block, found at once for all: blocks take turns in one row of numbers.
     reached = np.maximum.accumulate(np.searchsorted(ends, high) + block * len(ends))[:-1] - block[1:] * len(ends)
     meets = (block[1:] == block[:-1]) & (ends[reached * (block[1:] == block[:-1])] > low[1:])
-    return np.unique(block[1:][meets])
+    return distinct(block[1:][meets])
 
 
 class _Tenants:

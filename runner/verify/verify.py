@@ -20,7 +20,7 @@ import numpy as np
 from runner.base.errors import Diagnostic, Mark, ScheduleError
 from runner.base.records import LARGE, give_back
 from runner.base.tensor_spec import BLOCK_ALIGN
-from runner.program.lifetimes import Ints, Rows
+from runner.program.lifetimes import Ints, Rows, distinct
 from runner.program.program import Program
 from runner.rings.schedule import Begin, End, Repeat, Schedule, Submission, Submit
 from runner.rings.sizes import RingSizes
@@ -99,7 +99,7 @@ def _structure(schedule: Schedule, columns: Columns) -> Iterator[Diagnostic]:
         yield _finding("V1", f"{len(open_scopes)} scopes stay open, {submitted} of {len(schedule.submissions)} are submitted")
     waiting, holding = columns.waits.owners(), columns.holds.owners()
     late, unheld = columns.waits.values >= waiting, ~columns.edges.have(holding, columns.holds.values)
-    for index in np.union1d(waiting[late], holding[unheld]).tolist():
+    for index in distinct(np.concatenate([waiting[late], holding[unheld]])).tolist():
         item = schedule.submissions[index]
         yield _finding("V1", f"'{item.name}' waits for a later submission, or holds one that it does not wait for", item.mark)
     if schedule.program is not None:
@@ -164,7 +164,7 @@ def _blocks(schedule: Schedule, columns: Columns) -> Iterator[Diagnostic]:
     outside = (low % BLOCK_ALIGN != 0) | (low < 0) | (high > sizes[columns.block])
     if schedule.program is not None:
         outside |= columns.size < least_bytes(schedule.program)[columns.tensor]
-    for index in np.union1d(wrong, columns.block[outside]).tolist():
+    for index in distinct(np.concatenate([wrong, columns.block[outside]])).tolist():
         yield from _wrong_block(items[index], schedule.program)
 
 

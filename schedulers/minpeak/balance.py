@@ -21,7 +21,7 @@ from math import inf
 
 import numpy as np
 
-from runner.program.lifetimes import Ints
+from runner.program.lifetimes import Ints, distinct
 from runner.program.order import predecessors
 from runner.rings.devices.timed_lives import Times, Work, run_in_budget, run_in_turn, run_placed
 from runner.rings.schedule import NUM_RINGS
@@ -106,7 +106,7 @@ class Search:
         self.fits: dict[int, tuple[Times | None, FirstFit]] = {}
         self.any_fit: FirstFit | None = None
         self.found: list[Placed] = []
-        self.touched = np.unique(self.lives.touches.values)
+        self.touched = distinct(self.lives.touches.values)
 
     # --- what is asked ------------------------------------------------------------------------------------------------
 

@@ -40,7 +40,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from runner.program.lifetimes import Ints, Lives, live_units
+from runner.program.lifetimes import Ints, Lives, distinct, live_units
 from runner.program.program import Span
 from runner.program.spans import last_task
 from schedulers.minpeak.folding import Template
@@ -155,7 +155,7 @@ class _Builder:
         size = -(-len(places) // MAX_BOUNDARIES)
         may = [int(row[np.argmin(self.crossing[row])]) for row in np.array_split(places[1:-1], len(places) // size)]
         kept = np.array(sorted(must)) if len(must) <= MAX_BOUNDARIES else places[[0, -1]]
-        return np.unique(np.concatenate([kept, may]))
+        return distinct(np.concatenate([kept, may]))
 
     def _weights(self, at: Ints) -> Ints:
         """[i, j]: units of all tensors inside boundaries i to j."""

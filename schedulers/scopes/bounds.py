@@ -13,7 +13,7 @@ from math import prod
 
 import numpy as np
 
-from runner.program.lifetimes import Ints, Lives, live_units
+from runner.program.lifetimes import Ints, Lives, distinct, live_units
 
 MAX_SIZES = 16
 """Sizes from which chains are looked for, the largest first: a chain's bound is its number of tensors times its least size, and
@@ -27,7 +27,7 @@ def chain_bound(lives: Lives) -> int:
     """Bytes, in units, that all rings need together if no two tensors share any; at least the most that is alive at once."""
     live = live_units(lives.first, lives.end, lives.size, lives.num_times)
     best = int(live.max(initial=0))
-    for least in np.unique(lives.size)[::-1][:MAX_SIZES].tolist():
+    for least in distinct(lives.size)[::-1][:MAX_SIZES].tolist():
         large = np.flatnonzero(lives.size >= max(1, least))
         if len(large) > MAX_TENSORS:
             break

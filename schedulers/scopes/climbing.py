@@ -18,7 +18,7 @@ from itertools import combinations, product
 
 import numpy as np
 
-from runner.program.lifetimes import Ints
+from runner.program.lifetimes import Ints, distinct
 from schedulers.scopes.scoping import NUM_DEPTHS, Goal, Lifetimes, Scoping
 
 MAX_KINDS = 12  # moved in pairs: 66 pairs in 16 ways take up to half a second
@@ -61,7 +61,7 @@ def kinds_climbed(lives: Lifetimes, goal: Goal, found: Scoping, stop: Callable[[
 def _kinds(lives: Lifetimes) -> list[Ints]:
     """Tensors of about one size, a fifth more or less, where there are several; at most `MAX_KINDS` kinds, the largest first."""
     sizes = np.rint(4 * np.log2(lives.size + 1)).astype(np.int64)
-    kinds = [np.flatnonzero(sizes == size) for size in np.unique(sizes)[::-1]]
+    kinds = [np.flatnonzero(sizes == size) for size in distinct(sizes)[::-1]]
     return [kind for kind in kinds if len(kind) > 1][:MAX_KINDS]
 
 

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from runner.program.lifetimes import Floats, Ints
+from runner.program.lifetimes import Floats, Ints, distinct
 
 MAX_PAIRS = 8_000_000
 """Pairs of tensors that may not share that are listed for all orders, 128 MB; of more, each tensor's are found when it comes."""
@@ -28,7 +28,7 @@ def met_pairs(lives: Sequence[Live]) -> tuple[Ints, Ints] | None:
     if any(len(one) > MAX_PAIRS for one, _ in found):
         return None
     codes = [np.minimum(one, other) * num + np.maximum(one, other) for one, other in found]
-    one, other = np.divmod(np.unique(np.concatenate(codes)), max(1, num))
+    one, other = np.divmod(distinct(np.concatenate(codes)), max(1, num))
     is_met = are_met(lives, one, other)
     return None if np.count_nonzero(is_met) > MAX_PAIRS else (one[is_met], other[is_met])
 
