@@ -25,7 +25,7 @@ class Order:
 
     @staticmethod
     def _base(task: int) -> int:
-        return max(0, task // _BLOCK * _BLOCK - WINDOW)
+        return task // _BLOCK * _BLOCK - WINDOW if task >= WINDOW else 0
 
     def bit(self, task: int, seen_from: int) -> int:
         """The bit of `task` in a set of `seen_from`, 0 when it is out of sight."""
@@ -34,9 +34,10 @@ class Order:
 
     def ancestors(self, waits: Sequence[int]) -> int:
         """Set of all that come before the next task if it waits for these."""
-        task, found = len(self._sets), 0
+        sets, found, base = self._sets, 0, self._base(len(self._sets))
         for wait in waits:
-            found |= self.seen(wait, task) | self.bit(wait, task)
+            if wait >= base:
+                found |= sets[wait] >> base - self._base(wait) | 1 << wait - base
         return found
 
     def append(self, ancestors: int) -> None:

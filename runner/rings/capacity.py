@@ -261,13 +261,14 @@ class _LastEdges:
         """`before` with `recent` taken into it."""
         if self.recent:
             sums = list(accumulate(self.recent[: -POOL_SWEEP - 1 : -1], initial=0))
-            self.before = (*sums, *(sums[-1] + most for most in self.before[1 : POOL_SWEEP + 2 - len(sums)]))
+            last = sums[-1]
+            self.before = (*sums, *[last + most for most in self.before[1 : POOL_SWEEP + 2 - len(sums)]])
             self.recent = []
         return self.before
 
 
 def _largest_of(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
-    return left if left is right else tuple(map(max, left, right))
+    return left if left == right else tuple(map(max, left, right))
 
 
 # --- heap -------------------------------------------------------------------------------------------------------------

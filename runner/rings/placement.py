@@ -1,7 +1,8 @@
 """This module owns placements, what a strategy returns, and `lower`, which makes a flat schedule of one.
 
 A placement is a tree of `PlacedScope`, `PlacedAlloc`, `PlacedTask`, `PlacedRead` and `PlacedLoop` items over the tasks of a
-`Program`; `lower` gives every tensor its place in a block and resolves every edge to submissions.
+`Program`, in which a number stands for the task without extra edges; `lower` gives every tensor its place in a block and resolves
+every edge to submissions.
 """
 
 from __future__ import annotations
@@ -78,10 +79,8 @@ class PlacedScope:
     mark: Mark | None = None
 
 
-placed_task: Callable[[int, tuple[int, ...]], PlacedTask] = builder(PlacedTask)
-
 T = TypeVar("T")
-PlacedItem = PlacedTask | PlacedAlloc | PlacedRead | PlacedLoop | PlacedScope
+PlacedItem = int | PlacedTask | PlacedAlloc | PlacedRead | PlacedLoop | PlacedScope
 
 
 def in_allocs(items: Iterable[T]) -> list[tuple[T, ...]]:
@@ -110,14 +109,17 @@ def arena_blocks(
     by_offset = sorted(range(len(tensors)), key=offsets.__getitem__)
     lows = [offsets[k] for k in by_offset]
     ends = list(accumulate((offsets[k] + sizes[k] for k in by_offset), max))
-    cuts = [*(k for k in range(1, len(lows)) if lows[k] >= ends[k - 1]), len(lows)]
+    cuts = [len(lows)]
+    if lows and ends[-1] - lows[0] > MAX_BLOCK_BYTES:
+        cuts = [*(k for k in range(1, len(lows)) if lows[k] >= ends[k - 1]), len(lows)]
     found, start = [], 0
     while start < len(lows):
         fitting = [k for k in cuts if k > start and ends[k - 1] - lows[start] <= MAX_BLOCK_BYTES]
         stop = max(fitting, default=cuts[-1])
-        places = tuple(low - lows[start] for low in lows[start:stop])
-        chosen = tuple(tensors[k] for k in by_offset[start:stop])
-        found.append(PlacedAlloc(chosen, places, ends[stop - 1] - lows[start], name, mark))
+        low = lows[start]
+        places = tuple([at - low for at in lows[start:stop]] if low else lows[start:stop])
+        chosen = tuple([tensors[k] for k in by_offset[start:stop]])
+        found.append(PlacedAlloc(chosen, places, ends[stop - 1] - low, name, mark))
         start = stop
     return found
 
@@ -165,10 +167,12 @@ class _Lowering:
 
     def place(self, items: Sequence[PlacedItem], depth: int, mode: str) -> None:
         for item in items:
-            if isinstance(item, PlacedTask):  # nearly all
-                self.task(item, mode)
+            if isinstance(item, int):  # nearly all
+                self.task(item, (), mode)
                 continue
             match item:
+                case PlacedTask():
+                    self.task(item.task, item.extra_waits, mode)
                 case PlacedAlloc():
                     self.alloc(item)
                 case PlacedScope():
@@ -222,8 +226,8 @@ class _Lowering:
             found.append(_new_slot(tensor.id, at, size, tensor.name))
         return tuple(found)
 
-    def task(self, item: PlacedTask, mode: str) -> None:
-        task, owner = self.program.tasks[item.task], self.owner
+    def task(self, number: int, extra_waits: Sequence[int], mode: str) -> None:
+        task, owner = self.program.tasks[number], self.owner
         holds = {owner[tensor] for tensor in task.uses}
         slots: tuple[Slot, ...] = ()
         own: Sequence[int] = ()
@@ -240,7 +244,7 @@ class _Lowering:
                 slots = self.slots(own, (0, *accumulate(sizes)), sizes)
                 size_bytes = sum(sizes)
         explicit = self.explicit(task, holds) if task.after else ()
-        waits = self.waits(task, item.extra_waits, mode, holds)
+        waits = self.waits(task, extra_waits, mode, holds)
         watch = self.overwritten
         if task.writes != task.creates or watch.entries or watch.open:
             waits.update([self.of_task[t] for t in watch.follow(task, mode == "manual")])

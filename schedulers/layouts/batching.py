@@ -190,4 +190,4 @@ class _Placing:
             elif scratch:
                 body.items.append(PlacedAlloc(tuple(scratch), name=f"{task.path}.scratch", mark=task.mark))
             body.started = body.started or task.op is not None
-        body.items.append(PlacedTask(task.id, self.edges.get(task.id, ())))
+        body.items.append(PlacedTask(task.id, edges) if (edges := self.edges.get(task.id)) else task.id)

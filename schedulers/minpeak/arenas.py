@@ -19,7 +19,7 @@ from runner.base.tensor_spec import BLOCK_ALIGN
 from runner.program.lifetimes import Floats, Ints, Lives, Rows
 from runner.program.order import predecessors
 from runner.program.program import Span
-from runner.rings.placement import PlacedItem, PlacedLoop, PlacedRead, PlacedScope, arena_blocks, placed_task
+from runner.rings.placement import PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask, arena_blocks
 from runner.rings.schedule import NUM_RINGS
 from schedulers.minpeak.folding import Fold, template, unfold_offsets
 from schedulers.minpeak.packing import ROUNDS, STARTS, Packing, Problem, pack, pack_bins
@@ -95,17 +95,21 @@ def place_arenas(
     kept = fold.stands_in[lives.first] == lives.first  # of the kept trips
     before = predecessors(np.flatnonzero(touched & kept), lives.first, arenas.offsets, lives.size)
     edges = sharing_edges(fold, waits, lives.touches, before, "pruning" in techniques)
+    tasks, tensors, offset = lives.program.tasks, lives.program.tensors, dict[int, int]()  # each number is kept once
     extra: list[tuple[int, ...]] = [()] * len(waits)
-    marks = [*np.flatnonzero(np.diff(edges.targets, prepend=-1)).tolist(), len(edges.targets)]
-    for low, high in pairwise(marks):
-        extra[int(edges.targets[low])] = tuple(edges.sources[low:high].tolist())
+    marks = np.flatnonzero(np.diff(edges.targets, prepend=-1))
+    sources = [tasks[source].id for source in edges.sources.tolist()]
+    for target, (low, high) in zip(edges.targets[marks].tolist(), pairwise([*marks.tolist(), len(sources)]), strict=True):
+        extra[target] = tuple(sources[low:high])
     ring_of = np.searchsorted(arenas.edges, arenas.offsets, side="right") - 1
     rings = [np.flatnonzero(ring_of == ring) for ring in range(int(ring_of.max(initial=0)) + 1)]
     items = slot_scopes(lives.program.body, extra, len(rings))
     for ring in reversed(range(len(rings))):
         mine = rings[ring]
-        given = lives.locals[mine], (arenas.offsets[mine] - arenas.edges[ring]) * BLOCK_ALIGN, lives.size[mine] * BLOCK_ALIGN
-        items = [*arena_blocks(given[0].tolist(), given[1].tolist(), given[2].tolist(), f"arena{ring}"), *items]
+        given, sizes = [tensors[tensor].id for tensor in lives.locals[mine].tolist()], (lives.size[mine] * BLOCK_ALIGN).tolist()
+        places = ((arenas.offsets[mine] - arenas.edges[ring]) * BLOCK_ALIGN).tolist()
+        places = [offset.setdefault(place, place) for place in places]
+        items = [*arena_blocks(given, places, sizes, f"arena{ring}"), *items]
         if ring:
             items = list[PlacedItem]([PlacedScope(f"ring{ring}", tuple(items))])
     return items, edges
@@ -135,7 +139,7 @@ class _Body:
         extra, add, weigh = self.extra, self.items.append, self.weights.append
         for item in span.items:
             if isinstance(item, int):
-                add(placed_task(item, extra[item]))
+                add(PlacedTask(item, extra[item]) if extra[item] else item)
                 weigh(1)
             elif item.trips is not None:
                 trips = [_Body(trip, extra, self.may_part) for trip in item.items if isinstance(trip, Span)]

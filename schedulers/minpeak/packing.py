@@ -154,14 +154,15 @@ class FirstFit:
 def _lowest_gap(all_lows: Ints, all_highs: Ints, others: Ints, size: int, walls: tuple[int, ...]) -> int:
     """The lowest offset where `size` fits between the intervals `[low, high)` of `others` without straddling one of the
     `walls`; those with a negative low have no place yet."""
-    lows, highs = all_lows[others], all_highs[others]
-    by_low = lows.argsort()[np.count_nonzero(lows < 0) :]
-    if not len(by_low) and not walls:
+    lows = all_lows.take(others)
+    by_low = lows.argsort()
+    lows = lows.take(by_low)
+    num_unplaced = int(lows.searchsorted(0))
+    lows = lows[num_unplaced:]
+    if not len(lows) and not walls:
         return 0
-    lows = lows[by_low]
-    floors = np.empty(len(lows) + 1, np.int64)
-    floors[0] = 0
-    np.maximum.accumulate(highs[by_low], out=floors[1:])
+    floors = np.zeros(len(lows) + 1, np.int64)
+    np.maximum.accumulate(all_highs.take(others.take(by_low[num_unplaced:])), out=floors[1:])
     for wall in with_block_ends(walls, max((int(floors[-1]), *walls)) + 2 * size):
         floors = np.where((floors < wall) & (floors + size > wall), wall, floors)
     gaps = (lows - floors[:-1] >= size).nonzero()[0]
