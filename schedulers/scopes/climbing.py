@@ -13,14 +13,20 @@ would. So tensors of about one size are moved together as well, two kinds at a t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import combinations, product
+from math import exp
+from random import Random
 
 import numpy as np
 
 from runner.program.lifetimes import Ints
-from schedulers.scopes.scoping import NUM_DEPTHS, Goal, Lifetimes, Scoping
+from schedulers.scopes.scoping import NUM_DEPTHS, Four, Goal, Lifetimes, Scoping
 
+STEPS, MAX_WORK = 8_000, 2_000_000
+"""Depths that annealing tries, fewer where lives are so long that more places would be passed: up to some tenths of a second."""
+
+HOT, COLD = 0.05, 0.01  # temperatures at begin and end, as parts of the value that annealing begins with
 MAX_KINDS = 12  # moved in pairs: 66 pairs in 16 ways take up to half a second
 
 
@@ -38,6 +44,66 @@ def climbed(lives: Lifetimes, goal: Goal, found: Scoping, stop: Callable[[], boo
                     found, least, changed = tried, new, tensor + 1
         tensor += 1
     return found
+
+
+def annealed(lives: Lifetimes, goal: Goal, found: Scoping, bound: int, stop: Callable[[], bool]) -> Scoping:
+    """A scoping found by simulated annealing: random tensors move, for the worse too, the less so the nearer the end is.
+
+    The rings' sum counts for a tenth beside the goal: it says which of many equal ways lead on.
+    """
+    rng, tensors, value = Random(0), range(len(lives.size)), goal.value(found.need)
+    needs = _Needs(lives)
+    steps = min(STEPS, MAX_WORK // (needs.work + 1)) if len(tensors) else 0
+    now, cost, least, best = found.depth.tolist(), value + sum(found.need) / 10, value, found.depth.tolist()
+    for step in range(steps):
+        if least <= bound or (step % 64 == 0 and stop()):
+            break
+        tried = now.copy()
+        while True:
+            tried[rng.choice(tensors)] = rng.randrange(NUM_DEPTHS)
+            if rng.random() > 0.3:
+                break
+        need = needs.of(tried)
+        new = goal.value(need) + sum(need) / 10
+        if new <= cost or rng.random() < exp((cost - new) / (value * HOT * (COLD / HOT) ** (step / steps))):
+            now, cost = tried, new
+            if goal.value(need) < least:
+                least, best = goal.value(need), tried
+    return Scoping.of(lives, np.array(best, np.int64))
+
+
+class _Needs:
+    """`Scoping.of(lives, depth).need` for lists of depths, some times as fast while programs are small."""
+
+    def __init__(self, lives: Lifetimes) -> None:
+        first, end = lives.first.tolist(), lives.end.tolist()
+        self.inside = [range(low + 1, high) for low, high in zip(first, end, strict=True)]
+        self.loops = [(range(inside.start, inside.stop), edges) for inside, edges in map(lives.cuts_of, lives.loops)]
+        self.num_tasks, self.work = lives.num_tasks, int((lives.end - lives.first).sum()) + lives.num_tasks
+        order = np.argsort(lives.first, kind="stable")
+        self.births = list(zip(order.tolist(), lives.first[order].tolist(), lives.size[order].tolist(), strict=True))
+
+    def of(self, depth: Sequence[int]) -> Four:
+        cuts = [1] * self.num_tasks
+        for inside, d in zip(self.inside, depth, strict=True):
+            if d:
+                for task in inside:
+                    if cuts[task] <= d:
+                        cuts[task] = d + 1
+        for inside, edges in self.loops:
+            level = max(cuts[edge] for edge in edges)
+            for task in inside:
+                cuts[task] = max(cuts[task], level)
+        held, most, at = [0] * NUM_DEPTHS, [0] * NUM_DEPTHS, 0
+        for tensor, first, size in self.births:
+            while at < first:
+                at += 1
+                held[cuts[at] :] = [0] * (NUM_DEPTHS - cuts[at])
+            d = depth[tensor]
+            held[d] += size
+            if held[d] > most[d]:
+                most[d] = held[d]
+        return (most[0], most[1], most[2], most[3])
 
 
 def kinds_climbed(lives: Lifetimes, goal: Goal, found: Scoping, stop: Callable[[], bool]) -> Scoping:

@@ -14,7 +14,7 @@ import numpy as np
 from runner.program.lifetimes import Lives
 from runner.rings.placement import PlacedItem
 from schedulers.minpeak.folding import Fold, template
-from schedulers.scopes.climbing import climbed, kinds_climbed
+from schedulers.scopes.climbing import annealed, climbed, kinds_climbed
 from schedulers.scopes.exact import prove
 from schedulers.scopes.intervals import cut_intervals
 from schedulers.scopes.placement import place_scopes
@@ -68,6 +68,8 @@ def find_scopes(
         if passes.climbing and whole.num_tasks <= CLIMB_UP_TO and goal.value(found.need) > bound:
             start = climbed(whole, goal, start, lambda: over(1.0))
         found = min(found, start, key=lambda scoping: goal.value(scoping.need))
+    if passes.climbing and whole.num_tasks <= CLIMB_UP_TO and goal.value(found.need) > bound:
+        found = annealed(whole, goal, found, bound, lambda: over(1.0))
     if passes.climbing and KINDS_FROM <= whole.num_tasks <= CLIMB_UP_TO and goal.value(found.need) > bound:
         found = kinds_climbed(whole, goal, found, lambda: over(1.0))
     if passes.proof and whole.num_tasks <= PROVE_UP_TO and goal.value(found.need) > bound:
