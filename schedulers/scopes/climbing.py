@@ -2,10 +2,12 @@
 
 Any depths are a scoping, for the cuts follow from them (`schedulers.scopes.scoping`), so a scoping can be improved one tensor at
 a time. It often can be: a search for scopes puts every tensor into the deepest scope that holds its life, but a ring needs
-what the fullest scope of its depth holds, and a tensor out of that one may cost less where another depth has room to spare.
+what the fullest scope of its depth holds, and a tensor hoisted out of that may cost less where another depth has room.
 
     depth 1  [ a 6 ................. ][ b 9 ]        ring 1 needs 9, of which the first scope leaves 3
     depth 2     [ c 4, d 2 ][ e 5 ]                  ring 2 needs 6, for c and d; with d in the first scope above, 5
+
+Where no single move helps any more, several at random may (`annealed`).
 
 Layers repeat, and a ring needs what the fullest of them holds, so that one tensor elsewhere gains nothing where all of its kind
 would. So tensors of about one size are moved together as well, two kinds at a time: one makes room for the other.
@@ -15,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import combinations, product
-from math import exp
+from math import exp, inf
 from random import Random
 
 import numpy as np
@@ -23,10 +25,13 @@ import numpy as np
 from runner.program.lifetimes import Ints
 from schedulers.scopes.scoping import NUM_DEPTHS, Four, Goal, Lifetimes, Scoping
 
-STEPS, MAX_WORK = 8_000, 2_000_000
-"""Depths that annealing tries, fewer where lives are so long that more places would be passed: up to some tenths of a second."""
+STEPS, MAX_WORK = 5_000, 5_000_000
+"""Tries of one annealing, fewer where so many take long, as work in tasks passed: up to a third of a second."""
 
-HOT, COLD = 0.05, 0.01  # temperatures at begin and end, as parts of the value that annealing begins with
+TEMPERATURES = ((0.05, 0.01), (0.02, 0.001))
+"""At begin and end of annealings, as parts of the value: for sizes that are alike, and for sizes that differ much."""
+
+PAIRS = 0.3  # tries in which a second tensor moves: one makes room for the other
 MAX_KINDS = 12  # moved in pairs: 66 pairs in 16 ways take up to half a second
 
 
@@ -49,26 +54,27 @@ def climbed(lives: Lifetimes, goal: Goal, found: Scoping, stop: Callable[[], boo
 def annealed(lives: Lifetimes, goal: Goal, found: Scoping, bound: int, stop: Callable[[], bool]) -> Scoping:
     """A scoping found by simulated annealing: random tensors move, for the worse too, the less so the nearer the end is.
 
-    The rings' sum counts for a tenth beside the goal: it says which of many equal ways lead on.
+    The rings' sum counts for a tenth beside the goal: it says which of many equal ways lead on. No better one is looked for
+    than `bound`.
     """
-    rng, tensors, value = Random(0), range(len(lives.size)), goal.value(found.need)
-    needs = _Needs(lives)
-    steps = min(STEPS, MAX_WORK // (needs.work + 1)) if len(tensors) else 0
-    now, cost, least, best = found.depth.tolist(), value + sum(found.need) / 10, value, found.depth.tolist()
-    for step in range(steps):
-        if least <= bound or (step % 64 == 0 and stop()):
-            break
-        tried = now.copy()
-        while True:
-            tried[rng.choice(tensors)] = rng.randrange(NUM_DEPTHS)
-            if rng.random() > 0.3:
-                break
-        need = needs.of(tried)
-        new = goal.value(need) + sum(need) / 10
-        if new <= cost or rng.random() < exp((cost - new) / (value * HOT * (COLD / HOT) ** (step / steps))):
-            now, cost = tried, new
-            if goal.value(need) < least:
-                least, best = goal.value(need), tried
+    rng, tensors, needs = Random(0), range(len(lives.size)), _Needs(lives)
+    least, best = goal.value(found.need), found.depth.tolist()
+    steps = min(STEPS, MAX_WORK // needs.work) if tensors else 0
+    for hot, cold in TEMPERATURES:
+        now, cost, start = best, inf, least
+        for step in range(steps):
+            if least <= bound or (step % 64 == 0 and stop()):
+                return Scoping.of(lives, np.array(best, np.int64))
+            tried = now.copy()
+            for _ in range(1 + (rng.random() < PAIRS)):
+                tried[rng.choice(tensors)] = rng.randrange(NUM_DEPTHS)
+            need = needs.of(tried)
+            value = goal.value(need)
+            new = value + sum(need) / 10
+            if new <= cost or rng.random() < exp((cost - new) / (start * hot * (cold / hot) ** (step / steps))):
+                now, cost = tried, new
+                if value < least:
+                    least, best = value, tried
     return Scoping.of(lives, np.array(best, np.int64))
 
 

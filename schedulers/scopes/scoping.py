@@ -76,7 +76,7 @@ class Lifetimes:
         return cls(lives.first, np.maximum(lives.end, lives.scope_end), lives.size, lives.num_times, loops)
 
     def cuts_of(self, loop: Span) -> tuple[slice, list[int]]:
-        """Tasks inside a dynamic loop, and those at its edges, between its trips too: cuts inside have at least the levels of these."""
+        """Tasks inside a dynamic loop, and those at its edges and its trips': cuts inside have at least the levels of these."""
         starts = [task for trip in loop.items if isinstance(trip, Span) and (task := next(trip.tasks(), -1)) >= 0]
         end = last_task(loop) + 1
         return slice(starts[0] + 1, end), [*starts, end] if end < self.num_tasks else starts

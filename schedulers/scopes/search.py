@@ -1,7 +1,7 @@
 """Scopes without sharing: which runs of tasks become scopes, and in which scope each tensor lies.
 
 Intervals of bodies give scopes to programs of any length (`intervals`), in shorter ones tensors are then
-moved one by one (`climbing`), and in small ones a search finds better scopes or proves that there are none (`exact`).
+hoisted out of the deepest scopes (`climbing`), and in small ones a search finds better scopes or proves that there are none (`exact`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Passes:
 
     intervals  covers of intervals; off, all tensors begin in the root
     bodies     intervals of loops' trips by themselves, kinds that are alike solved once; off, no scope lies inside a trip
-    climbing   tensors of shorter programs moved one by one
+    climbing   tensors of shorter programs hoisted, one by one and by annealing
     proof      small programs searched in full
     """
 
