@@ -6,7 +6,7 @@ the other begins, in order and in that run: such edges cost nothing. What does n
 where it waits for as short as can be: that spends slack. A run with the places as they are says what comes of it, and what lay
 on its critical path keeps bytes of its own in the next try, which takes its times from that run.
 
-What is tried is the product of budgets, of the order in which ready tasks start under them, and of first-fit orders; at first
+What is tried is the product of budgets, of the rule by which tasks get bytes under them, and of first-fit orders; at first
 without a height, then below the lowest that was found, in steps that get smaller. What is left of the effort goes to orders that
 are changed by chance. All this is the same every time, unless `stop` ends it.
 """
