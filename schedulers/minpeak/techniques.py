@@ -49,7 +49,7 @@ bodies
     Without sharing, trips of loops are intervals of their own, and bodies that are alike are solved once.
     Scopes lie inside trips, too; without, a loop's trip is held as a whole.
 climbing
-    Without sharing, in programs of at most 200 tasks single tensors move to other depths, as long as that helps.
+    Without sharing, in programs of at most 400 tasks single tensors are hoisted to other depths, then some at random.
     Intervals put every tensor as deep as it goes; further out there may be room beside what another moment needs.
 proof
     Without sharing, programs of at most 12 tasks get a search over all scopes that ends with a proof.

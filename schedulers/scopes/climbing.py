@@ -2,68 +2,110 @@
 
 Any depths are a scoping, for the cuts follow from them (`schedulers.scopes.scoping`), so a scoping can be improved one tensor at
 a time. It often can be: a search for scopes puts every tensor into the deepest scope that holds its life, but a ring needs
-what the fullest scope of its depth holds, and a tensor out of that one may cost less where another depth has room to spare.
+what the fullest scope of its depth holds, and a tensor hoisted out of that may cost less where another depth has room.
 
     depth 1  [ a 6 ................. ][ b 9 ]        ring 1 needs 9, of which the first scope leaves 3
     depth 2     [ c 4, d 2 ][ e 5 ]                  ring 2 needs 6, for c and d; with d in the first scope above, 5
 
-Layers repeat, and a ring needs what the fullest of them holds, so that one tensor elsewhere gains nothing where all of its kind
-would. So tensors of about one size are moved together as well, two kinds at a time: one makes room for the other.
+Where no single move helps any more, several at random may (`annealed`). Layers repeat, and a ring needs what the fullest of them
+holds, so tensors of about one size are moved together as well, two kinds at a time: one makes room for the other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import combinations, product
+from math import exp, inf
+from random import Random
 
 import numpy as np
 
-from runner.program.lifetimes import Ints, distinct
-from schedulers.scopes.scoping import NUM_DEPTHS, Goal, Lifetimes, Scoping
+from runner.program.lifetimes import distinct
+from schedulers.scopes.scoping import NUM_DEPTHS, Four, Goal, Lifetimes, Scoping
 
+STEPS, MAX_WORK = 5_000, 5_000_000  # tries of one annealing, fewer where they pass many tasks: up to a third of a second
+TEMPERATURES = ((0.05, 0.01), (0.02, 0.001))  # begin and end, as parts of the value: where sizes are alike, and where they differ
 MAX_KINDS = 12  # moved in pairs: 66 pairs in 16 ways take up to half a second
+PAIRS = 0.3  # tries in which a second tensor moves: one makes room for the other
 
 
-def climbed(lives: Lifetimes, goal: Goal, found: Scoping, stop: Callable[[], bool]) -> Scoping:
-    """A scoping that no other depth of a single tensor makes better: with a lower value, or the same on more equal rings."""
-    least, changed, tensor = _height(goal, found), 0, 0
-    while tensor - changed < len(found.depth) and not stop():  # until no tensor since the last change has helped
-        at = tensor % len(found.depth)
-        for d in range(NUM_DEPTHS):
-            if d != found.depth[at]:
-                depth = found.depth.copy()
-                depth[at] = d
-                tried = Scoping.of(lives, depth)
-                if (new := _height(goal, tried)) < least:
-                    found, least, changed = tried, new, tensor + 1
-        tensor += 1
-    return found
+def climbed(lives: Lifetimes, goal: Goal, found: Scoping, stop: Callable[[], bool], kinds: bool = False) -> Scoping:
+    """A scoping that no other depth of a single tensor, or no depths of two kinds, make better: less, or on more equal rings."""
 
+    def height(scoping: Scoping) -> tuple[int, int]:
+        return goal.value(scoping.need), sum(units * units for units in scoping.need)
 
-def kinds_climbed(lives: Lifetimes, goal: Goal, found: Scoping, stop: Callable[[], bool]) -> Scoping:
-    """A scoping that no other depths of two kinds of tensors make better."""
-    kinds = _kinds(lives)
-    least, changed = _height(goal, found), True
+    sizes = np.rint(4 * np.log2(lives.size + 1)).astype(
+        np.int64
+    )  # a kind: about one size, a fifth more or less; the largest first
+    alike = [mine for size in distinct(sizes)[::-1] if len(mine := np.flatnonzero(sizes == size)) > 1]
+    groups = list(combinations(alike[:MAX_KINDS], 2)) if kinds else [(one,) for one in range(len(sizes))]
+    least, changed = height(found), True
     while changed:
         changed = False
-        for one, other in combinations(kinds, 2):
-            if stop():
-                return found
-            for d, e in product(range(NUM_DEPTHS), repeat=2):
+        for group in groups:
+            for depths in () if stop() else product(range(NUM_DEPTHS), repeat=len(group)):
                 depth = found.depth.copy()
-                depth[one], depth[other] = d, e
+                for one, d in zip(group, depths, strict=True):
+                    depth[one] = d
                 tried = Scoping.of(lives, depth)
-                if (new := _height(goal, tried)) < least:
+                if (new := height(tried)) < least:
                     found, least, changed = tried, new, True
     return found
 
 
-def _kinds(lives: Lifetimes) -> list[Ints]:
-    """Tensors of about one size, a fifth more or less, where there are several; at most `MAX_KINDS` kinds, the largest first."""
-    sizes = np.rint(4 * np.log2(lives.size + 1)).astype(np.int64)
-    kinds = [np.flatnonzero(sizes == size) for size in distinct(sizes)[::-1]]
-    return [kind for kind in kinds if len(kind) > 1][:MAX_KINDS]
+def annealed(lives: Lifetimes, goal: Goal, found: Scoping, bound: int, stop: Callable[[], bool]) -> Scoping:
+    """A scoping found by simulated annealing: random tensors move, for the worse too, the less so the nearer the end is.
+
+    The rings' sum counts for a tenth beside the goal: it says which of many equal ways lead on. `bound` is good enough.
+    """
+    rng, tensors, needs = Random(0), range(len(lives.size)), _Needs(lives)
+    least, best = goal.value(found.need), found.depth.tolist()
+    steps = min(STEPS, MAX_WORK // needs.work) if tensors else 0
+    for hot, cold in TEMPERATURES:
+        now, cost, start = best, inf, least
+        for step in range(steps):
+            if least <= bound or (step % 64 == 0 and stop()):
+                break
+            tried = now.copy()
+            for _ in range(1 + (rng.random() < PAIRS)):
+                tried[rng.choice(tensors)] = rng.randrange(NUM_DEPTHS)
+            need = needs.of(tried)
+            value = goal.value(need)
+            new = value + sum(need) / 10
+            if new <= cost or rng.random() < exp((cost - new) / (start * hot * (cold / hot) ** (step / steps))):
+                now, cost = tried, new
+                if value < least:
+                    least, best = value, tried
+    return Scoping.of(lives, np.array(best, np.int64))
 
 
-def _height(goal: Goal, scoping: Scoping) -> tuple[int, int]:
-    return goal.value(scoping.need), sum(units * units for units in scoping.need)
+class _Needs:
+    """`Scoping.of(lives, depth).need` for lists of depths, some times as fast while programs are small."""
+
+    def __init__(self, lives: Lifetimes) -> None:
+        first, end = lives.first.tolist(), lives.end.tolist()
+        self.inside = [range(low + 1, high) for low, high in zip(first, end, strict=True)]
+        self.loops = [lives.cuts_of(loop) for loop in lives.loops]
+        self.num_tasks, self.work = lives.num_tasks, int((lives.end - lives.first).sum()) + lives.num_tasks
+        order = np.argsort(lives.first, kind="stable")
+        self.births = list(zip(order.tolist(), lives.first[order].tolist(), lives.size[order].tolist(), strict=True))
+
+    def of(self, depth: Sequence[int]) -> Four:
+        cuts = [1] * self.num_tasks
+        for inside, d in zip(self.inside, depth, strict=True):
+            for task in inside if d else ():
+                if cuts[task] <= d:
+                    cuts[task] = d + 1
+        for inside, edges in self.loops:
+            level = max(cuts[edge] for edge in edges)
+            cuts[inside] = [max(cut, level) for cut in cuts[inside]]
+        held, most, at = [0] * NUM_DEPTHS, [0] * NUM_DEPTHS, 0
+        for tensor, first, size in self.births:
+            while at < first:
+                at += 1
+                held[cuts[at] :] = [0] * (NUM_DEPTHS - cuts[at])
+            d = depth[tensor]
+            held[d] += size
+            most[d] = max(most[d], held[d])
+        return (most[0], most[1], most[2], most[3])

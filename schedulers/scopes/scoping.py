@@ -75,6 +75,12 @@ class Lifetimes:
         loops = tuple(span for span in spans_of(lives.program.body) if span.kind == "dynamic" and last_task(span) >= 0)
         return cls(lives.first, np.maximum(lives.end, lives.scope_end), lives.size, lives.num_times, loops)
 
+    def cuts_of(self, loop: Span) -> tuple[slice, list[int]]:
+        """Tasks inside a dynamic loop, and those at its edges and its trips': cuts inside have at least the levels of these."""
+        starts = [task for trip in loop.items if isinstance(trip, Span) and (task := next(trip.tasks(), -1)) >= 0]
+        end = last_task(loop) + 1
+        return slice(starts[0] + 1, end), [*starts, end] if end < self.num_tasks else starts
+
 
 @dataclass(frozen=True)
 class Scoping:
@@ -104,9 +110,6 @@ def _cuts_of(lives: Lifetimes, depth: Ints) -> Ints:
         living_on = live_units(lives.first[mine] + 1, lives.end[mine], np.ones(mine.sum(), np.int64), lives.num_tasks + 1)
         cuts[living_on[:-1] > 0] = d + 1
     for loop in lives.loops:
-        starts = [task for trip in loop.items if isinstance(trip, Span) and (task := next(trip.tasks(), -1)) >= 0]
-        end = last_task(loop) + 1
-        edges = [*starts, end] if end < lives.num_tasks else starts
-        inside = slice(starts[0] + 1, end)
+        inside, edges = lives.cuts_of(loop)
         cuts[inside] = np.maximum(cuts[inside], cuts[edges].max())
     return cuts

@@ -1,7 +1,7 @@
 """Scopes without sharing: which runs of tasks become scopes, and in which scope each tensor lies.
 
 Intervals of bodies give scopes to programs of any length (`intervals`), in shorter ones tensors are then
-moved one by one (`climbing`), and in small ones a search finds better scopes or proves that there are none (`exact`).
+hoisted out of the deepest scopes (`climbing`), and in small ones a search finds the best and proves it (`exact`).
 """
 
 from __future__ import annotations
@@ -14,20 +14,14 @@ import numpy as np
 from runner.program.lifetimes import Lives
 from runner.rings.placement import PlacedItem
 from schedulers.minpeak.folding import Fold, template
-from schedulers.scopes.climbing import climbed, kinds_climbed
+from schedulers.scopes.climbing import annealed, climbed
 from schedulers.scopes.exact import prove
 from schedulers.scopes.intervals import cut_intervals
 from schedulers.scopes.placement import place_scopes
 from schedulers.scopes.scoping import Goal, Lifetimes, Scoping
 
-CLIMB_UP_TO = 400
-"""Tasks of programs in which tensors are moved one by one, and two kinds at a time: each takes up to half a second."""
-
-KINDS_FROM = 80
-"""Tasks of programs that may be some layers, so that kinds of tensors are moved; in shorter ones single tensors do."""
-
-PROVE_UP_TO = 12
-"""Tasks of programs that are searched in full: that takes up to some seconds, and ten times that for a few tasks more."""
+# Tasks of programs in which tensors are moved; that may be some layers, so that kinds of them are; that are searched in full.
+CLIMB_UP_TO, KINDS_FROM, PROVE_UP_TO = 400, 80, 12  # half a second each; the last takes ten times that for a few tasks more
 
 
 @dataclass(frozen=True)
@@ -36,7 +30,7 @@ class Passes:
 
     intervals  covers of intervals; off, all tensors begin in the root
     bodies     intervals of loops' trips by themselves, kinds that are alike solved once; off, no scope lies inside a trip
-    climbing   tensors of shorter programs moved one by one
+    climbing   tensors of shorter programs hoisted, one by one and by annealing
     proof      small programs searched in full
     """
 
@@ -68,8 +62,10 @@ def find_scopes(
         if passes.climbing and whole.num_tasks <= CLIMB_UP_TO and goal.value(found.need) > bound:
             start = climbed(whole, goal, start, lambda: over(1.0))
         found = min(found, start, key=lambda scoping: goal.value(scoping.need))
-    if passes.climbing and KINDS_FROM <= whole.num_tasks <= CLIMB_UP_TO and goal.value(found.need) > bound:
-        found = kinds_climbed(whole, goal, found, lambda: over(1.0))
+    if passes.climbing and whole.num_tasks <= CLIMB_UP_TO and goal.value(found.need) > bound:
+        found = annealed(whole, goal, found, bound, lambda: over(1.0))
+        if whole.num_tasks >= KINDS_FROM:
+            found = climbed(whole, goal, found, lambda: over(1.0), kinds=True)
     if passes.proof and whole.num_tasks <= PROVE_UP_TO and goal.value(found.need) > bound:
         found, is_least = prove(whole, goal, found, bound, lambda: over(1.0))
     value = goal.value(found.need)

@@ -17,7 +17,7 @@ from runner.rings.placement import PlacedAlloc, PlacedItem, PlacedScope, PlacedT
 from runner.rings.schedule import Schedule
 from runner.rings.sizes import RingSizes
 from schedulers.minpeak.folding import unfolded
-from schedulers.scopes.climbing import climbed
+from schedulers.scopes.climbing import _Needs, annealed, climbed
 from schedulers.scopes.exact import prove
 from schedulers.scopes.placement import place_scopes
 from schedulers.scopes.scoping import TOTAL, WORST, Goal, Lifetimes, Scoping
@@ -45,10 +45,19 @@ def capacities(schedule: Schedule) -> list[int]:
 
 
 def exhaustive(lives: Lifetimes, goal: Goal) -> int:
-    """The least value over every way to cut and every depth of every tensor, from the definition."""
+    """The least value over every way to cut and every depth of every tensor, from the definition: no scope lies in more than a
+    whole trip and in less than a whole loop."""
     best = None
     spans = list(zip(lives.first.tolist(), lives.end.tolist(), lives.size.tolist(), strict=True))
+    looped = [
+        (task, edge)
+        for inside, edges in map(lives.cuts_of, lives.loops)
+        for task in range(inside.start, inside.stop)
+        for edge in edges
+    ]
     for cuts in itertools.product((1, 2, 3, 4), repeat=lives.num_tasks - 1):
+        if any((1, *cuts)[task] < (1, *cuts)[edge] for task, edge in looped):
+            continue
         limits = [min((cuts[b - 1] for b in range(first + 1, end)), default=4) - 1 for first, end, _ in spans]
         for depths in itertools.product(*(range(limit + 1) for limit in limits)):
             held: Counter[tuple[int, ...]] = Counter()
@@ -77,6 +86,34 @@ def test_equal_to_exhaustive_search(goal: Goal) -> None:
         if checked == 15:
             return
     pytest.fail("too few programs were small enough")
+
+
+@pytest.mark.parametrize("goal", [TOTAL, WORST], ids=["total", "worst"])
+def test_tensors_are_hoisted_as_an_exhaustive_search_with_dynamic_loops_does(goal: Goal) -> None:
+    checked = hoisted = 0
+    for seed in range(4000):
+        lives = prepared(random_program(seed, max_tasks=6))
+        if not lives.loops or lives.num_tasks > 6 or not 3 <= len(lives.size) <= 5:
+            continue
+        value, root = exhaustive(lives, goal), all_in_root(lives)
+        found = annealed(lives, goal, root, 0, lambda: False)
+        assert goal.value(found.need) == value, f"seed {seed}"
+        limits = [min(found.cuts[first + 1 : end], default=4) - 1 for first, end in zip(lives.first, lives.end, strict=True)]
+        assert (found.depth <= limits).all()
+        hoisted += bool((found.depth < limits).any())
+        checked += 1
+        if checked == 12:
+            break
+    assert checked == 12
+    assert hoisted > 2
+
+
+def test_the_annealed_needs_are_those_of_the_scoping() -> None:
+    rng = random.Random(3)
+    for make, seed in itertools.product((random_program, loop_program), range(40)):
+        lives = prepared(make(seed))
+        depth = [rng.randrange(4) for _ in lives.size]
+        assert _Needs(lives).of(depth) == Scoping.of(lives, np.array(depth, np.int64)).need, f"{make.__name__} {seed}"
 
 
 def random_placement(program: Program, rng: random.Random) -> list[PlacedItem]:
