@@ -129,11 +129,8 @@ class Search:
         return self._best(limit_us)
 
     def fastest(self, most: int | None) -> Placed | None:
-        """The shortest run found in an arena of at most so many units.
-
-        Runs under budgets of about so many are placed, the shortest first, as long as they are shorter than what was found:
-        places only add to the waiting.
-        """
+        """The shortest run found in an arena of at most so many units: runs under budgets of about so many are placed, the
+        shortest first, as long as they are shorter than what was found, as places only add to the waiting."""
         for variant in self._placing(self.work.free):
             self._try(variant, most or 0, 0.0)
         runs = {self.work.free.begin.tobytes(): self.work.free}  # each once
@@ -151,8 +148,8 @@ class Search:
     # --- steps --------------------------------------------------------------------------------------------------------
 
     def _fastest(self, most: int | None) -> Placed | None:
-        fitting = (placed for placed in self.found if most is None or placed.units <= most)
-        return min(fitting, key=lambda placed: (placed.makespan_us, placed.units), default=None)
+        fitting = (p for p in self.found if most is None or p.units <= most)
+        return min(fitting, key=lambda p: (p.makespan_us, p.units), default=None)
 
     def _place_shorter(self, times: Times, most: int | None) -> None:
         """Places by a run until one is found that waits for nothing that the run does not wait for; in a small program always."""

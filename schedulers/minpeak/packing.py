@@ -83,10 +83,8 @@ class Packing:
 
 
 class _Neighbours:
-    """Which tensors may not share bytes with another one, listed once for all orders if there are not too many pairs.
-
-    One of two must end before the other begins, in all of the `lives` given: pairs of begins and ends.
-    """
+    """Which tensors may not share bytes with another one, listed once for all orders if there are not too many pairs: one of two
+    must end before the other begins, in all of the `lives` given."""
 
     def __init__(self, *lives: Live) -> None:
         self.lives = lives

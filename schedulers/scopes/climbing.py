@@ -35,9 +35,7 @@ def climbed(lives: Lifetimes, goal: Goal, found: Scoping, stop: Callable[[], boo
     def height(scoping: Scoping) -> tuple[int, int]:
         return goal.value(scoping.need), sum(units * units for units in scoping.need)
 
-    sizes = np.rint(4 * np.log2(lives.size + 1)).astype(
-        np.int64
-    )  # a kind: about one size, a fifth more or less; the largest first
+    sizes = np.rint(4 * np.log2(lives.size + 1)).astype(np.int64)  # a kind: one size, a fifth more or less; largest first
     alike = [mine for size in distinct(sizes)[::-1] if len(mine := np.flatnonzero(sizes == size)) > 1]
     groups = list(combinations(alike[:MAX_KINDS], 2)) if kinds else [(one,) for one in range(len(sizes))]
     least, changed = height(found), True
