@@ -133,16 +133,18 @@ class Search:
         shortest first, as long as they are shorter than what was found, as places only add to the waiting."""
         for variant in self._placing(self.work.free):
             self._try(variant, most or 0, 0.0)
-        runs = {self.work.free.begin.tobytes(): self.work.free}  # each once
+        runs, parts = {self.work.free.starts.tobytes(): self.work.free}, sorted(NARROWER)  # each run once
         for rule in RULES if most is not None else ():
-            for budget in (int((most or 0) * part) for part in sorted(NARROWER)):
-                if budget >= self.peak and self.tries > 0 and not self.stop():
+            for part in (parts[0], parts[-1], *parts[1:-1]):
+                if self.tries > 0 and not self.stop() and (budget := int((most or 0) * part)) >= self.peak:
                     times = self._run(budget, rule, inf)
-                    runs.setdefault(times.begin.tobytes(), times)
-                    if not times.is_held_up:
-                        break  # nor does it wait for bytes where there are more
+                    runs.setdefault(times.starts.tobytes(), times)
+                    if not (self._is_promising(times, most) if part == parts[-1] else times.is_held_up):
+                        break  # with fewer bytes it hardly gets shorter; where there are more nothing waits either
         for times in sorted(islice(runs.values(), 1, None), key=lambda times: times.makespan_us):
-            self._place_shorter(times, most)
+            for variant in self._placing(times):
+                if self._is_promising(times, most):
+                    self._try(variant, most or 0, 0.0)
         return self._fastest(most)
 
     # --- steps --------------------------------------------------------------------------------------------------------
@@ -151,13 +153,10 @@ class Search:
         fitting = (p for p in self.found if most is None or p.units <= most)
         return min(fitting, key=lambda p: (p.makespan_us, p.units), default=None)
 
-    def _place_shorter(self, times: Times, most: int | None) -> None:
-        """Places by a run until one is found that waits for nothing that the run does not wait for; in a small program always."""
-        for variant in self._placing(times):
-            best = None if self.is_small else self._fastest(most)
-            if best and best.makespan_us <= times.makespan_us + self.work.alloc_us:
-                return
-            self._try(variant, most or 0, 0.0)
+    def _is_promising(self, times: Times, most: int | None) -> bool:
+        """Whether places by a run may be faster than what was found; in small programs any may, or take less."""
+        best = None if self.is_small else self._fastest(most)
+        return best is None or times.makespan_us + self.work.alloc_us < best.makespan_us
 
     def _best(self, limit_us: float) -> Placed | None:
         return min((p for p in self.found if p.makespan_us <= limit_us), key=lambda p: (p.units, p.makespan_us), default=None)

@@ -374,6 +374,8 @@ class _Run:
     def _dispatch(self) -> None:
         """Start what has workers and bytes."""
         for core, queue in self.ready.items():
+            if not queue:
+                continue
             state = (self.turn, len(queue), *self.counted.state) if self.counted is not None else None
             if state is not None and self.events and self.passed.get(core) == state:
                 continue  # as before, none of them gets bytes
