@@ -23,7 +23,7 @@ import numpy as np
 from runner.program.lifetimes import distinct
 from schedulers.scopes.scoping import NUM_DEPTHS, Four, Goal, Lifetimes, Scoping
 
-STEPS, MAX_WORK = 5_000, 5_000_000  # tries of one annealing, fewer where they pass many tasks: up to a third of a second
+STEPS, MAX_WORK = 1_500, 1_500_000  # tries of one annealing, fewer where they pass many tasks: up to a tenth of a second
 TEMPERATURES = ((0.05, 0.01), (0.02, 0.001))  # begin and end, as parts of the value: where sizes are alike, and where they differ
 MAX_KINDS = 12  # moved in pairs: 66 pairs in 16 ways take up to half a second
 PAIRS = 0.3  # tries in which a second tensor moves: one makes room for the other

@@ -60,12 +60,10 @@ def find_scopes(
         starts.append(Scoping.of(whole, cut_intervals(fold, template(fold, lives), lives, goal, over, passes.bodies)))
     for start in reversed(starts):
         if passes.climbing and whole.num_tasks <= CLIMB_UP_TO and goal.value(found.need) > bound:
-            start = climbed(whole, goal, start, lambda: over(1.0))
+            start = annealed(whole, goal, climbed(whole, goal, start, lambda: over(1.0)), bound, lambda: over(1.0))
+            if whole.num_tasks >= KINDS_FROM:
+                start = climbed(whole, goal, start, lambda: over(1.0), kinds=True)
         found = min(found, start, key=lambda scoping: goal.value(scoping.need))
-    if passes.climbing and whole.num_tasks <= CLIMB_UP_TO and goal.value(found.need) > bound:
-        found = annealed(whole, goal, found, bound, lambda: over(1.0))
-        if whole.num_tasks >= KINDS_FROM:
-            found = climbed(whole, goal, found, lambda: over(1.0), kinds=True)
     if passes.proof and whole.num_tasks <= PROVE_UP_TO and goal.value(found.need) > bound:
         found, is_least = prove(whole, goal, found, bound, lambda: over(1.0))
     value = goal.value(found.need)
