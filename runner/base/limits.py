@@ -44,7 +44,7 @@ class Limits:
     findings: int = 1_000
     density: int = 50
     blocks: int = 10
-    frontier: int = 1_250
+    frontier: int = 1_100
 
     @classmethod
     def current(cls, env: Mapping[str, str] = os.environ) -> Limits:

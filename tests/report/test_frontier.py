@@ -106,7 +106,7 @@ def test_a_small_file_of_many_tasks_is_refused(call, tmp_path, monkeypatch):
     path = tmp_path / "g.yaml"
     path.write_text('graph: g\nbody: [{for: t, range: 20000, body: [{alloc: {b: "f32[4]"}}]}]\n')
     code, _, err = call("frontier", path, "--config", "tiny")
-    assert code == 1 and "the frontier of 20,000 tasks takes too long: more than 1,250" in err
+    assert code == 1 and "the frontier of 20,000 tasks takes too long: more than 1,100" in err
     assert "set RINGGRAPH_LIMITS=frontier=N" in err
     path.write_text(path.read_text().replace("20000", "20"))
     assert call("frontier", path, "--config", "tiny", "--points", "1")[0] == 0
