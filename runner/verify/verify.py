@@ -1,7 +1,7 @@
 """This module checks schedules on its own: what it passes is safe at the given capacities, for any progress of execution.
 
 It shares no code with `runner.rings.heap` and with no scheduler: it simulates the rings on intervals of bytes and works out from
-the program's regions which tasks must be ordered (`runner.verify.edges`). Findings have a code:
+the program's regions which tasks must be ordered (`runner.verify.needs`). Findings have a code:
 
 V1 structure (scopes, submissions, trips)   V2 mode (AUTO in MANUAL, too many open)   V3 block (alignment, bounds, size, tensors)
 V4 capacity (a ring is too small)           V5 read after close                  V6 missing edge: order, or a block kept alive
@@ -26,7 +26,8 @@ from runner.rings.schedule import Begin, End, Repeat, Schedule, Submission, Subm
 from runner.rings.sizes import RingSizes
 from runner.rings.steps import StepWalk
 from runner.verify.columns import Columns, in_turn, least_bytes, places
-from runner.verify.edges import Conflict, Order, region_needs, sharing_needs
+from runner.verify.edges import Conflict, Order
+from runner.verify.needs import region_needs, sharing_needs
 
 MAX_BLOCK_BYTES = 2**31 - 1
 MAX_SCOPES = 64

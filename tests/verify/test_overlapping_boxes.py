@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from runner.verify.edges import _Boxes
+from runner.verify.needs import _Boxes
 
 
 def random_box(rng, num_axes):

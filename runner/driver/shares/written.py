@@ -26,7 +26,7 @@ from runner.rings.devices.timed_lives import Work
 from runner.rings.schedule import NUM_RINGS, Schedule
 from runner.rings.sizes import RingSizes
 from runner.rings.timed import Timing, timed
-from runner.writeback.sharing.arranging import scene_of
+from runner.writeback.sharing.scene import scene_of
 from runner.writeback.sharing.search import ShareSearch
 from runner.writeback.sharing.text import plain, share_splices
 from runner.writeback.splices import Splice, spliced

@@ -17,8 +17,9 @@ import numpy as np
 from runner.language.graph import EVERY
 from runner.program.order import predecessors
 from runner.rings.devices.timed_lives import Times, Work, run_in_budget, run_placed
-from runner.writeback.sharing.arranging import Bar, Proposal, Scene, Taste, proposal
+from runner.writeback.sharing.arranging import Proposal, proposal
 from runner.writeback.sharing.critical import Pairs, waits_for_bytes
+from runner.writeback.sharing.scene import Bar, Scene, Taste
 from runner.writeback.sharing.text import plain
 
 EFFORT = 1_000_000
