@@ -10,10 +10,11 @@ height: the kind of MiniMalloc's challenging sets.
 import gc
 import random
 from collections.abc import Callable
-from time import perf_counter
+from time import perf_counter, process_time
 
 import numpy as np
 import pytest
+from random_programs import loop_program, random_program
 
 from runner.base.tensor_spec import BLOCK_ALIGN
 from runner.cli.shared import console, table
@@ -22,6 +23,7 @@ from runner.program.lifetimes import Rows, lives_of
 from schedulers.minpeak.folding import fold, template
 from schedulers.minpeak.packing import FirstFit, Problem, pack
 from schedulers.minpeak.planner import plan
+from schedulers.scopes import search
 
 MIB = 2**20
 CP_SAT_SECONDS = 20.0
@@ -180,6 +182,29 @@ def test_growth(capsys):
                 print(f"{layers:6}  {num:9,}  {expanding:9.2f}  {planning:9.2f}  {num / planning:20,.0f}", flush=True)
     finally:
         gc.enable()
+
+
+@pytest.mark.bench
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("objective", ["total", "worst"])
+def test_scopes_with_and_without_annealing(objective, capsys, monkeypatch):
+    """Values without sharing of 150 random programs, half of them of loops, both ways by turns."""
+    annealed, falls, seconds = search.annealed, [], [0.0, 0.0]
+    for seed in range(75):
+        for program in (random_program(seed, max_tasks=40), loop_program(seed)):
+            values = []
+            for k, way in enumerate((lambda lives, goal, found, bound, stop: found, annealed)):
+                monkeypatch.setattr(search, "annealed", way)
+                start = process_time()
+                values.append(plan(program, {"share": False, "objective": objective}).certificate.value)
+                seconds[k] += process_time() - start
+            assert values[1] <= values[0]
+            falls.append(1 - values[1] / values[0] if values[0] else 0.0)
+    lower = [fall for fall in falls if fall]
+    with capsys.disabled():
+        mean, most = sum(lower) / max(1, len(lower)), max(falls)
+        print(f"\n{objective}: {len(lower)} of {len(falls)} lower, by {mean:.1%}, at most {most:.1%}; ", end="")
+        print(f"{seconds[0]:.0f} s of CPU without annealing, {seconds[1]:.0f} with")
 
 
 def _say(capsys, text):

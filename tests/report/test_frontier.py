@@ -140,3 +140,21 @@ def test_one_planner_for_all_budgets_plans_as_one_for_each():
         alone = plan(program, {"objective": "makespan", "budget_bytes": budget, "time_limit_s": float("inf")})
         found = planner.shortest(budget)
         assert (found.schedule, found.certificate) == (alone.schedule, alone.certificate)
+
+
+def test_what_was_asked_before_changes_no_plan():
+    """Candidates are made once for all that a planner is asked; each answer is that of a planner of its own."""
+    program = Driver("tiny").expand("moe")
+    planner = Planner(program, Options.of({"objective": "makespan", "time_limit_s": float("inf")}))
+    asked = [
+        {"objective": "total"},
+        {"objective": "balanced"},
+        {"share": False, "objective": "total"},
+        {"share": False, "objective": "worst"},
+        {"objective": "worst"},
+        {"share": False, "objective": "balanced"},
+        {"objective": "makespan", "budget_bytes": 2 * sum(plan(program, {}).heap_bytes)},
+    ]
+    for options in asked + asked[::-1]:
+        alone, found = plan(program, options | {"time_limit_s": float("inf")}), planner.asked(**options).plan()
+        assert (found.schedule, found.certificate, found.found_by) == (alone.schedule, alone.certificate, alone.found_by), options
