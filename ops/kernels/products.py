@@ -101,7 +101,7 @@ class Laid:
         if self.skips_zeros:
             num_live = _live_rows(x)
             if num_live < x.shape[0]:
-                out[num_live:] = 0
+                out[num_live:].zero_()
                 x, out = x[:num_live], out[:num_live]
         if len(self.cells) == 1:
             out.copy_(self._line(x, self.cells[0]))
@@ -132,11 +132,9 @@ def _live_rows(x: torch.Tensor) -> int:
     num_rows = x.shape[0]
     if not _LEAST_ROWS <= num_rows <= _FEW_ROWS or x[-1].count_nonzero():
         return num_rows
-    low, high = 0, num_rows - 1  # rows from `high` on are zero, of those from `low` to `high` perhaps not all
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (middle + 1, high) if x[middle:high].count_nonzero() else (low, middle)
-    return high
+    sizes = x.view(torch.uint8) if x.dtype == torch.int8 else x.abs()  # of -128, `abs` is negative
+    largest = sizes.amax(1).tolist()
+    return next((row + 1 for row in range(num_rows - 2, -1, -1) if largest[row]), 0)
 
 
 def lay_out(w: torch.Tensor, rows: Sequence[int] = (), columns: Sequence[int] = (), *, is_fast: bool = False) -> Laid:
@@ -229,7 +227,7 @@ def _blocked(w: torch.Tensor, is_fast: bool = False) -> Multiply:
     def multiply(x: torch.Tensor) -> torch.Tensor:
         x = x.float()
         if x.shape[0] == 1 and not is_fast:
-            return linear(x.expand(2, -1).contiguous(), blocks, None, "none", [], "")[:1]
+            return linear(torch.cat((x, x)), blocks, None, "none", [], "")[:1]
         if x.shape[0] == 0:
             return x.new_empty(0, columns)
         return linear(x.contiguous(), blocks, None, "none", [], "")

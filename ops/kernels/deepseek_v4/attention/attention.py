@@ -61,7 +61,7 @@ def dummy_cmp_table(*, cmp_block_table, cmp_kv):
 
 def pad_overlay(kv, *, overlay):
     overlay[: kv.shape[0]] = kv
-    overlay[kv.shape[0] :] = 0
+    overlay[kv.shape[0] :].zero_()
 
 
 def cache_writeback(slot_mapping, kv, *, kv_cache):

@@ -22,7 +22,7 @@ def kv_score_proj(x, wkv, wgate, *, kv, score):
     num_tokens = x.shape[0]
     for w, out in ((wkv, kv), (wgate, score)):
         matmul_nt(x, w, out[:num_tokens])
-        out[num_tokens:] = 0
+        out[num_tokens:].zero_()
 
 
 def write_map(slot_mapping, position_ids, *, write_pos, write_dst):
@@ -115,7 +115,7 @@ def rmsnorm_rope_pad(write_dst, write_pos, freqs_cos, freqs_sin, pooled, norm_w,
 def rmsnorm_rope_step(cos, sin, pooled, norm_w, *, normed, eps):
     num_tokens = cos.shape[0]
     normed[:num_tokens] = norm_rope(pooled[:num_tokens], norm_w, cos, sin, eps)
-    normed[num_tokens:] = 0
+    normed[num_tokens:].zero_()
 
 
 def write_rows(cache: torch.Tensor, rows: torch.Tensor, slots: torch.Tensor) -> None:

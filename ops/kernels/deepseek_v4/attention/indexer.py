@@ -22,7 +22,7 @@ def idx_qr_proj(qr, wq_b, wq_b_scale, qr_scale, *, qr_proj):
 def idx_qr_proj_step(qr, wq_b, wq_b_scale, qr_scale, *, acc, qr_proj):
     num_tokens = qr.shape[0]
     matmul_nt(qr, wq_b, acc[:num_tokens])
-    acc[num_tokens:] = 0
+    acc[num_tokens:].zero_()
     qr_proj.copy_(dequantise(acc[:num_tokens], qr_scale, wq_b_scale))
 
 
@@ -45,7 +45,7 @@ def idx_weights_proj(x, w, *, weights, head_dim):
     num_tokens = x.shape[0]
     matmul_nt(x, w, weights[:num_tokens])
     weights[:num_tokens] *= (w.shape[0] * head_dim) ** -0.5
-    weights[num_tokens:] = 0
+    weights[num_tokens:].zero_()
 
 
 def idx_kv_hadamard(normed, hadamard, *, rotated):

@@ -51,14 +51,14 @@ def proj_b(o_r_i8, wo_b, wo_b_scale, scale, *, attn_out):
 def proj_a_mm(o_packed, w, *, y, group, groups):
     x = o_packed[group::groups]
     matmul_nt(x, w, y[: x.shape[0]])
-    y[x.shape[0] :] = 0
+    y[x.shape[0] :].zero_()
 
 
 def quant_group(o_r, *, scale, o_r_i8, o_r_i8_pad):
     num_tokens = o_r_i8.shape[0]
     quantise_rows(o_r[:num_tokens], o_r_i8, scale)
     o_r_i8_pad[:num_tokens] = o_r_i8
-    o_r_i8_pad[num_tokens:] = 0
+    o_r_i8_pad[num_tokens:].zero_()
 
 
 @reads_laid_out(w=None)

@@ -28,7 +28,7 @@ def qr_rms_norm_quant(qr_fp32, gamma, *, qr, qr_scale, qr_matmul, eps):
     x = qr_fp32[:num_tokens]
     quantise_rows(x * rms_scale(x, eps) * gamma.float(), qr, qr_scale)
     qr_matmul[:num_tokens] = qr
-    qr_matmul[num_tokens:] = 0
+    qr_matmul[num_tokens:].zero_()
 
 
 @reads_laid_out(wq_b=None)
@@ -40,7 +40,7 @@ def qproj_dequant(acc, wq_b_scale, qr_scale, *, q_proj):
     num_tokens = qr_scale.shape[0]
     torch.mul(acc[:num_tokens], wq_b_scale, out=q_proj[:num_tokens])
     q_proj[:num_tokens] *= qr_scale
-    q_proj[num_tokens:] = 0
+    q_proj[num_tokens:].zero_()
 
 
 def q_head_rms_nope_rope(q_proj, rope_cos, rope_sin, *, q, eps):
