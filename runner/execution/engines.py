@@ -44,8 +44,9 @@ class InOrder:
 
     def __init__(self, run: Run, fusions: Fusions | None = None):
         self._run = run
+        run.is_in_order = True
         self._storage = run.storage
-        self._has_op = [submission.op is not None for submission in run.schedule.submissions]
+        self._submissions = run.schedule.submissions
         self._units = fusions.units if fusions is not None else {}
         self._waiting: list[int] = []
 
@@ -61,7 +62,7 @@ class InOrder:
         assert place is not None, "nothing is in flight, so a submission fits or never will"
         run.places[submission] = place
         run.num_submissions += 1
-        if self._has_op[submission]:
+        if self._submissions[submission].op is not None:
             run.num_tasks += 1
             if submission in self._units:
                 if self._waiting and self._units[submission].fusion is not self._units[self._waiting[-1]].fusion:
