@@ -29,8 +29,7 @@ def idx_qr_proj_step(qr, wq_b, wq_b_scale, qr_scale, *, acc, qr_proj):
 def idx_qr_rope(cos, sin, qr_proj, *, rope_out):
     num_tokens, half = cos.shape
     heads = qr_proj.view(num_tokens, rope_out.shape[0] // num_tokens, -1)
-    rotated = rotate(heads[..., -2 * half :], cos[:, None], sin[:, None])
-    rope_out.copy_(rotated.reshape(rope_out.shape))
+    rotate(heads[..., -2 * half :], cos.unsqueeze(1), sin.unsqueeze(1), rope_out.view(num_tokens, -1, 2 * half))
 
 
 def idx_qr_hadamard_quant(qr_proj, rope_out, hadamard, *, q, q_scale):
