@@ -109,6 +109,14 @@ class Laid:
         for line, lo, hi in zip(self.cells, self.rows, self.rows[1:], strict=False):
             out[:, lo:hi] = self._line(x, line)
 
+    def wide_product(self, x: torch.Tensor) -> torch.Tensor:
+        """The same as f32, to which an int32 sum is rounded."""
+        sums = getattr(self.cells[0][0], "exact_sums", None)
+        is_cell = len(self.cells) == 1 and len(self.cells[0]) == 1
+        if sums is None or not is_cell or self.skips_zeros or x.shape[0] == 0:
+            return self.product(x).float()
+        return sums(x)
+
     def _product(self, x: torch.Tensor) -> torch.Tensor:
         if len(self.cells) == 1:
             return self._line(x, self.cells[0])
@@ -313,6 +321,8 @@ def _exact_sums(sums: Multiply, num_rows: int, num_columns: int) -> Multiply:
             exact += sums(part).int()
         return exact
 
+    if num_columns <= _EXACT_K:
+        multiply.exact_sums = sums  # type: ignore[attr-defined]
     return multiply
 
 

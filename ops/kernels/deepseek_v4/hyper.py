@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -27,20 +28,17 @@ def hc_pre(x, fn, scale, base, *, x_mixed, post, comb, mixes, mixes_raw, norm_ep
     inverse = flat.square().mean(-1, keepdim=True).add_(norm_eps).rsqrt_()
     coefficients = torch.mul(sums[0].add_(sums[1]), inverse, out=mixes[:num_tokens, :mix])
 
-    logits = (coefficients * _spread(scale, hc)).add_(base)
+    logits = (coefficients * scale.index_select(0, _kinds(hc, scale.device))).add_(base)
     pre, double = logits[:, : 2 * hc].sigmoid().chunk(2, 1)
     torch.mul(double, 2, out=post)
     comb.view(num_tokens, hc, hc).copy_(_sinkhorn(logits[:, 2 * hc :].view(num_tokens, hc, hc), hc_eps, iterations))
     x_mixed.copy_(torch.bmm(pre.add(hc_eps).unsqueeze(1), rows).squeeze(1))
 
 
-def _spread(scale: torch.Tensor, hc: int) -> torch.Tensor:
-    """`scale` [3] of pre, post and comb for each coefficient [MIX]; worked out once of a weight, which nobody changes."""
-    known = getattr(scale, "_ringgraph_spread", None)
-    if known is None:
-        known = scale.repeat_interleave(torch.tensor([hc, hc, hc * hc], device=scale.device))
-        scale._ringgraph_spread = known  # type: ignore[attr-defined]
-    return known
+@functools.cache
+def _kinds(hc: int, device: torch.device) -> torch.Tensor:
+    """Of each coefficient [MIX] whether it is of pre (0), post (1) or comb (2)."""
+    return torch.tensor([0] * hc + [1] * hc + [2] * (hc * hc), device=device)
 
 
 def _sinkhorn(logits: torch.Tensor, eps: float, iterations: int) -> torch.Tensor:
