@@ -96,7 +96,7 @@ def test_what_runs_says_in_one_message_that_torch_cannot_be_imported(arguments, 
     (tmp_path / "torch" / "__init__.py").write_text("import torch.inner\n", encoding="utf-8")
     (tmp_path / "torch" / "inner.py").write_text(f"def load():\n    raise {raised}\nload()\n", encoding="utf-8")
     if "ModuleNotFound" in raised:
-        finder = f"class Finder:\n    def find_spec(self, name, *given):\n        if name == 'torch':\n            raise {raised}\n"
+        finder = f"class Finder:\n def find_spec(self, name, *given):\n  if name == 'torch':\n   raise {raised}\n"
         (tmp_path / "sitecustomize.py").write_text(f"import sys\n{finder}\nsys.meta_path.insert(0, Finder())\n", encoding="utf-8")
     command = [sys.executable, "-m", "runner", *(argument.format(out=tmp_path) for argument in arguments)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}

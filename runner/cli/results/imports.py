@@ -12,10 +12,11 @@ THEIRS = frozenset({"torch", "numpy", "networkx", "safetensors", "tokenizers", "
 def failed_import(error: BaseException) -> str | None:
     """What to say of an error that a package which is not ours raised while it was imported; None for any other error.
 
-    A broken package raises whatever it meets, an OSError for a shared library for example: what tells is that the body of a module
-    of its was running, which one of ours had asked for.
+    A broken package raises whatever it meets, an OSError for a shared library for example: what tells is that the body of a
+    module of its was running, which one of ours had asked for.
     """
-    frames = [(frame.f_globals.get("__name__", "").partition(".")[0], frame.f_code.co_name) for frame, _ in walk_tb(error.__traceback__)]
+    around = [frame for frame, _ in walk_tb(error.__traceback__)]
+    frames = [(frame.f_globals.get("__name__", "").partition(".")[0], frame.f_code.co_name) for frame in around]
     last = max((at for at, (package, _) in enumerate(frames) if package in OURS), default=-1)
     behind = [package for package, code in frames[last + 1 :] if code == "<module>"]
     if behind:
