@@ -90,21 +90,23 @@ class Laid:
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """`x @ self.T`."""
-        if self.skips_zeros:
+        num_rows = x.shape[0]
+        if self.skips_zeros and _LEAST_ROWS <= num_rows <= _FEW_ROWS:
             num_live = _live_rows(x)
-            if num_live < x.shape[0]:
-                return torch.nn.functional.pad(self._product(x[:num_live]), (0, 0, 0, x.shape[0] - num_live))
+            if num_live < num_rows:
+                return torch.nn.functional.pad(self._product(x[:num_live]), (0, 0, 0, num_rows - num_live))
         return self._product(x)
 
     def product_into(self, x: torch.Tensor, out: torch.Tensor) -> None:
         """The same, rounded to `out` [M, N]."""
-        if self.skips_zeros:
+        num_rows = x.shape[0]
+        if self.skips_zeros and _LEAST_ROWS <= num_rows <= _FEW_ROWS:
             num_live = _live_rows(x)
-            if num_live < x.shape[0]:
+            if num_live < num_rows:
                 out[num_live:].zero_()
                 x, out = x[:num_live], out[:num_live]
         if len(self.cells) == 1:
-            out.copy_(self._line(x, self.cells[0]))
+            out.copy_(self._product(x))
             return
         for line, lo, hi in zip(self.cells, self.rows, self.rows[1:], strict=False):
             out[:, lo:hi] = self._line(x, line)
@@ -118,9 +120,10 @@ class Laid:
         return sums(x)
 
     def _product(self, x: torch.Tensor) -> torch.Tensor:
-        if len(self.cells) == 1:
-            return self._line(x, self.cells[0])
-        return torch.cat([self._line(x, line) for line in self.cells], dim=1)
+        cells = self.cells
+        if len(cells) == 1:
+            return cells[0][0](x) if len(cells[0]) == 1 else self._line(x, cells[0])
+        return torch.cat([self._line(x, line) for line in cells], dim=1)
 
     def _line(self, x: torch.Tensor, line: tuple[Multiply, ...]) -> torch.Tensor:
         if len(line) == 1:
@@ -136,9 +139,9 @@ def _is_large(shape: tuple[int, ...], dtype: torch.dtype) -> bool:
 
 
 def _live_rows(x: torch.Tensor) -> int:
-    """Rows of `x` up to the last one that is not zero, where they may be what pads a tile; else all."""
+    """Rows of `x` up to the last one that is not zero."""
     num_rows = x.shape[0]
-    if not _LEAST_ROWS <= num_rows <= _FEW_ROWS or x[-1].count_nonzero():
+    if x[-1].count_nonzero():
         return num_rows
     sizes = x.view(torch.uint8) if x.dtype == torch.int8 else x.abs()  # of -128, `abs` is negative
     largest = sizes.amax(1).tolist()
@@ -233,10 +236,10 @@ def _blocked(w: torch.Tensor, is_fast: bool = False) -> Multiply:
     linear, columns = torch.ops.mkldnn._linear_pointwise.default, w.shape[0]
 
     def multiply(x: torch.Tensor) -> torch.Tensor:
-        x = x.float()
-        if x.shape[0] == 1 and not is_fast:
+        x, num_rows = x.float(), x.shape[0]
+        if num_rows == 1 and not is_fast:
             return linear(torch.cat((x, x)), blocks, None, "none", [], "")[:1]
-        if x.shape[0] == 0:
+        if num_rows == 0:
             return x.new_empty(0, columns)
         return linear(x.contiguous(), blocks, None, "none", [], "")
 
