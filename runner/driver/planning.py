@@ -397,7 +397,7 @@ def _written(setup: Setup, request: PlanRequest, say: Say | None) -> tuple[Place
         return program_of(path, config, routing=request.routing, library=library, ops=setup.registry)
 
     files = Files(path, expand, lambda library: lint_texts(setup, path, library))
-    allowed = frozenset({"G318"}) if request.allow_missing_edges else frozenset()
+    allowed = frozenset({"G318", "G341"}) if request.allow_missing_edges else frozenset()
     refuse_errors(files, {}, SCOPES_DECIDE)
     options, planner = request.minpeak, _Planner(setup, request, say)
     if request.scheduler != "minpeak":

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.base.errors import ConfigError
-from runner.driver.driver import Setup, program_of, resolve, schedule_of
+from runner.driver.driver import Setup, program_of, schedule_of
 from runner.driver.planning import MinpeakOptions, Say, TimedOptions
 from runner.driver.recorded import is_recorded, open_recorded
 from runner.language.library import GraphLibrary, find_graph
@@ -56,7 +56,7 @@ def size(
             names.append(recorded.recording.name)
             warnings += [f"{recorded.recording.name}: {warning}" for warning in recorded.recording.sizes.warnings()]
             continue
-        config = resolve(setup.configs, setup.sets, deploy, setup.ep, graph, library)
+        config = replace(setup, deploy=deploy).config(graph, library)
         program = program_of(graph, config, library=library, ops=setup.registry)
         timing = partial(timed.timing, ops=setup.registry, dtypes=config.dtypes)
         schedules.append(schedule_of(program, scheduler, given=given | {"timing": timing})[0])

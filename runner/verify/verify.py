@@ -369,16 +369,25 @@ def _lifetimes(schedule: Schedule, columns: Columns, order: Order) -> Iterator[D
 
 
 def _unkept(schedule: Schedule, columns: Columns, order: Order) -> Iterator[tuple[int, int]]:
-    """Blocks and their users for which neither the user nor a task after it holds the block."""
+    """Blocks and their users for which neither the user nor a task after it holds the block.
+
+    Who is submitted when the block's scope has closed may come too late to hold it: of an alloc, say, nothing is left by then.
+    Blocks of the outermost scope need no holder: when that closes, nobody comes any more who could get their bytes.
+    """
     doubtful: set[tuple[int, int]] = set()
+    scopes = columns.scopes
+    is_inner = np.array([scope.depth > 0 for scope in schedule.scopes], bool)
     for slots in in_turn(np.arange(len(columns.slots))):
         at, which = places(columns.users, columns.tensor[slots])
         user, block = columns.users.values[at], columns.block[slots][which]
         left = (user != block) & ~columns.kept.have(user, block)
+        left[left] = is_inner[scopes.of[block[left]]]
         doubtful.update(zip(block[left].tolist(), user[left].tolist(), strict=True))
     holders: dict[int, list[int]] = {}
     if doubtful:
-        for index, block in zip(columns.holds.owners().tolist(), columns.holds.values.tolist(), strict=True):
+        holder, held = columns.holds.owners(), columns.holds.values
+        is_open = holder < scopes.closed_at[scopes.of[held]]
+        for index, block in zip(holder[is_open].tolist(), held[is_open].tolist(), strict=True):
             holders.setdefault(block, []).append(index)
     for block, user in sorted(doubtful):
         later = [holder for holder in holders.get(block, ()) if order.runs_with(holder, user)]
