@@ -152,6 +152,11 @@ class _Completer:
             if name not in given:
                 yield Offer(name, "tensor", symbols[0].spec, tensor_text(self.workspace, self.path, symbols[0]))
         yield from (Offer(name, "graph") for name in made.uses if name not in given)
+        own = Listing((), names.interface(self.root, os.path.realpath(self.path)))
+        for use in made.uses:
+            below = own.of_use(use, self.workspace.interface)
+            inside = (f"{use}.{entry.name}" for entry in flat(below.entries if below is not None else ()) if entry.inside is None)
+            yield from (Offer(name, "tensor") for name in inside if name not in given)
         ids = {(mark.line, mark.column): name for name, ops in made.ops.items() for _, _, mark in ops}
         for mark, name, spec in scratch(self.workspace, self.path):
             full = f"{ids.get((mark.line, mark.column), '')}.{name}"

@@ -5,7 +5,7 @@ Texts that hold expressions (`range`, dims, `switch`) are kept as `Text`, which 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from runner.base.errors import Mark
@@ -130,7 +130,8 @@ EVERY = ""
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """An entry of `share:`. It names a tensor, the id of a used graph, `ID.NAME` for scratch of the op ID, or a group of entries.
+    """An entry of `share:`. It names a tensor, the id of a used graph, `ID.NAME` for scratch of the op ID or for an entry of the
+    list of the used graph ID, which lies here in place of there, or a group of entries.
 
     replaces   entries whose bytes it takes when they are done
     copies     by variable of a loop around it, how many trips have bytes of their own; the next ones take these in turn. By
@@ -145,6 +146,13 @@ class Shared:
     copies: Mapping[str, int] = field(default_factory=dict)
     inside: tuple[Shared, ...] | None = None
     apart: tuple[Text, ...] = ()
+
+
+def flat(entries: Iterable[Shared]) -> Iterator[Shared]:
+    """Entries, and those inside of groups."""
+    for entry in entries:
+        yield entry
+        yield from flat(entry.inside or ())
 
 
 @dataclass(frozen=True, slots=True)

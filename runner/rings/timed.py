@@ -213,7 +213,7 @@ class TimedDriver(Driver):
 
     def _begin(self, submission: int, core: str, blocks: int, now: float) -> int:
         """Start so many blocks of a task, or as many as there is room for; returns how many."""
-        room = self._room(core)
+        room = self._aiv if core == "AIV" else self._room(core)
         if room < blocks:
             blocks = int(room)
         if blocks:

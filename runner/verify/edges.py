@@ -25,7 +25,7 @@ NEEDS = 1 << 16
 NEAR = 1 << 10
 """Submissions that lie less than this far apart are compared in one pass, which remembers at least so many before each."""
 
-SOURCES = 1 << 12
+SOURCES = 1 << 13
 """Submissions whose followers are traced together, a bit each; more where one need has more."""
 
 
@@ -230,7 +230,7 @@ class Order:
 
     def _trace(self, low: int, bits: dict[int, int], asked: Iterable[int]) -> Iterator[tuple[int, int]]:
         """For each submission of `asked` the union of the `bits` of those that come before it; all have numbers from `low` on."""
-        wanted = set(asked)
+        wanted, full = set(asked), (1 << len(bits)) - 1
         waits, reads, read = self.waits, self.reads, bisect_right(self.reads, low, key=lambda r: r[1])
         reached: list[int] = []  # per submission from `low` on its own bit and those that come before it
         gate = 0  # what the submitting thread has waited for
@@ -242,8 +242,12 @@ class Order:
                 read += 1
             found = gate
             for wait in waits[submission]:
-                if wait >= low:
-                    found |= reached[wait - low]
+                # Sets have thousands of bits, so none is made that is not a new one.
+                if wait >= low and (more := reached[wait - low]) and more is not found:
+                    found |= more
+            if found == full:
+                found = full  # mostly by far: one object for all
             if submission in wanted:
                 yield submission, found
-            reached.append(found | bits.get(submission, 0))
+            own = bits.get(submission)
+            reached.append(found | own if own else found)

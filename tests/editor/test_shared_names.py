@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -119,10 +120,40 @@ def test_where_a_name_of_a_list_is_made(tmp_path: Path, where: str, file: str, m
     assert FILES[file].startswith(made, place.start), FILES[file][place.start :][:20]
 
 
+LIFTED = MAIN.replace("  - e: [b, both]", "  - e: [b, both]\n  - part.n\n  - part.deep.q: {replaces: e, apart: part.n}")
+
+
+@pytest.mark.parametrize(
+    "where, file, made",
+    [
+        ("- part.n", "part", "n: f32"),
+        ("- part.deep", "part", "deep, with"),
+        ("part.deep.q", "inner", "q: f32"),
+        ("apart: part.n", "part", "n: f32"),
+    ],
+)
+def test_entries_of_used_graphs(tmp_path: Path, where: str, file: str, made: str) -> None:
+    """They are found, follow names in the files where they are made, and say where they lie."""
+    found = space(tmp_path, LIFTED)
+    (place,) = navigation.definition(found, str(tmp_path / "main.yaml"), at(LIFTED, where))
+    assert Path(place.file).stem == file
+    assert FILES[file].startswith(made, place.start), FILES[file][place.start :][:20]
+    edits = navigation.rename(found, place.file, place.start, "fresh")
+    after = changed(found, tmp_path / "main.yaml", edits)
+    name = where.rpartition(".")[2].rpartition(" ")[2]
+    assert after == re.sub(
+        rf"(part[.](?:deep[.])?){name}\b" if file == "inner" or name == "n" else r"(part[.])deep\b", r"\1fresh", LIFTED
+    )
+    for other in FILES:
+        found.put(str(tmp_path / f"{other}.yaml"), changed(found, tmp_path / f"{other}.yaml", edits))
+    assert found.findings(str(tmp_path / "main.yaml")) == []
+
+
 @pytest.mark.parametrize(
     "typed, wanted, unwanted",
     [
-        ("  - ", {"free"}, {"u", "b", "both"}),
+        ("  - ", {"free", "part.m", "part.deep", "part.n"}, {"u", "b", "both", "part.pile"}),
+        ("  - part.", {"m", "o", "deep"}, {"u", "pile"}),
         ("  - free: ", {"u", "part", "both", "e"}, {"free", "c", "x"}),
         ("  - free: [u, ", {"part", "both"}, {"free", "c", "op"}),
         ("  - free: {", {"replaces", "apart", "copies", "share"}, {"u"}),

@@ -125,15 +125,22 @@ class Listing:
         """The list of a group, or that of a used graph."""
         if entry.inside is not None:
             return Listing(entry.inside, self.graph)
-        keyword, name = heads(self.graph.root).get(entry.name, ("", ""))
-        face = used(name, self.graph.file) if keyword == "use" else None
-        return Listing(entries(face.root.get("share")), face) if face is not None else None
+        return self.of_use(entry.name, used)
+
+    def of_use(self, name: str, used: Finder) -> Listing | None:
+        """The list of a graph that this one uses, by the id, `ID.ID` for one further inside."""
+        use, _, inside = name.partition(".")
+        keyword, graph = heads(self.graph.root).get(use, ("", ""))
+        face = used(graph, self.graph.file) if keyword == "use" else None
+        found = Listing(entries(face.root.get("share")), face) if face is not None else None
+        return found.of_use(inside, used) if found is not None and inside else found
 
     def way(self, text: str, used: Finder, is_here: bool = True) -> list[tuple[Entry, Interface]]:
         """The entries that `apart` names by `text`, from outside inwards, as far as there are such entries.
 
         The first is one of this list, unless not `is_here`; those behind it may lie in groups, which are not named."""
-        for entry in self.entries if is_here else flat(self.entries):
+        found = [*(self.entries if is_here else flat(self.entries))]
+        for entry in sorted(found, key=lambda entry: -len(entry.name)):
             if text == entry.name:
                 return [(entry, self.graph)]
             if text.startswith(f"{entry.name}."):
@@ -164,6 +171,8 @@ class Naming:
         if scratch:
             for symbol, _, _ in self.made.ops.get(owner, ()):
                 symbol.key = "scratch", self.here.file, owner
+            for symbol in self.made.uses.get(owner, ()):
+                symbol.key = self.key(self.here.file, owner)
             return
         if entry.inside is not None:
             self.made.groups[entry.name] = self.indexer.local("group", entry.name)
@@ -186,9 +195,8 @@ class Naming:
                 self.indexer.note(variable, loops[0] if loops else self.indexer.outer("unknown id", variable.value))
             self.lists(entry.inside or ())
 
-    def said(self, node: Node, way: list[tuple[Entry, Interface]]) -> None:
-        """A name of another entry, with those that lead to it."""
-        at = 0
+    def said(self, node: Node, way: list[tuple[Entry, Interface]], at: int = 0) -> None:
+        """A name of another entry, which begins at `at` in the node, with those that lead to it."""
         for entry, face in way:
             self.named(node, at, entry, face)
             at += len(entry.name) + 1
@@ -201,6 +209,11 @@ class Naming:
         part = at, at + len(owner)
         if not scratch:
             self.indexer.note(node, self.symbol(entry.name, face), part, is_definition)
+            return
+        below = Listing((), face).of_use(owner, self.indexer.used)
+        if below is not None:  # an entry of a used graph's list
+            self.indexer.note(node, self.symbol(owner, face), part)
+            self.said(node, below.way(scratch, self.indexer.used, False), part[1] + 1)
             return
         first = next((each for each in self.made.ops.get(owner, []) if face.file == self.here.file), None)
         op = first[1] if first is not None else heads(face.root).get(owner, ("", ""))[1]

@@ -1,7 +1,8 @@
 """Where a program's tensors lie by the lists of its graphs: in which entry of which list, for every list around it.
 
 A tensor of a used graph lies in an entry of that graph's list, and with it in the entry of its user's list that stands for that
-use; a tensor of a group in the entry of the group. So it has a row of *levels*, the outermost first:
+use, unless a list further out has an entry for it alone, `ID.NAME`; a tensor of a group lies in the entry of the group. So it has
+a row of *levels*, the outermost first:
 
     instance   which use of the graph, or which trips of a group: tensors of one instance lie in one piece of memory
     entry      the unit there, and the copy of it
@@ -10,7 +11,7 @@ use; a tensor of a group in the entry of the group. So it has a row of *levels*,
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -43,6 +44,16 @@ class Made:
     body: Body
     name: str
     values: Mapping[str, int]
+
+
+def lifted(made: Made) -> Iterator[Made]:
+    """The same tensor as each user's list may name it, from the innermost user outwards: `ID.NAME`, in all trips of loops around
+    it, those of used graphs under names with dots."""
+    body, name, values = made.body, made.name, dict(made.values)
+    while body.parent is not None:
+        name, values = f"{body.use}.{name}", {**body.values, **{f"{body.use}.{at}": trip for at, trip in values.items()}}
+        body = body.parent
+        yield Made(body, name, values)
 
 
 def made_in(program: Program, texts: Texts) -> dict[int, Made]:
@@ -120,39 +131,35 @@ def addresses(lives: Lives, made: Mapping[int, Made], lists: Lists) -> Addresses
     return _Reader(lives, lists).read(made)
 
 
+Way = tuple[Unit, ...]
+"""An entry of a list, behind the groups around it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Leg:
+    """From a body's list to one of its entries: `values` are trips of all loops between the list and what lies there."""
+
+    body: Body
+    way: Way
+    values: Mapping[str, int]
+
+
 class _Reader:
     def __init__(self, lives: Lives, lists: Lists) -> None:
         self.lives, self.lists = lives, lists
         self.instances, self.entries, self.leaves = _Numbers(), _Numbers(), _Numbers()
         self.units: dict[int, Unit] = {}
         self.roots: dict[int, Body] = {}
-        self.ways: dict[int, tuple[tuple[Step, ...], int]] = {}  # per body, by id, what leads to it, and its instance
-        self.bodies: list[Body] = []  # keeps the ids alive
+        self.stations: dict[int, tuple[Body, ...]] = {}  # per body, by id, those whose lists lead to it, itself last
+        self.legs: dict[int, _Leg | None] = {}  # per body, by id, the last of what leads to it, None where memory begins
+        self.ways: dict[int, tuple[tuple[Step, ...], int]] = {}  # per body, by id, all of that as levels, and its instance
         self.around: dict[int, frozenset[str]] = {}  # per unit that counts all trips, the loops around all that is in it
         self.turns: dict[tuple[int, int], _Numbers] = {}  # the trips of an instance, by unit
 
-    def _count(self, made: Mapping[int, Made]) -> None:
-        for at in made.values():
-            for unit in self.lists.ways.get(at.body.file, {}).get(at.name, ()):
-                if EVERY in unit.copies:
-                    self.around[unit.number] = self.around.get(unit.number, frozenset(at.values)) & frozenset(at.values)
-
-    def _turn(self, unit: Unit, instance: int, values: Mapping[str, int]) -> Mapping[str, int]:
-        """The trips' numbers, with that of all loops together: how many others were made before."""
-        if EVERY not in unit.copies:
-            return values
-        trips = self.turns.setdefault((instance, unit.number), _Numbers())
-        around = self.around.get(unit.number, frozenset(values))  # of a used graph, the loops around the use
-        return {**values, EVERY: trips.of(tuple(number for name, number in values.items() if name in around))}
-
     def read(self, made: Mapping[int, Made]) -> Addresses:
-        self._count(made)
-        rows: dict[int, tuple[Step, ...]] = {}
-        for tensor, at in sorted(made.items()):
-            way = self.lists.ways.get(at.body.file, {}).get(at.name)
-            if way is not None and way[-1].inside is None:
-                before, instance = self._to(at.body)
-                rows[tensor] = (*before, *self._steps(at.body.file, instance, way, at.values)[0])
+        legs = {tensor: leg for tensor, at in sorted(made.items()) if (leg := self._leg(at)) is not None}
+        self._count(legs.values())
+        rows = {tensor: (*self._to(leg.body)[0], *self._steps(leg)) for tensor, leg in legs.items()}
         depth = max(map(len, rows.values()), default=1)
         tensors = np.array(sorted(rows), np.int64)
         table = np.full((4, len(tensors), depth), -1, np.int64)
@@ -164,33 +171,66 @@ class _Reader:
         found = np.searchsorted(self.lives.locals, tensors)
         return Addresses(self.lives, tensors, found, *table, list(self.leaves.known), self.units, self.roots)  # type: ignore[arg-type]
 
-    def _to(self, body: Body) -> tuple[tuple[Step, ...], int]:
-        """What leads to a body from where its memory begins, and its instance."""
-        known = self.ways.get(id(body))
-        if known is not None:
-            return known
-        way = self.lists.ways.get(body.parent.file, {}).get(body.use) if body.parent is not None else None
-        if body.parent is None or way is None or way[-1].used is None:
-            instance = self.instances.of(id(body))
-            self.roots[instance] = body
-            found: tuple[tuple[Step, ...], int] = ((), instance)
-        else:
-            before, instance = self._to(body.parent)
-            steps, _ = self._steps(body.parent.file, instance, way, body.values)
-            found = ((*before, *steps), self.instances.of(id(body)))
-        self.bodies.append(body)
-        self.ways[id(body)] = found
+    def _leg(self, at: Made) -> _Leg | None:
+        """The entry of a tensor, in the outermost list on its way that has one."""
+        return next(self._named(at, self._stations(at.body), is_used=False), None)
+
+    def _named(self, at: Made, bodies: Sequence[Body], *, is_used: bool) -> Iterator[_Leg]:
+        """What lists of some bodies have for a tensor or used graph."""
+        names = {id(one.body): one for one in (at, *lifted(at))}
+        for body in bodies:
+            one = names[id(body)]
+            way = self.lists.ways.get(body.file, {}).get(one.name)
+            if way is not None and way[-1].inside is None and (way[-1].used is not None) == is_used:
+                yield _Leg(body, way, one.values)
+
+    def _stations(self, body: Body) -> tuple[Body, ...]:
+        """The bodies whose lists lead to one, itself last: from each, the entry for the most of the way that is left."""
+        found = self.stations.get(id(body))
+        if found is None:
+            before = self._stations(body.parent) if body.parent is not None else ()
+            used = None if body.parent is None else Made(body.parent, body.use, body.values)
+            leg = None if used is None else next(self._named(used, before, is_used=True), None)
+            self.legs[id(body)] = leg
+            found = self.stations[id(body)] = (*(before if leg is None else before[: before.index(leg.body) + 1]), body)
         return found
 
-    def _steps(self, file: str, instance: int, way: tuple[Unit, ...], values: Mapping[str, int]) -> tuple[list[Step], int]:
+    def _count(self, legs: Iterable[_Leg]) -> None:
+        for leg in (*legs, *(leg for leg in self.legs.values() if leg is not None)):
+            for unit in leg.way:
+                if EVERY in unit.copies:
+                    self.around[unit.number] = self.around.get(unit.number, frozenset(leg.values)) & frozenset(leg.values)
+
+    def _turn(self, unit: Unit, instance: int, values: Mapping[str, int]) -> Mapping[str, int]:
+        """The trips' numbers, with that of all loops together: how many others were made before."""
+        if EVERY not in unit.copies:
+            return values
+        trips = self.turns.setdefault((instance, unit.number), _Numbers())
+        around = self.around[unit.number]
+        return {**values, EVERY: trips.of(tuple(number for name, number in values.items() if name in around))}
+
+    def _to(self, body: Body) -> tuple[tuple[Step, ...], int]:
+        """What leads to a body from where its memory begins, and its instance."""
+        found = self.ways.get(id(body))
+        if found is None:
+            self._stations(body)
+            leg = self.legs[id(body)]
+            instance = self.instances.of(id(body))
+            if leg is None:
+                self.roots[instance] = body
+            steps = () if leg is None else (*self._to(leg.body)[0], *self._steps(leg))
+            found = self.ways[id(body)] = steps, instance
+        return found
+
+    def _steps(self, leg: _Leg) -> list[Step]:
         """The levels from a graph's list to one of its entries."""
         steps: list[Step] = []
-        stack = self.lists.stacks[file]
-        for unit in way:
+        instance, stack = self._to(leg.body)[1], self.lists.stacks[leg.body.file]
+        for unit in leg.way:
             self.units[unit.number] = unit
-            counted = self._turn(unit, instance, values)
+            counted = self._turn(unit, instance, leg.values)
             steps.append((instance, stack, (unit.number, unit.copy(counted))))
             if unit.inside is not None:
                 trips = tuple(counted.get(variable, 0) for variable in unit.copies)
                 instance, stack = self.instances.of((instance, unit.number, trips)), unit.inside
-        return steps, instance
+        return steps

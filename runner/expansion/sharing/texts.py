@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from runner.base.errors import Diagnostic, GraphError, Mark, did_you_mean
@@ -102,6 +103,20 @@ class Texts:
                         if used.file not in self.graphs:
                             self._read(used, library)
 
+    @cached_property
+    def used_in(self) -> dict[str, dict[str, str]]:
+        """By file and id the file of a used graph."""
+        found: dict[str, dict[str, str]] = {}
+        for mark, (use, file) in self.uses.items():
+            found.setdefault(mark.file, {})[use] = file
+        return found
+
+    def used(self, file: str, name: str) -> str:
+        """The file of the graph that an id stands for in another's, `ID.ID` for one that it uses in turn; "" if it is none."""
+        for use in name.split("."):
+            file = self.used_in.get(file, {}).get(use, "")
+        return file
+
     def name_of(self, tensor: Any) -> str:
         """What lists call a tensor of a program: its name, or `ID.NAME` where an op needs it as scratch memory."""
         declared = self.names.get(tensor.mark)
@@ -122,10 +137,9 @@ class Lists:
         for file, entries in said.items():
             self.ways[file] = {}
             self.stacks[file] = self._stack(file, entries, ())
-        files = {file: dict(texts.uses[mark] for mark in texts.uses if mark.file == file) for file in said}
         for file, ways in self.ways.items():
             for name, way in ways.items():
-                way[-1].used = self.stacks.get(files[file].get(name, ""))
+                way[-1].used = self.stacks.get(texts.used(file, name))
 
     def _stack(self, file: str, entries: Iterable[Shared], around: tuple[Unit, ...]) -> Stack:
         stack = Stack(file)
@@ -148,9 +162,27 @@ def problems_of(texts: Texts) -> Iterator[Diagnostic]:
         ops = {id for mark, id in texts.ops.items() if mark.file == file}
         loops = {variable for mark, variable in texts.loops.items() if mark.file == file}
         bare = {id for mark, (id, used) in texts.uses.items() if mark.file == file and used not in said}
-        yield from _problems(entries, known, ops, loops, bare - set(here.values()))
-    for stack in Lists(texts, said).stacks.values():
+        yield from _problems(entries, known, ops, set(texts.used_in.get(file, {})), loops, bare - set(here.values()))
+    lists = Lists(texts, said)
+    for file, stack in lists.stacks.items():
+        yield from _unknown_lifted(texts, lists, file)
         yield from _unknown_inside(stack)
+
+
+def _unknown_lifted(texts: Texts, lists: Lists, file: str) -> Iterator[Diagnostic]:
+    """Entries for what no list of a used graph has."""
+    for name, way in lists.ways[file].items():
+        use, _, inside = name.partition(".")
+        used = texts.used_in.get(file, {}).get(use)
+        stack = lists.stacks.get(used or "")
+        if not inside or used is None:
+            continue
+        if stack is None:
+            hint = "write a 'share' there, or leave it out here"
+            yield Diagnostic("G340", f"share: the graph that '{use}' uses shares nothing", way[-1].mark, hint=hint)
+        elif inside not in (known := dict.fromkeys(_names_in(stack))):
+            message = f"share: '{name}' is unknown: the list of the graph that '{use}' uses has no '{inside}'"
+            yield Diagnostic("G340", message, way[-1].mark, hint=did_you_mean(inside, known))
 
 
 def _unknown_inside(stack: Stack) -> Iterator[Diagnostic]:
@@ -173,7 +205,11 @@ def _unknown_inside(stack: Stack) -> Iterator[Diagnostic]:
 def _names_below(unit: Unit) -> Iterator[str]:
     """What `apart` calls the entries inside of one: those of groups by their names alone."""
     below = unit.inside or unit.used
-    for inner in below.units if below is not None else ():
+    return _names_in(below) if below is not None else iter(())
+
+
+def _names_in(stack: Stack) -> Iterator[str]:
+    for inner in stack.units:
         yield inner.name
         yield from (name if inner.inside is not None else f"{inner.name}.{name}" for name in _names_below(inner))
 
@@ -182,11 +218,13 @@ _ITSELF = {"replaces": "trips take the bytes of earlier ones anyway", "keeps apa
 """What helps an entry that names itself."""
 
 
-def _problems(entries: Iterable[Shared], known: set[str], ops: set[str], loops: set[str], bare: set[str]) -> Iterator[Diagnostic]:
+def _problems(
+    entries: Iterable[Shared], known: set[str], ops: set[str], uses: set[str], loops: set[str], bare: set[str]
+) -> Iterator[Diagnostic]:
     beside = {entry.name for entry in entries}
     for entry in entries:
         owner, _, scratch = entry.name.partition(".")
-        if entry.inside is None and (owner not in ops if scratch else entry.name not in known):
+        if entry.inside is None and (owner not in ops | uses if scratch else entry.name not in known):
             what = "is neither a tensor that this graph makes nor the id of a graph that it uses"
             yield Diagnostic("G340", f"share: '{entry.name}' {what}", entry.mark, hint=did_you_mean(entry.name, known))
         if entry.inside is not None and entry.name in known:
@@ -203,10 +241,10 @@ def _problems(entries: Iterable[Shared], known: set[str], ops: set[str], loops: 
                     which = "itself" if name == entry.name else f"'{text}', which is not beside it"
                     message = f"share: '{entry.name}' {does} {which}"
                     yield Diagnostic("G340", message, text.mark, hint=hint)
-        if EVERY in entry.copies and not loops:
+        if EVERY in entry.copies and not loops and not (scratch and owner in uses):
             yield Diagnostic("G340", f"share: '{entry.name}' has copies, and this graph has no loop", entry.mark)
         for variable in set(entry.copies) - loops - {EVERY}:
             hint = did_you_mean(variable, loops)
             yield Diagnostic("G340", f"share: no loop of this graph counts '{variable}'", entry.mark, hint=hint, about=variable)
         if entry.inside is not None:
-            yield from _problems(entry.inside, known, ops, loops, bare)
+            yield from _problems(entry.inside, known, ops, uses, loops, bare)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ops.kernels.deepseek_v4.experts.shared_expert import swiglu
-from ops.kernels.numerics import dequantise, is_ones, matmul_nt, product, quantise_rows
+from ops.kernels.numerics import dequantise, is_ones, matmul_nt, quantise_rows, wide_product
 from ops.kernels.products import reads_laid_out
 
 
@@ -129,20 +129,25 @@ def _run_spans(spans: Sequence[_Span]) -> None:
     def of_all(name: str) -> torch.Tensor:
         return unit[name].flatten(0, 1)[rows]
 
-    def scaled(x: torch.Tensor, row_scale: torch.Tensor, weight: str) -> torch.Tensor:
+    def scaled(x: torch.Tensor, row_scale: torch.Tensor | None, weight: str) -> torch.Tensor:
         """`dequantise` of each span's rows times its own weight; column scales of 1, which change nothing, are left out."""
-        parts = [product(part, span.unit[weight]) for part, span in zip(x.split(lengths), spans, strict=True)]
-        acc = (parts[0] if len(parts) == 1 else torch.cat(parts)).float().mul_(row_scale.view(-1, 1))
-        for part, span in zip(acc.split(lengths), spans, strict=True):
-            if not is_ones(span.unit[f"{weight}_scale"]):
-                part.mul_(span.unit[f"{weight}_scale"])
+        parts = [wide_product(part, span.unit[weight]) for part, span in zip(x.split(lengths), spans, strict=True)]
+        acc = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if row_scale is not None:
+            acc.mul_(row_scale.view(-1, 1))
+        scales = [span.unit[f"{weight}_scale"] for span in spans]
+        if not all(is_ones(scale) for scale in scales):
+            for part, scale in zip(acc.split(lengths), scales, strict=True):
+                part.mul_(scale)
         return acc
 
     x, x_scale = of_all("x"), of_all("x_scale")
     hidden = swiglu(scaled(x, x_scale, "w1"), scaled(x, x_scale, "w3"), unit["limit"])
-    codes = torch.empty(hidden.shape, dtype=x.dtype, device=x.device)
-    scale = torch.empty(hidden.shape[0], 1, device=x.device)
-    quantise_rows(hidden, codes, scale)
+    if x.dtype == torch.int8:
+        codes, scale = torch.empty_like(hidden, dtype=torch.int8), hidden.new_empty(hidden.shape[0], 1)
+        quantise_rows(hidden, codes, scale)
+    else:
+        codes, scale = hidden.to(x.dtype), None
     y = scaled(codes, scale, "w2").mul_(of_all("recv_w").unsqueeze(1))
     unit["recv_y"].flatten(0, 1)[out_rows] = y.to(unit["recv_y"].dtype)
 
