@@ -1,4 +1,4 @@
-"""Devices: presets whose fields all have sources, files of the user's, and what is said of wrong ones; one timing for all commands."""
+"""Devices: presets with sources for all fields, files of the user's, what is said of wrong ones; one timing for all commands."""
 
 import json
 from dataclasses import asdict, fields
