@@ -14,8 +14,8 @@ from runner.language.library import find_graph
 from runner.program.lifetimes import Rows, lives_of
 from runner.program.program import Program, Span, Trips
 from runner.rings.capacity import program_peak_live, ring_loads, safe_heap
-from runner.rings.defaults import SUBMIT_US
-from runner.rings.devices.durations import Rates
+from runner.rings.defaults import DEVICE
+from runner.rings.devices.devices import device
 from runner.rings.schedule import Schedule
 from runner.rings.sizes import RingSizes
 from runner.rings.timed import timed, uniform_timing
@@ -195,4 +195,4 @@ def test_loops_without_trips_end_no_scope(share: bool) -> None:
 def test_a_library_call_without_timing_takes_the_defaults_of_commands():
     """One set for all: half a microsecond a submission, the cores of a device, the duration of a task without a known cost."""
     timing = Options.of({}).timing(Schedule("s", (), (), (), "none"))
-    assert (timing.submit_us, timing.block_us(0), timing.aic, timing.aiv) == (SUBMIT_US, Rates().task_us, 24, 48)
+    assert (timing.submit_us, timing.block_us(0), timing.aic, timing.aiv) == (0.5, device(DEVICE).task_us, 24, 48)
