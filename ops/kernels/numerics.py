@@ -30,7 +30,7 @@ def quantise_rows(x: torch.Tensor, out: torch.Tensor, scale_out: torch.Tensor) -
     rows = x.float()
     scale = rows.abs().amax(dim=-1, keepdim=True).clamp_min_(AMAX_FLOOR).reciprocal_().mul_(INT8_MAX)
     out.copy_((rows * scale).round_())
-    scale_out.copy_(scale.reciprocal_().view(scale_out.shape))
+    torch.reciprocal(scale.view(scale_out.shape), out=scale_out)
 
 
 def matmul_nt(x: torch.Tensor, w: torch.Tensor | Laid, out: torch.Tensor) -> None:
@@ -47,9 +47,14 @@ def product(x: torch.Tensor, w: torch.Tensor | Laid) -> torch.Tensor:
     return (w if isinstance(w, Laid) else lay_out(w)).product(x)
 
 
+def wide_product(x: torch.Tensor, w: torch.Tensor | Laid) -> torch.Tensor:
+    """`x @ w.T` as f32, to which an int32 sum is rounded."""
+    return (w if isinstance(w, Laid) else lay_out(w)).wide_product(x)
+
+
 def dequantise(acc: torch.Tensor, row_scale: torch.Tensor, column_scale: torch.Tensor) -> torch.Tensor:
-    """`acc` [M, N] (int32 or float) as f32, times `row_scale` [M] or [M, 1], times `column_scale` [N]."""
-    return acc.float() * row_scale.reshape(-1, 1) * column_scale
+    """A new tensor: `acc` [M, N] (int32 or float) as f32, times `row_scale` [M] or [M, 1], times `column_scale` [N]."""
+    return (acc.float() * row_scale.reshape(-1, 1)).mul_(column_scale)
 
 
 def is_ones(scale: torch.Tensor) -> bool:

@@ -90,29 +90,40 @@ class Laid:
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """`x @ self.T`."""
-        if self.skips_zeros:
+        num_rows = x.shape[0]
+        if self.skips_zeros and _LEAST_ROWS <= num_rows <= _FEW_ROWS:
             num_live = _live_rows(x)
-            if num_live < x.shape[0]:
-                return torch.nn.functional.pad(self._product(x[:num_live]), (0, 0, 0, x.shape[0] - num_live))
+            if num_live < num_rows:
+                return torch.nn.functional.pad(self._product(x[:num_live]), (0, 0, 0, num_rows - num_live))
         return self._product(x)
 
     def product_into(self, x: torch.Tensor, out: torch.Tensor) -> None:
         """The same, rounded to `out` [M, N]."""
-        if self.skips_zeros:
+        num_rows = x.shape[0]
+        if self.skips_zeros and _LEAST_ROWS <= num_rows <= _FEW_ROWS:
             num_live = _live_rows(x)
-            if num_live < x.shape[0]:
-                out[num_live:] = 0
+            if num_live < num_rows:
+                out[num_live:].zero_()
                 x, out = x[:num_live], out[:num_live]
         if len(self.cells) == 1:
-            out.copy_(self._line(x, self.cells[0]))
+            out.copy_(self._product(x))
             return
         for line, lo, hi in zip(self.cells, self.rows, self.rows[1:], strict=False):
             out[:, lo:hi] = self._line(x, line)
 
+    def wide_product(self, x: torch.Tensor) -> torch.Tensor:
+        """The same as f32, to which an int32 sum is rounded."""
+        sums = getattr(self.cells[0][0], "exact_sums", None)
+        is_cell = len(self.cells) == 1 and len(self.cells[0]) == 1
+        if sums is None or not is_cell or self.skips_zeros or x.shape[0] == 0:
+            return self.product(x).float()
+        return sums(x)
+
     def _product(self, x: torch.Tensor) -> torch.Tensor:
-        if len(self.cells) == 1:
-            return self._line(x, self.cells[0])
-        return torch.cat([self._line(x, line) for line in self.cells], dim=1)
+        cells = self.cells
+        if len(cells) == 1:
+            return cells[0][0](x) if len(cells[0]) == 1 else self._line(x, cells[0])
+        return torch.cat([self._line(x, line) for line in cells], dim=1)
 
     def _line(self, x: torch.Tensor, line: tuple[Multiply, ...]) -> torch.Tensor:
         if len(line) == 1:
@@ -128,15 +139,13 @@ def _is_large(shape: tuple[int, ...], dtype: torch.dtype) -> bool:
 
 
 def _live_rows(x: torch.Tensor) -> int:
-    """Rows of `x` up to the last one that is not zero, where they may be what pads a tile; else all."""
+    """Rows of `x` up to the last one that is not zero."""
     num_rows = x.shape[0]
-    if not _LEAST_ROWS <= num_rows <= _FEW_ROWS or x[-1].count_nonzero():
+    if x[-1].count_nonzero():
         return num_rows
-    low, high = 0, num_rows - 1  # rows from `high` on are zero, of those from `low` to `high` perhaps not all
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (middle + 1, high) if x[middle:high].count_nonzero() else (low, middle)
-    return high
+    sizes = x.view(torch.uint8) if x.dtype == torch.int8 else x.abs()  # of -128, `abs` is negative
+    largest = sizes.amax(1).tolist()
+    return next((row + 1 for row in range(num_rows - 2, -1, -1) if largest[row]), 0)
 
 
 def lay_out(w: torch.Tensor, rows: Sequence[int] = (), columns: Sequence[int] = (), *, is_fast: bool = False) -> Laid:
@@ -227,10 +236,10 @@ def _blocked(w: torch.Tensor, is_fast: bool = False) -> Multiply:
     linear, columns = torch.ops.mkldnn._linear_pointwise.default, w.shape[0]
 
     def multiply(x: torch.Tensor) -> torch.Tensor:
-        x = x.float()
-        if x.shape[0] == 1 and not is_fast:
-            return linear(x.expand(2, -1).contiguous(), blocks, None, "none", [], "")[:1]
-        if x.shape[0] == 0:
+        x, num_rows = x.float(), x.shape[0]
+        if num_rows == 1 and not is_fast:
+            return linear(torch.cat((x, x)), blocks, None, "none", [], "")[:1]
+        if num_rows == 0:
             return x.new_empty(0, columns)
         return linear(x.contiguous(), blocks, None, "none", [], "")
 
@@ -315,6 +324,8 @@ def _exact_sums(sums: Multiply, num_rows: int, num_columns: int) -> Multiply:
             exact += sums(part).int()
         return exact
 
+    if num_columns <= _EXACT_K:
+        multiply.exact_sums = sums  # type: ignore[attr-defined]
     return multiply
 
 

@@ -19,6 +19,7 @@ from runner.cli import checkpoints, configs, generate, graphs, receive_depth, re
 from runner.cli.device import critical, placement
 from runner.cli.editor import lsp, watch
 from runner.cli.pictures import pictures, view
+from runner.cli.results.imports import failed_import
 from runner.cli.results.replayed import told_of
 from runner.cli.starts import new
 from runner.ranks.reports import end, own_folder, own_rank, write_report
@@ -108,7 +109,7 @@ def _status(arguments: list[str] | None) -> int:
     except OSError as error:
         no_name = "standard output: " if error.errno in _FULL else ""  # files that we write are named (`runner.base.files`)
         where = f"'{error.filename}': " if error.filename is not None else no_name
-        _tell(error, f"error: {where}{(error.strerror or str(error)).lower()}")
+        _tell(error, failed_import(error) or f"error: {where}{(error.strerror or str(error)).lower()}")
     except SystemExit as ended:
         if ended.code == 130:  # how typer ends a command that Ctrl-C interrupted, without a word
             print("interrupted", file=sys.stderr)
@@ -119,6 +120,9 @@ def _status(arguments: list[str] | None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except Exception as error:  # nobody foresaw it: Python shows all of it, unless the process that started this rank does
+        if (problem := failed_import(error)) is not None:
+            print(problem, file=sys.stderr)
+            return 1
         if _reported(error):
             return 1
         if own_rank() is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib import import_module
@@ -80,7 +80,7 @@ class Setup:
 
     def config(self, graph: str | Path | None = None, library: GraphLibrary | None = None) -> Config:
         """The configuration, for a graph that may say its own deployment; raises ConfigError or GraphError."""
-        return resolve(self.configs, self.sets, self.deploy, self.ep, graph, library)
+        return resolve(self.configs, self.sets, self.deploy, self.ep, graph, library, lambda: self.registry)
 
     def program(self, graph: str | Path, *, routing: str = ROUTING, library: GraphLibrary | None = None) -> Program:
         """A graph, expanded under its configuration."""
@@ -97,10 +97,12 @@ def resolve(
     ep: int | None = None,
     graph: str | Path | None = None,
     library: GraphLibrary | None = None,
+    ops: Callable[[], OpRegistry] = registry,
 ) -> Config:
     """The configuration of the options. Without `deploy`, a graph's own deployment, if it names one, else the default one.
 
-    Raises ConfigError, and GraphError where the graph has to be read and cannot.
+    `ops` gives the ops that a graph may use, whose params may be fields of the configuration. Raises ConfigError, and GraphError
+    where the graph has to be read and cannot.
     """
     from runner.checkpoint.own_config import with_flavour
     from runner.config.config import load_config
@@ -114,7 +116,7 @@ def resolve(
         read = library.load(find_graph(graph))
     except GraphError as error:
         raise _by_phase(error, str(graph), layers, sets) from None
-    if layers == DEFAULT_CONFIG and not configs and not sets and ep is None and _needs_nothing(read, library):
+    if layers == DEFAULT_CONFIG and not configs and not sets and ep is None and _needs_nothing(read, library, ops):
         return load_config(())
     said = read.deploy
     try:
@@ -152,16 +154,20 @@ def _by_phase(error: GraphError, graph: str, layers: Sequence[Any], sets: Sequen
     return GraphError([replace(found, hint=hint) for found in error.diagnostics])
 
 
-def _needs_nothing(graph: Graph, library: GraphLibrary) -> bool:
+def _needs_nothing(graph: Graph, library: GraphLibrary, ops: Callable[[], OpRegistry]) -> bool:
     """Whether a graph, with all that it uses, has no deployment and mentions no name of the configuration that is taken without
-    any; of what it has itself, only names count that it does not declare."""
-    from runner.language.walk import mentioned, own_names, type_parameters, used_graphs
+    any, nor has an op with a param that is one; of what it has itself, only names count that it does not declare."""
+    from runner.language.graph import Op
+    from runner.language.walk import all_items, mentioned, own_names, type_parameters, used_graphs
 
     graphs = [graph, *used_graphs(graph, library)]
     if any(one.deploy is not None for one in graphs):
         return False
     known, dtypes = _default_names()
     values = {name for one in graphs for name in mentioned(one, library) - own_names(one)}
+    for item in (item for one in graphs for item in all_items(one.body) if isinstance(item, Op)):
+        params = found.params if (found := ops().get(item.op.value)) is not None else {}
+        values |= {default for name, default in params.items() if isinstance(default, str) and name not in item.attrs}
     return not (values & known or {name for one in graphs for name in type_parameters(one)} & dtypes)
 
 

@@ -208,7 +208,7 @@ def refuse_unnamed(graph: str | Path) -> Path:
     )
 
 
-SCOPES_DECIDE = frozenset({"G315", "G316", "G317", "G318", "G319", "G335"})
+SCOPES_DECIDE = frozenset({"G315", "G316", "G317", "G318", "G319", "G335", "G341"})
 """Codes of what other scopes may mend."""
 
 

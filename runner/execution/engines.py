@@ -44,8 +44,11 @@ class InOrder:
 
     def __init__(self, run: Run, fusions: Fusions | None = None):
         self._run = run
+        run.is_in_order = True
         self._storage = run.storage
-        self._has_op = [submission.op is not None for submission in run.schedule.submissions]
+        self._take, self._complete = run.storage.take, run.storage.complete
+        self._places = run.places
+        self._submissions = run.schedule.submissions
         self._units = fusions.units if fusions is not None else {}
         self._waiting: list[int] = []
 
@@ -56,22 +59,23 @@ class InOrder:
         self._storage.end(scope)
 
     def submit(self, submission: int) -> None:
-        run, storage = self._run, self._storage
-        place = storage.take(submission)
+        run = self._run
+        place = self._take(submission)
         assert place is not None, "nothing is in flight, so a submission fits or never will"
-        run.places[submission] = place
+        self._places[submission] = place
         run.num_submissions += 1
-        if self._has_op[submission]:
+        if self._submissions[submission].op is not None:
             run.num_tasks += 1
-            if submission in self._units:
-                if self._waiting and self._units[submission].fusion is not self._units[self._waiting[-1]].fusion:
-                    self.drain()
-                self._waiting.append(submission)
-            else:
-                if self._waiting:
+            waiting, unit = self._waiting, self._units.get(submission)
+            if unit is None:
+                if waiting:
                     self.drain()
                 run.call(submission)
-        storage.complete(submission)
+            else:
+                if waiting and unit.fusion is not self._units[waiting[-1]].fusion:
+                    self.drain()
+                self._waiting.append(submission)
+        self._complete(submission)
 
     def wait(self, submissions: Iterable[int]) -> None:
         if self._waiting and any(submission >= self._waiting[0] for submission in submissions):

@@ -46,7 +46,41 @@ class RunResult:
     captured: Mapping[int, torch.Tensor] = field(default_factory=dict)
 
 
-def drive(run: Run, engine: Engine, capture: Capture | None, progress: Callable[[int], None] | None) -> None:
+class TripCounts:
+    """How many trips the dynamic loops of a schedule make: where one element decides, worked out once for each of its values."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[tuple[int, tuple[int, ...]], dict[int, int]]] = {}  # by `id` of a step of the schedule
+
+    def of(self, run: Run, step: Repeat) -> int:
+        """Trips that a loop makes now; raises ExecutionError for more than the schedule holds."""
+        if step.trips is None:
+            return len(step.starts)
+        known = self._known.get(id(step))
+        if known is not None:
+            trips = known[1].get(run.element(*known[0]))
+            if trips is not None:
+                return trips
+        read: dict[tuple[int, tuple[int, ...]], int] = {}
+
+        def element(tensor: int, index: tuple[int, ...]) -> int:
+            value = read[tensor, index] = run.element(tensor, index)
+            return value
+
+        trips = step.trips.evaluate(element)
+        if not 0 <= trips <= len(step.starts):
+            where = f"{step.trips.mark}: " if step.trips.mark else ""
+            raise ExecutionError(
+                f"{where}'{step.trips.path}' would run {trips} times, expected 0 to {len(step.starts)}",
+                hint="its 'max' is what memory was planned for; raise it",
+            )
+        if len(read) == 1:  # what is read first is always the same, and here it decides alone
+            ((place, value),) = read.items()
+            self._known.setdefault(id(step), (place, {}))[1][value] = trips
+        return trips
+
+
+def drive(run: Run, engine: Engine, counts: TripCounts, capture: Capture | None, progress: Callable[[int], None] | None) -> None:
     """Drives `engine` through the steps; of a dynamic loop through as many trips as its tensors say."""
     passed = 0  # everything before this submission was submitted or left out
 
@@ -55,7 +89,7 @@ def drive(run: Run, engine: Engine, capture: Capture | None, progress: Callable[
         engine.leave_out(first, end)
         passed = end
 
-    for step in StepWalk(run.schedule, lambda repeat: _num_trips(run, repeat), left_out):
+    for step in StepWalk(run.schedule, lambda repeat: counts.of(run, repeat), left_out):
         if capture is not None:
             capture.passed(passed, engine)
         if isinstance(step, Submit):
@@ -72,19 +106,6 @@ def drive(run: Run, engine: Engine, capture: Capture | None, progress: Callable[
     engine.drain()
     if capture is not None:
         capture.passed(len(run.schedule.submissions), engine)
-
-
-def _num_trips(run: Run, step: Repeat) -> int:
-    if step.trips is None:
-        return len(step.starts)
-    trips = step.trips.evaluate(run.element)
-    if 0 <= trips <= len(step.starts):
-        return trips
-    where = f"{step.trips.mark}: " if step.trips.mark else ""
-    raise ExecutionError(
-        f"{where}'{step.trips.path}' would run {trips} times, expected 0 to {len(step.starts)}",
-        hint="its 'max' is what memory was planned for; raise it",
-    )
 
 
 class CompiledSchedule:
@@ -114,6 +135,7 @@ class CompiledSchedule:
         self.schedule = schedule
         self._binder = Binder(schedule, registry, externals, comm)
         self._fusions = Fusions(schedule, registry)
+        self._trip_counts = TripCounts()
         where = torch.device(device)
         self._workers = workers
         self._storage: Storage = RingStorage(schedule, rings, where) if rings else PlainStorage(schedule, where)
@@ -144,7 +166,7 @@ class CompiledSchedule:
         copies = Capture(run, wanted) if wanted else None
         try:
             with torch.no_grad(), self._engine(run, wanted) as engine:
-                drive(run, engine if trace is None else Traced(engine, run, trace), copies, progress)
+                drive(run, engine if trace is None else Traced(engine, run, trace), self._trip_counts, copies, progress)
         finally:
             if scope_stats is not None:
                 scope_stats += storage.records

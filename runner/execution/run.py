@@ -18,6 +18,9 @@ from runner.execution.tracing import Trace
 from runner.program.layouts import contiguous_strides
 from runner.rings.schedule import Schedule, Submission
 
+_FEW_ELEMENTS = 4096
+"""Elements of a tensor of which all are fetched when one is read."""
+
 
 @dataclass(frozen=True, slots=True)
 class TaskTime:
@@ -50,6 +53,9 @@ class Run:
         self.places: list[Place | None] = [None] * len(schedule.submissions)
         self.num_tasks = 0
         self.num_submissions = 0
+        self.is_in_order = False
+        """Whether nothing runs beside the thread that reads elements."""
+        self._values: dict[int, Any] = {}
 
     def call(self, index: int) -> None:
         """Runs a submission's op; raises ExecutionError that names node and operands."""
@@ -59,6 +65,7 @@ class Run:
             self.on_task(self.schedule.submissions[index].name)
         is_timed = self.is_timed
         start = perf_counter_ns() if is_timed else 0
+        self._values.clear()
         try:
             binding.run(**arguments)
         except Exception as error:
@@ -77,6 +84,7 @@ class Run:
                 for submission in submissions[:num_whole]:
                     self.on_task(self.schedule.submissions[submission].name)
             calls = [unit.call(self.binder, self.places, self.storage) for unit in whole]
+            self._values.clear()
             try:
                 whole[0].fusion.run(units=calls)
             except Exception:
@@ -92,8 +100,16 @@ class Run:
             self.trace.tasks.append((index, get_ident(), start_ns, end_ns))
 
     def element(self, tensor: int, index: tuple[int, ...]) -> int:
-        """One element of a tensor, for trip counts."""
-        return int(self.tensor(tensor)[index].item())
+        """One element of a tensor, for trip counts; of a small one all are fetched until another task runs."""
+        values: Any = self._values.get(tensor)
+        if values is None:
+            whole = self.tensor(tensor)
+            if not self.is_in_order or whole.numel() > _FEW_ELEMENTS:
+                return int(whole[index].item())
+            values = self._values[tensor] = whole.tolist()
+        for place in index:
+            values = values[place]
+        return int(values)
 
     def tensor(self, tensor: int) -> torch.Tensor:
         """A whole tensor, where it lies now; raises ExecutionError if the trip that creates it did not run."""

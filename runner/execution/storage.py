@@ -164,7 +164,10 @@ class PlainStorage:
         holds = self._holds[submission]
         if holds:
             self._unpin(holds)
-        if self._pins[submission]:
+        count = self._pins[submission]
+        if count > 1:
+            self._pins[submission] = count - 1
+        elif count:
             self._unpin((submission,))
 
     def leave_out(self, first: int, end: int) -> None:

@@ -102,7 +102,7 @@ class ProgramBuilder:
         return Position(*sizes, self.num_obstacles)
 
     def numbered(self, end: int) -> list[int]:
-        """The numbers 0 to `end - 1` and more: copies, which name tasks millions of times, share these objects."""
+        """The numbers 0 to `end - 1` and more: copies, which name tasks and tensors millions of times, share these objects."""
         if len(self.numbers) < end:
             self.numbers += range(len(self.numbers), end + len(self.numbers) // 8)
         return self.numbers
@@ -268,7 +268,8 @@ class ProgramBuilder:
 
     def add_like(self, tensors: Sequence[Tensor]) -> list[int]:
         """New local tensors like others, that nobody has written; returns their ids."""
-        ids = list(range(len(self.tensors), len(self.tensors) + len(tensors)))
+        end = len(self.tensors) + len(tensors)
+        ids = self.numbered(end)[len(self.tensors) : end]
         self.tensors += [
             _new_tensor(index, old.name, old.spec, "local", "", old.mark, None, None)
             for index, old in zip(ids, tensors, strict=True)

@@ -216,11 +216,11 @@ class _Copy:
 
     def run(self, steps: Sequence[Step], steady: Sequence[tuple[int, ...]]) -> None:
         tasks, tensors, regions, values, shift = self.builder.tasks, self.tensors, self.regions, self.values, self.shift
-        prefix, cut, numbers = self.prefix, self.cut, self.numbers
+        prefix, numbers = self.prefix, self.numbers
         edges, most_edges = self.builder.edges, self.builder.limits.edges
         for step in steps:
             old = step.old
-            index, path, attrs = numbers[old.id + shift], prefix + old.path[cut:], old.attrs
+            index, path, attrs = numbers[old.id + shift], prefix + step.path, old.attrs
             if step.attrs:
                 attrs = dict(attrs)
                 for name, number in step.attrs:
@@ -233,20 +233,19 @@ class _Copy:
             edges += len(waits) + len(old.after)
             if edges > most_edges:
                 raise self.builder.too_large("edges", old.mark)
-            creates = tuple([tensors[tensor] for tensor in old.creates]) if old.creates else ()
-            uses = tuple([tensors[tensor] for tensor in old.uses]) if old.uses else ()
+            creates, uses = step.creates(tensors), step.uses(tensors)
             tasks.append(
                 _new_task(
                     index,
                     path,
                     old.op,
                     old.core,
-                    Operands(step.names, step.regions(regions)) if old.operands else old.operands,
+                    Operands(step.names, step.regions(regions)) if step.names else old.operands,
                     attrs,
                     creates,
                     uses,
-                    uses if old.reads == old.uses else tuple([tensors[tensor] for tensor in old.reads]) if old.reads else (),
-                    creates if old.writes == old.creates else tuple([tensors[tensor] for tensor in old.writes]),
+                    uses if step.reads is None else step.reads(tensors),
+                    creates if step.writes is None else step.writes(tensors),
                     waits,
                     tuple([numbers[task + shift] for task in old.after]) if old.after else (),
                     old.num_blocks,

@@ -28,6 +28,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
+from typing import Any, TypeVar
 
 from runner.base.errors import Mark
 from runner.base.records import builder as record_builder
@@ -42,7 +43,9 @@ from runner.language.expressions import Expr
 from runner.language.notation import RegionRef
 from runner.program.program import Region, Span, Task, Tensor, Trips
 
-Pick = Callable[[Sequence[Region]], tuple[Region, ...]]
+T = TypeVar("T")
+Pick = Callable[[Any], tuple[T, ...]]
+"""What finds the things that a task of a copy has among all of the copy's."""
 
 
 @dataclass(slots=True)
@@ -77,14 +80,21 @@ class Access:
 
 @dataclass(slots=True)
 class Step:
-    """A task of the template, names and regions of its operands, attrs that differ (names and numbers), and what it waits for.
+    """A task of the template, its path in the piece, names and regions of its operands, what it creates, uses, reads and writes,
+    by the template's tensors, attrs that differ (names and numbers), and what it waits for.
 
-    That is tasks `inside` the piece, the writers of a group of `steady` regions, and what follows from accesses.
+    That is tasks `inside` the piece, the writers of a group of `steady` regions, and what follows from accesses. What is read or
+    written is None where it is what is used or created.
     """
 
     old: Task
+    path: str
     names: tuple[str, ...]
-    regions: Pick
+    regions: Pick[Region]
+    creates: Pick[int]
+    uses: Pick[int]
+    reads: Pick[int] | None
+    writes: Pick[int] | None
     attrs: tuple[tuple[str, int], ...]
     inside: tuple[int, ...]
     steady: int
@@ -269,7 +279,12 @@ class _Analysis:
         if self.varying:
             numbers = [self.varying.get((place, name), number) for name, number in zip(task.operands, numbers, strict=True)]
         names = self.names.setdefault(tuple(task.operands), tuple(task.operands))
-        return _new_step(task, names, _pick(numbers), tuple(attrs[place]) if place in attrs else (), inside, steady, accesses)
+        path = task.path[len(self.piece.frame.prefix) :]
+        reads = None if task.reads == task.uses else _pick(task.reads)
+        writes = None if task.writes == task.creates else _pick(task.writes)
+        touched = _pick(task.creates), _pick(task.uses), reads, writes
+        given = tuple(attrs[place]) if place in attrs else ()
+        return _new_step(task, path, names, _pick(numbers), *touched, given, inside, steady, accesses)
 
     def number(self, region: Region) -> int:
         """The number of a region that does not vary."""
@@ -362,9 +377,13 @@ class _Analysis:
             yield tuple(sorted(waits - {task.id}))
 
 
-def _pick(numbers: Sequence[int]) -> Pick:
-    """What finds the regions of a task among all of a copy."""
+def _pick(numbers: Sequence[int]) -> Pick[Any]:
+    """What finds things by their numbers."""
     if len(numbers) == 1:
         number = numbers[0]
-        return lambda regions: (regions[number],)
-    return itemgetter(*numbers) if numbers else lambda regions: ()
+        return lambda known: (known[number],)
+    return itemgetter(*numbers) if numbers else _nothing
+
+
+def _nothing(known: object) -> tuple[()]:
+    return ()

@@ -1,14 +1,24 @@
 """An `Order` knows which tasks are sure to have completed before another starts.
 
 What orders tasks is what the runtime knows: creator, RAW and WAW edges and `after` of tasks in auto scopes, `after` alone in
-manual scopes (whose writes nobody outside is told of), and a value read on the host, which holds up all that is submitted after.
+manual scopes (whose writes nobody outside is told of), and a value read on the host, which holds up all that is submitted after:
+inside of a trip that is decided at run time, only if that trip runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from runner.program.program import Region, Span, Task
+
+Trips = tuple[tuple[int, int], ...]
+"""The loops and choices around something that are decided at run time, outermost first, and the trips of them."""
+
+
+def implied(inner: Trips, outer: Trips) -> bool:
+    """Whether what lies in trips `inner` runs whenever what lies in `outer` does: they are the same, or come before."""
+    around = dict(outer)
+    return all(loop in around and trip <= around[loop] for loop, trip in inner)
 
 
 class Order:
@@ -18,17 +28,30 @@ class Order:
         self.manual: set[int] = set()
         self.creator: dict[int, int] = {}
         self._preds: list[list[int]] = []
-        self._syncs: list[tuple[int, list[int]]] = []  # how many tasks come before a host read, and what it waits for
+        self.trips: list[Trips] = []  # of each task
+        self._syncs: list[tuple[int, tuple[int, ...], Trips]] = []  # how many tasks come before a host read, its waits, and trips
         self._modes: list[bool] = [False]  # of each open span: does a manual scope hold it?
+        self._spans: list[Span] = []
+        self._around: list[tuple[int, int]] = []  # of the dynamic spans around the next task, which, and the trip
 
     def enter(self, span: Span) -> None:
         self._modes.append(self._modes[-1] or span.mode == "manual")
         if span.trips is not None and span.trips.waits:
-            before = [~(len(self._syncs) - 1)] if self._syncs else []
-            self._syncs.append((len(self._preds), [*span.trips.waits, *before]))
+            self._syncs.append((len(self._preds), span.trips.waits, tuple(self._around)))
+        if self._is_trip(span):
+            dynamic = self._spans[-1]
+            self._around.append((id(dynamic), next(k for k, trip in enumerate(dynamic.items) if trip is span)))
+        self._spans.append(span)
 
     def leave(self, span: Span) -> None:
         self._modes.pop()
+        self._spans.pop()
+        if self._is_trip(span):
+            self._around.pop()
+
+    def _is_trip(self, span: Span) -> bool:
+        """Whether a span inside of the open ones is a trip that is decided at run time."""
+        return span.kind == "iteration" and bool(self._spans) and self._spans[-1].kind == "dynamic"
 
     def task(self, task: Task) -> None:
         assert task.id == len(self._preds), "tasks come in the order of submission"
@@ -42,23 +65,34 @@ class Order:
         if self._syncs:
             preds.append(~(len(self._syncs) - 1))
         self._preds.append(preds)
+        self.trips.append(tuple(self._around))
 
     def unordered(self, task: int, others: Iterable[int]) -> set[int]:
         """Those of `others`, all submitted before `task`, that may still run when it starts."""
-        wanted = set(others)
-        if not wanted:
-            return wanted
-        first = min(wanted)
+        left = self._unordered(task, set(others), ())
+        return {other for other in left if not self.trips[other] or self._unordered(task, {other}, self.trips[other])}
+
+    def _unordered(self, task: int, wanted: set[int], trips: Trips) -> set[int]:
+        """As `unordered`; host reads count that are made whenever `task` runs, or what lies in `trips`."""
+        first = min(wanted, default=0)
         pending, seen = [task], {task}
         while pending and wanted:
             node = pending.pop()
-            for before in self._preds[node] if node >= 0 else self._syncs[~node][1]:
+            for before in self._preds[node] if node >= 0 else self._waits(~node, task, trips):
                 if before in seen or (before if before >= 0 else self._syncs[~before][0] - 1) < first:
                     continue
                 seen.add(before)
                 wanted.discard(before)
                 pending.append(before)
         return wanted
+
+    def _waits(self, sync: int, task: int, trips: Trips) -> Iterator[int]:
+        """What has completed once the submitting thread is behind a host read, if that is made; and the read before it."""
+        _, waits, around = self._syncs[sync]
+        if implied(around, self.trips[task]) or implied(around, trips):
+            yield from waits
+        if sync:
+            yield ~(sync - 1)
 
 
 def covers(one: Region, other: Region) -> bool:

@@ -142,13 +142,13 @@ class Task:
 
 def num_arguments(task: Task) -> int:
     """Tensor arguments of a submission: its operands, and what else it creates (scratch, the tensors of an alloc)."""
-    created = len(task.creates)
-    if task.operands and task.creates == task.writes:
-        return len(task.operands)
-    if created and task.operands:
+    num, created = len(task.operands), len(task.creates)
+    if num and task.creates == task.writes:
+        return num
+    if created and num:
         operands = {region.tensor for region in task.operands.values()}
         created = sum(tensor not in operands for tensor in task.creates)
-    return len(task.operands) + created
+    return num + created
 
 
 @dataclass(frozen=True, slots=True)

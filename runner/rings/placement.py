@@ -154,14 +154,14 @@ class _Lowering:
         self.steps: list[Step] = []
         self.of_task = [_NOWHERE] * len(program.tasks)  # the task's submission
         self.owner = [_NOWHERE] * len(program.tensors)  # the submission in whose block the tensor lies
+        self.owner_of = self.owner.__getitem__
         self.offset = [0] * len(program.tensors)  # and where in it
         self.arenas: set[int] = set()  # submissions
         self.unseen: set[int] = set()  # tasks in manual scopes
         self.overwritten = OverwrittenWriters(program.tasks, _registered(self.unseen, self.owner, self.of_task))
-        self.extents: dict[tuple[int, Box | None, bool], tuple[int, int, bool]] = {}  # by spec, box, and if it is no part
         # What many submissions have is kept once: single submissions that are held, entries of the tensormap, numbers.
         self.alike: dict[tuple[int, ...], tuple[int, ...]] = {}
-        self.entry: dict[tuple[int, int, int, int, bool], tuple[MapEntry]] = {}
+        self.known_entries: dict[tuple[int, int, int, Box | None, bool, bool], tuple[MapEntry]] = {}
         self.number: dict[int, int] = {}
         self.sizes = block_bytes([tensor.spec for tensor in program.tensors])
 
@@ -227,59 +227,63 @@ class _Lowering:
         return tuple(found)
 
     def task(self, number: int, extra_waits: Sequence[int], mode: str) -> None:
-        task, owner = self.program.tasks[number], self.owner
-        holds = {owner[tensor] for tensor in task.uses}
+        task, owner, index, watch = self.program.tasks[number], self.owner, self.next, self.overwritten
+        creates, writes = task.creates, task.writes
+        holds = set(map(self.owner_of, task.uses))
         slots: tuple[Slot, ...] = ()
         own: Sequence[int] = ()
         size_bytes = 0
-        if task.creates:
-            own = [tensor for tensor in task.creates if owner[tensor] == _NOWHERE]
-            if len(own) < len(task.creates):
-                if task.op is None and not own:
-                    self.of_task[task.id] = owner[task.creates[0]]  # an alloc whose tensors all went elsewhere
-                    return
-                holds.update([owner[tensor] for tensor in task.creates if owner[tensor] != _NOWHERE])
-            if own:
+        if creates:
+            places = set(map(self.owner_of, creates))
+            if _NOWHERE in places:
+                places.discard(_NOWHERE)
+                own = [tensor for tensor in creates if owner[tensor] == _NOWHERE] if places else creates
                 sizes = [self.sizes[tensor] for tensor in own]
                 slots = self.slots(own, (0, *accumulate(sizes)), sizes)
                 size_bytes = sum(sizes)
+            elif task.op is None:
+                self.of_task[task.id] = owner[creates[0]]  # an alloc whose tensors all went elsewhere
+                return
+            holds |= places
         explicit = self.explicit(task, holds) if task.after else ()
         waits = self.waits(task, extra_waits, mode, holds)
-        watch = self.overwritten
-        if task.writes != task.creates or watch.entries or watch.open:
+        writes_own = writes == creates
+        if not writes_own or watch.entries or watch.open:
             waits.update([self.of_task[t] for t in watch.follow(task, mode == "manual")])
-        self.of_task[task.id] = self.next
+        self.of_task[task.id] = index
         edges, held = tuple(sorted(waits)), tuple(sorted(holds))
         if len(held) == 1:
             held = self.alike.setdefault(held, held)
         core, op, number, num_blocks, mark = task.core, task.op, task.id, task.num_blocks, task.mark
         head = task.path, size_bytes, slots, edges, held, core, op, number, num_blocks, mark
-        creates_all = len(own) == len(task.creates) and task.writes == task.creates
-        entries = () if creates_all or not task.writes or mode == "manual" else self.entries(task)
+        has_none = not writes or (writes_own and len(own) == len(creates)) or mode == "manual"
+        entries = () if has_none else self.entries(task)
         self.submit(_new_submission(*head, entries, num_arguments(task), explicit))
 
     def entries(self, task: Task) -> tuple[MapEntry, ...]:
         """What a task writes and has not created in its own block, which is that of the next submission."""
-        found, index, modes = [], self.next, task.modes
-        owner, tensors, extents, writes = self.owner, self.program.tensors, self.extents, task.writes
+        found, index, modes, writes = list[tuple[MapEntry]](), self.next, task.modes, task.writes
+        owner, tensors, offset, known = self.owner, self.program.tensors, self.offset, self.known_entries
         for name, region in task.operands.items() if modes else zip(repeat(""), task.operands.values(), strict=False):
             tensor = region.tensor
-            if tensor not in writes or owner[tensor] == index:
+            if tensor not in writes or (at := owner[tensor]) == index:
                 continue
             mode = modes.get(name) if modes else None
             if mode in ("in", "no_dep"):
                 continue
-            spec, at = tensors[tensor].spec, owner[tensor]
-            place = tensor if at == _NOWHERE else self.offset[tensor]
-            key = id(spec), region.box, region.part is None  # many tensors share a spec
-            if key not in extents:
-                extents[key] = byte_range(spec, region.box) if key[2] else (0, spec.size_bytes, False)
-            begin, end, is_whole = extents[key]
-            if at in self.arenas:  # a part of one tensor, which begins with the block
-                place, begin, end = 0, begin + self.offset[tensor], end + self.offset[tensor]
-            entry = (at, place, begin, end, is_whole and mode is None)
-            found.append(self.entry.get(entry) or self.entry.setdefault(entry, (MapEntry(*entry),)))
+            spec, place = tensors[tensor].spec, tensor if at == _NOWHERE else offset[tensor]
+            key = at, place, id(spec), region.box, region.part is None, mode is None  # many tensors share a spec
+            found.append(known.get(key) or known.setdefault(key, self.entry(spec, *key)))
         return found[0] if len(found) == 1 else tuple([entry for (entry,) in found])
+
+    def entry(
+        self, spec: TensorSpec, at: int, place: int, _: int, box: Box | None, is_no_part: bool, may_cover: bool
+    ) -> tuple[MapEntry]:
+        """The entry of a box of a tensor that lies at `place` of a block."""
+        begin, end, is_whole = byte_range(spec, box) if is_no_part else (0, spec.size_bytes, False)
+        if at in self.arenas:  # a part of one tensor, which begins with the block
+            place, begin, end = 0, begin + place, end + place
+        return (MapEntry(at, place, begin, end, is_whole and may_cover),)
 
     def explicit(self, task: Task, holds: set[int]) -> tuple[int, ...]:
         """What `after` alone keeps, whether or not the task touches its tensors."""
@@ -291,7 +295,7 @@ class _Lowering:
         The edges that sharing needs only wait: a plan must not pay for them with the bytes of what it waits for.
         """
         of_task = self.of_task
-        waits = {of_task[t] for t in extra} if extra else set()
+        waits = set(map(of_task.__getitem__, extra))
         if task.after:
             waits.update([of_task[t] for t in task.after])
         if mode == "manual":  # rule 8: nothing is inferred, so only explicit edges keep blocks
@@ -300,7 +304,7 @@ class _Lowering:
         elif self.unseen:  # ... and what such a task writes is not noted, so nobody waits for it
             waits.update([of_task[t] for t in task.waits if t not in self.unseen], holds)
         else:
-            waits.update([of_task[t] for t in task.waits], holds)
+            waits.update(map(of_task.__getitem__, task.waits), holds)
         if task.after:
             holds.update([of_task[t] for t in task.after if t not in task.wait_only])
         assert _NOWHERE not in waits, f"{task.path!r} is placed before what it waits for"

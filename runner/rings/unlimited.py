@@ -14,9 +14,8 @@ from runner.rings.capacity import ring_loads
 from runner.rings.heap import RingHeap
 from runner.rings.parts.records import Deadlock
 from runner.rings.replay import Replay, RunTimes
-from runner.rings.schedule import MAX_SCOPES, NUM_RINGS, Begin, End, Schedule, Slot, Submit
+from runner.rings.schedule import MAX_SCOPES, NUM_RINGS, Begin, End, Schedule, ScopeInfo, Slot, Submit
 from runner.rings.sizes import MIN_HEAP_BYTES, MIN_POOL, MIN_WINDOW, RingSizes
-from runner.rings.steps import submission_rings
 from runner.rings.tensormap import CAPACITY, SWEEP
 from runner.rings.timed import TimedDriver, Timing, timed
 
@@ -131,25 +130,32 @@ class _Unlimited(TimedDriver):
         super().__init__(schedule, sizes, timing, _NoRings(schedule))
         self._waits = waits or self._waits
         self._submit_us = array("d", bytes(8 * len(schedule.submissions)))
-        self._open: list[list[int]] = []
+        self._members = [array("q") for _ in range(NUM_RINGS)]  # the submissions of each ring, in order
         self.is_refused = bool(self.heap.refused_submissions())
         self._close_us = array("d", bytes(8 * len(schedule.submissions)))
 
     def walk(self) -> Deadlock | None:
-        open_scopes, modes, scopes = self._open, list[str](), self.schedule.scopes
+        around, inside = list[ScopeInfo](), list[list[int]]()  # the open scopes, and the submissions of each
+        mine, members = list[int](), self._members[0]  # of the innermost scope, and of its ring
         for step in () if self.is_refused else self.steps():
             if isinstance(step, Submit):
-                open_scopes[-1].append(step.submission)
+                mine.append(step.submission)
+                members.append(step.submission)
                 self.submit(step.submission)
             elif isinstance(step, Begin):
-                mode = scopes[step.scope].mode
-                self.is_refused |= len(modes) >= MAX_SCOPES or (mode == "auto" and modes[-1:] == ["manual"])
-                open_scopes.append([])
-                modes.append(mode)
+                scope, mine = self.schedule.scopes[step.scope], []
+                is_auto_in_manual = scope.mode == "auto" and bool(around) and around[-1].mode == "manual"
+                self.is_refused |= len(around) >= MAX_SCOPES or is_auto_in_manual
+                around.append(scope)
+                inside.append(mine)
+                members = self._members[scope.ring]
             elif isinstance(step, End):
-                modes.pop()
-                for submission in open_scopes.pop():
+                for submission in mine:
                     self._close_us[submission] = self._now
+                around.pop()
+                inside.pop()
+                if around:
+                    mine, members = inside[-1], self._members[around[-1].ring]
             else:
                 self.read(step.waits)
         return None
@@ -165,7 +171,7 @@ class _Unlimited(TimedDriver):
     def has_slots(self, windows: Sequence[int]) -> bool:
         """Whether no submission has had to wait for a slot, however late the thread hears of what has retired."""
         submit, consumed = np.asarray(self._submit_us), self._consumed_us()
-        for members, window in zip(self._members(), windows, strict=True):
+        for members, window in zip(map(np.asarray, self._members), windows, strict=True):
             retired = np.searchsorted(np.maximum.accumulate(consumed[members]), submit[members], "left")
             live = np.arange(len(members)) - np.clip(retired - self._timing.device.publish_every, 0, None)
             if live.max(initial=0) >= window - 1:
@@ -182,11 +188,6 @@ class _Unlimited(TimedDriver):
         np.maximum.at(consumed, holds.values, finish[holds.owners()])
         return consumed
 
-    def _members(self) -> list[NDArray[np.int64]]:
-        """The submissions of each ring, in order."""
-        rings = np.fromiter((ring for _, ring in submission_rings(self.schedule)), np.int8, len(self.schedule.submissions))
-        return [np.flatnonzero(rings == ring) for ring in range(NUM_RINGS)]
-
     def most_entries(self) -> int:
         """No fewer entries than the tensormap ever held: those of tasks that no later task of their ring can have swept, as it
         did not know, or had not known for long, that they had retired."""
@@ -198,7 +199,7 @@ class _Unlimited(TimedDriver):
         consumed = self._consumed_us()
         total = np.zeros(len(items), np.int64)
         late = SWEEP - 1 + self._timing.device.publish_every
-        for members in filter(len, self._members()):
+        for members in map(np.asarray, filter(len, self._members)):
             sums = np.concatenate(([0], np.cumsum(entries[members])))
             retired = np.maximum.accumulate(consumed[members])
             known = np.searchsorted(retired, submit[members], "right")  # retired by the time of each of them

@@ -19,13 +19,13 @@ from runner.rings.steps import StepWalk
 Trip = tuple[tuple[int, int], ...]
 """The dynamic loops around a submission, outermost first: (step of the loop, trip)."""
 
-NEEDS = 1 << 16
+NEEDS = 1 << 14
 """Needs that are looked up together."""
 
 NEAR = 1 << 10
 """Submissions that lie less than this far apart are compared in one pass, which remembers at least so many before each."""
 
-SOURCES = 1 << 12
+SOURCES = 1 << 13
 """Submissions whose followers are traced together, a bit each; more where one need has more."""
 
 
@@ -79,6 +79,12 @@ def _batches(needs: Iterable[Need]) -> Iterator[list[Need]]:
         yield batch
 
 
+def _implied(inner: Trip, outer: Trip) -> bool:
+    """Whether what lies in trips `inner` runs whenever what lies in `outer` does: they are the same, or come before."""
+    around = dict(outer)
+    return all(loop in around and trip <= around[loop] for loop, trip in inner)
+
+
 class Order:
     """The partial order of a schedule's submissions."""
 
@@ -91,7 +97,7 @@ class Order:
             if isinstance(step, Submit):
                 submitted += 1
             elif isinstance(step, Read | Repeat) and at >= loop_end:
-                # A read inside a trip need not happen; only those outside of all loops order what comes after them.
+                # A read inside a trip need not happen: only those outside of all loops order all that comes after them.
                 loop_end = step.end if isinstance(step, Repeat) else loop_end
                 if step.waits:
                     self.reads.append((step.waits, submitted))
@@ -106,10 +112,33 @@ class Order:
                 found[step.submission] = tuple((loop.at, loop.trip) for loop in walk.loops)
         return found
 
+    @cached_property
+    def _inner_reads(self) -> list[tuple[tuple[int, ...], int, Trip]]:
+        """What reads inside of trips wait for, how many submissions come before each, and the trips around it, in order."""
+        found, submitted = [], 0
+        walk = StepWalk(self.schedule)
+        for step in walk:
+            if isinstance(step, Submit):
+                submitted = step.submission + 1
+            elif isinstance(step, Read | Repeat) and step.waits and walk.loops:
+                found.append((step.waits, submitted, tuple((loop.at, loop.trip) for loop in walk.loops)))
+        return found
+
     def runs_with(self, inner: int, outer: int) -> bool:
         """Whether submission `inner` runs whenever `outer` does: its loop trips are trips of `outer`, or come before them."""
-        own, other = self.trips[inner], dict(self.trips[outer])
-        return all(loop in other and trip <= other[loop] for loop, trip in own)
+        return _implied(self.trips[inner], self.trips[outer])
+
+    def _read_between(self, first: int, second: int) -> bool:
+        """Whether a read inside of a trip, that is made whenever one of the two runs, waits for `first`."""
+        begin = bisect_right(self._inner_reads, first, key=itemgetter(1))
+        end = bisect_right(self._inner_reads, second, key=itemgetter(1))
+        return any(
+            wait == first or self.before(first, wait)
+            for waits, _, trips in self._inner_reads[begin:end]
+            if _implied(trips, self.trips[second]) or _implied(trips, self.trips[first])
+            for wait in waits
+            if wait >= first
+        )
 
     def before(self, first: int, second: int) -> bool:
         """Whether `second` starts only after `first` has completed."""
@@ -134,6 +163,10 @@ class Order:
 
     def unordered(self, needs: Iterable[Need]) -> Iterator[Conflict]:
         """The pairs of submissions for which a need is not met."""
+        return (found for found in self._without_inner_reads(needs) if not self._read_between(found.first, found.second))
+
+    def _without_inner_reads(self, needs: Iterable[Need]) -> Iterator[Conflict]:
+        """As `unordered`, but for what reads inside of trips order: few pairs are left to look them up for."""
         remaining = iter(needs)
         while chunk := list(islice(remaining, NEEDS)):
             near = [need for need in chunk if need.second - need.firsts[0] < NEAR]
@@ -197,7 +230,7 @@ class Order:
 
     def _trace(self, low: int, bits: dict[int, int], asked: Iterable[int]) -> Iterator[tuple[int, int]]:
         """For each submission of `asked` the union of the `bits` of those that come before it; all have numbers from `low` on."""
-        wanted = set(asked)
+        wanted, full = set(asked), (1 << len(bits)) - 1
         waits, reads, read = self.waits, self.reads, bisect_right(self.reads, low, key=lambda r: r[1])
         reached: list[int] = []  # per submission from `low` on its own bit and those that come before it
         gate = 0  # what the submitting thread has waited for
@@ -209,8 +242,12 @@ class Order:
                 read += 1
             found = gate
             for wait in waits[submission]:
-                if wait >= low:
-                    found |= reached[wait - low]
+                # Sets have thousands of bits, so none is made that is not a new one.
+                if wait >= low and (more := reached[wait - low]) and more is not found:
+                    found |= more
+            if found == full:
+                found = full  # mostly by far: one object for all
             if submission in wanted:
                 yield submission, found
-            reached.append(found | bits.get(submission, 0))
+            own = bits.get(submission)
+            reached.append(found | own if own else found)

@@ -358,10 +358,15 @@ def _explicit(schedule: Schedule, program: Program, columns: Columns, order: Ord
 
 
 def _lifetimes(schedule: Schedule, columns: Columns, order: Order) -> Iterator[Diagnostic]:
-    """Blocks that may be reclaimed while a task still uses them."""
+    """Blocks that may be reclaimed while a task still uses them.
+
+    Those of the outermost scope need no holder: when that closes, nobody comes any more who could get their bytes.
+    """
     program = schedule.program
     for block, user in _unkept(schedule, columns, order):
         task = schedule.submissions[user].task
+        if not schedule.scopes[int(columns.scopes.of[block])].depth:
+            continue
         if program is None or (-1, task) not in program.races:
             message = f"nothing keeps the block of '{_title(schedule.submissions[block])}' until"
             message += f" '{schedule.submissions[user].name}' has completed"
@@ -369,8 +374,12 @@ def _lifetimes(schedule: Schedule, columns: Columns, order: Order) -> Iterator[D
 
 
 def _unkept(schedule: Schedule, columns: Columns, order: Order) -> Iterator[tuple[int, int]]:
-    """Blocks and their users for which neither the user nor a task after it holds the block."""
+    """Blocks and their users for which neither the user nor a task after it holds the block.
+
+    Who is submitted when the block's scope has closed may come too late to hold it: of an alloc, say, nothing is left by then.
+    """
     doubtful: set[tuple[int, int]] = set()
+    scopes = columns.scopes
     for slots in in_turn(np.arange(len(columns.slots))):
         at, which = places(columns.users, columns.tensor[slots])
         user, block = columns.users.values[at], columns.block[slots][which]
@@ -378,7 +387,9 @@ def _unkept(schedule: Schedule, columns: Columns, order: Order) -> Iterator[tupl
         doubtful.update(zip(block[left].tolist(), user[left].tolist(), strict=True))
     holders: dict[int, list[int]] = {}
     if doubtful:
-        for index, block in zip(columns.holds.owners().tolist(), columns.holds.values.tolist(), strict=True):
+        holder, held = columns.holds.owners(), columns.holds.values
+        is_open = holder < scopes.closed_at[scopes.of[held]]
+        for index, block in zip(holder[is_open].tolist(), held[is_open].tolist(), strict=True):
             holders.setdefault(block, []).append(index)
     for block, user in sorted(doubtful):
         later = [holder for holder in holders.get(block, ()) if order.runs_with(holder, user)]

@@ -3,6 +3,7 @@
 import signal
 
 import pytest
+from installed_family import on_path
 from places import ROOT
 
 from runner.driver.cache import keys
@@ -102,6 +103,37 @@ def test_other_inputs_are_another_result(what, call, counted, tmp_path, monkeypa
             path.write_text(f"# a comment\n{path.read_text('utf-8')}", encoding="utf-8")
     call(*command)
     assert (len(counted) > done) == (what != "nothing")
+
+
+STRATEGY = """
+from runner import Layout, lower, place
+
+
+def {name}(program, options):
+    return lower(program, place(program, Layout(lambda span, depth, in_manual: {mode}, outlive=True)), "mine")
+"""
+OUTERMOST, EVERY = '"auto" if depth == 0 else None', '"auto" if span.kind in ("root", "scope") else None'
+
+
+def test_another_strategy_of_an_installed_package_is_another_result(call, counted, tmp_path):
+    """Its code is edited, or its name stands for another function of the same code."""
+    info = tmp_path / "mine-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n", encoding="utf-8")
+    said = []
+    one, two = (STRATEGY.format(name=name, mode=mode) for name, mode in (("one", OUTERMOST), ("two", EVERY)))
+    for code, called in ((one, "one"), (one.replace(OUTERMOST, EVERY), "one"), (one + two, "one"), (one + two, "two")):
+        (tmp_path / "mine_of_a_test.py").write_text(code, encoding="utf-8")
+        (info / "entry_points.txt").write_text(f"[ringgraph.schedulers]\nmine = mine_of_a_test:{called}\n", encoding="utf-8")
+        keys.code_of_packages.cache_clear()
+        with on_path(tmp_path):
+            done = len(counted)
+            first = call("schedule", "moe", "--scheduler", "mine")
+            assert first[0] == 0 and len(counted) == done + 1, "it was worked out"
+            assert call("schedule", "moe", "--scheduler", "mine") == first and len(counted) == done + 1
+        said.append(first[1])
+    keys.code_of_packages.cache_clear()
+    assert said[0] == said[2] != said[1] == said[3]
 
 
 def test_what_writes_files_is_never_kept(call, cache, tmp_path):

@@ -105,6 +105,27 @@ def test_a_graph_under_its_own_fields(tmp_path, call, command):
     assert status and "unknown key 'widht'" in err and "did you mean 'width'?" in err
 
 
+NORM = """\
+graph: n
+inputs: {x: "f32[4, 16]"}
+weights: {w: "f32[16]"}
+outputs: {y: "f32[4, 16]"}
+body:
+  - {op: rms_norm, in: {x: x, w: w}, out: {y: y}ATTRS}
+"""
+
+
+@pytest.mark.parametrize("command", ["schedule", "size", "placement", "dot", "run"])
+def test_a_graph_whose_ops_take_a_field_is_planned_as_it_is_linted(call, command, tmp_path):
+    """Lint says `under tiny` of a graph without names; so an op that takes `rms_norm_eps` from there does so elsewhere too."""
+    path = tmp_path / "n.yaml"
+    for attrs in ("", ", attrs: {eps: 0.5}"):
+        path.write_text(NORM.replace("ATTRS", attrs))
+        assert call("lint", path)[0] == 0
+        status, _, err = call(command, path)
+        assert status == 0, err
+
+
 def test_a_graph_whose_names_are_a_models_has_that(call):
     status, out, _ = call("schedule", "decode_fwd", "--json")
     assert status == 0 and json.loads(out)["num_tasks"] > 100

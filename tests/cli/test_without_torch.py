@@ -75,6 +75,35 @@ def test_findings_come_without_torch(broken, tmp_path):
     assert done.returncode == 1 and "rms_nrom" in str(json.loads(done.stdout))
 
 
-def test_what_runs_says_that_torch_cannot_be_imported(broken):
-    done = ran(broken, "run", "moe")
-    assert done.returncode != 0 and "torch is broken here" in done.stderr
+NEEDS_TORCH = [
+    ("run", "moe"),
+    ("generate", "--checkpoint", "{out}", "--prompt-ids", "1"),
+    ("checkpoint", "init", "--config", "tiny", "{out}/model"),
+    ("checkpoint", "inspect", "{out}"),
+]
+RAISED = [
+    "ImportError('undefined symbol')",
+    "OSError('libcudart.so.12: cannot open shared object file')",
+    "AttributeError('_ARRAY_API not found')",
+    "ModuleNotFoundError('No module named torch', name='torch')",
+]
+
+
+@pytest.mark.parametrize(("arguments", "raised"), list(zip(NEEDS_TORCH, RAISED, strict=True)))
+def test_what_runs_says_in_one_message_that_torch_cannot_be_imported(arguments, raised, tmp_path):
+    """Whatever a broken torch raises, also from a function in a module of its; or a finder, where there is none."""
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("import torch.inner\n", encoding="utf-8")
+    (tmp_path / "torch" / "inner.py").write_text(f"def load():\n    raise {raised}\nload()\n", encoding="utf-8")
+    if "ModuleNotFound" in raised:
+        finder = f"class Finder:\n def find_spec(self, name, *given):\n  if name == 'torch':\n   raise {raised}\n"
+        (tmp_path / "sitecustomize.py").write_text(f"import sys\n{finder}\nsys.meta_path.insert(0, Finder())\n", encoding="utf-8")
+    command = [sys.executable, "-m", "runner", *(argument.format(out=tmp_path) for argument in arguments)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 1 and done.stdout == ""
+    said, hint = done.stderr.splitlines()
+    kind, _, message = raised.partition("(")
+    broken = f"error: torch cannot be imported: {kind}: {message.strip(chr(39) + ')')}"
+    assert said == ("error: torch is not installed" if "ModuleNotFound" in raised else broken)
+    assert hint.startswith("hint: pip install ")

@@ -44,27 +44,33 @@ def test_capacity_verdict_equals_a_replay(items, heap, window):
 
 
 def _reachable(schedule):
-    """Per submission all that come before it, by waits and by values that the submitting thread read before."""
-    before, read, loops = {}, set(), []
+    """Per submission all that come before it by waits; and the reads of the submitting thread: what each waits for, how many
+    submissions come before it, and the trips around it. Also the trips around each submission."""
+    before, reads, trips = {}, [], {}
     for at, step in enumerate(schedule.steps):
-        loops = [end for end in loops if at < end]
+        loops = [(k, loop) for k, loop in enumerate(schedule.steps) if isinstance(loop, Repeat) and k < at < loop.end]
+        around = {(k, sum(start <= at for start in loop.starts) - 1) for k, loop in loops}
         if isinstance(step, Submit):
-            found = set(read)
-            for wait in schedule.submissions[step.submission].waits:
-                found |= before[wait] | {wait}
-            before[step.submission] = found
+            waits = schedule.submissions[step.submission].waits
+            before[step.submission] = {*waits, *(far for wait in waits for far in before[wait])}
+            trips[step.submission] = around
         elif isinstance(step, Read | Repeat):
-            if not loops:
-                for wait in step.waits:
-                    read |= before[wait] | {wait}
-            if isinstance(step, Repeat):
-                loops.append(step.end)
-    return before
+            reads.append(({*step.waits, *(far for wait in step.waits for far in before[wait])}, len(before), around))
+    return before, reads, trips
+
+
+def _is_before(reached, first, second):
+    """Whether `first` has completed when `second` starts, in every run of both; trips run if later ones of the loop do."""
+    before, reads, trips = reached
+    runs = trips[first] | trips[second]
+    does_run = {(loop, trip) for loop, last in runs for trip in range(last + 1)}
+    made = [done for done, num, around in reads if num <= second and around <= does_run]
+    return any(first in done for done in (before[second], *made))
 
 
 def _misordered(schedule):
     """Whether any two submissions touch the same cell, one writing, or tensors in the same bytes, in no order."""
-    program, before = schedule.program, _reachable(schedule)
+    program, reached = schedule.program, _reachable(schedule)
     slots = {slot.tensor: (b, slot) for b, s in enumerate(schedule.submissions) for slot in s.slots}
     touched = []  # (submission, tensor, low, high, writes)
     for index, submission in enumerate(schedule.submissions):
@@ -76,7 +82,7 @@ def _misordered(schedule):
             if a == b and tensor == other:
                 continue
             clash = lo < high and low < hi and (writes or wrote) if tensor == other else _share(slots, tensor, other)
-            if clash and a not in before[b]:
+            if clash and not _is_before(reached, a, b):
                 return True
     return False
 

@@ -5,4 +5,4 @@ from __future__ import annotations
 
 def embedding(ids, table, *, x):
     x[: ids.shape[0]] = table[ids].to(x.dtype)
-    x[ids.shape[0] :] = 0
+    x[ids.shape[0] :].zero_()

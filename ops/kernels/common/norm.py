@@ -10,7 +10,7 @@ from ops.kernels.numerics import quantise_rows
 def normalise(x: torch.Tensor, w: torch.Tensor, eps: float) -> torch.Tensor:
     """`x` [..., D] over its root mean square, times `w` [D]; f32."""
     rows = x.float()
-    return rows * torch.rsqrt(rows.square().mean(-1, keepdim=True) + eps) * w.float()
+    return (rows * rows.square().mean(-1, keepdim=True).add_(eps).rsqrt_()).mul_(w.float())
 
 
 def rms_norm(x, w, *, y, eps):

@@ -12,7 +12,7 @@ def _norm_quant(rows: torch.Tensor, w: torch.Tensor, y: torch.Tensor, y_scale: t
     """Rows [K, D], normed, into the first K of `y`; the others are zero, with scale 1."""
     num_rows = rows.shape[0]
     rms_norm_quant(rows, w, y=y[:num_rows], y_scale=y_scale[:num_rows], eps=eps)
-    y[num_rows:] = 0
+    y[num_rows:].zero_()
     y_scale[num_rows:] = 1.0
 
 

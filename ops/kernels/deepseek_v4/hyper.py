@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import torch
 
-from ops.kernels.numerics import matmul_nt, product
+from ops.kernels.numerics import product
 from ops.kernels.products import part_of, reads_laid_out
 
 
@@ -18,20 +19,26 @@ def _halves(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Sequence[int], Seque
 @reads_laid_out(fn=_halves)
 def hc_pre(x, fn, scale, base, *, x_mixed, post, comb, mixes, mixes_raw, norm_eps, hc_eps, iterations):
     num_tokens, hc, _ = x.shape
-    flat = x.reshape(num_tokens, -1).float()
+    rows = x.float()
+    flat = rows.view(num_tokens, -1)
     num_rows, mix = mixes.shape[0], fn.shape[0]
     half = flat.shape[1] // 2
-    for part, first in (((0, half), 0), ((half, flat.shape[1]), num_rows)):
-        matmul_nt(flat[:, slice(*part)], part_of(fn, (0, mix), part), mixes_raw[first : first + num_tokens, :mix])
-    total = mixes_raw[:num_tokens, :mix] + mixes_raw[num_rows : num_rows + num_tokens, :mix]
-    coefficients = mixes[:num_tokens, :mix]
-    coefficients.copy_(total * torch.rsqrt(flat.square().mean(-1, keepdim=True) + norm_eps))
+    sums = [product(flat[:, lo:hi], part_of(fn, (0, mix), (lo, hi))) for lo, hi in ((0, half), (half, flat.shape[1]))]
+    mixes_raw.view(2, num_rows, -1)[:, :num_tokens, :mix] = torch.stack(sums)
+    inverse = flat.square().mean(-1, keepdim=True).add_(norm_eps).rsqrt_()
+    coefficients = torch.mul(sums[0].add_(sums[1]), inverse, out=mixes[:num_tokens, :mix])
 
-    pre = torch.sigmoid(coefficients[:, :hc] * scale[0] + base[:hc]) + hc_eps
-    post.copy_(2 * torch.sigmoid(coefficients[:, hc : 2 * hc] * scale[1] + base[hc : 2 * hc]))
-    logits = coefficients[:, 2 * hc :] * scale[2] + base[2 * hc :]
-    comb.copy_(_sinkhorn(logits.view(num_tokens, hc, hc), hc_eps, iterations).flatten(1))
-    x_mixed.copy_(torch.bmm(pre.unsqueeze(1), x.float()).squeeze(1))
+    logits = (coefficients * scale.index_select(0, _kinds(hc, scale.device))).add_(base)
+    pre, double = logits[:, : 2 * hc].sigmoid().chunk(2, 1)
+    torch.mul(double, 2, out=post)
+    comb.view(num_tokens, hc, hc).copy_(_sinkhorn(logits[:, 2 * hc :].view(num_tokens, hc, hc), hc_eps, iterations))
+    x_mixed.copy_(torch.bmm(pre.add(hc_eps).unsqueeze(1), rows).squeeze(1))
+
+
+@functools.cache
+def _kinds(hc: int, device: torch.device) -> torch.Tensor:
+    """Of each coefficient [MIX] whether it is of pre (0), post (1) or comb (2)."""
+    return torch.tensor([0] * hc + [1] * hc + [2] * (hc * hc), device=device)
 
 
 def _sinkhorn(logits: torch.Tensor, eps: float, iterations: int) -> torch.Tensor:

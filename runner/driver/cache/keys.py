@@ -23,7 +23,7 @@ from runner.language.walk import all_items
 from runner.recorded.opening import is_recorded
 
 _OURS = ("runner", "ops", "schedulers", "graphs")
-_GROUPS = ("ringgraph.ops", "ringgraph.models")
+_GROUPS = ("ringgraph.ops", "ringgraph.models", "ringgraph.schedulers")
 _TEXTS = (".py", ".yaml", ".json")
 _VARIABLES = ("PTO2_", "RINGGRAPH_")
 
@@ -95,11 +95,13 @@ def _content(path: Path) -> bytes:
 
 @cache
 def code_of_packages() -> str:
-    """A digest of the texts of ours and of every package that declares ops or families of models."""
+    """A digest of the texts of ours and of every package that declares ops, families of models or strategies, and of what each
+    declares."""
     from importlib.metadata import entry_points
 
-    others = {entry.module.partition(".")[0] for group in _GROUPS for entry in entry_points(group=group)}
-    digest = hashlib.sha256()
+    entries = [(group, entry.name, entry.value) for group in _GROUPS for entry in entry_points(group=group)]
+    others = {value.partition(":")[0].partition(".")[0].strip() for _, _, value in entries}
+    digest = hashlib.sha256(repr(sorted(entries)).encode())
     for package in (*_OURS, *sorted(others)):
         for path in _texts(package):
             digest.update(f"{package} {path.name} ".encode() + path.read_bytes())

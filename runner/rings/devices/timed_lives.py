@@ -28,7 +28,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from heapq import heappop, heappush
-from itertools import pairwise
 
 import numpy as np
 
@@ -103,13 +102,14 @@ class Work:
 
     def bound_us(self) -> tuple[float, float]:
         """No run is shorter than the critical path, submissions and host reads included, nor than the work over the workers."""
-        finish, clock, reads, edges = array("d"), 0.0, self.reads, self.edges.values
-        for task, (low, high) in enumerate(pairwise(self.edges.starts.tolist())):
-            if task in reads:
-                clock = max([clock, *(finish[read] for read in reads[task])])
-            clock += self.costs_us[task]
-            start = max([clock, *map(finish.__getitem__, edges[low:high].tolist())]) if low < high else clock
-            finish.append(start + self.task_us[task])
+        finish, clock, reads = array("d"), 0.0, self.reads
+        finish_of = finish.__getitem__
+        for task in self.lives.program.tasks:
+            if task.id in reads:
+                clock = max([clock, *map(finish_of, reads[task.id])])
+            clock += self.costs_us[task.id]
+            start = max([clock, *map(finish_of, task.waits), *map(finish_of, task.after)])
+            finish.append(start + self.task_us[task.id])
         work = {"AIC": 0.0, "AIV": 0.0, "MIX": 0.0}
         for core, blocks, length in zip(self.core, self.blocks, self.task_us, strict=True):
             if core is not None:

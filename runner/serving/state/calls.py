@@ -6,6 +6,7 @@ them is idle, with position -1 and slot -1, in a request's inputs with 0 and slo
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -122,17 +123,31 @@ class Call:
 
     def __post_init__(self) -> None:
         self.seq = self.num_tokens // self.num_requests
-        self.tokens = torch.zeros(self.num_tokens, dtype=torch.int64)
-        self.positions = torch.full((self.num_tokens,), -1, dtype=torch.int64)
-        self.last = torch.full((self.num_tokens,), -1, dtype=torch.int64)
+        self._rows = [[0] * self.num_tokens, [-1] * self.num_tokens, [-1] * self.num_tokens]
 
     def add(self, index: int, request: Request, tokens: Sequence[int], start: int) -> None:
-        """Row `index` of the call."""
-        part = slice(index * self.seq, index * self.seq + len(tokens))
-        self.tokens[part] = torch.tensor(tokens)
-        self.positions[part] = torch.arange(start, start + len(tokens))
-        self.last[part] = start + len(tokens) - 1
-        self.requests[index], self.starts[index], self.counts[index] = request, start, len(tokens)
+        """Row `index` of the call; all rows before anything is asked."""
+        first, count = index * self.seq, len(tokens)
+        made = list(tokens), range(start, start + count), [start + count - 1] * count
+        for row, values in zip(self._rows, made, strict=True):
+            row[first : first + count] = values
+        self.requests[index], self.starts[index], self.counts[index] = request, start, count
+
+    @functools.cached_property
+    def _told(self) -> torch.Tensor:
+        return torch.tensor(self._rows, dtype=torch.int64)
+
+    @property
+    def tokens(self) -> torch.Tensor:
+        return self._told[0]
+
+    @property
+    def positions(self) -> torch.Tensor:
+        return self._told[1]
+
+    @property
+    def last(self) -> torch.Tensor:
+        return self._told[2]
 
     def told(self, role: Role, spec: TensorSpec) -> torch.Tensor:
         """What an input of a role is told, in its dtype and shape."""
@@ -174,11 +189,11 @@ class Call:
 
     def _table(self, kind: Kind, width: int) -> torch.Tensor:
         """Pages of every request; idle ones and what is left have page 0, which they neither read nor write."""
-        table = torch.zeros((self.num_requests, width), dtype=torch.int64)
+        table = [[0] * width for _ in range(self.num_requests)]
         for index, request in self.requests.items():
             pages = request.pages[kind.name]
-            table[index, : len(pages)] = torch.tensor(pages, dtype=torch.int64)
-        return table
+            table[index][: len(pages)] = pages
+        return torch.tensor(table, dtype=torch.int64).view(-1, width)
 
     def slots(self, kind: Kind, length: int | None = None) -> torch.Tensor:
         """Where each token's row lies among all rows of the kind, -1 where it leaves none; of a running state, of B requests too.
@@ -192,17 +207,10 @@ class Call:
         else:
             count = self.positions + 1
             row, keep = count // kind.every - 1, (count > 0) & (count % kind.every == 0)
-        slots = torch.full((self.num_tokens,), -1, dtype=torch.int64)
-        for index, request in self.requests.items():
-            part = slice(index * self.seq, (index + 1) * self.seq)
-            if keep[part].any():
-                rows = row[part].clamp(min=0, max=kind.rows - 1)
-                pages = self._table_row(request.pages[kind.name], kind.table)[rows // kind.page]
-                slots[part] = torch.where(keep[part], pages * kind.page + rows % kind.page, -1)
-        return slots
-
-    def _table_row(self, pages: Sequence[int], width: int) -> torch.Tensor:
-        return torch.tensor([*pages, *[0] * (width - len(pages))], dtype=torch.int64)
+        row = row.clamp_(0, kind.rows - 1)
+        table = self._table(kind, kind.table)
+        pages = table.gather(1, (row // kind.page).view(self.num_requests, self.seq)).view(-1)
+        return torch.where(keep, pages * kind.page + row % kind.page, -1)
 
     def _running(self, kind: Kind, length: int) -> torch.Tensor:
         slots = torch.full((self.num_requests,), -1, dtype=torch.int64)

@@ -17,22 +17,22 @@ _LEAST_EXPONENT = -87.0
 # --- keys ---
 
 
-def gather_keys(indices, valid, kv, kv_cache, table, cmp_kv, cmp_table) -> torch.Tensor:
-    """Keys [T, K, C] of `indices` [T, K], zero where not `valid` [T, K].
+def gather_keys(indices, kv, kv_cache, table, cmp_kv, cmp_table) -> torch.Tensor:
+    """Keys [T, K, C] of `indices` [T, K], zero where they are -1.
 
     `table` [T, N] and `cmp_table` [T, M] are the pages of each token's window ring and compressed rows.
     """
     (num_tokens, width), columns = kv.shape, indices.shape[1]
     ring = table.shape[1] * kv_cache.shape[1]
-    rows = paged_rows(table, (indices - num_tokens).clamp(0, ring - 1), kv_cache.shape[1])  # most keys are in the ring
+    rows = paged_rows(table, (indices - num_tokens).clamp_(0, ring - 1), kv_cache.shape[1])  # most keys are in the ring
     keys = kv_cache.view(-1, width).index_select(0, rows.flatten()).to(kv.dtype)
-    flat = torch.where(valid, indices, -1).flatten()
-    keys.index_fill_(0, (flat < 0).nonzero().flatten(), 0)
-    fresh = ((flat >= 0) & (flat < num_tokens)).nonzero().flatten()
-    keys.index_copy_(0, fresh, kv.index_select(0, flat.index_select(0, fresh)))
+    flat = indices.flatten()
+    low = (flat < num_tokens).nonzero().flatten()  # of this call, or none
+    source = torch.nn.functional.pad(kv, (0, 0, 1, 0))
+    keys.index_copy_(0, low, source.index_select(0, flat.index_select(0, low).add_(1)))
     compressed = (flat >= num_tokens + ring).nonzero().flatten()
     if compressed.numel():
-        row = (flat.index_select(0, compressed) - (num_tokens + ring)).unsqueeze(1)
+        row = flat.index_select(0, compressed).sub_(num_tokens + ring).unsqueeze(1)
         rows = paged_rows(cmp_table.index_select(0, compressed // columns), row, cmp_kv.shape[1])
         keys.index_copy_(0, compressed, cmp_kv.view(-1, width).index_select(0, rows.flatten()).to(kv.dtype))
     return keys.view(*indices.shape, width)
@@ -61,7 +61,7 @@ def dummy_cmp_table(*, cmp_block_table, cmp_kv):
 
 def pad_overlay(kv, *, overlay):
     overlay[: kv.shape[0]] = kv
-    overlay[kv.shape[0] :] = 0
+    overlay[kv.shape[0] :].zero_()
 
 
 def cache_writeback(slot_mapping, kv, *, kv_cache):
@@ -74,7 +74,7 @@ def cache_writeback(slot_mapping, kv, *, kv_cache):
 def attend(q: torch.Tensor, keys: torch.Tensor, bias: torch.Tensor, mi: torch.Tensor, li: torch.Tensor, oi: torch.Tensor) -> None:
     """`q` [T, H, C] over `keys` [T, N, tile, C] with `bias` [T, N, tile]; results [T, N, H, 1 or C]."""
     keys = keys.float()
-    scores = torch.matmul(q.float().unsqueeze(1), keys.transpose(-1, -2)) * q.shape[-1] ** -0.5
+    scores = torch.matmul(q.float().unsqueeze(1), keys.transpose(-1, -2)).mul_(q.shape[-1] ** -0.5)
     scores += bias.unsqueeze(-2)
     torch.amax(scores, dim=-1, keepdim=True, out=mi)
     weights = scores.sub_(mi).clamp_min_(_LEAST_EXPONENT).exp_()
@@ -99,13 +99,14 @@ def qk_pv(sparse_kv, bias, q, *, mi, li, oi):
 
 def qk_pv_window(indices, block_table, kv_cache, overlay, bias, q, *, mi, li, oi):
     num_tokens, _, width = q.shape
-    rows = (indices - num_tokens).clamp(min=0)
-    table = block_table.repeat_interleave(num_tokens // block_table.shape[0], dim=0)
-    cached = kv_cache.view(-1, width)[paged_rows(table, rows, kv_cache.shape[1])]
+    rows = (indices - num_tokens).clamp_(min=0)
+    rows = paged_rows(_of_tokens(block_table, num_tokens), rows, kv_cache.shape[1])
+    cached = kv_cache.view(-1, width).index_select(0, rows.flatten()).view(*indices.shape, width)
     if num_tokens > block_table.shape[0]:  # several tokens of a request: those before a token take their places in its ring
         token, column = ((indices >= 0) & (indices < num_tokens)).nonzero(as_tuple=True)
         cached[token, column] = overlay[indices[token, column].long()]
-    cached.masked_fill_((indices < 0).unsqueeze(-1), 0.0)  # whatever a row nobody wrote holds, NaN included
+    unseen = (indices.flatten() < 0).nonzero().flatten()
+    cached.view(-1, width).index_fill_(0, unseen, 0.0)  # whatever a row nobody wrote holds, NaN included
     keys = torch.cat((cached, overlay.expand(num_tokens, -1, -1)), dim=1)
     keys = torch.nn.functional.pad(keys, (0, 0, 0, bias.shape[1] - keys.shape[1]))
     mi, li, oi = _tiles(q, mi, li, oi)
@@ -117,16 +118,22 @@ def qk_pv_paged(block_table, bias, indices, valid_block_mask, kv_cache, kv, cmp_
     mi, li, oi = _tiles(q, mi, li, oi)
     num_tiles = mi.shape[1]
     live = valid_block_mask if valid_block_mask is not None else (indices >= 0).view(num_tokens, num_tiles, -1).any(-1)
-    used = int((live.any(dim=0) * torch.arange(1, num_tiles + 1, device=q.device)).max())
-    for out, value in ((mi, MASKED), (li, 0.0), (oi, 0.0)):
-        out[:, used:] = value
-    if used == 0:
-        return
-    indices, bias = indices.view(num_tokens, num_tiles, -1)[:, :used], bias.view(num_tokens, num_tiles, -1)[:, :used]
-    flat, seq = indices.flatten(1), num_tokens // block_table.shape[0]
-    table, cmp_table = (x.repeat_interleave(seq, dim=0) for x in (block_table, cmp_block_table))
-    keys = gather_keys(flat, flat >= 0, kv, kv_cache, table, cmp_kv, cmp_table)
-    attend(q, keys.view(*indices.shape, width), bias, mi[:, :used], li[:, :used], oi[:, :used])
+    used = max((tile + 1 for tile, is_live in enumerate(live.any(dim=0).tolist()) if is_live), default=0)
+    if used < num_tiles:
+        for out, value in ((mi, MASKED), (li, 0.0), (oi, 0.0)):
+            out[:, used:].fill_(value)
+        if used == 0:
+            return
+        mi, li, oi = mi[:, :used], li[:, :used], oi[:, :used]
+    indices, bias = (x.view(num_tokens, num_tiles, -1)[:, :used] for x in (indices, bias))
+    tables = _of_tokens(block_table, num_tokens), _of_tokens(cmp_block_table, num_tokens)
+    keys = gather_keys(indices.flatten(1), kv, kv_cache, tables[0], cmp_kv, tables[1])
+    attend(q, keys.view(*indices.shape, width), bias, mi, li, oi)
+
+
+def _of_tokens(table: torch.Tensor, num_tokens: int) -> torch.Tensor:
+    """Pages of each token's request, of a table of requests that have equally many tokens."""
+    return table if table.shape[0] == num_tokens else table.repeat_interleave(num_tokens // table.shape[0], dim=0)
 
 
 # --- merging ---
@@ -134,12 +141,12 @@ def qk_pv_paged(block_table, bias, indices, valid_block_mask, kv_cache, kv, cmp_
 
 def merge(num_tokens: int, mi: torch.Tensor, li: torch.Tensor, oi: torch.Tensor, sink: torch.Tensor) -> torch.Tensor:
     """Output [T, H, C] of all tiles' partial results, with the sink's weight in the denominator only."""
-    heads = sink.numel()
-    mi, li, oi = (x.view(num_tokens, -1, heads, x.shape[1]) for x in (mi, li, oi))
-    top = torch.maximum(mi.amax(dim=1), sink.view(-1, 1))
+    mi, li, oi = (x.view(num_tokens, -1, sink.numel(), x.shape[1]) for x in (mi, li, oi))
+    sink = sink.view(-1, 1)
+    top = torch.maximum(mi.amax(dim=1), sink)
     weight = (mi - top.unsqueeze(1)).exp_()
-    total = (weight * li).sum(dim=1) + (sink.view(-1, 1) - top).exp_()
-    return (weight * oi).sum(dim=1) / total
+    total = (weight * li).sum(dim=1).add_((sink - top).exp_())
+    return (weight * oi).sum(dim=1).div_(total)
 
 
 def merge_norm(mi, li, oi, sink, *, rope_stage, o_packed):

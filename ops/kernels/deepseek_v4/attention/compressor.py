@@ -13,6 +13,8 @@ from ops.kernels.products import reads_laid_out
 def paged_rows(table: torch.Tensor, index: torch.Tensor, page_rows: int) -> torch.Tensor:
     """Rows in a pool of pages: `table` [..., N] are the pages of a request, `index` [..., I] rows counted within the request."""
     index = index.long()
+    if table.shape[-1] == 1:
+        return table * page_rows + index
     pages = table.long().expand(*index.shape[:-1], table.shape[-1]).gather(-1, index // page_rows)
     return pages * page_rows + index % page_rows
 
@@ -22,7 +24,7 @@ def kv_score_proj(x, wkv, wgate, *, kv, score):
     num_tokens = x.shape[0]
     for w, out in ((wkv, kv), (wgate, score)):
         matmul_nt(x, w, out[:num_tokens])
-        out[num_tokens:] = 0
+        out[num_tokens:].zero_()
 
 
 def write_map(slot_mapping, position_ids, *, write_pos, write_dst):
@@ -94,9 +96,11 @@ def norm_pad_init(*, pooled, normed):
 
 def norm_rope(rows: torch.Tensor, norm_w: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, eps: float) -> torch.Tensor:
     """RMS norm of `rows` [W, C] and rotation of the trailing columns by the R/2 angles of each row."""
-    rows = rows * rms_scale(rows, eps) * norm_w.float()
+    rows = (rows * rms_scale(rows, eps)).mul_(norm_w.float())
     rope = 2 * cos.shape[-1]
-    return torch.cat((rows[:, :-rope], rotate(rows[:, -rope:], cos, sin)), dim=1)
+    tail = rows[:, -rope:]
+    rotate(tail, cos, sin, tail)
+    return rows
 
 
 def rmsnorm_rope(write_dst, write_pos, freqs_cos, freqs_sin, pooled, norm_w, *, normed, ratio, eps):
@@ -115,7 +119,7 @@ def rmsnorm_rope_pad(write_dst, write_pos, freqs_cos, freqs_sin, pooled, norm_w,
 def rmsnorm_rope_step(cos, sin, pooled, norm_w, *, normed, eps):
     num_tokens = cos.shape[0]
     normed[:num_tokens] = norm_rope(pooled[:num_tokens], norm_w, cos, sin, eps)
-    normed[num_tokens:] = 0
+    normed[num_tokens:].zero_()
 
 
 def write_rows(cache: torch.Tensor, rows: torch.Tensor, slots: torch.Tensor) -> None:
@@ -123,7 +127,7 @@ def write_rows(cache: torch.Tensor, rows: torch.Tensor, slots: torch.Tensor) -> 
     keep = (slots >= 0).nonzero().flatten()
     if keep.numel():
         flat = cache.flatten(0, 1).view(-1, rows.shape[-1])
-        flat[slots[keep].long()] = rows[keep].to(flat.dtype)
+        flat.index_copy_(0, slots.index_select(0, keep).long(), rows.index_select(0, keep).to(flat.dtype))
 
 
 def cache_write(write_dst, rows, *, cache):

@@ -6,7 +6,7 @@ import torch
 
 from ops.kernels.deepseek_v4.attention.compressor import paged_rows, write_rows
 from ops.kernels.deepseek_v4.attention.rope import rotate
-from ops.kernels.numerics import dequantise, matmul_nt, product, quantise_rows
+from ops.kernels.numerics import dequantise, matmul_nt, quantise_rows, wide_product
 from ops.kernels.products import reads_laid_out
 
 _SCORE_TOKENS = 16
@@ -15,22 +15,21 @@ _SCORE_TOKENS = 16
 
 @reads_laid_out(wq_b=None)
 def idx_qr_proj(qr, wq_b, wq_b_scale, qr_scale, *, qr_proj):
-    qr_proj.copy_(dequantise(product(qr, wq_b), qr_scale, wq_b_scale))
+    qr_proj.copy_(dequantise(wide_product(qr, wq_b), qr_scale, wq_b_scale))
 
 
 @reads_laid_out(wq_b=None)
 def idx_qr_proj_step(qr, wq_b, wq_b_scale, qr_scale, *, acc, qr_proj):
     num_tokens = qr.shape[0]
     matmul_nt(qr, wq_b, acc[:num_tokens])
-    acc[num_tokens:] = 0
+    acc[num_tokens:].zero_()
     qr_proj.copy_(dequantise(acc[:num_tokens], qr_scale, wq_b_scale))
 
 
 def idx_qr_rope(cos, sin, qr_proj, *, rope_out):
     num_tokens, half = cos.shape
     heads = qr_proj.view(num_tokens, rope_out.shape[0] // num_tokens, -1)
-    rotated = rotate(heads[..., -2 * half :], cos[:, None], sin[:, None])
-    rope_out.copy_(rotated.reshape(rope_out.shape))
+    rotate(heads[..., -2 * half :], cos.unsqueeze(1), sin.unsqueeze(1), rope_out.view(num_tokens, -1, 2 * half))
 
 
 def idx_qr_hadamard_quant(qr_proj, rope_out, hadamard, *, q, q_scale):
@@ -45,7 +44,7 @@ def idx_weights_proj(x, w, *, weights, head_dim):
     num_tokens = x.shape[0]
     matmul_nt(x, w, weights[:num_tokens])
     weights[:num_tokens] *= (w.shape[0] * head_dim) ** -0.5
-    weights[num_tokens:] = 0
+    weights[num_tokens:].zero_()
 
 
 def idx_kv_hadamard(normed, hadamard, *, rotated):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from ops.deepseek_v4.attention.oproj import PART_COLUMNS
-from ops.kernels.numerics import AMAX_FLOOR, INT8_MAX, dequantise, matmul_nt, product, quantise_rows
+from ops.kernels.numerics import AMAX_FLOOR, INT8_MAX, dequantise, matmul_nt, quantise_rows, wide_product
 from ops.kernels.products import part_of, reads_laid_out
 
 
@@ -44,21 +44,21 @@ def o_quant(amax_parts, o_r, *, o_r_i8, scale):
 
 @reads_laid_out(wo_b=None)
 def proj_b(o_r_i8, wo_b, wo_b_scale, scale, *, attn_out):
-    attn_out.copy_(dequantise(product(o_r_i8, wo_b), scale, wo_b_scale))
+    attn_out.copy_(dequantise(wide_product(o_r_i8, wo_b), scale, wo_b_scale))
 
 
 @reads_laid_out(w=None)
 def proj_a_mm(o_packed, w, *, y, group, groups):
     x = o_packed[group::groups]
     matmul_nt(x, w, y[: x.shape[0]])
-    y[x.shape[0] :] = 0
+    y[x.shape[0] :].zero_()
 
 
 def quant_group(o_r, *, scale, o_r_i8, o_r_i8_pad):
     num_tokens = o_r_i8.shape[0]
     quantise_rows(o_r[:num_tokens], o_r_i8, scale)
     o_r_i8_pad[:num_tokens] = o_r_i8
-    o_r_i8_pad[num_tokens:] = 0
+    o_r_i8_pad[num_tokens:].zero_()
 
 
 @reads_laid_out(w=None)

@@ -11,7 +11,7 @@ from ops.kernels.products import reads_laid_out
 
 def rms_scale(x: torch.Tensor, eps: float) -> torch.Tensor:
     """`1 / sqrt(mean(x^2) + eps)` over the last dimension of an f32 tensor, which is kept with size 1."""
-    return torch.rsqrt(x.square().mean(-1, keepdim=True) + eps)
+    return x.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
 
 
 def proj_seed(*, acc):
@@ -26,9 +26,9 @@ def proj_matmul(x, w, *, acc):
 def qr_rms_norm_quant(qr_fp32, gamma, *, qr, qr_scale, qr_matmul, eps):
     num_tokens = qr.shape[0]
     x = qr_fp32[:num_tokens]
-    quantise_rows(x * rms_scale(x, eps) * gamma.float(), qr, qr_scale)
+    quantise_rows((x * rms_scale(x, eps)).mul_(gamma.float()), qr, qr_scale)
     qr_matmul[:num_tokens] = qr
-    qr_matmul[num_tokens:] = 0
+    qr_matmul[num_tokens:].zero_()
 
 
 @reads_laid_out(wq_b=None)
@@ -38,24 +38,23 @@ def qproj_matmul(qr_matmul, wq_b, *, acc):
 
 def qproj_dequant(acc, wq_b_scale, qr_scale, *, q_proj):
     num_tokens = qr_scale.shape[0]
-    torch.mul(acc[:num_tokens], wq_b_scale, out=q_proj[:num_tokens])
-    q_proj[:num_tokens] *= qr_scale
-    q_proj[num_tokens:] = 0
+    torch.mul(acc[:num_tokens], wq_b_scale, out=q_proj[:num_tokens]).mul_(qr_scale)
+    q_proj[num_tokens:].zero_()
 
 
 def q_head_rms_nope_rope(q_proj, rope_cos, rope_sin, *, q, eps):
     num_tokens, rope = rope_cos.shape
     heads = q_proj[:num_tokens].view(q.shape)
     heads = heads * rms_scale(heads, eps)
-    q[..., :-rope] = heads[..., :-rope]
-    half = rope // 2
-    q[..., -rope:] = rotate(heads[..., -rope:], rope_cos[:, None, :half], rope_sin[:, None, :half])
+    q.copy_(heads)
+    cos, sin = (table[:, : rope // 2].unsqueeze(1) for table in (rope_cos, rope_sin))
+    rotate(heads[..., -rope:], cos, sin, q[..., -rope:])
 
 
 def kv_rms_norm_rope(kv_fp32, gamma, rope_cos, rope_sin, *, kv, eps):
     num_tokens, rope = rope_cos.shape
     x = kv_fp32[:num_tokens]
-    x = x * rms_scale(x, eps) * gamma.float()
-    kv[:, :-rope] = x[:, :-rope]
+    x = (x * rms_scale(x, eps)).mul_(gamma.float())
+    kv.copy_(x)
     half = rope // 2
-    kv[:, -rope:] = rotate(x[:, -rope:], rope_cos[:, :half], rope_sin[:, :half])
+    rotate(x[:, -rope:], rope_cos[:, :half], rope_sin[:, :half], kv[:, -rope:])

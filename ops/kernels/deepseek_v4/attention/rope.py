@@ -5,11 +5,16 @@ from __future__ import annotations
 import torch
 
 
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """`x` [..., R] with its pairs rotated by the angles of `cos` and `sin` [..., R/2] (broadcast), in f32."""
-    even, odd = x[..., 0::2].float(), x[..., 1::2].float()
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, out: torch.Tensor) -> None:
+    """`out` [..., R]: `x` [..., R] with its pairs rotated by the angles of `cos` and `sin` [..., R/2] (broadcast), in f32.
+
+    `out` may be `x` itself.
+    """
+    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
     cos, sin = cos.float(), sin.float()
-    return torch.stack((even * cos - odd * sin, odd * cos + even * sin), dim=-1).flatten(-2)
+    first, second = (even * cos).sub_(odd * sin), (odd * cos).add_(even * sin)
+    for part, value in zip(out.unflatten(-1, (-1, 2)).unbind(-1), (first, second), strict=True):
+        part.copy_(value)
 
 
 def table_rows(positions: torch.Tensor, freqs_cos: torch.Tensor, freqs_sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

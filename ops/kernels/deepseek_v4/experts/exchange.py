@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 
-from ops.kernels.deepseek_v4.experts.experts import first_rows
 from runner.base.errors import ExecutionError
 from runner.execution.comm import Comm
 
@@ -26,35 +25,37 @@ def dispatch(
     comm: Comm,
 ):
     comm_window += 1
-    num_experts, (num_lanes, depth) = recv_count.shape[0], recv_x.shape[:2]
+    num_experts, num_lanes = recv_count.shape[0], recv_x.shape[0]
     order, counts = _by_expert(indices, comm.size * num_experts)
     pub_counts.copy_(comm.all_gather(counts))
-    totals = pub_counts.sum(dim=0)
     if num_lanes == num_experts:
-        _check_depth(totals, depth, num_experts, layer)
+        _check_depth(pub_counts.sum(dim=0), recv_x.shape[1], num_experts, layer)
 
-    per_rank = pub_counts.view(comm.size, comm.size, num_experts).sum(dim=2)
-    send, receive = per_rank[comm.rank].tolist(), per_rank[:, comm.rank].tolist()
+    per_rank = pub_counts.view(comm.size, comm.size, num_experts).sum(dim=2).tolist()
+    send, receive = per_rank[comm.rank], [row[comm.rank] for row in per_rank]
+    order = order[order.shape[0] - sum(send) :]
     token = order // indices.shape[1]
-    rows = comm.all_to_all(x[token], send, receive)
-    notes = torch.stack((x_scale[token, 0], weights.flatten()[order], order.to(torch.int32).view(torch.float32)), dim=1)
+    rows = comm.all_to_all(x.index_select(0, token), send, receive)
+    routes = order.to(torch.int32).view(torch.float32)
+    weight = weights.flatten().index_select(0, order)
+    notes = torch.stack((x_scale.index_select(0, token).view(-1), weight, routes), dim=1)
     notes = comm.all_to_all(notes, send, receive)
 
     mine = _counts_of(pub_counts, comm.rank, num_experts)
-    recv_count.copy_(mine.sum(dim=0).unsqueeze(1))
-    place = _places(mine, first_rows(recv_count, num_lanes, depth))
+    torch.sum(mine, 0, dtype=torch.int32, out=recv_count.view(-1))
+    place = _places(mine, recv_x, 0, sum(receive))
     recv_x.flatten(0, 1)[place] = rows
-    recv_scale.flatten()[place] = notes[:, 0]
-    recv_w.flatten()[place] = notes[:, 1]
-    recv_r_route.flatten()[place] = notes[:, 2].contiguous().view(torch.int32)
+    scale, weight, routes = notes.unbind(1)
+    recv_scale.flatten()[place] = scale
+    recv_w.flatten()[place] = weight
+    recv_r_route.flatten()[place] = routes.contiguous().view(torch.int32)
 
 
 def _by_expert(indices: torch.Tensor, num_experts: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Routes that go somewhere, in the order of their experts of all ranks, and how many go to each: i32[P * E]."""
-    chosen = indices.flatten().long()
-    order = chosen.argsort(stable=True)
-    order = order[chosen[order] >= 0]
-    return order, torch.bincount(chosen[order], minlength=num_experts).to(torch.int32)
+    """Routes in the order of their experts of all ranks, those that go nowhere first, and how many go to each: i32[P * E]."""
+    chosen = indices.flatten()
+    counts = torch.bincount(chosen + 1, minlength=1 + num_experts)
+    return chosen.argsort(stable=True), counts[1:].to(torch.int32)
 
 
 def _counts_of(pub_counts: torch.Tensor, rank: int, num_experts: int) -> torch.Tensor:
@@ -75,34 +76,42 @@ def _check_depth(totals: torch.Tensor, depth: int, num_experts: int, layer: int)
     )
 
 
-def _places(counts: torch.Tensor, begins: torch.Tensor) -> torch.Tensor:
-    """Buffer rows of the rows that come by source rank, expert and route, `counts` [P, C] of them.
+def _places(counts: torch.Tensor, buffer: torch.Tensor, first: int, total: int) -> slice | torch.Tensor:
+    """Rows of `buffer` [L, M, ...], all lanes seen as one, of the `total` rows that come by source rank, expert and route.
 
-    `begins` [C] says where each expert's rows begin in the buffer, all lanes seen as one.
+    Rank p sends `counts[p, c]` rows to each of C experts in a row, of which `first` is the first one in the buffer.
     """
+    num_lanes, depth = buffer.shape[:2]
+    if num_lanes == 1 and counts.shape[0] == 1 and first == 0:
+        return slice(0, total)  # they lie there as they come
+    totals = counts.sum(dim=0)
+    begins = (
+        totals.cumsum(0) - totals if num_lanes == 1 else torch.arange(first, first + len(totals), device=totals.device) * depth
+    )
     before = counts.cumsum(dim=0) - counts
-    starts = (begins + before).flatten()
-    lengths = counts.flatten().long()
-    ends = lengths.cumsum(dim=0)
-    inside = torch.arange(int(lengths.sum()), device=counts.device) - torch.repeat_interleave(ends - lengths, lengths)
-    return torch.repeat_interleave(starts, lengths) + inside
+    lengths = counts.flatten()
+    shift = (begins + before).flatten() - (lengths.cumsum(dim=0) - lengths)
+    return shift.repeat_interleave(lengths, output_size=total).add_(torch.arange(total, device=counts.device))
 
 
 def combine_push(recv_y, recv_r_route, recv_count, pub_counts, *, routed_y, comm_window, first, comm: Comm):
     comm_window += 1
-    num_ranks, held = comm.size, slice(first, first + recv_count.shape[0])
+    num_ranks, num_held = comm.size, recv_count.shape[0]
     per_rank = pub_counts.view(num_ranks, num_ranks, -1)  # [source, owner, expert of the owner]
-    mine = per_rank[:, comm.rank]
-    totals = mine.sum(dim=0, dtype=torch.int32).unsqueeze(1)
-    row = _places(mine[:, held], first_rows(recv_count, *recv_y.shape[:2]))
-    note = _places(mine[:, held], first_rows(totals, *recv_r_route.shape)[held])
-    moved = per_rank[:, :, held].sum(dim=2)
-    send, receive = moved[:, comm.rank].tolist(), moved[comm.rank].tolist()
+    mine, held = per_rank[:, comm.rank], slice(first, first + num_held)
+    moved = per_rank[:, :, held].sum(dim=2).tolist()
+    send, receive = [row[comm.rank] for row in moved], moved[comm.rank]
+    counts, total = mine[:, held], sum(send)
+    row = _places(counts, recv_y, 0, total)
+    note = _places(counts, recv_r_route, first, total)
+    if first and recv_r_route.shape[0] == 1:
+        note = note + mine[:, :first].sum()
     rows = comm.all_to_all(recv_y.flatten(0, 1)[row], send, receive)
     routes = comm.all_to_all(recv_r_route.flatten()[note], send, receive)
-    if first == 0:
-        routed_y.zero_()
-    routed_y.flatten(0, 1)[routes.long()] = rows
+    flat = routed_y.flatten(0, 1)
+    if first == 0 and sum(receive) < flat.shape[0]:
+        flat.zero_()
+    flat.index_copy_(0, routes.long(), rows)
 
 
 def combine_reduce(sh, routed_y, *, ffn_out):

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ops.kernels.deepseek_v4.experts.shared_expert import swiglu
-from ops.kernels.numerics import dequantise, is_ones, matmul_nt, product, quantise_rows
+from ops.kernels.numerics import dequantise, is_ones, matmul_nt, quantise_rows, wide_product
 from ops.kernels.products import reads_laid_out
 
 
@@ -83,20 +83,30 @@ _Unit = Mapping[str, Any]
 def expert_tiles(units: Sequence[_Unit]) -> None:
     """The six tasks of many tiles: one product for tiles of one expert that follow each other, of the rows that there are."""
     counts = units[0]["count"].view(-1).tolist()
-    begins = list(itertools.accumulate(counts, initial=0))
+    begins, outs = (_first_rows(counts, units[0][name]) for name in ("x", "recv_y"))
     spans: list[_Span] = []
     held = 0
     for unit in units:
-        span = _span_of(unit, counts, begins)
-        if spans and span.unit["w1"] is spans[-1].unit["w1"] and span.begin == spans[-1].end:
-            spans[-1] = _Span(span.unit, spans[-1].begin, span.end, spans[-1].out)
+        expert, size = unit["expert"], unit["gate"].shape[0]
+        start = unit["tile"] * size
+        num_rows = max(min(size, counts[expert] - start), 0)
+        begin, out = begins[expert] + start, outs[expert] - outs[unit["first"]] + start
+        if spans and unit["w1"] is spans[-1].unit["w1"] and begin == spans[-1].end:
+            spans[-1] = _Span(unit, spans[-1].begin, begin + num_rows, spans[-1].out)
         else:
-            if held + span.end - span.begin > _MOST_ROWS and spans:
+            if held + num_rows > _MOST_ROWS and spans:
                 _run_spans(spans)
                 spans, held = [], 0
-            spans.append(span)
-        held += span.end - span.begin
+            spans.append(_Span(unit, begin, begin + num_rows, out))
+        held += num_rows
     _run_spans(spans)
+
+
+def _first_rows(counts: Sequence[int], buffer: torch.Tensor) -> Sequence[int]:
+    """Where each expert's rows begin in `buffer` [L, M, ...], all lanes seen as one."""
+    if buffer.shape[0] == len(counts):
+        return [number * buffer.shape[1] for number in range(len(counts))]
+    return list(itertools.accumulate(counts[:-1], initial=0))
 
 
 class _Span(NamedTuple):
@@ -108,19 +118,6 @@ class _Span(NamedTuple):
     out: int
 
 
-def _span_of(unit: _Unit, counts: Sequence[int], begins: Sequence[int]) -> _Span:
-    expert, size = unit["expert"], unit["gate"].shape[0]
-    start = unit["tile"] * size
-    end = max(min(start + size, counts[expert]), start)
-
-    def first_row(buffer: torch.Tensor, number: int) -> int:
-        return number * buffer.shape[1] if buffer.shape[0] == len(counts) else begins[number]
-
-    begin = first_row(unit["x"], expert) + start
-    out = first_row(unit["recv_y"], expert) - first_row(unit["recv_y"], unit["first"]) + start
-    return _Span(unit, begin, begin + end - start, out)
-
-
 def _run_spans(spans: Sequence[_Span]) -> None:
     unit = spans[0].unit
     lengths = [span.end - span.begin for span in spans]
@@ -129,20 +126,25 @@ def _run_spans(spans: Sequence[_Span]) -> None:
     def of_all(name: str) -> torch.Tensor:
         return unit[name].flatten(0, 1)[rows]
 
-    def scaled(x: torch.Tensor, row_scale: torch.Tensor, weight: str) -> torch.Tensor:
+    def scaled(x: torch.Tensor, row_scale: torch.Tensor | None, weight: str) -> torch.Tensor:
         """`dequantise` of each span's rows times its own weight; column scales of 1, which change nothing, are left out."""
-        parts = [product(part, span.unit[weight]) for part, span in zip(x.split(lengths), spans, strict=True)]
-        acc = (parts[0] if len(parts) == 1 else torch.cat(parts)).float().mul_(row_scale.view(-1, 1))
-        for part, span in zip(acc.split(lengths), spans, strict=True):
-            if not is_ones(span.unit[f"{weight}_scale"]):
-                part.mul_(span.unit[f"{weight}_scale"])
+        parts = [wide_product(part, span.unit[weight]) for part, span in zip(x.split(lengths), spans, strict=True)]
+        acc = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if row_scale is not None:
+            acc.mul_(row_scale.view(-1, 1))
+        scales = [span.unit[f"{weight}_scale"] for span in spans]
+        if not all(is_ones(scale) for scale in scales):
+            for part, scale in zip(acc.split(lengths), scales, strict=True):
+                part.mul_(scale)
         return acc
 
     x, x_scale = of_all("x"), of_all("x_scale")
     hidden = swiglu(scaled(x, x_scale, "w1"), scaled(x, x_scale, "w3"), unit["limit"])
-    codes = torch.empty(hidden.shape, dtype=x.dtype, device=x.device)
-    scale = torch.empty(hidden.shape[0], 1, device=x.device)
-    quantise_rows(hidden, codes, scale)
+    if x.dtype == torch.int8:
+        codes, scale = torch.empty_like(hidden, dtype=torch.int8), hidden.new_empty(hidden.shape[0], 1)
+        quantise_rows(hidden, codes, scale)
+    else:
+        codes, scale = hidden.to(x.dtype), None
     y = scaled(codes, scale, "w2").mul_(of_all("recv_w").unsqueeze(1))
     unit["recv_y"].flatten(0, 1)[out_rows] = y.to(unit["recv_y"].dtype)
 

@@ -5,20 +5,20 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import silu
 
-from ops.kernels.numerics import dequantise, product, quantise_rows
+from ops.kernels.numerics import dequantise, quantise_rows, wide_product
 from ops.kernels.products import reads_laid_out
 
 
 def swiglu(gate: torch.Tensor, up: torch.Tensor, limit: float) -> torch.Tensor:
-    """silu(gate) * up, with gate at most `limit` and up within +-`limit`; f32 in, f32 out."""
-    return silu(gate.clamp(max=limit)) * up.clamp(-limit, limit)
+    """silu(gate) * up, with gate at most `limit` and up within +-`limit`; f32, which are written over."""
+    return silu(gate.clamp_(max=limit), inplace=True).mul_(up.clamp_(-limit, limit))
 
 
 @reads_laid_out(w1=None, w3=None)
 def sh_gate_up(x, x_scale, w1, w1_scale, w3, w3_scale, *, h, limit):
     num_tokens = x.shape[0]
-    gate = dequantise(product(x, w1), x_scale, w1_scale)
-    up = dequantise(product(x, w3), x_scale, w3_scale)
+    gate = dequantise(wide_product(x, w1), x_scale, w1_scale)
+    up = dequantise(wide_product(x, w3), x_scale, w3_scale)
     h[:num_tokens].copy_(swiglu(gate, up, limit))
     h[num_tokens:].zero_()
 
@@ -29,7 +29,7 @@ def sh_h_q(h, *, h_i8, h_scale):
 
 @reads_laid_out(w2=None)
 def sh_w2(h_i8, h_scale, w2, w2_scale, *, y):
-    y.copy_(dequantise(product(h_i8, w2), h_scale, w2_scale))
+    y.copy_(dequantise(wide_product(h_i8, w2), h_scale, w2_scale))
 
 
 def sh_output(y, *, sh):

@@ -1,0 +1,32 @@
+"""This module tells which package failed as it was imported: torch may be absent, or broken, and what plans never notices."""
+
+from __future__ import annotations
+
+from traceback import walk_tb
+
+OURS = frozenset({"runner", "ops", "schedulers", "graphs"})
+THEIRS = frozenset({"torch", "numpy", "networkx", "safetensors", "tokenizers", "matplotlib"})
+"""What ours is installed with; a file of the user's that cannot be imported is told by who reads it."""
+
+
+def failed_import(error: BaseException) -> str | None:
+    """What to say of an error that a package which is not ours raised while it was imported; None for any other error.
+
+    A broken package raises whatever it meets, an OSError for a shared library for example: what tells is that the body of a
+    module of its was running, which one of ours had asked for.
+    """
+    around = [frame for frame, _ in walk_tb(error.__traceback__)]
+    frames = [(frame.f_globals.get("__name__", "").partition(".")[0], frame.f_code.co_name) for frame in around]
+    last = max((at for at, (package, _) in enumerate(frames) if package in OURS), default=-1)
+    behind = [package for package, code in frames[last + 1 :] if code == "<module>"]
+    if behind:
+        name, problem = behind[0], f"cannot be imported: {type(error).__name__}: {error}"
+    elif isinstance(error, ModuleNotFoundError) and error.name:
+        name, problem = error.name.partition(".")[0], "is not installed"
+    else:
+        return None
+    if name not in THEIRS:
+        return None
+    again = "--force-reinstall " if behind else ""
+    rest = "; what lints and plans works without" if name == "torch" else ""
+    return f"error: {name} {problem}\nhint: pip install {again}{name}{rest}"

@@ -1,0 +1,35 @@
+"""What lint says of orders and blocks is what the verifier says of the plan, and what neither refuses runs right in any order.
+
+`RINGGRAPH_SEEDS=100:1100 pytest tests/lint/test_as_verified.py` takes others.
+"""
+
+import os
+import random
+
+import random_lists
+
+from runner.verify.verify import verify
+from schedulers import get_scheduler
+
+ORDERS = {"G312", "G316", "G318", "G337", "G341"}
+"""Codes of missing edges, of blocks that nothing keeps, and of auto scopes in manual ones."""
+
+
+def test_lint_refuses_what_the_verifier_refuses(tmp_path):
+    begin, _, end = os.environ.get("RINGGRAPH_SEEDS", "0:60").partition(":")
+    refused = 0
+    for seed in range(int(begin), int(end)):
+        rng = random.Random(seed)
+        graph, stage = random_lists.graphs(rng)
+        random_lists.loosened(graph, rng)
+        path = random_lists.written(tmp_path, graph, stage)
+        codes = {finding.code for finding in random_lists.findings(path)} & ORDERS
+        program = random_lists.cells(random_lists.SETUP.program(path))
+        schedule = get_scheduler("annotated")(program, {})
+        found = verify(schedule)
+        assert bool(codes) == bool(found), f"seed {seed}: {codes}, {[str(one) for one in found]}"
+        assert found or random_lists.in_any_order(program, program, schedule, seed), (
+            f"seed {seed}: other results in another order"
+        )
+        refused += bool(found)
+    assert refused > (int(end) - int(begin)) / 20
