@@ -1,4 +1,4 @@
-"""minpeak under every objective, on graphs whose trips inputs or tensors of their own decide: sound plans that change no result."""
+"""minpeak under every objective, on graphs whose trips inputs or tensors of their own decide: sound plans, the same results."""
 
 import random
 
