@@ -106,7 +106,7 @@ class Work:
         finish_of = finish.__getitem__
         for task in self.lives.program.tasks:
             if task.id in reads:
-                clock = max(clock, *map(finish_of, reads[task.id]))
+                clock = max([clock, *map(finish_of, reads[task.id])])
             clock += self.costs_us[task.id]
             start = max(clock, *map(finish_of, task.waits), *map(finish_of, task.after)) if task.waits or task.after else clock
             finish.append(start + self.task_us[task.id])
