@@ -44,8 +44,12 @@ class Proposal:
     height: int
 
 
-def proposal(scene: Scene, begin: Floats, finish: Floats, taste: Taste) -> Proposal | None:
-    """Lists for a run in which locals are in use from `begin` to `finish`; None if nothing can be listed."""
+def proposal(scene: Scene, begin: Floats, finish: Floats, taste: Taste, late: Floats | None = None) -> Proposal | None:
+    """Lists for a run in which locals are in use from `begin`, which might be put off until `late`, to `finish`; None if nothing
+    can be listed."""
+    if taste.lazy and late is not None:
+        put_off = np.where(np.isfinite(late), np.maximum(late - begin, 0.0), 0.0)
+        begin = np.minimum(begin + taste.lazy * put_off, np.maximum(begin, finish))
     said = barred(widened(scene, grouped(scene, begin, finish, taste), taste), taste.bars)
     scenes = (scene, *scene.others)
     for _ in range(MAX_COPYING):

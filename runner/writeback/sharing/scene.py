@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from runner.base.errors import Mark
-from runner.expansion.sharing.addresses import Made, lifted, made_in
+from runner.expansion.sharing.addresses import Made, made_in
 from runner.expansion.sharing.texts import Texts
 from runner.language.graph import Shared
 from runner.program.lifetimes import Lives
@@ -57,7 +57,7 @@ class Scene:
         found: dict[tuple[str, str], dict[str, dict[int, Made]]] = {}
         for tensor, made in self.made.items():
             body, name = made.body, made.name
-            for at in lifted(made):
+            for at in made.lifted:
                 if name not in self.members.get(body.file, ()):
                     break  # that list could not have it
                 body, name = at.body, body.use
@@ -116,6 +116,8 @@ class Taste:
     counts     copies of entries, whatever else is said: file, entry, copies
     uses       used graphs in loops have copies too
     lifts      what used graphs make in loops whose trips run side by side has entries of its own, copies one by one
+    lazy       for which part of the time that the begin of its first use may be put off, for all that waits for it, a tensor may
+               wait for the bytes of another, as of what an op fills early
     alone      tensors of trips side by side have copies one by one, each as many as are in use at once, and are in no group
     """
 
@@ -129,3 +131,4 @@ class Taste:
     uses: bool = False
     alone: bool = False
     lifts: bool = False
+    lazy: float = 0.0

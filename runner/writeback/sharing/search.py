@@ -23,8 +23,8 @@ from runner.writeback.sharing.critical import Pairs, waits_for_bytes
 from runner.writeback.sharing.scene import Bar, Scene, Taste
 from runner.writeback.sharing.text import plain
 
-EFFORT = 2_500_000
-"""Tasks run in all tries together: about three minutes."""
+EFFORT = 2_000_000
+"""Tasks run in all tries together: two or three minutes."""
 
 MIN_TRIES, MAX_TRIES = 12, 120
 """Tries of one search, whatever the number of tasks."""
@@ -59,7 +59,7 @@ WASTEFUL = 2.0
 NARROWING = 0.6
 """The part of all tries that is kept for giving the best lists fewer copies."""
 
-STARTS = 3
+STARTS = 2
 """Lists in time, of different kinds, that get fewer copies."""
 
 NEARLY, NEAR_STEPS = 1.06, 4
@@ -83,9 +83,11 @@ WIDEST = Taste(0.0, 8.0, 1.0, 16.0)
 WAYS = (
     Taste(0.0),
     Taste(0.0, alone=True),
+    Taste(0.0, alone=True, lazy=0.25),
     Taste(0.0, uses=True),
     Taste(0.0, uses=True, alone=True),
     Taste(0.0, uses=True, alone=True, lifts=True),
+    Taste(0.0, uses=True, alone=True, lifts=True, lazy=0.25),
 )
 """What gets copies of trips side by side: groups or single tensors, used graphs in loops too, or what these make, one by one."""
 
@@ -146,9 +148,10 @@ class ShareSearch:
 
     def __init__(self, scene: Scene, work: Work, stop: Callable[[], bool] = lambda: False) -> None:
         self.scene, self.work, self.stop = scene, work, stop
-        self.tries = max(MIN_TRIES, min(MAX_TRIES, EFFORT // max(1, work.lives.num_times)))
+        self.tries = self.all_tries = max(MIN_TRIES, min(MAX_TRIES, EFFORT // max(1, work.lives.num_times)))
         self.found: list[Found] = []
         self.known: dict[tuple, Found] = {}
+        self.peak = -(-work.lives.peak_live_bytes // 1024)
         touched = np.zeros(len(work.lives.size), bool)
         touched[work.lives.touches.values] = True
         self.touched = touched
@@ -161,6 +164,17 @@ class ShareSearch:
         if limit_us is not None and least.makespan_us > limit_us:
             self._in_time(limit_us)
         return self._best(limit_us)
+
+    def as_fast(self, found: Found, limit_us: float, most: int) -> Found:
+        """What was found, or of runs within a shorter limit the fewest bytes, if these are at most so many units."""
+        for is_last in (False, True):
+            fitting = [one for one in self.found if one.makespan_us <= limit_us and one.height <= most]
+            if fitting:
+                return min(fitting, key=lambda one: (one.height, one.makespan_us))
+            if not is_last:
+                self.tries += self.all_tries // 2
+                self._in_time(limit_us)
+        return found
 
     def fastest(self, most: int | None) -> Found | None:
         """The shortest run within so many units; the fewest units if none fit."""
@@ -194,7 +208,7 @@ class ShareSearch:
     def _within(self, most: int | None) -> Iterator[Times]:
         """Runs under budgets of about so many units."""
         for part, in_order in product(NARROWER if most is not None else (), (False, True)):
-            if (budget := int((most or 0) * part)) * 1024 >= self.work.lives.peak_live_bytes:
+            if (budget := int((most or 0) * part)) >= self.peak:
                 yield run_in_budget(self.work, budget, in_order=in_order)
 
     def _by_lives(self) -> Found | None:
@@ -209,16 +223,33 @@ class ShareSearch:
         widest = self._try(self.work.free, WIDEST)
         if widest is not None and widest.makespan_us > limit_us:
             self._try(self.work.free, replace(WIDEST, uses=True))
-        runs, ways = list(self._in_budgets(limit_us)), list(WAYS)
+        runs = list(self._in_budgets(limit_us))
+        ways = dict.fromkeys(WAYS, runs)
         for width, apart in product(WIDTHS, APARTS):
-            for way, times in product(tuple(ways), runs):
-                if way in ways and self.tries > kept:
-                    first, best = self._refined(times, replace(way, width=width, apart=apart), limit_us), self._best(limit_us)
-                    if first is not None and (first.makespan_us > HOPELESS * limit_us or first.height > WASTEFUL * best.height):
-                        ways.remove(way)
+            for way, sources in list(ways.items()):
+                if self._is_least(self._best(limit_us), limit_us):
+                    return
+                tried: list[tuple[bool, float, Times]] = []
+                for times in sources if self.tries > kept else ():
+                    first = self._refined(times, replace(way, width=width, apart=apart), limit_us)
+                    if (
+                        first is None
+                        or first.makespan_us > HOPELESS * limit_us
+                        or first.height > WASTEFUL * self._best(limit_us).height
+                    ):
+                        del ways[way]
+                        break
+                    is_late = first.makespan_us > limit_us
+                    tried.append((is_late, first.makespan_us if is_late else first.height, times))
+                if way in ways and tried:
+                    ways[way] = [min(tried, key=lambda one: one[:2])[2]]
         starts = self._starts(limit_us)
         for place, start in enumerate(starts):
             self._narrowed(start, limit_us, self.tries // (len(starts) - place))
+
+    def _is_least(self, found: Found, limit_us: float) -> bool:
+        """Whether lists are in time and as low as any can be."""
+        return found.makespan_us <= limit_us and found.height <= self.peak
 
     def _starts(self, limit_us: float) -> list[Found]:
         """The best lists in time of different kinds, that with the fewest bytes first."""
@@ -226,25 +257,23 @@ class ShareSearch:
         for found in sorted(self.found, key=lambda found: (found.height, found.makespan_us)):
             if found.makespan_us <= limit_us and found.times is not None:
                 taste = found.taste
-                kinds.setdefault((taste.width, taste.apart, taste.uses, taste.alone, taste.lifts), found)
+                kinds.setdefault((taste.width, taste.apart, taste.uses, taste.alone, taste.lifts, taste.lazy), found)
         return [*kinds.values()][:STARTS]
 
     def _narrowed(self, best: Found, limit_us: float, tries: int) -> None:
         """Lists by their own run, and with fewer copies of what takes the most bytes, as long as that is in time."""
         tried: set[tuple] = set()
         kept = self.tries - tries
-        while self.tries > kept and not self.stop():
-            gain, taste, key = best.height, best.pinned(), ("again", id(best))
+        while self.tries > kept and not self.stop() and not self._is_least(best, limit_us):
+            gain, times, taste, key = best.height, best.run, best.pinned(), ("again", id(best))
             if key in tried:
                 fewer = [one for one in best.fewer() if (*one[1:], best.height) not in tried]
                 gain, name, count = max(fewer, default=(0, ("", ""), 0))
-                taste, key = best.pinned({name: count}), (name, count, best.height)
+                times, taste, key = best.times, best.pinned({name: count}), (name, count, best.height)
             if gain < LEAST_GAIN * best.height:
                 return
             tried.add(key)
-            best, before = self._nearby(best, best.run, taste, limit_us), best
-            if best is before and key[0] != "again":
-                best = self._nearby(best, best.times, taste, limit_us)
+            best = self._nearby(best, times, taste, limit_us)
 
     def _nearby(self, best: Found, times: Times | None, taste: Taste, limit_us: float) -> Found:
         """The best of some lists and of those that a run and a taste lead to."""
@@ -264,10 +293,9 @@ class ShareSearch:
     def _in_budgets(self, limit_us: float) -> Iterator[Times]:
         """Runs under the least budgets with which they are in time, and the one in which memory holds nothing up."""
         free, num = self.work.free, 0
-        peak = -(-self.work.lives.peak_live_bytes // 1024)
         for budget in BUDGETS:
             for in_order in (False, True):
-                run = run_in_budget(self.work, int(peak * budget) + 1, limit_us, in_order=in_order)
+                run = run_in_budget(self.work, int(self.peak * budget) + 1, limit_us, in_order=in_order)
                 if run.makespan_us <= limit_us:
                     num += 1
                     yield run
@@ -347,7 +375,7 @@ class ShareSearch:
         """What lists of a taste for a run come to."""
         if self.tries <= 0 or self.stop():
             return None
-        made = proposal(self.scene, times.begin, times.finish, taste)
+        made = proposal(self.scene, times.begin, times.finish, taste, times.late)
         return None if made is None else self._measured(made, times, taste)
 
     def _measured(self, made: Proposal, times: Times | None = None, taste: Taste = WIDEST) -> Found:
