@@ -20,8 +20,8 @@ from runner.rings.schedule import Begin, End, Repeat, Schedule, Slot, Submit
 
 Bools = NDArray[np.bool_]
 
-TOGETHER = 1 << 16
-"""Rows that are looked at together: enough to be fast, and few enough to take little memory."""
+TOGETHER = 1 << 12
+"""Rows that are looked at together: enough to be fast, and so few that what they are made of stays in the processor's cache."""
 
 
 class Pairs:

@@ -35,7 +35,11 @@ def test_it_fits_its_schema_and_holds_every_submission(scheduler: str) -> None:
     data = found.as_json()
     jsonschema.validate(data, SCHEMA)
     made = [step for step in data["steps"] if step["do"] in ("submit", "alloc")]
-    assert [step["name"] for step in made] == [s.name for s in found.schedule.submissions]
+    names = [step["name"] for step in made]
+    assert len(set(names)) == len(names) and all(map(str.startswith, names, (s.name for s in found.schedule.submissions)))
+    assert {
+        name for step in data["steps"] for name in (*step.get("after", ()), *(dep["after"] for dep in step.get("deps", ())))
+    } <= {*names}
     assert [step.get("bytes", 0) for step in made] == [s.size_bytes for s in found.schedule.submissions]
     depth = 0
     for step in data["steps"]:
