@@ -118,11 +118,20 @@ Routing = Annotated[
         help="Trip counts: bound, uniform, random:SEED or a JSON file.",
     ),
 ]
-SubmitUs = Annotated[float, typer.Option("--submit-us", min=0, metavar="US", help="Cost of one submission, for timed.")]
+SubmitUs = Annotated[
+    float | None,
+    typer.Option("--submit-us", min=0, metavar="US", help="Cost of one submission, for timed; without, the device's (0.5)."),
+]
 TaskUs = Annotated[float | None, typer.Option("--task-us", min=0, metavar="US", help="One duration for all tasks, for timed.")]
 Cores = Annotated[str | None, typer.Option("--cores", metavar="COUNTS", help="Workers for timed: aic=24,aiv=48 or unlimited.")]
 TimedDevice = Annotated[
-    str, typer.Option("--device", metavar="NAME", help="Device for timed: its workers, and how it reclaims (a2a3, a5).")
+    str,
+    typer.Option(
+        "--device",
+        metavar="NAME|FILE",
+        autocompletion=completion.files(".yaml"),
+        help="Device for timed: its workers, rates, and how it reclaims (a2a3, a5, or a YAML file).",
+    ),
 ]
 Profile = Annotated[
     Path | None, typer.Option("--profile", metavar="FILE", help="Durations that 'ringgraph run --profile' measured.")
@@ -222,7 +231,7 @@ def grouped(parameter: str, options: Mapping[str, tuple[Any, Any]], gather: Call
 SETUP = {"config": (Configs, []), "sets": (Sets, []), "deploy": (Deploy, None), "ep": (Ep, None), "ops": (OpFiles, [])}
 RINGS = {"ring_heap": (RingHeap, None), "ring_window": (RingWindow, None), "ring_pool": (RingPool, None)}
 TIMED = {
-    "submit_us": (SubmitUs, defaults.SUBMIT_US),
+    "submit_us": (SubmitUs, None),
     "task_us": (TaskUs, None),
     "cores": (Cores, None),
     "device": (TimedDevice, defaults.DEVICE),
@@ -272,7 +281,10 @@ class Asked:
     @property
     def files(self) -> list[Path]:
         """The files that options name."""
-        return [path for path in (Path(self["routing"]), self["profile"]) if path is not None and path.is_file()]
+        from runner.rings.devices.devices import device_file
+
+        named = (self["routing"] and Path(self["routing"]), self["profile"], device_file(self["device"]))
+        return [path for path in named if path is not None and path.is_file()]
 
     def note_unused(self) -> None:
         """Tells options that only minpeak looks at, where another strategy of ours plans."""

@@ -105,7 +105,7 @@ def replay_recorded(
         str | None,
         typer.Option("--progress", metavar="MODEL", help="eager, lagging or timed in place of what the program says."),
     ] = None,
-    submit_us: options.SubmitUs = defaults.SUBMIT_US,
+    submit_us: options.SubmitUs = None,
     task_us: options.TaskUs = None,
     cores: options.Cores = None,
     device: options.TimedDevice = defaults.DEVICE,
@@ -117,12 +117,12 @@ def replay_recorded(
     from runner.recorded.opening import read_recording
     from runner.recorded.programs import recorded_from_replay, replay_recording
     from runner.rings.devices.devices import device as get_device
-    from runner.rings.devices.durations import Rates
     from runner.rings.timed import parse_cores, uniform_timing
 
     recording = read_recording(program)
     on = get_device(device)
-    each_us = Rates().task_us if task_us is None else task_us  # a recording has no ops whose costs are known
+    each_us = on.task_us if task_us is None else task_us  # a recording has no ops whose costs are known
+    submit_us = on.submit_us if submit_us is None else submit_us
     timing = uniform_timing(submit_us, each_us, (on.aic, on.aiv) if cores is None else parse_cores(cores), on)
     replay = replay_recording(recording)
     if progress is not None:
@@ -134,7 +134,7 @@ def replay_recorded(
         print(f"{found['outcome']['name']}: {replay.deadlock}" if replay.deadlock else "ok")
         if progress == "timed":
             workers = cores or f"aic={on.aic},aiv={on.aiv}"
-            print(f"timed assumes {submit_us:g} us a submission, {each_us:g} us a task, cores {workers} of {device}")
+            print(f"timed assumes {submit_us:g} us a submission, {each_us:g} us a task, cores {workers} of {on.name}")
         for warning in recording.sizes.warnings():
             messages().print(f"warning: {warning}")
         _print_replay(found)

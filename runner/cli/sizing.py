@@ -34,7 +34,7 @@ def register(app: typer.Typer) -> None:
     app.command()(frontier)
 
 
-@options.plans(only={*options.SETUP, "scheduler", "objective", "slack", "no_share"})
+@options.plans(only={*options.SETUP, "scheduler", *options.TIMED, "objective", "budget", "slack", "no_share"})
 def size(
     graphs: Graphs,
     asked: options.Asked = options.AS_IT_IS,
@@ -44,13 +44,13 @@ def size(
     """The smallest ring sizes known to be safe for all the graphs together, ready to paste."""
     given = dict(locals())
     plain = [graph.rpartition("@")[0] if "@" in graph else graph for graph in graphs]
-    kept = Kept(asked.setup, plain, given, is_wanted=not no_cache)
+    kept = Kept(asked.setup, plain, given, is_wanted=not no_cache, files=asked.files)
     if kept.print_again():
         return
     from runner.driver.sizing import size as work_out
 
     request = asked.request()
-    found = work_out(asked.setup, graphs, asked["scheduler"], request.minpeak, better())
+    found = work_out(asked.setup, graphs, asked["scheduler"], request.minpeak, better(), request.timed)
     with kept.printing():
         for warning in found.warnings:
             messages().print(f"warning: {warning}")
@@ -72,7 +72,9 @@ def _print_sizes(result: SizeResult) -> None:
         out.add_row(str(ring), *alone, human_bytes(heap, 2), f"{heap:,}", *(f"{count:,}" for count in counts))
     console().print(out)
     print(f"\ntotal {human_bytes(found.total_bytes)}, scheduler {result.scheduler}, routing {result.routing}", end="")
-    print(f"; timed: {result.timing}" if result.timing else "")
+    how = ["as recorded, where no option says else"] * (result.num_recorded > 0)
+    how += [str(result.timing)] * (result.num_recorded < len(result.names))
+    print(f"; timed: {'; '.join(how)}" if result.timing else "")
     uniform = f"four rings of the largest size ({human_bytes(found.uniform_bytes)})"
     print(f"saved against {uniform}: {human_bytes(found.saved_against_uniform_bytes)}")
     print(f"saved against 4 x 1 GiB: {human_bytes(found.saved_against_gib_bytes)}\n")

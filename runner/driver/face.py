@@ -139,11 +139,17 @@ class Driver:
 
         return to_dot(place(self.setup, PlanRequest(graph, scheduler)).schedule, level, layer, unfold=unfold)
 
-    def size(self, *graphs: str, scheduler: str = "annotated", minpeak: MinpeakOptions | None = None) -> SizeResult:
+    def size(
+        self,
+        *graphs: str,
+        scheduler: str = "annotated",
+        minpeak: MinpeakOptions | None = None,
+        timed: TimedOptions | None = None,
+    ) -> SizeResult:
         """The smallest ring sizes known to be safe for all the graphs together; `GRAPH@DEPLOY` says for which deployment."""
         from runner.driver.sizing import size
 
-        return size(self.setup, graphs, scheduler, minpeak)
+        return size(self.setup, graphs, scheduler, minpeak, timed=timed)
 
     def frontier(
         self,

@@ -36,9 +36,9 @@ from runner.report.diff import scope_rows
 from runner.report.schedule import ScheduleReport, deadlock_error, make_report, report_json
 from runner.rings.capacity import ring_loads, safe_heap
 from runner.rings.common_sizes import refuse_pools
-from runner.rings.defaults import DEVICE, ROUTING, SUBMIT_US
+from runner.rings.defaults import DEVICE, ROUTING
 from runner.rings.devices.devices import device
-from runner.rings.devices.durations import Rates, estimated_us, measured_us
+from runner.rings.devices.durations import estimated_us, measured_us
 from runner.rings.placement import Scheduler
 from runner.rings.replay import Replay, RunTimes, eager, lagging
 from runner.rings.schedule import Schedule
@@ -61,11 +61,11 @@ Say = Callable[[str, float], None]
 class TimedOptions:
     """What the timed model assumes: microseconds a submission and a task, workers (`aic=24,aiv=48` or `unlimited`), and a device.
 
-    Without `cores` they are the device's.
+    Without `cores` or `submit_us` they are the device's, of which `device` is the name of a preset or the path of a file.
     Without `task_us` a task takes what `profile`, of `ringgraph run --profile`, measured, else what its op's cost says.
     """
 
-    submit_us: float = SUBMIT_US
+    submit_us: float | None = None
     task_us: float | None = None
     cores: str | None = None
     profile: Path | None = None
@@ -75,11 +75,17 @@ class TimedOptions:
         """In words, for reports."""
         tasks = f"{self.task_us:g} us a task" if self.task_us is not None else "tasks as their ops' costs say"
         tasks = tasks if self.profile is None else f"tasks as {self.profile} says"
-        return f"{self.submit_us:g} us a submission, {tasks}, cores {self.counts} of {self.device}"
+        return f"{self.submission_us:g} us a submission, {tasks}, cores {self.counts} of {device(self.device).name}"
 
     def as_json(self) -> dict[str, Any]:
         """The same as an object; `task_us` is null where costs or a profile say it."""
-        return asdict(self) | {"cores": self.counts, "profile": None if self.profile is None else str(self.profile)}
+        told = {"submit_us": self.submission_us, "cores": self.counts, "device": device(self.device).name}
+        return asdict(self) | told | {"profile": None if self.profile is None else str(self.profile)}
+
+    @property
+    def submission_us(self) -> float:
+        """What a submission costs: as given, else the device's."""
+        return device(self.device).submit_us if self.submit_us is None else self.submit_us
 
     @property
     def counts(self) -> str:
@@ -89,22 +95,20 @@ class TimedOptions:
 
     def timing(self, planned: Schedule, ops: OpRegistry, dtypes: Mapping[str, str]) -> Timing:
         """The timing of a schedule; raises ConfigError."""
-        on = device(self.device)
-        cores = parse_cores(self.counts)
+        on, submit_us, cores = device(self.device), self.submission_us, parse_cores(self.counts)
         if self.profile is not None and self.task_us is not None:
             raise ConfigError("--profile and --task-us both say how long a task takes", hint="give one of them")
         if self.task_us is not None:
-            return uniform_timing(self.submit_us, self.task_us, cores, on)
-        if not isfinite(self.submit_us):
-            raise ConfigError(f"--submit-us {self.submit_us}: expected a finite number of microseconds")
+            return uniform_timing(submit_us, self.task_us, cores, on)
+        if not isfinite(submit_us):
+            raise ConfigError(f"--submit-us {submit_us}: expected a finite number of microseconds")
         if self.profile is not None:
-            return Timing(self.submit_us, measured_us(planned, self.profile), *cores, on)
-        return Timing(self.submit_us, estimated_us(planned, ops, dtypes, Rates()), *cores, on)
+            return Timing(submit_us, measured_us(planned, self.profile), *cores, on)
+        return Timing(submit_us, estimated_us(planned, ops, dtypes, on.rates), *cores, on)
 
     def of_recorded(self, recorded: Recorded, planned: Schedule) -> Timing:
-        """The timing of a plan of a recorded program: what an option leaves at its default is as recorded; raises ConfigError."""
-        submit_us = None if self.submit_us == SUBMIT_US else self.submit_us
-        return recorded.timing(planned, submit_us, self.task_us, self.cores, self.profile, self.device)
+        """The timing of a plan of a recorded program: what no option says is as recorded; raises ConfigError."""
+        return recorded.timing(planned, self.submit_us, self.task_us, self.cores, self.profile, self.device)
 
 
 @dataclass(frozen=True, slots=True)

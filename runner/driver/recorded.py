@@ -14,7 +14,7 @@ from runner.recorded.opening import is_recorded as is_recorded
 from runner.recorded.opening import read_recording
 from runner.recorded.program import program_of_recording
 from runner.recorded.recording import Recording
-from runner.rings.defaults import DEVICE, SUBMIT_US
+from runner.rings.defaults import DEVICE
 from runner.rings.devices.devices import device
 from runner.rings.devices.durations import measured_us
 from runner.rings.schedule import Schedule
@@ -68,7 +68,7 @@ class Recorded:
         counted = facts.get("cores") or {}
         told = (counted["aic"], counted["aiv"]) if counted and all(counted.values()) else (device_on.aic, device_on.aiv)
         workers = told if cores is None else parse_cores(cores)
-        usual = SUBMIT_US if facts.get("submit_us") is None else facts["submit_us"]
+        usual = device_on.submit_us if facts.get("submit_us") is None else facts["submit_us"]
         block_us = self.durations(schedule, task_us) if profile is None else measured_us(schedule, profile)
         each_us = self.costs(schedule, usual) if submit_us is None else None
         return Timing(usual if submit_us is None else submit_us, block_us, *workers, device_on, each_us)

@@ -27,6 +27,8 @@ class SizeResult:
     timing: TimedOptions | None = None
     routing: str = ROUTING
     """Sizes that hold for any routing are of the most trips."""
+    num_recorded: int = 0
+    """Graphs that are recorded programs, which are timed as recorded but for what options say."""
     warnings: tuple[str, ...] = ()
     """What is to be said of the capacities with which programs were recorded."""
 
@@ -43,16 +45,20 @@ def size(
     scheduler: str = "annotated",
     minpeak: MinpeakOptions | None = None,
     say: Say | None = None,
+    timed: TimedOptions | None = None,
 ) -> SizeResult:
-    """The smallest ring sizes known to be safe for all the graphs together; raises RinggraphError."""
-    library = GraphLibrary()
-    options, timed = minpeak or MinpeakOptions(), TimedOptions()
+    """The smallest ring sizes known to be safe for all the graphs together; raises RinggraphError.
+
+    `timed` is what plans of minpeak are timed under, recorded programs as recorded but for what it says.
+    """
+    library, options, timed = GraphLibrary(), minpeak or MinpeakOptions(), timed or TimedOptions()
     given = options.mapping() | {"progress": say}
     schedules, names, warnings = [], [], []
     for graph, deploy in deployments(graphs, setup.deploy, lambda graph: _said(library, graph)):
         if is_recorded(graph):
             recorded = open_recorded(replace(setup, deploy=deploy), graph)
-            schedules.append(schedule_of(recorded.program, scheduler, given=given)[0])
+            as_recorded = partial(timed.of_recorded, recorded)
+            schedules.append(schedule_of(recorded.program, scheduler, given=given | {"timing": as_recorded})[0])
             names.append(recorded.recording.name)
             warnings += [f"{recorded.recording.name}: {warning}" for warning in recorded.recording.sizes.warnings()]
             continue
@@ -63,7 +69,8 @@ def size(
         names.append(f"{Path(graph).stem}@{config.deploy}" if config.deploy else Path(graph).stem)
     is_timed = scheduler == "minpeak" and (options.objective in (None, "balanced", "makespan") or options.budget is not None)
     found = device_sizes(schedules, names)
-    return SizeResult(scheduler, tuple(names), found, timed if is_timed else None, warnings=tuple(warnings))
+    num_recorded = sum(map(is_recorded, graphs))
+    return SizeResult(scheduler, tuple(names), found, timed if is_timed else None, ROUTING, num_recorded, tuple(warnings))
 
 
 def deployments(graphs: Sequence[str], deploy: str | None, said: Callable[[str], str | None]) -> list[tuple[str, str | None]]:

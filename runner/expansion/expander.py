@@ -22,7 +22,7 @@ from runner.expansion.calls import NodeOp, OpCompiler, closed_in
 from runner.expansion.copies import Copier
 from runner.expansion.externals import Externals
 from runner.expansion.forecast import Forecast, Size
-from runner.expansion.names import Context, Frame, View
+from runner.expansion.names import Context, Frame, View, ids
 from runner.expansion.pieces import Piece
 from runner.expansion.sharing.texts import Texts
 from runner.expansion.trip_counts import DynamicRange, case_test, is_decided
@@ -152,6 +152,8 @@ class _Walk:
         self.decides = decides
         self.sample = sample
         self.using: list[Graph] = []
+        self.num_cases: dict[str, int] = {}
+        """Of choices at run time, how many cases begin with a path."""
         self.counted: Context | None = None
         """Where a loop is being expanded that has counted the trips of loops inside."""
         self.externals = Externals(builder, ops)
@@ -553,14 +555,20 @@ class _Walk:
     def dynamic_switch(
         self, item: Switch, expr: Expr, read: Sequence[str], path: str, frame: Frame, context: Context
     ) -> list[Span]:
-        """One dynamic span per case, of which one runs; what a case creates is not visible after it, for it may not exist."""
-        spans = []
+        """One dynamic span per case, of which one runs; what a case creates is not visible after it, for it may not exist.
+
+        Where ids of a case are those of one before, its tasks are called behind the case.
+        """
+        spans: list[Span] = []
+        taken: set[str] = set()
         for case, body in item.cases.items():
             if not body:
                 continue
             test = parse(case_test(item, case), expr.mark)
             trips = self.dynamic(test, path, read, 1, frame, context, item.mark)
-            inner = Frame(frame, frame.prefix, body)
+            own = set(ids(body))
+            inner = Frame(frame, self.prefix_of_case(item, case, frame) if own & taken else frame.prefix, body)
+            taken |= own
             items: list[int | Span] = []
             num = self.planned(trips)
             with self.builder.dynamic_loop():
@@ -569,6 +577,13 @@ class _Walk:
             branch = (Span("iteration", path, tuple(items), mark=item.mark),) * num
             spans.append(Span("dynamic", path, branch, trips=trips, mark=item.mark))
         return spans
+
+    def prefix_of_case(self, item: Switch, case: int | None, frame: Frame) -> str:
+        """The path of what is inside of a case that is decided at run time, with a number where a choice before has that path."""
+        name = "else" if item.keyword == "if" else "default" if case is None else f"case_{case}"
+        prefix = f"{frame.prefix}{name}"
+        self.num_cases[prefix] = number = self.num_cases.get(prefix, 0) + 1
+        return f"{prefix}." if number == 1 else f"{prefix}_{number}."
 
     def use(self, item: Use, frame: Frame, context: Context, items: list[int | Span]) -> None:
         try:

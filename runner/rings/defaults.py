@@ -2,7 +2,6 @@
 
 ROUTING = "bound"
 """Every dynamic loop makes as many trips as it can, so that sizes hold for any routing."""
-SUBMIT_US = 0.5
-"""What one submission costs the submitting thread. A task takes what its op's cost says (`runner.rings.devices.durations`)."""
 DEVICE = "a2a3"
-"""Whose workers there are, and how it reclaims (`runner/rings/devices`)."""
+"""Whose workers there are, what a submission costs, how long tasks take whose ops' costs are known, and how it reclaims
+(`runner/rings/devices`)."""

@@ -16,9 +16,8 @@ from math import isfinite
 
 from runner.base.errors import ConfigError
 from runner.base.reading import MAX_DIGITS
-from runner.rings.defaults import DEVICE, SUBMIT_US
+from runner.rings.defaults import DEVICE
 from runner.rings.devices.devices import Device, device
-from runner.rings.devices.durations import Rates
 from runner.rings.heap import RingHeap
 from runner.rings.parts.records import Deadlock
 from runner.rings.replay import Driver, Replay, SlowWait
@@ -41,7 +40,7 @@ class Timing:
     block_us: Callable[[int], float]
     aic: int | None = None
     aiv: int | None = None
-    device: Device = field(default_factory=lambda: device("a2a3"))
+    device: Device = field(default_factory=lambda: device(DEVICE))
     submit_each_us: Callable[[int], float] | None = None
 
     def cost_us(self, submission: int) -> float:
@@ -259,10 +258,10 @@ def uniform_timing(
     for name, time_us in (("--submit-us", submit_us), ("--task-us", task_us)):
         if not isfinite(time_us):
             raise ConfigError(f"{name} {time_us}: expected a finite number of microseconds")
-    return Timing(submit_us, lambda submission: task_us, *cores, on or device("a2a3"))
+    return Timing(submit_us, lambda submission: task_us, *cores, on or device(DEVICE))
 
 
 def default_timing() -> Timing:
     """What every command assumes, with the duration of a task whose op's cost is not known for all."""
     on = device(DEVICE)
-    return uniform_timing(SUBMIT_US, Rates().task_us, (on.aic, on.aiv), on)
+    return uniform_timing(on.submit_us, on.task_us, (on.aic, on.aiv), on)

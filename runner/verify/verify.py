@@ -348,9 +348,10 @@ def _capped(findings: Iterable[Diagnostic], what: str) -> Iterator[Diagnostic]:
 
 def _explicit(schedule: Schedule, program: Program, columns: Columns, order: Order) -> Iterator[Diagnostic]:
     """The graph's own `after:` edges."""
-    pairs = list(zip(columns.submitted.tolist(), columns.tasks, strict=True)) if any(t.after for t in columns.tasks) else []
-    of_task = {task.id: index for index, task in pairs}
-    for index, task in pairs:
+    named = [place for place, task in enumerate(columns.tasks) if task.after]
+    of_task = {task.id: index for index, task in zip(columns.submitted.tolist(), columns.tasks, strict=True)} if named else {}
+    for place in named:
+        index, task = int(columns.submitted[place]), columns.tasks[place]
         item = schedule.submissions[index]
         for other in task.after:
             if other in of_task and not order.before(of_task[other], index):
@@ -358,10 +359,15 @@ def _explicit(schedule: Schedule, program: Program, columns: Columns, order: Ord
 
 
 def _lifetimes(schedule: Schedule, columns: Columns, order: Order) -> Iterator[Diagnostic]:
-    """Blocks that may be reclaimed while a task still uses them."""
+    """Blocks that may be reclaimed while a task still uses them.
+
+    Those of the outermost scope need no holder: when that closes, nobody comes any more who could get their bytes.
+    """
     program = schedule.program
     for block, user in _unkept(schedule, columns, order):
         task = schedule.submissions[user].task
+        if not schedule.scopes[int(columns.scopes.of[block])].depth:
+            continue
         if program is None or (-1, task) not in program.races:
             message = f"nothing keeps the block of '{_title(schedule.submissions[block])}' until"
             message += f" '{schedule.submissions[user].name}' has completed"
@@ -372,16 +378,13 @@ def _unkept(schedule: Schedule, columns: Columns, order: Order) -> Iterator[tupl
     """Blocks and their users for which neither the user nor a task after it holds the block.
 
     Who is submitted when the block's scope has closed may come too late to hold it: of an alloc, say, nothing is left by then.
-    Blocks of the outermost scope need no holder: when that closes, nobody comes any more who could get their bytes.
     """
     doubtful: set[tuple[int, int]] = set()
     scopes = columns.scopes
-    is_inner = np.array([scope.depth > 0 for scope in schedule.scopes], bool)
     for slots in in_turn(np.arange(len(columns.slots))):
         at, which = places(columns.users, columns.tensor[slots])
         user, block = columns.users.values[at], columns.block[slots][which]
         left = (user != block) & ~columns.kept.have(user, block)
-        left[left] = is_inner[scopes.of[block[left]]]
         doubtful.update(zip(block[left].tolist(), user[left].tolist(), strict=True))
     holders: dict[int, list[int]] = {}
     if doubtful:

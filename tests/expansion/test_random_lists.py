@@ -120,3 +120,12 @@ def test_random_lists(tmp_path):
         assert random_lists.in_any_order(plain, program, schedule, seed), f"seed {seed}"
         counts["taken"] += 1
     assert counts["taken"] > 20 and counts["G339"] > 20, counts
+
+
+def test_tasks_have_paths_of_their_own(tmp_path):
+    """Also those of cases that are decided at run time, which may have the same ids, inside of each other too."""
+    for seed in range(40):
+        graph, stage = random_lists.graphs(random.Random(seed))
+        program = random_lists.SETUP.program(random_lists.written(tmp_path, graph, stage))
+        paths = Counter(task.path for task in program.tasks)
+        assert max(paths.values()) == 1, f"seed {seed}: {paths.most_common(1)}"

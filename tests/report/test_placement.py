@@ -15,9 +15,11 @@ from runner.driver.device.placement import placement
 from runner.driver.driver import Setup
 from runner.driver.planning import MinpeakOptions, PlanRequest, place
 from runner.report.placement.limits import limits_of
+from runner.rings.devices.devices import device
 from runner.rings.sizes import RingSizes
 
 SETUP = Setup(["tiny"], deploy="decode")
+A2A3 = device("a2a3")
 SCHEMA = json.loads((files("graphs.schema") / "placement.schema.json").read_text("utf-8"))
 
 
@@ -33,7 +35,11 @@ def test_it_fits_its_schema_and_holds_every_submission(scheduler: str) -> None:
     data = found.as_json()
     jsonschema.validate(data, SCHEMA)
     made = [step for step in data["steps"] if step["do"] in ("submit", "alloc")]
-    assert [step["name"] for step in made] == [s.name for s in found.schedule.submissions]
+    names = [step["name"] for step in made]
+    assert len(set(names)) == len(names) and all(map(str.startswith, names, (s.name for s in found.schedule.submissions)))
+    assert {
+        name for step in data["steps"] for name in (*step.get("after", ()), *(dep["after"] for dep in step.get("deps", ())))
+    } <= {*names}
     assert [step.get("bytes", 0) for step in made] == [s.size_bytes for s in found.schedule.submissions]
     depth = 0
     for step in data["steps"]:
@@ -72,11 +78,11 @@ def test_edges_that_nothing_infers_are_all_there_with_the_tensors_that_need_them
 
 def test_limits_on_both_sides() -> None:
     schedule = placed("moe", "annotated").schedule
-    needed = {limit.name: limit.needed for limit in limits_of(schedule, RingSizes())}
+    needed = {limit.name: limit.needed for limit in limits_of(schedule, RingSizes(), A2A3)}
     window, pool = needed["task window of ring 1"], needed["dependency pool of ring 1"]
     for less in (0, 1):
         sizes = RingSizes(window=(16384, window >> less, 16384, 16384), pool=(16384, pool - less, 16384, 16384))
-        kept = {limit.name: limit.is_kept for limit in limits_of(schedule, sizes)}
+        kept = {limit.name: limit.is_kept for limit in limits_of(schedule, sizes, A2A3)}
         assert kept["task window of ring 1"] == kept["dependency pool of ring 1"] == (not less)
 
 
@@ -89,7 +95,7 @@ def limits(folder: Path, made: str) -> dict[str, tuple[int, bool]]:
     path = folder / "g.yaml"
     path.write_text(HEAD.replace("MADE", made) + NORM)
     schedule = place(SETUP, PlanRequest(path)).schedule
-    found = {limit.name: (limit.needed, limit.is_kept) for limit in limits_of(schedule, RingSizes())}
+    found = {limit.name: (limit.needed, limit.is_kept) for limit in limits_of(schedule, RingSizes(), A2A3)}
     with nullcontext() if all(is_kept for _, is_kept in found.values()) else pytest.raises(ScheduleError):
         placement(SETUP, PlanRequest(path))
     return found
@@ -103,13 +109,17 @@ def test_arguments_and_blocks_on_both_sides(tmp_path: Path, more: int) -> None:
     assert limits(tmp_path, f'{{a: "i8[{rows}, 1024]"}}')["size of a block"] == (rows * 1024, not more)
 
 
-@pytest.mark.parametrize(("limit", "name"), [("tensormap", "CAPACITY"), ("scopes open at a time", "MAX_SCOPES")])
-def test_the_map_and_open_scopes_on_both_sides(monkeypatch: pytest.MonkeyPatch, limit: str, name: str) -> None:
+@pytest.mark.parametrize(("limit", "name"), [("tensormap", "tensormap_entries"), ("scopes open at a time", "max_scopes")])
+def test_the_map_and_open_scopes_on_both_sides(call, tmp_path: Path, limit: str, name: str) -> None:
+    """The device says how much there is, in a file of the user's too."""
     schedule = placed("moe", "annotated").schedule
-    needed = {one.name: one.needed for one in limits_of(schedule, RingSizes())}[limit]
+    needed = {one.name: one.needed for one in limits_of(schedule, RingSizes(), A2A3)}[limit]
     for less in (0, 1):
-        monkeypatch.setattr(f"runner.report.placement.limits.{name}", needed - less)
-        assert {one.name: one.is_kept for one in limits_of(schedule, RingSizes())}[limit] == (not less)
+        (tmp_path / "mine.yaml").write_text(f"{name}: {needed - less}\n", encoding="utf-8")
+        found = {one.name: one.is_kept for one in limits_of(schedule, RingSizes(), device(str(tmp_path / "mine.yaml")))}
+        assert found[limit] == (not less)
+        status, out, _ = call("placement", "moe", "--deploy", "decode", "--device", tmp_path / "mine.yaml")
+        assert status == less and ("TOO MANY" in out) == bool(less) and "device mine" in out.splitlines()[0]
 
 
 def test_the_card(call, tmp_path: Path) -> None:

@@ -8,15 +8,14 @@ from pathlib import Path
 
 import pytest
 from random_programs import loop_program, random_program, random_trips, run_in_order, run_shuffled
+from shipped_programs import shipped_program
 
-from runner.driver.driver import registry, resolve
-from runner.expansion.expander import expand
-from runner.language.library import GraphLibrary, find_graph
+from runner.language.library import find_graph
 from runner.program.lifetimes import Rows, lives_of
 from runner.program.program import Program, Span, Trips
 from runner.rings.capacity import program_peak_live, ring_loads, safe_heap
-from runner.rings.defaults import SUBMIT_US
-from runner.rings.devices.durations import Rates
+from runner.rings.defaults import DEVICE
+from runner.rings.devices.devices import device
 from runner.rings.schedule import Schedule
 from runner.rings.sizes import RingSizes
 from runner.rings.timed import timed, uniform_timing
@@ -65,14 +64,6 @@ def test_never_worse_on_a_thousand_programs_and_all_shipped_graphs(objective: st
         assert_never_worse(random_program(seed, max_tasks=random.Random(seed).choice((6, 12, 24, 48))), objective, share)
     for path in sorted(Path(find_graph("moe")).parent.glob("*.yaml")):
         assert_never_worse(shipped_program(path.stem), objective, share)
-
-
-def shipped_program(graph: str) -> Program:
-    """A shipped graph under the smallest configuration, random routing."""
-    config = resolve(["tiny"], ["num_hidden_layers=3", "compress_ratios=[0,4,128,0]"], None, None, graph)
-    library = GraphLibrary()
-    trips = config.family.trip_counts("random:0", config)
-    return expand(library.load(find_graph(graph)), config, registry(), library=library, trips=trips)
 
 
 def assert_never_worse(program: Program, objective: str, share: bool) -> None:
@@ -204,4 +195,4 @@ def test_loops_without_trips_end_no_scope(share: bool) -> None:
 def test_a_library_call_without_timing_takes_the_defaults_of_commands():
     """One set for all: half a microsecond a submission, the cores of a device, the duration of a task without a known cost."""
     timing = Options.of({}).timing(Schedule("s", (), (), (), "none"))
-    assert (timing.submit_us, timing.block_us(0), timing.aic, timing.aiv) == (SUBMIT_US, Rates().task_us, 24, 48)
+    assert (timing.submit_us, timing.block_us(0), timing.aic, timing.aiv) == (0.5, device(DEVICE).task_us, 24, 48)

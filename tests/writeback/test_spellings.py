@@ -325,8 +325,8 @@ CHAIN = f"""{HEAD}body:
 
 
 def test_manual_is_not_written_where_it_lacks_edges(tmp_path: Path) -> None:
-    """The tensor of the inner scope would be allocated before it, in `outer`, where nothing keeps its block: who waits for `outer`
-    comes when that has closed."""
+    """The tensor of the inner scope would be allocated before it, in `outer`, where nothing keeps its block: who waits for
+    `outer` comes when that has closed."""
     path = tmp_path / "made.yaml"
     for text in (CHAIN, CHAIN.replace(", after: [one]", "")):
         path.write_text(text)

@@ -6,6 +6,7 @@ from runner.base.errors import ConfigError
 from runner.driver.driver import Setup
 from runner.driver.planning import PlanRequest, Say, place
 from runner.report.placement.placement import Placement, placement_of
+from runner.rings.devices.devices import device
 from runner.rings.sizes import parse_size
 from runner.verify.verify import check
 
@@ -18,5 +19,6 @@ def placement(setup: Setup, request: PlanRequest, card: str | None = None, say: 
         raise ConfigError(f"--card {card}: {error}") from None
     found = place(setup, request, say=say)
     check(found.schedule, None, allow_missing_edges=request.allow_missing_edges)
+    on = device(request.timed.device)
     assumed = {} if found.recorded is not None else {"routing": request.routing}
-    return placement_of(found.schedule, request.sizes(), card_bytes, assumed)
+    return placement_of(found.schedule, request.sizes(), card_bytes, assumed | {"device": on.name}, on)

@@ -83,8 +83,9 @@ DESCRIPTIONS = (
     Description(
         "G340",
         "unknown name in share",
-        "`share:` lists tensors that the graph makes, ids of graphs that it uses which share too, and groups of them; what an "
-        "entry replaces or keeps apart from stands in the same list, and copies count trips of loops of the graph.",
+        "`share:` lists tensors that the graph makes, ids of graphs that it uses which share too, entries of their lists, and "
+        "groups of them; what an entry replaces or keeps apart from stands in the same list, and copies count trips of loops of "
+        "the graph.",
     ),
     Description(
         "G339",

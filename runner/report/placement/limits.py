@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from runner.base.tensor_spec import MAX_BLOCK_BYTES
 from runner.program.program import Program
 from runner.rings.capacity import least_window, ring_loads
-from runner.rings.schedule import MAX_SCOPES, MAX_TENSORS, Begin, End, Schedule
+from runner.rings.devices.devices import Device
+from runner.rings.schedule import Begin, End, Schedule
 from runner.rings.sizes import RingSizes
-from runner.rings.tensormap import CAPACITY, entries_bound
+from runner.rings.tensormap import entries_bound
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,19 +37,19 @@ class Limit:
         return f"{self.name}: {self.needed:,} of {self.limit:,}{unit}{where}{'' if self.is_kept else ': TOO MANY'}"
 
 
-def limits_of(schedule: Schedule, sizes: RingSizes) -> Iterator[Limit]:
-    """The limits of the runtime, in rings of these sizes; windows and pools hold for every order of completions."""
+def limits_of(schedule: Schedule, sizes: RingSizes, on: Device) -> Iterator[Limit]:
+    """The limits of a device's runtime, in rings of these sizes; windows and pools hold for every order of completions."""
     arguments = max(schedule.submissions, key=lambda made: made.num_tensors, default=None)
     block = max(schedule.submissions, key=lambda made: made.size_bytes, default=None)
     if arguments is not None and block is not None:
-        yield Limit("tensors of a submission", arguments.num_tensors, MAX_TENSORS, arguments.name)
-        yield Limit("size of a block", block.size_bytes, MAX_BLOCK_BYTES, block.name, "bytes")
+        yield Limit("tensors of a submission", arguments.num_tensors, on.max_tensors, arguments.name)
+        yield Limit("size of a block", block.size_bytes, on.max_block_bytes, block.name, "bytes")
     most, name = _open_scopes(schedule)
-    yield Limit("scopes open at a time", most, MAX_SCOPES, name)
+    yield Limit("scopes open at a time", most, on.max_scopes, name)
     for ring, load in enumerate(ring_loads(schedule)):
         yield Limit(f"task window of ring {ring}", least_window(load), sizes.window[ring], "", "slots")
         yield Limit(f"dependency pool of ring {ring}", load.pool_bound, sizes.pool[ring], "any order of completions", "entries")
-    yield Limit("tensormap", entries_bound(schedule, sizes.window), CAPACITY, "", "entries")
+    yield Limit("tensormap", entries_bound(schedule, sizes.window), on.tensormap_entries, "", "entries")
 
 
 def _open_scopes(schedule: Schedule) -> tuple[int, str]:

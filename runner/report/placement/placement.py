@@ -9,6 +9,7 @@ from typing import Any
 from runner.report.placement.limits import CardMemory, Limit, limits_of, memory_of
 from runner.report.placement.steps import Step, steps_of
 from runner.rings.capacity import ring_loads, safe_heap
+from runner.rings.devices.devices import Device
 from runner.rings.schedule import Schedule
 from runner.rings.sizes import RingSizes
 
@@ -49,12 +50,14 @@ class Placement:
         return "\n".join(_text(self)) + "\n"
 
 
-def placement_of(schedule: Schedule, sizes: RingSizes, card_bytes: int | None, assumed: Mapping[str, Any]) -> Placement:
-    """The placement of a schedule of a program, in rings with these windows and pools, and heaps that are safe."""
+def placement_of(
+    schedule: Schedule, sizes: RingSizes, card_bytes: int | None, assumed: Mapping[str, Any], on: Device
+) -> Placement:
+    """The placement of a schedule of a program, in rings with these windows and pools, and heaps that are safe, on a device."""
     assert schedule.program is not None, "a placement says what a program's tasks are"
     sizes = sizes.with_heap([safe_heap(load) for load in ring_loads(schedule)])
     memory = memory_of(schedule.program, sizes)
-    limits = list(limits_of(schedule, sizes))
+    limits = list(limits_of(schedule, sizes, on))
     if card_bytes is not None:
         limits.append(Limit("memory of the card", memory.total, card_bytes, "", "bytes"))
     return Placement(schedule, sizes, tuple(limits), memory, card_bytes, assumed, tuple(steps_of(schedule)))

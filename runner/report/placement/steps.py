@@ -36,6 +36,21 @@ def steps_of(schedule: Schedule) -> Iterator[Step]:
     yield from _Steps(schedule, schedule.program).all()
 
 
+def _called(submissions: Sequence[Submission]) -> list[str]:
+    """A name for each: allocs that a strategy adds are called alike, and have numbers here."""
+    found, used = list[str](), {made.name for made in submissions}
+    num: dict[str, int] = {}
+    for made in submissions:
+        name = made.name
+        while made.name in num and name in used:
+            num[made.name] += 1
+            name = f"{made.name}_{num[made.name]}"
+        num.setdefault(made.name, 1)
+        used.add(name)
+        found.append(name)
+    return found
+
+
 class _Steps:
     def __init__(self, schedule: Schedule, program: Program) -> None:
         self.schedule, self.program = schedule, program
@@ -45,6 +60,7 @@ class _Steps:
             for k, s in enumerate(schedule.submissions)
             for slot in s.slots
         }
+        self.called = _called(schedule.submissions)
         self.before = self._former_tenants()
         self.labels = Labels(program)
         self.unseen: set[int] = set()  # tasks in manual scopes
@@ -84,18 +100,18 @@ class _Steps:
                     trips.setdefault(step.end, []).insert(0, (path, None))
 
     def names(self, submissions: Sequence[int]) -> list[str]:
-        return [self.schedule.submissions[k].name for k in submissions]
+        return [self.called[k] for k in submissions]
 
     def submission(self, index: int, ring: int, in_manual: bool) -> Step:
         made = self.schedule.submissions[index]
         task = self.program.tasks[made.task] if made.task is not None else None
-        found: Step = {"do": "submit" if made.core is not None else "alloc", "name": made.name, "ring": ring}
+        found: Step = {"do": "submit" if made.core is not None else "alloc", "name": self.called[index], "ring": ring}
         found["place"] = str(made.mark or "")
         if made.core is not None:
             found |= {"op": made.op, "core": made.core, "blocks": made.num_blocks}
         if made.size_bytes or made.slots:
             found["bytes"] = made.size_bytes
-            found["tensors"] = [self.tensor(slot.tensor, slot.offset, made.name) for slot in made.slots]
+            found["tensors"] = [self.tensor(slot.tensor, slot.offset, self.called[index]) for slot in made.slots]
         if in_manual and made.task is not None:
             self.unseen.add(made.task)
         if task is not None and (added := list(self.added(made, task, in_manual))):
@@ -124,7 +140,7 @@ class _Steps:
         for wait in made.waits:
             if wait in known and wait not in said:
                 continue
-            edge: Step = {"after": self.schedule.submissions[wait].name}
+            edge: Step = {"after": self.called[wait]}
             if wait in said:
                 kind = "after_wait_only" if said[wait] in task.wait_only else "after"
                 yield edge | {"why": f"the graph says '{kind}'", "keeps_block": kind == "after"}

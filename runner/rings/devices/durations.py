@@ -18,18 +18,8 @@ from runner.base.reading import read_json
 from runner.program.ops import Call, OpDef
 from runner.program.program import Program, Task
 from runner.program.signature import Signature
+from runner.rings.devices.devices import Rates
 from runner.rings.schedule import Schedule
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """Nominal rates of one core of an a2a3 device, and what every task costs beside its work."""
-
-    aic_flops_per_us: float = 6_500_000.0  # about 160 teraflops of half precision over 24 cores
-    aiv_flops_per_us: float = 200_000.0  # about 10 teraflops over 48 cores
-    bytes_per_us: float = 33_000.0  # 1.6 terabytes a second over 48 cores
-    task_us: float = 2.0
-
 
 _known: tuple[ref[Program], tuple[object, ...], array[float]] | None = None
 """Times of the tasks of the program that was asked for last: one command times many schedules of it."""
