@@ -47,12 +47,16 @@ class Binding:
     owners: tuple[int, ...]
     uses_comm: bool
     calls: dict[tuple[Place, ...], dict[str, Any]] = field(default_factory=dict)
+    last: tuple[tuple[Place, ...], dict[str, Any]] | None = None
 
     def arguments(self, places: Sequence[Place | None], storage: Storage) -> dict[str, Any]:
         """The keyword arguments of the call when the blocks lie at `places` (by submission)."""
         key = tuple([places[owner] for owner in self.owners])
+        if self.last is not None and self.last[0] == key:  # mostly of the very same objects, which are not hashed
+            return self.last[1]
         known = self.calls.get(key)  # type: ignore[arg-type]
         if known is not None:
+            self.last = key, known  # type: ignore[assignment]
             return known
         arguments = dict(self.fixed)
         for local in self.locals:
@@ -62,6 +66,7 @@ class Binding:
         if len(self.calls) >= _MAX_BINDINGS:
             self.calls.clear()
         self.calls[key] = arguments  # type: ignore[index]
+        self.last = key, arguments  # type: ignore[assignment]
         return arguments
 
 

@@ -18,7 +18,7 @@ from runner.base.tensor_spec import BLOCK_ALIGN, block_bytes
 from runner.program.program import Program
 from runner.program.spans import host_reads
 
-Ints = NDArray[np.int64]
+Ints = NDArray[np.signedinteger]
 Floats = NDArray[np.float64]
 
 
@@ -39,10 +39,10 @@ class Rows:
     values: Ints
 
     @classmethod
-    def of(cls, lists: Sequence[Sequence[int]]) -> Rows:
+    def of(cls, lists: Sequence[Sequence[int]], dtype: type[np.signedinteger] = np.int64) -> Rows:
         starts = np.zeros(len(lists) + 1, np.int64)
         np.cumsum(np.fromiter(map(len, lists), np.int64, len(lists)), out=starts[1:])
-        return cls(starts, np.fromiter(chain.from_iterable(lists), np.int64, int(starts[-1])))
+        return cls(starts, np.fromiter(chain.from_iterable(lists), dtype, int(starts[-1])))
 
     def __len__(self) -> int:
         return len(self.starts) - 1

@@ -11,9 +11,8 @@ from runner.recorded.scope_stats import ring_stats
 from runner.rings.capacity import RingLoad, fits, least_heap, least_window, program_peak_live, ring_loads, robust_heap, safe_heap
 from runner.rings.parts.records import Deadlock
 from runner.rings.replay import Replay, RunTimes, SlowWait
-from runner.rings.schedule import NUM_RINGS, Schedule
+from runner.rings.schedule import Schedule
 from runner.rings.sizes import MIN_POOL, RingSizes
-from runner.rings.steps import submission_rings
 from runner.rings.tensormap import CAPACITY as TENSORMAP_ENTRIES
 from runner.rings.tensormap import entries_bound
 
@@ -112,7 +111,6 @@ def make_report(replay: Replay, timing: RunTimes | None, unlimited: RunTimes | N
 
 def _ring_reports(replay: Replay, loads: Sequence[RingLoad]) -> Iterator[RingReport]:
     scopes = replay.schedule.scopes
-    num_tasks = _tasks_per_ring(replay.schedule)
     for stats, load in zip(ring_stats(replay), loads, strict=True):
         ring = stats.ring
         yield RingReport(
@@ -125,7 +123,7 @@ def _ring_reports(replay: Replay, loads: Sequence[RingLoad]) -> Iterator[RingRep
             robust_heap(load),
             safe_heap(load),
             load.num_blocks,
-            num_tasks[ring],
+            load.num_tasks - load.num_allocs,
             None if stats.peak_scope is None else scopes[stats.peak_scope].name,
             replay.peak_slots[ring],
             replay.sizes.window[ring],
@@ -134,14 +132,6 @@ def _ring_reports(replay: Replay, loads: Sequence[RingLoad]) -> Iterator[RingRep
             load.pool_bound,
             load.dynamic,
         )
-
-
-def _tasks_per_ring(schedule: Schedule) -> list[int]:
-    """Tasks with a kernel, by the ring of the scope that submits them."""
-    counts = [0] * NUM_RINGS
-    for submission, ring in submission_rings(schedule):
-        counts[ring] += schedule.submissions[submission].core is not None
-    return counts
 
 
 def slow_wait_text(wait: SlowWait, schedule: Schedule) -> str:

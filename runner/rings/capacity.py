@@ -28,6 +28,9 @@ from runner.rings.schedule import NUM_RINGS, Begin, End, Schedule, Submit
 from runner.rings.sizes import MIN_HEAP_BYTES, MIN_WINDOW
 from runner.rings.steps import OpenLoop, StepWalk
 
+TOGETHER = 1 << 12
+"""Tasks that are looked at together, which stay in the processor's cache meanwhile."""
+
 
 @dataclass(slots=True)
 class RingLoad:
@@ -35,6 +38,7 @@ class RingLoad:
 
     epochs       per epoch the running totals of its blocks: `(0, n1, n1 + n2, ...)`, blocks without bytes left out
     num_slots    per epoch the number of submissions
+    num_allocs   how many of all of these have no kernel
     pool_bound   entries that the dependency pool can need at worst: no producer completes before its users are submitted, and
                  every sweep comes where it frees least; whatever the trip counts
     dynamic      whether the epochs depend on a trip count
@@ -44,6 +48,7 @@ class RingLoad:
     num_slots: list[int] = field(default_factory=list)
     pool_bound: int = 0
     dynamic: bool = False
+    num_allocs: int = 0
 
     @property
     def num_tasks(self) -> int:
@@ -195,6 +200,7 @@ class _Epochs:
         epoch = (0, *accumulate(self.blocks))
         load.epochs.append(self.known.setdefault(epoch, epoch))
         load.num_slots.append(self.num_slots)
+        load.num_allocs = self.allocs[-1]
         self.owner, self.blocks, self.num_slots = None, [], 0
 
 
@@ -204,7 +210,7 @@ class _Trips:
 
     loop: OpenLoop
     trip: int
-    most: tuple[int, ...]
+    most: Ints
 
 
 _ALLOC = 1 << 40
@@ -219,7 +225,7 @@ class _LastEdges:
     """
 
     def __init__(self) -> None:
-        self.before: tuple[int, ...] = (0,) * (POOL_SWEEP + 1)
+        self.before: Ints = np.zeros(POOL_SWEEP + 1, np.int64)
         self.recent: list[int] = []
         self.loops: list[_Trips] = []
 
@@ -239,7 +245,7 @@ class _LastEdges:
             self._merge(known.pop())
         if known and known[-1].trip != known[-1].loop.trip:
             last = known[-1]
-            last.trip, last.most = last.loop.trip, _largest_of(last.most, self._settle())
+            last.trip, last.most = last.loop.trip, np.maximum(last.most, self._settle())
         for loop in loops[num_same:]:
             known.append(_Trips(loop, loop.trip, self._settle()))
 
@@ -251,24 +257,19 @@ class _LastEdges:
         The other loops lie in that scope: if fewer of their trips run, its epoch begins behind them, and what came before them
         is then not pushed out by those trips.
         """
-        *_, held, last = reduce(_largest_of, (trips.most for trips in self.loops[num_outer:]), self._settle())
-        return None if last >= _ALLOC else held
+        *_, held, last = reduce(np.maximum, [trips.most for trips in self.loops[num_outer:]], self._settle())
+        return None if last >= _ALLOC else int(held)
 
     def _merge(self, ended: _Trips) -> None:
-        self.before = _largest_of(ended.most, self._settle())
+        self.before = np.maximum(ended.most, self._settle())
 
-    def _settle(self) -> tuple[int, ...]:
+    def _settle(self) -> Ints:
         """`before` with `recent` taken into it."""
         if self.recent:
-            sums = list(accumulate(self.recent[: -POOL_SWEEP - 1 : -1], initial=0))
-            last = sums[-1]
-            self.before = (*sums, *[last + most for most in self.before[1 : POOL_SWEEP + 2 - len(sums)]])
+            sums = np.array(list(accumulate(self.recent[: -POOL_SWEEP - 1 : -1], initial=0)), np.int64)
+            self.before = np.concatenate((sums, sums[-1] + self.before[1 : POOL_SWEEP + 2 - len(sums)]))
             self.recent = []
         return self.before
-
-
-def _largest_of(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
-    return left if left == right else tuple(map(max, left, right))
 
 
 # --- heap -------------------------------------------------------------------------------------------------------------
@@ -361,9 +362,12 @@ def program_peak_live(program: Program) -> int:
         np.minimum.at(first, tensors, times)
         np.maximum.at(last, tensors, times)
 
-    for touched in (_created, _read, _written):  # scratch is created, and neither read nor written
-        rows = Rows.of([touched(task) if task.op is not None else () for task in program.tasks])
-        use(rows.values, 2 * rows.owners() + 1)
+    for start in range(0, len(program.tasks), TOGETHER):
+        tasks = [task for task in program.tasks[start : start + TOGETHER] if task.op is not None]
+        times = 2 * np.fromiter((task.id for task in tasks), np.int64, len(tasks)) + 1
+        for touched in (_created, _read, _written):  # scratch is created, and neither read nor written
+            rows = Rows.of(list(map(touched, tasks)))
+            use(rows.values, times[rows.owners()])
     for next_task, trips in host_reads(program.body):
         use(np.array(trips.reads, np.int64), np.array(2 * next_task))
     used = last >= 0

@@ -63,10 +63,7 @@ class RingHeap:
         self.publish_every = publish_every
         self.rings = [Ring(*three) for three in zip(sizes.heap, sizes.window, sizes.pool, strict=True)]
         num = len(schedule.submissions)
-        self._size = [s.size_bytes for s in schedule.submissions]
-        self._holds = [s.holds for s in schedule.submissions]
-        self._waits = [s.waits for s in schedule.submissions]
-        self._is_task = [s.core is not None for s in schedule.submissions]
+        self._items = schedule.submissions
         self._ring_of = bytearray(num)
         self._pins = [0] * num  # the open scope, own completion, and submitted users that have not completed
         self._consumed = bytearray(num)
@@ -75,8 +72,8 @@ class RingHeap:
         self._unmapped: int | None = None  # ... for map entries
         self._short = 0  # pool entries that it must find free, whatever completes meanwhile; 0 if it does not wait for them
         self._kept: list[int] = []  # its producers that only ordering names; they are kept until it has its entries
-        self._entries = [s.entries for s in schedule.submissions]
-        self._known_alive = [0] * num if any(self._entries) else []  # per task its ring's `alive` when it came
+        has_entries = any(item.entries for item in self._items)
+        self._known_alive = [0] * num if has_entries else []  # per task its ring's `alive` when it came
         self._free_entries = TENSORMAP_ENTRIES  # of the tensormap at least, as far as was looked
         self.map: TensorMap | None = None  # kept from where it may be short of entries
         self.completed = bytearray(num)
@@ -139,15 +136,15 @@ class RingHeap:
                 ring.refresh()
             if len(ring.tasks) - ring.alive >= ring.window - 1:
                 return None
-            offset = ring.bump(self._size[submission])
+            offset = ring.bump(self._items[submission].size_bytes)
             if offset is None:
                 return None
             self._commit(submission, offset, index, ring, members)
-            if self._known_alive and self._is_task[submission]:
+            if self._known_alive and self._items[submission].core is not None:
                 self._known_alive[submission] = ring.alive
                 if self.map is not None:
                     self.map.sync(index, len(ring.tasks) - 1, ring.alive, ring.window)
-                if self._entries[submission] and not self._surely_fits(submission):
+                if self._items[submission].entries and not self._surely_fits(submission):
                     self._unmapped = self._unwired = submission
         if (self._unmapped is not None and not self._register(submission, index, ring)) or not self._wire(submission, ring):
             self._keep_producers(submission)
@@ -162,8 +159,8 @@ class RingHeap:
     def _keep_producers(self, submission: int) -> None:
         """Keep what a submission waits for that has its block and lacks entries: its edges are made, and not linked yet."""
         if not self._kept:
-            holds = self._holds[submission]
-            self._kept = [wait for wait in self._waits[submission] if not self._consumed[wait] and wait not in holds]
+            holds = self._items[submission].holds
+            self._kept = [wait for wait in self._items[submission].waits if not self._consumed[wait] and wait not in holds]
             for wait in self._kept:
                 self._pins[wait] += 1
 
@@ -175,9 +172,9 @@ class RingHeap:
         self._num_seen = submission + 1
         self._ring_of[submission] = index
         pins = self._pins
-        for held in self._holds[submission]:
+        for held in self._items[submission].holds:
             pins[held] += 1
-        if self._is_task[submission]:
+        if self._items[submission].core is not None:
             pins[submission] += 2
         else:
             pins[submission] += 1
@@ -192,7 +189,7 @@ class RingHeap:
     def _register(self, submission: int, index: int, ring: Ring) -> bool:
         """Take tensormap entries for what a task writes and has not created; False when they do not fit yet."""
         assert self.map is not None
-        entries = self._entries[submission]
+        entries = self._items[submission].entries
         addresses = self._addresses(entries)
         self.map.cover(entries, addresses)
         is_short = self.map.used + len(entries) > self.map.capacity
@@ -212,7 +209,7 @@ class RingHeap:
         """Whether the entries of a task that has its block fit without a look at the table, which is made if they may not."""
         if self.map is not None:
             return False
-        self._free_entries -= len(self._entries[submission])
+        self._free_entries -= len(self._items[submission].entries)
         if self._free_entries < 0:
             self._free_entries = TENSORMAP_ENTRIES - sum(map(self._most_entries, self.rings))
         if self._free_entries >= 0:
@@ -225,9 +222,9 @@ class RingHeap:
 
     def _most_entries(self, ring: Ring) -> int:
         """Entries that tasks of a ring can have at most; its last task has swept all but 63 of those known to have retired."""
-        last = next(filter(self._is_task.__getitem__, reversed(ring.tasks)), None)
+        last = next((task for task in reversed(ring.tasks) if self._items[task].core is not None), None)
         first = 0 if last is None else max(0, self._known_alive[last] - SWEEP + 1)
-        return sum([len(self._entries[task]) for task in islice(ring.tasks, first, None)])
+        return sum([len(self._items[task].entries) for task in islice(ring.tasks, first, None)])
 
     def _count_entries(self, end: int) -> TensorMap:
         """The table after the submissions before `end`; what was left open in records is filled in."""
@@ -238,9 +235,9 @@ class RingHeap:
                 if self.offsets[submission] < 0:  # in a trip that does not run
                     continue
                 index = self._ring_of[submission]
-                if self._is_task[submission]:
+                if self._items[submission].core is not None:
                     table.sync(index, numbers[index], self._known_alive[submission], self.rings[index].window)
-                    if entries := self._entries[submission]:
+                    if entries := self._items[submission].entries:
                         addresses = self._addresses(entries)
                         table.cover(entries, addresses)
                         table.register(index, numbers[index], entries, addresses)
@@ -283,14 +280,14 @@ class RingHeap:
             ring.pool_head += need.taken
         ring.spill_marks.append(ring.spill_head)
         marks = ring.pool_marks
-        if self._is_task[submission]:
+        if self._items[submission].core is not None:
             marks.append(ring.pool_head)
         else:  # allocs leave no mark
             marks.append(marks[-ring.window] if len(marks) >= ring.window else 0)
         return True
 
     def _pool_need(self, submission: int) -> PoolNeed:
-        waits = self._waits[submission]
+        waits = self._items[submission].waits
         completed = self.completed
         pending = 0
         for wait in waits:
@@ -310,7 +307,7 @@ class RingHeap:
         if self.completed[submission]:
             return
         self.completed[submission] = 1
-        self._release((submission, *self._holds[submission]))
+        self._release((submission, *self._items[submission].holds))
 
     def _release(self, kept: Iterable[int]) -> None:
         """Take a reason to keep them from each; those that have no other are consumed."""
@@ -350,7 +347,7 @@ class RingHeap:
         if self._unmapped is None:
             return self._head(self._open[-1][1])
         heads = ((index, self._head(index)) for index in range(NUM_RINGS))
-        kept = self._waits[self._unmapped]  # these stay until the submission that waits has its entries
+        kept = self._items[self._unmapped].waits  # these stay until the submission that waits has its entries
         return next((h for index, h in heads if h is not None and h != self._oldest_open(index) and h not in kept), None)
 
     def _head(self, index: int) -> int | None:
@@ -380,7 +377,7 @@ class RingHeap:
                 return None
             return None if head is not None else self._facts(submission, 11, "no progress", None)
         oldest = self._oldest_open(index)
-        if head is not None and head != oldest and (self._unwired is None or head not in self._waits[submission]):
+        if head is not None and head != oldest and (self._unwired is None or head not in self._items[submission].waits):
             return None  # what waits for pool entries has its block already, and keeps those of its producers
         if self._unwired is not None:
             spills = ring.spill_fits(self._pool_need(submission).spilled)

@@ -201,20 +201,18 @@ class _Lagging(Driver):
 
     def __init__(self, schedule: Schedule, sizes: RingSizes) -> None:
         super().__init__(schedule, sizes)
-        self._waits = [s.waits for s in schedule.submissions]
-        self._holds = [s.holds for s in schedule.submissions]
-        self._users: list[list[int]] = [[] for _ in schedule.submissions]
+        self._users: dict[int, list[int]] = {}  # of each block
 
     def submitted(self, submission: int) -> None:
-        for held in self._holds[submission]:
-            self._users[held].append(submission)
+        for held in self.schedule.submissions[submission].holds:
+            self._users.setdefault(held, []).append(submission)
 
     def wait(self, submission: int) -> Deadlock | None:
         """Complete what the oldest live task's retirement needs: itself, the users of its block, and all that those wait for."""
         head = self.heap.blocker()
         assert head is not None
         self._finish(head)
-        for user in self._users[head]:
+        for user in self._users.get(head, ()):
             self._finish(user)
 
     def read(self, waits: tuple[int, ...]) -> None:
@@ -222,14 +220,14 @@ class _Lagging(Driver):
             self._finish(wait)
 
     def _finish(self, submission: int) -> None:
-        completed, waits = self.heap.completed, self._waits
+        completed, items = self.heap.completed, self.schedule.submissions
         stack = [submission]
         while stack:
             top = stack[-1]
             if completed[top]:
                 stack.pop()
                 continue
-            pending = [w for w in waits[top] if not completed[w]]
+            pending = [w for w in items[top].waits if not completed[w]]
             if pending:
                 stack.extend(pending)
             else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -170,7 +171,7 @@ class _Unlimited(TimedDriver):
 
     def has_slots(self, windows: Sequence[int]) -> bool:
         """Whether no submission has had to wait for a slot, however late the thread hears of what has retired."""
-        submit, consumed = np.asarray(self._submit_us), self._consumed_us()
+        submit, consumed = np.asarray(self._submit_us), self._consumed_us
         for members, window in zip(map(np.asarray, self._members), windows, strict=True):
             retired = np.searchsorted(np.maximum.accumulate(consumed[members]), submit[members], "left")
             live = np.arange(len(members)) - np.clip(retired - self._timing.device.publish_every, 0, None)
@@ -178,13 +179,16 @@ class _Unlimited(TimedDriver):
                 return False
         return True
 
+    @cached_property
+    def _is_task(self) -> NDArray[np.bool_]:
+        return np.array([core is not None for core in self._core], bool)
+
+    @cached_property
     def _consumed_us(self) -> NDArray[np.float64]:
         """When the last reason to keep each block and slot had gone."""
-        items, submit = self.schedule.submissions, np.asarray(self._submit_us)
-        is_task = np.fromiter((item.core is not None for item in items), bool, len(items))
-        finish = np.where(is_task, np.asarray(self._finish_us), submit)
+        finish = np.where(self._is_task, np.asarray(self._finish_us), np.asarray(self._submit_us))
         consumed = np.maximum(finish, np.asarray(self._close_us))
-        holds = Rows.of([item.holds for item in items])
+        holds = Rows.of([item.holds for item in self.schedule.submissions])
         np.maximum.at(consumed, holds.values, finish[holds.owners()])
         return consumed
 
@@ -195,8 +199,7 @@ class _Unlimited(TimedDriver):
         entries = np.fromiter((len(item.entries) for item in items), np.int64, len(items))
         if entries.sum() <= CAPACITY:
             return int(entries.sum())
-        submit, is_task = np.asarray(self._submit_us), np.fromiter((item.core is not None for item in items), bool, len(items))
-        consumed = self._consumed_us()
+        submit, is_task, consumed = np.asarray(self._submit_us), self._is_task, self._consumed_us
         total = np.zeros(len(items), np.int64)
         late = SWEEP - 1 + self._timing.device.publish_every
         for members in map(np.asarray, filter(len, self._members)):

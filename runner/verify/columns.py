@@ -1,6 +1,7 @@
 """This module lays what the verifier looks at out as arrays, so that it need not look at half a million submissions one by one.
 
-Rows of submissions are in order; a pair of numbers (owner, value) is looked up as the key `owner * num + value`.
+Rows of submissions are in order; a pair of numbers (owner, value) is looked up as the key `owner * num + value`. Numbers of
+submissions and tensors take 4 bytes where there are millions, keys 8: `num` in a key is an `np.int64`, which makes it one.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from runner.rings.schedule import Begin, End, Repeat, Schedule, Slot, Submit
 
 Bools = NDArray[np.bool_]
 
-TOGETHER = 1 << 16
-"""Rows that are looked at together: enough to be fast, and few enough to take little memory."""
+TOGETHER = 1 << 12
+"""Rows that are looked at together: enough to be fast, and so few that what they are made of stays in the processor's cache."""
 
 
 class Pairs:
@@ -28,9 +29,9 @@ class Pairs:
 
     def __init__(self, rows: Rows, num: int) -> None:
         """Every row's number with each of its values."""
-        self.num = num
-        self.keys = rows.owners()
-        self.keys *= num
+        self.num = np.int64(num)
+        self.keys = rows.owners().astype(np.int64, copy=False)
+        self.keys *= self.num
         self.keys += rows.values
         self.keys.sort()
 
@@ -73,25 +74,25 @@ class Columns:
     def __init__(self, schedule: Schedule) -> None:
         submissions = schedule.submissions
         self.schedule, self.num = schedule, len(submissions)
-        self.waits = Rows.of([item.waits for item in submissions])
-        self.holds = Rows.of([item.holds for item in submissions])
+        self.waits = Rows.of([item.waits for item in submissions], np.int32)
+        self.holds = Rows.of([item.holds for item in submissions], np.int32)
         self.slots: list[Slot] = list(chain.from_iterable([item.slots for item in submissions]))
         num_slots = np.fromiter((len(item.slots) for item in submissions), np.int64, self.num)
-        self.block = np.repeat(np.arange(self.num), num_slots)
+        self.block = np.repeat(np.arange(self.num, dtype=np.int32), num_slots)
 
     @cached_property
     def tensor(self) -> Ints:
         """The tensor of each slot."""
-        return np.fromiter([slot.tensor for slot in self.slots], np.int64, len(self.slots))
+        return np.fromiter((slot.tensor for slot in self.slots), np.int32, len(self.slots))
 
     @cached_property
     def offset(self) -> Ints:
-        return np.fromiter([slot.offset for slot in self.slots], np.int64, len(self.slots))
+        return np.fromiter((slot.offset for slot in self.slots), np.int64, len(self.slots))
 
     @cached_property
     def size(self) -> Ints:
         """Bytes of each slot."""
-        return np.fromiter([slot.size_bytes for slot in self.slots], np.int64, len(self.slots))
+        return np.fromiter((slot.size_bytes for slot in self.slots), np.int64, len(self.slots))
 
     @cached_property
     def edges(self) -> Pairs:
@@ -106,7 +107,7 @@ class Columns:
     @cached_property
     def submitted(self) -> Ints:
         """The submissions of tasks."""
-        return np.flatnonzero([item.task is not None for item in self.schedule.submissions])
+        return np.flatnonzero([item.task is not None for item in self.schedule.submissions]).astype(np.int32)
 
     @cached_property
     def tasks(self) -> list[Task]:
@@ -121,6 +122,7 @@ class Columns:
         program = self.schedule.program
         assert program is not None
         pairs: list[Ints] = []  # tensors with their users, as keys
+        num = np.int64(self.num)
         for part in in_turn(np.arange(len(self.tasks))):
             tasks = self.tasks[part[0] : part[-1] + 1]
             for touched in (
@@ -129,19 +131,19 @@ class Columns:
                 [task.creates if task.op is not None and task.creates is not task.writes else () for task in tasks],
             ):
                 rows = Rows.of(touched)
-                pairs.append(rows.values * self.num + np.repeat(self.submitted[part], np.diff(rows.starts)))
+                pairs.append(rows.values * num + np.repeat(self.submitted[part], np.diff(rows.starts)))
         keys = np.concatenate([*pairs, np.zeros(0, np.int64)])
         pairs.clear()
         keys.sort()
         keys = keys[np.append(True, keys[1:] != keys[:-1])[: len(keys)]]
-        starts = np.searchsorted(keys, np.arange(len(program.tensors) + 1) * self.num)
+        starts = np.searchsorted(keys, np.arange(len(program.tensors) + 1) * num)
         keys %= max(1, self.num)
-        return Rows(starts, keys)
+        return Rows(starts, keys.astype(np.int32))
 
     @cached_property
     def scopes(self) -> OpenScopes:
         """The scopes of a schedule whose structure is sound."""
-        of, closed_at = np.zeros(self.num, np.int64), np.zeros(len(self.schedule.scopes), np.int64)
+        of, closed_at = np.zeros(self.num, np.int32), np.zeros(len(self.schedule.scopes), np.int64)
         around: list[int] = []
         repeats: list[tuple[int, Repeat, frozenset[int]]] = []
         others = ((at, step) for at, step in enumerate(self.schedule.steps) if not isinstance(step, Submit))
@@ -161,13 +163,13 @@ class Columns:
 
     @cached_property
     def _places(self) -> Ints:
-        return np.sort(self.tensor * self.num + self.block)
+        return np.sort(self.tensor * np.int64(self.num) + self.block)
 
     def blocks_of(self, tensors: Ints, at: Ints) -> Ints:
         """The submission in whose block each tensor lies when submission `at` is there, -1 where it lies in none yet."""
         if not len(self._places):
             return np.full(len(tensors), -1, np.int64)
-        found = np.searchsorted(self._places, tensors * self.num + at, "right") - 1
+        found = np.searchsorted(self._places, tensors * np.int64(self.num) + at, "right") - 1
         known = self._places[found]
         return np.where((found >= 0) & (known // self.num == tensors), known % self.num, -1)
 

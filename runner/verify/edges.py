@@ -19,7 +19,7 @@ from runner.rings.steps import StepWalk
 Trip = tuple[tuple[int, int], ...]
 """The dynamic loops around a submission, outermost first: (step of the loop, trip)."""
 
-NEEDS = 1 << 16
+NEEDS = 1 << 14
 """Needs that are looked up together."""
 
 NEAR = 1 << 10

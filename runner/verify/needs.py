@@ -186,14 +186,14 @@ class _Accesses:
         for part in in_turn(np.arange(len(columns.tasks))):
             tasks = columns.tasks[part[0] : part[-1] + 1]
             touched = [region for task in tasks for region in task.operands.values()]
-            tensor = np.fromiter([region.tensor for region in touched], np.int64, len(touched))
+            tensor = np.fromiter([region.tensor for region in touched], np.int32, len(touched))
             in_parts[tensor[np.array([bool(region.box) or region.part is not None for region in touched], bool)]] = True
             by = np.repeat(columns.submitted[part], [len(task.operands) for task in tasks])
             kept = written[tensor]
             is_read, is_write = _done(tasks)
             found.append((by[kept], tensor[kept], is_read[kept], is_write[kept]))
             regions += compress(touched, kept)
-        nothing = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, bool), np.zeros(0, bool)
+        nothing = np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, bool), np.zeros(0, bool)
         self.by, self.tensor, self.is_read, self.is_write = map(np.concatenate, zip(nothing, *found, strict=True))
         self.in_parts = in_parts[self.tensor]
         self.regions = list(compress(regions, self.in_parts))
@@ -222,7 +222,7 @@ def region_needs(columns: Columns) -> Iterator[Need]:
 
 def _needs_of_wholes(columns: Columns, accesses: _Accesses) -> Iterator[Need]:
     tensor, by = accesses.tensor, accesses.by
-    whole = np.flatnonzero(~accesses.in_parts)
+    whole = np.flatnonzero(~accesses.in_parts).astype(np.int32)
     whole = whole[np.argsort(tensor[whole], kind="stable")]
     ends = np.append(np.flatnonzero(np.diff(tensor[whole])) + 1, len(whole))  # of the accesses to each tensor
     found: list[tuple[int, int, int]] = []  # an access, a kind, and the access to come before it
@@ -245,7 +245,7 @@ def _in_turn(accesses: _Accesses, picked: Ints, num: int) -> tuple[Ints, Ints, I
     entry = np.concatenate([picked[accesses.is_read[picked]], picked[accesses.is_write[picked]]])
     writes = np.arange(len(entry)) >= np.count_nonzero(accesses.is_read[picked])
     # Those to one tensor side by side, by submission, each of which reads before it writes.
-    order = np.argsort((accesses.tensor[entry] * num + accesses.by[entry]) * 2 + writes, kind="stable")
+    order = np.argsort((accesses.tensor[entry] * np.int64(num) + accesses.by[entry]) * 2 + writes, kind="stable")
     entry, writes = entry[order], writes[order]
     tensor, at = accesses.tensor[entry], np.arange(len(entry))
     last = np.maximum.accumulate(np.where(writes, at, -1))  # write of any tensor up to here, ...
@@ -352,7 +352,7 @@ def _only(rows: Rows, kept: Bools) -> Rows:
 
 def _shared_blocks(columns: Columns, slots: Ints) -> Ints:
     """The blocks of which some bytes are in two of these slots."""
-    block, low = columns.block[slots], columns.offset[slots]
+    block, low = columns.block[slots].astype(np.int64), columns.offset[slots]
     order = np.lexsort((low, block))
     block, low, high = block[order], low[order], low[order] + columns.size[slots][order]
     ends = distinct(high)

@@ -348,9 +348,10 @@ def _capped(findings: Iterable[Diagnostic], what: str) -> Iterator[Diagnostic]:
 
 def _explicit(schedule: Schedule, program: Program, columns: Columns, order: Order) -> Iterator[Diagnostic]:
     """The graph's own `after:` edges."""
-    pairs = list(zip(columns.submitted.tolist(), columns.tasks, strict=True)) if any(t.after for t in columns.tasks) else []
-    of_task = {task.id: index for index, task in pairs}
-    for index, task in pairs:
+    named = [place for place, task in enumerate(columns.tasks) if task.after]
+    of_task = {task.id: index for index, task in zip(columns.submitted.tolist(), columns.tasks, strict=True)} if named else {}
+    for place in named:
+        index, task = int(columns.submitted[place]), columns.tasks[place]
         item = schedule.submissions[index]
         for other in task.after:
             if other in of_task and not order.before(of_task[other], index):

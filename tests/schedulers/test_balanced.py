@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 from exact_balance import Exact
 from random_programs import dynamic_loops, loop_program, random_program, random_trips, run_in_order, run_shuffled
+from shipped_programs import shipped_program
 
-from runner.driver.driver import registry, resolve
-from runner.expansion.expander import expand
-from runner.language.library import GraphLibrary, find_graph
+from runner.language.library import find_graph
 from runner.program.lifetimes import lives_of
 from runner.program.program import Program
 from runner.rings.capacity import ring_loads, safe_heap
@@ -127,16 +126,6 @@ def assert_random_not_dominated(count: int) -> None:
 
 SHIPPED = [path.stem for path in sorted(Path(find_graph("moe")).parent.glob("*.yaml"))]
 QWEN3 = ["qwen3_decode", "qwen3_prefill"]
-
-
-def shipped_program(graph: str) -> Program:
-    """A shipped graph under a small configuration of its family, random routing."""
-    is_qwen3 = graph.startswith("qwen3")
-    sets = [] if is_qwen3 else ["num_hidden_layers=3", "compress_ratios=[0,4,128,0]"]
-    config = resolve(["qwen3-tiny" if is_qwen3 else "tiny"], sets, None, None, graph)
-    library = GraphLibrary()
-    trips = None if is_qwen3 else config.family.trip_counts("random:0", config)
-    return expand(library.load(find_graph(graph)), config, registry(), library=library, trips=trips)
 
 
 def test_no_strategy_dominates() -> None:

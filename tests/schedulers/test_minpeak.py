@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 from random_programs import loop_program, random_program, random_trips, run_in_order, run_shuffled
+from shipped_programs import shipped_program
 
-from runner.driver.driver import registry, resolve
-from runner.expansion.expander import expand
-from runner.language.library import GraphLibrary, find_graph
+from runner.language.library import find_graph
 from runner.program.lifetimes import Rows, lives_of
 from runner.program.program import Program, Span, Trips
 from runner.rings.capacity import program_peak_live, ring_loads, safe_heap
@@ -65,14 +64,6 @@ def test_never_worse_on_a_thousand_programs_and_all_shipped_graphs(objective: st
         assert_never_worse(random_program(seed, max_tasks=random.Random(seed).choice((6, 12, 24, 48))), objective, share)
     for path in sorted(Path(find_graph("moe")).parent.glob("*.yaml")):
         assert_never_worse(shipped_program(path.stem), objective, share)
-
-
-def shipped_program(graph: str) -> Program:
-    """A shipped graph under the smallest configuration, random routing."""
-    config = resolve(["tiny"], ["num_hidden_layers=3", "compress_ratios=[0,4,128,0]"], None, None, graph)
-    library = GraphLibrary()
-    trips = config.family.trip_counts("random:0", config)
-    return expand(library.load(find_graph(graph)), config, registry(), library=library, trips=trips)
 
 
 def assert_never_worse(program: Program, objective: str, share: bool) -> None:

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from runner.driver.driver import Setup
-from runner.driver.planning import MinpeakOptions, PlanRequest, PlanResult, plan
+from runner.driver.planning import MinpeakOptions, PlanRequest, PlanResult, TimedOptions, plan
 from runner.execution.executor import execute
 from runner.execution.storage import TORCH_DTYPES
 from runner.program.equivalence import refuse_other_work
@@ -167,3 +167,73 @@ def test_a_list_under_another_configuration(call, tmp_path: Path) -> None:
     ):
         code, _, err = call("schedule", path, *options, "--ring-heap", "safe")
         assert code == 0, (options, err)
+
+
+# --- used graphs in loops, and budgets --------------------------------------------------------------------------------
+
+
+PART = """graph: part
+inputs: {x: "f32[64, 256]", k: "f32[64, 256]"}
+outputs: {y: "f32[64, 256]"}
+body:
+  - {op: join, in: {a: x, b: k}, out: {y: "keys: f32[512, 256]"}}
+  - {op: join, in: {a: keys, b: k}, out: {y: "values: f32[256, 256]"}}
+  - {op: join, in: {a: values, b: x}, out: {y: y}}
+"""
+TILES = """graph: tiles
+inputs: {x: "f32[768, 256]", k: "f32[64, 256]"}
+outputs: {y: "f32[768, 256]"}
+body:
+  - for: t
+    range: 12
+    body:
+      - {use: part, id: tile, with: {x: "x[64 * t : 64 * t + 64]", y: "y[64 * t : 64 * t + 64]"}}
+"""
+
+
+def tiles(folder: Path) -> Path:
+    (folder / "part.yaml").write_text(PART)
+    (folder / "tiles.yaml").write_text(TILES)
+    return folder / "tiles.yaml"
+
+
+@pytest.mark.parametrize(
+    ("budget", "cores", "copies"),
+    [
+        ("2100KiB", "aic=2,aiv=3", {"tile.keys": 3, "tile.values": 2}),
+        ("2660KiB", "unlimited", {"t_trips": 3}),
+    ],
+)
+def test_what_a_used_graph_makes_has_copies_of_its_own(tmp_path: Path, budget: str, cores: str, copies: dict[str, int]) -> None:
+    """Within a budget as many trips of a used graph run side by side as fit, of some tensors more than of others; lists are as
+    fast as the plan."""
+    path = tiles(tmp_path)
+    timed = TimedOptions(task_us=10, cores=cores)
+    request = PlanRequest(path, "minpeak", write=True, minpeak=MinpeakOptions(budget=budget), timed=timed)
+    wanted = results(SETUP.program(path), 1)
+    found = plan(SETUP, request)
+    write_files(found.texts)
+    entries = [entry.items() for entry in loaded(path.read_bytes())["share"] if isinstance(entry, dict)]
+    assert {name: said["copies"] for entry in entries for name, said in entry} == copies
+    assert found_by_lint(path) == []
+    after = SETUP.program(path)
+    assert verify(get_scheduler("annotated")(after, {})) == []
+    assert all(torch.equal(one, other) for one, other in zip(wanted, results(after, 3), strict=True))
+    free = found.unwritten
+    assert free is not None and found.report.makespan_us is not None
+    assert found.report.makespan_us <= 1.02 * free["makespan_us"]
+    assert plan(SETUP, request).texts == {}
+
+
+def test_a_budget_after_scopes(call, tmp_path: Path) -> None:
+    """Lists within a budget are as fast as the plan, whatever scopes were written before."""
+    for file in (Path(str(files("graphs"))) / "deepseek_v4").glob("*.yaml"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    moe = ("schedule", tmp_path / "moe.yaml", "--config", "tiny", "--deploy", "decode", "--scheduler", "minpeak")
+    printed = ""
+    for options in (("--no-share",), ("--budget", "150KiB")):
+        code, printed, err = call(*moe, *options, "--write", "--json")
+        assert code == 0, err
+    found = json.loads(printed)
+    assert found["safe_total_bytes"] <= 150 * KIB
+    assert found["makespan_us"] <= 1.02 * found["unwritten"]["makespan_us"]

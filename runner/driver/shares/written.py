@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from schedulers.minpeak.planner import Plan
 
 
+SLOWER = 1.02
+"""By how much the run of lists may be longer than that of the plan, where they take no more bytes."""
+
+
 @dataclass(frozen=True)
 class Said:
     """What files say: their schedule by `annotated`, its safe capacities, its timed run, what changes in them, who found it."""
@@ -55,11 +59,13 @@ class Said:
 @dataclass(frozen=True)
 class Aim:
     """What is looked for: the fewest bytes, of runs of at most `limit_us` if given; or, if `is_fast`, the shortest run, within
-    `most_bytes` if given."""
+    `most_bytes` if given. `plan` are bytes and microseconds of what is to be said: lists that take no more bytes are not to be
+    slower either, by more than `SLOWER`, even if slower ones take fewer."""
 
     limit_us: float | None = None
     is_fast: bool = False
     most_bytes: int | None = None
+    plan: tuple[int, float] | None = None
 
     def prefers(self, one: tuple[int, float], other: tuple[int, float]) -> bool:
         """Whether a plan of so many bytes and microseconds is better than another."""
@@ -80,7 +86,9 @@ def aim_of(plan: Plan, budget_bytes: object) -> Aim:
     if plan.certificate.objective == "makespan":
         return Aim(is_fast=True, most_bytes=budget_bytes if isinstance(budget_bytes, int) else None)
     time = plan.certificate.time
-    return Aim() if time is None else Aim(limit_us=time.fastest_us * (1 + time.slack))
+    if time is None:
+        return Aim()
+    return Aim(limit_us=time.fastest_us * (1 + time.slack), plan=(plan.certificate.total_bytes, time.makespan_us))
 
 
 Timed = Callable[[Schedule], Timing]
@@ -127,6 +135,10 @@ def _with_lists(
         found = search.fastest(most)
     else:
         found = search.fewest(aim.limit_us)
+        if found is not None and aim.plan is not None:
+            most, limit_us = aim.plan[0] // BLOCK_ALIGN, aim.plan[1] * SLOWER
+            if found.height <= most and found.makespan_us > limit_us:
+                found = search.as_fast(found, limit_us, most)
     bare = _said(before, timing, Written(), "annotated")
     if found is None or aim.prefers(bare.figures, ((found.height + NUM_RINGS - 1) * BLOCK_ALIGN, found.makespan_us)):
         return _read_again(files, program, {}, texts, timing)

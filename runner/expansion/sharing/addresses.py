@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from runner.program.program import Program
 from runner.program.spans import Span, SpanWalk
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False)
 class Body:
     """A used graph or, without a `parent`, the program: `values` are the trips of loops around it in its user's body."""
 
@@ -36,8 +37,12 @@ class Body:
     use: str = ""
     values: Mapping[str, int] = field(default_factory=dict)
 
+    @cached_property
+    def depth(self) -> int:
+        return 0 if self.parent is None else self.parent.depth + 1
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(frozen=True)
 class Made:
     """Where a local tensor is made: in which body, under which name, in which trips of the body's loops."""
 
@@ -45,15 +50,16 @@ class Made:
     name: str
     values: Mapping[str, int]
 
-
-def lifted(made: Made) -> Iterator[Made]:
-    """The same tensor as each user's list may name it, from the innermost user outwards: `ID.NAME`, in all trips of loops around
-    it, those of used graphs under names with dots."""
-    body, name, values = made.body, made.name, dict(made.values)
-    while body.parent is not None:
-        name, values = f"{body.use}.{name}", {**body.values, **{f"{body.use}.{at}": trip for at, trip in values.items()}}
-        body = body.parent
-        yield Made(body, name, values)
+    @cached_property
+    def lifted(self) -> tuple[Made, ...]:
+        """The same as lists of users may name it, from the innermost user outwards: `ID.NAME`, in all trips of loops around it,
+        those of used graphs under names with dots."""
+        user, use = self.body.parent, self.body.use
+        if user is None:
+            return ()
+        values = {**self.body.values, **{f"{use}.{name}": trip for name, trip in self.values.items()}}
+        outer = Made(user, f"{use}.{self.name}", values)
+        return outer, *outer.lifted
 
 
 def made_in(program: Program, texts: Texts) -> dict[int, Made]:
@@ -177,9 +183,8 @@ class _Reader:
 
     def _named(self, at: Made, bodies: Sequence[Body], *, is_used: bool) -> Iterator[_Leg]:
         """What lists of some bodies have for a tensor or used graph."""
-        names = {id(one.body): one for one in (at, *lifted(at))}
         for body in bodies:
-            one = names[id(body)]
+            one = at if body is at.body else at.lifted[at.body.depth - body.depth - 1]
             way = self.lists.ways.get(body.file, {}).get(one.name)
             if way is not None and way[-1].inside is None and (way[-1].used is not None) == is_used:
                 yield _Leg(body, way, one.values)

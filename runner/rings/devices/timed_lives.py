@@ -106,9 +106,9 @@ class Work:
         finish_of = finish.__getitem__
         for task in self.lives.program.tasks:
             if task.id in reads:
-                clock = max((clock, *map(finish_of, reads[task.id])))
+                clock = max([clock, *map(finish_of, reads[task.id])])
             clock += self.costs_us[task.id]
-            start = max(clock, *map(finish_of, task.waits), *map(finish_of, task.after)) if task.waits or task.after else clock
+            start = max([clock, *map(finish_of, task.waits), *map(finish_of, task.after)])
             finish.append(start + self.task_us[task.id])
         work = {"AIC": 0.0, "AIV": 0.0, "MIX": 0.0}
         for core, blocks, length in zip(self.core, self.blocks, self.task_us, strict=True):

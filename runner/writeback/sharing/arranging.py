@@ -14,7 +14,7 @@ from runner.expansion.sharing.addresses import Addresses, addresses
 from runner.expansion.sharing.conflicts import Conflicts, Pair, by_lives, conflicts
 from runner.expansion.sharing.stacking import Stacked, Stacking, leaf_pairs, stacked
 from runner.expansion.sharing.texts import Lists, Stack, Unit, closure
-from runner.language.graph import Shared, Text
+from runner.language.graph import Shared, Text, flat
 from runner.program.lifetimes import Floats
 from runner.writeback.sharing.copying import barred, grouped, widened, with_copies
 from runner.writeback.sharing.scene import NOWHERE, Said, Scene, Taste
@@ -44,8 +44,12 @@ class Proposal:
     height: int
 
 
-def proposal(scene: Scene, begin: Floats, finish: Floats, taste: Taste) -> Proposal | None:
-    """Lists for a run in which locals are in use from `begin` to `finish`; None if nothing can be listed."""
+def proposal(scene: Scene, begin: Floats, finish: Floats, taste: Taste, late: Floats | None = None) -> Proposal | None:
+    """Lists for a run in which locals are in use from `begin`, which might be put off until `late`, to `finish`; None if nothing
+    can be listed."""
+    if taste.lazy and late is not None:
+        put_off = np.where(np.isfinite(late), np.maximum(late - begin, 0.0), 0.0)
+        begin = np.minimum(begin + taste.lazy * put_off, np.maximum(begin, finish))
     said = barred(widened(scene, grouped(scene, begin, finish, taste), taste), taste.bars)
     scenes = (scene, *scene.others)
     for _ in range(MAX_COPYING):
@@ -67,7 +71,28 @@ def proposal(scene: Scene, begin: Floats, finish: Floats, taste: Taste) -> Propo
     met = leaf_pairs(at, _joined(at, [(at, hard), (every[0], soft)]))
     arranging = _loosened(lambda apart: _Arranging(at, hard, met, apart), dict.fromkeys(said, taste.apart))
     found = {file: arranging.entries(lists.stacks[file]) for file in said if arranging.holds(lists.stacks[file])}
-    return evaluated(scene, found)
+    listed = _with_lifted(scene, found)
+    return None if listed is None else evaluated(scene, listed)
+
+
+def _with_lifted(scene: Scene, said: Said) -> Said | None:
+    """The lists, with those of used graphs of which users' lists have entries; None if a list cannot have what its user's has."""
+    found = dict(said)
+    lifts = [(file, entry.name) for file, entries in said.items() for entry in flat(entries) if entry.inside is None]
+    while lifts:
+        file, name = lifts.pop()
+        use, _, inside = name.partition(".")
+        used = scene.texts.used_in.get(file, {}).get(use)
+        if not inside or used is None:
+            continue
+        known = {entry.name for entry in flat(found.get(used, ()))}
+        wanted = inside if scene.texts.used_in.get(used, {}).get(inside.partition(".")[0]) is None else inside.partition(".")[0]
+        if inside not in known and wanted not in known:
+            if used in said:
+                return None
+            found[used] = (*found.get(used, ()), Shared(wanted, NOWHERE))
+        lifts.append((used, inside))
+    return found
 
 
 def _loosened(arranged: Callable[[Mapping[str, float]], _Arranging], apart: dict[str, float]) -> _Arranging:

@@ -5,7 +5,7 @@ Trips that do lie side by side as copies of a group, as many as are in use at on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -31,8 +31,11 @@ def grouped(scene: Scene, begin: Floats, finish: Floats, taste: Taste) -> Said:
             loops.setdefault((file, around), []).append(name)
     inside: dict[str, list[Shared]] = {}
     in_groups: set[tuple[str, str]] = set()
+    for file, name in _to_lift(scene, loops, begin, finish) if taste.lifts else ():
+        inside.setdefault(file, []).extend(_lifted(scene, file, name, begin, finish, taste.width))
+        in_groups.add((file, name))
     for (file, around), names in loops.items():
-        mine = [name for name in names if taste.uses or (file, name) not in scene.used]
+        mine = [name for name in names if (taste.uses or (file, name) not in scene.used) and (file, name) not in in_groups]
         mine = [name for name in mine if _stays_in_trips(scene, by_member[file, name])]
         if taste.alone:
             counts = {name: _side_by_side(scene, by_member[file, name], begin, finish, taste.width) for name in mine}
@@ -57,6 +60,23 @@ def grouped(scene: Scene, begin: Floats, finish: Floats, taste: Taste) -> Said:
         file: (*(Shared(name, NOWHERE) for name in names if (file, name) not in in_groups), *inside.get(file, ()))
         for file, names in scene.members.items()
     }
+
+
+def _to_lift(
+    scene: Scene, loops: Mapping[tuple[str, tuple[str, ...]], Sequence[str]], begin: Floats, finish: Floats
+) -> Iterator[tuple[str, str]]:
+    """Files and ids of used graphs in loops whose trips run side by side."""
+    for (file, _), names in loops.items():
+        for name in names:
+            if (file, name) in scene.lifted and _side_by_side(scene, scene.seen[file, name], begin, finish, 1.0):
+                yield file, name
+
+
+def _lifted(scene: Scene, file: str, use: str, begin: Floats, finish: Floats, width: float) -> Iterator[Shared]:
+    """Entries for all that a used graph makes, with copies as many as are in use at once."""
+    for name, tensors in scene.lifted[file, use].items():
+        stays = _stays_in_trips(scene, tensors)
+        yield Shared(name, NOWHERE, (), _side_by_side(scene, tensors, begin, finish, width) if stays else {})
 
 
 def widened(scene: Scene, said: Said, taste: Taste) -> Said:
@@ -86,7 +106,7 @@ def _trips(scene: Scene, file: str, names: Sequence[str]) -> int:
     """How many trips of loops of a graph make something of a name, in the use of it where they are the most."""
     trips: dict[int, set[tuple[int, ...]]] = {}
     for name in names:
-        for at in scene.seen.get((file, name), {}).values():
+        for at in scene.named(file, name).values():
             trips.setdefault(id(at.body), set()).add(tuple(at.values.values()))
     return max(map(len, trips.values()), default=0)
 
@@ -202,13 +222,11 @@ def _copied(scenes: Sequence[Scene], entry: Shared, name: str, file: str) -> Sha
 
 def _fewest_copies(scenes: Sequence[Scene], file: str, name: str) -> dict[str, int] | None:
     """The fewest copies with which no two tensors of one copy are alive at once: of the trips of one loop around them."""
-    every = [[t for t, made in scene.made.items() if (made.body.file, made.name) == (file, name)] for scene in scenes]
-    variables = {tuple(scene.made[tensor].values) for scene, found in zip(scenes, every, strict=True) for tensor in found}
+    every = [scene.named(file, name) for scene in scenes]
+    variables = {tuple(at.values) for found in every for at in found.values()}
     around = next(iter(variables)) if len(variables) == 1 else ()
-    most = {
-        variable: 1 + max(scene.made[t].values[variable] for scene, found in zip(scenes, every, strict=True) for t in found)
-        for variable in around
-    }
+    around = tuple(variable for variable in around if "." not in variable)  # loops of this graph
+    most = {variable: 1 + max(at.values[variable] for found in every for at in found.values()) for variable in around}
 
     def fits(copies: dict[str, int]) -> bool:
         return all(_is_apart(scene, found, copies) for scene, found in zip(scenes, every, strict=True))
@@ -220,11 +238,11 @@ def _fewest_copies(scenes: Sequence[Scene], file: str, name: str) -> dict[str, i
     return most if len(around) > 1 and fits(most) else None
 
 
-def _is_apart(scene: Scene, tensors: Sequence[int], copies: Mapping[str, int]) -> bool:
+def _is_apart(scene: Scene, tensors: Mapping[int, Made], copies: Mapping[str, int]) -> bool:
     last: dict[tuple, int] = {}
-    rows = _indices(scene, tensors)
+    rows, made = _indices(scene, list(tensors)), list(tensors.values())
     for k in np.argsort(scene.lives.first[rows], kind="stable").tolist():
-        at, row = scene.made[tensors[k]], rows[k]
+        at, row = made[k], rows[k]
         key = (id(at.body), *(at.values[variable] % number for variable, number in copies.items()))
         if last.get(key, -1) > scene.lives.first[row]:
             return False

@@ -51,6 +51,24 @@ class Scene:
                 at = Made(at.body.parent, at.body.use, at.body.values)
         return found
 
+    @cached_property
+    def lifted(self) -> dict[tuple[str, str], dict[str, dict[int, Made]]]:
+        """By file and entry that stands for a used graph what is made in it, by what lists of that file call it: `ID.NAME`."""
+        found: dict[tuple[str, str], dict[str, dict[int, Made]]] = {}
+        for tensor, made in self.made.items():
+            body, name = made.body, made.name
+            for at in made.lifted:
+                if name not in self.members.get(body.file, ()):
+                    break  # that list could not have it
+                body, name = at.body, body.use
+                key = at.body.file, at.name.partition(".")[0]
+                found.setdefault(key, {}).setdefault(at.name, {})[tensor] = at
+        return found
+
+    def named(self, file: str, name: str) -> dict[int, Made]:
+        """The tensors of an entry that stands for one in each trip, of a used graph or not."""
+        return self.seen.get((file, name)) or self.lifted.get((file, name.partition(".")[0]), {}).get(name, {})
+
 
 def scene_of(lives: Lives, texts: Texts, may_write: Callable[[str], bool], others: Sequence[Lives] = ()) -> Scene:
     """What may be listed: tensors of files that may be written, and uses of graphs that have any."""
@@ -97,6 +115,9 @@ class Taste:
     more       by how much more copies of an entry, or of the group that it is in, lie side by side: file, entry, factor
     counts     copies of entries, whatever else is said: file, entry, copies
     uses       used graphs in loops have copies too
+    lifts      what used graphs make in loops whose trips run side by side has entries of its own, copies one by one
+    lazy       for which part of the time that the begin of its first use may be put off, for all that waits for it, a tensor may
+               wait for the bytes of another, as of what an op fills early
     alone      tensors of trips side by side have copies one by one, each as many as are in use at once, and are in no group
     """
 
@@ -109,3 +130,5 @@ class Taste:
     counts: tuple[tuple[str, str, int], ...] = ()
     uses: bool = False
     alone: bool = False
+    lifts: bool = False
+    lazy: float = 0.0

@@ -7,8 +7,9 @@ they cost. What waited for bytes on its longest chain is kept apart in the next 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from math import inf
 
@@ -22,14 +23,17 @@ from runner.writeback.sharing.critical import Pairs, waits_for_bytes
 from runner.writeback.sharing.scene import Bar, Scene, Taste
 from runner.writeback.sharing.text import plain
 
-EFFORT = 1_000_000
-"""Tasks run in all tries together: about a minute."""
+EFFORT = 2_000_000
+"""Tasks run in all tries together: two or three minutes."""
 
 MIN_TRIES, MAX_TRIES = 12, 120
 """Tries of one search, whatever the number of tasks."""
 
 BUDGETS = (1.0, 1.1, 1.25, 1.4, 1.6, 2.0, 3.0)
 """Budgets of which runs say when tensors are in use, as multiples of the most that is alive at once."""
+
+NARROWER = (1.0, 0.95, 0.85)
+"""Budgets of runs within given bytes, as parts of them: places do not fit as counted bytes do."""
 
 SOURCES = 3
 """Runs that lists are made for, of those in time; the fewest bytes first."""
@@ -47,19 +51,45 @@ MOST_BARS = 16
 """Pairs that are kept apart in all lists: people read them."""
 
 HOPELESS = 1.35
-"""Runs that take longer than the limit by more than this are followed no further."""
+"""Runs that take longer than the limit by more than this are followed no further, nor is another run for lists made that way."""
+
+WASTEFUL = 2.0
+"""Nor where that takes as many times the bytes of the best."""
+
+NARROWING = 0.6
+"""The part of all tries that is kept for giving the best lists fewer copies."""
+
+STARTS = 2
+"""Lists in time, of different kinds, that get fewer copies."""
+
+NEARLY, NEAR_STEPS = 1.06, 4
+"""In place of `HOPELESS` and `STEPS` for lists with fewer copies than some that are in time."""
 
 PART = 0.2
 """What waited for less than this part of what waited longest is looked at again in the next run."""
 
-PARTS = (0.25, 0.1, 0.0)
+PARTS = (0.5, 0.25, 0.0)
 """By which parts of them copies are taken away at a time, at least one."""
+
+LEAST_GAIN = 1 / 500
+"""What is taken away is at least this part of all bytes."""
 
 MORE, MOST_MORE = 1.08, 1.6
 """By how much copies grow at a time: by more, up to the second, as long as that costs no bytes."""
 
 WIDEST = Taste(0.0, 8.0, 1.0, 16.0)
 """As little waiting as lists can have."""
+
+WAYS = (
+    Taste(0.0),
+    Taste(0.0, alone=True),
+    Taste(0.0, alone=True, lazy=0.25),
+    Taste(0.0, uses=True),
+    Taste(0.0, uses=True, alone=True),
+    Taste(0.0, uses=True, alone=True, lifts=True),
+    Taste(0.0, uses=True, alone=True, lifts=True, lazy=0.25),
+)
+"""What gets copies of trips side by side: groups or single tensors, used graphs in loops too, or what these make, one by one."""
 
 
 Said = Bar | tuple[str, str]
@@ -77,14 +107,40 @@ class Found:
     held: Pairs
     times: Times | None = None
     taste: Taste = WIDEST
+    run: Times | None = None
 
-    @property
-    def counts(self) -> dict[tuple[str, str], int]:
-        """Per file and entry how many copies it has, of those that have any; the most bytes first."""
-        found: dict[tuple[str, str], int] = {}
-        for file, entries in self.proposal.said.items():
-            found |= {(file, entry.name): entry.copies[EVERY] for entry in entries if entry.copies.get(EVERY, 1) > 1}
-        return found
+    def fewer(self) -> Iterator[tuple[int, tuple[str, str], int]]:
+        """Per entry with copies, as file and name, fewer of them; before each the units that these do without."""
+        for key, size in self._sizes().items():
+            count = self._counts[key]
+            for taken in {max(1, int(count * part)) for part in PARTS}:
+                yield taken * size, key, count - taken
+
+    def pinned(self, others: Mapping[tuple[str, str], int] | None = None) -> Taste:
+        """The taste with the copies that these lists have, or others."""
+        said = {(file, name): count for file, name, count in self.taste.counts} | self._counts | dict(others or {})
+        return replace(self.taste, more=(), counts=tuple((*key, count) for key, count in said.items()))
+
+    @cached_property
+    def _counts(self) -> dict[tuple[str, str], int]:
+        """Per file and entry how many copies it has, of those that have any."""
+        said = ((file, entry) for file, entries in self.proposal.said.items() for entry in entries)
+        return {(file, entry.name): entry.copies[EVERY] for file, entry in said if entry.copies.get(EVERY, 1) > 1}
+
+    def _sizes(self) -> dict[tuple[str, str], int]:
+        """Of the same the units of what lies in one copy."""
+        at = self.proposal.at
+        inside: dict[tuple[str, str], dict[int, int]] = {}
+        innermost = (at.unit >= 0).sum(axis=1) - 1
+        for level in range(at.unit.shape[1]):
+            rows = np.flatnonzero(at.unit[:, level] >= 0).tolist()
+            for row, leaf in zip(rows, at.leaf[rows, level].tolist(), strict=True):
+                key = at.leaves[leaf][0].file, at.units[int(at.unit[row, level])].name
+                if key in self._counts:
+                    tensor, size = int(at.unit[row, innermost[row]]), int(at.size[row])
+                    sizes = inside.setdefault(key, {})
+                    sizes[tensor] = max(sizes.get(tensor, 0), size)
+        return {key: sum(sizes.values()) for key, sizes in inside.items()}
 
 
 class ShareSearch:
@@ -92,9 +148,10 @@ class ShareSearch:
 
     def __init__(self, scene: Scene, work: Work, stop: Callable[[], bool] = lambda: False) -> None:
         self.scene, self.work, self.stop = scene, work, stop
-        self.tries = max(MIN_TRIES, min(MAX_TRIES, EFFORT // max(1, work.lives.num_times)))
+        self.tries = self.all_tries = max(MIN_TRIES, min(MAX_TRIES, EFFORT // max(1, work.lives.num_times)))
         self.found: list[Found] = []
         self.known: dict[tuple, Found] = {}
+        self.peak = -(-work.lives.peak_live_bytes // 1024)
         touched = np.zeros(len(work.lives.size), bool)
         touched[work.lives.touches.values] = True
         self.touched = touched
@@ -108,14 +165,51 @@ class ShareSearch:
             self._in_time(limit_us)
         return self._best(limit_us)
 
+    def as_fast(self, found: Found, limit_us: float, most: int) -> Found:
+        """What was found, or of runs within a shorter limit the fewest bytes, if these are at most so many units."""
+        for is_last in (False, True):
+            fitting = [one for one in self.found if one.makespan_us <= limit_us and one.height <= most]
+            if fitting:
+                return min(fitting, key=lambda one: (one.height, one.makespan_us))
+            if not is_last:
+                self.tries += self.all_tries // 2
+                self._in_time(limit_us)
+        return found
+
     def fastest(self, most: int | None) -> Found | None:
         """The shortest run within so many units; the fewest units if none fit."""
-        least, free = self._by_lives(), self.work.free
+        least, free, ways = self._by_lives(), self.work.free, list(WAYS)
         self._try(free, WIDEST)
-        for width in WIDTHS:
-            self._refined(free, Taste(0.0, width), free.makespan_us, most)
+        runs = [free, *sorted(self._within(most), key=lambda run: run.makespan_us)]
+        for width, apart in product(WIDTHS, APARTS if most is not None else APARTS[:1]):
+            for way, times in product(tuple(ways), runs):
+                first = self._refined(times, replace(way, width=width, apart=apart), free.makespan_us, most)
+                if first is None or most is None or first.height <= most or self._fitted(first, most):
+                    continue
+                if first.height > WASTEFUL * most and way in ways:
+                    ways.remove(way)
         fitting = [found for found in self.found if most is None or found.height <= most]
         return min(fitting, key=lambda found: (found.makespan_us, found.height), default=least)
+
+    def _fitted(self, found: Found, most: int) -> bool:
+        """Whether fewer copies make lists fit into so many units; then what waited longest gets more again, as far as fits."""
+        for _ in range(STEPS):
+            if found.height <= most and found.times is not None:
+                self._refined(found.times, found.pinned(), self.work.free.makespan_us, most)
+                return True
+            needed = [(abs(found.height - gain - most), key, count) for gain, key, count in found.fewer()]
+            _, key, count = min(needed, default=(0, ("", ""), 0))
+            less = None if found.times is None or not count else self._try(found.times, found.pinned({key: count}))
+            if less is None or less.height >= found.height:
+                return False
+            found = less
+        return False
+
+    def _within(self, most: int | None) -> Iterator[Times]:
+        """Runs under budgets of about so many units."""
+        for part, in_order in product(NARROWER if most is not None else (), (False, True)):
+            if (budget := int((most or 0) * part)) >= self.peak:
+                yield run_in_budget(self.work, budget, in_order=in_order)
 
     def _by_lives(self) -> Found | None:
         """The lists of submission order, where nothing but lives counts."""
@@ -124,32 +218,70 @@ class ShareSearch:
         return None if made is None else self._measured(made)
 
     def _in_time(self, limit_us: float) -> None:
-        """Lists by several runs and of several widths, refined until they are in time or hopeless."""
+        """Lists by several runs and of several widths, refined until they are in time or hopeless; the best with fewer copies."""
+        kept = int(self.tries * NARROWING)
         widest = self._try(self.work.free, WIDEST)
         if widest is not None and widest.makespan_us > limit_us:
             self._try(self.work.free, replace(WIDEST, uses=True))
         runs = list(self._in_budgets(limit_us))
-        for width in WIDTHS:
-            for apart in APARTS:
-                for times in runs:
-                    for uses, alone in product((False, True), repeat=2):
-                        self._refined(times, Taste(0.0, width, apart, uses=uses, alone=alone), limit_us)
-        self._polished(limit_us)
+        ways = dict.fromkeys(WAYS, runs)
+        for width, apart in product(WIDTHS, APARTS):
+            for way, sources in list(ways.items()):
+                if self._is_least(self._best(limit_us), limit_us):
+                    return
+                tried: list[tuple[bool, float, Times]] = []
+                for times in sources if self.tries > kept else ():
+                    first = self._refined(times, replace(way, width=width, apart=apart), limit_us)
+                    if (
+                        first is None
+                        or first.makespan_us > HOPELESS * limit_us
+                        or first.height > WASTEFUL * self._best(limit_us).height
+                    ):
+                        del ways[way]
+                        break
+                    is_late = first.makespan_us > limit_us
+                    tried.append((is_late, first.makespan_us if is_late else first.height, times))
+                if way in ways and tried:
+                    ways[way] = [min(tried, key=lambda one: one[:2])[2]]
+        starts = self._starts(limit_us)
+        for place, start in enumerate(starts):
+            self._narrowed(start, limit_us, self.tries // (len(starts) - place))
 
-    def _polished(self, limit_us: float) -> None:
-        """The best lists with fewer copies of one entry after the other, as long as they are in time."""
-        for part in PARTS:
-            for key in self._best(limit_us).counts:
-                while True:
-                    best = self._best(limit_us)
-                    count = best.counts.get(key, 1)
-                    fewer = count - max(1, int(count * part))
-                    if best.times is None or count < 2 or self.tries <= 0:
-                        break
-                    kept = tuple(one for one in best.taste.counts if one[:2] != key)
-                    self._try(best.times, replace(best.taste, counts=(*kept, (*key, fewer))))
-                    if self._best(limit_us) is best:
-                        break
+    def _is_least(self, found: Found, limit_us: float) -> bool:
+        """Whether lists are in time and as low as any can be."""
+        return found.makespan_us <= limit_us and found.height <= self.peak
+
+    def _starts(self, limit_us: float) -> list[Found]:
+        """The best lists in time of different kinds, that with the fewest bytes first."""
+        kinds: dict[tuple, Found] = {}
+        for found in sorted(self.found, key=lambda found: (found.height, found.makespan_us)):
+            if found.makespan_us <= limit_us and found.times is not None:
+                taste = found.taste
+                kinds.setdefault((taste.width, taste.apart, taste.uses, taste.alone, taste.lifts, taste.lazy), found)
+        return [*kinds.values()][:STARTS]
+
+    def _narrowed(self, best: Found, limit_us: float, tries: int) -> None:
+        """Lists by their own run, and with fewer copies of what takes the most bytes, as long as that is in time."""
+        tried: set[tuple] = set()
+        kept = self.tries - tries
+        while self.tries > kept and not self.stop() and not self._is_least(best, limit_us):
+            gain, times, taste, key = best.height, best.run, best.pinned(), ("again", id(best))
+            if key in tried:
+                fewer = [one for one in best.fewer() if (*one[1:], best.height) not in tried]
+                gain, name, count = max(fewer, default=(0, ("", ""), 0))
+                times, taste, key = best.times, best.pinned({name: count}), (name, count, best.height)
+            if gain < LEAST_GAIN * best.height:
+                return
+            tried.add(key)
+            best = self._nearby(best, times, taste, limit_us)
+
+    def _nearby(self, best: Found, times: Times | None, taste: Taste, limit_us: float) -> Found:
+        """The best of some lists and of those that a run and a taste lead to."""
+        assert times is not None, "these lists were made for a run"
+        num = len(self.found)
+        first = self._refined(times, taste, limit_us, best.height, most_steps=NEAR_STEPS, hopeless=NEARLY)
+        every = [best, *self.found[num:], *([] if first is None else [first])]
+        return min((one for one in every if one.makespan_us <= limit_us), key=lambda one: (one.height, one.makespan_us))
 
     def _best(self, limit_us: float | None) -> Found:
         """The fewest bytes in time; the shortest run if none is."""
@@ -161,10 +293,9 @@ class ShareSearch:
     def _in_budgets(self, limit_us: float) -> Iterator[Times]:
         """Runs under the least budgets with which they are in time, and the one in which memory holds nothing up."""
         free, num = self.work.free, 0
-        peak = -(-self.work.lives.peak_live_bytes // 1024)
         for budget in BUDGETS:
             for in_order in (False, True):
-                run = run_in_budget(self.work, int(peak * budget) + 1, limit_us, in_order=in_order)
+                run = run_in_budget(self.work, int(self.peak * budget) + 1, limit_us, in_order=in_order)
                 if run.makespan_us <= limit_us:
                     num += 1
                     yield run
@@ -172,24 +303,34 @@ class ShareSearch:
                 break
         yield free
 
-    def _refined(self, times: Times, taste: Taste, limit_us: float, most: int | None = None) -> None:
-        """Lists, and from them others without what their runs waited for, until a run is in time."""
-        more, before, spent, changed = MORE, (0, 0.0), set[Said](), set[Said]()
-        for step in range(STEPS):
+    def _refined(
+        self,
+        times: Times,
+        taste: Taste,
+        limit_us: float,
+        most: int | None = None,
+        most_steps: int = STEPS,
+        hopeless: float = HOPELESS,
+    ) -> Found | None:
+        """Lists, which are returned, and from them others without what their runs waited for, until a run is in time."""
+        more, before, spent, changed, first = MORE, (0, 0.0), set[Said](), set[Said](), None
+        for step in range(most_steps):
             best = min((found.height for found in self.found if found.makespan_us <= limit_us), default=inf)
             num_found = len(self.found)
             found = self._try(times, taste)
-            if found is None or found.makespan_us <= limit_us or found.makespan_us > HOPELESS * limit_us:
-                return
+            first = first or found
+            if found is None or found.makespan_us <= limit_us or found.makespan_us > hopeless * limit_us:
+                break
             is_known = step == 0 and len(self.found) == num_found  # another taste has led here, and on
             if is_known or found.height >= (best if most is None else most):
-                return
+                break
             spent |= changed if before == (found.height, found.makespan_us) else set()
             more = min(MOST_MORE, more**2) if before[0] == found.height else MORE
             before = found.height, found.makespan_us
             taste, changed = self._without_waiting(found, taste, limit_us, more, spent)
             if not changed:
-                return
+                break
+        return first
 
     def _without_waiting(
         self, found: Found, taste: Taste, limit_us: float, factor: float, spent: set[Said]
@@ -234,7 +375,7 @@ class ShareSearch:
         """What lists of a taste for a run come to."""
         if self.tries <= 0 or self.stop():
             return None
-        made = proposal(self.scene, times.begin, times.finish, taste)
+        made = proposal(self.scene, times.begin, times.finish, taste, times.late)
         return None if made is None else self._measured(made, times, taste)
 
     def _measured(self, made: Proposal, times: Times | None = None, taste: Taste = WIDEST) -> Found:
@@ -257,4 +398,4 @@ class ShareSearch:
         known = predecessors(np.flatnonzero(listed & self.touched), lives.first, offsets, lives.size)
         before = [known.get(local, ()) for local in range(len(lives.size))]
         run = run_placed(self.work, before)
-        return Found(made, made.height, run.makespan_us, *waits_for_bytes(self.work, before, run), times, taste)
+        return Found(made, made.height, run.makespan_us, *waits_for_bytes(self.work, before, run), times, taste, run)

@@ -83,20 +83,30 @@ _Unit = Mapping[str, Any]
 def expert_tiles(units: Sequence[_Unit]) -> None:
     """The six tasks of many tiles: one product for tiles of one expert that follow each other, of the rows that there are."""
     counts = units[0]["count"].view(-1).tolist()
-    begins = list(itertools.accumulate(counts, initial=0))
+    begins, outs = (_first_rows(counts, units[0][name]) for name in ("x", "recv_y"))
     spans: list[_Span] = []
     held = 0
     for unit in units:
-        span = _span_of(unit, counts, begins)
-        if spans and span.unit["w1"] is spans[-1].unit["w1"] and span.begin == spans[-1].end:
-            spans[-1] = _Span(span.unit, spans[-1].begin, span.end, spans[-1].out)
+        expert, size = unit["expert"], unit["gate"].shape[0]
+        start = unit["tile"] * size
+        num_rows = max(min(size, counts[expert] - start), 0)
+        begin, out = begins[expert] + start, outs[expert] - outs[unit["first"]] + start
+        if spans and unit["w1"] is spans[-1].unit["w1"] and begin == spans[-1].end:
+            spans[-1] = _Span(unit, spans[-1].begin, begin + num_rows, spans[-1].out)
         else:
-            if held + span.end - span.begin > _MOST_ROWS and spans:
+            if held + num_rows > _MOST_ROWS and spans:
                 _run_spans(spans)
                 spans, held = [], 0
-            spans.append(span)
-        held += span.end - span.begin
+            spans.append(_Span(unit, begin, begin + num_rows, out))
+        held += num_rows
     _run_spans(spans)
+
+
+def _first_rows(counts: Sequence[int], buffer: torch.Tensor) -> Sequence[int]:
+    """Where each expert's rows begin in `buffer` [L, M, ...], all lanes seen as one."""
+    if buffer.shape[0] == len(counts):
+        return [number * buffer.shape[1] for number in range(len(counts))]
+    return list(itertools.accumulate(counts[:-1], initial=0))
 
 
 class _Span(NamedTuple):
@@ -106,19 +116,6 @@ class _Span(NamedTuple):
     begin: int
     end: int
     out: int
-
-
-def _span_of(unit: _Unit, counts: Sequence[int], begins: Sequence[int]) -> _Span:
-    expert, size = unit["expert"], unit["gate"].shape[0]
-    start = unit["tile"] * size
-    end = max(min(start + size, counts[expert]), start)
-
-    def first_row(buffer: torch.Tensor, number: int) -> int:
-        return number * buffer.shape[1] if buffer.shape[0] == len(counts) else begins[number]
-
-    begin = first_row(unit["x"], expert) + start
-    out = first_row(unit["recv_y"], expert) - first_row(unit["recv_y"], unit["first"]) + start
-    return _Span(unit, begin, begin + end - start, out)
 
 
 def _run_spans(spans: Sequence[_Span]) -> None:
