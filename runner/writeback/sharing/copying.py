@@ -94,9 +94,9 @@ def widened(scene: Scene, said: Said, taste: Taste) -> Said:
         wanted = counts.get((file, entry.name))
         if wanted is None and more == 1.0:
             return entry
-        if wanted is None:
+        if wanted is None or more > 1.0:
             names = [one.name for one in entry.inside] if entry.inside is not None else [entry.name]
-            wanted = min(int(np.ceil(more * entry.copies.get(EVERY, 1))), _trips(scene, file, names))
+            wanted = min(int(np.ceil(more * (wanted or entry.copies.get(EVERY, 1)))), _trips(scene, file, names))
         return replace(entry, copies={EVERY: wanted} if wanted > 1 or entry.inside is not None else {})
 
     return {file: tuple(wider(file, entry) for entry in entries) for file, entries in said.items()}

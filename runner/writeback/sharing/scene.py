@@ -113,7 +113,7 @@ class Taste:
     pooled     copies of what is in use for a short part of a trip, as a multiple of those that are in use at once on average
     bars       what does not share, though it might: file, entry, and another or `ID.NAME` for one inside of another
     more       by how much more copies of an entry, or of the group that it is in, lie side by side: file, entry, factor
-    counts     copies of entries, whatever else is said: file, entry, copies
+    counts     copies of entries in place of those that width gives: file, entry, copies
     uses       used graphs in loops have copies too
     lifts      what used graphs make in loops whose trips run side by side has entries of its own, copies one by one
     lazy       for which part of the time that the begin of its first use may be put off, for all that waits for it, a tensor may

@@ -71,7 +71,7 @@ PART = 0.2
 PARTS = (0.5, 0.25, 0.0)
 """By which parts of them copies are taken away at a time, at least one."""
 
-LEAST_GAIN = 1 / 500
+LEAST_GAIN = 1 / 4000
 """What is taken away is at least this part of all bytes."""
 
 MORE, MOST_MORE = 1.08, 1.6
@@ -261,14 +261,15 @@ class ShareSearch:
         return [*kinds.values()][:STARTS]
 
     def _narrowed(self, best: Found, limit_us: float, tries: int) -> None:
-        """Lists by their own run, and with fewer copies of what takes the most bytes, as long as that is in time."""
+        """Lists by their own run, and with fewer copies, first of what waits for none of its own, as long as that is in time."""
         tried: set[tuple] = set()
         kept = self.tries - tries
         while self.tries > kept and not self.stop() and not self._is_least(best, limit_us):
             gain, times, taste, key = best.height, best.run, best.pinned(), ("again", id(best))
             if key in tried:
-                fewer = [one for one in best.fewer() if (*one[1:], best.height) not in tried]
-                gain, name, count = max(fewer, default=(0, ("", ""), 0))
+                most, waited = LEAST_GAIN * best.height, self._waited(best, best.held)
+                fewer = [one for one in best.fewer() if (*one[1:], best.height) not in tried and one[0] >= most]
+                gain, name, count = max(fewer, key=lambda one: (one[1] not in waited, one[0]), default=(0, ("", ""), 0))
                 times, taste, key = best.times, best.pinned({name: count}), (name, count, best.height)
             if gain < LEAST_GAIN * best.height:
                 return
@@ -337,14 +338,8 @@ class ShareSearch:
     ) -> tuple[Taste, set[Said]]:
         """The taste without what waited longest, on the run's longest chain if that waited for as long as the run is late; and
         what changed, which is nothing of what is `spent`."""
-        at = found.proposal.at
-        rows = {local: row for row, local in enumerate(at.locals.tolist())}
-        waited: dict[Said, float] = {}
         late = found.late if sum(found.late.values()) >= found.makespan_us - limit_us else found.held
-        for (old, new), late_us in late.items():
-            what = self._said(found, rows[old], rows[new])
-            if what is not None and what not in spent:
-                waited[what] = waited.get(what, 0.0) + late_us
+        waited = {what: late_us for what, late_us in self._waited(found, late).items() if what not in spent}
         longest = max(waited.values(), default=0.0)
         bars, more = set(taste.bars), {(file, name): by for file, name, by in taste.more}
         changed = {what for what, late_us in waited.items() if late_us >= PART * longest and what not in bars}
@@ -354,6 +349,16 @@ class ShareSearch:
             elif len(bars) < MOST_BARS:
                 bars.add(what)
         return replace(taste, bars=frozenset(bars), more=tuple((*what, by) for what, by in sorted(more.items()))), changed
+
+    def _waited(self, found: Found, late: Pairs) -> dict[Said, float]:
+        """What to say for less waiting, with how long that is in all."""
+        rows = {local: row for row, local in enumerate(found.proposal.at.locals.tolist())}
+        waited: dict[Said, float] = {}
+        for (old, new), late_us in late.items():
+            what = self._said(found, rows[old], rows[new])
+            if what is not None:
+                waited[what] = waited.get(what, 0.0) + late_us
+        return waited
 
     def _said(self, found: Found, old: int, new: int) -> Said | None:
         """What to say that a tensor no longer waits for that of another row: a pair to keep apart, or an entry with copies."""
