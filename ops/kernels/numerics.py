@@ -58,9 +58,10 @@ def dequantise(acc: torch.Tensor, row_scale: torch.Tensor, column_scale: torch.T
 
 
 def is_ones(scale: torch.Tensor) -> bool:
-    """Whether a weight, which nobody changes, is all ones; found out once."""
+    """Whether `scale` is all ones; looked at again only when it was written, which nobody does to a weight."""
+    version = scale._version
     known = getattr(scale, "_ringgraph_is_ones", None)
-    if known is None:
-        known = bool((scale == 1).all())
+    if known is None or known[0] != version:
+        known = version, bool((scale == 1).all())
         scale._ringgraph_is_ones = known  # type: ignore[attr-defined]
-    return known
+    return known[1]

@@ -106,6 +106,7 @@ class Binder:
             for slot in submission.slots:
                 self._home[slot.tensor] = (index, slot.offset)
         self._bindings: list[Binding | None] = [None] * len(schedule.submissions)
+        self.has_op = [submission.op is not None for submission in schedule.submissions]
         check_externals(self._program, externals)
 
     def home(self, tensor: int) -> tuple[int, int]:

@@ -48,7 +48,7 @@ class InOrder:
         self._storage = run.storage
         self._take, self._complete = run.storage.take, run.storage.complete
         self._places = run.places
-        self._submissions = run.schedule.submissions
+        self._has_op = run.binder.has_op
         self._units = fusions.units if fusions is not None else {}
         self._waiting: list[int] = []
 
@@ -64,7 +64,7 @@ class InOrder:
         assert place is not None, "nothing is in flight, so a submission fits or never will"
         self._places[submission] = place
         run.num_submissions += 1
-        if self._submissions[submission].op is not None:
+        if self._has_op[submission]:
             run.num_tasks += 1
             waiting, unit = self._waiting, self._units.get(submission)
             if unit is None:

@@ -65,7 +65,8 @@ class Run:
             self.on_task(self.schedule.submissions[index].name)
         is_timed = self.is_timed
         start = perf_counter_ns() if is_timed else 0
-        self._values.clear()
+        if self._values:
+            self._values.clear()
         try:
             binding.run(**arguments)
         except Exception as error:

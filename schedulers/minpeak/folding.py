@@ -269,15 +269,15 @@ def unfold_offsets(fold: Fold, left: Ints, offsets: Ints, num_locals: int) -> In
     """Offsets of all locals from those of the template's tensors `left`."""
     found = np.zeros(num_locals, np.int64)
     found[left] = offsets
-
-    def copy(loops: Sequence[FoldedLoop]) -> None:
-        for loop in loops:
-            copy(loop.inner[0])
-            own = found[loop.base : loop.base + loop.num_locals * loop.num_trips]
-            own[:] = np.tile(own[: loop.num_locals], loop.num_trips)
-
-    copy(fold.loops)
+    _unfold(fold.loops, found)
     return found
+
+
+def _unfold(loops: Sequence[FoldedLoop], found: Ints) -> None:
+    for loop in loops:
+        _unfold(loop.inner[0], found)
+        own = found[loop.base : loop.base + loop.num_locals * loop.num_trips]
+        own[:] = np.tile(own[: loop.num_locals], loop.num_trips)
 
 
 def unfold_edges(fold: Fold, edges: Ints) -> Ints:

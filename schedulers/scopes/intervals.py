@@ -149,8 +149,10 @@ def cut_intervals(fold: Fold, one: Template, lives: Lives, goal: Goal, over: Ove
     axis = Axis(fold, lives.num_times)
     root, kinds = body_tree(axis, one, lives, bodies)
     rough = _Search(root, kinds, _alike(kinds), goal, lambda: over(_ROUGH))
-    for c3, c2, c1 in product(dict.fromkeys(int(one.peak * share) for share in _SHARES), repeat=3):
-        rough.value((c1, c2, c3))
+    step = max((int(kind.weights[k, k + 1]) for kind in kinds for k, inner in enumerate(kind.steps) if not inner), default=0)
+    for top in dict.fromkeys((one.peak, max(one.peak, step))):  # where few boundaries are kept, a step may hold more than lives
+        for c3, c2, c1 in product(dict.fromkeys(int(top * share) for share in _SHARES), repeat=3):
+            rough.value((c1, c2, c3))
     for caps in rough.best(_STARTS):
         rough.descend(caps)
     exact = _Search(root, kinds, range(len(kinds)), goal, lambda: over(1.0))

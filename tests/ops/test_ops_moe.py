@@ -85,6 +85,15 @@ def test_float_products_are_summed_in_f32(x_dtype, out_dtype):
     )
 
 
+def test_a_scale_that_is_written_is_looked_at_again():
+    """A block of a ring holds one tensor after another; other views of it may write it."""
+    block = torch.zeros(64, dtype=torch.uint8)
+    scale, other = block.view(torch.float32).as_strided((4,), (1,), 2), block.view(torch.float32)
+    for value in (1.0, 3.0, 1.0):
+        other.fill_(value)
+        assert numerics.is_ones(scale) == numerics.is_ones(scale) == (value == 1.0)
+
+
 # Router
 
 

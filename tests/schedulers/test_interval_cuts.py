@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from random_programs import loop_program, random_program, random_trips, run_in_order, run_shuffled
+from random_programs import Builder, loop_program, random_program, random_trips, run_in_order, run_shuffled
 
 from runner.base.tensor_spec import TensorSpec
 from runner.program.lifetimes import Lives, Rows, lives_of
@@ -14,6 +14,7 @@ from runner.rings.capacity import ring_loads, safe_heap
 from runner.rings.placement import lower
 from runner.rings.schedule import Schedule
 from runner.rings.sizes import RingSizes
+from schedulers import get_scheduler
 from schedulers.minpeak.folding import Fold, fold, template, unfolded
 from schedulers.scopes.axis import Axis
 from schedulers.scopes.bodies import body_tree
@@ -105,3 +106,18 @@ def test_layers_that_hand_something_on_are_solved_once_and_released_in_groups(co
     assert chain_bound(lives) <= total
     # Streams over two rings in groups of about the root of their number; a layer's own tensors in the other two.
     assert total <= 4 * (2 * count**0.5 + 2) + 26
+
+
+@pytest.mark.parametrize("num_tasks", [500, 700, 1000])
+def test_long_chains_are_cut_as_short_ones(num_tasks):
+    """Of a body of over 600 tasks few boundaries are kept, and three tasks hold more than lives at once."""
+    made, plans = Builder(), []
+    last = made.tensor(1, "input")
+    for _ in range(num_tasks):
+        tensor = made.tensor(64)
+        made.task([made.whole(last)], [made.whole(tensor)], (tensor,))
+        last = tensor
+
+    get_scheduler("minpeak")(made.program(), {"share": False, "objective": "total", "report": plans.append})
+    certificate = plans[0].certificate
+    assert certificate.value <= 1.1 * certificate.lower_bound
