@@ -329,9 +329,10 @@ class _Uses:
 def _needs_of_moves(columns: Columns, uses: _Uses, moves: Sequence[tuple[int, list[int]]]) -> Iterator[Need]:
     """What follows from tensors that come to lie where others lay; most lie where one did, and each has one user to ask about."""
     new, old = np.array([tensor for tensor, _ in moves], np.int64), np.array([gone[0] for _, gone in moves], np.int64)
-    is_simple = (np.diff(uses.first.starts)[new] == 1) & (np.diff(uses.last.starts)[old] == 1)
+    first_of, last_of = uses.first.starts, uses.last.starts
+    is_simple = (first_of[new + 1] - first_of[new] == 1) & (last_of[old + 1] - last_of[old] == 1)
     is_simple &= np.array([len(gone) == 1 for _, gone in moves], bool)
-    first, second = uses.last.values[uses.last.starts[old[is_simple]]], uses.first.values[uses.first.starts[new[is_simple]]]
+    first, second = uses.last.values[last_of[old[is_simple]]], uses.first.values[first_of[new[is_simple]]]
     left = ~columns.edges.have(second, first)
     alike = (first[left].tolist(), second[left].tolist(), new[is_simple][left].tolist(), old[is_simple][left].tolist())
     for one, other, tensor, gone in zip(*alike, strict=True):
