@@ -38,7 +38,7 @@ from runner.rings.capacity import ring_loads, safe_heap
 from runner.rings.common_sizes import refuse_pools
 from runner.rings.defaults import DEVICE, ROUTING
 from runner.rings.devices.devices import device
-from runner.rings.devices.durations import estimated_us, measured_us
+from runner.rings.devices.durations import estimated_us, measured_us, read_profile
 from runner.rings.placement import Scheduler
 from runner.rings.replay import Replay, RunTimes, eager, lagging
 from runner.rings.schedule import Schedule
@@ -93,15 +93,21 @@ class TimedOptions:
         on = device(self.device)
         return self.cores or f"aic={on.aic},aiv={on.aiv}"
 
-    def timing(self, planned: Schedule, ops: OpRegistry, dtypes: Mapping[str, str]) -> Timing:
-        """The timing of a schedule; raises ConfigError."""
-        on, submit_us, cores = device(self.device), self.submission_us, parse_cores(self.counts)
+    def check(self) -> None:
+        """Raise ConfigError or ScheduleError for what cannot be, also where nothing will be timed."""
+        parse_cores(self.counts)
         if self.profile is not None and self.task_us is not None:
             raise ConfigError("--profile and --task-us both say how long a task takes", hint="give one of them")
+        if not isfinite(self.submission_us):
+            raise ConfigError(f"--submit-us {self.submit_us}: expected a finite number of microseconds")
+        if self.profile is not None:
+            read_profile(self.profile)
+
+    def timing(self, planned: Schedule, ops: OpRegistry, dtypes: Mapping[str, str]) -> Timing:
+        """The timing of a schedule, by options that `check` allows; raises ScheduleError for a profile of another graph."""
+        on, submit_us, cores = device(self.device), self.submission_us, parse_cores(self.counts)
         if self.task_us is not None:
             return uniform_timing(submit_us, self.task_us, cores, on)
-        if not isfinite(submit_us):
-            raise ConfigError(f"--submit-us {submit_us}: expected a finite number of microseconds")
         if self.profile is not None:
             return Timing(submit_us, measured_us(planned, self.profile), *cores, on)
         return Timing(submit_us, estimated_us(planned, ops, dtypes, on.rates), *cores, on)
@@ -364,7 +370,7 @@ def place(
     strategy = get_scheduler(chosen) if isinstance(chosen, str) else chosen
     if is_recorded(request.graph):
         return _place_recorded(setup, request, strategy, say)
-    parse_cores(request.timed.counts)  # what cannot be is refused, also where a strategy asks for no times
+    request.timed.check()
     library = library or GraphLibrary()
     config = setup.config(request.graph, library)
     program = program_of(request.graph, config, routing=request.routing, library=library, ops=setup.registry)

@@ -53,6 +53,7 @@ def size(
     """
     library, options, timed = GraphLibrary(), minpeak or MinpeakOptions(), timed or TimedOptions()
     given = options.mapping() | {"progress": say}
+    timed.check()
     schedules, names, warnings = [], [], []
     for graph, deploy in deployments(graphs, setup.deploy, lambda graph: _said(library, graph)):
         if is_recorded(graph):

@@ -64,6 +64,13 @@ def test_a_file_that_cannot_be_read_is_told_by_name(tmp_path, data):
         device("a3")
 
 
+@pytest.mark.parametrize("command", ["size", "schedule"])
+@pytest.mark.parametrize("option", [("--device", "a9"), ("--cores", "x"), ("--profile", "missing.json")], ids=" ".join)
+def test_what_cannot_be_is_refused_where_nothing_is_timed_too(call, command, option):
+    code, out, err = call(command, "moe", *option)
+    assert code == 1 and not out and "error: " in err and option[1] in err
+
+
 def test_all_commands_time_alike_by_the_file(call, tmp_path):
     """And a file that changes changes what is told, also where results are kept."""
     mine = tmp_path / "mine.yaml"

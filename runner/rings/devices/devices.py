@@ -126,7 +126,8 @@ def _read(text: str, file: str, called: str) -> Device:
             problems += _wrong(key, item, whole=wanted[key] == "int")
     name, like = (_text(given, key, problems) for key in ("name", "like"))
     if like is not None and like.lower() not in device_names():
-        problems.append(given["like"].problem("C103", f"no device is called '{like}'", did_you_mean(like, device_names())))
+        hint = did_you_mean(like, device_names()) or f"known: {', '.join(device_names())}"
+        problems.append(given["like"].problem("C103", f"no device is called '{like}'", hint))
     if problems:
         raise ConfigError(sorted(problems, key=lambda problem: (problem.mark or Mark(file, 1)).line))
     is_whole = all(key in given for key in wanted)

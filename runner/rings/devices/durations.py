@@ -122,7 +122,7 @@ def measured_us(schedule: Schedule, path: Path) -> Callable[[int], float]:
 
     A measured task ran as a whole, so one of its blocks takes as long as all of them side by side.
     """
-    tasks, ops = _read_profile(path)
+    tasks, ops = read_profile(path)
     missing = sorted({s.op for s in schedule.submissions if s.op is not None and s.name not in tasks and s.op not in ops})
     if missing:
         raise ScheduleError(f"{path} has no times of {_listed(missing)}", hint="profile a run of the same graph")
@@ -134,7 +134,8 @@ def measured_us(schedule: Schedule, path: Path) -> Callable[[int], float]:
     return block_us
 
 
-def _read_profile(path: Path) -> tuple[dict[str, float], dict[str, float]]:
+def read_profile(path: Path) -> tuple[dict[str, float], dict[str, float]]:
+    """Microseconds of tasks by path, and the means of ops, as `ringgraph run --profile` writes them; raises ScheduleError."""
     data: Any = read_json(path, ScheduleError)
     try:
         tasks = {str(item["path"]): float(item["us"]) for item in data["tasks"]}
