@@ -10,15 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from runner.program.program import Region, Span, Task
-
-Trips = tuple[tuple[int, int], ...]
-"""The loops and choices around something that are decided at run time, outermost first, and the trips of them."""
-
-
-def implied(inner: Trips, outer: Trips) -> bool:
-    """Whether what lies in trips `inner` runs whenever what lies in `outer` does: they are the same, or come before."""
-    around = dict(outer)
-    return all(loop in around and trip <= around[loop] for loop, trip in inner)
+from runner.program.spans import Around, implied
 
 
 class Order:
@@ -28,8 +20,8 @@ class Order:
         self.manual: set[int] = set()
         self.creator: dict[int, int] = {}
         self._preds: list[list[int]] = []
-        self.trips: list[Trips] = []  # of each task
-        self._syncs: list[tuple[int, tuple[int, ...], Trips]] = []  # how many tasks come before a host read, its waits, and trips
+        self.trips: list[Around] = []  # of each task
+        self._syncs: list[tuple[int, tuple[int, ...], Around]] = []  # of each host read the tasks before it, its waits, and trips
         self._modes: list[bool] = [False]  # of each open span: does a manual scope hold it?
         self._spans: list[Span] = []
         self._around: list[tuple[int, int]] = []  # of the dynamic spans around the next task, which, and the trip
@@ -72,7 +64,7 @@ class Order:
         left = self._unordered(task, set(others), ())
         return {other for other in left if not self.trips[other] or self._unordered(task, {other}, self.trips[other])}
 
-    def _unordered(self, task: int, wanted: set[int], trips: Trips) -> set[int]:
+    def _unordered(self, task: int, wanted: set[int], trips: Around) -> set[int]:
         """As `unordered`; host reads count that are made whenever `task` runs, or what lies in `trips`."""
         first = min(wanted, default=0)
         pending, seen = [task], {task}
@@ -86,7 +78,7 @@ class Order:
                 pending.append(before)
         return wanted
 
-    def _waits(self, sync: int, task: int, trips: Trips) -> Iterator[int]:
+    def _waits(self, sync: int, task: int, trips: Around) -> Iterator[int]:
         """What has completed once the submitting thread is behind a host read, if that is made; and the read before it."""
         _, waits, around = self._syncs[sync]
         if implied(around, self.trips[task]) or implied(around, trips):

@@ -121,3 +121,13 @@ def chain_to(body: Span, target: int | Span) -> list[Span]:
         if item is target or (isinstance(item, int) and item == target):
             return list(walk.around)
     return []
+
+
+Around = tuple[tuple[int, int], ...]
+"""The loops and choices around something that are decided at run time, outermost first, and the trip of each."""
+
+
+def implied(inner: Around, outer: Around) -> bool:
+    """Whether what lies in trips `inner` runs whenever what lies in `outer` does: they are the same, or come before."""
+    around = dict(outer)
+    return all(loop in around and trip <= around[loop] for loop, trip in inner)

@@ -13,11 +13,9 @@ from functools import cached_property
 from itertools import groupby, islice
 from operator import itemgetter
 
+from runner.program.spans import Around, implied
 from runner.rings.schedule import Read, Repeat, Schedule, Submit
 from runner.rings.steps import StepWalk
-
-Trip = tuple[tuple[int, int], ...]
-"""The dynamic loops around a submission, outermost first: (step of the loop, trip)."""
 
 NEEDS = 1 << 14
 """Needs that are looked up together."""
@@ -79,12 +77,6 @@ def _batches(needs: Iterable[Need]) -> Iterator[list[Need]]:
         yield batch
 
 
-def _implied(inner: Trip, outer: Trip) -> bool:
-    """Whether what lies in trips `inner` runs whenever what lies in `outer` does: they are the same, or come before."""
-    around = dict(outer)
-    return all(loop in around and trip <= around[loop] for loop, trip in inner)
-
-
 class Order:
     """The partial order of a schedule's submissions."""
 
@@ -103,9 +95,9 @@ class Order:
                     self.reads.append((step.waits, submitted))
 
     @cached_property
-    def trips(self) -> list[Trip]:
+    def trips(self) -> list[Around]:
         """The trips that each submission lies in."""
-        found: list[Trip] = [()] * len(self.waits)
+        found: list[Around] = [()] * len(self.waits)
         walk = StepWalk(self.schedule)
         for step in walk:
             if isinstance(step, Submit):
@@ -113,7 +105,7 @@ class Order:
         return found
 
     @cached_property
-    def _inner_reads(self) -> list[tuple[tuple[int, ...], int, Trip]]:
+    def _inner_reads(self) -> list[tuple[tuple[int, ...], int, Around]]:
         """What reads inside of trips wait for, how many submissions come before each, and the trips around it, in order."""
         found, submitted = [], 0
         walk = StepWalk(self.schedule)
@@ -126,7 +118,7 @@ class Order:
 
     def runs_with(self, inner: int, outer: int) -> bool:
         """Whether submission `inner` runs whenever `outer` does: its loop trips are trips of `outer`, or come before them."""
-        return _implied(self.trips[inner], self.trips[outer])
+        return implied(self.trips[inner], self.trips[outer])
 
     def _read_between(self, first: int, second: int) -> bool:
         """Whether a read inside of a trip, that is made whenever one of the two runs, waits for `first`."""
@@ -135,7 +127,7 @@ class Order:
         return any(
             wait == first or self.before(first, wait)
             for waits, _, trips in self._inner_reads[begin:end]
-            if _implied(trips, self.trips[second]) or _implied(trips, self.trips[first])
+            if implied(trips, self.trips[second]) or implied(trips, self.trips[first])
             for wait in waits
             if wait >= first
         )

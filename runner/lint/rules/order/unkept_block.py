@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from runner.lint.look import Look
 from runner.lint.missing_edge import EdgeRule
-from runner.lint.order import implied
 from runner.lint.rule import Description
 from runner.program.program import Span, Task
+from runner.program.spans import implied
 
 
 @dataclass
