@@ -9,32 +9,32 @@ from __future__ import annotations
 import gc
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from runner.base.errors import Diagnostic, GraphError, Mark, did_you_mean
 from runner.base.limits import Limits
 from runner.base.records import LARGE, builder, collector_off
 from runner.base.stopping import stop_if_needless
-from runner.base.tensor_spec import TensorSpec
 from runner.expansion.builder import ProgramBuilder, StopExpansionError
-from runner.expansion.calls import NodeOp, OpCompiler, closed_in
-from runner.expansion.copies import Copier
+from runner.expansion.calls import OpCompiler, closed_in
+from runner.expansion.copying.copies import Copier
+from runner.expansion.copying.pieces import Piece
 from runner.expansion.externals import Externals
 from runner.expansion.forecast import Forecast, Size
 from runner.expansion.names import Context, Frame, View, ids
-from runner.expansion.pieces import Piece
+from runner.expansion.run_time import RunTimeTrips
 from runner.expansion.sharing.texts import Texts
-from runner.expansion.trip_counts import DynamicRange, case_test, is_decided
+from runner.expansion.tasks import TaskMaker
+from runner.expansion.trip_counts import case_test
 from runner.language.expressions import Expr, ExprError, parse
-from runner.language.graph import Alloc, For, Graph, Item, Op, Scope, Seen, Switch, Text, Use
+from runner.language.graph import Alloc, For, Graph, Item, Op, Scope, Seen, Switch, Use
 from runner.language.library import GraphLibrary, first_findings, with_source_lines
-from runner.language.notation import RegionRef, parse_type
 from runner.models.protocols import DecidesLoop, Settings, TripCounts
 from runner.program.ops import OpRegistry
-from runner.program.program import Program, Region, Span, Task, Trips
+from runner.program.program import Program, Span, Trips
 
-_new_span, _new_task = builder(Span), builder(Task)
+_new_span = builder(Span)
 
 
 def expand(
@@ -108,29 +108,6 @@ def _order(problem: Diagnostic) -> tuple[Mark, str]:
     return problem.mark or Mark("", 0, 0), problem.code
 
 
-@dataclass(slots=True)
-class _Making:
-    """A task under construction. `specs` are those of all operands in the order of `NodeOp.names`, None for unusable ones."""
-
-    index: int
-    regions: dict[str, Region] = field(default_factory=dict)
-    specs: list[TensorSpec | None] = field(default_factory=list)
-    reads: list[int] = field(default_factory=list)
-    writes: list[int] = field(default_factory=list)
-    creates: list[int] = field(default_factory=list)
-    uses: list[int] = field(default_factory=list)
-    waits: set[int] = field(default_factory=set)
-    unordered: set[int] = field(default_factory=set)
-    modes: dict[str, str] = field(default_factory=dict)
-
-    def note(self, tensor: int, touched: list[int], is_local: bool) -> None:
-        """The task reads or writes a tensor that it did not create."""
-        if tensor not in touched:
-            touched.append(tensor)
-        if is_local and tensor not in self.uses:
-            self.uses.append(tensor)
-
-
 class _Walk:
     """Walks the items of a graph and hands what they mean to the builder."""
 
@@ -148,8 +125,8 @@ class _Walk:
         self.builder = builder
         self.ops = ops
         self.library = library
-        self.trips = trips
-        self.decides = decides
+        self.tasks = TaskMaker(builder, ops)
+        self.run_time = RunTimeTrips(builder, trips, decides)
         self.sample = sample
         self.using: list[Graph] = []
         self.num_cases: dict[str, int] = {}
@@ -220,14 +197,14 @@ class _Walk:
         self.builder.enter(len(body), body[0].mark if body else context.graph.mark)
         for item in body:
             if type(item) is Op:
-                items.append(self.op(item, frame, context))
+                items.append(self.tasks.op(item, frame, context))
             else:
                 self.structure(item, frame, context, items)
 
     def structure(self, item: Item, frame: Frame, context: Context, items: list[int | Span]) -> None:
         match item:
             case Alloc():
-                self.alloc(item, frame, context, items)
+                items.append(self.tasks.alloc(item, frame, context))
             case Seen():
                 view = self.ops.seen(item, frame, context)
                 if view is not None:
@@ -240,116 +217,6 @@ class _Walk:
                 items += self.switch(item, frame, context)
             case Use():
                 self.use(item, frame, context, items)
-
-    def op(self, item: Op, frame: Frame, context: Context) -> int:
-        """One task."""
-        node = self.ops.compiled(item, context)
-        index = len(self.builder.tasks)
-        made = _Making(index)
-        self.operands(made, node, frame, context)
-        call = self.ops.call(node, made.specs, context)
-        if call.workspace:
-            made.creates += [self.builder.tensor(name, spec, item.mark, index).tensor for name, spec in call.workspace]
-        if node.param_attrs:  # they may differ in a copy; what the op's rules make of them could not be copied
-            self.builder.attrs.append((index, context, node.param_attrs))
-            self.builder.num_obstacles += node.rules_read_attrs
-        self.builder.num_obstacles += node.is_faulty
-        after, wait_only = self.explicit(item, frame, context) if item.after or item.after_wait_only else ((), ())
-        if context.wants(item.id):
-            frame.ids[item.id] = [index]
-        made.waits.discard(index)
-        rest = item.mark, item.doc, item.device, wait_only, made.modes, tuple(sorted(made.unordered))
-        self.builder.note_edges(len(made.waits) + len(after), item.mark)
-        self.builder.tasks.append(
-            _new_task(
-                index,
-                frame.prefix + item.id,
-                item.op.value,
-                call.core,
-                made.regions,
-                call.attrs,
-                tuple(made.creates),
-                tuple(made.uses),
-                tuple(made.reads),
-                tuple(made.writes),
-                tuple(sorted(made.waits)),
-                after,
-                call.num_blocks,
-                *rest,
-            )
-        )
-        return index
-
-    def operands(self, made: _Making, node: NodeOp, frame: Frame, context: Context) -> None:
-        """Fills in what a task reads, writes and creates, and whom it follows for that."""
-        for name, ref in node.inputs:
-            view = self.ops.view(ref, frame, context)
-            made.specs.append(view.spec if view else None)
-            if view is not None:
-                made.regions[name] = view.region
-                self.read_operand(made, name, view, ref, node, frame)
-        for name, ref, is_inout in node.targets:
-            view = self.ops.view(ref, frame, context)
-            made.specs.append(view.spec if view else None)
-            if view is not None:
-                made.regions[name] = view.region
-                if is_inout:
-                    self.read_operand(made, name, view, ref, node, frame)
-                made.note(view.tensor, made.writes, self.builder.local[view.tensor])
-                if self.builder.has_modes:
-                    self.write_by_mode(made, name, view, node)
-                else:
-                    self.builder.write(view, made.index, made.waits)
-        if made.writes and made.reads:
-            for name, _ in node.inputs:
-                if name in made.regions and made.regions[name].tensor in made.writes:
-                    made.modes.setdefault(name, "in")
-        for name, declared, kind in node.created:
-            spec = self.builder.spec(kind, context, declared.name)
-            made.specs.append(spec)
-            if spec is not None:
-                view = frame.names[declared.name] = self.builder.tensor(declared.name, spec, declared.mark, made.index)
-                made.regions[name] = view.region
-                made.creates.append(view.tensor)
-                made.writes.append(view.tensor)
-                if node.modes.get(name) == "manual_dep":
-                    self.builder.manual.add(view.tensor)
-
-    def read_operand(self, made: _Making, name: str, view: View, ref: RegionRef, node: NodeOp, frame: Frame) -> None:
-        found = set() if self.builder.has_modes else made.waits
-        is_written = self.builder.read(view, found)
-        if self.builder.has_modes:
-            mode = self.builder.mode(view, node.modes.get(name))
-            if mode is not None:
-                made.modes[name] = mode
-            self.builder.sort(view.tensor, found, mode, made.waits, made.unordered)
-        if not is_written:
-            self.builder.note_unwritten(view.tensor, ref.text.mark, frame.prefix + node.item.id)
-        made.note(view.tensor, made.reads, self.builder.local[view.tensor])
-
-    def write_by_mode(self, made: _Making, name: str, view: View, node: NodeOp) -> None:
-        """Like `ProgramBuilder.write`, in a program where operands have modes."""
-        found: set[int] = set()
-        self.builder.write(view, made.index, found)
-        mode = self.builder.mode(view, node.modes.get(name))
-        if mode is not None:
-            made.modes[name] = mode
-        if mode == "no_dep":
-            self.builder.untold.add((made.index, view.tensor))
-        self.builder.sort(view.tensor, found - {made.index}, mode, made.waits, made.unordered)
-
-    def alloc(self, item: Alloc, frame: Frame, context: Context, items: list[int | Span]) -> None:
-        creates = []
-        for declared in item.tensors:
-            spec = self.builder.spec(parse_type(declared.spec), context, declared.name)
-            if spec is not None:
-                view = frame.names[declared.name] = self.builder.tensor(declared.name, spec, declared.mark)
-                creates.append(view.tensor)
-        task = len(self.builder.tasks)
-        if context.wants(item.id):
-            frame.ids[item.id] = [task]
-        self.builder.tasks.append(Task(task, frame.prefix + item.id, None, creates=tuple(creates), mark=item.mark, doc=item.doc))
-        items.append(task)
 
     def scope(self, item: Scope, frame: Frame, context: Context) -> Span:
         inner = Frame(frame, f"{frame.prefix}{item.name}.", item.body, scope=item.name)
@@ -366,24 +233,6 @@ class _Walk:
         for below, tasks in inner.ids.items():
             if context.wants(f"{name}.{below}"):
                 frame.ids.setdefault(f"{name}.{below}", []).extend(tasks)
-
-    def explicit(self, item: Op, frame: Frame, context: Context) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """The tasks that an op names as explicit edges, and those of them that it only waits for."""
-        keeping, waiting = (self.after(names, frame, context) for names in (item.after, item.after_wait_only))
-        wait_only = tuple([task for task in waiting if task not in keeping])
-        return tuple(sorted((*keeping, *wait_only))), wait_only
-
-    def after(self, names: Sequence[Text], frame: Frame, context: Context) -> tuple[int, ...]:
-        """The tasks of an `after` list, here or in a body around; in a loop, if not made yet, those of the trip before."""
-        tasks: set[int] = set()
-        for name in names:
-            found = frame.find_tasks(name.value)
-            if found is not None:
-                tasks.update(found)
-            elif name.value not in frame.declared_ids():
-                hint = did_you_mean(name.value, frame.declared_ids())
-                self.builder.report("G321", f"'after' names '{name}', but no item here or around has that id", name.mark, hint)
-        return tuple(sorted(tasks))
 
     # --- loops ---
 
@@ -409,8 +258,8 @@ class _Walk:
                 "G325", "a loop with a range known only at run time cannot carry a tensor", next(iter(item.carry.values())).mark
             )
         bound = max(self.builder.integer(item.maximum, context), 0)
-        trips = self.dynamic(expr, path, read, bound, frame, context, item.mark)
-        return self.dynamic_span(path, trips, self.planned(trips), item, frame, context)
+        trips = self.run_time.trips(expr, path, read, bound, frame, context, item.mark)
+        return self.dynamic_span(path, trips, self.run_time.planned(trips), item, frame, context)
 
     def dynamic_span(self, path: str, trips: Trips, num: int, item: For, frame: Frame, context: Context) -> Span:
         chosen = sorted({trip for trip in (0, 1, num - 1) if 0 <= trip < num}) if self.sample else range(num)
@@ -429,7 +278,7 @@ class _Walk:
         self.builder.trips += num
 
     def forecast(self, context: Context, frame: Frame) -> Forecast:
-        return Forecast(context.values, frame, self.sample, self.trips is not None)
+        return Forecast(context.values, frame, self.sample, self.run_time.is_given)
 
     def iterations(self, item: For, trips: Sequence[int], frame: Frame, context: Context) -> tuple[Span, ...]:
         spans = []
@@ -491,42 +340,6 @@ class _Walk:
                 continue
             self.builder.report("G325", f"carry: {message}", text.mark, hint)
 
-    def planned(self, trips: Trips) -> int:
-        """The number of trips that the program holds."""
-        assert isinstance(trips.evaluate, DynamicRange)
-        if self.trips is None or (self.decides is not None and not is_decided(trips, self.builder, self.decides)):
-            return trips.bound
-        try:
-            num = self.trips(trips.path, trips.evaluate.elements(), trips.bound, trips.evaluate.planned)
-        except ExprError as error:
-            self.builder.report_error(error)
-            return trips.bound
-        if num is not None and not 0 <= num <= trips.bound:
-            raise GraphError(Diagnostic("G326", f"'{trips.path}' is given {num} trips, expected 0 to {trips.bound}", trips.mark))
-        return trips.bound if num is None else num
-
-    def dynamic(
-        self, expr: Expr, path: str, read: Sequence[str], bound: int, frame: Frame, context: Context, mark: Mark
-    ) -> Trips:
-        """How often something runs whose number of trips `expr` reads the tensors named `read`."""
-        views = {name: view for name in read if (view := frame.find(name)) is not None}
-        values = {name: context.values[name] for name in expr.names() if name in context.values}
-        waits: set[int] = set()
-        for name, view in views.items():
-            if name not in expr.indexed() and view.spec.shape:
-                message = f"the range reads all of tensor '{name}', expected one element"
-                self.builder.report("G326", message, expr.mark, f"write {name}[...]", name)
-            if view.spec.dtype != (own := self.builder.tensors[view.tensor].spec.dtype):
-                message = f"the range reads '{name}', a view that shows {own} as {view.spec.dtype}"
-                self.builder.report("G326", message, expr.mark, "read the tensor itself", name)
-            if not self.builder.read(view, waits):
-                self.builder.note_unwritten(view.tensor, expr.mark or mark, path)
-            if any((writer, view.tensor) in self.builder.untold for writer in waits):
-                message = f"the range reads '{name}', whose writer is no_dep: the runtime does not wait for it"
-                self.builder.report("G336", message, expr.mark, "take the mode away", name)
-        count = DynamicRange(expr, path, values, views, bound, mark)
-        return Trips(path, count.reads, tuple(sorted(waits)), bound, count, mark)
-
     # --- switch and use ---
 
     def switch(self, item: Switch, frame: Frame, context: Context) -> list[Span]:
@@ -565,12 +378,12 @@ class _Walk:
             if not body:
                 continue
             test = parse(case_test(item, case), expr.mark)
-            trips = self.dynamic(test, path, read, 1, frame, context, item.mark)
+            trips = self.run_time.trips(test, path, read, 1, frame, context, item.mark)
             own = set(ids(body))
             inner = Frame(frame, self.prefix_of_case(item, case, frame) if own & taken else frame.prefix, body)
             taken |= own
             items: list[int | Span] = []
-            num = self.planned(trips)
+            num = self.run_time.planned(trips)
             with self.builder.dynamic_loop():
                 if num:
                     self.body(body, inner, context, items)

@@ -1,4 +1,4 @@
-"""The example at the head of `runner.expansion.pieces`, and what its template says."""
+"""The example at the head of `runner.expansion.copying.pieces`, and what its template says."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runner.expansion import copies, pieces
+from runner.expansion.copying import copies, pieces
 from runner.expansion.expander import expand
 from runner.language.library import load_graph
 from runner.program.ops import OpRegistry

@@ -15,7 +15,7 @@ from ops import register_all
 from runner.base.limits import Limits
 from runner.base.tensor_spec import TensorSpec
 from runner.config.config import load_config
-from runner.expansion.copies import Copier
+from runner.expansion.copying.copies import Copier
 from runner.expansion.expander import Expanded, expand_all
 from runner.expansion.trip_counts import DynamicRange
 from runner.language.graph import Graph

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ops import register_all
 from runner.config.config import load_config
-from runner.expansion.copies import Copier
+from runner.expansion.copying.copies import Copier
 from runner.expansion.expander import expand_all
 from runner.expansion.trip_counts import DynamicRange
 from runner.language.library import GraphLibrary, load_graph, shipped_graphs

@@ -14,11 +14,11 @@ from typing import Any
 from runner.base.records import builder as record_builder
 from runner.expansion.builder import ProgramBuilder
 from runner.expansion.calls import OpCompiler, attr_value
+from runner.expansion.copying.likeness import ControlKeys, Key, LoopForm, given_params, loop_form, shape
+from runner.expansion.copying.pieces import Access, Piece, RangeStep, Step, Template, template
 from runner.expansion.externals import Externals
 from runner.expansion.last_writers import NOBODY
-from runner.expansion.likeness import ControlKeys, Key, LoopForm, given_params, loop_form, shape
 from runner.expansion.names import Context, Frame, Resolved, View
-from runner.expansion.pieces import Access, Piece, RangeStep, Step, Template, template
 from runner.expansion.trip_counts import DynamicRange
 from runner.language.expressions import ExprError
 from runner.language.graph import For

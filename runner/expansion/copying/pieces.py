@@ -35,8 +35,8 @@ from runner.base.records import builder as record_builder
 from runner.base.tensor_spec import TensorSpec
 from runner.expansion.builder import NOWHERE, Position, ProgramBuilder
 from runner.expansion.calls import OpCompiler
+from runner.expansion.copying.likeness import Key, LoopForm, given_params, known_names
 from runner.expansion.last_writers import Writers
-from runner.expansion.likeness import Key, LoopForm, given_params, known_names
 from runner.expansion.names import Context, Frame, Resolved, View
 from runner.expansion.trip_counts import DynamicRange
 from runner.language.expressions import Expr
