@@ -13,8 +13,9 @@ on equal machines make the same bits.
 | int8 | oneDNN and VNNI | its blocks | int32 |
 | int8 | FBGEMM | f16, 1,024 columns at a time | int32 |
 
-A row's bits do not depend on what other rows there are, nor on threads: experiments in `tests/ops/test_products.py`. oneDNN alone
-takes another way for one row, which is why it gets two unless `is_fast`.
+A row's bits do not depend on what other rows there are, nor on threads: experiments in `tests/ops/test_products.py`. oneDNN takes
+another way for one row with AVX-512, which is why it gets two unless `is_fast`; FBGEMM does so without AVX-512 for the one or two
+rows that its kernels of three to six may leave at the end, which is why it gets rows in threes.
 
 Shape suffixes of names: M rows, K summed, N columns.
 """
@@ -44,6 +45,8 @@ _PANEL_N = 256
 """Columns whose weights are widened to f32 at a time, few enough to stay in a core's cache."""
 _ROWS = 16
 """Rows of every product of a library whose bits may depend on how many there are."""
+_HALF_ROWS = 3
+"""Rows of an f16 product on a CPU without AVX-512 are a multiple of this."""
 _LEAST_ROWS, _FEW_ROWS = 8, 64
 """Products of as many rows leave out rows at the end that are zero: what pads a few tokens to a whole tile."""
 _LEAST_BYTES = 2**20
@@ -222,6 +225,12 @@ def has_fbgemm_codes() -> bool:
 
 
 @functools.cache
+def has_avx2_alone() -> bool:
+    """Whether libraries take their kernels for AVX2, as there is no AVX-512."""
+    return torch.cpu._is_avx2_supported() and not torch.cpu._is_avx512_supported()
+
+
+@functools.cache
 def has_bf16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
@@ -234,10 +243,11 @@ def has_fbgemm() -> bool:
 def _blocked(w: torch.Tensor, is_fast: bool = False) -> Multiply:
     blocks = torch.ops.mkldnn._reorder_linear_weight(w.contiguous(), None)
     linear, columns = torch.ops.mkldnn._linear_pointwise.default, w.shape[0]
+    doubles_one = not is_fast and not has_avx2_alone()
 
     def multiply(x: torch.Tensor) -> torch.Tensor:
         x, num_rows = x.float(), x.shape[0]
-        if num_rows == 1 and not is_fast:
+        if num_rows == 1 and doubles_one:
             return linear(torch.cat((x, x)), blocks, None, "none", [], "")[:1]
         if num_rows == 0:
             return x.new_empty(0, columns)
@@ -270,11 +280,18 @@ def _half(w: torch.Tensor) -> Multiply:
     scale = 2.0 ** (torch.tensor(_HALF_TOP / largest).log2().floor().clamp(-100, 100).item())
     packed, columns = torch.ops.quantized.linear_prepack_fp16((values * scale).contiguous(), None), w.shape[0]
     back, linear = torch.tensor([1.0 / scale]), torch.ops.quantized.linear_dynamic_fp16.default
+    step = _HALF_ROWS if has_avx2_alone() else 1
 
     def multiply(x: torch.Tensor) -> torch.Tensor:
-        if x.shape[0] == 0:
+        num_rows = x.shape[0]
+        if num_rows == 0:
             return x.new_empty(0, columns, dtype=torch.float32)
-        return linear(torch.mul(x, back).contiguous(), packed)
+        if num_rows % step == 0:
+            return linear(torch.mul(x, back).contiguous(), packed)
+        padded = x.new_empty(num_rows + -num_rows % step, x.shape[1], dtype=torch.float32)
+        torch.mul(x, back, out=padded[:num_rows])
+        padded[num_rows:].zero_()
+        return linear(padded, packed)[:num_rows]
 
     return multiply
 
