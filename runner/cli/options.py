@@ -64,7 +64,11 @@ Device = Annotated[
         help="A torch device: cpu, cuda, npu (with torch_npu installed).",
     ),
 ]
-Workers = Annotated[int, typer.Option("--workers", min=0, metavar="N", help="Worker threads; 0 or 1 runs tasks in order.")]
+MOST_THREADS = 1024
+"""More than any machine has processors for; far more than a process may start ends it without a word."""
+Workers = Annotated[
+    int, typer.Option("--workers", min=0, max=MOST_THREADS, metavar="N", help="Worker threads; 0 or 1 runs tasks in order.")
+]
 Scheduler = Annotated[
     str, typer.Option("--scheduler", metavar="NAME", autocompletion=completion.schedulers, help="Placement strategy.")
 ]
@@ -89,7 +93,9 @@ Unchecked = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option("--threads", min=1, metavar="N", help="Torch's threads per op; without, as suits model and load."),
+    typer.Option(
+        "--threads", min=1, max=MOST_THREADS, metavar="N", help="Torch's threads per op; without, as suits model and load."
+    ),
 ]
 Fast = Annotated[
     bool, typer.Option("--fast/--exact", help="Let products round bf16 sums, and bits depend on which requests share a call.")
@@ -283,7 +289,7 @@ class Asked:
         """The files that options name."""
         from runner.rings.devices.devices import device_file
 
-        named = (self["routing"] and Path(self["routing"]), self["profile"], device_file(self["device"]))
+        named = (Path(self["routing"]), self["profile"], device_file(self["device"]))
         return [path for path in named if path is not None and path.is_file()]
 
     def note_unused(self) -> None:

@@ -242,8 +242,11 @@ def _diff_predicted(left: StatsFile, setup: Setup, request: PlanRequest, as_json
     from runner.driver.planning import place, replay_under
     from runner.recorded.scope_stats import stats_of_replay
     from runner.rings.sizes import RingSizes
+    from runner.verify.verify import why_unfit
 
     placed = place(setup, request)
+    if why := why_unfit(placed.schedule):
+        messages().print(f"warning: '{request.graph}': no such run is right: {why}")
     sizes = RingSizes.from_lists(left.heap_max, left.window_max)
     right = stats_of_replay(replay_under(request.progress, placed.schedule, sizes, placed.timing))
     print_notes(placed.routing_notes)

@@ -301,6 +301,8 @@ def schedule_diff(
     found = compare(asked.setup, left, right, asked.request(), better())
     with kept.printing():
         print_notes(found.routing_notes)
+        for warning in found.warnings:
+            messages().print(f"warning: {warning}")
         if as_json:
             print_json(found.as_json())
         else:

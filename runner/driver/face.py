@@ -178,7 +178,7 @@ class Driver:
             refuse_large(recorded.program, graph)
             name, timing = recorded.recording.name, partial(given.of_recorded, recorded)
             found = trace_frontier(recorded.program, timing, name, num_points, say, shown)
-            return replace(found, warnings=tuple(recorded.recording.sizes.warnings()))
+            return replace(found, warnings=(*recorded.recording.sizes.warnings(), *found.warnings))
         library = GraphLibrary()
         config, program = self.setup.config(graph, library), self.setup.program(graph, routing=routing, library=library)
         refuse_large(program, graph)

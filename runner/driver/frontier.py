@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from runner.base.errors import Diagnostic, GraphError
+from runner.base.errors import Diagnostic, GraphError, ScheduleError
 from runner.base.limits import Limits, how_to_raise
 from runner.base.units import human_bytes
 from runner.language.library import shipped_graphs
@@ -15,8 +15,9 @@ from runner.report.frontier import Frontier, Point, StoppedFrontier, budgets, me
 from runner.rings.capacity import ring_loads, safe_heap
 from runner.rings.schedule import Schedule
 from runner.rings.sizes import RingSizes
-from runner.rings.timed import Timing
+from runner.rings.timed import Timing, timed
 from runner.rings.unlimited import run_times
+from runner.verify.verify import why_unfit
 from schedulers import get_scheduler
 from schedulers.minpeak.plan import Options, Plan
 from schedulers.minpeak.planner import Planner
@@ -76,12 +77,14 @@ class _Trace:
         self._planner = Planner(program, Options.of({"time_limit_s": float("inf"), "timing": timing, "objective": "makespan"}))
         self.points: list[Point] = []
         self._others: list[Point] = []
+        self._left_out: dict[str, list[str]] = {}
         self._bounds: list[float] = []
         self._peak_live_bytes = 0
 
     def frontier(self, name: str) -> Frontier:
         path = min(self._bounds, default=None)
-        return Frontier(name, undominated(self.points), merged(self._others), self._peak_live_bytes, path)
+        told = tuple(f"{', '.join(names)}: left out, as no such run is right: {why}" for why, names in self._left_out.items())
+        return Frontier(name, undominated(self.points), merged(self._others), self._peak_live_bytes, path, warnings=told)
 
     def run(self, num_points: int) -> None:
         """Finds all placements: the ends first, then those between, then other strategies."""
@@ -96,7 +99,11 @@ class _Trace:
         self._others.append(self._add(self.points, _placed("minpeak, balanced", middle.schedule, self._timing)))
         for strategy in OTHERS:
             self._say(strategy)
-            self._add(self._others, _placed(strategy, get_scheduler(strategy)(self._program, {}), self._timing))
+            schedule = get_scheduler(strategy)(self._program, {})
+            if why := why_unfit(schedule):
+                self._left_out.setdefault(why, []).append(strategy)
+            else:
+                self._add(self._others, _placed(strategy, schedule, self._timing))
         alone = self._planned("minpeak, no sharing", share=False, objective="total")
         self._add(self._others, _placed("minpeak, no sharing", alone.schedule, self._timing))
 
@@ -116,10 +123,11 @@ class _Trace:
 
 
 def _placed(label: str, schedule: Schedule, timing: Callable[[Schedule], Timing]) -> Point:
-    """A schedule in rings of its safe capacities."""
+    """A schedule in rings of its safe capacities; raises ScheduleError where it does not run in any."""
     heap = [safe_heap(load) for load in ring_loads(schedule)]
     most = 2**24  # slots and pool entries abound: bytes are what is compared
     sizes = RingSizes.from_lists(heap, [most] * len(heap), [most] * len(heap))
     makespan = run_times(schedule, sizes, timing(schedule)).makespan_us
-    assert makespan is not None, "a schedule runs in its safe capacities"
+    if makespan is None:  # of what the runtime refuses whatever the rings hold
+        raise ScheduleError(f"{label}: no run ends: {timed(schedule, sizes, timing(schedule)).deadlock}")
     return Point(label, sum(heap), makespan)

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ from runner.rings.placement import Scheduler
 from runner.rings.replay import Replay, RunTimes, eager, lagging
 from runner.rings.schedule import Schedule
 from runner.rings.sizes import POOL_VARIABLE, RingSizes, parse_size
-from runner.rings.timed import Timing, parse_cores, timed, uniform_timing
+from runner.rings.timed import Timing, parse_cores, refuse_times, timed, uniform_timing
 from runner.rings.unlimited import run_times, run_unlimited
 from runner.verify.verify import check
 from runner.writeback.annotations import Annotations, Demands
@@ -98,8 +97,7 @@ class TimedOptions:
         parse_cores(self.counts)
         if self.profile is not None and self.task_us is not None:
             raise ConfigError("--profile and --task-us both say how long a task takes", hint="give one of them")
-        if not isfinite(self.submission_us):
-            raise ConfigError(f"--submit-us {self.submit_us}: expected a finite number of microseconds")
+        refuse_times(self.submission_us, self.task_us or 0)
         if self.profile is not None:
             read_profile(self.profile)
 

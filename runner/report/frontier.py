@@ -40,7 +40,7 @@ class Frontier:
     is_whole: bool = True
     """False where it was stopped before all placements were found."""
     warnings: tuple[str, ...] = ()
-    """What is to be said of the capacities with which a program was recorded."""
+    """Strategies of which no run is right, and what is to be said of the capacities with which a program was recorded."""
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -12,11 +12,10 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from heapq import heappop, heappush
-from math import isfinite
 
 from runner.base.errors import ConfigError
 from runner.base.reading import MAX_DIGITS
-from runner.rings.defaults import DEVICE
+from runner.rings.defaults import DEVICE, MOST_US
 from runner.rings.devices.devices import Device, device
 from runner.rings.heap import RingHeap
 from runner.rings.parts.records import Deadlock
@@ -57,6 +56,8 @@ def parse_cores(text: str) -> tuple[int | None, int | None]:
         name, equals, count = part.strip().lower().partition("=")
         if name not in ("aic", "aiv") or not equals or not count.isdecimal() or len(count) > MAX_DIGITS or int(count) < 1:
             raise ConfigError(f"--cores {text}: got '{part}'", hint="write 'unlimited' or counts such as 'aic=24,aiv=48'")
+        if name in found:
+            raise ConfigError(f"--cores {text}: '{name}' is given twice")
         found[name] = int(count)
     if found.get("aiv", AIV_PER_MIX) < AIV_PER_MIX:
         raise ConfigError(f"--cores {text}: a MIX task needs {AIV_PER_MIX} AIV workers")
@@ -251,13 +252,18 @@ def timed(schedule: Schedule, sizes: RingSizes, timing: Timing) -> Replay:
     return TimedDriver(schedule, sizes, timing).run()
 
 
+def refuse_times(submit_us: float, task_us: float) -> None:
+    """Raises ConfigError for a time that cannot be, in the words of the options."""
+    for name, time_us in (("--submit-us", submit_us), ("--task-us", task_us)):
+        if not 0 <= time_us <= MOST_US:
+            raise ConfigError(f"{name} {time_us:g}: expected 0 to {MOST_US:g} microseconds")
+
+
 def uniform_timing(
     submit_us: float, task_us: float, cores: tuple[int | None, int | None] = (None, None), on: Device | None = None
 ) -> Timing:
-    """Every block of every task takes `task_us`; raises ConfigError for a time that is not finite."""
-    for name, time_us in (("--submit-us", submit_us), ("--task-us", task_us)):
-        if not isfinite(time_us):
-            raise ConfigError(f"{name} {time_us}: expected a finite number of microseconds")
+    """Every block of every task takes `task_us`; raises ConfigError for a time that cannot be."""
+    refuse_times(submit_us, task_us)
     return Timing(submit_us, lambda submission: task_us, *cores, on or device(DEVICE))
 
 

@@ -128,7 +128,7 @@ class RandomExternals:
                 return whole.narrow(tensor.shard, 0, shape[tensor.shard])
         if not TORCH_DTYPES[tensor.spec.dtype].is_floating_point and tensor.spec.dtype != "i8":
             return torch.zeros(shape, dtype=TORCH_DTYPES[tensor.spec.dtype])
-        return self._normal(tensor, (shape[-1] if shape else 1) ** -0.5)
+        return self._normal(tensor, max(1, shape[-1] if shape else 1) ** -0.5)
 
     def _normal(self, tensor: Tensor, deviation: float) -> torch.Tensor:
         digest = hashlib.sha256(f"{self._seed}:{tensor.kind}:{tensor.source or tensor.name}".encode()).digest()

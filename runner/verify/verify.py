@@ -62,6 +62,12 @@ def check(schedule: Schedule, sizes: RingSizes | None = None, *, allow_missing_e
     return allowed
 
 
+def why_unfit(schedule: Schedule) -> str | None:
+    """The first thing that is wrong with a schedule, in words and with its code; None where nothing is."""
+    found = next(iter(verify(schedule)), None)
+    return found and f"{found.message} ({found.code})"
+
+
 def _finding(code: str, message: str, mark: Mark | None = None, hint: str | None = None) -> Diagnostic:
     return Diagnostic(code, message, mark, hint=hint)
 

@@ -68,7 +68,7 @@ Order = Callable[[Problem], tuple[Ints, ...]]
 
 ORDERS: tuple[Order, ...] = (
     lambda p: (-p.size, p.first),
-    lambda p: (p.first, -np.log2(p.size).astype(np.int64)),
+    lambda p: (p.first, -np.log2(np.maximum(1, p.size)).astype(np.int64)),
     lambda p: (p.first, -p.size),
     lambda p: (p.first - p.end, -p.size),
 )
@@ -124,7 +124,7 @@ class Search:
         for step in STEPS:
             while (best := self._best(limit_us)) and self._lower(variants, int(best.units * (1 - step)), limit_us):
                 pass
-        if self.lives.num_times <= CHANCE_UP_TO:
+        if self.peak and self.lives.num_times <= CHANCE_UP_TO:
             self._by_chance(variants, limit_us)
         return self._best(limit_us)
 

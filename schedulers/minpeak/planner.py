@@ -314,7 +314,7 @@ class Planner:
         if self.options.share and (known[0][0] > limit_us or is_small):
             known += self._lowest(work, smallest, limit_us)
         for makespan_us, candidate in known:
-            late = "" if makespan_us <= limit_us else f", {makespan_us / fastest_us - 1:.1%} longer than the fastest"
+            late = f", {makespan_us / fastest_us - 1:.1%} longer than the fastest" if makespan_us > limit_us > 0 else ""
             self._note("candidate", f"{candidate.name}: {makespan_us:,.1f} us{late}", "bytes", None, sum(candidate.heap))
         in_time = [found for found in known if found[0] <= limit_us] or [min(known, key=lambda found: found[0])]
         makespan_us, best = min(in_time, key=lambda found: (sum(found[1].heap), found[0]))

@@ -155,7 +155,9 @@ OPTIONS = (
     *(("size", "decode_fwd", *TINY, "--routing", f"random:{DIGITS}"), ("generate", "--checkpoint", "x", "--prompt-ids", DIGITS)),
     *(("schedule", "decode_fwd", *TINY, "--cores", f"aic={DIGITS}"), ("schedule", "decode_fwd", *TINY, "--ep", DIGITS)),
     *(("run", "head", *TINY, "--ring-heap", value) for value in (DIGITS, "1" * 400 + ".5", "1e400")),
-    *(("run", "head", *TINY, option, DIGITS) for option in ("--ring-window", "--ring-pool", "--seed", "--workers")),
+    *(("run", "head", *TINY, option, "100000") for option in ("--workers", "--threads")),
+    *(("watch", "head", "--rounds", "1", "--every", value) for value in ("1e400", "99999999999999999999999")),
+    *(("run", "head", *TINY, option, DIGITS) for option in ("--ring-window", "--ring-pool", "--seed", "--threads")),
     ("checkpoint", "init", "out", *TINY, "--seed", DIGITS),
     *(("schedule", "decode_fwd", *TINY, "--scheduler", "minpeak", "--budget", value) for value in (DIGITS, "1" * 400 + ".5")),
     *(("schedule", "decode_fwd", *TINY, "--progress", "timed", "--task-us", value) for value in ("1e400", "nan", "inf")),
@@ -167,6 +169,11 @@ OPTIONS = (
 def test_options(command, told, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     refused(told(*command))
+
+
+@pytest.mark.parametrize("option", ["routing", "profile", "device", "config", "ops", "set", "scheduler", "ring-heap"])
+def test_options_of_no_text(option, told):
+    assert refused(told("schedule", "head", f"--{option}", ""))
 
 
 def test_numbers_are_told_where_they_stand():

@@ -6,8 +6,9 @@ from dataclasses import replace
 import pytest
 from capture_files import random_program
 from places import DATA
+from recorded_programs import random_items
 
-from runner.base.errors import ConfigError, RinggraphError
+from runner.base.errors import ConfigError, RinggraphError, ScheduleError
 from runner.driver.compare.compare import compare
 from runner.driver.driver import Setup
 from runner.driver.face import Driver
@@ -368,3 +369,67 @@ def test_what_the_runtime_refuses_is_no_question_of_bytes(tmp_path):
     path.write_text('{"program": {"items": [{"alloc": []}]}}')
     found = verdict("empty", _plan(path).report)
     assert found == "'empty' is refused by the runtime, whatever its rings hold: 'alloc': an alloc of no tensors."
+
+
+MANNERS = {
+    "balanced": {},
+    "makespan": {"objective": "makespan"},
+    "total": {"objective": "total"},
+    "no sharing": {"no_share": True},
+    "budget": {"budget": "48KiB"},
+}
+
+
+def _planned(path, manner):
+    """Plans by minpeak as asked for: what no rings of any size would hold is a message, and all else is verified."""
+    try:
+        found = _plan(path, "minpeak", minpeak=MinpeakOptions(**MANNERS[manner]))
+    except RinggraphError as error:
+        return str(error)
+    assert found.deadlock is not None or verify(found.schedule, found.sizes) == []
+    return found
+
+
+def _written_program(tmp_path, items):
+    path = tmp_path / "program.json"
+    sizes = {"ring_heap": [64 * KIB] * 4, "ring_task_window": [256] * 4, "ring_dep_pool": [1024] * 4}
+    path.write_text(json.dumps({"name": "program", "program": {"items": items}, "capacities": sizes}), "utf-8")
+    return path
+
+
+@pytest.mark.parametrize("manner", MANNERS)
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("seed", [3])
+def test_tensors_without_bytes_are_planned_like_others(tmp_path, seed, manner):
+    """A sixth of their tensors have no bytes, as dummies' outputs have none on a device."""
+    _planned(_written_program(tmp_path, random_items(seed)), manner)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("manner", MANNERS)
+@pytest.mark.parametrize("first", range(0, 60, 10))
+def test_many_programs_with_tensors_without_bytes(tmp_path, first, manner):
+    for seed in range(first, first + 10):
+        _planned(_written_program(tmp_path, random_items(seed)), manner)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("manner", MANNERS)
+def test_every_recorded_program_is_planned(manner):
+    for path in sorted((DATA / "conformance").glob("**/*.json")):
+        if "tensormap" not in path.name:  # 65,536 tensors
+            _planned(path, manner)
+
+
+@pytest.mark.parametrize("manner", MANNERS)
+def test_a_program_without_bytes_or_time_is_planned(tmp_path, manner):
+    found = _planned(_written_program(tmp_path, [{"alloc": [{"name": "a", "bytes": 0}]}]), manner)
+    assert not isinstance(found, str) and found.deadlock is None
+
+
+@pytest.mark.parametrize(("item", "why"), [({"alloc": []}, "an alloc of no tensors"), (None, "33 tensor arguments")])
+def test_no_frontier_of_what_the_runtime_refuses(tmp_path, item, why):
+    made = [{"name": f"v{k}", "bytes": 1} for k in range(32)]
+    task = [{"alloc": made}, {"task": "t", "inputs": [t["name"] for t in made], "outputs": [{"name": "y", "bytes": 1}]}]
+    with pytest.raises(ScheduleError, match=f"no run ends: .*{why}"):
+        Driver().frontier(_written_program(tmp_path, task if item is None else [item]), 1)

@@ -5,7 +5,10 @@ import json
 import re
 import sys
 
+import pytest
+
 from runner import Driver
+from runner.driver.frontier import OTHERS
 from runner.report.frontier import Frontier, Point, budgets, draw_frontier, merged, undominated
 from schedulers.minpeak.plan import Options
 from schedulers.minpeak.planner import Planner, plan
@@ -158,3 +161,60 @@ def test_what_was_asked_before_changes_no_plan():
     for options in asked + asked[::-1]:
         alone, found = plan(program, options | {"time_limit_s": float("inf")}), planner.asked(**options).plan()
         assert (found.schedule, found.certificate, found.found_by) == (alone.schedule, alone.certificate, alone.found_by), options
+
+
+LACKS_AN_EDGE = """\
+graph: lacks
+doc: A manual scope in which nothing orders b behind a.
+inputs: {x: "f32[64, 256]"}
+weights: {w: "f32[256, 256]"}
+outputs: {y: "f32[64, 256]"}
+body:
+  - scope: m
+    mode: manual
+    body:
+      - {op: linear, id: a, in: {x: x, w: w}, out: {y: "h: f32[64, 256]"}}
+      - {op: linear, id: b, in: {x: h, w: w}, out: {y: "g: f32[64, 256]"}}
+      - {op: linear, id: c, in: {x: g, w: w}, out: {y: y}, after: [b]}
+"""
+FORTY = ", ".join(f't{k}: "f32[4, 4]"' for k in range(40))
+TOO_MANY = f"""\
+graph: many
+doc: An alloc of more tensors than a submission takes.
+inputs: {{x: "f32[4, 4]"}}
+weights: {{w: "f32[4, 4]"}}
+outputs: {{y: "f32[4, 4]"}}
+body:
+  - alloc: {{{FORTY}}}
+  - {{op: linear, id: first, in: {{x: x, w: w}}, out: {{y: t0}}}}
+  - {{op: linear, id: last, in: {{x: t0, w: w}}, out: {{y: y}}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "left_out", "why"),
+    [
+        (LACKS_AN_EDGE, "lacks", {"annotated", "autoscope"}, "no edge orders 'm.b' after 'm.a': RAW on 'h' (V6)"),
+        (
+            TOO_MANY,
+            "many",
+            {*OTHERS},
+            "'alloc' has 40 tensors, at most 32 are possible (V3)",
+        ),
+    ],
+    ids=["edge", "tensors"],
+)
+def test_a_strategy_of_which_no_run_is_right_is_left_out_and_told(call, tmp_path, text, name, left_out, why):
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(text, "utf-8")
+    refused = {s for s in OTHERS if call("schedule", path, "--scheduler", s)[0]}
+    code, out, err = call("frontier", path, "--points", "1", "--json")
+    found = json.loads(out)
+    assert code == 0 and refused == left_out and why in err
+    assert found["warnings"] == [f"{', '.join(s for s in OTHERS if s in left_out)}: left out, as no such run is right: {why}"]
+    shown = {label for point in found["others"] for label in point["label"].split(", ")}
+    assert not shown & left_out and set(OTHERS) - left_out <= shown
+    assert min(p["makespan_us"] for p in found["points"] + found["others"]) >= found["critical_path_us"]
+    code, out, err = call("schedule-diff", f"{path}:annotated", f"{path}:minpeak", "--json")
+    assert code == 0 and json.loads(out)["warnings"] == [f"'{path}:annotated': no such run is right: {why}"] and why in err
+    assert why in call("scope-stats", "diff", "tests/data/captures/03/scope_stats.jsonl", "--schedule", path)[2]

@@ -30,11 +30,12 @@ def test_a_file_of_the_users_has_what_it_says_and_else_what_it_is_like(tmp_path)
 
 WRONG = [
     ("aic: four", 1, "'aic' is 'four' (a string), expected an integer"),
-    ("# one\naiv: 1", 2, "'aiv' is 1, expected a finite number of at least 2"),
+    ("# one\naiv: 1", 2, "'aiv' is 1, expected 2 to 1e+15"),
     ("clock_hz: 2.5", 1, "'clock_hz' is 2.5 (a number), expected an integer"),
     ("max_scopes: true", 1, "'max_scopes' is true (a boolean), expected an integer"),
-    ("task_us: .inf", 1, "'task_us' is inf, expected a finite number of at least 0"),
-    ("bytes_per_us: 0", 1, "'bytes_per_us' is 0, expected a finite number of at least 1"),
+    ("task_us: .inf", 1, "'task_us' is inf, expected 0 to 1e+15"),
+    ("submit_us: 1.0e+308", 1, "'submit_us' is 1e+308, expected 0 to 1e+15"),
+    ("bytes_per_us: 0", 1, "'bytes_per_us' is 0, expected 1 to 1e+15"),
     ("submitus: 1", 1, "a device has no 'submitus'"),
     ("like: a6", 1, "no device is called 'a6'"),
     ("name: [a]", 1, "'name' is a list, expected a name"),
@@ -65,7 +66,19 @@ def test_a_file_that_cannot_be_read_is_told_by_name(tmp_path, data):
 
 
 @pytest.mark.parametrize("command", ["size", "schedule"])
-@pytest.mark.parametrize("option", [("--device", "a9"), ("--cores", "x"), ("--profile", "missing.json")], ids=" ".join)
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--device", "a9"),
+        ("--cores", "x"),
+        ("--cores", "aic=1,aic=2"),
+        ("--profile", "missing.json"),
+        ("--task-us", "inf"),
+        ("--task-us", "2e+15"),
+        ("--submit-us", "1e+300"),
+    ],
+    ids=" ".join,
+)
 def test_what_cannot_be_is_refused_where_nothing_is_timed_too(call, command, option):
     code, out, err = call(command, "moe", *option)
     assert code == 1 and not out and "error: " in err and option[1] in err
@@ -95,3 +108,20 @@ def test_a_recorded_program_is_sized_as_it_is_planned(call):
         command = ("tests/data/captures/layers_1", "--scheduler", "minpeak", *given, "--json")
         planned, sized = (json.loads(call(name, *command)[1]) for name in ("schedule", "size"))
         assert sized["ring_heap"] == [ring["safe_bytes"] for ring in planned["rings"]]
+
+
+@pytest.mark.parametrize("value", [-5, "nan", "-inf", "3", True, None, [1], {}, 1e16], ids=repr)
+@pytest.mark.parametrize("where", ["task", "op"])
+def test_a_profile_holds_times_that_can_be(call, tmp_path, value, where):
+    """What is no time is told by its place: no report is made of it, and no plan looks for the best sum with NaN."""
+    path, names = tmp_path / "p.json", ("hc_head_cast", "hc_head_linear")
+    task = {"path": names[0], "us": value if where == "task" else 1}
+    path.write_text(json.dumps({"tasks": [task], "ops": {names[1]: {"mean_us": value if where == "op" else 1}}}), "utf-8")
+    code, out, err = call("schedule", "head", "--scheduler", "minpeak", "--profile", path)
+    place = "'us' of tasks[0]" if where == "task" else "'mean_us' of op 'hc_head_linear'"
+    assert code == 1 and not out and f"{path}: {place} is " in err
+
+
+def test_the_longest_times_make_reports_in_json(call):
+    code, out, _ = call("schedule", "moe", "--task-us", "1e15", "--submit-us", "1e15", "--json")
+    assert code == 0 and json.loads(out, parse_constant=pytest.fail)["makespan_us"] > 1e15

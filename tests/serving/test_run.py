@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from runner.base.errors import RinggraphError
 from runner.base.tensor_spec import TensorSpec
@@ -186,3 +187,20 @@ def test_profile_sums_per_op():
     )
     assert report["ops"]["x"] == {"count": 2, "mean_us": 3.0, "total_us": 6.0}
     assert report["tasks"][1] == {"path": "b.x", "op": "x", "us": 4.0}
+
+
+@pytest.mark.parametrize("scheduler", ["annotated", "minpeak"])
+def test_weights_and_tensors_without_elements(call, tmp_path, scheduler):
+    """No rows, and products over nothing, are computed like others; random weights of no columns are made."""
+    graph, out = tmp_path / "g.yaml", tmp_path / "out.safetensors"
+    graph.write_text(
+        "graph: g\ndoc: Nothing.\ninputs: {x: 'f32[0, 8]'}\nweights: {w: 'f32[8, 8]', v: 'f32[0, 0]'}\n"
+        "outputs: {y: 'f32[0, 8]', z: 'f32[0, 0]'}\nbody:\n"
+        "  - {op: linear, id: a, in: {x: x, w: w}, out: {y: 'h: f32[0, 8]'}}\n"
+        "  - {op: add, id: b, in: {a: h, b: x}, out: {y: y}}\n"
+        "  - {op: add, id: c, in: {a: v, b: v}, out: {y: z}}\n",
+        "utf-8",
+    )
+    code, _, err = call("run", graph, "--scheduler", scheduler, "--ring-heap", "safe", "--out", out)
+    assert code == 0, err
+    assert {name: tuple(t.shape) for name, t in load_file(out).items()} == {"y": (0, 8), "z": (0, 0)}

@@ -28,7 +28,9 @@ def watch(
             metavar="PATH...", autocompletion=completion.graphs, help="Graph files, folders, or names of shipped graphs."
         ),
     ],
-    every: Annotated[float, typer.Option("--every", min=0.01, metavar="SECONDS", help="How often files are looked at.")] = 0.2,
+    every: Annotated[
+        float, typer.Option("--every", min=0.01, max=86400, metavar="SECONDS", help="How often files are looked at.")
+    ] = 0.2,
     rounds: Annotated[
         int | None, typer.Option("--rounds", min=1, metavar="N", help="End after N rounds that found something to do.")
     ] = None,
@@ -58,7 +60,8 @@ def _look(watched: Watch, every: float, rounds: int | None) -> None:
             print("\n".join(_text(look)), flush=True)
             looks += 1
         done += looks > 0
-        sleep(every)
+        if done != rounds:
+            sleep(every)
 
 
 def _text(look: Look) -> Iterator[str]:

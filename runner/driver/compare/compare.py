@@ -10,6 +10,7 @@ from runner.base.reading import parse_json
 from runner.driver.driver import Setup
 from runner.driver.planning import PlanRequest, PlanResult, Say, place
 from runner.report.diff import ScopeDifference, Side, diff_json, read_side, scope_differences, side_of
+from runner.verify.verify import why_unfit
 
 
 def is_plan_file(given: str) -> bool:
@@ -35,11 +36,13 @@ class PlanDifference:
     scopes: tuple[ScopeDifference, ...]
     request: PlanRequest
     routing_notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """Of which planned side no run is right, and why."""
 
     def as_json(self) -> dict[str, Any]:
         """The object of `ringgraph schedule-diff --json`."""
         assumed = {"routing": self.request.routing, "timing": self.request.timed.as_json()}
-        notes = {"routing_notes": list(self.routing_notes)}
+        notes = {"routing_notes": list(self.routing_notes), "warnings": list(self.warnings)}
         return diff_json(self.left, self.right, self.scopes) | assumed | notes
 
 
@@ -48,6 +51,7 @@ def compare(
 ) -> PlanDifference:
     """Each side is a plan, a file that `schedule --json` wrote (`*.json`), or GRAPH[:STRATEGY], planned as `request` says."""
     notes: dict[str, None] = {}
+    warnings: list[str] = []
 
     def side(given: str | PlanResult) -> Side:
         if isinstance(given, PlanResult):
@@ -57,7 +61,9 @@ def compare(
         graph, _, strategy = given.partition(":")
         placed = place(setup, replace(request, graph=graph), scheduler=strategy or None, say=say)
         notes.update(dict.fromkeys(placed.routing_notes))
+        if why := why_unfit(placed.schedule):
+            warnings.append(f"'{given}': no such run is right: {why}")
         return side_of(placed.schedule, given)
 
     sides = side(left), side(right)
-    return PlanDifference(*sides, tuple(scope_differences(*sides)), request, tuple(notes))
+    return PlanDifference(*sides, tuple(scope_differences(*sides)), request, tuple(notes), tuple(warnings))

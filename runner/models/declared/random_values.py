@@ -16,7 +16,7 @@ def random_values(shape: tuple[int, ...], rules: Mapping[str, float], generator:
     """
     if "distinct" in rules:
         return _distinct(shape, int(rules["distinct"]), generator)
-    deviation = rules["deviation"] if "deviation" in rules else rules.get("gain", 1.0) * (shape[-1] if shape else 1) ** -0.5
+    deviation = rules["deviation"] if "deviation" in rules else rules.get("gain", 1.0) * max(1, shape[-1] if shape else 1) ** -0.5
     return torch.empty(shape).normal_(float(rules.get("mean", 0.0)), float(deviation), generator=generator)
 
 

@@ -10,14 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.resources import files
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from runner.base.errors import ConfigError, Diagnostic, Mark, did_you_mean
 from runner.base.reading import file_bytes
 from runner.language.given import Given, describe, read_layer
-from runner.rings.defaults import DEVICE
+from runner.rings.defaults import DEVICE, MOST_US
 
 MAX_FILE_BYTES = 1 << 16
 _SUFFIXES = (".yaml", ".yml")
@@ -142,8 +141,8 @@ def _wrong(key: str, item: Given, *, whole: bool) -> list[Diagnostic]:
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
         expected = "an integer" if whole else "a number"
         return [item.problem("C102", f"'{key}' is {describe(value)}, expected {expected}")]
-    if not isfinite(value) or value < least:
-        return [item.problem("C103", f"'{key}' is {value}, expected a finite number of at least {least}")]
+    if not least <= value <= MOST_US:
+        return [item.problem("C103", f"'{key}' is {value}, expected {least} to {MOST_US:g}")]
     return []
 
 

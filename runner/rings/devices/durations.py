@@ -15,9 +15,11 @@ from weakref import ref
 
 from runner.base.errors import ScheduleError
 from runner.base.reading import read_json
+from runner.language.given import describe
 from runner.program.ops import Call, OpDef
 from runner.program.program import Program, Task
 from runner.program.signature import Signature
+from runner.rings.defaults import MOST_US
 from runner.rings.devices.devices import Rates
 from runner.rings.schedule import Schedule
 
@@ -137,12 +139,27 @@ def measured_us(schedule: Schedule, path: Path) -> Callable[[int], float]:
 def read_profile(path: Path) -> tuple[dict[str, float], dict[str, float]]:
     """Microseconds of tasks by path, and the means of ops, as `ringgraph run --profile` writes them; raises ScheduleError."""
     data: Any = read_json(path, ScheduleError)
-    try:
-        tasks = {str(item["path"]): float(item["us"]) for item in data["tasks"]}
-        ops = {str(op): float(item["mean_us"]) for op, item in data["ops"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ScheduleError(f"cannot read the profile {path}: {error!r}", hint="'ringgraph run --profile' writes one") from None
-    return tasks, ops
+
+    tasks, ops = (_entry(path, data, "the file", key, kind) for key, kind in (("tasks", list), ("ops", dict)))
+    items = [(item, f"tasks[{place}]") for place, item in enumerate(tasks)]
+    of_tasks = {_entry(path, item, where, "path", str): _entry(path, item, where, "us", float) for item, where in items}
+    return of_tasks, {op: _entry(path, item, f"op '{op}'", "mean_us", float) for op, item in ops.items()}
+
+
+_EXPECTED = {list: "a list", dict: "an object", str: "text", float: f"a number from 0 to {MOST_US:g}"}
+
+
+def _entry(path: Path, of: Any, where: str, key: str, kind: type) -> Any:
+    """The value of a key in a part of a profile; raises ScheduleError if it is not of the kind, or the part is no object."""
+    told, value = f"'{key}' of {where}", of.get(key) if isinstance(of, dict) else None
+    if not isinstance(of, dict):
+        told, value, kind = where, of, dict
+    elif kind is float and isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= MOST_US:
+        return float(value)
+    elif kind is not float and isinstance(value, kind):
+        return value
+    message = f"cannot read the profile {path}: {told} is {describe(value)}, expected {_EXPECTED[kind]}"
+    raise ScheduleError(message, hint="'ringgraph run --profile' writes one")
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -141,7 +141,7 @@ class _Counted:
         self.touches, self.budget = work.touches, budget
         self.first, self.end, self.size = lives.first.tolist(), lives.end.tolist(), lives.size.tolist()
         self.load: Ints = live_units(lives.first, lives.end, lives.size, lives.num_times)
-        self.held = [False] * len(self.size)
+        self.held = [not size for size in self.size]
         self.chunks: list[tuple[float, int]] = [(0, budget)]
         self.free = budget
         self.front = 0  # all tasks before this one have their bytes
