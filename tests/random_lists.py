@@ -118,6 +118,8 @@ def random_list(rng: random.Random, known: list[str], depth: int = 0) -> list[An
         inside = random_list(rng, [name for name in known if name in some], depth + 1) if num else []
         if not num or inside:
             entry: Item = {"share": inside} if num else {}
+            if num and rng.random() < 0.5 and not any(name.startswith("stage") for name in some):
+                entry = {"ring": rng.randint(1, 4), "share": [name for name in known if name in some]}
             entries.append((f"group{depth}_{len(entries)}_{some[0]}" if num else some[0], min(map(known.index, some)), entry))
     for name, made, entry in entries:
         earlier = [other for other, at, _ in entries if at < made]
@@ -128,7 +130,7 @@ def random_list(rng: random.Random, known: list[str], depth: int = 0) -> list[An
             entry["replaces"] = [rng.choice(others)]
         if others and rng.random() < 0.15:
             entry["apart"] = rng.choice(others)
-        if rng.random() < 0.3:
+        if rng.random() < 0.3 and "ring" not in entry:
             entry["copies"] = rng.randint(2, 4)
     return [{name: entry} if entry else name for name, _, entry in entries]
 

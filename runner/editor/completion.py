@@ -139,7 +139,7 @@ class _Completer:
             yield from self.keys(schema()["definitions"]["placed"], self.way[depth + 2].node)
         elif last.in_key and behind[0] == "copies":
             yield from (Offer(name, "variable") for name in index.made.loops)
-        elif not last.in_key and behind[:1] != ["copies"]:
+        elif not last.in_key and behind[:1] not in (["copies"], ["ring"]):
             if not self.text.around(self.text.offset(last.node.mark)).partition(_MARKER)[0].strip() and not behind:
                 yield from (Offer(name, "key") for name in schema()["definitions"]["placed"]["properties"])
             own = Listing(found, names.interface(self.root, os.path.realpath(self.path)))

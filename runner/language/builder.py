@@ -143,7 +143,9 @@ class GraphBuilder:
                 inside = given.get("share") if given is not None else None
                 entries = None if inside is None else self.share(inside, taken)
                 apart = _names(given.get("apart")) if given is not None else ()
-                found.append(Shared(key.value, key.mark, _names(replaces), numbers, entries, apart))
+                ring = given.get("ring") if given is not None else None
+                num = int(ring.value) if ring is not None else 0
+                found.append(Shared(key.value, key.mark, _names(replaces), numbers, entries, apart, num))
         return tuple(found)
 
     # --- items ---

@@ -138,6 +138,7 @@ class Shared:
                `EVERY` how many of the trips that are made, whichever loops around it they are of
     inside     of a group the entries that lie in it, None if it is none
     apart      entries, or `ID.NAME` for one inside of the entry ID, that it never shares bytes with, though it might
+    ring       of a group through whose bytes its tensors pass in turn, as large as how many of the largest it is; 0 of others
     """
 
     name: str
@@ -146,6 +147,7 @@ class Shared:
     copies: Mapping[str, int] = field(default_factory=dict)
     inside: tuple[Shared, ...] | None = None
     apart: tuple[Text, ...] = ()
+    ring: int = 0
 
 
 def flat(entries: Iterable[Shared]) -> Iterator[Shared]:

@@ -16,8 +16,9 @@ from runner.verify.verify import verify
 from schedulers import get_scheduler
 
 USED = re.compile(
-    r"share: '(?P<entry>.+?)' "
-    r"(would take the bytes of '(?P<old>.+?)' while they are|has one place for all trips, but .* is) in use: "
+    r"share: (the ring )?'(?P<entry>.+?)' "
+    r"(would take the bytes of '(?P<old>.+?)' while they are|has one place for all trips, .* is|is (?P<small>too small): .* is) "
+    r"in use: "
     r"'(?P<last>.+?)' \(line (?P<line>\d+)\) uses '(?P<used>.+?)' "
     r"when '(?P<first>.+?)' \(line (?P<at>\d+)\) has begun to write '(?P<new>.+?)'"
 )
@@ -72,7 +73,9 @@ def mended(share, found):
         for finding in found:
             told = USED.match(finding.message)
             if told is not None and told["entry"] == name:
-                if told["old"]:
+                if told["small"]:
+                    entry["ring"] += 1
+                elif told["old"]:
                     entry["replaces"] = [old for old in entry.get("replaces", []) if old != told["old"]]
                 else:
                     entry["copies"] = 9
@@ -119,7 +122,8 @@ def test_random_lists(tmp_path):
         assert verify(schedule) == [], f"seed {seed}"
         assert random_lists.in_any_order(plain, program, schedule, seed), f"seed {seed}"
         counts["taken"] += 1
-    assert counts["taken"] > 20 and counts["G339"] > 20, counts
+        counts["rings"] += any("ring:" in file.read_text() for file in tmp_path.iterdir())
+    assert counts["taken"] > 20 and counts["G339"] > 20 and counts["rings"] > 5, counts
 
 
 def test_tasks_have_paths_of_their_own(tmp_path):

@@ -5,7 +5,7 @@ use, unless a list further out has an entry for it alone, `ID.NAME`; a tensor of
 a row of *levels*, the outermost first:
 
     instance   which use of the graph, or which trips of a group: tensors of one instance lie in one piece of memory
-    entry      the unit there, and the copy of it
+    entry      the unit there, and the copy of it; of a ring the place in it (`place_in`)
     leaf       the entry and those of the levels below it: tensors with the same leaf have the same place in every instance
 """
 
@@ -99,7 +99,22 @@ class _Numbers:
 
 
 Entry = tuple[int, int]
-"""A unit's number, and the copy."""
+"""A unit's number, and the copy or, of a ring, the place."""
+
+_PLACES = 1 << 40
+"""More than any size in units."""
+
+
+def place_in(low: int, size: int) -> int:
+    """A place in a ring as one number: the same for what lies in the same units."""
+    return low * _PLACES + size
+
+
+def ends_of(place: int) -> tuple[int, int]:
+    """The low and the high end of a place in a ring."""
+    low, size = divmod(place, _PLACES)
+    return low, low + size
+
 
 Step = tuple[int, Stack, Entry]
 """An instance, its list, and the entry there."""
@@ -112,6 +127,7 @@ class Addresses:
     tensors   their ids, ascending        locals     the same as indices into `lives.locals`
     instance  numbers of instances        entry      numbers of entries         unit   numbers of units
     leaf      numbers of leaves           leaves     what each is: entries, and the list of the first
+    low, high the ends of places in rings, one per tensor, both 0 of what is in none
     roots     per instance of the first level its body
     """
 
@@ -122,6 +138,8 @@ class Addresses:
     entry: Ints
     unit: Ints
     leaf: Ints
+    low: Ints
+    high: Ints
     leaves: list[tuple[Stack, tuple[Entry, ...]]]
     units: dict[int, Unit]
     roots: dict[int, Body]
@@ -161,21 +179,32 @@ class _Reader:
         self.ways: dict[int, tuple[tuple[Step, ...], int]] = {}  # per body, by id, all of that as levels, and its instance
         self.around: dict[int, frozenset[str]] = {}  # per unit that counts all trips, the loops around all that is in it
         self.turns: dict[tuple[int, int], _Numbers] = {}  # the trips of an instance, by unit
+        self.largest: dict[int, int] = {}  # per ring the units of its largest tensor
+        self.heads: dict[tuple[int, int], int] = {}  # per ring of an instance where its next tensor may lie
 
     def read(self, made: Mapping[int, Made]) -> Addresses:
         legs = {tensor: leg for tensor, at in sorted(made.items()) if (leg := self._leg(at)) is not None}
         self._count(legs.values())
-        rows = {tensor: (*self._to(leg.body)[0], *self._steps(leg)) for tensor, leg in legs.items()}
+        tensors = np.array(list(legs), np.int64)
+        found = np.searchsorted(self.lives.locals, tensors)
+        sizes = self.lives.size[found].tolist()
+        for leg, size in zip(legs.values(), sizes, strict=True):
+            for unit in leg.way[:-1]:
+                self.largest[unit.number] = max(self.largest.get(unit.number, 0), size)
+        each = zip(legs.items(), sizes, strict=True)
+        rows = {tensor: (*self._to(leg.body)[0], *self._steps(leg, size)) for (tensor, leg), size in each}
         depth = max(map(len, rows.values()), default=1)
-        tensors = np.array(sorted(rows), np.int64)
         table = np.full((4, len(tensors), depth), -1, np.int64)
+        ends = np.zeros((2, len(tensors)), np.int64)
         for at, tensor in enumerate(tensors.tolist()):
             row = rows[tensor]
             for level, (instance, stack, entry) in enumerate(row):
                 leaf = self.leaves.of((stack, tuple(step[2] for step in row[level:])))
                 table[:, at, level] = instance, self.entries.of(entry), entry[0], leaf
-        found = np.searchsorted(self.lives.locals, tensors)
-        return Addresses(self.lives, tensors, found, *table, list(self.leaves.known), self.units, self.roots)  # type: ignore[arg-type]
+                if self.units[entry[0]].ring:
+                    ends[:, at] = ends_of(entry[1])
+        levels = (*table, *ends)
+        return Addresses(self.lives, tensors, found, *levels, list(self.leaves.known), self.units, self.roots)  # type: ignore[arg-type]
 
     def _leg(self, at: Made) -> _Leg | None:
         """The entry of a tensor, in the outermost list on its way that has one."""
@@ -227,15 +256,25 @@ class _Reader:
             found = self.ways[id(body)] = steps, instance
         return found
 
-    def _steps(self, leg: _Leg) -> list[Step]:
-        """The levels from a graph's list to one of its entries."""
+    def _steps(self, leg: _Leg, size: int = 0) -> list[Step]:
+        """The levels from a graph's list to one of its entries, of so many units."""
         steps: list[Step] = []
         instance, stack = self._to(leg.body)[1], self.lists.stacks[leg.body.file]
         for unit in leg.way:
             self.units[unit.number] = unit
             counted = self._turn(unit, instance, leg.values)
-            steps.append((instance, stack, (unit.number, unit.copy(counted))))
+            copy = self._next(unit, instance, size) if unit.ring else unit.copy(counted)
+            steps.append((instance, stack, (unit.number, copy)))
             if unit.inside is not None:
                 trips = tuple(counted.get(variable, 0) for variable in unit.copies)
-                instance, stack = self.instances.of((instance, unit.number, trips)), unit.inside
+                key = instance, unit.number, len(self.instances.known) if unit.ring else trips  # each tensor of a ring is alone
+                instance, stack = self.instances.of(key), unit.inside
         return steps
+
+    def _next(self, ring: Unit, instance: int, size: int) -> int:
+        """The place of the next tensor in a ring: behind the last one, or at the bottom if it has no room there."""
+        key = instance, ring.number
+        low = self.heads.get(key, 0)
+        low = low if low + size <= ring.ring * self.largest[ring.number] else 0
+        self.heads[key] = low + size
+        return place_in(low, size)

@@ -84,6 +84,9 @@ def _still_used(at: Addresses, mark: Mark, name: str, said: Text, rows: Pair) ->
 def _again(at: Addresses, unit: Unit, rows: Pair) -> Diagnostic:
     last, first = _tasks(at, rows)
     names = [at.lives.program.tensors[int(at.tensors[row])].name for row in rows]
+    if unit.ring:
+        message = f"share: the ring '{unit.name}' is too small: '{names[0]}' is in use: {last} when {first}"
+        return Diagnostic("G339", message, unit.mark, hint=f"write 'ring: {unit.ring + 1}', or more", related=_marks(at, rows))
     what = f"'{names[0]}' of another trip" if names[0] == names[1] else f"'{names[0]}' of another trip or use"
     message = f"share: '{unit.name}' has one place for all trips, but {what} is in use: {last} when {first}"
     hint = f"give the next trips bytes of their own, as in '{unit.name}: {{copies: {{VARIABLE: 2}}}}'"

@@ -19,7 +19,7 @@ class Conflicts:
 
     apart: dict[Pair, Pair] = field(default_factory=dict)
     same: dict[Pair, Pair] = field(default_factory=dict)
-    """By the leaves at the level of that entry."""
+    """By the leaves at the level of that entry; of a ring, those that lie in each other there."""
 
 
 def by_lives(at: Addresses) -> Conflicts:
@@ -45,6 +45,12 @@ def conflicts(at: Addresses, begin: Floats, finish: Floats) -> Conflicts:
     return _sorted(at, np.concatenate(earlier), np.concatenate(later))
 
 
+def _rings(at: Addresses) -> Ints:
+    """Per tensor the number of the ring that it is in, -1 of others."""
+    rings = [number for number, unit in at.units.items() if unit.ring]
+    return np.where(np.isin(at.unit, rings), at.unit, -1).max(axis=1, initial=-1)
+
+
 def _sorted(at: Addresses, earlier: Ints, later: Ints) -> Conflicts:
     """The pairs of rows by where their ways part."""
     found = Conflicts()
@@ -54,6 +60,8 @@ def _sorted(at: Addresses, earlier: Ints, later: Ints) -> Conflicts:
     earlier, later, level = earlier[kept], later[kept], level[kept]
     is_same = at.entry[earlier, level] == at.entry[later, level]
     is_copy = ~is_same & (at.unit[earlier, level] == at.unit[later, level])
+    in_ring = is_copy & (at.high[earlier] > at.low[earlier]) & (at.unit[earlier, level] == _rings(at)[earlier])
+    is_same |= in_ring & (at.low[earlier] < at.high[later]) & (at.low[later] < at.high[earlier])
     one, other = at.leaf[earlier, level], at.leaf[later, level]
     for wanted, into in ((~is_same & ~is_copy, found.apart), (is_same, found.same)):
         keys = np.minimum(one, other) * len(at.leaves) + np.maximum(one, other)

@@ -2,8 +2,8 @@
 
 Entries are placed in the order of their list, each in the lowest place where it lies in the bytes of none before it, but for
 those that it replaces or that replace it: of these, where nothing lies that is in use at the same time. A used graph and a group
-are placed as they are inside, copies side by side. In an arena of more than 2 GiB no tensor lies across a multiple of the largest
-block, so that it can be cut there.
+are placed as they are inside, copies side by side; what passes through a ring lies in it where its address says. In an arena of
+more than 2 GiB no tensor lies across a multiple of the largest block, so that it can be cut there.
 
     share: [a, {b: a}, c, {d: [b, c]}]       unit 2     c
                                              unit 1   a     d
@@ -20,7 +20,7 @@ from itertools import product
 import numpy as np
 
 from runner.base.tensor_spec import BLOCK_UNITS
-from runner.expansion.sharing.addresses import Addresses, Entry
+from runner.expansion.sharing.addresses import Addresses, Entry, ends_of
 from runner.expansion.sharing.conflicts import Conflicts, Pair
 from runner.expansion.sharing.texts import Stack, Unit
 from runner.program.lifetimes import Ints
@@ -148,11 +148,15 @@ class Stacking:
         """The leaves of an entry with their ends."""
         one = self.one(unit)
         for leaf in self.of_unit[unit.number]:
-            base = leaf[0][1] * one
+            base = ends_of(leaf[0][1])[0] if unit.ring else leaf[0][1] * one
             if len(leaf) > 1:
                 base += self.bases[leaf[1][0]] + self.within[leaf[1][0]][leaf[1:]][0]
-            tensor = [number for number, _ in leaf][-1]
-            yield leaf, (base, base + self.sizes[tensor])
+            size = self.sizes[[number for number, _ in leaf][-1]]
+            for number, place in leaf:
+                if self.at.units[number].ring:
+                    low, high = ends_of(place)
+                    size = high - low
+            yield leaf, (base, base + size)
 
 
 def leaf_pairs(at: Addresses, conflicts: Conflicts) -> dict[Pair, list[tuple[Leaf, Leaf]]]:

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import combinations
 from typing import Any
 
 from runner.base.errors import Diagnostic, GraphError, Mark, did_you_mean
-from runner.language.graph import EVERY, Alloc, Declaration, For, Graph, Op, Shared, Text, Use
+from runner.language.graph import EVERY, Alloc, Declaration, For, Graph, Op, Shared, Text, Use, flat
 from runner.language.library import GraphLibrary
 from runner.language.walk import all_items
 
@@ -27,10 +28,12 @@ class Unit:
     used: Stack | None = None
     """Of a used graph its list."""
     apart: tuple[Text, ...] = ()
+    ring: int = 0
+    """Of a ring how many of its largest tensors have room in it."""
 
     @property
     def num_copies(self) -> int:
-        total = 1
+        total = self.ring or 1
         for copies in self.copies.values():
             total *= copies
         return total
@@ -45,13 +48,16 @@ class Unit:
 
 @dataclass(eq=False)
 class Stack:
-    """One list, whose entries are placed in its order (`stacking`)."""
+    """One list, whose entries are placed in its order (`stacking`), or in a ring, where each lies where it does at the bottom."""
 
     file: str
     units: list[Unit] = field(default_factory=list)
+    is_ring: bool = False
 
     def may_share(self) -> set[tuple[int, int]]:
         """Numbers of units, smaller first, of which one takes the bytes of the other, or of one that takes them."""
+        if self.is_ring:
+            return set(combinations(sorted(unit.number for unit in self.units), 2))
         return closure({unit.name: [text.value for text in unit.replaces] for unit in self.units}, self.units)
 
 
@@ -144,12 +150,14 @@ class Lists:
     def _stack(self, file: str, entries: Iterable[Shared], around: tuple[Unit, ...]) -> Stack:
         stack = Stack(file)
         for entry in entries:
-            unit = Unit(entry.name, self.num_units, entry.mark, entry.replaces, entry.copies, apart=entry.apart)
+            said = {"apart": entry.apart, "ring": entry.ring}
+            unit = Unit(entry.name, self.num_units, entry.mark, entry.replaces, entry.copies, **said)
             self.num_units += 1
             stack.units.append(unit)
             way = self.ways[file][entry.name] = (*around, unit)
             if entry.inside is not None:
                 unit.inside = self._stack(file, entry.inside, way)
+                unit.inside.is_ring = entry.ring > 0
         return stack
 
 
@@ -163,6 +171,7 @@ def problems_of(texts: Texts) -> Iterator[Diagnostic]:
         loops = {variable for mark, variable in texts.loops.items() if mark.file == file}
         bare = {id for mark, (id, used) in texts.uses.items() if mark.file == file and used not in said}
         yield from _problems(entries, known, ops, set(texts.used_in.get(file, {})), loops, bare - set(here.values()))
+        yield from _wrong_rings(texts, file, entries)
     lists = Lists(texts, said)
     for file, stack in lists.stacks.items():
         yield from _unknown_lifted(texts, lists, file)
@@ -202,6 +211,21 @@ def _unknown_inside(stack: Stack) -> Iterator[Diagnostic]:
             yield from _unknown_inside(unit.inside)
 
 
+def _wrong_rings(texts: Texts, file: str, entries: Iterable[Shared]) -> Iterator[Diagnostic]:
+    """Rings of anything but tensors, all of whose places the ring itself says."""
+    for entry in flat(entries):
+        if entry.ring and not entry.inside:
+            hint = "list the tensors that pass through it under 'share'"
+            yield Diagnostic("G340", f"share: the ring '{entry.name}' holds nothing", entry.mark, hint=hint)
+        if entry.ring and entry.copies:
+            hint = "make the ring larger in place of that"
+            yield Diagnostic("G340", f"share: the ring '{entry.name}' has copies", entry.mark, hint=hint)
+        for one in entry.inside or () if entry.ring else ():
+            if one.copies or one.replaces or one.apart or one.inside is not None or one.ring or texts.used(file, one.name):
+                message = f"share: '{one.name}' lies in the ring '{entry.name}', which holds tensors, by their names alone"
+                yield Diagnostic("G340", message, one.mark)
+
+
 def _names_below(unit: Unit) -> Iterator[str]:
     """What `apart` calls the entries inside of one: those of groups by their names alone."""
     below = unit.inside or unit.used
@@ -224,7 +248,7 @@ def _problems(
     beside = {entry.name for entry in entries}
     for entry in entries:
         owner, _, scratch = entry.name.partition(".")
-        if entry.inside is None and (owner not in ops | uses if scratch else entry.name not in known):
+        if entry.inside is None and not entry.ring and (owner not in ops | uses if scratch else entry.name not in known):
             what = "is neither a tensor that this graph makes nor the id of a graph that it uses"
             yield Diagnostic("G340", f"share: '{entry.name}' {what}", entry.mark, hint=did_you_mean(entry.name, known))
         if entry.inside is not None and entry.name in known:

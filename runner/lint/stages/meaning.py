@@ -85,12 +85,12 @@ DESCRIPTIONS = (
         "unknown name in share",
         "`share:` lists tensors that the graph makes, ids of graphs that it uses which share too, entries of their lists, and "
         "groups of them; what an entry replaces or keeps apart from stands in the same list, and copies count trips of loops of "
-        "the graph.",
+        "the graph. A ring holds tensors.",
     ),
     Description(
         "G339",
         "shared bytes still in use",
         "A tensor takes the bytes of another only when that has been touched for the last time; trips of a loop, and uses of a "
-        "graph, that are in use at once need copies.",
+        "graph, that are in use at once need copies, or a ring that is large enough.",
     ),
 )

@@ -159,6 +159,9 @@ class _Arranging(Stacking):
         return bool(self.chosen.get(id(stack), ((), {}))[0])
 
     def arranged(self, stack: Stack, present: Sequence[Unit]) -> tuple[Sequence[Unit], set[Pair]]:
+        if stack.is_ring:
+            self.chosen[id(stack)] = list(present), {unit.name: () for unit in present}
+            return present, stack.may_share()
         shared = {
             (one.number, other.number)
             for place, one in enumerate(present)
@@ -235,6 +238,7 @@ class _Arranging(Stacking):
                 unit.copies,
                 None if unit.inside is None else self.entries(unit.inside),
                 tuple(text for text in unit.apart if not names.isdisjoint((text.value, text.value.partition(".")[0]))),
+                unit.ring,
             )
             for unit in order
         )

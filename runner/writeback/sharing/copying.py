@@ -17,6 +17,9 @@ from runner.language.graph import EVERY, Shared, Text
 from runner.program.lifetimes import Floats
 from runner.writeback.sharing.scene import NOWHERE, Bar, Said, Scene, Taste
 
+LARGE = 0.5
+"""What has at least this part of the largest tensor's bytes passes through a ring with it."""
+
 SIDE_BY_SIDE = 1.5
 """Trips that are in use at once on average from which on a loop's trips get copies."""
 
@@ -32,14 +35,19 @@ def grouped(scene: Scene, begin: Floats, finish: Floats, taste: Taste) -> Said:
     inside: dict[str, list[Shared]] = {}
     in_groups: set[tuple[str, str]] = set()
     for file, name in _to_lift(scene, loops, begin, finish) if taste.lifts else ():
-        inside.setdefault(file, []).extend(_lifted(scene, file, name, begin, finish, taste.width))
+        own = _lifted(scene, file, name, begin, finish, taste.width)
+        every = scene.lifted[file, name]
+        inside.setdefault(file, []).extend(_with_ring(scene, file, own, every, begin, finish, taste) if taste.rings else own)
         in_groups.add((file, name))
     for (file, around), names in loops.items():
         mine = [name for name in names if (taste.uses or (file, name) not in scene.used) and (file, name) not in in_groups]
         mine = [name for name in mine if _stays_in_trips(scene, by_member[file, name])]
         if taste.alone:
-            counts = {name: _side_by_side(scene, by_member[file, name], begin, finish, taste.width) for name in mine}
-            inside.setdefault(file, []).extend(Shared(name, NOWHERE, (), copies) for name, copies in counts.items())
+            every = {name: by_member[file, name] for name in mine}
+            counts = {name: _side_by_side(scene, tensors, begin, finish, taste.width) for name, tensors in every.items()}
+            own = [Shared(name, NOWHERE, (), copies) for name, copies in counts.items()]
+            every = {name: tensors for name, tensors in every.items() if (file, name) not in scene.used}
+            inside.setdefault(file, []).extend(_with_ring(scene, file, own, every, begin, finish, taste) if taste.rings else own)
             in_groups |= {(file, name) for name in mine}
             continue
         rows = {tensor: at for name in mine for tensor, at in by_member[file, name].items()}
@@ -72,11 +80,38 @@ def _to_lift(
                 yield file, name
 
 
-def _lifted(scene: Scene, file: str, use: str, begin: Floats, finish: Floats, width: float) -> Iterator[Shared]:
+def _lifted(scene: Scene, file: str, use: str, begin: Floats, finish: Floats, width: float) -> list[Shared]:
     """Entries for all that a used graph makes, with copies as many as are in use at once."""
+    found = []
     for name, tensors in scene.lifted[file, use].items():
         stays = _stays_in_trips(scene, tensors)
-        yield Shared(name, NOWHERE, (), _side_by_side(scene, tensors, begin, finish, width) if stays else {})
+        found.append(Shared(name, NOWHERE, (), _side_by_side(scene, tensors, begin, finish, width) if stays else {}))
+    return found
+
+
+def _with_ring(
+    scene: Scene,
+    file: str,
+    entries: Sequence[Shared],
+    members: Mapping[str, Mapping[int, Made]],
+    begin: Floats,
+    finish: Floats,
+    taste: Taste,
+) -> list[Shared]:
+    """The entries, of which the large ones that trips make pass through one ring, as large as is in use of them on average."""
+    size = {name: int(scene.lives.size[_indices(scene, list(tensors))].max()) for name, tensors in members.items() if tensors}
+    size = {name: units for name, units in size.items() if _stays_in_trips(scene, members[name])}
+    largest = max(size.values(), default=0)
+    large = [name for name, units in size.items() if units >= LARGE * largest]
+    in_use = sum(size[name] * _concurrency(scene, members[name], begin, finish)[0] for name in large)
+    wanted = int(np.ceil(taste.width * in_use / max(largest, 1)))
+    if len(large) < 2 or wanted < 2:
+        return [*entries]
+    label = f"{large[0].partition('.')[0]}_ring"
+    if label in {*scene.members[file], *(entry.name for entry in entries)}:
+        return [*entries]
+    ring = Shared(label, NOWHERE, inside=tuple(Shared(name, NOWHERE) for name in large), ring=wanted)
+    return [*(entry for entry in entries if entry.name not in large), ring]
 
 
 def widened(scene: Scene, said: Said, taste: Taste) -> Said:
@@ -96,7 +131,10 @@ def widened(scene: Scene, said: Said, taste: Taste) -> Said:
             return entry
         if wanted is None or more > 1.0:
             names = [one.name for one in entry.inside] if entry.inside is not None else [entry.name]
-            wanted = min(int(np.ceil(more * (wanted or entry.copies.get(EVERY, 1)))), _trips(scene, file, names))
+            most = _trips(scene, file, names) * (len(names) if entry.ring else 1)
+            wanted = min(int(np.ceil(more * (wanted or entry.ring or entry.copies.get(EVERY, 1)))), most)
+        if entry.ring:
+            return replace(entry, ring=wanted)
         return replace(entry, copies={EVERY: wanted} if wanted > 1 or entry.inside is not None else {})
 
     return {file: tuple(wider(file, entry) for entry in entries) for file, entries in said.items()}
@@ -202,6 +240,9 @@ def with_copies(scenes: Sequence[Scene], said: Said, at: Addresses, same: Mappin
     return found
 
 
+MOST_IN_RING = 64
+"""Largest tensors that a ring has room for: where more are in use at once it is none."""
+
 _DROPPED = "."
 """What an entry is called that goes out of its list."""
 
@@ -216,6 +257,8 @@ def _copied(scenes: Sequence[Scene], entry: Shared, name: str, file: str) -> Sha
     if entry.name != name:
         inside = None if entry.inside is None else tuple(_copied(scenes, one, name, file) for one in entry.inside)
         return replace(entry, inside=inside)
+    if 0 < entry.ring < MOST_IN_RING:
+        return replace(entry, ring=entry.ring + 1)
     copies = _fewest_copies(scenes, file, name) if entry.inside is None else None
     return replace(entry, name=_DROPPED) if copies in (None, entry.copies) else replace(entry, copies=copies)
 

@@ -118,6 +118,7 @@ class Taste:
     lifts      what used graphs make in loops whose trips run side by side has entries of its own, copies one by one
     lazy       for which part of the time that the begin of its first use may be put off, for all that waits for it, a tensor may
                wait for the bytes of another, as of what an op fills early
+    rings      large tensors of such trips pass through the bytes of one ring, whichever of them and of the trips they are
     alone      tensors of trips side by side have copies one by one, each as many as are in use at once, and are in no group
     """
 
@@ -131,4 +132,5 @@ class Taste:
     uses: bool = False
     alone: bool = False
     lifts: bool = False
+    rings: bool = False
     lazy: float = 0.0

@@ -19,6 +19,7 @@ from runner.language.graph import EVERY
 from runner.program.order import predecessors
 from runner.rings.devices.timed_lives import Times, Work, run_in_budget, run_placed
 from runner.writeback.sharing.arranging import Proposal, proposal
+from runner.writeback.sharing.copying import grouped
 from runner.writeback.sharing.critical import Pairs, waits_for_bytes
 from runner.writeback.sharing.scene import Bar, Scene, Taste
 from runner.writeback.sharing.text import plain
@@ -86,10 +87,13 @@ WAYS = (
     Taste(0.0, alone=True, lazy=0.25),
     Taste(0.0, uses=True),
     Taste(0.0, uses=True, alone=True),
+    Taste(0.0, uses=True, alone=True, lifts=True, rings=True),
+    Taste(0.0, uses=True, alone=True, lifts=True, rings=True, lazy=0.25),
     Taste(0.0, uses=True, alone=True, lifts=True),
     Taste(0.0, uses=True, alone=True, lifts=True, lazy=0.25),
 )
-"""What gets copies of trips side by side: groups or single tensors, used graphs in loops too, or what these make, one by one."""
+"""What gets copies of trips side by side: groups or single tensors, used graphs in loops too, or what these make, one by one or
+in a ring."""
 
 
 Said = Bar | tuple[str, str]
@@ -125,7 +129,8 @@ class Found:
     def _counts(self) -> dict[tuple[str, str], int]:
         """Per file and entry how many copies it has, of those that have any."""
         said = ((file, entry) for file, entries in self.proposal.said.items() for entry in entries)
-        return {(file, entry.name): entry.copies[EVERY] for file, entry in said if entry.copies.get(EVERY, 1) > 1}
+        counts = (((file, entry.name), entry.ring or entry.copies.get(EVERY, 1)) for file, entry in said)
+        return {key: count for key, count in counts if count > 1}
 
     def _sizes(self) -> dict[tuple[str, str], int]:
         """Of the same the units of what lies in one copy."""
@@ -139,6 +144,7 @@ class Found:
                 if key in self._counts:
                     tensor, size = int(at.unit[row, innermost[row]]), int(at.size[row])
                     sizes = inside.setdefault(key, {})
+                    tensor = 0 if at.units[int(at.unit[row, level])].ring else tensor  # there any has the bytes of any
                     sizes[tensor] = max(sizes.get(tensor, 0), size)
         return {key: sum(sizes.values()) for key, sizes in inside.items()}
 
@@ -155,6 +161,16 @@ class ShareSearch:
         touched = np.zeros(len(work.lives.size), bool)
         touched[work.lives.touches.values] = True
         self.touched = touched
+
+    @cached_property
+    def ways(self) -> list[Taste]:
+        """Those of `WAYS` that differ: without rings where there is none."""
+
+        def has_ring(way: Taste) -> bool:
+            said = grouped(self.scene, self.work.free.begin, self.work.free.finish, way)
+            return any(entry.ring for entries in said.values() for entry in entries)
+
+        return [way for way in WAYS if not way.rings or has_ring(way)]
 
     def fewest(self, limit_us: float | None) -> Found | None:
         """The fewest bytes, of runs within the limit if there is one; the shortest run if none is."""
@@ -178,7 +194,7 @@ class ShareSearch:
 
     def fastest(self, most: int | None) -> Found | None:
         """The shortest run within so many units; the fewest units if none fit."""
-        least, free, ways = self._by_lives(), self.work.free, list(WAYS)
+        least, free, ways = self._by_lives(), self.work.free, list(self.ways)
         self._try(free, WIDEST)
         runs = [free, *sorted(self._within(most), key=lambda run: run.makespan_us)]
         for width, apart in product(WIDTHS, APARTS if most is not None else APARTS[:1]):
@@ -224,7 +240,7 @@ class ShareSearch:
         if widest is not None and widest.makespan_us > limit_us:
             self._try(self.work.free, replace(WIDEST, uses=True))
         runs = list(self._in_budgets(limit_us))
-        ways = dict.fromkeys(WAYS, runs)
+        ways = dict.fromkeys(self.ways, runs)
         for width, apart in product(WIDTHS, APARTS):
             for way, sources in list(ways.items()):
                 if self._is_least(self._best(limit_us), limit_us):
@@ -257,7 +273,7 @@ class ShareSearch:
         for found in sorted(self.found, key=lambda found: (found.height, found.makespan_us)):
             if found.makespan_us <= limit_us and found.times is not None:
                 taste = found.taste
-                kinds.setdefault((taste.width, taste.apart, taste.uses, taste.alone, taste.lifts, taste.lazy), found)
+                kinds.setdefault((taste.width, taste.apart, taste.uses, taste.alone, taste.lifts, taste.rings, taste.lazy), found)
         return [*kinds.values()][:STARTS]
 
     def _narrowed(self, best: Found, limit_us: float, tries: int) -> None:

@@ -30,6 +30,7 @@ def plain(entries: Sequence[Shared]) -> list[Any]:
             tuple(text.value for text in entry.replaces),
             tuple(entry.copies.items()),
             tuple(text.value for text in entry.apart),
+            entry.ring,
             None if entry.inside is None else plain(entry.inside),
         )
         for entry in entries
@@ -142,6 +143,8 @@ def _said(entry: Shared, pad: str) -> Iterator[str]:
     """What an entry says of itself, a line each."""
     if entry.copies:
         yield f"{pad}    copies: {_copies(entry)}"
+    if entry.ring:
+        yield f"{pad}    ring: {entry.ring}"
     for key, texts in (("replaces", entry.replaces), ("apart", entry.apart)):
         if texts:
             yield from _wrapped(f"{pad}    {key}: ", [_quoted(text.value) for text in texts])
@@ -172,6 +175,8 @@ def _inline(entry: Shared) -> str:
 
 def _mapping(entry: Shared) -> str:
     parts = [f"copies: {_copies(entry)}"] if entry.copies else []
+    if entry.ring:
+        parts.append(f"ring: {entry.ring}")
     if entry.replaces:
         parts.append(f"replaces: {_names(entry.replaces)}")
     if entry.apart:
