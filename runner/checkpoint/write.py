@@ -36,7 +36,7 @@ def write_shard(
     The file appears under its name when whole. Wider dtypes lie first, so that every tensor is aligned; tensors are asked for in
     the order of `specs`.
     """
-    header, begins = _header(specs, as_stored or {})
+    header, begins = file_header(specs, as_stored)
     with whole_file(path) as partial, partial.open("wb") as file:
         file.write(header)
         for name, spec in specs.items():
@@ -49,15 +49,17 @@ def write_shard(
         os.fsync(file.fileno())
 
 
-def _header(specs: Mapping[str, TensorSpec], as_stored: AsStored) -> tuple[bytes, dict[str, int]]:
-    """The header's bytes and every tensor's first byte in the file."""
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+def file_header(
+    specs: Mapping[str, TensorSpec], as_stored: AsStored | None = None, described: Mapping[str, str] | None = None
+) -> tuple[bytes, dict[str, int]]:
+    """The header's bytes and every tensor's first byte in the file, in the order in which they lie; `described` is metadata."""
+    entries: dict[str, object] = {"__metadata__": {"format": "pt", **(described or {})}}
     begins: dict[str, int] = {}
     offset = 0
     for name in sorted(specs, key=lambda name: -DTYPE_BYTES[specs[name].dtype]):
         spec = specs[name]
         ends = [offset, offset + spec.size_bytes]
-        dtype, shape = as_stored.get(name) or (_FILE_DTYPES[spec.dtype], spec.shape)
+        dtype, shape = (as_stored or {}).get(name) or (_FILE_DTYPES[spec.dtype], spec.shape)
         entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": ends}
         begins[name], offset = offset, ends[1]
     text = json.dumps(entries, separators=(",", ":")).encode()

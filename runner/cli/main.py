@@ -75,6 +75,9 @@ for module in COMMANDS:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs one command and ends the process: 0 done, 1 a problem, 2 unusable arguments, 130 interrupted."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # who started this closed it: nothing is there to read, and what is said goes nowhere
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode, encoding="utf-8"))
     for stream in (sys.stdout, sys.stderr):  # a name from a file may have characters that no encoding has, such as half a pair
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from runner.base.errors import ConfigError
+from runner.base.errors import ConfigError, RinggraphError
 from runner.checkpoint.checkpoint import Checkpoint
 from runner.checkpoint.own_config import require_own_config
 from runner.config.config import Config
@@ -272,7 +272,15 @@ def _writers(
         yield partial(recording.write, request.routing)
     if session.trace is not None and session.scope_stats is not None:
         schedule = session.decode_stage.compiled.schedule
+        if len(session.trace.places) < len(schedule.submissions):
+            yield partial(_refuse_device_files, request.files)
+            return
         yield from writers(request.files, measured_run(schedule, session.rings, session.scope_stats, session.trace))
+
+
+def _refuse_device_files(files: SideFiles) -> None:
+    names = " and ".join(f"'{path}'" for path in files.asked_for)
+    raise RinggraphError(f"{names}: not written, as no decode call ran", hint="ask for two new tokens or more")
 
 
 def _write_logits(path: Path, generations: Sequence[Generation], num_tokens: int) -> None:

@@ -3,6 +3,8 @@
 import errno
 import json
 import multiprocessing
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -68,12 +70,34 @@ def test_a_full_disk_leaves_the_older_file_and_no_partial_one(name, tmp_path):
     path.chmod(0o640)
     with full_disk(), pytest.raises(Exception, match=name) as failed:
         WRITERS[name](path)
-    assert isinstance(failed.value, OSError) is (name != "dump.safetensors")
+    assert isinstance(failed.value, OSError)
     assert path.read_bytes() == OLD
     assert list(tmp_path.iterdir()) == [path]
     WRITERS[name](path)
     assert path.read_bytes() != OLD and path.stat().st_mode & 0o777 == 0o640
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_new_file_may_be_read_by_whom_the_umask_allows(name, tmp_path):
+    WRITERS[name](tmp_path / name)
+    allowed = 0o666 & ~os.umask(0o022)
+    os.umask(0o666 & ~allowed)
+    assert (tmp_path / name).stat().st_mode & 0o777 == allowed
+
+
+@pytest.mark.parametrize("name", ["text.dot", "stats.jsonl", "routing.jsonl", "dump.safetensors", "config.json"])
+def test_a_pipe_is_written_and_stays_one(name, tmp_path):
+    """As devices do: /dev/null in the way of a rename would be a file of ours from then on."""
+    regular, pipe = tmp_path / "regular", tmp_path / "pipe"
+    WRITERS[name](regular)
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        WRITERS[name](pipe)
+        assert os.read(reader, 1 << 16) == regular.read_bytes() and stat.S_ISFIFO(pipe.lstat().st_mode)
+    finally:
+        os.close(reader)
 
 
 def test_of_several_files_none_changes_where_one_cannot_be_written(tmp_path):

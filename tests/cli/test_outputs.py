@@ -171,3 +171,27 @@ def test_results_that_the_disk_has_no_room_for_are_an_error(tmp_path):
     command = f"ulimit -f 1; exec {sys.executable} -m runner config show --config tiny --json > {tmp_path / 'file'}"
     done = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=300)
     assert (done.returncode, done.stderr) == (1, "error: standard output: file too large\n")
+
+
+CLOSED = {"stdin": "<&-", "stdout": ">&-", "stderr": "2>&-", "all": "<&- >&- 2>&-"}
+
+
+def _statuses(closed, *commands):
+    """How commands end that are started with closed streams."""
+    told = "; ".join(f"{sys.executable} -m runner {command} {closed}; echo ended=$? >&9" for command in commands)
+    done = subprocess.run(f"exec 9>&1; {told}", shell=True, input="", capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert "Traceback" not in done.stdout + done.stderr
+    return [int(status) for status in re.findall(r"ended=(\d+)", done.stdout)]
+
+
+def test_closed_streams_are_no_failure():
+    """Services are started without them; results lie in files then, and the status says the rest."""
+    assert _statuses(CLOSED["all"], "--version") == [0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("closed", CLOSED.values(), ids=CLOSED)
+def test_a_closed_stream_is_no_failure_of_any_command(closed, tmp_path):
+    out = tmp_path / "plan.json"
+    assert _statuses(closed, f"placement head -o {out}", "lint nothing", "lsp", "run head") == [0, 1, 0, 0]
+    assert json.loads(out.read_text())["steps"]

@@ -84,3 +84,19 @@ def test_files_that_cannot_be_are_told(tmp_path, call):
     assert json.loads((tmp_path / "s.json").read_text())["chip_swimlane_level"] == 4
     code, _, err = call("run", "moe", "--config", "tiny", "--deps", tmp_path / "d.json")
     assert code == 2 and "--deps needs rings" in err and not (tmp_path / "d.json").exists()
+
+
+@pytest.mark.parametrize("num_new", [0, 1])
+def test_files_of_a_decode_call_are_told_where_none_ran(tmp_path, call, num_new):
+    """The first token comes of prefill; tokens and logits are there all the same."""
+    model = init_checkpoint(load_config(["tiny"]), tmp_path / "model", seed=0)
+    files = [
+        part
+        for name, path in zip(("--scope-stats", "--deps", "--swimlane", "--perfetto"), NAMES, strict=True)
+        for part in (name, tmp_path / path)
+    ]
+    given = ("generate", "--checkpoint", model, "--prompt-ids", "1,2", "--max-new-tokens", num_new, "--ring-heap", "safe")
+    code, out, err = call(*given, "--json", "--logits", tmp_path / "logits.safetensors", *files)
+    assert code == 1 and len(json.loads(out)["tokens"][0]) == num_new
+    assert all(str(tmp_path / path) in err for path in NAMES) and "no decode call ran" in err
+    assert {path.name for path in tmp_path.iterdir()} == {"model", "logits.safetensors"}
