@@ -48,3 +48,13 @@ ops.declare(
     source="pypto-lib lm_head",
     doc="This rank's tokens' logits over the whole vocabulary, from every rank's columns; `comm_window` counts exchanges.",
 )
+
+
+ops.fuse(
+    "lm_head_tiles",
+    ("lm_head_gather", {}),
+    ("lm_head_mm", {}),
+    ("lm_head_combine", {}),
+    inner=("hidden_window", "logits_shard"),
+    in_turn=("comm_window", "comm"),
+)

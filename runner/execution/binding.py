@@ -135,8 +135,11 @@ class Binder:
         for op, names in fusion.parts:
             laid.update(names.get(operand, operand) for operand in laid_operands(self._registry[op].run))
         fixed: dict[str, Any] = {name: self._program.tensors[regions[name].tensor].spec for name in fusion.inner}
+        uses_comm = any("comm" in self._registry[op].needs for op, _ in fusion.parts)
+        if uses_comm:
+            fixed["comm"] = self._comm
         outer = {name: region for name, region in regions.items() if name not in fusion.inner}
-        return self._binding(fusion.run, {**values, **fixed}, outer, laid, False)
+        return self._binding(fusion.run, {**values, **fixed}, outer, laid, uses_comm)
 
     def _bind(self, task: Task) -> Binding:
         assert task.op is not None

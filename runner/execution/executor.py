@@ -134,7 +134,7 @@ class CompiledSchedule:
     ):
         self.schedule = schedule
         self._binder = Binder(schedule, registry, externals, comm)
-        self._fusions = Fusions(schedule, registry)
+        self._fusions = Fusions(schedule, registry, comm)
         self._trip_counts = TripCounts()
         where = torch.device(device)
         self._workers = workers

@@ -35,13 +35,17 @@ class Unit:
 
 
 class Fusions:
-    """The units of a schedule, by each of their submissions; `inner` are the tensors that their calls leave out."""
+    """The units of a schedule, by each of their submissions; `inner` are the tensors that their calls leave out.
 
-    def __init__(self, schedule: Schedule, registry: OpRegistry):
+    None of them exchanges anything between ranks: an exchange of a call that fails could not be made once more by its tasks.
+    """
+
+    def __init__(self, schedule: Schedule, registry: OpRegistry, comm: Any = None):
         self.units: dict[int, Unit] = {}
         self.inner: set[int] = set()
         self._schedule = schedule
         self._registry = registry
+        self._is_alone = getattr(comm, "size", None) == 1
         program = schedule.program
         fusions = getattr(registry, "fusions", ())
         if program is None or not fusions:
@@ -87,8 +91,11 @@ class Fusions:
         values: dict[str, object] = {}
         for task, (op, names) in zip(tasks, fusion.parts, strict=True):
             definition = self._registry[op]
-            is_plain = all(o.mode != "inout" and (o.name in task.operands) for o in definition.operands)
-            if definition.needs or not is_plain:
+            of_turns = {o.name for o in definition.operands if o.mode == "inout"}.union(definition.needs)
+            is_plain = all(o.name in task.operands for o in definition.operands)
+            if definition.needs and not self._is_alone:
+                return None
+            if not is_plain or not {names.get(name, name) for name in of_turns} <= fusion.in_turn:
                 return None
             for operand, region in task.operands.items():
                 if regions.setdefault(names.get(operand, operand), region) != region:

@@ -147,15 +147,17 @@ class Fusion:
     parts    the ops of a unit in order, each with names for its operands and attributes; what is not renamed keeps its own.
              What has one name is one region, or one value
     inner    names of tensors that nobody outside of the unit touches: the call need not make them
+    in_turn  names of what units read and write in turn, a counter say, and of what their ops need: the call sees to it
     kernel   takes a list of units, each with what its names stand for, of an inner one its spec. It leaves everything else as if
              all tasks had run one by one, to the bit
 
-    No unit reads what another one writes, and none has operands that are read and written.
+    No unit reads what another one writes, and none has operands that are read and written, but those in turn.
     """
 
     parts: tuple[tuple[str, Mapping[str, str]], ...]
     inner: frozenset[str]
     kernel: Kernel
+    in_turn: frozenset[str] = frozenset()
 
     @property
     def run(self) -> Callable[..., None]:
@@ -275,10 +277,12 @@ class OpRegistry(Mapping[str, OpDef]):
         operands = _operands(name, signature, f"{place}: ")
         self.add(OpDef(name, operands, core, inspect.cleandoc(doc), Kernel(self._kernels, name), place=place, **fields))
 
-    def fuse(self, name: str, *parts: tuple[str, Mapping[str, str]], inner: Collection[str]) -> None:
+    def fuse(
+        self, name: str, *parts: tuple[str, Mapping[str, str]], inner: Collection[str], in_turn: Collection[str] = ()
+    ) -> None:
         """Declare that units of these tasks may run as one call of the kernel `name`; see `Fusion`."""
         assert self._kernels is not None, "a table that names its kernels"
-        self.fusions.append(Fusion(parts, frozenset(inner), Kernel(self._kernels, name)))
+        self.fusions.append(Fusion(parts, frozenset(inner), Kernel(self._kernels, name), frozenset(in_turn)))
 
     def op(self, name: str, signature: str, *, core: str, **fields: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
         """Decorator that adds an op and its kernel; see the module docstring and `OpDef` for the fields.

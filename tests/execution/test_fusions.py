@@ -1,6 +1,7 @@
 """Units of tasks that run as one call: the same bits as one by one, whatever the tiles, layouts, schedulers and rings."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -58,7 +59,7 @@ def outputs(schedule, fused, monkeypatch, rings=None, **options):
     calls = []
     with monkeypatch.context() as patch:
         if not fused:
-            patch.setattr(executor, "Fusions", lambda schedule, registry: Fusions(schedule, {}))
+            patch.setattr(executor, "Fusions", lambda schedule, *_: Fusions(schedule, {}))
         given = externals(schedule.program)
         compiled = CompiledSchedule(schedule, REGISTRY, given, rings=rings, workers=1, comm=LocalComm())
         stats = [] if rings else None
@@ -82,6 +83,45 @@ def test_fused_tiles_make_the_bits_and_the_accounts_of_tasks_one_by_one(case, sc
         assert (result.num_tasks, result.num_submissions) == (one_result.num_tasks, one_result.num_submissions)
         assert calls == one_calls
         assert stats is None or stats == one_stats
+
+
+@pytest.mark.parametrize("scheduler", ["annotated", "minpeak"])
+@pytest.mark.parametrize("sets", [["seq=40"], ["seq=200", "dtype=bf16"], ["seq=5"]])
+def test_fused_tiles_of_the_head_make_the_bits_and_the_accounts_of_tasks_one_by_one(sets, scheduler, monkeypatch):
+    program = expand(load_graph("head"), load_config(["tiny"], sets, "prefill"), REGISTRY)
+    schedule = get_scheduler(scheduler)(program, {})
+    rings = safe_sizes([schedule])
+    tiles = [task for task in program.tasks if task.op == "lm_head_mm"]
+    assert len(Fusions(schedule, REGISTRY, LocalComm()).units) == 3 * len(tiles) and not Fusions(schedule, REGISTRY).units
+    one, one_result, one_stats, one_calls = outputs(schedule, False, monkeypatch, rings)
+    many, result, stats, calls = outputs(schedule, True, monkeypatch, rings)
+    assert torch.equal(one["logits"], many["logits"]) and one["logits"].any(1).all() and one["logits"].isfinite().all()
+    assert (result.num_tasks, result.num_submissions, stats, calls) == (
+        one_result.num_tasks,
+        one_result.num_submissions,
+        one_stats,
+        one_calls,
+    )
+
+
+def test_a_head_whose_ranks_talk_runs_task_by_task():
+    program = expand(load_graph("head"), load_config(["tiny"], ["seq=70", "ep=2"], "prefill"), REGISTRY)
+    group = SimpleNamespace(rank=0, size=2)
+    assert not Fusions(get_scheduler("annotated")(program, {}), REGISTRY, group).units
+
+
+def test_exchanges_are_counted_when_tiles_run_as_one(monkeypatch):
+    program = expand(load_graph("head"), load_config(["tiny"], ["seq=70"], "prefill"), REGISTRY)
+    schedule = get_scheduler("annotated")(program, {})
+    (window,) = (tensor.id for tensor in program.tensors if tensor.name == "comm_window")
+    counted = []
+    for registry in (REGISTRY, {}):
+        with monkeypatch.context() as patch:
+            patch.setattr(executor, "Fusions", lambda schedule, _, comm, registry=registry: Fusions(schedule, registry, comm))
+            given = externals(program)
+            CompiledSchedule(schedule, REGISTRY, given, comm=LocalComm()).run()
+            counted.append(int(given[window]))
+    assert counted[0] == counted[1] == 2 * sum(task.op == "lm_head_mm" for task in program.tasks)
 
 
 def test_what_is_captured_inside_of_a_unit_is_made(monkeypatch):
