@@ -22,7 +22,8 @@ def digest(value: Any) -> str:
 
 def _feed(value: Any, out: Callable[[bytes], Any]) -> None:
     if is_dataclass(value):
-        out(f"{type(value).__name__}(".encode())
+        record = next(kind for kind in type(value).__mro__ if "__dataclass_fields__" in vars(kind))  # however it keeps its fields
+        out(f"{record.__name__}(".encode())
         for field in fields(value):
             if field.name not in LEFT_OUT:
                 _feed(getattr(value, field.name), out)

@@ -6,10 +6,11 @@ are numbered in the order in which they are created and submitted, so `tasks[i].
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runner.base.errors import Mark
+from runner.base.records import open_record
 from runner.base.tensor_spec import TensorSpec
 from runner.program.layouts import Layout, whole
 from runner.program.spans import Span as Span
@@ -105,7 +106,7 @@ class Operands(Mapping[str, Region]):
         return self.regions
 
 
-@dataclass(frozen=True, slots=True)
+@open_record
 class Task:
     """One submission: a registered op on its operands, or (`op is None`) an alloc without a kernel.
 
@@ -118,6 +119,8 @@ class Task:
     are those that it would wait for if no task had such operands: explicit edges have to see to it.
     `reads` and `writes` are tensor ids, locals and externals alike; an in-out tensor is in both.
     """
+
+    __slots__ = ()
 
     id: int
     path: str
@@ -139,16 +142,24 @@ class Task:
     modes: Mapping[str, str] = field(default_factory=dict)
     unordered: tuple[int, ...] = ()
 
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of its operands, in order."""
+        return tuple(self.operands)
 
-def num_arguments(task: Task) -> int:
-    """Tensor arguments of a submission: its operands, and what else it creates (scratch, the tensors of an alloc)."""
-    num, created = len(task.operands), len(task.creates)
-    if num and task.creates == task.writes:
-        return num
-    if created and num:
-        operands = {region.tensor for region in task.operands.values()}
-        created = sum(tensor not in operands for tensor in task.creates)
-    return num + created
+    @property
+    def regions(self) -> Collection[Region]:
+        """The regions of its operands, in order."""
+        return self.operands.values()
+
+    @property
+    def num_arguments(self) -> int:
+        """Tensor arguments of its submission: its operands, and what else it creates (scratch, the tensors of an alloc)."""
+        regions, created = self.regions, self.creates
+        if not created or (regions and created == self.writes):
+            return len(regions)
+        operands = {region.tensor for region in regions}
+        return len(regions) + sum(tensor not in operands for tensor in created)
 
 
 @dataclass(frozen=True, slots=True)

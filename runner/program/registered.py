@@ -53,9 +53,10 @@ class OverwrittenWriters:
                     found.update([entry[0] for entry in self.entries[region.tensor] if overlap(region, entry[1])])
         if self.open:
             self.open[-1].trip.add(task.id)
-        if task.writes and (task.waits or task.unordered or self.entries) and task.writes != task.creates:
-            for name, region in task.operands.items():
-                if region.tensor in task.writes and region.tensor not in task.creates and task.modes.get(name) != "in":
+        writes, creates = task.writes, task.creates
+        if writes and (task.waits or task.unordered or self.entries) and writes != creates:
+            for name, region in zip(task.names, task.regions, strict=True):
+                if region.tensor in writes and region.tensor not in creates and task.modes.get(name) != "in":
                     self._overwrite(region, task, manual or name in task.modes)
         return found
 
@@ -82,7 +83,7 @@ class OverwrittenWriters:
         for number in tasks:
             task = self.tasks[number]
             if tensor in task.writes and self.is_registered(number, tensor):
-                for name, region in task.operands.items():
+                for name, region in zip(task.names, task.regions, strict=True):
                     if region.tensor == tensor and task.modes.get(name) not in ("in", "no_dep"):
                         yield number, region
 

@@ -8,16 +8,16 @@ every edge to submissions.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, islice, repeat
-from operator import add
+from operator import add, attrgetter
 from typing import Protocol, TypeVar
 
 from runner.base.errors import Mark
-from runner.base.records import LARGE, builder, collector_off, give_back
+from runner.base.records import LARGE, builder, collector_off, give_back, working_out
 from runner.base.tensor_spec import DTYPE_BYTES, MAX_BLOCK_BYTES, TensorSpec, block_bytes
-from runner.program.program import Box, Program, Task, Trips, num_arguments
+from runner.program.program import Box, Program, Task, Trips
 from runner.program.registered import OverwrittenWriters
 from runner.rings.schedule import (
     MAX_TENSORS,
@@ -130,7 +130,20 @@ class Scheduler(Protocol):
     def __call__(self, program: Program, options: Mapping[str, object]) -> Schedule: ...
 
 
-_new_slot, _new_submission, _new_scope = builder(Slot), builder(Submission), builder(ScopeInfo)
+@working_out(
+    name=attrgetter("of.path"),
+    task=attrgetter("of.id"),
+    num_tensors=attrgetter("of.num_arguments"),
+    **{name: attrgetter(f"of.{name}") for name in ("op", "num_blocks", "mark")},
+)
+class TaskSubmission(Submission):
+    """The submission of a task, which knows the rest."""
+
+    __slots__ = ("core", "entries", "explicit", "holds", "of", "size_bytes", "slots", "waits")
+    of: Task
+
+
+_new_slot, _new_submission, _new_scope = builder(Slot), builder(TaskSubmission), builder(ScopeInfo)
 _new_begin, _new_end, _new_step = builder(Begin), builder(End), builder(Submit)
 
 
@@ -254,17 +267,15 @@ class _Lowering:
         edges, held = tuple(sorted(waits)), tuple(sorted(holds))
         if len(held) == 1:
             held = self.alike.setdefault(held, held)
-        core, op, number, num_blocks, mark = task.core, task.op, task.id, task.num_blocks, task.mark
-        head = task.path, size_bytes, slots, edges, held, core, op, number, num_blocks, mark
         has_none = not writes or (writes_own and len(own) == len(creates)) or mode == "manual"
-        entries = () if has_none else self.entries(task)
-        self.submit(_new_submission(*head, entries, num_arguments(task), explicit))
+        entries = () if has_none else self.entries(task, writes)
+        self.submit(_new_submission(task.core, entries, explicit, held, task, size_bytes, slots, edges))
 
-    def entries(self, task: Task) -> tuple[MapEntry, ...]:
+    def entries(self, task: Task, writes: Collection[int]) -> tuple[MapEntry, ...]:
         """What a task writes and has not created in its own block, which is that of the next submission."""
-        found, index, modes, writes = list[tuple[MapEntry]](), self.next, task.modes, task.writes
+        found, index, modes = list[tuple[MapEntry]](), self.next, task.modes
         owner, tensors, offset, known = self.owner, self.program.tensors, self.offset, self.known_entries
-        for name, region in task.operands.items() if modes else zip(repeat(""), task.operands.values(), strict=False):
+        for name, region in zip(task.names if modes else repeat(""), task.regions, strict=False):
             tensor = region.tensor
             if tensor not in writes or (at := owner[tensor]) == index:
                 continue

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from runner.base.errors import Mark
+from runner.base.records import open_record
 from runner.program.program import Program, Trips
 
 NUM_RINGS = 4
@@ -53,7 +54,7 @@ class MapEntry(NamedTuple):
     covers: bool
 
 
-@dataclass(frozen=True, slots=True)
+@open_record
 class Submission:
     """One slot of a ring's window and one block of its heap (`size_bytes` may be 0).
 
@@ -63,6 +64,8 @@ class Submission:
     completes as soon as it is submitted. `explicit` are those of `holds` whose tensors it need not touch. `num_tensors` counts
     its tensor arguments, created and used; `entries` are those that take an entry of the tensormap.
     """
+
+    __slots__ = ()
 
     name: str
     size_bytes: int = 0

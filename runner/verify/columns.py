@@ -124,14 +124,13 @@ class Columns:
         pairs: list[Ints] = []  # tensors with their users, as keys
         num = np.int64(self.num)
         for part in in_turn(np.arange(len(self.tasks))):
-            tasks = self.tasks[part[0] : part[-1] + 1]
-            for touched in (
-                [task.reads if task.op is not None else () for task in tasks],
-                [task.writes if task.op is not None else () for task in tasks],
-                [task.creates if task.op is not None and task.creates is not task.writes else () for task in tasks],
-            ):
+            tasks = [task for task in self.tasks[part[0] : part[-1] + 1] if task.op is not None]
+            by = self.submitted[part][[task.op is not None for task in self.tasks[part[0] : part[-1] + 1]]]
+            created, written = [task.creates for task in tasks], [task.writes for task in tasks]
+            left = [() if one == other else one for one, other in zip(created, written, strict=True)]
+            for touched in ([task.reads for task in tasks], written, left):
                 rows = Rows.of(touched)
-                pairs.append(rows.values * num + np.repeat(self.submitted[part], np.diff(rows.starts)))
+                pairs.append(rows.values * num + np.repeat(by, np.diff(rows.starts)))
         keys = np.concatenate([*pairs, np.zeros(0, np.int64)])
         pairs.clear()
         keys.sort()

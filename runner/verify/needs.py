@@ -6,8 +6,8 @@ Found from the operands' regions alone: neither the edges that expansion inferre
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Iterator, Sequence
-from itertools import compress, groupby
+from collections.abc import Collection, Iterator, Sequence
+from itertools import chain, compress, groupby
 from operator import itemgetter
 from typing import Generic, TypeVar
 
@@ -185,12 +185,14 @@ class _Accesses:
         regions: list[Region] = []
         for part in in_turn(np.arange(len(columns.tasks))):
             tasks = columns.tasks[part[0] : part[-1] + 1]
-            touched = [region for task in tasks for region in task.operands.values()]
+            operands = [task.regions for task in tasks]
+            touched = [*chain.from_iterable(operands)]
             tensor = np.fromiter([region.tensor for region in touched], np.int32, len(touched))
             in_parts[tensor[np.array([bool(region.box) or region.part is not None for region in touched], bool)]] = True
-            by = np.repeat(columns.submitted[part], [len(task.operands) for task in tasks])
+            by = np.repeat(columns.submitted[part], [*map(len, operands)])
             kept = written[tensor]
-            is_read, is_write = _done(tasks)
+            is_read = _among(operands, [task.reads for task in tasks])
+            is_write = _among(operands, [task.writes for task in tasks]) & ~_only_read(tasks)
             found.append((by[kept], tensor[kept], is_read[kept], is_write[kept]))
             regions += compress(touched, kept)
         nothing = np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, bool), np.zeros(0, bool)
@@ -199,14 +201,18 @@ class _Accesses:
         self.regions = list(compress(regions, self.in_parts))
 
 
-def _done(tasks: Sequence[Task]) -> tuple[Bools, Bools]:
-    """Which operands of tasks are read, and which are written."""
-    is_read = np.array([region.tensor in task.reads for task in tasks for region in task.operands.values()], bool)
-    is_write = np.array([region.tensor in task.writes for task in tasks for region in task.operands.values()], bool)
-    if any(task.modes for task in tasks):
-        only_read = [bool(task.modes) and task.modes.get(name) == "in" for task in tasks for name in task.operands]
-        is_write &= ~np.array(only_read, bool)
-    return is_read, is_write
+def _among(operands: Sequence[Collection[Region]], tensors: Sequence[Sequence[int]]) -> Bools:
+    """Which operands of tasks are of these tensors of the task."""
+    pairs = zip(operands, tensors, strict=True)
+    return np.array([region.tensor in those for regions, those in pairs for region in regions], bool)
+
+
+def _only_read(tasks: Sequence[Task]) -> Bools | np.bool_:
+    """Which operands of tasks are only read though the task writes their tensors too."""
+    modes = [task.modes for task in tasks]
+    if not any(modes):
+        return np.False_
+    return np.array([its.get(name) == "in" for its, task in zip(modes, tasks, strict=True) for name in task.names], bool)
 
 
 def region_needs(columns: Columns) -> Iterator[Need]:

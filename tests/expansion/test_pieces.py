@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from textwrap import dedent, indent
 from types import SimpleNamespace
 from typing import Any
@@ -49,6 +50,16 @@ def test_what_the_copies_wait_for(program):
     assert [task.waits for task in program.tasks] == [(), (0,), (), (1, 2), (), (3, 4)]
     assert [tensor.name for tensor in program.tensors if tensor.is_local] == ["d", "d", "d"]
     assert [task.operands["w"].box for task in program.tasks if task.op == "g"] == [((i, i + 1), (0, 8)) for i in range(3)]
+
+
+def test_a_task_of_a_copy_is_a_task(program):
+    copied = [task for task in program.tasks if isinstance(task, pieces.CopiedTask)]
+    assert [task.path for task in copied] == ["i1.f", "i1.g", "i2.f", "i2.g"]
+    for task in copied:
+        kept = replace(task)
+        assert type(kept) is type(program.tasks[0]) and kept == task and task == kept
+        assert (kept.names, tuple(kept.regions), kept.num_arguments) == (task.names, task.regions, task.num_arguments)
+        assert all(replace(task, **{field.name: "other"}) != task for field in fields(task))
 
 
 def test_the_template(program, templates):

@@ -15,7 +15,7 @@ from runner.base.records import builder as record_builder
 from runner.expansion.builder import ProgramBuilder
 from runner.expansion.calls import OpCompiler, attr_value
 from runner.expansion.copying.likeness import ControlKeys, Key, LoopForm, given_params, loop_form, shape
-from runner.expansion.copying.pieces import Access, Piece, RangeStep, Step, Template, template
+from runner.expansion.copying.pieces import Access, CopiedTask, Copy, Piece, RangeStep, Step, Template, template
 from runner.expansion.externals import Externals
 from runner.expansion.last_writers import NOBODY
 from runner.expansion.names import Context, Frame, Resolved, View
@@ -23,12 +23,15 @@ from runner.expansion.trip_counts import DynamicRange
 from runner.language.expressions import ExprError
 from runner.language.graph import For
 from runner.language.library import GraphLibrary
-from runner.program.program import Operands, Region, Span, Task, Trips
+from runner.program.program import Region, Span, Trips
 
 FEWEST_TRIPS = 3
 """Working out how to copy a trip takes about as long as expanding one."""
 
-_new_region, _new_span, _new_task = record_builder(Region), record_builder(Span), record_builder(Task)
+EXPLICIT = "after", "wait_only"
+"""Names of the edges that a graph asks for."""
+
+_new_region, _new_span, _new_task = record_builder(Region), record_builder(Span), record_builder(CopiedTask)
 
 
 @dataclass(slots=True)
@@ -175,7 +178,7 @@ class _Copy:
         self.shift = len(builder.tasks) - found.piece.start.tasks
         self.numbers = builder.numbered(found.piece.end.tasks + self.shift)
         self.tensors = tensors
-        self.values = values
+        self.copy = Copy(prefix, values)
         self.regions: list[Region] = []
         self.trips: list[Trips] = []
 
@@ -188,6 +191,7 @@ class _Copy:
                 ids = self.builder.add_like(made)
                 self.tensors.update(zip([old.id for old in made], ids, strict=True))
                 self.regions += [_new_region(tensor, None, (), None, None) for tensor in ids]
+        self.copy.tensors = tuple([self.tensors[old] for old in self.template.tensors])
 
     def make_tasks(self, varying: list[Region]) -> None:
         """Tasks in submission order, since each follows what was written before it; and the trips of dynamic loops."""
@@ -196,6 +200,7 @@ class _Copy:
         for old, is_fixed in found.regions:
             regions.append(old if is_fixed else new(tensors[old.tensor], old.box, old.dropped, old.part, old.seen))
         regions += [new(tensors[old.tensor], old.box, old.dropped, old.part, old.seen) for old in varying]
+        self.copy.regions = tuple(regions)
         if found.waits is None or found.piece.bound or found.externals:
             found.waits = [self.writers(group) for group in found.groups]
         loops: list[int] = []
@@ -215,57 +220,32 @@ class _Copy:
         return tuple(sorted(waits))
 
     def run(self, steps: Sequence[Step], steady: Sequence[tuple[int, ...]]) -> None:
-        tasks, tensors, regions, values, shift = self.builder.tasks, self.tensors, self.regions, self.values, self.shift
-        prefix, numbers = self.prefix, self.numbers
-        edges, most_edges = self.builder.edges, self.builder.limits.edges
+        tasks, copy, shift, numbers = self.builder.tasks, self.copy, self.shift, self.numbers
+        tensors, edges, most_edges = copy.tensors, self.builder.edges, self.builder.limits.edges
         for step in steps:
-            old = step.old
-            index, path, attrs = numbers[old.id + shift], prefix + step.path, old.attrs
-            if step.attrs:
-                attrs = dict(attrs)
-                for name, number in step.attrs:
-                    attrs[name] = values[number]
-            waits = steady[step.steady]
+            index, waits = numbers[step.old.id + shift], steady[step.steady]
             if step.inside:
                 waits += tuple([numbers[task + shift] for task in step.inside])
             if step.accesses:
-                waits = self.access(step.accesses, index, path, waits)
-            edges += len(waits) + len(old.after)
+                waits = self.access(step.accesses, index, step.path, waits)
+            edges += len(waits) + len(step.old.after)
             if edges > most_edges:
-                raise self.builder.too_large("edges", old.mark)
+                raise self.builder.too_large("edges", step.root.mark)
             creates, uses = step.creates(tensors), step.uses(tensors)
-            tasks.append(
-                _new_task(
-                    index,
-                    path,
-                    old.op,
-                    old.core,
-                    Operands(step.names, step.regions(regions)) if step.names else old.operands,
-                    attrs,
-                    creates,
-                    uses,
-                    uses if step.reads is None else step.reads(tensors),
-                    creates if step.writes is None else step.writes(tensors),
-                    waits,
-                    tuple([numbers[task + shift] for task in old.after]) if old.after else (),
-                    old.num_blocks,
-                    old.mark,
-                    old.doc,
-                    old.device,
-                    tuple([numbers[task + shift] for task in old.wait_only]) if old.wait_only else (),
-                    old.modes,
-                    (),
-                )
-            )
+            writes = creates if step.writes is step.creates else step.writes(tensors)
+            tasks.append(_new_task(copy, creates, index, step, uses, waits, writes))
+            if step.old.after:
+                explicit = {name: tuple([numbers[task + shift] for task in getattr(step.old, name)]) for name in EXPLICIT}
+                tasks[-1] = replace(tasks[-1], **explicit)
         self.builder.edges = edges
 
     def access(self, accesses: Sequence[Access], task: int, path: str, waits: Sequence[int]) -> tuple[int, ...]:
-        """What a task or range waits for, with what it does to live and varying regions."""
+        """What a task or range with a path in the copy waits for, with what it does to live and varying regions."""
         found, builder = set(waits), self.builder
         for access in accesses:
             region = self.regions[access.region]
             if access.is_read and not builder.follow(region, found) and access.mark is not None:
-                builder.note_unwritten(region.tensor, access.mark, path)
+                builder.note_unwritten(region.tensor, access.mark, self.prefix + path)
             if access.is_write:
                 builder.overwrite(region, task, found)
         found.discard(task)
@@ -274,9 +254,10 @@ class _Copy:
     def range(self, step: RangeStep) -> Trips:
         old, count = step.old, step.old.evaluate
         assert isinstance(count, DynamicRange)
-        path = self.prefix + old.path[self.cut :]
+        inner = old.path[self.cut :]
+        path = self.prefix + inner
         moved = replace(count, path=path, views={name: self.view(view) for name, view in count.views.items()})
-        waits = self.access(step.accesses, NOBODY, path, [self.numbers[task + self.shift] for task in step.inside])
+        waits = self.access(step.accesses, NOBODY, inner, [self.numbers[task + self.shift] for task in step.inside])
         return Trips(path, moved.reads, waits, old.bound, moved, old.mark)
 
     def view(self, old: View) -> View:

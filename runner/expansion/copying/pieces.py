@@ -25,13 +25,14 @@ loop carries. `tests/expansion/test_pieces.py` runs the example.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, TypeVar
 
 from runner.base.errors import Mark
 from runner.base.records import builder as record_builder
+from runner.base.records import working_out
 from runner.base.tensor_spec import TensorSpec
 from runner.expansion.builder import NOWHERE, Position, ProgramBuilder
 from runner.expansion.calls import OpCompiler
@@ -41,7 +42,7 @@ from runner.expansion.names import Context, Frame, Resolved, View
 from runner.expansion.trip_counts import DynamicRange
 from runner.language.expressions import Expr
 from runner.language.notation import RegionRef
-from runner.program.program import Region, Span, Task, Tensor, Trips
+from runner.program.program import Operands, Region, Span, Task, Tensor, Trips
 
 T = TypeVar("T")
 Pick = Callable[[Any], tuple[T, ...]]
@@ -81,20 +82,22 @@ class Access:
 @dataclass(slots=True)
 class Step:
     """A task of the template, its path in the piece, names and regions of its operands, what it creates, uses, reads and writes,
-    by the template's tensors, attrs that differ (names and numbers), and what it waits for.
+    by numbers, how many arguments it has, attrs that differ (names and numbers), and what it waits for.
 
-    That is tasks `inside` the piece, the writers of a group of `steady` regions, and what follows from accesses. What is read or
-    written is None where it is what is used or created.
+    That is tasks `inside` the piece, the writers of a group of `steady` regions, and what follows from accesses. `root` is the
+    task that was expanded, of which `old` may be a copy.
     """
 
     old: Task
+    root: Task
     path: str
     names: tuple[str, ...]
     regions: Pick[Region]
     creates: Pick[int]
     uses: Pick[int]
-    reads: Pick[int] | None
-    writes: Pick[int] | None
+    reads: Pick[int]
+    writes: Pick[int]
+    num_arguments: int
     attrs: tuple[tuple[str, int], ...]
     inside: tuple[int, ...]
     steady: int
@@ -102,6 +105,40 @@ class Step:
 
 
 _new_step = record_builder(Step)
+
+
+@dataclass(slots=True)
+class Copy:
+    """What a copy has: the prefix of its paths, and by number (see `Template`) its tensors, its regions and values of attrs."""
+
+    prefix: str
+    values: list[Any]
+    tensors: tuple[int, ...] = ()
+    regions: tuple[Region, ...] = ()
+
+
+def _attrs(task: CopiedTask) -> Mapping[str, object]:
+    old, own = task.step.old.attrs, task.step.attrs
+    return {**old, **{name: task.copy.values[number] for name, number in own}} if own else old
+
+
+@working_out(
+    path=lambda task: task.copy.prefix + task.step.path,
+    **{name: attrgetter(f"step.root.{name}") for name in ("op", "core", "num_blocks", "mark", "doc", "device", "modes")},
+    names=attrgetter("step.names"),
+    regions=lambda task: task.step.regions(task.copy.regions),
+    operands=lambda task: Operands(task.names, task.regions),
+    attrs=_attrs,
+    reads=lambda task: task.step.reads(task.copy.tensors),
+    num_arguments=attrgetter("step.num_arguments"),
+)
+class CopiedTask(Task):
+    """A task of a copy, without edges by `after`. Programs have half a million, so it keeps what no other has, of that what is
+    asked for often, and finds the rest."""
+
+    __slots__ = ("copy", "creates", "id", "step", "uses", "waits", "writes")
+    step: Step
+    copy: Copy
 
 
 @dataclass(slots=True)
@@ -118,6 +155,7 @@ class Template:
     """A piece with what copies need to know.
 
     makes       its local tensors, in runs, and between them numbers of `externals`
+    tensors     the numbers of its tensors: local ones in order, then others that some task touches
     carried     names after a trip that the next may know
     fixed       tensors from outside that are the same in every copy
     regions     what steps call by number, after those of `makes` and before `views`; is each the same in every copy
@@ -130,6 +168,7 @@ class Template:
 
     piece: Piece
     makes: list[list[Tensor] | int]
+    tensors: dict[int, int]
     externals: list[Resolved]
     carried: dict[str, View]
     fixed: dict[int, int] = field(default_factory=dict)
@@ -173,8 +212,9 @@ class _Analysis:
         self.far: set[int] = set()
         self.groups: dict[tuple[int, ...], int] = {(): 0}
         self.names: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self.picks: dict[tuple[int, ...], Pick[int]] = {}
         externals = [] if piece.loop else builder.externals[start.externals : end.externals]
-        self.found = Template(piece, self.makes(externals), externals, self.carried())
+        self.found = Template(piece, self.makes(externals), dict(self.inside), externals, self.carried())
         varying = piece.loop.varying if piece.loop else []
         self.uneven = {self.tasks[place].operands[name].tensor for place, name in varying}
         self.settled = self.inside.keys() - {view.tensor for view in self.found.carried.values()} - self.uneven
@@ -280,11 +320,18 @@ class _Analysis:
             numbers = [self.varying.get((place, name), number) for name, number in zip(task.operands, numbers, strict=True)]
         names = self.names.setdefault(tuple(task.operands), tuple(task.operands))
         path = task.path[len(self.piece.frame.prefix) :]
-        reads = None if task.reads == task.uses else _pick(task.reads)
-        writes = None if task.writes == task.creates else _pick(task.writes)
-        touched = _pick(task.creates), _pick(task.uses), reads, writes
+        touched = map(self.touched, (task.creates, task.uses, task.reads, task.writes))
         given = tuple(attrs[place]) if place in attrs else ()
-        return _new_step(task, path, names, _pick(numbers), *touched, given, inside, steady, accesses)
+        root = task.step.root if isinstance(task, CopiedTask) else task
+        return _new_step(task, root, path, names, _pick(numbers), *touched, task.num_arguments, given, inside, steady, accesses)
+
+    def touched(self, tensors: tuple[int, ...]) -> Pick[int]:
+        """What finds these among a copy's tensors."""
+        known = self.picks.get(tensors)
+        if known is None:
+            numbers = self.found.tensors
+            known = self.picks[tensors] = _pick([numbers.setdefault(tensor, len(numbers)) for tensor in tensors])
+        return known
 
     def number(self, region: Region) -> int:
         """The number of a region that does not vary."""
@@ -378,12 +425,7 @@ class _Analysis:
 
 
 def _pick(numbers: Sequence[int]) -> Pick[Any]:
-    """What finds things by their numbers."""
-    if len(numbers) == 1:
-        number = numbers[0]
-        return lambda known: (known[number],)
-    return itemgetter(*numbers) if numbers else _nothing
-
-
-def _nothing(known: object) -> tuple[()]:
-    return ()
+    """What finds things in a tuple by their numbers, from its end where they are negative."""
+    if len(numbers) > 1:
+        return itemgetter(*numbers)
+    return itemgetter(slice(numbers[0], numbers[0] + 1 or None) if numbers else slice(0))

@@ -70,9 +70,9 @@ class _Costs:
             id(tensors[r.tensor].spec)
             if r.box is None and r.seen is None
             else (id(tensors[r.tensor].spec), r.dropped, r.box and tuple([hi - lo for lo, hi in r.box]), r.seen and r.seen.spec)
-            for r in task.operands.values()
+            for r in task.regions
         ]
-        return (task.op, task.num_blocks, *task.operands, *shapes)
+        return (task.op, task.num_blocks, *task.names, *shapes)
 
     def cost_us(self, task: Task, definition: OpDef, attrs: Mapping[str, object]) -> float:
         specs = {name: region.shown(self.program.tensors[region.tensor].spec) for name, region in task.operands.items()}

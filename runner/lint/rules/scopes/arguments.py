@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runner.lint.rule import Description, Rule
-from runner.program.program import Task, num_arguments
+from runner.program.program import Task
 from runner.rings.schedule import MAX_TENSORS
 
 
@@ -18,7 +18,7 @@ class Arguments(Rule):
     )
 
     def task(self, task: Task) -> None:
-        number = num_arguments(task)
+        number = task.num_arguments
         if number > MAX_TENSORS:
             hint = "split it into several allocs" if task.op is None else "split the op, or let it take one tensor for several"
             self.tell(f"'{task.path}' has {number} tensors, at most {MAX_TENSORS} are possible", task.mark, hint)
