@@ -157,11 +157,10 @@ def _shared_parts(workspace: Workspace, path: str, way: list[nodes.Step], found:
     key, last = found.symbol.key, way[-1]
     node = last.key if last.in_key else last.node
     asked = [(key[1], key[2])] if key[0] == "shared" else []
-    if nodes.names_on(way)[:1] == ["share"] and node is not None and node.kind == "text" and not asked:
-        asked = [(os.path.realpath(path), node.value)]
-    for file, name in asked:
-        if text := shared_text(workspace, path, file, name):
-            yield _block(text)
+    if nodes.names_on(way)[:1] == ["share"] and node is not None and node.kind == "text" and (not asked or "." in node.value):
+        asked.insert(0, (os.path.realpath(path), node.value))  # as it applies here, before what a used graph says of itself
+    texts = (shared_text(workspace, path, file, name) for file, name in asked)
+    yield from (_block(text) for text in [text for text in texts if text][:1])
 
 
 def op_text(definition: OpDef) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,8 @@ from runner.base.units import human_bytes
 from runner.editor.reading.sharing import entries, flat
 from runner.editor.workspace import Workspace
 from runner.expansion.sharing.addresses import addresses, made_in
-from runner.expansion.sharing.texts import Lists, Texts
+from runner.expansion.sharing.texts import Lists, Texts, Unit
+from runner.language.graph import EVERY
 from runner.language.library import GraphLibrary
 from runner.program.lifetimes import Lives, lives_of
 from runner.program.program import Program
@@ -33,19 +34,36 @@ def shared_text(workspace: Workspace, path: str, file: str, name: str) -> str:
     if not isinstance(program, RinggraphError) and program.arenas:
         mark = Mark(file, found.node.mark.line, found.node.mark.column)
         lives = lives_of(program, allocs_touch=False)
-        said = list(_lines(program, lives, _tensors(workspace, path, program, lives, mark))) or said
+        mine, way = _tensors(workspace, path, program, lives, mark)
+        said = [*_placed(way), *_lines(program, lives, mine)] or said
     return "\n".join((f"share   {name}", *(f"  {line}" for line in said)))
 
 
-def _tensors(workspace: Workspace, path: str, program: Program, lives: Lives, mark: Mark) -> frozenset[int]:
-    """The tensors of a program that lie in the entry at a place."""
+def _tensors(
+    workspace: Workspace, path: str, program: Program, lives: Lives, mark: Mark
+) -> tuple[frozenset[int], tuple[Unit, ...]]:
+    """The tensors of a program that lie in the entry at a place, and that entry behind the groups around it."""
     with overlaid(workspace.overlay()):
         library = GraphLibrary()
         texts = Texts(library.load(Path(path)), library)
-        at = addresses(lives, made_in(program, texts), Lists(texts, texts.said()))
+        lists = Lists(texts, texts.said())
+        at = addresses(lives, made_in(program, texts), lists)
     place = mark.line, mark.column
-    mine = [number for number, unit in at.units.items() if (unit.mark.line, unit.mark.column) == place and _is(unit.mark, mark)]
-    return frozenset(at.tensors[np.isin(at.unit, mine).any(axis=1)].tolist())
+    ways = (way for ways in lists.ways.values() for way in ways.values())
+    found = [way for way in ways if (way[-1].mark.line, way[-1].mark.column) == place and _is(way[-1].mark, mark)]
+    mine = frozenset(at.tensors[np.isin(at.unit, [way[-1].number for way in found]).any(axis=1)].tolist())
+    return mine, next(iter(found), ())
+
+
+def _placed(way: Sequence[Unit]) -> Iterator[str]:
+    """Copies and rings of an entry, and of the groups around it."""
+    for unit in way:
+        whose = "" if unit is way[-1] else f" of '{unit.name}'"
+        if unit.ring:
+            size = f"as large as {unit.ring} of its largest tensors"
+            yield f"a ring, {size}" if not whose else f"passes through the ring '{unit.name}', {size}"
+        for variable, count in unit.copies.items():
+            yield f"{count} copies{whose}, of {f'trips of {variable}' if variable != EVERY else 'all trips'}, side by side"
 
 
 def _is(mark: Mark, other: Mark) -> bool:

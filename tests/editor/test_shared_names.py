@@ -299,3 +299,20 @@ def _is_text(rule) -> bool:
     parts = (rule, rule.get("items", {}), rule.get("additionalProperties", {}))
     kinds = [part.get("$ref", "").rpartition("/")[2] for part in parts]
     return "pattern" in rule or bool({"expression", "region", "names", "shared", "placed"}.intersection(kinds))
+
+
+def test_what_hover_says_of_entries_of_used_graphs(tmp_path: Path) -> None:
+    """An entry that stands for one of a used graph's list is told as it lies here, with copies and ring."""
+    entries = "  - part.n: {copies: 2}\n  - r: {ring: 3, share: [part.o, part.deep.q]}\n"
+    text = MAIN.replace("  - part\n", f"  - part\n{entries}")
+    made, path = space(tmp_path, text), str(tmp_path / "main.yaml")
+    assert made.findings(path) == []
+    said = hovered(made, path, text, "  - part.n")
+    assert "share   part.n\n" in said and "2 copies, of all trips, side by side" in said and "of the arena" in said
+    said = hovered(made, path, text, "[part.o")
+    assert "share   part.o\n" in said and "passes through the ring 'r', as large as 3 of its largest tensors" in said
+    assert "  a ring, as large as 3 of" in hovered(made, path, text, "  - r")
+    said = hovered(made, path, text, "        - d\n")
+    assert "2 copies of 'both', of trips of t, side by side" in said
+    said = hovered(made, str(tmp_path / "part.yaml"), PART, "pile")  # the used graph's own, in its own file
+    assert "share   pile" in said and "copies" not in said

@@ -105,12 +105,13 @@ def _with_ring(
     large = [name for name, units in size.items() if units >= LARGE * largest]
     in_use = sum(size[name] * _concurrency(scene, members[name], begin, finish)[0] for name in large)
     wanted = int(np.ceil(taste.width * in_use / max(largest, 1)))
-    if len(large) < 2 or wanted < 2:
+    side_by_side = any(entry.copies for entry in entries if entry.name in large)
+    if len(large) < 2 or not side_by_side:
         return [*entries]
     label = f"{large[0].partition('.')[0]}_ring"
     if label in {*scene.members[file], *(entry.name for entry in entries)}:
         return [*entries]
-    ring = Shared(label, NOWHERE, inside=tuple(Shared(name, NOWHERE) for name in large), ring=wanted)
+    ring = Shared(label, NOWHERE, inside=tuple(Shared(name, NOWHERE) for name in large), ring=max(2, wanted))
     return [*(entry for entry in entries if entry.name not in large), ring]
 
 
