@@ -90,7 +90,7 @@ def _print_sizes(result: SizeResult) -> None:
 def frontier(
     graph: options.GraphName,
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Draw to a .svg, .png or .pdf file.")] = None,
-    num_points: Annotated[int, typer.Option("--points", min=1, metavar="N", help="Budgets between the ends.")] = 6,
+    num_points: Annotated[int, typer.Option("--points", min=1, max=1000, metavar="N", help="Budgets between the ends.")] = 6,
     asked: options.Asked = options.AS_IT_IS,
     as_json: options.Json = False,
     no_cache: NoCache = False,

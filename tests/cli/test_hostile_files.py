@@ -156,6 +156,7 @@ OPTIONS = (
     *(("schedule", "decode_fwd", *TINY, "--cores", f"aic={DIGITS}"), ("schedule", "decode_fwd", *TINY, "--ep", DIGITS)),
     *(("run", "head", *TINY, "--ring-heap", value) for value in (DIGITS, "1" * 400 + ".5", "1e400")),
     *(("run", "head", *TINY, option, "100000") for option in ("--workers", "--threads")),
+    ("frontier", "head", "--points", "9" * 20),
     *(("watch", "head", "--rounds", "1", "--every", value) for value in ("1e400", "99999999999999999999999")),
     *(("run", "head", *TINY, option, DIGITS) for option in ("--ring-window", "--ring-pool", "--seed", "--threads")),
     ("checkpoint", "init", "out", *TINY, "--seed", DIGITS),
