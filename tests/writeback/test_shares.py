@@ -225,6 +225,33 @@ def test_what_a_used_graph_makes_has_copies_of_its_own(tmp_path: Path, budget: s
     assert plan(SETUP, request).texts == {}
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("cores", ["aic=2,aiv=3", "unlimited"])
+def test_what_a_used_graph_makes_passes_through_a_ring(tmp_path: Path, cores: str) -> None:
+    """Where one and a half trips of a used graph fit, no copies of its tensors are as fast as the plan, a ring is."""
+    path = tiles(tmp_path)
+    (tmp_path / "part.yaml").write_text(PART.replace("values: f32[256, 256]", "values: f32[512, 256]"))
+    request = PlanRequest(
+        path,
+        "minpeak",
+        write=True,
+        minpeak=MinpeakOptions(budget="1640KiB"),
+        timed=TimedOptions(task_us=10, cores=cores),
+    )
+    wanted = results(SETUP.program(path), 1)
+    found = plan(SETUP, request)
+    write_files(found.texts)
+    assert loaded(path.read_bytes())["share"] == [{"tile_ring": {"ring": 3, "share": ["tile.keys", "tile.values"]}}]
+    assert found_by_lint(path) == []
+    after = SETUP.program(path)
+    assert verify(get_scheduler("annotated")(after, {})) == []
+    assert all(torch.equal(one, other) for one, other in zip(wanted, results(after, 3), strict=True))
+    free = found.unwritten
+    assert free is not None and found.report.makespan_us is not None
+    assert found.report.makespan_us <= 1.02 * free["makespan_us"]
+    assert plan(SETUP, request).texts == {}
+
+
 def test_a_budget_after_scopes(call, tmp_path: Path) -> None:
     """Lists within a budget are as fast as the plan, whatever scopes were written before."""
     for file in (Path(str(files("graphs"))) / "deepseek_v4").glob("*.yaml"):
