@@ -80,10 +80,10 @@ class Laid:
         return known
 
     def _part(self, rows: tuple[int, int], columns: tuple[int, int]) -> Laid:
+        if (rows, columns) == ((0, self.shape[0]), (0, self.shape[1])):
+            return self
         top, bottom = (self.rows.index(row) for row in rows)
         left, right = (self.columns.index(column) for column in columns)
-        if (top, left, bottom + 1, right + 1) == (0, 0, len(self.rows), len(self.columns)):
-            return self
         cut_rows = tuple(row - rows[0] for row in self.rows[top : bottom + 1])
         cut_columns = tuple(column - columns[0] for column in self.columns[left : right + 1])
         cells = tuple(line[left:right] for line in self.cells[top:bottom])
@@ -153,8 +153,10 @@ def _live_rows(x: torch.Tensor) -> int:
 
 def lay_out(w: torch.Tensor, rows: Sequence[int] = (), columns: Sequence[int] = (), *, is_fast: bool = False) -> Laid:
     """`w` [N, K] in cells cut at `rows` and `columns`."""
-    cut_rows, cut_columns = (tuple(sorted({0, size, *cuts})) for size, cuts in zip(w.shape, (rows, columns), strict=True))
-    make = way_of(w.dtype, w.device.type, is_fast)
+    cut_rows, cut_columns = (
+        (0, *sorted({*cuts} - {0, size}), size) for size, cuts in zip(w.shape, (rows, columns), strict=True)
+    )
+    make = way_of(w.dtype, w.device.type, is_fast) if w.numel() else _without_elements
     cells = tuple(
         tuple(make(w[top:bottom, left:right]) for left, right in pairwise(cut_columns)) for top, bottom in pairwise(cut_rows)
     )
@@ -238,6 +240,12 @@ def has_bf16() -> bool:
 @functools.cache
 def has_fbgemm() -> bool:
     return "fbgemm" in torch.backends.quantized.supported_engines
+
+
+def _without_elements(w: torch.Tensor) -> Multiply:
+    """Sums of nothing, or of no columns."""
+    dtype = torch.int32 if w.dtype == torch.int8 else torch.float32
+    return lambda x: x.new_zeros(x.shape[0], w.shape[0], dtype=dtype)
 
 
 def _blocked(w: torch.Tensor, is_fast: bool = False) -> Multiply:

@@ -48,6 +48,16 @@ def test_products_are_sums_in_f32_or_exact_and_no_row_sees_another(dtype, n, k, 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("n, k", [(8, 0), (0, 8), (0, 0)])
+def test_products_of_nothing_are_zeros(dtype, n, k, library):
+    x, w = torch.ones(4, k, dtype=dtype), torch.ones(n, k, dtype=dtype)
+    made = lay_out(w).product(x)
+    assert made.shape == (4, n) and made.dtype == lay_out(w[:1] if n else torch.ones(1, k, dtype=dtype)).product(x).dtype
+    assert not made.any()
+    assert lay_out(w, rows=(0, n)).part((0, n), (0, k)).product(x[:0]).shape == (0, n)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
 @pytest.mark.parametrize("n, k", [(1, 256), (40, 300), (16, 1100)])
 def test_any_number_of_rows_anywhere_in_memory_gives_the_same_bits(dtype, n, k):
     """A library has kernels for some numbers of rows, and takes what is left over by others."""
