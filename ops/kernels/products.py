@@ -153,9 +153,7 @@ def _live_rows(x: torch.Tensor) -> int:
 
 def lay_out(w: torch.Tensor, rows: Sequence[int] = (), columns: Sequence[int] = (), *, is_fast: bool = False) -> Laid:
     """`w` [N, K] in cells cut at `rows` and `columns`."""
-    cut_rows, cut_columns = (
-        (0, *sorted({*cuts} - {0, size}), size) for size, cuts in zip(w.shape, (rows, columns), strict=True)
-    )
+    cut_rows, cut_columns = ((0, *sorted({*cuts} - {0, size}), size) for size, cuts in zip(w.shape, (rows, columns), strict=True))
     make = way_of(w.dtype, w.device.type, is_fast) if w.numel() else _without_elements
     cells = tuple(
         tuple(make(w[top:bottom, left:right]) for left, right in pairwise(cut_columns)) for top, bottom in pairwise(cut_rows)
