@@ -249,7 +249,7 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], made: Sequenc
     described = {MADE: json.dumps(sorted(made))} if made else None
     path.parent.mkdir(parents=True, exist_ok=True)
     ours = {dtype: name for name, dtype in TORCH_DTYPES.items()}
-    specs = {name: TensorSpec(ours[value.dtype], tuple(value.shape)) for name, value in tensors.items()}
+    specs = {name: TensorSpec(ours[value.dtype], tuple(value.shape)) for name, value in sorted(tensors.items())}
     header, begins = file_header(specs, described=described)
     with whole_file(path) as partial, partial.open("wb") as file:  # not by safetensors: that makes files 0600, of devices too
         file.write(header)
