@@ -215,16 +215,21 @@ class Checkpoint:
         tied = self._arranged.tied if self._arranged else {}
         parts |= {part for name in tied for part in (name, *self._parts(name))}
         extra = [name for name in self.tensors if name not in known and name not in parts and not self.names.is_unused(name)]
-        static = [name for name in extra if name.endswith(STATIC)]
+        floats = [name for name in known if name in self.tensors and name not in weights and may_be_quantised(name, self.names)]
+        left = {part for name in floats for part in self._parts(name)}
+        together = {
+            "activations with scales fixed in advance are not supported": [name for name in extra if name.endswith(STATIC)],
+            "scales or offsets of weights that are stored as floats; nothing tells whether they have been applied": [
+                name for name in extra if name in left
+            ],
+        }
+        told = {name for names in together.values() for name in names}
         problems = [
             Diagnostic("K102", f"tensor '{name}' {self.tensors[name].spec} is not part of the model")
             for name in extra
-            if name not in static
+            if name not in told
         ]
-        if static:
-            message = f"{told_together(static)}: activations with scales fixed in advance are not supported"
-            problems.append(Diagnostic("K102", message))
-        return problems
+        return problems + [Diagnostic("K102", f"{told_together(names)}: {why}") for why, names in together.items() if names]
 
     def unusable(self, config: Fields, weights: Iterable[str]) -> list[Diagnostic]:
         """Values that cannot be used: zero points that are not zero, tables of integers that a family refuses."""

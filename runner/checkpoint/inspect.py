@@ -85,7 +85,8 @@ class Inspection:
         elif self.fits:
             lines.append(f"fits        {self.config}")
         else:
-            lines.append(f"fits        {self.config}: no, {len(self.problems)} problems")
+            number = "one problem" if len(self.problems) == 1 else f"{len(self.problems)} problems"
+            lines.append(f"fits        {self.config}: no, {number}")
         return "\n".join((*lines, *(f"note: {note}" for note in self.notes), *map(str, self.problems)))
 
 

@@ -53,6 +53,34 @@ def as_modelslim(folder, out, *, offset=torch.float32, column=True, described=Tr
     return out
 
 
+INT8 = {"num_bits": 8, "type": "int", "strategy": "token", "dynamic": True, "symmetric": True, "group_size": None}
+
+
+def as_compressed_tensors(folder, out, activations=INT8, **keys):
+    """A W8A8 checkpoint as compressed-tensors 0.20.1 lays it out, and the description that it puts into `config.json`."""
+
+    def rename(tensors):
+        for name in [name for name in tensors if name.endswith(".scale") and f"{name[:-6]}.weight" in tensors]:
+            tensors[f"{name[:-6]}.weight_scale"] = tensors.pop(name).reshape(-1, 1)
+
+    written_again(folder, out, rename)
+    weights = INT8 | {"strategy": "channel", "dynamic": False}
+    group = {"format": "int-quantized", "targets": ["Linear"], "weights": weights, "output_activations": None}
+    described = {
+        "config_groups": {"group_0": group | {"input_activations": activations}},
+        "format": "int-quantized",
+        "ignore": ["lm_head"],
+        "kv_cache_scheme": None,
+        "quant_method": "compressed-tensors",
+        "quantization_status": "compressed",
+        "sparsity_config": {},
+        "transform_config": {},
+        "version": "0.20.1",
+    }
+    change_config(out, quantization_config=described | keys)
+    return out
+
+
 def description(names):
     """What ModelSlim says of tensors: kinds of quantised weights, their scales and offsets, and of all others."""
     scaled = {name.removesuffix("_scale") for name in names if name.endswith(".weight_scale")}

@@ -552,7 +552,7 @@ def test_inspection_says_what_does_not_fit(folder, config):
     change(folder, "norm.weight", None)
     found = inspect_checkpoint(folder)
     assert not found.fits
-    assert str(found).endswith("fits        model: no, 1 problems\nerror K101: tensor 'norm.weight' f32[64] is missing")
+    assert str(found).endswith("fits        model: no, one problem\nerror K101: tensor 'norm.weight' f32[64] is missing")
     other = inspect_checkpoint(folder, config.with_(vocab_size=95))
     assert len(other.problems) == 5
 

@@ -3,6 +3,7 @@
 import itertools
 import json
 import random
+import re
 import shutil
 import struct
 
@@ -11,7 +12,9 @@ import torch
 from other_tools import (
     DESCRIPTION,
     INDEX,
+    INT8,
     SHARD,
+    as_compressed_tensors,
     as_modelslim,
     change_config,
     computed,
@@ -22,7 +25,7 @@ from other_tools import (
 )
 from safetensors.torch import save_file
 
-from runner.base.errors import CheckpointError
+from runner.base.errors import CheckpointError, ConfigError
 from runner.base.tensor_spec import DTYPE_BYTES, TensorSpec
 from runner.checkpoint.checkpoint import Checkpoint
 from runner.checkpoint.convert import convert
@@ -102,6 +105,71 @@ def test_int8_of_other_tools_is_w8a8(folders, expected, tmp_path, layout):
         made = convert(theirs, tmp_path / flavour, require_own_config(theirs), to=flavour).folder
         ours = convert(folders["w8a8"], tmp_path / f"ours-{flavour}", require_own_config(folders["w8a8"]), to=flavour).folder
         assert same_files(made, ours)
+
+
+# compressed-tensors
+
+
+@pytest.fixture(scope="module", params=["deepseek", "qwen3"])
+def w8a8(request, folders, tmp_path_factory):
+    """A W8A8 checkpoint of each of the two readers of `config.json`."""
+    if request.param == "deepseek":
+        return folders["w8a8"]
+    config = load_config(["qwen3-tiny"], ["precision=w8a8", "num_hidden_layers=2"])
+    return init_checkpoint(config, tmp_path_factory.mktemp("qwen3") / "w8a8", flavour="w8a8")
+
+
+def test_int8_activations_of_compressed_tensors_run_as_w8a8(w8a8, tmp_path):
+    theirs = as_compressed_tensors(w8a8, tmp_path / "theirs")
+    found = inspect_checkpoint(theirs)
+    assert found.problems == () and (found.flavour, found.runs_as) == ("w8a8", "w8a8")
+    assert resolve([str(theirs)]).origin("precision").startswith(f"{theirs}")
+    assert same(computed(theirs), computed(w8a8))
+
+
+@pytest.mark.parametrize("activations", [None, INT8 | {"type": "float"}])
+def test_activations_that_no_description_quantises_stay_as_they_are(w8a8, tmp_path, activations):
+    """Weights in INT8 alone: the codes are decoded, though codes without a description run as W8A8."""
+    theirs = as_compressed_tensors(w8a8, tmp_path / "theirs", activations)
+    assert inspect_checkpoint(theirs).runs_as in ("f32", "bf16")
+    assert same(computed(theirs), computed(w8a8, "precision=full"))
+
+
+@pytest.mark.parametrize(
+    ("activations", "keys", "message"),
+    [
+        (INT8 | {"num_bits": 4}, {}, "has input_activations with num_bits 4 (an integer), expected 8"),
+        (INT8 | {"dynamic": False}, {}, "has input_activations with scales that were fixed in advance, which are not supported"),
+        (INT8 | {"strategy": "tensor"}, {}, "has input_activations with strategy 'tensor' (a string), expected 'token'"),
+        (INT8 | {"symmetric": False}, {}, "has input_activations with zero points, which are not supported"),
+        (INT8, {"transform_config": {"config_groups": {"R1": {}}}}, "has a transform_config: transforms of activations are not"),
+        (
+            INT8,
+            {"config_groups": {"group_0": {"output_activations": INT8}}},
+            "has output_activations: results that are quantised",
+        ),
+        (INT8, {"config_groups": [1]}, "for config_groups, expected an object of objects"),
+        (INT8, {"config_groups": {"group_0": 1}}, "for config_groups, expected an object of objects"),
+        (INT8, {"quant_method": 8}, "has 8 (an integer) for quant_method, expected a string or null"),
+    ],
+)
+def test_activations_that_cannot_be_quantised_so_are_refused(w8a8, tmp_path, activations, keys, message):
+    theirs = as_compressed_tensors(w8a8, tmp_path / "theirs", activations, **keys)
+    with pytest.raises(ConfigError, match=re.escape(message)) as refused:
+        require_own_config(theirs)
+    assert f"{theirs / 'config.json'}:1:" in str(refused.value) and "error C102: 'quantization_config' has" in str(refused.value)
+
+
+def test_scales_beside_weights_that_were_decoded_are_one_finding(w8a8, tmp_path):
+    def decode(tensors):
+        for name, codes in tensors.items():
+            if codes.dtype == torch.int8:
+                tensors[name] = codes.float() * tensors[f"{name}_scale"]
+
+    theirs = written_again(as_compressed_tensors(w8a8, tmp_path / "theirs"), tmp_path / "decoded", decode)
+    change_config(theirs, quantization_config=None)
+    (found,) = problems(theirs)
+    assert re.search(r"^error K102: tensor '.*' and \d+ more: scales or offsets of weights that are stored as floats", found)
 
 
 def test_what_is_asked_for_wins_over_what_the_tensors_say(folders, expected, tmp_path):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from runner.language.given import BESIDE, FLAVOUR, describe
+from runner.models.config_json import not_runnable, precision, special_floats
 from runner.models.deepseek_v4.hf_config import (
     CODES,
     CSA,
@@ -60,7 +61,7 @@ OFFICIAL = ("dim", "n_layers")
 def read_file(given: Mapping[str, Any]) -> Normalised:
     """A whole `config.json` in our fields, none missing; problems name the key."""
     result = Normalised()
-    values = {key: _special_floats(value) for key, value in given.items()}
+    values = {key: special_floats(value) for key, value in given.items()}
     if problem := _not_a_model(values):
         result.problems.append(problem)
         return result
@@ -82,15 +83,6 @@ def read_file(given: Mapping[str, Any]) -> Normalised:
         except Refused as error:
             result.problems.append((error.key, error.message))
     return result
-
-
-def _special_floats(value: Any) -> Any:
-    """The value with `{"__float__": "Infinity"}` and the like, which JSON has no number for, as the number."""
-    if isinstance(value, dict):
-        if value.keys() == {"__float__"} and value["__float__"] in ("Infinity", "-Infinity", "NaN"):
-            return float(value["__float__"])
-        return {key: _special_floats(item) for key, item in value.items()}
-    return [_special_floats(item) for item in value] if isinstance(value, list) else value
 
 
 # --- what the class refuses by the type of a value
@@ -262,8 +254,10 @@ def _dtype(values: Mapping[str, Any], result: Normalised) -> None:
     if values.get(key) is not None:
         result.fields["dtype"] = DTYPES.get(str(values[key]), values[key]), key
     quantisation = values.get("quantization_config")
-    if isinstance(quantisation, dict) and quantisation.get("quant_method") == "w8a8":
-        result.fields["precision"] = "w8a8", "quantization_config"
+    if problem := not_runnable(quantisation):
+        raise Refused("quantization_config", f"'quantization_config' {problem}")
+    if asked := precision(quantisation):
+        result.fields["precision"] = asked, "quantization_config"
     elif values.get(FLAVOUR) == "w8a8":
         result.fields["precision"] = "w8a8", FLAVOUR
 

@@ -8,10 +8,13 @@ from typing import Any
 
 from runner.language.expressions import ExprError, parse
 from runner.language.given import BESIDE, FLAVOUR, Given, describe
+from runner.models.config_json import not_runnable, precision, special_floats
 from runner.models.protocols import Normalised, Values
 
 DEFAULT = ""
 """Where a value comes from that the file does not give."""
+PRECISION, QUANTISATION = "quantised.precision", "quantization_config"
+"""The path of what the key asks for, whichever tool wrote it."""
 _WORDS = {
     "integer": "an integer",
     "float": "a number with a point",
@@ -96,6 +99,7 @@ class File:
         self._identity()
         self._strangers()
         self._check_keys()
+        self._check_quantisation()
         for origin in self.reading.origins:
             self._derive(origin, with_default=True)
         for refusal in self.reading.refusals:
@@ -105,6 +109,7 @@ class File:
     def part(self) -> Normalised:
         """The fields that are given, in their own spelling or in the file's, and keys that neither knows as they are."""
         self._identity()
+        self._check_quantisation()
         origins = {origin.name: origin for origin in self.reading.origins}
         spelled: set[str] = set()
         for origin in origins.values():
@@ -157,6 +162,11 @@ class File:
         for name, key in self.reading.keys.items():
             if name in self.values and (problem := self._key_problem(name, key, self.values[name])):
                 self._problem(name, problem)
+
+    def _check_quantisation(self) -> None:
+        is_asked = any(PRECISION in origin.paths for origin in self.reading.origins)
+        if is_asked and (problem := not_runnable(self.values.get(QUANTISATION))):
+            self._problem(QUANTISATION, f"'{QUANTISATION}' {problem}")
 
     def _key_problem(self, name: str, key: Key, value: Any) -> str | None:
         if key.types and not any(is_of(value, kind) for kind in key.types):
@@ -236,8 +246,10 @@ class File:
         if head == "generation" and parts:
             key = BESIDE + ".".join(parts)
             return (self.values.get(key) if BESIDE in self.values else ABSENT), key
-        if head == "tensors" and parts == ["flavour"]:
+        if path == "tensors.flavour":
             return self.values.get(FLAVOUR, ABSENT), FLAVOUR
+        if path == PRECISION:
+            return precision(self.values.get(QUANTISATION)) or ABSENT, QUANTISATION
         key = self._first(head)
         if key not in self.values:
             return ABSENT, key
@@ -255,6 +267,8 @@ class File:
 
     def _heads(self, path: str) -> set[str]:
         """Every key of a file that a path may lie in."""
+        if path == PRECISION:
+            return {QUANTISATION}
         head = path.partition(".")[0]
         return {*self.reading.first.get(head, (head,))}
 
@@ -295,15 +309,6 @@ class File:
     def _problem(self, key: str, message: str) -> None:
         self.wrong.add(key)
         self.result.problems.append((key, message))
-
-
-def special_floats(value: Any) -> Any:
-    """The value with `{"__float__": "Infinity"}` and the like, which JSON has no number for, as the number."""
-    if isinstance(value, dict):
-        if value.keys() == {"__float__"} and value["__float__"] in ("Infinity", "-Infinity", "NaN"):
-            return float(value["__float__"])
-        return {key: special_floats(item) for key, item in value.items()}
-    return [special_floats(item) for item in value] if isinstance(value, list) else value
 
 
 def is_of(value: Any, kind: str) -> bool:
