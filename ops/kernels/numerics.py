@@ -59,6 +59,8 @@ def dequantise(acc: torch.Tensor, row_scale: torch.Tensor, column_scale: torch.T
 
 def is_ones(scale: torch.Tensor) -> bool:
     """Whether `scale` is all ones; looked at again only when it was written, which nobody does to a weight."""
+    if scale.is_inference():  # of a task's, nobody counts what is written
+        return bool((scale == 1).all())
     version = scale._version
     known = getattr(scale, "_ringgraph_is_ones", None)
     if known is None or known[0] != version:
