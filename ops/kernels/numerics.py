@@ -52,6 +52,28 @@ def wide_product(x: torch.Tensor, w: torch.Tensor | Laid) -> torch.Tensor:
     return (w if isinstance(w, Laid) else lay_out(w)).wide_product(x)
 
 
+def scaled_product(x: torch.Tensor, w: torch.Tensor | Laid, row_scale: torch.Tensor, column_scale: torch.Tensor) -> torch.Tensor:
+    """`dequantise(wide_product(x, w), row_scale, column_scale)`; column scales of 1, which change nothing, are left out."""
+    acc = wide_product(x, w).mul_(row_scale.reshape(-1, 1))
+    return acc if is_ones(column_scale) else acc.mul_(column_scale)
+
+
+def scaled_product_into(
+    x: torch.Tensor, w: torch.Tensor | Laid, row_scale: torch.Tensor, column_scale: torch.Tensor, out: torch.Tensor
+) -> None:
+    """The same, rounded once to `out` [M, N]."""
+    row_scale = row_scale.reshape(-1, 1)
+    if not is_ones(column_scale):
+        torch.mul(wide_product(x, w).mul_(row_scale), column_scale, out=out)
+        return
+    laid = w if isinstance(w, Laid) else lay_out(w)
+    num_live = laid.live_rows(x)
+    if num_live < x.shape[0]:
+        out[num_live:].zero_()
+        x, row_scale, out = x[:num_live], row_scale[:num_live], out[:num_live]
+    torch.mul(laid.wide_sums(x), row_scale, out=out)
+
+
 def dequantise(acc: torch.Tensor, row_scale: torch.Tensor, column_scale: torch.Tensor) -> torch.Tensor:
     """A new tensor: `acc` [M, N] (int32 or float) as f32, times `row_scale` [M] or [M, 1], times `column_scale` [N]."""
     return (acc.float() * row_scale.reshape(-1, 1)).mul_(column_scale)
