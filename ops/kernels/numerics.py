@@ -47,9 +47,10 @@ def product(x: torch.Tensor, w: torch.Tensor | Laid) -> torch.Tensor:
     return (w if isinstance(w, Laid) else lay_out(w)).product(x)
 
 
-def wide_product(x: torch.Tensor, w: torch.Tensor | Laid) -> torch.Tensor:
-    """`x @ w.T` as f32, to which an int32 sum is rounded."""
-    return (w if isinstance(w, Laid) else lay_out(w)).wide_product(x)
+def wide_product(x: torch.Tensor, w: torch.Tensor | Laid, *, is_padded: bool = True) -> torch.Tensor:
+    """`x @ w.T` as f32, to which an int32 sum is rounded; unless `is_padded` nobody looks for zeros at the end of `x`."""
+    laid = w if isinstance(w, Laid) else lay_out(w)
+    return laid.wide_product(x) if is_padded else laid.wide_sums(x)
 
 
 def scaled_product(x: torch.Tensor, w: torch.Tensor | Laid, row_scale: torch.Tensor, column_scale: torch.Tensor) -> torch.Tensor:

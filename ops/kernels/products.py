@@ -120,7 +120,10 @@ class Laid:
         """The same, all rows multiplied whether they are zero or not."""
         sums = getattr(self.cells[0][0], "exact_sums", None)
         is_cell = len(self.cells) == 1 and len(self.cells[0]) == 1
-        return sums(x) if sums is not None and is_cell and x.shape[0] else self._product(x).float()
+        if sums is not None and is_cell and x.shape[0]:
+            return sums(x)
+        found = self._product(x)
+        return found if found.dtype == torch.float32 else found.float()
 
     def _of_live_rows(self, multiply: Multiply, x: torch.Tensor) -> torch.Tensor:
         num_rows, num_live = x.shape[0], self.live_rows(x)
@@ -256,7 +259,9 @@ def _blocked(w: torch.Tensor, is_fast: bool = False) -> Multiply:
     doubles_one = not is_fast and not has_avx2_alone()
 
     def multiply(x: torch.Tensor) -> torch.Tensor:
-        x, num_rows = x.float(), x.shape[0]
+        num_rows = x.shape[0]
+        if x.dtype != torch.float32:
+            x = x.float()
         if num_rows == 1 and doubles_one:
             return linear(torch.cat((x, x)), blocks, None, "none", [], "")[:1]
         if num_rows == 0:
