@@ -91,23 +91,21 @@ class Laid:
         skips_zeros = self.is_finite and _is_large(shape, self.dtype)
         return Laid(shape, self.dtype, cut_rows, cut_columns, cells, is_finite=self.is_finite, skips_zeros=skips_zeros)
 
+    def live_rows(self, x: torch.Tensor) -> int:
+        """Rows of `x` that are to be multiplied: those after them are zero, and so are their products."""
+        num_rows = x.shape[0]
+        return _live_rows(x) if self.skips_zeros and _LEAST_ROWS <= num_rows <= _FEW_ROWS else num_rows
+
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """`x @ self.T`."""
-        num_rows = x.shape[0]
-        if self.skips_zeros and _LEAST_ROWS <= num_rows <= _FEW_ROWS:
-            num_live = _live_rows(x)
-            if num_live < num_rows:
-                return torch.nn.functional.pad(self._product(x[:num_live]), (0, 0, 0, num_rows - num_live))
-        return self._product(x)
+        return self._of_live_rows(self._product, x)
 
     def product_into(self, x: torch.Tensor, out: torch.Tensor) -> None:
         """The same, rounded to `out` [M, N]."""
-        num_rows = x.shape[0]
-        if self.skips_zeros and _LEAST_ROWS <= num_rows <= _FEW_ROWS:
-            num_live = _live_rows(x)
-            if num_live < num_rows:
-                out[num_live:].zero_()
-                x, out = x[:num_live], out[:num_live]
+        num_live = self.live_rows(x)
+        if num_live < x.shape[0]:
+            out[num_live:].zero_()
+            x, out = x[:num_live], out[:num_live]
         if len(self.cells) == 1:
             out.copy_(self._product(x))
             return
@@ -116,11 +114,22 @@ class Laid:
 
     def wide_product(self, x: torch.Tensor) -> torch.Tensor:
         """The same as f32, to which an int32 sum is rounded."""
+        return self._of_live_rows(self.wide_sums, x)
+
+    def wide_sums(self, x: torch.Tensor) -> torch.Tensor:
+        """The same, all rows multiplied whether they are zero or not."""
         sums = getattr(self.cells[0][0], "exact_sums", None)
         is_cell = len(self.cells) == 1 and len(self.cells[0]) == 1
-        if sums is None or not is_cell or self.skips_zeros or x.shape[0] == 0:
-            return self.product(x).float()
-        return sums(x)
+        if sums is not None and is_cell and x.shape[0]:
+            return sums(x)
+        found = self._product(x)
+        return found if found.dtype == torch.float32 else found.float()
+
+    def _of_live_rows(self, multiply: Multiply, x: torch.Tensor) -> torch.Tensor:
+        num_rows, num_live = x.shape[0], self.live_rows(x)
+        if num_live < num_rows:
+            return torch.nn.functional.pad(multiply(x[:num_live]), (0, 0, 0, num_rows - num_live))
+        return multiply(x)
 
     def _product(self, x: torch.Tensor) -> torch.Tensor:
         cells = self.cells
@@ -142,13 +151,11 @@ def _is_large(shape: tuple[int, ...], dtype: torch.dtype) -> bool:
 
 
 def _live_rows(x: torch.Tensor) -> int:
-    """Rows of `x` up to the last one that is not zero."""
+    """Rows of `x` but for a half of them, of what is left another, and so on, as long as the half at the end is zero."""
     num_rows = x.shape[0]
-    if x[-1].count_nonzero():
-        return num_rows
-    sizes = x.view(torch.uint8) if x.dtype == torch.int8 else x.abs()  # of -128, `abs` is negative
-    largest = sizes.amax(1).tolist()
-    return next((row + 1 for row in range(num_rows - 2, -1, -1) if largest[row]), 0)
+    while num_rows > 1 and not x[num_rows - num_rows // 2 : num_rows].count_nonzero():
+        num_rows -= num_rows // 2
+    return num_rows
 
 
 def lay_out(w: torch.Tensor, rows: Sequence[int] = (), columns: Sequence[int] = (), *, is_fast: bool = False) -> Laid:
@@ -252,7 +259,9 @@ def _blocked(w: torch.Tensor, is_fast: bool = False) -> Multiply:
     doubles_one = not is_fast and not has_avx2_alone()
 
     def multiply(x: torch.Tensor) -> torch.Tensor:
-        x, num_rows = x.float(), x.shape[0]
+        num_rows = x.shape[0]
+        if x.dtype != torch.float32:
+            x = x.float()
         if num_rows == 1 and doubles_one:
             return linear(torch.cat((x, x)), blocks, None, "none", [], "")[:1]
         if num_rows == 0:

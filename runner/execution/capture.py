@@ -36,4 +36,5 @@ class Capture:
             engine.drain()
             _, tensor = self._due.pop()
             if self._run.binder.external(tensor) is not None or self._run.places[self._run.binder.home(tensor)[0]] is not None:
-                self.copies[tensor] = self._run.tensor(tensor).detach().clone()
+                with torch.inference_mode(False):  # a tensor like any other, for whoever gets it
+                    self.copies[tensor] = self._run.tensor(tensor).detach().clone()

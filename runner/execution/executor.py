@@ -165,7 +165,7 @@ class CompiledSchedule:
         wanted = set(capture)
         copies = Capture(run, wanted) if wanted else None
         try:
-            with torch.no_grad(), self._engine(run, wanted) as engine:
+            with torch.inference_mode(), self._engine(run, wanted) as engine:
                 drive(run, engine if trace is None else Traced(engine, run, trace), self._trip_counts, copies, progress)
         finally:
             if scope_stats is not None:

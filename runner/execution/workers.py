@@ -196,7 +196,7 @@ class Workers:
 
     def _serve(self) -> None:
         torch.set_num_threads(self._intra_op_threads)  # a thread of its own default would change how sums are split
-        with torch.no_grad():
+        with torch.inference_mode():
             while True:
                 with self._work:
                     while not self._ready and not self._stopping:

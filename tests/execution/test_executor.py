@@ -212,6 +212,7 @@ def test_capture_copies_locals_before_their_block_is_reused():
         result, _ = run(schedule, workers=workers, capture=[acc, ones])
         assert result.captured[acc][0].eq(7).all() and result.captured[acc][1:].eq(1).all()
         assert result.captured[ones].eq(1).all()
+        assert not any(value.is_inference() for value in result.captured.values()), "whoever gets it may write it"
 
 
 def test_capture_of_a_tensor_whose_last_user_is_left_out():

@@ -94,6 +94,12 @@ def test_a_scale_that_is_written_is_looked_at_again():
         assert numerics.is_ones(scale) == numerics.is_ones(scale) == (value == 1.0)
 
 
+def test_a_scale_of_a_task_is_looked_at_again():
+    """Blocks of a run are inference tensors, whose writes nobody counts."""
+    with torch.inference_mode():
+        test_a_scale_that_is_written_is_looked_at_again()
+
+
 # Router
 
 

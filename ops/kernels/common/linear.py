@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch.nn.functional import silu
 
-from ops.kernels.numerics import dequantise, matmul_nt, product, wide_product
+from ops.kernels.numerics import matmul_nt, product, scaled_product, scaled_product_into
 from ops.kernels.products import reads_laid_out
 
 
@@ -20,18 +20,18 @@ def linear_add(x, w, *, acc):
 
 @reads_laid_out(w=None)
 def quant_linear(x, x_scale, w, w_scale, *, y):
-    y.copy_(dequantise(wide_product(x, w), x_scale, w_scale))
+    scaled_product_into(x, w, x_scale, w_scale, y)
 
 
 @reads_laid_out(w=None)
 def quant_linear_add(x, x_scale, w, w_scale, *, acc):
-    acc += dequantise(wide_product(x, w), x_scale, w_scale)
+    acc += scaled_product(x, w, x_scale, w_scale)
 
 
 @reads_laid_out(w1=None, w2=None)
 def quant_linear_pair(x, x_scale, w1, w1_scale, w2, w2_scale, *, y1, y2):
-    y1.copy_(dequantise(wide_product(x, w1), x_scale, w1_scale))
-    y2.copy_(dequantise(wide_product(x, w2), x_scale, w2_scale))
+    scaled_product_into(x, w1, x_scale, w1_scale, y1)
+    scaled_product_into(x, w2, x_scale, w2_scale, y2)
 
 
 def add(a, b, *, y):

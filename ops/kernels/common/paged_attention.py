@@ -70,27 +70,33 @@ def paged_attention(q, position_ids, block_table, k_cache, v_cache, *, attn, att
     num_rows, num_tokens = attn.shape[0], position_ids.shape[0]
     window, scale = window or _UNLIMITED, scale or columns**-0.5
     heads = attn.shape[1] // (kv_heads * columns)
-    queries = q.view(num_rows, kv_heads, -1, columns)[:num_tokens, :, :heads].float()
-    result = torch.zeros(num_rows, kv_heads, heads, columns, device=q.device)
     step = num_tokens // block_table.shape[0]
+    result = torch.zeros(num_rows, kv_heads, heads, columns, device=q.device)
+    asked = _by_request(q.view(num_rows, kv_heads, -1, columns)[:num_tokens, :, :heads].float(), step)
+    answers = _by_request(result[:num_tokens], step) if step == 1 else torch.zeros_like(asked)
     positions, tables = position_ids.view(-1, step).tolist(), block_table.tolist()
     for request, (places, table) in enumerate(zip(positions, tables, strict=True)):
         last = max(places)
         if last < 0:
             continue
-        tokens = slice(request * step, (request + 1) * step)
         first = max(min(place for place in places if place >= 0) - window + 1, 0)
-        keys, values = (_seen_rows(cache, table, first, last + 1).float().transpose(0, 1) for cache in (k_cache, v_cache))
-        asked = queries[tokens].permute(1, 2, 0, 3).flatten(1, 2)  # [KV, heads * S, C]
-        scores = (asked @ keys.transpose(1, 2)).mul_(scale)  # [KV, heads * S, N]
+        keys, values = (_seen_rows(cache, table, first, last + 1).float() for cache in (k_cache, v_cache))
+        scores = torch.bmm(asked[request], keys.permute(1, 2, 0)).mul_(scale)  # [KV, heads * S, N]
         if step > 1:  # else the one token sees them all
-            seen = visible(position_ids[tokens], first, last + 1 - first, window)
+            seen = visible(position_ids[request * step : (request + 1) * step], first, last + 1 - first, window)
             scores = scores.unflatten(1, (heads, step)).masked_fill_(~seen, float("-inf")).flatten(1, 2)
         weights = scores.softmax(-1)
         if step > 1:
             weights = weights.nan_to_num_(0.0)
-        result[tokens] = (weights @ values).unflatten(1, (heads, step)).permute(2, 0, 1, 3)
+        torch.bmm(weights, values.transpose(0, 1), out=answers[request])
+    if step > 1:
+        result[:num_tokens] = answers.unflatten(2, (heads, step)).permute(0, 3, 1, 2, 4).flatten(0, 1)
     quantise_rows(result.flatten(1), attn, attn_scale)
+
+
+def _by_request(x: torch.Tensor, step: int) -> torch.Tensor:
+    """Rows [B * S, KV, heads, C] as [B, KV, heads * S, C]; of one token each the rows themselves."""
+    return x if step == 1 else x.unflatten(0, (-1, step)).permute(0, 2, 3, 1, 4).flatten(2, 3)
 
 
 def _seen_rows(cache: torch.Tensor, table: Sequence[int], first: int, end: int) -> torch.Tensor:

@@ -6,7 +6,7 @@ import torch
 
 from ops.kernels.deepseek_v4.attention.compressor import paged_rows, write_rows
 from ops.kernels.deepseek_v4.attention.rope import rotate
-from ops.kernels.numerics import dequantise, matmul_nt, quantise_rows, wide_product
+from ops.kernels.numerics import dequantise, matmul_nt, quantise_rows, scaled_product_into
 from ops.kernels.products import reads_laid_out
 
 _SCORE_TOKENS = 16
@@ -15,7 +15,7 @@ _SCORE_TOKENS = 16
 
 @reads_laid_out(wq_b=None)
 def idx_qr_proj(qr, wq_b, wq_b_scale, qr_scale, *, qr_proj):
-    qr_proj.copy_(dequantise(wide_product(qr, wq_b), qr_scale, wq_b_scale))
+    scaled_product_into(qr, wq_b, qr_scale, wq_b_scale, qr_proj)
 
 
 @reads_laid_out(wq_b=None)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from ops.deepseek_v4.attention.oproj import PART_COLUMNS
-from ops.kernels.numerics import AMAX_FLOOR, INT8_MAX, dequantise, matmul_nt, quantise_rows, wide_product
+from ops.kernels.numerics import AMAX_FLOOR, INT8_MAX, matmul_nt, quantise_rows, scaled_product_into
 from ops.kernels.products import part_of, reads_laid_out
 
 
@@ -44,7 +44,7 @@ def o_quant(amax_parts, o_r, *, o_r_i8, scale):
 
 @reads_laid_out(wo_b=None)
 def proj_b(o_r_i8, wo_b, wo_b_scale, scale, *, attn_out):
-    attn_out.copy_(dequantise(wide_product(o_r_i8, wo_b), scale, wo_b_scale))
+    scaled_product_into(o_r_i8, wo_b, scale, wo_b_scale, attn_out)
 
 
 @reads_laid_out(w=None)

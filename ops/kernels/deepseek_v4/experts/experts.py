@@ -128,7 +128,8 @@ def _run_spans(spans: Sequence[_Span]) -> None:
 
     def scaled(x: torch.Tensor, row_scale: torch.Tensor | None, weight: str) -> torch.Tensor:
         """`dequantise` of each span's rows times its own weight; column scales of 1, which change nothing, are left out."""
-        parts = [wide_product(part, span.unit[weight]) for part, span in zip(x.split(lengths), spans, strict=True)]
+        given = zip(x.split(lengths), spans, strict=True)
+        parts = [wide_product(part, span.unit[weight], is_padded=False) for part, span in given]
         acc = parts[0] if len(parts) == 1 else torch.cat(parts)
         if row_scale is not None:
             acc.mul_(row_scale.view(-1, 1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import silu
 
-from ops.kernels.numerics import dequantise, quantise_rows, wide_product
+from ops.kernels.numerics import quantise_rows, scaled_product, scaled_product_into
 from ops.kernels.products import reads_laid_out
 
 
@@ -17,8 +17,8 @@ def swiglu(gate: torch.Tensor, up: torch.Tensor, limit: float) -> torch.Tensor:
 @reads_laid_out(w1=None, w3=None)
 def sh_gate_up(x, x_scale, w1, w1_scale, w3, w3_scale, *, h, limit):
     num_tokens = x.shape[0]
-    gate = dequantise(wide_product(x, w1), x_scale, w1_scale)
-    up = dequantise(wide_product(x, w3), x_scale, w3_scale)
+    gate = scaled_product(x, w1, x_scale, w1_scale)
+    up = scaled_product(x, w3, x_scale, w3_scale)
     h[:num_tokens].copy_(swiglu(gate, up, limit))
     h[num_tokens:].zero_()
 
@@ -29,7 +29,7 @@ def sh_h_q(h, *, h_i8, h_scale):
 
 @reads_laid_out(w2=None)
 def sh_w2(h_i8, h_scale, w2, w2_scale, *, y):
-    y.copy_(dequantise(wide_product(h_i8, w2), h_scale, w2_scale))
+    scaled_product_into(h_i8, w2, h_scale, w2_scale, y)
 
 
 def sh_output(y, *, sh):
