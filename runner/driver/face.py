@@ -92,9 +92,12 @@ class Driver:
 
     def explain(self, graph: str | Path, node: str) -> Explanation:
         """What a node does, its operands, and who reads what it makes; `node` is a dotted path, or how one ends."""
+        from runner.driver.recorded import is_recorded
+        from runner.expansion.sharing.texts import texts_of
         from runner.report.explain import explain
 
-        return explain(self.expand(graph), self.setup.registry, node)
+        texts = None if is_recorded(graph) else partial(texts_of, graph)
+        return explain(self.expand(graph), self.setup.registry, node, texts)
 
     def plan(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from runner.base.errors import Mark, RinggraphError
@@ -68,8 +69,9 @@ def _block(text: str) -> str:
     return f"```text\n{text}\n```"
 
 
-def task_at(workspace: Workspace, path: str, mark: Mark) -> tuple[Program, Task] | None:
-    """The first task that an item of a file makes, in that file's own program, else in one of another open graph that uses it."""
+def task_at(workspace: Workspace, path: str, mark: Mark) -> tuple[str, Program, Task] | None:
+    """The first task that an item of a file makes, in that file's own program, else in one of another open graph that uses it;
+    before it the program and the path of its graph."""
     real = os.path.realpath(path)
     others = [other for other in workspace.open if other != real and workspace.is_graph(other) and real in workspace.used(other)]
     for root in (path, *(workspace.open[other].file for other in others)):
@@ -79,14 +81,17 @@ def task_at(workspace: Workspace, path: str, mark: Mark) -> tuple[Program, Task]
         for task in program.tasks:
             at = task.mark
             if at is not None and (at.line, at.column) == (mark.line, mark.column) and os.path.realpath(at.file) == real:
-                return program, task
+                return root, program, task
     return None
 
 
 def explained(workspace: Workspace, path: str, mark: Mark) -> Explanation | None:
     """What `ringgraph explain` says of the first task that an item makes."""
     found = task_at(workspace, path, mark)
-    return None if found is None else explain(found[0], workspace.registry(path), found[1].path)
+    if found is None:
+        return None
+    root, program, task = found
+    return explain(program, workspace.registry(path), task.path, partial(workspace.texts, root))
 
 
 def _node_parts(workspace: Workspace, path: str, way: list[nodes.Step], found: Occurrence | None) -> Iterator[str]:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from runner.base.errors import Mark, RinggraphError
-from runner.base.reading import overlaid
 from runner.base.units import human_bytes
 from runner.editor.reading.sharing import entries, flat
 from runner.editor.workspace import Workspace
 from runner.expansion.sharing.addresses import addresses, made_in
-from runner.expansion.sharing.texts import Lists, Texts, Unit
+from runner.expansion.sharing.texts import Lists, Unit
 from runner.language.graph import EVERY
-from runner.language.library import GraphLibrary
 from runner.program.lifetimes import Lives, lives_of
 from runner.program.program import Program
 from runner.program.sharing import certain_waits, former_tenants, reuse_edges
@@ -43,11 +40,9 @@ def _tensors(
     workspace: Workspace, path: str, program: Program, lives: Lives, mark: Mark
 ) -> tuple[frozenset[int], tuple[Unit, ...]]:
     """The tensors of a program that lie in the entry at a place, and that entry behind the groups around it."""
-    with overlaid(workspace.overlay()):
-        library = GraphLibrary()
-        texts = Texts(library.load(Path(path)), library)
-        lists = Lists(texts, texts.said())
-        at = addresses(lives, made_in(program, texts), lists)
+    texts = workspace.texts(path)
+    lists = Lists(texts, texts.said())
+    at = addresses(lives, made_in(program, texts), lists)
     place = mark.line, mark.column
     ways = (way for ways in lists.ways.values() for way in ways.values())
     found = [way for way in ways if (way[-1].mark.line, way[-1].mark.column) == place and _is(way[-1].mark, mark)]

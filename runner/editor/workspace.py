@@ -22,6 +22,7 @@ from runner.driver.linting import lint
 from runner.editor.reading import names, tolerant
 from runner.editor.reading.text import Text
 from runner.editor.settings import Settings
+from runner.expansion.sharing.texts import Texts, texts_of
 from runner.language.library import GraphLibrary, shipped_graphs
 from runner.language.yaml_source import MAX_BYTES, Node, read_source
 
@@ -265,6 +266,11 @@ class Workspace:
             except RinggraphError as error:
                 return [each for each in error.diagnostics if each.mark and os.path.realpath(each.mark.file) == real]
         return []
+
+    def texts(self, path: str) -> Texts:
+        """What a graph and those that it uses say, as they are open."""
+        with overlaid(self.overlay()):
+            return texts_of(path)
 
     def program(self, path: str) -> Program | RinggraphError:
         """The program of a graph as `ringgraph explain` has it, or why there is none."""

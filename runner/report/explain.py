@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from runner.base.errors import GraphError, did_you_mean
 from runner.base.tensor_spec import TensorSpec, round_up
@@ -12,6 +12,10 @@ from runner.program.ops import OpRegistry
 from runner.program.program import Program, Region, Span, Task
 from runner.program.spans import chain_to, spans_of
 from runner.rings.schedule import ring_of
+
+if TYPE_CHECKING:
+    from runner.expansion.sharing.listed import Entry
+    from runner.expansion.sharing.texts import Texts
 
 MAX_LISTED = 6
 """Tasks that one line of text names; the rest is counted."""
@@ -41,11 +45,21 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """A tensor that a task touches and that lies in an arena: from which byte on, and whose bytes it takes."""
+    """A tensor that a task touches and that lies in an arena: from which byte on, whose bytes it takes, and the entries of lists
+    that it lies in, the outermost first; none where these are not known."""
 
     tensor: str
     offset: int
     replaces: tuple[str, ...]
+    entries: tuple[Entry, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data."""
+        entries = [
+            asdict(one) | {"takes": list(one.takes), "gives": list(one.gives), "units": one.units and list(one.units)}
+            for one in self.entries
+        ]
+        return {"tensor": self.tensor, "offset": self.offset, "replaces": list(self.replaces), "entries": entries}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +102,7 @@ class Explanation:
             "operands": [_use_dict(use) for use in self.operands],
             "after": list(self.after),
             "after_wait_only": list(self.after_wait_only),
-            "shared": [asdict(one) | {"replaces": list(one.replaces)} for one in self.shared],
+            "shared": [one.to_dict() for one in self.shared],
             "share_waits": list(self.share_waits),
             "num_tasks": self.num_tasks,
             "block_bytes": self.block_bytes,
@@ -98,13 +112,14 @@ class Explanation:
         return "\n".join(_text(self))
 
 
-def explain(program: Program, registry: OpRegistry, node: str) -> Explanation:
-    """The task or span with path `node` (or the first task whose path ends so); raises GraphError for an unknown one."""
+def explain(program: Program, registry: OpRegistry, node: str, texts: Callable[[], Texts] | None = None) -> Explanation:
+    """The task or span with path `node` (or the first task whose path ends so); raises GraphError for an unknown one. `texts` are
+    those of the program's graphs, which are asked for if bytes are shared, to tell entries of lists."""
     ending = f".{node}"
     exact = next((task for task in program.tasks if task.path == node), None)
     found = [exact] if exact else [task for task in program.tasks if task.path.endswith(ending)]
     if found:
-        return _explain_task(program, registry, found[0], len(found) - 1)
+        return _explain_task(program, registry, found[0], len(found) - 1, texts)
     span = next((span for span in spans_of(program.body) if span.path == node and span is not program.body), None)
     if span is not None:
         return _explain_span(program, span)
@@ -164,7 +179,9 @@ def _block_bytes(program: Program, task: Task) -> int:
     return sum(round_up(program.tensors[tensor].spec.size_bytes) for tensor in task.creates)
 
 
-def _explain_task(program: Program, registry: OpRegistry, task: Task, others: int) -> Explanation:
+def _explain_task(
+    program: Program, registry: OpRegistry, task: Task, others: int, texts: Callable[[], Texts] | None
+) -> Explanation:
     definition = registry.get(task.op) if task.op else None
     modes = {operand.name: operand.mode for operand in definition.operands} if definition else {}
     uses = [
@@ -192,27 +209,30 @@ def _explain_task(program: Program, registry: OpRegistry, task: Task, others: in
         _block_bytes(program, task),
         others,
         tuple(program.tasks[other].path for other in task.wait_only),
-        *_sharing(program, task),
+        *_sharing(program, task, texts),
     )
 
 
-def _sharing(program: Program, task: Task) -> tuple[tuple[Shared, ...], tuple[str, ...]]:
+def _sharing(program: Program, task: Task, texts: Callable[[], Texts] | None) -> tuple[tuple[Shared, ...], tuple[str, ...]]:
     """What a task has in arenas, and whom it waits for because of that."""
     if not program.arenas:
         return (), ()
-    from runner.program.lifetimes import lives_of  # which needs numpy
+    from runner.expansion.sharing.listed import entries_of  # which needs numpy
+    from runner.program.lifetimes import lives_of
     from runner.program.sharing import Labels, certain_waits, former_tenants, reuse_edges
 
     lives = lives_of(program, allocs_touch=False)
     before, labels = former_tenants(program, lives), Labels(program)
+    mine = dict.fromkeys((*task.creates, *task.uses))
+    entries = {} if texts is None else entries_of(lives, texts(), mine)
     found = []
     for arena in program.arenas:
         offsets = dict(zip(arena.tensors, arena.offsets, strict=True))
-        for tensor in dict.fromkeys((*task.creates, *task.uses)):
+        for tensor in mine:
             if tensor in offsets:
                 olds = before.get(int(lives.locals.searchsorted(tensor)), ())
                 names = tuple(labels[int(lives.locals[old])] for old in olds)
-                found.append(Shared(labels[tensor], offsets[tensor], names))
+                found.append(Shared(labels[tensor], offsets[tensor], names, entries.get(tensor, ())))
     edges = reuse_edges(program, certain_waits(program)).get(task.id, ())
     return tuple(found), tuple(program.tasks[other].path for other in edges)
 
@@ -308,6 +328,7 @@ def _text(node: Explanation) -> Iterator[str]:
     for one in node.shared:
         olds = f", takes bytes of {listed(one.replaces)}" if one.replaces else ""
         yield f"  shared  {one.tensor} at {one.offset:,}{olds}"
+        yield from (f"          entry {entry}" for entry in one.entries)
     if node.share_waits:
         yield f"  waits   {listed(node.share_waits)} (shared bytes)"
     yield f"  block   {node.block_bytes:,} bytes"

@@ -15,6 +15,7 @@ from ops import register_all
 from runner.base.errors import GraphError
 from runner.config.config import load_config
 from runner.expansion.expander import expand
+from runner.expansion.sharing.texts import texts_of
 from runner.language.library import load_graph
 from runner.language.structure import schema
 from runner.lint.lint import lint
@@ -135,6 +136,87 @@ def test_scratch_and_parts_of_a_shipped_graph():
     assert "  out     recv_y: recv_y{1, 0}," in str(act)
     assert act.attrs == {"expert": 1, "tile": 0, "first": 0}
     assert any(use.mode == "scratch" and use.tensor.startswith("gm_pipe") for use in explain(program, REGISTRY, "gate").operands)
+
+
+SHARING = """\
+graph: sharing
+inputs: {x: "{act}[T, D]"}
+weights: {w: {type: "{wd}[D]", from: "norm.weight"}}
+outputs: {y: "{act}[T, D]"}
+share:
+  - buf
+  - part: buf
+  - trips: {copies: {layer: 2}, share: [made]}
+  - rows: {ring: 3, share: [one, two]}
+body:
+  - op: rms_norm
+    id: first
+    in: {x: x, w: w}
+    out: {y: "buf: {act}[T, D]"}
+  - for: layer
+    range: 3
+    body:
+      - op: rms_norm
+        id: make
+        in: {x: buf, w: w}
+        out: {y: "made: {act}[T, D]"}
+      - op: rms_norm
+        id: pass
+        in: {x: made, w: w}
+        out: {y: "one: {act}[T, D]"}
+      - op: rms_norm
+        id: last
+        in: {x: one, w: w}
+        out: {y: "two: {act}[T, D]"}
+  - use: inner
+    id: part
+    with: {x: x, w: w, y: y}
+"""
+
+INNER = """\
+graph: inner
+inputs: {x: "{act}[T, D]", w: "{wd}[D]"}
+outputs: {y: "{act}[T, D]"}
+share: [held]
+body:
+  - op: rms_norm
+    id: hold
+    in: {x: x, w: w}
+    out: {y: "held: {act}[T, D]"}
+  - op: rms_norm
+    id: give
+    in: {x: held, w: w}
+    out: {y: y}
+"""
+
+
+def test_entries_of_lists_that_operands_lie_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("sharing.yaml").write_text(SHARING)
+    Path("inner.yaml").write_text(INNER)
+    program = expand(load_graph("sharing.yaml"), TINY, REGISTRY)
+
+    def entries(node: str) -> dict[str, list[str]]:
+        shared = explain(program, REGISTRY, node, lambda: texts_of("sharing.yaml")).shared
+        return {one.tensor.rpartition(".")[2]: [str(entry) for entry in one.entries] for one in shared}
+
+    buf = ["'buf' (sharing.yaml:6:5), gives them to part"]
+    for trip, copy in ((0, 1), (1, 2), (2, 1)):
+        made = [f"'trips' (sharing.yaml:8:5), copy {copy} of 2, of trips of layer", "'made' (sharing.yaml:8:41)"]
+        assert entries(f"layer_{trip}.make") == {"buf": buf, "made": made}
+        passed = entries(f"layer_{trip}.last")
+        for name, column in (("one", 29), ("two", 34)):
+            ring = "'rows' (sharing.yaml:9:5), a ring as large as 3 of its largest tensors"
+            assert passed[name] == [ring, f"'{name}' (sharing.yaml:9:{column})"]
+    held = ["'part' (sharing.yaml:7:5), takes the bytes of buf", "'held' (inner.yaml:4:9)"]
+    assert entries("part.hold") == {"held": held}
+    node = explain(program, REGISTRY, "layer_1.pass", lambda: texts_of("sharing.yaml"))
+    one, made = json.loads(json.dumps(node.to_dict()))["shared"]
+    assert (made["entries"][0]["copies"], made["entries"][0]["copy"], made["entries"][0]["units"]) == ({"layer": 2}, 1, None)
+    assert (one["entries"][0]["ring"], one["entries"][0]["units"]) == (3, [4, 6])
+    assert one["offset"] % 1024 == 0
+    assert "          entry 'made' (sharing.yaml:8:41)" in str(node).splitlines()
+    assert explain(program, REGISTRY, "layer_1.pass").shared[0].entries == ()
 
 
 # --- docs/graph-format.md ---

@@ -60,12 +60,19 @@ class Said:
 class Aim:
     """What is looked for: the fewest bytes, of runs of at most `limit_us` if given; or, if `is_fast`, the shortest run, within
     `most_bytes` if given. `plan` are bytes and microseconds of what is to be said: lists that take no more bytes are not to be
-    slower either, by more than `SLOWER`, even if slower ones take fewer."""
+    slower either, by more than `SLOWER`, even if slower ones take fewer; those that take more may be slower by as much, if they
+    then take fewer."""
 
     limit_us: float | None = None
     is_fast: bool = False
     most_bytes: int | None = None
     plan: tuple[int, float] | None = None
+
+    @property
+    def latest_us(self) -> float:
+        """How long a run may take at most."""
+        limit_us = float("inf") if self.limit_us is None else self.limit_us
+        return limit_us if self.plan is None else max(limit_us, SLOWER * self.plan[1])
 
     def prefers(self, one: tuple[int, float], other: tuple[int, float]) -> bool:
         """Whether a plan of so many bytes and microseconds is better than another."""
@@ -75,7 +82,7 @@ class Aim:
             if self.is_fast:
                 is_over = self.most_bytes is not None and size_bytes > self.most_bytes
                 return is_over, size_bytes if is_over else makespan_us, size_bytes
-            is_late = self.limit_us is not None and makespan_us > self.limit_us
+            is_late = makespan_us > self.latest_us
             return is_late, makespan_us if is_late else size_bytes, makespan_us
 
         return rank(one) < rank(other)
@@ -139,6 +146,8 @@ def _with_lists(
             most, limit_us = aim.plan[0] // BLOCK_ALIGN, aim.plan[1] * SLOWER
             if found.height <= most and found.makespan_us > limit_us:
                 found = search.as_fast(found, limit_us, most)
+            elif found.height > most and aim.limit_us is not None:
+                found = search.as_small(aim.limit_us, aim.latest_us, most)
     bare = _said(before, timing, Written(), "annotated")
     if found is None or aim.prefers(bare.figures, ((found.height + NUM_RINGS - 1) * BLOCK_ALIGN, found.makespan_us)):
         return _read_again(files, program, {}, texts, timing)

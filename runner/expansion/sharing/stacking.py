@@ -141,14 +141,22 @@ class Stacking:
         """The height of all its copies."""
         found = self.boxes.get(unit.number)
         if found is None:
-            found = self.boxes[unit.number] = self.one(unit) * unit.num_copies
+            found = self.boxes[unit.number] = self.one(unit) * self.copies(unit)
         return found
+
+    def copies(self, unit: Unit) -> int:
+        """How many copies of an entry lie one upon the other, of a ring how many of its largest."""
+        return unit.num_copies
+
+    def bottom(self, unit: Unit, place: int) -> int:
+        """Where a copy of an entry, or a place in a ring, begins above the entry's own bottom."""
+        return ends_of(place)[0] if unit.ring else place * self.one(unit)
 
     def _inside(self, unit: Unit) -> Iterator[tuple[Leaf, tuple[int, int]]]:
         """The leaves of an entry with their ends."""
-        one = self.one(unit)
+        self.one(unit)  # places what lies inside
         for leaf in self.of_unit[unit.number]:
-            base = ends_of(leaf[0][1])[0] if unit.ring else leaf[0][1] * one
+            base = self.bottom(unit, leaf[0][1])
             if len(leaf) > 1:
                 base += self.bases[leaf[1][0]] + self.within[leaf[1][0]][leaf[1:]][0]
             size = self.sizes[[number for number, _ in leaf][-1]]

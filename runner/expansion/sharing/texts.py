@@ -7,11 +7,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 from runner.base.errors import Diagnostic, GraphError, Mark, did_you_mean
 from runner.language.graph import EVERY, Alloc, Declaration, For, Graph, Op, Shared, Text, Use, flat
-from runner.language.library import GraphLibrary
+from runner.language.library import GraphLibrary, find_graph
 from runner.language.walk import all_items
 
 
@@ -131,6 +132,12 @@ class Texts:
     def said(self) -> dict[str, tuple[Shared, ...]]:
         """The lists of all graphs that have one, by file."""
         return {file: graph.share for file, graph in self.graphs.items() if graph.share}
+
+
+def texts_of(path: str | Path) -> Texts:
+    """Of a graph's file, or a shipped graph, and of all that it uses."""
+    library = GraphLibrary()
+    return Texts(library.load(find_graph(path)), library)
 
 
 class Lists:

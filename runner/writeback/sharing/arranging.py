@@ -22,7 +22,7 @@ from runner.writeback.sharing.scene import NOWHERE, Said, Scene, Taste
 MAX_COPYING = 40
 """Rounds in which entries get more copies, or go out of the lists, until no place is in use twice at once."""
 
-Order = Callable[[Unit, "_Arranging"], tuple[float, ...]]
+Order = Callable[[Unit, "Arranging"], tuple[float, ...]]
 
 ORDERS: tuple[Order, ...] = (
     lambda unit, seen: (-seen.box(unit), seen.first[unit.number]),
@@ -51,26 +51,43 @@ def proposal(scene: Scene, begin: Floats, finish: Floats, taste: Taste, late: Fl
         put_off = np.where(np.isfinite(late), np.maximum(late - begin, 0.0), 0.0)
         begin = np.minimum(begin + taste.lazy * put_off, np.maximum(begin, finish))
     said = barred(widened(scene, grouped(scene, begin, finish, taste), taste), taste.bars)
-    scenes = (scene, *scene.others)
     for _ in range(MAX_COPYING):
         lists = Lists(scene.texts, said)
-        every = [addresses(one.lives, one.made, lists) for one in scenes]
-        alive = [by_lives(at) for at in every]
-        crowded = next((k for k, met in enumerate(alive) if met.same), None)
+        every = everywhere(scene, lists)
+        crowded = next(((at, met.same) for at, met in every if met.same), None)
         if crowded is None:
             break
-        said = with_copies(scenes, said, every[crowded], alive[crowded].same)
+        said = with_copies((scene, *scene.others), said, *crowded)
     else:
         return None
-    if not any(len(at.tensors) for at in every):
+    if not any(len(at.tensors) for at, _ in every):
         return None
-    soft = conflicts(every[0], begin[every[0].locals], finish[every[0].locals] - taste.patience)
-    widest = max(range(len(every)), key=lambda k: len(every[k].leaves))
-    at = every[widest]
-    hard = _joined(at, [(one, met) for one, met in zip(every, alive, strict=True)])
-    met = leaf_pairs(at, _joined(at, [(at, hard), (every[0], soft)]))
-    arranging = _loosened(lambda apart: _Arranging(at, hard, met, apart), dict.fromkeys(said, taste.apart))
-    found = {file: arranging.entries(lists.stacks[file]) for file in said if arranging.holds(lists.stacks[file])}
+    first, (at, hard) = every[0][0], widest(every)
+    soft = conflicts(first, begin[first.locals], finish[first.locals] - taste.patience)
+    met = leaf_pairs(at, _joined(at, [(at, hard), (first, soft)]))
+    arranging = _loosened(lambda apart: Arranging(at, hard, met, apart), dict.fromkeys(said, taste.apart))
+    return proposed(scene, arranging, lists)
+
+
+Lived = tuple[Addresses, Conflicts]
+"""A program's tensors by lists, and which of their places are in use at the same time in submission order."""
+
+
+def everywhere(scene: Scene, lists: Lists) -> list[Lived]:
+    """What lists say of the program, and of the others that its graphs may become."""
+    found = (addresses(one.lives, one.made, lists) for one in (scene, *scene.others))
+    return [(at, by_lives(at)) for at in found]
+
+
+def widest(every: Sequence[Lived]) -> Lived:
+    """The program with the most places, which are in use at the same time where they are in any."""
+    at = max((at for at, _ in every), key=lambda at: len(at.leaves))
+    return at, _joined(at, every)
+
+
+def proposed(scene: Scene, arranging: Arranging, lists: Lists) -> Proposal | None:
+    """Lists as they were arranged; None if a list cannot have what its user's has."""
+    found = {file: arranging.entries(stack) for file, stack in lists.stacks.items() if arranging.holds(stack)}
     listed = _with_lifted(scene, found)
     return None if listed is None else evaluated(scene, listed)
 
@@ -95,7 +112,7 @@ def _with_lifted(scene: Scene, said: Said) -> Said | None:
     return found
 
 
-def _loosened(arranged: Callable[[Mapping[str, float]], _Arranging], apart: dict[str, float]) -> _Arranging:
+def _loosened(arranged: Callable[[Mapping[str, float]], Arranging], apart: dict[str, float]) -> Arranging:
     """Lists of which those, by file, keep all apart that would wait where that takes no more bytes in all."""
     best, height = _laid(arranged(apart))
     for file in [file for file in apart if file in best.waiting]:
@@ -105,9 +122,9 @@ def _loosened(arranged: Callable[[Mapping[str, float]], _Arranging], apart: dict
     return best
 
 
-def _laid(arranging: _Arranging) -> tuple[_Arranging, int]:
+def _laid(arranging: Arranging) -> tuple[Arranging, int]:
     """The lists, arranged, and the units of all their arenas."""
-    return arranging, _height(arranging.at, arranging.run())
+    return arranging, height_of(arranging.at, arranging.run())
 
 
 def _joined(at: Addresses, parts: Sequence[tuple[Addresses, Conflicts]]) -> Conflicts:
@@ -126,10 +143,11 @@ def evaluated(scene: Scene, said: Said) -> Proposal:
     """What lists come to."""
     at = addresses(scene.lives, scene.made, Lists(scene.texts, said))
     places = stacked(at, by_lives(at))
-    return Proposal(said, at, places, _height(at, places))
+    return Proposal(said, at, places, height_of(at, places))
 
 
-def _height(at: Addresses, places: Stacked) -> int:
+def height_of(at: Addresses, places: Stacked) -> int:
+    """The units of all arenas together."""
     roots = at.instance[:, 0]
     tops = np.zeros(int(roots.max(initial=-1)) + 1, np.int64)
     np.maximum.at(tops, roots, places.offsets + at.size)
@@ -139,7 +157,7 @@ def _height(at: Addresses, places: Stacked) -> int:
 # --- order and sharing ------------------------------------------------------------------------------------------------
 
 
-class _Arranging(Stacking):
+class Arranging(Stacking):
     """Chooses the order of each list, and what shares: all pairs but those of which one would wait too long."""
 
     def __init__(self, at: Addresses, alive: Conflicts, soft: Mapping[Pair, Sequence], apart: Mapping[str, float]) -> None:
@@ -166,7 +184,7 @@ class _Arranging(Stacking):
             (one.number, other.number)
             for place, one in enumerate(present)
             for other in present[place + 1 :]
-            if self._may_share(one, other, stack.file)
+            if self.may_share(one, other, stack.file)
         }
         tries = []
         for key in ORDERS:
@@ -184,9 +202,9 @@ class _Arranging(Stacking):
         self.chosen[id(stack)] = list(chosen), replaced
         return chosen, kept
 
-    def _may_share(self, one: Unit, other: Unit, file: str) -> bool:
+    def may_share(self, one: Unit, other: Unit, file: str) -> bool:
         """Whether nothing but what is alive at once keeps two entries apart; of used graphs that is all that does."""
-        if self._isbarred(one, other.name) or self._isbarred(other, one.name):
+        if self.is_barred(one, other.name) or self.is_barred(other, one.name):
             return False
         if one.used is not None or other.used is not None:
             if not self._would_wait(one, other):
@@ -195,16 +213,16 @@ class _Arranging(Stacking):
             if shares:
                 self.waiting.add(file)
             return shares
-        return not self._would_wait(one, other) and not self._all_alive(one, other)
+        return not self._would_wait(one, other) and not self.all_alive(one, other)
 
-    def _isbarred(self, one: Unit, name: str) -> bool:
+    def is_barred(self, one: Unit, name: str) -> bool:
         return any(text.value == name for text in one.apart)
 
     def _would_wait(self, one: Unit, other: Unit) -> bool:
         key = one.number, other.number
         return len(self.soft.get(key, ())) > len(self.pairs.get(key, ()))
 
-    def _all_alive(self, one: Unit, other: Unit) -> bool:
+    def all_alive(self, one: Unit, other: Unit) -> bool:
         pairs = len(self.pairs.get((one.number, other.number), ()))
         return pairs == len(self.of_unit[one.number]) * len(self.of_unit[other.number])
 

@@ -15,12 +15,14 @@ from math import inf
 
 import numpy as np
 
+from runner.expansion.sharing.texts import Unit
 from runner.language.graph import EVERY
 from runner.program.order import predecessors
 from runner.rings.devices.timed_lives import Times, Work, run_in_budget, run_placed
 from runner.writeback.sharing.arranging import Proposal, proposal
 from runner.writeback.sharing.copying import grouped
 from runner.writeback.sharing.critical import Pairs, waits_for_bytes
+from runner.writeback.sharing.narrowing import PARTS, Layout, Move
 from runner.writeback.sharing.scene import Bar, Scene, Taste
 from runner.writeback.sharing.text import plain
 
@@ -60,6 +62,9 @@ WASTEFUL = 2.0
 NARROWING = 0.6
 """The part of all tries that is kept for giving the best lists fewer copies."""
 
+LITTLE = 0.25
+"""The part of the time that is left which a change may take as long as others may take less."""
+
 STARTS = 2
 """Lists in time, of different kinds, that get fewer copies."""
 
@@ -69,11 +74,11 @@ NEARLY, NEAR_STEPS = 1.06, 4
 PART = 0.2
 """What waited for less than this part of what waited longest is looked at again in the next run."""
 
-PARTS = (0.5, 0.25, 0.0)
-"""By which parts of them copies are taken away at a time, at least one."""
+LEAST_GAIN = 1 / 20_000
+"""What a change gains is at least this part of all bytes."""
 
-LEAST_GAIN = 1 / 4000
-"""What is taken away is at least this part of all bytes."""
+MOVE = 0.4
+"""What a change of one entry takes of a try: less than other lists, which are made from the first."""
 
 MORE, MOST_MORE = 1.08, 1.6
 """By how much copies grow at a time: by more, up to the second, as long as that costs no bytes."""
@@ -154,7 +159,7 @@ class ShareSearch:
 
     def __init__(self, scene: Scene, work: Work, stop: Callable[[], bool] = lambda: False) -> None:
         self.scene, self.work, self.stop = scene, work, stop
-        self.tries = self.all_tries = max(MIN_TRIES, min(MAX_TRIES, EFFORT // max(1, work.lives.num_times)))
+        self.tries = self.all_tries = float(max(MIN_TRIES, min(MAX_TRIES, EFFORT // max(1, work.lives.num_times))))
         self.found: list[Found] = []
         self.known: dict[tuple, Found] = {}
         self.peak = -(-work.lives.peak_live_bytes // 1024)
@@ -188,7 +193,7 @@ class ShareSearch:
             if fitting:
                 return min(fitting, key=lambda one: (one.height, one.makespan_us))
             if not is_last:
-                self.tries += self.all_tries // 2
+                self.tries += self.all_tries / 2
                 self._in_time(limit_us)
         return found
 
@@ -235,7 +240,7 @@ class ShareSearch:
 
     def _in_time(self, limit_us: float) -> None:
         """Lists by several runs and of several widths, refined until they are in time or hopeless; the best with fewer copies."""
-        kept = int(self.tries * NARROWING)
+        kept = self.tries * NARROWING
         widest = self._try(self.work.free, WIDEST)
         if widest is not None and widest.makespan_us > limit_us:
             self._try(self.work.free, replace(WIDEST, uses=True))
@@ -259,9 +264,20 @@ class ShareSearch:
                     tried.append((is_late, first.makespan_us if is_late else first.height, times))
                 if way in ways and tried:
                     ways[way] = [min(tried, key=lambda one: one[:2])[2]]
+        self._narrow(limit_us)
+
+    def _narrow(self, limit_us: float) -> None:
+        """The best lists in time with fewer bytes."""
         starts = self._starts(limit_us)
         for place, start in enumerate(starts):
-            self._narrowed(start, limit_us, self.tries // (len(starts) - place))
+            self._narrowed(start, limit_us, self.tries / (len(starts) - place))
+
+    def as_small(self, limit_us: float, longer_us: float, most: int) -> Found:
+        """The fewest bytes within a limit if these are at most so many units, else within a longer one."""
+        self.tries += self.all_tries / 2
+        self._narrow(longer_us)
+        best = self._best(limit_us)
+        return best if best.makespan_us <= limit_us and best.height <= most else self._best(longer_us)
 
     def _is_least(self, found: Found, limit_us: float) -> bool:
         """Whether lists are in time and as low as any can be."""
@@ -276,21 +292,32 @@ class ShareSearch:
                 kinds.setdefault((taste.width, taste.apart, taste.uses, taste.alone, taste.lifts, taste.rings, taste.lazy), found)
         return [*kinds.values()][:STARTS]
 
-    def _narrowed(self, best: Found, limit_us: float, tries: int) -> None:
-        """Lists by their own run, and with fewer copies, first of what waits for none of its own, as long as that is in time."""
-        tried: set[tuple] = set()
-        kept = self.tries - tries
+    def _narrowed(self, best: Found, limit_us: float, tries: float) -> None:
+        """Lists by their own run, and from the best of these others, changed entry by entry as long as that is in time: first by
+        what takes little of the time that is left, then by the rest."""
+        kept, again = self.tries - tries, None
+        while again is not best and self.tries > kept and not self._is_least(best, limit_us):
+            again, best = best, self._nearby(best, best.run, best.pinned(), limit_us)
+        layout, failed, aside, apart = Layout(self.scene, best.proposal.said), set[Move](), set[Move](), set[Bar]()
+        hurry = LITTLE
         while self.tries > kept and not self.stop() and not self._is_least(best, limit_us):
-            gain, times, taste, key = best.height, best.run, best.pinned(), ("again", id(best))
-            if key in tried:
-                most, waited = LEAST_GAIN * best.height, self._waited(best, best.held)
-                fewer = [one for one in best.fewer() if (*one[1:], best.height) not in tried and one[0] >= most]
-                gain, name, count = max(fewer, key=lambda one: (one[1] not in waited, one[0]), default=(0, ("", ""), 0))
-                times, taste, key = best.times, best.pinned({name: count}), (name, count, best.height)
-            if gain < LEAST_GAIN * best.height:
-                return
-            tried.add(key)
-            best = self._nearby(best, times, taste, limit_us)
+            least = max(1, int(LEAST_GAIN * best.height))
+            move = layout.best([move for move in layout.moves(least, apart) if move not in failed | aside])
+            if move is None or layout.gains[move] < least:
+                if not aside:
+                    return
+                hurry, aside = 1.0, set()
+                continue
+            made = layout.made(move)
+            found = None if made is None or made.height > best.height else self._measured(made, best.times, best.taste, MOVE)
+            if found is None or found.makespan_us > limit_us:
+                failed.add(move)
+                apart |= set() if found is None else self._at_fault(found, move, limit_us)
+            elif found.makespan_us > best.makespan_us + hurry * (limit_us - best.makespan_us):
+                aside.add(move)
+            else:
+                best = found
+                layout = Layout(self.scene, best.proposal.said)
 
     def _nearby(self, best: Found, times: Times | None, taste: Taste, limit_us: float) -> Found:
         """The best of some lists and of those that a run and a taste lead to."""
@@ -366,6 +393,22 @@ class ShareSearch:
                 bars.add(what)
         return replace(taste, bars=frozenset(bars), more=tuple((*what, by) for what, by in sorted(more.items()))), changed
 
+    def _at_fault(self, found: Found, move: Move, limit_us: float) -> set[Bar]:
+        """What a changed entry shares bytes with that it waited for the longest, or that for it; nothing if that is not why a run
+        is late, so that with less of that it is not worth another."""
+        late = found.late if sum(found.late.values()) >= found.makespan_us - limit_us else found.held
+        rows = {local: row for row, local in enumerate(found.proposal.at.locals.tolist())}
+        waited: dict[Bar, float] = {}
+        for (old, new), late_us in late.items():
+            parted = self._parted(found, rows[old], rows[new])
+            if parted is not None:
+                file, ways = parted
+                pair = ways[0][0].name, ways[1][0].name
+                if file == move.file and move.name in pair and pair[0] != pair[1]:
+                    waited[file, *pair] = waited.get((file, *pair), 0.0) + late_us
+        longest = max(waited.values(), default=0.0)
+        return {bar for bar, late_us in waited.items() if late_us >= PART * longest}
+
     def _waited(self, found: Found, late: Pairs) -> dict[Said, float]:
         """What to say for less waiting, with how long that is in all."""
         rows = {local: row for row, local in enumerate(found.proposal.at.locals.tolist())}
@@ -378,12 +421,10 @@ class ShareSearch:
 
     def _said(self, found: Found, old: int, new: int) -> Said | None:
         """What to say that a tensor no longer waits for that of another row: a pair to keep apart, or an entry with copies."""
-        at = found.proposal.at
-        level = int(((at.instance[old] == at.instance[new]) & (at.instance[old] >= 0)).sum()) - 1
-        if level < 0:
-            return None  # in arenas of their own
-        ways = [[at.units[unit] for unit in at.unit[row, level:].tolist() if unit >= 0] for row in (old, new)]
-        file = at.leaves[int(at.leaf[old, level])][0].file
+        parted = self._parted(found, old, new)
+        if parted is None:
+            return None
+        file, ways = parted
         one, other = (way[0] for way in ways)
         if one.number == other.number:
             return file, ways[0][0].name
@@ -392,6 +433,15 @@ class ShareSearch:
         path = [unit.name for place, unit in enumerate(ways[1]) if not place or unit.inside is None]
         return file, ways[0][0].name, ".".join(path)
 
+    def _parted(self, found: Found, old: int, new: int) -> tuple[str, list[list[Unit]]] | None:
+        """The file of the list in which two rows part, and the entries of each from there inwards; None in other arenas."""
+        at = found.proposal.at
+        level = int(((at.instance[old] == at.instance[new]) & (at.instance[old] >= 0)).sum()) - 1
+        if level < 0:
+            return None
+        ways = [[at.units[unit] for unit in at.unit[row, level:].tolist() if unit >= 0] for row in (old, new)]
+        return at.leaves[int(at.leaf[old, level])][0].file, ways
+
     def _try(self, times: Times, taste: Taste) -> Found | None:
         """What lists of a taste for a run come to."""
         if self.tries <= 0 or self.stop():
@@ -399,11 +449,11 @@ class ShareSearch:
         made = proposal(self.scene, times.begin, times.finish, taste, times.late)
         return None if made is None else self._measured(made, times, taste)
 
-    def _measured(self, made: Proposal, times: Times | None = None, taste: Taste = WIDEST) -> Found:
-        """The run with lists, which spends a try unless it is known."""
+    def _measured(self, made: Proposal, times: Times | None = None, taste: Taste = WIDEST, cost: float = 1.0) -> Found:
+        """The run with lists, which spends a try, or a part of one, unless it is known."""
         key = tuple((file, *map(str, plain(entries))) for file, entries in sorted(made.said.items()))
         if key not in self.known:
-            self.tries -= 1
+            self.tries -= cost
             self.known[key] = self._run(made, times, taste)
             self.found.append(self.known[key])
         return self.known[key]
