@@ -287,11 +287,14 @@ class _LastEdges:
         The other loops lie in that scope: if fewer of their trips run, its epoch begins behind them, and what came before them
         is then not pushed out by those trips.
         """
-        found = self._last([len(self.totals) - 1])
+        found: list[int] = []
+        for num in (POOL_SWEEP, POOL_SWEEP - 1):
+            own = min(num, len(self.totals) - 1 - self.since)  # as in `_last`
+            found.append(self.totals[-1] - self.totals[-1 - own] + int(self.before[num - own]))
         for trips in self.loops[num_outer:]:
             self._settle(trips)
-            found = np.maximum(found, trips.most)
-        *_, held, last = found.tolist()
+            found = list(map(max, found, trips.most[:-3:-1].tolist()))
+        last, held = found
         return None if last >= _ALLOC else held
 
     def _end(self) -> None:
@@ -310,7 +313,8 @@ class _LastEdges:
         low = max(self.since, places[0] - POOL_SWEEP)
         totals, at = np.array(self.totals[low : places[-1] + 1], np.int64), np.array(places)[:, None]
         own = np.minimum(self.lengths, at - self.since)  # of the n those that surely run
-        return (totals[at - low] - totals[at - own - low] + self.before[self.lengths - own]).max(axis=0)
+        found = totals[at - low] - totals[at - own - low] + self.before[self.lengths - own]
+        return found[0] if len(places) == 1 else found.max(axis=0)
 
 
 # --- heap -------------------------------------------------------------------------------------------------------------
