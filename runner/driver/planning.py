@@ -203,7 +203,7 @@ class Placed:
     def unlimited(self) -> RunTimes:
         """The times of a run that memory holds up nowhere."""
         known = self.plan and self.plan.unlimited
-        return known or run_unlimited(self.schedule, self.timing()).times
+        return known() if known else run_unlimited(self.schedule, self.timing()).times
 
     def sizes(self, request: PlanRequest) -> RingSizes:
         """The rings to replay in; a recorded program has those of its run, and where it is planned anew heaps that are safe."""
@@ -303,6 +303,9 @@ class PlanResult:
         return head | proved | report_json(self.report) | refused | rest | recorded | written
 
 
+TIME_FACTS = ("makespan_us", "fastest_us", "slack", "critical_path_us", "work_us")
+
+
 def certificate_json(plan: Plan) -> dict[str, Any]:
     """A plan's certificate as plain data. Bytes, or microseconds for `makespan`; `time` (`TimeFacts`) of a balanced plan."""
     found = plan.certificate
@@ -315,7 +318,7 @@ def certificate_json(plan: Plan) -> dict[str, Any]:
         "idle_bytes": found.idle_bytes,
         "proved_optimal": found.proved_optimal,
         "found_by": plan.found_by,
-    } | ({} if found.time is None else {"time": asdict(found.time)})
+    } | ({} if found.time is None else {"time": {name: getattr(found.time, name) for name in TIME_FACTS}})
 
 
 def plan(setup: Setup, request: PlanRequest, say: Say | None = None) -> PlanResult:

@@ -143,6 +143,12 @@ class Task:
     unordered: tuple[int, ...] = ()
 
     @property
+    def like(self) -> object:
+        """One object for tasks that were copied from one another: they differ in paths, in ids, in what regions are of, in boxes
+        of one shape, and in values of attrs."""
+        return self
+
+    @property
     def names(self) -> Sequence[str]:
         """The names of its operands, in order."""
         return tuple(self.operands)

@@ -11,12 +11,12 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import reduce
 from itertools import accumulate, pairwise
 from operator import attrgetter
 from weakref import ref
 
 import numpy as np
+from numpy.typing import NDArray
 
 from runner.base.tensor_spec import block_bytes
 from runner.program.lifetimes import Ints, Rows, live_units
@@ -24,7 +24,7 @@ from runner.program.program import Program
 from runner.program.spans import host_reads
 from runner.rings.heap import INLINE_EDGES
 from runner.rings.parts.ring import POOL_SWEEP
-from runner.rings.schedule import NUM_RINGS, Begin, End, Schedule, Submit
+from runner.rings.schedule import NUM_RINGS, Begin, End, Schedule, Submission
 from runner.rings.sizes import MIN_HEAP_BYTES, MIN_WINDOW
 from runner.rings.steps import OpenLoop, StepWalk
 
@@ -84,33 +84,53 @@ def ring_loads(schedule: Schedule) -> list[RingLoad]:
 
 
 def _collect(schedule: Schedule) -> list[RingLoad]:
-    ring_of, places = bytearray(len(schedule.submissions)), array("I", bytes(4 * len(schedule.submissions)))
-    collectors = [_Epochs(RingLoad(), ring, ring_of, places) for ring in range(NUM_RINGS)]
+    facts = _Facts(schedule.submissions)
+    collectors = [_Epochs(RingLoad(), ring, facts) for ring in range(NUM_RINGS)]
     walk = StepWalk(schedule)
-    submissions, scopes, rings, loops = schedule.submissions, walk.scopes, walk.rings, walk.loops
-    allocs = {number for number, submission in enumerate(submissions) if submission.core is None}
     outer_loops: list[int] = []  # per open scope, how many dynamic loops are open around it
     epoch = collectors[0]  # of the innermost open scope's ring
-    for step in walk:
-        if isinstance(step, Submit):
-            submission = submissions[step.submission]
-            num_taken = len(submission.waits)
-            if not allocs.isdisjoint(submission.waits):
-                num_taken -= len(allocs.intersection(submission.waits))
-            is_alloc = submission.core is None
-            epoch.submit(step.submission, submission.waits, num_taken, is_alloc, scopes[-1], loops, outer_loops[-1])
-            if submission.size_bytes:
-                epoch.blocks.append(submission.size_bytes)
-            if loops and (submission.size_bytes or rings[-1] == NUM_RINGS - 1):
-                epoch.load.dynamic = True
+    for step in walk.runs():
+        if isinstance(step, range):
+            epoch.submit(step, walk.scopes[-1], walk.loops, outer_loops[-1])
         elif isinstance(step, Begin):
-            outer_loops.append(len(loops))
-            epoch = collectors[rings[-1]]
+            outer_loops.append(len(walk.loops))
+            epoch = collectors[walk.rings[-1]]
         elif isinstance(step, End):
             outer_loops.pop()
             epoch.end(step.scope)
-            epoch = collectors[rings[-2:][0]]  # of the scope around it; the root ends last
+            epoch = collectors[walk.rings[-2:][0]]  # of the scope around it; the root ends last
+    for collector in collectors:
+        collector.settle()
+    first_kept = facts.first_kept()
+    for collector in collectors:
+        collector.load.pool_bound = collector.pool_bound(first_kept)
     return [collector.load for collector in collectors]
+
+
+class _Facts:
+    """What is asked of each submission: its edges, how many take an entry of the pool unless their producers have completed, as
+    allocs always have, how many it does not hold itself, its bytes, and whether it is an alloc; and what `_Epochs` notes: its
+    ring, its number there, and the number of the first in its epoch (`begin`; `first` is that submission)."""
+
+    def __init__(self, submissions: Sequence[Submission]) -> None:
+        num = len(submissions)
+        self.edges = Rows.of([item.waits for item in submissions], np.int32)
+        self.is_alloc = np.fromiter((item.core is None for item in submissions), bool, num)
+        self.size = np.fromiter((item.size_bytes for item in submissions), np.int64, num)
+        self.num_edges = np.diff(self.edges.starts)
+        to_allocs = np.concatenate(([0], np.cumsum(self.is_alloc[self.edges.values])))[self.edges.starts]
+        self.num_taken = self.num_edges - np.diff(to_allocs)
+        self.num_spilled = np.maximum(self.num_edges - INLINE_EDGES, 0)
+        self.weight: list[int] = (self.num_taken + _ALLOC * self.is_alloc).tolist()
+        self.ring = np.full(num, -1, np.int8)
+        self.place, self.begin, self.first = (np.zeros(num, np.int32) for _ in range(3))
+
+    def first_kept(self) -> Ints:
+        """Of each submission the number, on its ring, of the first that it waits for in an earlier epoch; else `begin`."""
+        found, owners, values = self.begin.copy(), self.edges.owners(), self.edges.values
+        earlier = (values < self.first[owners]) & (self.ring[values] == self.ring[owners])
+        np.minimum.at(found, owners[earlier], self.place[values[earlier]])
+        return found
 
 
 class _Epochs:
@@ -120,96 +140,96 @@ class _Epochs:
     taken there must be room for all.
     """
 
-    def __init__(self, load: RingLoad, ring: int, ring_of: bytearray, places: array[int]) -> None:
-        """`ring_of` and `places` get the ring of each submission and its number there."""
-        self.load = load
-        self.ring, self.ring_of, self.places = ring, ring_of, places
+    def __init__(self, load: RingLoad, ring: int, facts: _Facts) -> None:
+        self.load, self.ring, self.facts = load, ring, facts
         self.owner: int | None = None
         self.blocks: list[int] = []
         self.known: dict[tuple[int, ...], tuple[int, ...]] = {}  # layers have equal ones, which are kept once
         self.last = _LastEdges()
-        self.is_varying = False  # whether the ring's submissions depend on trip counts
-        self.taken = array("I", (0,))  # entries taken in all before each submission
-        self.spilled = array("I", (0,))
-        self.allocs = array("I", (0,))
-        self.first = self.begin = 0  # the epoch's first submission and its number on the ring, as all below
-        self.num_slots = 0
-        self.num_before = 0  # the most entries from before it that no sweep may have freed
+        self.runs: list[tuple[int, int]] = []  # submissions from the one to before the other, all of the ring in order
+        self.in_loops: list[bool] = []  # whether each of them lies in a dynamic loop
+        self.varies_from: int | None = None  # the first submission from which on they depend on trip counts, as all below
+        self.num = 0  # submissions so far
+        self.begins: list[int] = []  # per epoch the number of its first submission on the ring
+        self.num_before: list[int | None] = []  # and the most entries from before it that no sweep may have freed; None: all
+        self.num_runs = 0  # before the present epoch
 
-    def submit(
-        self,
-        submission: int,
-        waits: tuple[int, ...],
-        num_taken: int,
-        is_alloc: bool,
-        scope: int,
-        loops: Sequence[OpenLoop],
-        num_outer: int,
-    ) -> None:
-        """Note a submission of `scope`; `loops` are the open dynamic loops, of which `num_outer` lie around the scope."""
+    def submit(self, run: range, scope: int, loops: Sequence[OpenLoop], num_outer: int) -> None:
+        """Note submissions of `scope`; `loops` are the open dynamic loops, of which `num_outer` lie around the scope."""
         last = self.last
         if loops or last.loops:
             last.follow(loops)
-            self.is_varying = True
-        taken, spilled, allocs = self.taken, self.spilled, self.allocs
-        place = len(taken) - 1
-        self.ring_of[submission], self.places[submission] = self.ring, place
-        if not self.num_slots:
-            self.owner, self.first, self.begin = scope, submission, place
-            most = last.most(num_outer)
-            self.num_before = taken[place] if most is None else most
-        self.num_slots += 1
-        num_edges = len(waits)
-        num_spilled = num_edges - INLINE_EDGES if num_edges > INLINE_EDGES else 0
-        if num_taken or num_spilled:
-            self.need(waits, num_taken, num_spilled)
-        taken.append(taken[place] + num_taken)
-        spilled.append(spilled[place] + num_spilled)
-        allocs.append(allocs[place] + is_alloc)
-        last.recent.append(num_taken + _ALLOC if is_alloc else num_taken)
+            self.varies_from = self.num if self.varies_from is None else self.varies_from
+        if self.owner is None:
+            self.owner = scope
+            self.begins.append(self.num)
+            self.num_before.append(last.most(num_outer))
+        last.submit(self.facts.weight[run.start : run.stop])
+        self.runs.append((run.start, run.stop))
+        self.in_loops.append(bool(loops))
+        self.num += len(run)
 
-    def need(self, waits: tuple[int, ...], num_taken: int, num_spilled: int) -> None:
-        """What must be free for a task with edges.
+    def end(self, scope: int) -> None:
+        if scope != self.owner:
+            return
+        load, size = self.load, self.facts.size
+        sizes = np.concatenate([size[start:stop] for start, stop in self.runs[self.num_runs :]])
+        epoch = (0, *accumulate(sizes[sizes > 0].tolist()))
+        load.epochs.append(self.known.setdefault(epoch, epoch))
+        load.num_slots.append(self.num - self.begins[-1])
+        self.owner, self.num_runs = None, len(self.runs)
+
+    def settle(self) -> None:
+        """All submissions of the ring are known: note of each where it is."""
+        facts, runs = self.facts, np.array(self.runs, np.int64).reshape(-1, 2)
+        lengths = runs[:, 1] - runs[:, 0]
+        self.mine = np.repeat(runs[:, 1] - np.cumsum(lengths), lengths) + np.arange(self.num)
+        in_loop = np.repeat(np.array(self.in_loops, bool), lengths)
+        self.load.num_allocs = int(np.count_nonzero(facts.is_alloc[self.mine]))
+        self.load.dynamic = bool(np.any(in_loop & ((self.ring == NUM_RINGS - 1) | (facts.size[self.mine] > 0))))
+        self.begin = np.repeat(np.array(self.begins, np.int64), np.diff([*self.begins, self.num]))
+        facts.ring[self.mine], facts.place[self.mine] = self.ring, np.arange(self.num)
+        facts.begin[self.mine], facts.first[self.mine] = self.begin, self.mine[self.begin]
+
+    def pool_bound(self, first_kept: Ints) -> int:
+        """The most entries that must be free for a task with edges; `first_kept` is of `_Facts`.
 
         The pool is swept only when 64 tasks have retired since the last sweep, so up to 63 tasks from before the epoch may still
         hold entries. Edges beyond the 64 that a task holds itself spill; those entries are reclaimed with their task. While a
         task waits for room all its producers are kept, and nothing behind one of them retires, in an earlier epoch either.
         """
-        begin = place = self.begin
-        before, taken, load = self.num_before, self.taken, self.load
-        if self.is_varying and self.ring == NUM_RINGS - 1 and self.allocs[-1] > self.allocs[begin]:
-            before = taken[begin]  # with fewer trips a scope inside the owner may have epochs of its own, behind an alloc
-        if waits[0] < self.first:
-            for wait in waits:
-                if wait < self.first and self.ring_of[wait] == self.ring:
-                    place = self.places[wait]
-                    break
-        if place < begin:
-            swept = max(0, place - POOL_SWEEP + 1)
-            is_kept = self.is_varying or self.allocs[place] > self.allocs[max(0, swept - 1)]
-            before = max(before, taken[begin] - (0 if is_kept else taken[swept]))
-        if num_taken and (most := before + taken[-1] - taken[begin] + len(waits)) > load.pool_bound:
-            load.pool_bound = most
-        if num_spilled and (most := self.spilled[-1] - self.spilled[place] + num_spilled) > load.pool_bound:
-            load.pool_bound = most
+        facts, mine, begin = self.facts, self.mine, self.begin
+        kept, at = first_kept[mine], np.arange(len(mine))
+        spilled, taken, allocs = (_totals(per[mine]) for per in (facts.num_spilled, facts.num_taken, facts.is_alloc))
+        varies = at >= (len(mine) if self.varies_from is None else self.varies_from)
+        of_epoch = np.array(
+            [taken[k] if num is None else num for k, num in zip(self.begins, self.num_before, strict=True)], np.int64
+        )
+        before = np.repeat(of_epoch, np.diff([*self.begins, len(mine)]))
+        if self.ring == NUM_RINGS - 1:  # with fewer trips a scope inside the owner may have epochs of its own, behind an alloc
+            before = np.where(varies & (allocs[at] > allocs[begin]), taken[begin], before)
+        swept = np.maximum(kept - POOL_SWEEP + 1, 0)
+        is_kept = varies | (allocs[kept] > allocs[np.maximum(swept - 1, 0)])
+        reaching = np.maximum(before, taken[begin] - np.where(is_kept, 0, taken[swept]))
+        before = np.where(kept < begin, reaching, before)
+        most = (before + taken[at] - taken[begin] + facts.num_edges[mine])[facts.num_taken[mine] > 0]
+        most_spilled = (spilled[at + 1] - spilled[kept])[facts.num_spilled[mine] > 0]
+        return int(max(most.max(initial=0), most_spilled.max(initial=0)))
 
-    def end(self, scope: int) -> None:
-        if scope != self.owner:
-            return
-        load = self.load
-        epoch = (0, *accumulate(self.blocks))
-        load.epochs.append(self.known.setdefault(epoch, epoch))
-        load.num_slots.append(self.num_slots)
-        load.num_allocs = self.allocs[-1]
-        self.owner, self.blocks, self.num_slots = None, [], 0
+
+def _totals(values: Ints | NDArray[np.bool_]) -> Ints:
+    """Their sums before each, and at the end of all."""
+    return np.concatenate(([0], np.cumsum(values, dtype=np.int64)))
 
 
 @dataclass(slots=True)
 class _Trips:
-    """An open dynamic loop as one ring sees it; `most` is the largest `_LastEdges.before` at the starts of its trips so far."""
+    """An open dynamic loop as one ring sees it; `most` is the largest `_LastEdges._last` at the starts of its trips so far, but
+    for those at `places`."""
 
     loop: OpenLoop
     trip: int
+    places: list[int]
     most: Ints
 
 
@@ -220,14 +240,22 @@ _ALLOC = 1 << 40
 class _LastEdges:
     """The most edges that the last 64 submissions of a ring can have, over all trip counts of dynamic loops that have ended.
 
-    `before[n]` is that figure for the last n submissions before those in `recent`, which surely run. A loop that ends leaves, for
-    each n, the largest over the trip counts: the tasks of its trips may push earlier ones out of the 64, and need not.
+    `before[n]` is that figure for the last n submissions before number `since`; those from there on surely run, and `totals` are
+    the sums before each submission and after the last. A loop that ends leaves, for each n, the largest over the trip counts: the
+    tasks of its trips may push earlier ones out of the 64, and need not.
     """
 
     def __init__(self) -> None:
-        self.before: Ints = np.zeros(POOL_SWEEP + 1, np.int64)
-        self.recent: list[int] = []
+        self.lengths = np.arange(POOL_SWEEP + 1)
+        self.before = np.zeros_like(self.lengths)
+        self.since = 0
+        self.totals = array("q", (0,))
         self.loops: list[_Trips] = []
+
+    def submit(self, weights: Sequence[int]) -> None:
+        """The next submissions have so many edges."""
+        sums = accumulate(weights, initial=self.totals.pop())
+        self.totals.extend(sums)
 
     def follow(self, loops: Sequence[OpenLoop]) -> None:
         """Bring the open loops up to date; where the ring got no submission in between, nothing has changed for it."""
@@ -242,12 +270,14 @@ class _LastEdges:
             if trips.trip != loop.trip:
                 break
         while len(known) > num_same:  # these have ended
-            self._merge(known.pop())
+            self._end()
+        here = len(self.totals) - 1
         if known and known[-1].trip != known[-1].loop.trip:
             last = known[-1]
-            last.trip, last.most = last.loop.trip, np.maximum(last.most, self._settle())
+            last.trip = last.loop.trip
+            last.places.append(here)
         for loop in loops[num_same:]:
-            known.append(_Trips(loop, loop.trip, self._settle()))
+            known.append(_Trips(loop, loop.trip, [here], np.zeros_like(self.lengths)))
 
     def most(self, num_outer: int) -> int | None:
         """What the last 63 submissions hold where no sweep comes after them, for an epoch that begins here, in a scope inside the
@@ -257,19 +287,34 @@ class _LastEdges:
         The other loops lie in that scope: if fewer of their trips run, its epoch begins behind them, and what came before them
         is then not pushed out by those trips.
         """
-        *_, held, last = reduce(np.maximum, [trips.most for trips in self.loops[num_outer:]], self._settle())
-        return None if last >= _ALLOC else int(held)
+        found: list[int] = []
+        for num in (POOL_SWEEP, POOL_SWEEP - 1):
+            own = min(num, len(self.totals) - 1 - self.since)  # as in `_last`
+            found.append(self.totals[-1] - self.totals[-1 - own] + int(self.before[num - own]))
+        for trips in self.loops[num_outer:]:
+            self._settle(trips)
+            found = list(map(max, found, trips.most[:-3:-1].tolist()))
+        last, held = found
+        return None if last >= _ALLOC else held
 
-    def _merge(self, ended: _Trips) -> None:
-        self.before = np.maximum(ended.most, self._settle())
+    def _end(self) -> None:
+        """The innermost loop has ended."""
+        for trips in self.loops:
+            self._settle(trips)
+        here = len(self.totals) - 1
+        self.before, self.since = np.maximum(self.loops.pop().most, self._last([here])), here
 
-    def _settle(self) -> Ints:
-        """`before` with `recent` taken into it."""
-        if self.recent:
-            sums = np.array(list(accumulate(self.recent[: -POOL_SWEEP - 1 : -1], initial=0)), np.int64)
-            self.before = np.concatenate((sums, sums[-1] + self.before[1 : POOL_SWEEP + 2 - len(sums)]))
-            self.recent = []
-        return self.before
+    def _settle(self, trips: _Trips) -> None:
+        if trips.places:
+            trips.most, trips.places = np.maximum(trips.most, self._last(trips.places)), []
+
+    def _last(self, places: Sequence[int]) -> Ints:
+        """For each n the most edges of the n submissions before one of these places, which are ascending, from `since` on."""
+        low = max(self.since, places[0] - POOL_SWEEP)
+        totals, at = np.array(self.totals[low : places[-1] + 1], np.int64), np.array(places)[:, None]
+        own = np.minimum(self.lengths, at - self.since)  # of the n those that surely run
+        found = totals[at - low] - totals[at - own - low] + self.before[self.lengths - own]
+        return found[0] if len(places) == 1 else found.max(axis=0)
 
 
 # --- heap -------------------------------------------------------------------------------------------------------------

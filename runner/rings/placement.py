@@ -166,6 +166,7 @@ class _Lowering:
         self.scopes: list[ScopeInfo] = []
         self.steps: list[Step] = []
         self.of_task = [_NOWHERE] * len(program.tasks)  # the task's submission
+        self.submission_of = self.of_task.__getitem__
         self.owner = [_NOWHERE] * len(program.tensors)  # the submission in whose block the tensor lies
         self.owner_of = self.owner.__getitem__
         self.offset = [0] * len(program.tensors)  # and where in it
@@ -175,6 +176,7 @@ class _Lowering:
         # What many submissions have is kept once: single submissions that are held, entries of the tensormap, numbers.
         self.alike: dict[tuple[int, ...], tuple[int, ...]] = {}
         self.known_entries: dict[tuple[int, int, int, Box | None, bool, bool], tuple[MapEntry]] = {}
+        self.whole_writes: dict[int, tuple[int, ...] | None] = {}  # by the identity of `Task.like`
         self.number: dict[int, int] = {}
         self.sizes = block_bytes([tensor.spec for tensor in program.tensors])
 
@@ -258,21 +260,48 @@ class _Lowering:
                 self.of_task[task.id] = owner[creates[0]]  # an alloc whose tensors all went elsewhere
                 return
             holds |= places
-        explicit = self.explicit(task, holds) if task.after else ()
-        waits = self.waits(task, extra_waits, mode, holds)
+        explicit: tuple[int, ...] = ()
+        if mode == "manual" or self.unseen or task.after:
+            explicit = self.explicit(task, holds) if task.after else ()
+            waits = self.waits(task, extra_waits, mode, holds)
+        else:  # nearly all
+            waits = {*map(self.submission_of, task.waits), *map(self.submission_of, extra_waits), *holds}
+        assert _NOWHERE not in waits, f"{task.path!r} is placed before what it waits for"
         writes_own = writes == creates
-        if not writes_own or watch.entries or watch.open:
+        if not writes_own or watch.entries:
             waits.update([self.of_task[t] for t in watch.follow(task, mode == "manual")])
-        self.of_task[task.id] = index
-        edges, held = tuple(sorted(waits)), tuple(sorted(holds))
+        elif watch.open:
+            watch.open[-1].trip.add(task.id)
+        self.of_task[number] = index
+        edges, held = tuple(sorted(waits)), tuple(holds) if len(holds) == 1 else tuple(sorted(holds))
         if len(held) == 1:
             held = self.alike.setdefault(held, held)
         has_none = not writes or (writes_own and len(own) == len(creates)) or mode == "manual"
         entries = () if has_none else self.entries(task, writes)
         self.submit(_new_submission(task.core, entries, explicit, held, task, size_bytes, slots, edges))
 
-    def entries(self, task: Task, writes: Collection[int]) -> tuple[MapEntry, ...]:
+    def entries(self, task: Task, writes: Sequence[int]) -> tuple[MapEntry, ...]:
         """What a task writes and has not created in its own block, which is that of the next submission."""
+        like = task.like
+        if like is task:
+            return self.entries_by_region(task, writes)
+        order = self.whole_writes.get(id(like), ())
+        if order == ():
+            order = self.whole_writes[id(like)] = _whole_writes(task, writes)
+        if order is None:
+            return self.entries_by_region(task, writes)
+        owner, tensors, offset, known, found = self.owner, self.program.tensors, self.offset, self.known_entries, ()
+        for tensor in map(writes.__getitem__, order):
+            at = owner[tensor]
+            if at != self.next:
+                spec = tensors[tensor].spec
+                key = at, tensor if at == _NOWHERE else offset[tensor], id(spec), None, True, True
+                entry = known.get(key) or known.setdefault(key, self.entry(spec, *key))
+                found = found + entry if found else entry
+        return found
+
+    def entries_by_region(self, task: Task, writes: Collection[int]) -> tuple[MapEntry, ...]:
+        """The same for any task."""
         found, index, modes = list[tuple[MapEntry]](), self.next, task.modes
         owner, tensors, offset, known = self.owner, self.program.tensors, self.offset, self.known_entries
         for name, region in zip(task.names if modes else repeat(""), task.regions, strict=False):
@@ -306,7 +335,7 @@ class _Lowering:
         The edges that sharing needs only wait: a plan must not pay for them with the bytes of what it waits for.
         """
         of_task = self.of_task
-        waits = set(map(of_task.__getitem__, extra))
+        waits = set(map(self.submission_of, extra))
         if task.after:
             waits.update([of_task[t] for t in task.after])
         if mode == "manual":  # rule 8: nothing is inferred, so only explicit edges keep blocks
@@ -315,11 +344,18 @@ class _Lowering:
         elif self.unseen:  # ... and what such a task writes is not noted, so nobody waits for it
             waits.update([of_task[t] for t in task.waits if t not in self.unseen], holds)
         else:
-            waits.update(map(of_task.__getitem__, task.waits), holds)
+            waits.update(map(self.submission_of, task.waits), holds)
         if task.after:
             holds.update([of_task[t] for t in task.after if t not in task.wait_only])
-        assert _NOWHERE not in waits, f"{task.path!r} is placed before what it waits for"
         return waits
+
+
+def _whole_writes(task: Task, writes: Sequence[int]) -> tuple[int, ...] | None:
+    """The places in `writes` of what operands write, in their order, if that are whole tensors, and all edges are inferred."""
+    written = [region for region in task.regions if region.tensor in writes]
+    if task.modes or not written or any(region.box is not None or region.part is not None for region in written):
+        return None
+    return tuple([writes.index(region.tensor) for region in written])
 
 
 def byte_range(spec: TensorSpec, box: Box | None) -> tuple[int, int, bool]:

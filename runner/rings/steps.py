@@ -6,11 +6,12 @@ with their rings, the trips of dynamic loops and the jump over trips that do not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
+from typing import cast
 
-from runner.rings.schedule import Begin, End, Repeat, Schedule, Step, Submit
+from runner.rings.schedule import Begin, End, Read, Repeat, Schedule, Step, Submit
 
 
 @dataclass(slots=True)
@@ -58,11 +59,20 @@ class StepWalk:
         self.loops: list[OpenLoop] = []
         self._num_trips = num_trips
         self._left_out = left_out
+        self._steps: Sequence[Step | range] = schedule.steps
+
+    def runs(self) -> Iterator[Begin | End | Read | Repeat | range]:
+        """The same walk over every trip that the schedule holds, in which submissions one behind the other come as one range.
+
+        Large schedules have a hundred submissions for each other step. `OpenLoop.bounds` count ranges as one step.
+        """
+        self._steps = _in_runs(self.schedule.steps)
+        return cast(Iterator[Begin | End | Read | Repeat | range], iter(self))
 
     def __iter__(self) -> Iterator[Step]:
         infos, scopes, rings = self.schedule.scopes, self.scopes, self.rings
-        steps = iter(self.schedule.steps)
-        at, turn = 0, len(self.schedule.steps)  # the index of the next step, and of the step behind the innermost open trip
+        steps = cast(Iterator[Step], iter(self._steps))
+        at, turn = 0, len(self._steps)  # the index of the next step, and of the step behind the innermost open trip
         while True:
             for step in islice(steps, turn - at):
                 if isinstance(step, Submit):
@@ -102,7 +112,30 @@ class StepWalk:
         if passed_over and self._left_out is not None:
             self._left_out(passed_over[0], passed_over[-1] + 1)
         outer = self.loops[-1] if self.loops else None
-        return end, outer.bounds[outer.trip + 1] if outer else len(self.schedule.steps)
+        return end, outer.bounds[outer.trip + 1] if outer else len(self._steps)
+
+
+def _in_runs(steps: Sequence[Step]) -> list[Step | range]:
+    """The steps, with one range for submissions of which no trip begins or ends between two."""
+    others = [at for at, step in enumerate(steps) if type(step) is not Submit]
+    cuts = sorted({*others, *(at for k in others if isinstance(loop := steps[k], Repeat) for at in (*loop.starts, loop.end))})
+    found, number = list[Step | range](), dict[int, int]()  # by the index of a cut that of what begins there
+    loops: list[int] = []
+    done = 0
+    for cut in [*cuts, len(steps)]:
+        if cut > done:
+            found.append(range(cast(Submit, steps[done]).submission, cast(Submit, steps[cut - 1]).submission + 1))
+            done = cut
+        number[cut] = len(found)
+        if cut < len(steps) and type(step := steps[cut]) is not Submit:
+            if isinstance(step, Repeat):
+                loops.append(len(found))
+            found.append(step)
+            done = cut + 1
+    for at in loops:
+        loop = cast(Repeat, found[at])
+        found[at] = replace(loop, starts=tuple([number[start] for start in loop.starts]), end=number[loop.end])
+    return found
 
 
 def submission_rings(schedule: Schedule) -> Iterator[tuple[int, int]]:

@@ -88,7 +88,7 @@ class TimedDriver(Driver):
         self._waits = [s.waits for s in submissions]
         self._core = [s.core for s in submissions]
         self._left = [s.num_blocks for s in submissions]  # blocks that have not finished
-        self._pending: dict[int, int] = {}  # of submissions that wait, producers that have not completed
+        self._pending = [0] * len(submissions)  # producers that have not completed, of submissions that wait
         self._users: dict[int, list[int]] = {}  # of submissions that have not, who waits for them
         self._ready: dict[str, deque[list[int]]] = {core: deque() for core in _CORES}  # [submission, blocks not started yet]
         self._queued = 0  # tasks there
@@ -112,16 +112,14 @@ class TimedDriver(Driver):
         if core is None:
             return
         completed, users = self.heap.completed, self._users
-        pending = 0
-        for wait in self._waits[submission]:
-            if not completed[wait]:
-                if wait in users:
-                    users[wait].append(submission)
-                else:
-                    users[wait] = [submission]
-                pending += 1
+        pending = [wait for wait in self._waits[submission] if not completed[wait]]
+        for wait in pending:
+            if wait in users:
+                users[wait].append(submission)
+            else:
+                users[wait] = [submission]
         if pending:
-            self._pending[submission] = pending
+            self._pending[submission] = len(pending)
         else:
             self._start(submission, core, self._now)
 
@@ -153,9 +151,6 @@ class TimedDriver(Driver):
         if self._now - begin > self._timing.device.host_read_us:
             self._slow[self._next] = SlowWait(self._next, -1, self._now - begin, 8)
 
-    def started(self, submission: int, blocks: int, start_us: float, end_us: float) -> None:
-        """So many blocks of a task have got workers, until `end_us`."""
-
     def result(self, deadlock: Deadlock | None) -> Replay:
         if deadlock is None:
             self._run_until(float("inf"))
@@ -172,10 +167,10 @@ class TimedDriver(Driver):
 
     def _run_until(self, time: float) -> None:
         """Handle all that happens up to and including `time`."""
-        events, left = self._events, self._left
+        events, left, core_of, users, pending = self._events, self._left, self._core, self._users, self._pending
         while events and events[0][0] <= time:
             now, submission, blocks = heappop(events)
-            core = self._core[submission]
+            core = core_of[submission]
             if core != "AIV":
                 self._aic += blocks
             if core != "AIC":
@@ -183,22 +178,14 @@ class TimedDriver(Driver):
             self._settled = False
             left[submission] -= blocks
             if not left[submission]:
-                self._last = now
-                self._finish(submission, now)
+                self._last = self._finish_us[submission] = now
+                self.heap.complete(submission)
+                for user in users.pop(submission, ()):
+                    pending[user] -= 1
+                    if not pending[user]:
+                        self._start(user, core_of[user] or "", now)
             if self._queued and not self._settled:
                 self._dispatch(now)
-
-    def _finish(self, submission: int, now: float) -> None:
-        self.heap.complete(submission)
-        self._finish_us[submission] = now
-        if submission in self._users:
-            pending = self._pending
-            for user in self._users.pop(submission):
-                num = pending.pop(user) - 1
-                if num:
-                    pending[user] = num
-                else:
-                    self._start(user, self._core[user] or "", now)
 
     def _start(self, submission: int, core: str, now: float) -> None:
         """Start a ready task as far as its core type has room, and queue what is left of it; with any task queued, in turn."""
@@ -222,9 +209,7 @@ class TimedDriver(Driver):
                 self._aic -= blocks
             if core != "AIC":
                 self._aiv -= blocks * AIV_PER_MIX if core == "MIX" else blocks
-            end = now + self._timing.block_us(submission)
-            heappush(self._events, (end, submission, blocks))
-            self.started(submission, blocks, now, end)
+            heappush(self._events, (now + self._timing.block_us(submission), submission, blocks))
         return blocks
 
     def _room(self, core: str) -> float:
@@ -236,11 +221,11 @@ class TimedDriver(Driver):
     def _dispatch(self, now: float) -> None:
         """Start what is queued and has room now."""
         for core, queue in self._ready.items():
-            while queue and self._room(core) >= 1:
-                submission, left = queue[0]
-                blocks = self._begin(submission, core, left, now)
-                if blocks < left:
-                    queue[0][1] -= blocks
+            while queue and (self._aiv if core == "AIV" else self._room(core)) >= 1:
+                first = queue[0]
+                blocks = self._begin(first[0], core, first[1], now)
+                if blocks < first[1]:
+                    first[1] -= blocks
                     break
                 queue.popleft()
                 self._queued -= 1

@@ -15,8 +15,9 @@ from runner.rings.capacity import ring_loads
 from runner.rings.heap import RingHeap
 from runner.rings.parts.records import Deadlock
 from runner.rings.replay import Replay, RunTimes
-from runner.rings.schedule import MAX_SCOPES, NUM_RINGS, Begin, End, Schedule, ScopeInfo, Slot, Submit
+from runner.rings.schedule import MAX_SCOPES, NUM_RINGS, Begin, End, Schedule, ScopeInfo, Slot
 from runner.rings.sizes import MIN_HEAP_BYTES, MIN_POOL, MIN_WINDOW, RingSizes
+from runner.rings.steps import StepWalk
 from runner.rings.tensormap import CAPACITY, SWEEP
 from runner.rings.timed import TimedDriver, Timing, timed
 
@@ -136,13 +137,13 @@ class _Unlimited(TimedDriver):
         self._close_us = array("d", bytes(8 * len(schedule.submissions)))
 
     def walk(self) -> Deadlock | None:
-        around, inside = list[ScopeInfo](), list[list[int]]()  # the open scopes, and the submissions of each
-        mine, members = list[int](), self._members[0]  # of the innermost scope, and of its ring
-        for step in () if self.is_refused else self.steps():
-            if isinstance(step, Submit):
-                mine.append(step.submission)
-                members.append(step.submission)
-                self.submit(step.submission)
+        around, inside = list[ScopeInfo](), list[list[range]]()  # the open scopes, and the submissions of each
+        mine, members = list[range](), self._members[0]  # of the innermost scope, and of its ring
+        for step in () if self.is_refused else StepWalk(self.schedule).runs():
+            if isinstance(step, range):
+                mine.append(step)
+                members.extend(step)
+                self._submit_all(step)
             elif isinstance(step, Begin):
                 scope, mine = self.schedule.scopes[step.scope], []
                 is_auto_in_manual = scope.mode == "auto" and bool(around) and around[-1].mode == "manual"
@@ -151,8 +152,8 @@ class _Unlimited(TimedDriver):
                 inside.append(mine)
                 members = self._members[scope.ring]
             elif isinstance(step, End):
-                for submission in mine:
-                    self._close_us[submission] = self._now
+                for run in mine:
+                    self._close_us[run.start : run.stop] = array("d", [self._now]) * len(run)
                 around.pop()
                 inside.pop()
                 if around:
@@ -161,13 +162,30 @@ class _Unlimited(TimedDriver):
                 self.read(step.waits)
         return None
 
-    def submit(self, submission: int) -> Deadlock | None:
-        self.arrive(submission)
-        self._submit_us[submission] = self._now
-        if self._core[submission] is None:
-            self.heap.completed[submission] = 1
-        self.submitted(submission)
-        return None
+    def _submit_all(self, submissions: range) -> None:
+        """Submit one after the other: `arrive` and `submitted`, for what never waits."""
+        events, submit_us, completed, users = self._events, self._submit_us, self.heap.completed, self._users
+        cores, waits_of, cost_us, each_us = self._core, self._waits, self._timing.submit_us, self._timing.submit_each_us
+        for submission in submissions:
+            self._now = now = self._now + (cost_us if each_us is None else each_us(submission))
+            if events and events[0][0] <= now:
+                self._run_until(now)
+            submit_us[submission] = now
+            core = cores[submission]
+            if core is None:
+                completed[submission] = 1
+                continue
+            pending = [wait for wait in waits_of[submission] if not completed[wait]]
+            for wait in pending:
+                if wait in users:
+                    users[wait].append(submission)
+                else:
+                    users[wait] = [submission]
+            if pending:
+                self._pending[submission] = len(pending)
+            else:
+                self._start(submission, core, now)
+        self._next = submissions.stop
 
     def has_slots(self, windows: Sequence[int]) -> bool:
         """Whether no submission has had to wait for a slot, however late the thread hears of what has retired."""

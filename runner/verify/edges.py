@@ -116,6 +116,24 @@ class Order:
                 found.append((step.waits, submitted, tuple((loop.at, loop.trip) for loop in walk.loops)))
         return found
 
+    @cached_property
+    def _read_by(self) -> list[int]:
+        """How many submissions come before the first read outside of all loops that waits for each, or for what comes after it;
+        all that is submitted from there on comes after it. More than there are where there is none."""
+        found = [len(self.waits) + 1] * len(self.waits)
+        reads = list(self.reads)
+        for submission in range(len(found) - 1, -1, -1):
+            while reads and reads[-1][1] > submission:
+                waits, at = reads.pop()
+                for wait in waits:
+                    found[wait] = at
+            at = found[submission]
+            if at <= len(found):
+                for wait in self.waits[submission]:
+                    if at < found[wait]:
+                        found[wait] = at
+        return found
+
     def runs_with(self, inner: int, outer: int) -> bool:
         """Whether submission `inner` runs whenever `outer` does: its loop trips are trips of `outer`, or come before them."""
         return implied(self.trips[inner], self.trips[outer])
@@ -159,7 +177,8 @@ class Order:
 
     def _without_inner_reads(self, needs: Iterable[Need]) -> Iterator[Conflict]:
         """As `unordered`, but for what reads inside of trips order: few pairs are left to look them up for."""
-        remaining = iter(needs)
+        read_by = self._read_by
+        remaining = (need for need in needs if any(read_by[first] > need.second for first in need.firsts))
         while chunk := list(islice(remaining, NEEDS)):
             near = [need for need in chunk if need.second - need.firsts[0] < NEAR]
             if near:

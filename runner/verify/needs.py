@@ -6,9 +6,9 @@ Found from the operands' regions alone: neither the edges that expansion inferre
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain, compress, groupby
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -179,21 +179,22 @@ class _Accesses:
 
     def __init__(self, columns: Columns, program: Program) -> None:
         written, in_parts = np.zeros(len(program.tensors), bool), np.zeros(len(program.tensors), bool)
-        written[np.fromiter((tensor for task in program.tasks for tensor in task.writes), np.int64)] = True
+        written[np.fromiter(chain.from_iterable(map(attrgetter("writes"), program.tasks)), np.int64)] = True
         written &= least_bytes(program) > 0  # no bytes, nothing to order
         found: list[tuple[Ints, Ints, Bools, Bools]] = []
         regions: list[Region] = []
+        known: dict[int, bytes] = {}  # by what tasks are like
         for part in in_turn(np.arange(len(columns.tasks))):
             tasks = columns.tasks[part[0] : part[-1] + 1]
             operands = [task.regions for task in tasks]
             touched = [*chain.from_iterable(operands)]
             tensor = np.fromiter([region.tensor for region in touched], np.int32, len(touched))
-            in_parts[tensor[np.array([bool(region.box) or region.part is not None for region in touched], bool)]] = True
+            alike = [known.get(id(task.like)) or known.setdefault(id(task.like), _flags(task)) for task in tasks]
+            flags = np.frombuffer(b"".join(alike), np.uint8)
+            in_parts[tensor[flags & _IN_PARTS > 0]] = True
             by = np.repeat(columns.submitted[part], [*map(len, operands)])
             kept = written[tensor]
-            is_read = _among(operands, [task.reads for task in tasks])
-            is_write = _among(operands, [task.writes for task in tasks]) & ~_only_read(tasks)
-            found.append((by[kept], tensor[kept], is_read[kept], is_write[kept]))
+            found.append((by[kept], tensor[kept], flags[kept] & _READ > 0, flags[kept] & _WRITE > 0))
             regions += compress(touched, kept)
         nothing = np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, bool), np.zeros(0, bool)
         self.by, self.tensor, self.is_read, self.is_write = map(np.concatenate, zip(nothing, *found, strict=True))
@@ -201,18 +202,18 @@ class _Accesses:
         self.regions = list(compress(regions, self.in_parts))
 
 
-def _among(operands: Sequence[Collection[Region]], tensors: Sequence[Sequence[int]]) -> Bools:
-    """Which operands of tasks are of these tensors of the task."""
-    pairs = zip(operands, tensors, strict=True)
-    return np.array([region.tensor in those for regions, those in pairs for region in regions], bool)
+_READ, _WRITE, _IN_PARTS = 1, 2, 4
 
 
-def _only_read(tasks: Sequence[Task]) -> Bools | np.bool_:
-    """Which operands of tasks are only read though the task writes their tensors too."""
-    modes = [task.modes for task in tasks]
-    if not any(modes):
-        return np.False_
-    return np.array([its.get(name) == "in" for its, task in zip(modes, tasks, strict=True) for name in task.names], bool)
+def _flags(task: Task) -> bytes:
+    """What a task does with each of its operands."""
+    reads, writes, modes = task.reads, task.writes, task.modes
+    return bytes(
+        _READ * (region.tensor in reads)
+        | _WRITE * (region.tensor in writes and modes.get(name) != "in")
+        | _IN_PARTS * (bool(region.box) or region.part is not None)
+        for name, region in task.operands.items()
+    )
 
 
 def region_needs(columns: Columns) -> Iterator[Need]:

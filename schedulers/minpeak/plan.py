@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from math import inf
 from typing import Any, cast
 
 from runner.base.errors import ConfigError, did_you_mean
@@ -65,17 +67,23 @@ class TimeFacts:
     """What is known of a plan's time, in microseconds of the timed model.
 
     makespan_us       of the plan, in rings of its safe capacities
-    fastest_us        the shortest of all strategies that were run in theirs, and of unlimited rings
+    shortest_us       of all strategies that were run in theirs
+    fastest_us        the shorter of that and of unlimited rings, which are run when this is asked for
     slack             the part by which the plan may be longer than that
     critical_path_us  no run is shorter: tasks that wait for each other, submissions, values read on the host
     work_us           nor than this: the blocks of all tasks over the cores of their type
     """
 
     makespan_us: float
-    fastest_us: float
+    shortest_us: float
     slack: float
     critical_path_us: float
     work_us: float
+    unlimited: Callable[[], RunTimes]
+
+    @cached_property
+    def fastest_us(self) -> float:
+        return min(self.shortest_us, self.unlimited().makespan_us or inf)
 
 
 @dataclass(frozen=True)
@@ -139,4 +147,4 @@ class Plan:
     explanation: tuple[Note, ...] = ()
     annotations: Annotations = field(default_factory=Annotations)
     run: RunTimes | None = None
-    unlimited: RunTimes | None = None
+    unlimited: Callable[[], RunTimes] | None = None

@@ -35,7 +35,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from math import inf
 from weakref import WeakKeyDictionary
 
@@ -304,12 +304,13 @@ class Planner:
         known = [(self._makespan_us(smallest), smallest)]
         work = self._work(smallest)
         path_us, work_us = work.bound_us()
-        is_proved = known[0][0] <= max(path_us, work_us) * (1 + self.options.slack)
-        if not (is_proved and len(self.program.tasks) > FOLD_FROM):  # few tasks: others may do without idle rings
+        unlimited = cache(lambda: run_unlimited(smallest.schedule, self.options.timing(smallest.schedule)).times)
+        fastest_us, limit_us = 0.0, max(path_us, work_us) * (1 + self.options.slack)
+        if known[0][0] > limit_us or len(self.program.tasks) <= FOLD_FROM:  # few tasks: others may do without idle rings
             known += [(self._makespan_us(candidate), candidate) for candidate in candidates]
-        unlimited = run_unlimited(smallest.schedule, self.options.timing(smallest.schedule)).times
-        fastest_us = min([unlimited.makespan_us or inf, *(makespan_us for makespan_us, _ in known)])
-        limit_us = fastest_us * (1 + self.options.slack)
+            fastest_us = min([unlimited().makespan_us or inf, *(makespan_us for makespan_us, _ in known)])
+            limit_us = fastest_us * (1 + self.options.slack)
+        shortest_us = min(makespan_us for makespan_us, _ in known)
         is_small = len(self.program.tasks) <= PARTED_UP_TO and sum(smallest.heap) > self._bound(TOTAL)[0]
         if self.options.share and (known[0][0] > limit_us or is_small):
             known += self._lowest(work, smallest, limit_us)
@@ -320,7 +321,7 @@ class Planner:
         makespan_us, best = min(in_time, key=lambda found: (sum(found[1].heap), found[0]))
         self._note("winner", f"{best.name}: the fewest bytes of all that are in time", "bytes", None, sum(best.heap))
         plan = self._finished(best, sum(best.heap), *self._bound(TOTAL), best.idle(TOTAL))
-        facts = TimeFacts(makespan_us, fastest_us, self.options.slack, path_us, work_us)
+        facts = TimeFacts(makespan_us, shortest_us, self.options.slack, path_us, work_us, unlimited)
         times = {"run": self._known[best], "unlimited": unlimited if best is smallest else None}
         return replace(plan, certificate=replace(plan.certificate, time=facts), **times)
 

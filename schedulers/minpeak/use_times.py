@@ -16,32 +16,22 @@ SUBMIT = 0.025
 
 
 def in_task_lengths(fold: Fold, lives: Lives, waits: Rows) -> tuple[Floats, Floats]:
-    """Per local of the kept tasks the begin and finish of its use if every task took one unit of time and workers abound."""
-    start, finish = _run(fold, lives, waits, np.ones(len(waits)), np.full(len(waits), SUBMIT))
-    return _spans(lives, start, finish)
-
-
-def _run(fold: Fold, lives: Lives, waits: Rows, lengths: Floats, costs: Floats) -> tuple[Floats, Floats]:
-    """Start and finish of every kept task in an unhindered run, inf and -inf for the others; `costs` are those of submissions."""
+    """Per local of the kept tasks the begin and finish of its use if every task took one unit of time and workers abound: the
+    start of its first and the finish of its last touch in an unhindered run."""
     reads: dict[int, list[int]] = {}
     for next_task, trips in host_reads(lives.program.body):
         reads.setdefault(next_task, []).extend(trips.waits)
-    starts, length_of, cost_of = waits.starts.tolist(), lengths.tolist(), costs.tolist()
-    start, finish, clock = [np.inf] * len(waits), [-np.inf] * len(waits), 0.0
+    starts, clock = waits.starts.tolist(), 0.0
+    start, finish = [np.inf] * len(waits), [-np.inf] * len(waits)
     for task in fold.kept.tolist():
-        item = lives.program.tasks[task]
         if task in reads:
             clock = max(clock, max((finish[int(fold.stands_in[w])] for w in reads[task]), default=0.0))
-        clock += cost_of[task]
+        clock += SUBMIT
         row = fold.stands_in[waits.values[starts[task] : starts[task + 1]]].tolist()
-        start[task] = max(clock, max((finish[w] for w in row), default=0.0))
-        finish[task] = start[task] + length_of[task] * (item.op is not None)
-    return np.array(start), np.array(finish)
-
-
-def _spans(lives: Lives, start: Floats, finish: Floats) -> tuple[Floats, Floats]:
-    """Per local the start of its first and the finish of its last touch."""
+        start[task] = max(clock, max(map(finish.__getitem__, row), default=0.0))
+        finish[task] = start[task] + (lives.program.tasks[task].op is not None)
     begin, last = np.full(len(lives.locals), np.inf), np.full(len(lives.locals), -np.inf)
-    np.minimum.at(begin, lives.touches.values, start[lives.touches.owners()])
-    np.maximum.at(last, lives.touches.values, finish[lives.touches.owners()])
+    owners = lives.touches.owners()
+    np.minimum.at(begin, lives.touches.values, np.array(start)[owners])
+    np.maximum.at(last, lives.touches.values, np.array(finish)[owners])
     return begin, last

@@ -119,8 +119,11 @@ class _Tracer(TimedDriver):
             elif isinstance(step, End):
                 self._scopes.append(OpenScope(*self._open.pop(), start))
 
-    def started(self, submission: int, blocks: int, start_us: float, end_us: float) -> None:
-        self._dispatched.append((submission, blocks, start_us, end_us))
+    def _begin(self, submission: int, core: str, blocks: int, now: float) -> int:
+        begun = super()._begin(submission, core, blocks, now)
+        if begun:
+            self._dispatched.append((submission, begun, now, now + self._timing.block_us(submission)))
+        return begun
 
     def timeline(self, replay: Replay) -> Timeline:
         end = self._now if replay.makespan_us is None else replay.makespan_us

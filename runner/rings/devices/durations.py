@@ -47,18 +47,21 @@ class _Costs:
         self.program, self.ops, self.dtypes, self.rates = program, ops, dtypes, rates
         self.signatures: dict[str, Signature] = {}
         self.known: dict[object, _Known] = {}
+        self.alike: dict[int, _Known] = {}  # by the identity of `Task.like`
 
     def block_us(self, task: Task) -> float:
-        if task.op is None or task.op not in self.ops:
-            return self.rates.task_us
-        key = self.shapes(task)
-        found = self.known.get(key) or self.known.setdefault(key, _Known())
+        found = self.alike.get(id(task.like))
+        if found is None:
+            if task.op is None or task.op not in self.ops:
+                return self.rates.task_us
+            found = self.alike[id(task.like)] = self.known.setdefault(self.shapes(task), _Known())
         values = found.values(task) if found.attrs else ""
         if values not in found.cost_us:
+            assert task.op is not None, "an alloc costs nothing by itself"
             noted = _Noted(task.attrs)
             cost_us = self.cost_us(task, self.ops[task.op], noted)
             if noted.names - found.attrs.keys():  # the rule looked at more than before: what is known is too coarse
-                found = self.known[key] = _Known(dict.fromkeys(sorted({*found.attrs, *noted.names})))
+                found.attrs, found.cost_us = dict.fromkeys(sorted({*found.attrs, *noted.names})), {}
                 values = found.values(task)
             found.cost_us[values] = cost_us
         return found.cost_us[values]
