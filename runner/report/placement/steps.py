@@ -12,6 +12,7 @@ import numpy as np
 from runner.program.order import predecessors
 from runner.program.program import Program, Task
 from runner.program.sharing import Labels
+from runner.report.placement.handing import handing
 from runner.rings.schedule import Begin, End, Read, Repeat, Schedule, Submission, Submit
 
 Step = dict[str, Any]
@@ -28,6 +29,10 @@ class Place:
 
     def meets(self, other: Place) -> bool:
         return self.block == other.block and self.low < other.high and other.low < self.high
+
+
+HANDED_ON = "inferred from data, and handed on where a trip does not run"
+"""Why an edge is told that the runtime infers."""
 
 
 def steps_of(schedule: Schedule) -> Iterator[Step]:
@@ -63,6 +68,7 @@ class _Steps:
         self.called = _called(schedule.submissions)
         self.before = self._former_tenants()
         self.labels = Labels(program)
+        self.handing = handing(schedule)
         self.unseen: set[int] = set()  # tasks in manual scopes
 
     def all(self) -> Iterator[Step]:
@@ -114,7 +120,7 @@ class _Steps:
             found["tensors"] = [self.tensor(slot.tensor, slot.offset, self.called[index]) for slot in made.slots]
         if in_manual and made.task is not None:
             self.unseen.add(made.task)
-        if task is not None and (added := list(self.added(made, task, in_manual))):
+        if task is not None and (added := list(self.added(index, task, in_manual))):
             found["deps"] = added
         return found
 
@@ -128,8 +134,9 @@ class _Steps:
         olds = self.before.get(number)
         return found | ({"replaces": [self.labels[old] for old in olds]} if olds else {})
 
-    def added(self, made: Submission, task: Task, in_manual: bool) -> Iterator[Step]:
-        """The edges that the runtime does not infer, and why each is needed."""
+    def added(self, index: int, task: Task, in_manual: bool) -> Iterator[Step]:
+        """The edges that the runtime does not infer, or that trips hand on, and why each is needed."""
+        made = self.schedule.submissions[index]
         seen = (
             set[int]()
             if in_manual
@@ -138,9 +145,12 @@ class _Steps:
         known = seen if in_manual else seen | (set(made.holds) - set(made.explicit))
         said = {self.sub_of[other]: other for other in task.after if other in self.sub_of}
         for wait in made.waits:
-            if wait in known and wait not in said:
-                continue
             edge: Step = {"after": self.called[wait]}
+            if wait in known and wait not in said:
+                is_needed = index in self.handing.tasks or (index, wait) in self.handing.edges
+                if is_needed and self.schedule.submissions[wait].core is not None:
+                    yield edge | {"why": HANDED_ON, "keeps_block": False}
+                continue
             if wait in said:
                 kind = "after_wait_only" if said[wait] in task.wait_only else "after"
                 yield edge | {"why": f"the graph says '{kind}'", "keeps_block": kind == "after"}
