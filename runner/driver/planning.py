@@ -451,15 +451,17 @@ def _written_shares(planner: _Planner, files: Files) -> Written:
     bare, config = without_lists(files), setup.config(files.path, GraphLibrary())
     placed = place(setup, request, library=library_of(bare.texts), say=say)
     assert placed.plan is not None, "minpeak reports its plan"
-    aim = aim_of(placed.plan, request.minpeak.mapping()["budget_bytes"])
+
+    def timing(schedule: Schedule) -> Timing:
+        return request.timed.timing(schedule, setup.registry, config.dtypes)
+
+    figures = figures_of(placed.schedule, timing)
+    aim = aim_of(placed.plan, figures, request.minpeak.mapping()["budget_bytes"])
     scoped = None
     if not aim.is_fast:
         scopes = _Planner(setup, replace(request, minpeak=replace(request.minpeak, objective="total")), say)
         written = settled_texts(scopes, scopes.annotations, files, bare)
         scoped = scopes.last.schedule, written
-
-    def timing(schedule: Schedule) -> Timing:
-        return request.timed.timing(schedule, setup.registry, config.dtypes)
 
     def sample(library: GraphLibrary) -> Program:
         return expand_all(library.load(files.path), config, setup.registry, library=library, sample=True).program
@@ -467,7 +469,7 @@ def _written_shares(planner: _Planner, files: Files) -> Written:
     found = best_files(files, aim, timing, sample, scoped, say)
     plan = with_files(placed.plan, found)
     planner.placed = replace(placed, schedule=found.schedule, timing=cache(lambda: timing(found.schedule)), plan=plan)
-    return replace(found.written, free=figures_of(placed.schedule, timing))
+    return replace(found.written, free=figures)
 
 
 def _pool_may_overflow(planned: Schedule, sizes: RingSizes) -> bool:

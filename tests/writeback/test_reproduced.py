@@ -17,7 +17,7 @@ from docs.figures.cases import CASES
 from runner import Driver
 from runner.driver.driver import Setup
 from runner.driver.linting import lint
-from runner.driver.planning import PlanRequest, PlanResult, TimedOptions, plan
+from runner.driver.planning import MinpeakOptions, PlanRequest, PlanResult, TimedOptions, plan
 from runner.writeback.edits import write_files
 
 KIB, MIB = 1024, 2**20
@@ -119,3 +119,18 @@ def test_written_files_say_the_plan(call, capsys, tmp_path: Path, name: str) -> 
     for file, data in before.items():
         assert len(file.read_bytes().splitlines()) - len(data.splitlines()) <= 2 * SCREEN
     assert plan(case.setup, request("minpeak", write=True)).texts == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["balanced", "total"])
+@pytest.mark.parametrize("graph", ["attention_decode_csa", "attention_decode_hca", "attention_decode_swa", "attend_tile"])
+def test_written_files_cost_no_time(tmp_path: Path, graph: str, objective: str) -> None:
+    """Under the fewest bytes, too, lists that take as few are no slower than the plan; each ring takes a KiB at least."""
+    for file in (Path(str(files("graphs"))) / "deepseek_v4").glob("*.yaml"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    minpeak = MinpeakOptions(objective=objective)
+    request = PlanRequest(tmp_path / f"{graph}.yaml", "minpeak", minpeak=minpeak, rings=("safe", None, None), write=True)
+    found = plan(Driver(("tiny",)).setup, request)
+    assert found.unwritten is not None
+    assert figures(found)[0] <= found.unwritten["total_bytes"] + 3 * KIB
+    assert figures(found)[1] <= found.unwritten["makespan_us"] * 1.02

@@ -88,14 +88,12 @@ class Aim:
         return rank(one) < rank(other)
 
 
-def aim_of(plan: Plan, budget_bytes: object) -> Aim:
-    """What to look for in place of a plan."""
+def aim_of(plan: Plan, figures: tuple[int, float], budget_bytes: object) -> Aim:
+    """What to look for in place of a plan of so many bytes and microseconds."""
     if plan.certificate.objective == "makespan":
         return Aim(is_fast=True, most_bytes=budget_bytes if isinstance(budget_bytes, int) else None)
     time = plan.certificate.time
-    if time is None:
-        return Aim()
-    return Aim(limit_us=time.fastest_us * (1 + time.slack), plan=(plan.certificate.total_bytes, time.makespan_us))
+    return Aim(limit_us=None if time is None else time.fastest_us * (1 + time.slack), plan=figures)
 
 
 Timed = Callable[[Schedule], Timing]
