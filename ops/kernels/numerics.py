@@ -5,6 +5,8 @@ Shape suffixes of names: M rows, K summed, N columns.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from ops.kernels.products import Laid, lay_out
@@ -90,3 +92,18 @@ def is_ones(scale: torch.Tensor) -> bool:
         known = version, bool((scale == 1).all())
         scale._ringgraph_is_ones = known  # type: ignore[attr-defined]
     return known[1]
+
+
+def beside(parts: Sequence[torch.Tensor]) -> torch.Tensor | None:
+    """Matrices [M, N] that lie side by side in one row-major matrix, as a view [M, sum of N] of it; None where they do not."""
+    first = parts[0]
+    rows, (step, one) = first.shape[0], first.stride()
+    place, columns = first.storage_offset(), 0
+    for part in parts:
+        is_next = (
+            part.storage_offset() == place + columns and part.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        )
+        if not is_next or part.shape[0] != rows or part.stride() != (step, one) or part.dtype != first.dtype:
+            return None
+        columns += part.shape[1]
+    return first.as_strided((rows, columns), (step, one)) if one == 1 and columns <= step else None

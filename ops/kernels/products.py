@@ -98,7 +98,7 @@ class Laid:
 
     def product(self, x: torch.Tensor) -> torch.Tensor:
         """`x @ self.T`."""
-        return self._of_live_rows(self._product, x)
+        return self._of_live_rows(self.sums, x)
 
     def product_into(self, x: torch.Tensor, out: torch.Tensor) -> None:
         """The same, rounded to `out` [M, N]."""
@@ -107,7 +107,7 @@ class Laid:
             out[num_live:].zero_()
             x, out = x[:num_live], out[:num_live]
         if len(self.cells) == 1:
-            out.copy_(self._product(x))
+            out.copy_(self.sums(x))
             return
         for line, lo, hi in zip(self.cells, self.rows, self.rows[1:], strict=False):
             out[:, lo:hi] = self._line(x, line)
@@ -117,12 +117,12 @@ class Laid:
         return self._of_live_rows(self.wide_sums, x)
 
     def wide_sums(self, x: torch.Tensor) -> torch.Tensor:
-        """The same, all rows multiplied whether they are zero or not."""
+        """`wide_product`, all rows multiplied whether they are zero or not."""
         sums = getattr(self.cells[0][0], "exact_sums", None)
         is_cell = len(self.cells) == 1 and len(self.cells[0]) == 1
         if sums is not None and is_cell and x.shape[0]:
             return sums(x)
-        found = self._product(x)
+        found = self.sums(x)
         return found if found.dtype == torch.float32 else found.float()
 
     def _of_live_rows(self, multiply: Multiply, x: torch.Tensor) -> torch.Tensor:
@@ -131,7 +131,8 @@ class Laid:
             return torch.nn.functional.pad(multiply(x[:num_live]), (0, 0, 0, num_rows - num_live))
         return multiply(x)
 
-    def _product(self, x: torch.Tensor) -> torch.Tensor:
+    def sums(self, x: torch.Tensor) -> torch.Tensor:
+        """`product`, all rows multiplied whether they are zero or not."""
         cells = self.cells
         if len(cells) == 1:
             return cells[0][0](x) if len(cells[0]) == 1 else self._line(x, cells[0])

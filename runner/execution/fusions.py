@@ -6,14 +6,14 @@ more of its kind, until something else is to run, or is waited for.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from runner.execution.binding import Binder, Binding
 from runner.execution.storage import Place, Storage
 from runner.program.ops import Fusion, OpRegistry
-from runner.program.program import Region
+from runner.program.program import Region, Task
 from runner.rings.schedule import Schedule
 
 
@@ -59,14 +59,31 @@ class Fusions:
         if not any(schedule.submissions[i].op in ops for i in submitted):
             return
         self._touching = self._tasks_touching(ops)
-        at = 0
+        self._find(submitted, first)
+
+    def _find(self, submitted: Sequence[int], first: Mapping[str, Sequence[Fusion]]) -> None:
+        """Units one after the other; one that reads what those before it write is none, so that they do not wait for it."""
+        at, before, written = 0, None, set[int]()
         while at < len(submitted):
-            unit = None
-            for fusion in first.get(self._op(submitted[at]), ()):
-                unit = unit or self._unit(fusion, submitted[at : at + len(fusion.parts)])
-            if unit is not None:
-                self.units.update(dict.fromkeys(unit.submissions, unit))
-            at += len(unit.submissions) if unit is not None else 1
+            units = (
+                self._unit(fusion, submitted[at : at + len(fusion.parts)]) for fusion in first.get(self._op(submitted[at]), ())
+            )
+            unit = next((unit for unit in units if unit is not None), None)
+            tasks = [self._task(submission) for submission in unit.submissions] if unit is not None else []
+            if unit is None or unit.fusion is not before:
+                written.clear()
+            if unit is None or written.intersection(read for task in tasks for read in task.reads if read not in task.writes):
+                before = None
+                at += 1
+                continue
+            before = unit.fusion
+            written.update(tensor for task in tasks for tensor in task.writes)
+            self.units.update(dict.fromkeys(unit.submissions, unit))
+            self.inner.update(unit.regions[name].tensor for name in unit.fusion.inner)
+            at += len(unit.submissions)
+
+    def _task(self, submission: int) -> Task:
+        return self._program.tasks[self._schedule.submissions[submission].task or 0]
 
     def _op(self, submission: int) -> str:
         return self._schedule.submissions[submission].op or ""
@@ -85,7 +102,7 @@ class Fusions:
         """A unit of these submissions, if that is what they are."""
         if [self._op(submission) for submission in submissions] != [op for op, _ in fusion.parts]:
             return None
-        tasks = [self._program.tasks[self._schedule.submissions[i].task or 0] for i in submissions]
+        tasks = [self._task(submission) for submission in submissions]
         own = {task.id for task in tasks}
         regions: dict[str, Region] = {}
         values: dict[str, object] = {}
@@ -107,5 +124,4 @@ class Fusions:
         is_whole = all(regions[name].box is None and regions[name].seen is None for name in fusion.inner)
         if not is_whole or not all(self._touching.get(tensor, {-1}) <= own for tensor in inner):
             return None
-        self.inner |= inner
         return Unit(fusion, tuple(submissions), regions, values)

@@ -7,12 +7,14 @@ import pytest
 import torch
 
 from ops import register_all
+from ops.kernels import products
 from runner.base.errors import ExecutionError
 from runner.config.config import load_config
-from runner.execution import executor
+from runner.execution import executor, storage
 from runner.execution.comm import LocalComm
 from runner.execution.executor import CompiledSchedule
 from runner.execution.fusions import Fusions
+from runner.execution.layouts import Layouts
 from runner.execution.storage import TORCH_DTYPES
 from runner.expansion.expander import expand
 from runner.language.library import load_graph
@@ -55,12 +57,15 @@ def externals(program, seed=0):
     return found
 
 
-def outputs(schedule, fused, monkeypatch, rings=None, **options):
+def outputs(schedule, fused, monkeypatch, rings=None, is_laid_out=False, **options):
     calls = []
     with monkeypatch.context() as patch:
         if not fused:
             patch.setattr(executor, "Fusions", lambda schedule, *_: Fusions(schedule, {}))
         given = externals(schedule.program)
+        if is_laid_out:
+            layouts, tensors = Layouts([schedule.program], REGISTRY), schedule.program.tensors
+            given = {index: layouts.keep(tensors[index], value) for index, value in given.items()}
         compiled = CompiledSchedule(schedule, REGISTRY, given, rings=rings, workers=1, comm=LocalComm())
         stats = [] if rings else None
         result = compiled.run(scope_stats=stats, on_task=calls.append, **options)
@@ -102,6 +107,49 @@ def test_fused_tiles_of_the_head_make_the_bits_and_the_accounts_of_tasks_one_by_
         one_stats,
         one_calls,
     )
+
+
+@pytest.mark.parametrize("is_laid_out", [True, False])
+@pytest.mark.parametrize(
+    "sets", [[], ["dtype=bf16"], ["precision=w8a8"], ["batch=21"], ["o_lora_rank=96", "O_TILE=32", "D_TILE=64"]]
+)
+def test_groups_of_the_output_projection_make_the_bits_of_tasks_one_by_one(sets, is_laid_out, monkeypatch):
+    monkeypatch.setattr(products, "_LEAST_BYTES", 1)
+    monkeypatch.setattr(
+        storage, "new_buffer", lambda size, device, _: torch.full((-(-size // 1024) * 1024,), 255, dtype=torch.uint8)
+    )
+    program = expand(load_graph("o_proj_decode"), load_config(["tiny"], sets, "decode"), REGISTRY)
+    schedule = get_scheduler("annotated")(program, {})
+    fused = {unit.fusion.kernel.name for unit in Fusions(schedule, REGISTRY).units.values()}
+    assert fused == {"proj_a_tiles", "quant_groups", "proj_b_tiles"}
+    options = {"is_laid_out": is_laid_out, "capture": {tensor.id for tensor in program.tensors if tensor.is_local}}
+    one, one_result, _, one_calls = outputs(schedule, False, monkeypatch, **options)
+    many, result, _, calls = outputs(schedule, True, monkeypatch, **options)
+    assert torch.equal(one["attn_out"], many["attn_out"]) and many["attn_out"].any()
+    assert all(torch.equal(made, result.captured[tensor]) for tensor, made in one_result.captured.items())
+    assert (result.num_tasks, calls) == (one_result.num_tasks, one_calls)
+
+
+CHAIN = """
+graph: chain
+inputs: {x: "f32[4, 8]"}
+weights: {w: {type: "f32[8, 8]", from: w}}
+outputs: {out: "f32[4, 8]"}
+body:
+  - {op: proj_a_mm, id: one, in: {o_packed: x, w: w}, out: {y: "between: f32[4, 8]"}, attrs: {group: 0, groups: 1}}
+  - {op: proj_a_mm, id: two, in: {o_packed: between, w: w}, out: {y: out}, attrs: {group: 0, groups: 1}}
+"""
+
+
+def test_a_task_that_reads_what_the_one_before_it_makes_does_not_wait_for_it(tmp_path, monkeypatch):
+    (tmp_path / "chain.yaml").write_text(CHAIN)
+    program = expand(load_graph(tmp_path / "chain.yaml"), load_config(["tiny"], [], "decode"), REGISTRY)
+    schedule = get_scheduler("annotated")(program, {})
+    first, second = (i for i, submission in enumerate(schedule.submissions) if submission.op is not None)
+    assert first in (units := Fusions(schedule, REGISTRY).units) and second not in units
+    made, *_ = outputs(schedule, True, monkeypatch)
+    given = {program.tensors[index].name: value for index, value in externals(program).items()}
+    torch.testing.assert_close(made["out"], given["x"] @ given["w"].T @ given["w"].T)
 
 
 def test_a_head_whose_ranks_talk_runs_task_by_task():

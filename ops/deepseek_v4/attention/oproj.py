@@ -130,3 +130,8 @@ ops.declare(
     ),
     doc="Sum over groups of the partial products, each times its token's scale for that group, then the channel scales (decode).",
 )
+
+
+ops.fuse("proj_a_tiles", ("proj_a_mm", {}), inner=())
+ops.fuse("quant_groups", ("quant_group", {}), inner=())
+ops.fuse("proj_b_tiles", ("proj_b_mm", {}), inner=())

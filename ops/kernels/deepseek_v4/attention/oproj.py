@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
 from ops.deepseek_v4.attention.oproj import PART_COLUMNS
-from ops.kernels.numerics import AMAX_FLOOR, INT8_MAX, matmul_nt, quantise_rows, scaled_product_into
-from ops.kernels.products import part_of, reads_laid_out
+from ops.kernels.numerics import AMAX_FLOOR, INT8_MAX, beside, matmul_nt, product, quantise_rows, scaled_product_into
+from ops.kernels.products import Laid, part_of, reads_laid_out
 
 
 def _groups(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Sequence[int], Sequence[int]]:
@@ -70,3 +71,50 @@ def proj_b_act(wo_b_scale, partials, act_scale, *, attn_out):
     num_tokens, groups = act_scale.shape
     parts = partials[:num_tokens].view(num_tokens, groups, -1).float()
     attn_out.copy_((parts * act_scale.unsqueeze(-1)).sum(dim=1) * wo_b_scale)
+
+
+# --- all groups at once ---
+
+_Units = Sequence[Mapping[str, Any]]
+
+
+def proj_a_tiles(units: _Units) -> None:
+    """`proj_a_mm` of many groups and tiles: rows are put in order once, and what lies side by side is written at once."""
+    packed, groups = units[0]["o_packed"], units[0]["groups"]
+    outs = beside([unit["y"] for unit in units])
+    if outs is None or not all(unit["groups"] == groups and _is_same(unit["o_packed"], packed) for unit in units):
+        for unit in units:
+            proj_a_mm(**unit)
+        return
+    rows = packed.unflatten(0, (-1, groups)).transpose(0, 1).contiguous()
+    num_tokens = rows.shape[1]
+    outs[:num_tokens] = torch.cat([product(rows[unit["group"]], unit["w"]) for unit in units], 1)
+    outs[num_tokens:].zero_()
+
+
+def _is_same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
+
+
+def quant_groups(units: _Units) -> None:
+    """`quant_group` of many groups: what is not quantised is copied at once where it lies side by side."""
+    names = ("o_r", "scale", "o_r_i8", "o_r_i8_pad")
+    wholes = {} if units[0]["o_r_i8"].dtype == torch.int8 else {name: beside([unit[name] for unit in units]) for name in names}
+    if wholes and all(whole is not None for whole in wholes.values()):
+        quant_group(**wholes)
+        return
+    for unit in units:
+        quant_group(**unit)
+
+
+def proj_b_tiles(units: _Units) -> None:
+    """`proj_b_mm` of many groups: zero rows at the end are looked for once, and what lies side by side is written at once."""
+    rows, outs = (beside([unit[name] for unit in units]) for name in ("x", "partial"))
+    weights = [unit["w"] for unit in units]
+    if rows is None or outs is None or not all(isinstance(w, Laid) for w in weights):
+        for unit in units:
+            proj_b_mm(**unit)
+        return
+    num_live = weights[0].live_rows(rows) if all(w.skips_zeros for w in weights) else rows.shape[0]
+    outs[:num_live] = torch.cat([w.sums(unit["x"][:num_live]) for w, unit in zip(weights, units, strict=True)], 1)
+    outs[num_live:].zero_()
