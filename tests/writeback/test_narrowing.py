@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 from runner.expansion.sharing.arenas import _overlaps
 from runner.expansion.sharing.conflicts import by_lives
 from runner.expansion.sharing.texts import texts_of
+from runner.language.graph import Shared
 from runner.program.lifetimes import lives_of
 from runner.writeback.sharing.arranging import Proposal, proposal
+from runner.writeback.sharing.copying import widened
 from runner.writeback.sharing.narrowing import Layout
-from runner.writeback.sharing.scene import Scene, Taste, scene_of
+from runner.writeback.sharing.scene import NOWHERE, Scene, Taste, scene_of
 from tests.writeback.test_shares import SETUP, tiles
 from tests.writeback.test_styles import written_graph
 
@@ -22,10 +25,10 @@ def scene(path: Path) -> Scene:
     return scene_of(lives_of(SETUP.program(path), allocs_touch=False), texts_of(path), lambda file: True)
 
 
-def apart(of: Scene, **taste: bool) -> Proposal:
+def apart(of: Scene, *, lifts: bool = False, rings: bool = False) -> Proposal:
     """Lists in which nothing shares, as if all were in use all the time."""
     num = len(of.lives.size)
-    found = proposal(of, np.zeros(num), np.full(num, 1e9), Taste(0.0, **taste))
+    found = proposal(of, np.zeros(num), np.full(num, 1e9), Taste(0.0, uses=lifts, alone=lifts, lifts=lifts, rings=rings))
     assert found is not None
     return found
 
@@ -40,9 +43,9 @@ def together(of: Scene) -> Proposal:
 def changed(of: Scene, start: Proposal) -> Proposal:
     """The lists after all changes that gain anything, the best first; in none of them lies anything in bytes in use."""
     layout, best, failed = Layout(of, start.said), start, set()
-    while (move := layout.best([one for one in layout.moves(1, set()) if one not in failed])) is not None:
+    while (move := layout.best([one for one in layout.moves(set()) if one not in failed])) is not None:
         made = layout.made(move)
-        assert layout.gains[move] > 0
+        assert layout.gains[move] >= 1
         if made is None or made.height > best.height:
             failed.add(move)
             continue
@@ -74,7 +77,7 @@ def test_entries_of_many_graphs_share_what_is_not_in_use_at_once(tmp_path: Path)
 @pytest.mark.parametrize("rings", [False, True])
 def test_trips_that_lay_side_by_side_take_turns(tmp_path: Path, rings: bool) -> None:
     of = scene(tiles(tmp_path))
-    start = apart(of, uses=True, alone=True, lifts=True, rings=rings)
+    start = apart(of, lifts=True, rings=rings)
     assert start.height > 4 * changed(of, start).height
     assert changed(of, start).height <= together(of).height
 
@@ -83,7 +86,34 @@ def test_trips_that_lay_side_by_side_take_turns(tmp_path: Path, rings: bool) -> 
 def test_what_kept_apart_in_vain_is_not_tried(tmp_path: Path, name: str) -> None:
     """No change is proposed of what bars keep apart, whichever of the two they name first."""
     of = scene(tiles(tmp_path))
-    layout = Layout(of, apart(of, uses=True, alone=True, lifts=True).said)
+    layout = Layout(of, apart(of, lifts=True).said)
     file, other = str(tmp_path / "tiles.yaml"), {"tile.keys": "tile.values", "tile.values": "tile.keys"}[name]
-    assert any(move.others for move in layout.moves(1, set()))
-    assert not any(move.others for move in layout.moves(1, {(file, name, other)}))
+    assert any(move.others for move in layout.moves(set()))
+    assert not any(move.others for move in layout.moves({(file, name, other)}))
+
+
+TWICE = """graph: twice
+inputs: {x: "f32[64, 256]", k: "f32[64, 256]"}
+outputs: {y: "f32[64, 256]", z: "f32[64, 256]"}
+body:
+  - {op: join, in: {a: x, b: k}, out: {y: "keys: f32[512, 256]"}}
+  - {op: join, in: {a: keys, b: k}, out: {y: y}}
+  - {op: join, id: again, in: {a: k, b: x}, out: {y: "keys: f32[256, 256]"}}
+  - {op: join, id: last, in: {a: keys, b: k}, out: {y: z}}
+"""
+
+
+def test_what_is_made_twice_and_waited_for_itself_takes_turns_in_a_ring(tmp_path: Path) -> None:
+    path = tmp_path / "twice.yaml"
+    path.write_text(TWICE)
+    of, offsets = scene(path), []
+    first, end = of.lives.first.astype(float), of.lives.end.astype(float)
+    for more in ((), ((str(path), "keys", 1.1),)):
+        found = proposal(of, first, end, replace(Taste(0.0), more=more))
+        assert found is not None
+        offsets.append(found.places.offsets.tolist())
+    assert offsets == [[0, 0], [0, 512]]
+    ((ring,),) = found.said.values()
+    assert (ring.name, ring.ring, [one.name for one in ring.inside or ()]) == ("keys_ring", 2, ["keys"])
+    (again,) = widened(of, {str(path): (Shared("keys", NOWHERE),)}, Taste(0.0, counts=((str(path), "keys_ring", 3),)))[str(path)]
+    assert again.ring == 3

@@ -5,6 +5,7 @@ Trips that do lie side by side as copies of a group, as many as are in use at on
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -125,7 +126,19 @@ def widened(scene: Scene, said: Said, taste: Taste) -> Said:
 
     counts = {(file, name): count for file, name, count in taste.counts}
 
+    def turned(file: str, entry: Shared) -> Shared:
+        """What a graph makes several times in a trip as a ring, once it waited for itself."""
+        label = f"{entry.name}_ring"
+        room = counts.get((file, label), 2 if factor(file, entry) > 1.0 else 0)
+        if not room or entry.copies or entry.inside is not None or not _is_made_again(scene, file, entry.name):
+            return entry
+        taken = {*scene.members[file], *(other.name for other in said[file])}
+        return entry if label in taken else Shared(label, NOWHERE, inside=(Shared(entry.name, NOWHERE),), ring=room)
+
     def wider(file: str, entry: Shared) -> Shared:
+        if (turn := turned(file, entry)) is not entry:
+            more = max((by for where, name, by in taste.more if (where, name) == (file, turn.name)), default=1.0)
+            return replace(turn, ring=min(int(np.ceil(more * turn.ring)), MOST_IN_RING))
         more = factor(file, entry)
         wanted = counts.get((file, entry.name))
         if wanted is None and more == 1.0:
@@ -139,6 +152,14 @@ def widened(scene: Scene, said: Said, taste: Taste) -> Said:
         return replace(entry, copies={EVERY: wanted} if wanted > 1 or entry.inside is not None else {})
 
     return {file: tuple(wider(file, entry) for entry in entries) for file, entries in said.items()}
+
+
+def _is_made_again(scene: Scene, file: str, name: str) -> bool:
+    """Whether a graph makes tensors of a name twice or more in a trip of its loops, all of which have one place."""
+    if "." in name or (file, name) in scene.used:
+        return False
+    made = Counter((id(at.body), tuple(at.values.values())) for at in scene.named(file, name).values())
+    return max(made.values(), default=0) > 1
 
 
 def _trips(scene: Scene, file: str, names: Sequence[str]) -> int:

@@ -97,9 +97,9 @@ class Layout:
         found.run()
         return found
 
-    def moves(self, least: int, apart: Set[Bar]) -> Iterator[Move]:
+    def moves(self, apart: Set[Bar]) -> Iterator[Move]:
         """Changes of entries near the top: fewer copies, or all bytes that are not in use at once, but for those of what is to
-        stay `apart`; of at least so many units."""
+        stay `apart`."""
         for stack in self._near:
             present = [unit for unit in stack.units if unit.number in self.placed.of_unit]
             for unit in present if not stack.is_ring else ():
@@ -107,11 +107,11 @@ class Layout:
                     continue
                 count = unit.ring or unit.copies.get(EVERY, 1)
                 for taken in sorted({max(1, int(count * part)) for part in PARTS}):
-                    if count - taken >= (2 if unit.ring else 1) and taken * self.placed.one(unit) >= least:
+                    if count - taken >= (2 if unit.ring else 1):
                         yield Move(stack.file, unit.name, count - taken)
                 names = (other.name for other in present if self._might_share(unit, other))
                 others = frozenset(name for name in names if apart.isdisjoint(_bars(stack.file, unit.name, name)))
-                if others and self.placed.box(unit) >= least:
+                if others:
                     yield Move(stack.file, unit.name, others=others)
 
     def _might_share(self, one: Unit, other: Unit) -> bool:
@@ -125,12 +125,12 @@ class Layout:
         return one.used is not None or other.used is not None or not self.placed.all_alive(one, other)
 
     def best(self, moves: Collection[Move]) -> Move | None:
-        """The change that gains the most, None if none gains anything."""
+        """The change that gains the most, None if none gains a unit."""
         left = {move: self.gains.get(move, self._most(move)) for move in moves}
         while left:
             move = max(left, key=lambda one: left[one])
-            if left[move] <= 0 or move in self.gains:
-                return move if left[move] > 0 else None
+            if left[move] < 1 or move in self.gains:
+                return move if left[move] >= 1 else None
             left[move] = self._gain(move)
         return None
 

@@ -59,23 +59,20 @@ HOPELESS = 1.35
 WASTEFUL = 2.0
 """Nor where that takes as many times the bytes of the best."""
 
-NARROWING = 0.6
-"""The part of all tries that is kept for giving the best lists fewer copies."""
+NARROWING = 0.5
+"""The part of all tries that is kept for changes of the best lists."""
 
 LITTLE = 0.25
 """The part of the time that is left which a change may take as long as others may take less."""
 
 STARTS = 2
-"""Lists in time, of different kinds, that get fewer copies."""
+"""Lists in time, of different kinds, that are changed."""
 
 NEARLY, NEAR_STEPS = 1.06, 4
-"""In place of `HOPELESS` and `STEPS` for lists with fewer copies than some that are in time."""
+"""In place of `HOPELESS` and `STEPS` for lists by the run of some that are in time."""
 
 PART = 0.2
 """What waited for less than this part of what waited longest is looked at again in the next run."""
-
-LEAST_GAIN = 1 / 20_000
-"""What a change gains is at least this part of all bytes."""
 
 MOVE = 0.4
 """What a change of one entry takes of a try: less than other lists, which are made from the first."""
@@ -264,24 +261,25 @@ class ShareSearch:
                     tried.append((is_late, first.makespan_us if is_late else first.height, times))
                 if way in ways and tried:
                     ways[way] = [min(tried, key=lambda one: one[:2])[2]]
-        self._narrow(limit_us)
+        self._narrow(limit_us, self.peak)
 
-    def _narrow(self, limit_us: float) -> None:
-        """The best lists in time with fewer bytes."""
+    def _narrow(self, limit_us: float, enough: int) -> None:
+        """The best lists in time with fewer bytes, until some take no more units than are `enough`."""
         starts = self._starts(limit_us)
         for place, start in enumerate(starts):
-            self._narrowed(start, limit_us, self.tries / (len(starts) - place))
+            if not self._is_least(self._best(limit_us), limit_us, enough):
+                self._narrowed(start, limit_us, self.tries / (len(starts) - place), enough)
 
     def as_small(self, limit_us: float, longer_us: float, most: int) -> Found:
-        """The fewest bytes within a limit if these are at most so many units, else within a longer one."""
+        """The fewest bytes within a limit if these are at most so many units, else within a longer one, though hardly fewer."""
         self.tries += self.all_tries / 2
-        self._narrow(longer_us)
+        self._narrow(longer_us, most)
         best = self._best(limit_us)
         return best if best.makespan_us <= limit_us and best.height <= most else self._best(longer_us)
 
-    def _is_least(self, found: Found, limit_us: float) -> bool:
-        """Whether lists are in time and as low as any can be."""
-        return found.makespan_us <= limit_us and found.height <= self.peak
+    def _is_least(self, found: Found, limit_us: float, enough: int = 0) -> bool:
+        """Whether lists are in time and as low as any can be, or as is enough."""
+        return found.makespan_us <= limit_us and found.height <= max(self.peak, enough)
 
     def _starts(self, limit_us: float) -> list[Found]:
         """The best lists in time of different kinds, that with the fewest bytes first."""
@@ -292,18 +290,17 @@ class ShareSearch:
                 kinds.setdefault((taste.width, taste.apart, taste.uses, taste.alone, taste.lifts, taste.rings, taste.lazy), found)
         return [*kinds.values()][:STARTS]
 
-    def _narrowed(self, best: Found, limit_us: float, tries: float) -> None:
+    def _narrowed(self, best: Found, limit_us: float, tries: float, enough: int) -> None:
         """Lists by their own run, and from the best of these others, changed entry by entry as long as that is in time: first by
         what takes little of the time that is left, then by the rest."""
         kept, again = self.tries - tries, None
-        while again is not best and self.tries > kept and not self._is_least(best, limit_us):
+        while again is not best and self.tries > kept and not self._is_least(best, limit_us, enough):
             again, best = best, self._nearby(best, best.run, best.pinned(), limit_us)
         layout, failed, aside, apart = Layout(self.scene, best.proposal.said), set[Move](), set[Move](), set[Bar]()
         hurry = LITTLE
-        while self.tries > kept and not self.stop() and not self._is_least(best, limit_us):
-            least = max(1, int(LEAST_GAIN * best.height))
-            move = layout.best([move for move in layout.moves(least, apart) if move not in failed | aside])
-            if move is None or layout.gains[move] < least:
+        while self.tries > kept and not self.stop() and not self._is_least(best, limit_us, enough):
+            move = layout.best([move for move in layout.moves(apart) if move not in failed | aside])
+            if move is None:
                 if not aside:
                     return
                 hurry, aside = 1.0, set()
