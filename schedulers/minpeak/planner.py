@@ -129,7 +129,7 @@ class Planner:
         self._known = WeakKeyDictionary[_Candidate, RunTimes]()
         self._works = WeakKeyDictionary[_Candidate, Work]()
         self._made: dict[object, _Candidate] = {}
-        self.waits = Rows.of([task.waits + task.after for task in program.tasks])
+        self.waits = Rows.of([task.waits + task.after if task.after else task.waits for task in program.tasks])
         self.fold = unfolded(len(program.tasks))
         if len(program.tasks) > FOLD_FROM and "folding" in self.on:
             self.fold = fold(self.lives, self.waits)
