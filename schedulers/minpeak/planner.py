@@ -304,7 +304,8 @@ class Planner:
         known = [(self._makespan_us(smallest), smallest)]
         work = self._work(smallest)
         path_us, work_us = work.bound_us()
-        unlimited = cache(lambda: run_unlimited(smallest.schedule, self.options.timing(smallest.schedule)).times)
+        schedule, timing = smallest.schedule, self.options.timing  # so that a plan does not keep the planner
+        unlimited = cache(lambda: run_unlimited(schedule, timing(schedule)).times)
         fastest_us, limit_us = 0.0, max(path_us, work_us) * (1 + self.options.slack)
         if known[0][0] > limit_us or len(self.program.tasks) <= FOLD_FROM:  # few tasks: others may do without idle rings
             known += [(self._makespan_us(candidate), candidate) for candidate in candidates]
