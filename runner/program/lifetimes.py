@@ -7,7 +7,7 @@ rounds to.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -109,17 +109,19 @@ def lives_of(program: Program, *, allocs_touch: bool = True) -> Lives:
     index = np.full(len(tensors) + 1, -1, np.int64)
     index[local_ids] = np.arange(len(local_ids))
     named = named_allocs(program) if allocs_touch else frozenset()
-    touched = Rows.of([task.creates + task.uses if task.op is not None or task.id in named else () for task in tasks])
+    is_alloc = [task.op is None for task in tasks]
+    pairs = zip(tasks, is_alloc, strict=True)
+    touched = Rows.of([() if alloc and task.id not in named else task.creates + task.uses for task, alloc in pairs])
     touches = Rows(touched.starts, index[touched.values])
     first = np.full(len(local_ids), len(tasks), np.int64)
     last = np.full(len(local_ids), -1, np.int64)
     at = touches.owners()
     np.minimum.at(first, touches.values, at)
     np.maximum.at(last, touches.values, at)
-    for tensor, time in _untouched(program):
-        k = index[tensor]
-        if last[k] < 0:
-            first[k] = last[k] = time
+    for time in np.flatnonzero(is_alloc).tolist():
+        for k in index[list(tasks[time].creates)].tolist():
+            if last[k] < 0:
+                first[k] = last[k] = time
     scope_last = last.copy()
     for next_task, trips in host_reads(program.body):
         for tensor in trips.reads:
@@ -138,10 +140,3 @@ def named_allocs(program: Program) -> frozenset[int]:
     """Allocs that some task names in its `after:`; they keep their place in the order."""
     tasks = program.tasks
     return frozenset(a for task in tasks for a in task.after if tasks[a].op is None)
-
-
-def _untouched(program: Program) -> Iterator[tuple[int, int]]:
-    for task in program.tasks:
-        if task.op is None:
-            for tensor in task.creates:
-                yield tensor, task.id

@@ -410,7 +410,7 @@ def program_peak_live(program: Program) -> int:
     for start in range(0, len(program.tasks), TOGETHER):
         tasks = [task for task in program.tasks[start : start + TOGETHER] if task.op is not None]
         times = 2 * np.fromiter((task.id for task in tasks), np.int64, len(tasks)) + 1
-        for touched in (_created, _read, _written):  # scratch is created, and neither read nor written
+        for touched in (_created, _used):
             rows = Rows.of(list(map(touched, tasks)))
             use(rows.values, times[rows.owners()])
     for next_task, trips in host_reads(program.body):
@@ -419,4 +419,4 @@ def program_peak_live(program: Program) -> int:
     return int(live_units(first[used], last[used] + 1, size[used], 2 * len(program.tasks) + 1).max(initial=0))
 
 
-_created, _read, _written = attrgetter("creates"), attrgetter("reads"), attrgetter("writes")
+_created, _used = attrgetter("creates"), attrgetter("uses")

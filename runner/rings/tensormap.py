@@ -19,7 +19,7 @@ from heapq import nlargest
 from itertools import accumulate
 from operator import itemgetter
 
-from runner.rings.schedule import NUM_RINGS, MapEntry, Schedule, Submit
+from runner.rings.schedule import NUM_RINGS, MapEntry, Schedule
 from runner.rings.steps import StepWalk
 
 CAPACITY = 65_536
@@ -129,10 +129,10 @@ def entries_bound(schedule: Schedule, windows: Sequence[int]) -> int:
     counts: list[list[int]] = [[] for _ in range(NUM_RINGS)]
     varying = [False] * NUM_RINGS
     walk = StepWalk(schedule)
-    for step in walk:
-        if isinstance(step, Submit):
+    for step in walk.runs():
+        if isinstance(step, range):
             ring = walk.rings[-1]
-            counts[ring].append(len(schedule.submissions[step.submission].entries))
+            counts[ring] += [len(submission.entries) for submission in schedule.submissions[step.start : step.stop]]
             varying[ring] |= bool(walk.loops)
     return sum(map(_most_in_a_row, counts, [window + SWEEP - 2 for window in windows], varying))
 

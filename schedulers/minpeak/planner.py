@@ -129,7 +129,7 @@ class Planner:
         self._known = WeakKeyDictionary[_Candidate, RunTimes]()
         self._works = WeakKeyDictionary[_Candidate, Work]()
         self._made: dict[object, _Candidate] = {}
-        self.waits = Rows.of([task.waits + task.after for task in program.tasks])
+        self.waits = Rows.of([task.waits + task.after if task.after else task.waits for task in program.tasks])
         self.fold = unfolded(len(program.tasks))
         if len(program.tasks) > FOLD_FROM and "folding" in self.on:
             self.fold = fold(self.lives, self.waits)
@@ -304,7 +304,8 @@ class Planner:
         known = [(self._makespan_us(smallest), smallest)]
         work = self._work(smallest)
         path_us, work_us = work.bound_us()
-        unlimited = cache(lambda: run_unlimited(smallest.schedule, self.options.timing(smallest.schedule)).times)
+        schedule, timing = smallest.schedule, self.options.timing  # so that a plan does not keep the planner
+        unlimited = cache(lambda: run_unlimited(schedule, timing(schedule)).times)
         fastest_us, limit_us = 0.0, max(path_us, work_us) * (1 + self.options.slack)
         if known[0][0] > limit_us or len(self.program.tasks) <= FOLD_FROM:  # few tasks: others may do without idle rings
             known += [(self._makespan_us(candidate), candidate) for candidate in candidates]

@@ -53,7 +53,21 @@ def assert_same(graph, config, registry) -> Program:
     for one, other in zip(copied.program.tasks, plain.program.tasks, strict=True):
         assert one == other
     assert spans(copied.program.body) == spans(plain.program.body)
+    alike = {}
+    for task in copied.program.tasks:
+        first = alike.setdefault(id(task.like), task)
+        assert common(copied.program, first) == common(copied.program, task)
     return copied.program
+
+
+def common(program, task):
+    """What tasks that are alike (`Task.like`) have in common."""
+    specs = [program.tensors[region.tensor].spec for region in task.regions]
+    shown = [(spec, region.shown(spec)) for region, spec in zip(task.regions, specs, strict=True)]
+    kinds = [(region.box is None, not region.box, region.part is None) for region in task.regions]
+    places = [[known.index(region.tensor) if region.tensor in known else -1 for region in task.regions]
+              for known in (task.reads, task.writes, task.creates)]  # fmt: skip
+    return task.op, task.core, task.num_blocks, tuple(task.names), dict(task.modes), shown, kinds, places
 
 
 @pytest.fixture

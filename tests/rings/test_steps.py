@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_schedules import build, programs
 
@@ -95,6 +95,30 @@ def test_every_trip(items):
     schedule = build(items)
     assert walked(schedule) == Recursion(items).found
     assert [number for kind, number, *_ in walked(schedule) if kind == "submit"] == list(range(len(schedule.submissions)))
+
+
+def in_detail(walk, steps):
+    """Each step, a range of submissions one by one, and what is open around it; loops by the order in which they were opened."""
+    found, opened = [], []
+    for step in steps:
+        opened += [loop for loop in walk.loops if not any(loop is known for known in opened)]
+        loops = [(next(k for k, known in enumerate(opened) if known is loop), loop.trip, loop.num_trips) for loop in walk.loops]
+        whats = map(Submit, step) if isinstance(step, range) else [("repeat", step.waits) if isinstance(step, Repeat) else step]
+        found += [(what, tuple(walk.scopes), tuple(walk.rings), loops) for what in whats]
+    return found
+
+
+@settings(max_examples=30)
+@given(programs(dynamic=True))
+def test_runs_of_submissions(items):
+    schedule = build(items)
+    walk, other = StepWalk(schedule), StepWalk(schedule)
+    assert in_detail(walk, walk.runs()) == in_detail(other, other)
+    runs = list(StepWalk(schedule).runs())
+    ends = {at for step in schedule.steps if isinstance(step, Repeat) for at in (*step.starts, step.end)}
+    numbers = {at: step.submission for at, step in enumerate(schedule.steps) if isinstance(step, Submit)}
+    cut = {number for at, number in numbers.items() if at - 1 not in numbers or at in ends}
+    assert {run.start for run in runs if isinstance(run, range)} == cut  # as long as they can be
 
 
 @given(programs(dynamic=True), st.lists(st.integers(0, 3), min_size=1, max_size=6))

@@ -64,10 +64,13 @@ class Work:
         """The work of a program under a timing, which `schedule`, any placement of the program, translates to tasks."""
         tasks = lives.program.tasks
         costs, lengths = array("d", bytes(8 * len(tasks))), array("d", bytes(8 * len(tasks)))
-        allocs_us = [timing.cost_us(k) for k, submission in enumerate(schedule.submissions) if submission.task is None]
+        allocs_us: list[float] = []
         for k, submission in enumerate(schedule.submissions):
-            if submission.task is not None and submission.core is not None:
-                costs[submission.task], lengths[submission.task] = timing.cost_us(k), timing.block_us(k)
+            task = submission.task
+            if task is None:
+                allocs_us.append(timing.cost_us(k))
+            elif submission.core is not None:
+                costs[task], lengths[task] = timing.cost_us(k), timing.block_us(k)
         reads: dict[int, list[int]] = {}
         for next_task, trips in host_reads(lives.program.body):
             reads.setdefault(next_task, []).extend(trips.waits)
@@ -104,12 +107,11 @@ class Work:
         """No run is shorter than the critical path, submissions and host reads included, nor than the work over the workers."""
         finish, clock, reads = array("d"), 0.0, self.reads
         finish_of = finish.__getitem__
-        for task in self.lives.program.tasks:
-            if task.id in reads:
-                clock = max([clock, *map(finish_of, reads[task.id])])
-            clock += self.costs_us[task.id]
-            start = max([clock, *map(finish_of, task.waits), *map(finish_of, task.after)])
-            finish.append(start + self.task_us[task.id])
+        for task, cost_us, task_us in zip(self.lives.program.tasks, self.costs_us, self.task_us, strict=True):
+            if len(finish) in reads:
+                clock = max([clock, *map(finish_of, reads[len(finish)])])
+            clock += cost_us
+            finish.append(max([clock, *map(finish_of, task.waits), *map(finish_of, task.after)]) + task_us)
         work = {"AIC": 0.0, "AIV": 0.0, "MIX": 0.0}
         for core, blocks, length in zip(self.core, self.blocks, self.task_us, strict=True):
             if core is not None:
