@@ -250,10 +250,11 @@ def _diff_predicted(left: StatsFile, setup: Setup, request: PlanRequest, as_json
     sizes = RingSizes.from_lists(left.heap_max, left.window_max)
     right = stats_of_replay(replay_under(request.progress, placed.schedule, sizes, placed.timing))
     print_notes(placed.routing_notes)
-    notes = list(placed.routing_notes)
-    assumed = {"routing": request.routing, "timing": request.timed.as_json(), "routing_notes": notes}
+    notes, is_recorded = list(placed.routing_notes), placed.recorded is not None
+    assumed = {"routing": request.routing, "timing": request.timed.as_json(is_recorded), "routing_notes": notes}
     if not as_json:
-        print(f"predicted with routing {request.routing}, progress {request.progress}; timed assumes {request.timed}")
+        timing = request.timed.told(is_recorded)
+        print(f"predicted with routing {request.routing}, progress {request.progress}; timed assumes {timing}")
     _print_diff(left, right, ("recorded", "predicted"), as_json, assumed)
 
 

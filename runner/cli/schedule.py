@@ -142,8 +142,7 @@ def _print_plan(found: PlanResult) -> None:
         stall = human_time(report.stall_us)
         print(f"timed: makespan {human_time(report.makespan_us)}, submission stalled {stall} of it; ", end="")
         print(f"with unlimited rings {human_time(report.unlimited_makespan_us)} and {human_time(report.unlimited_stall_us)}")
-        assumed = str(found.request.timed) if found.recorded is None else "what was recorded, where no option says else"
-        print(f"timed assumes {assumed}")
+        print(f"timed assumes {found.request.timed.told(found.recorded is not None)}")
     print("\n".join(remedies(report)))
     _print_memory(report)
     if found.recorded is not None:
@@ -313,7 +312,7 @@ def _print_difference(found: PlanDifference, are_planned: bool) -> None:
     _print_ring_diff(found.left, found.right)
     _print_scope_diff(found.scopes)
     if are_planned:
-        print(f"planned with routing {found.request.routing}; timed assumes {found.request.timed}")
+        print(f"planned with routing {found.request.routing}; timed assumes {found.timed}")
 
 
 def _print_ring_diff(left: Side, right: Side) -> None:

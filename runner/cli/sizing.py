@@ -72,9 +72,11 @@ def _print_sizes(result: SizeResult) -> None:
         out.add_row(str(ring), *alone, human_bytes(heap, 2), f"{heap:,}", *(f"{count:,}" for count in counts))
     console().print(out)
     print(f"\ntotal {human_bytes(found.total_bytes)}, scheduler {result.scheduler}, routing {result.routing}", end="")
-    how = ["as recorded, where no option says else"] * (result.num_recorded > 0)
-    how += [str(result.timing)] * (result.num_recorded < len(result.names))
-    print(f"; timed: {'; '.join(how)}" if result.timing else "")
+    if timing := result.timing:
+        how = [timing.told(True)] * (result.num_recorded > 0) + [str(timing)] * (result.num_recorded < len(result.names))
+        print(f"; timed: {'; '.join(how)}")
+    else:
+        print()
     uniform = f"four rings of the largest size ({human_bytes(found.uniform_bytes)})"
     print(f"saved against {uniform}: {human_bytes(found.saved_against_uniform_bytes)}")
     print(f"saved against 4 x 1 GiB: {human_bytes(found.saved_against_gib_bytes)}\n")
@@ -100,6 +102,7 @@ def frontier(
     kept = Kept(asked.setup, [graph], given, is_wanted=not no_cache and out is None, files=asked.files)
     if kept.print_again():
         return
+    from runner.driver.recorded import is_recorded
     from runner.report.frontier import StoppedFrontier
     from runner.report.plotting import check_picture
 
@@ -111,7 +114,7 @@ def frontier(
     except StoppedFrontier as error:  # Ctrl-C: what there is by now
         found = error.found
     with kept.printing():
-        _tell(found, str(timing), out, as_json)
+        _tell(found, timing.told(is_recorded(graph)), out, as_json)
 
 
 def _tell(found: Frontier, timing: str, out: Path | None, as_json: bool) -> None:

@@ -76,9 +76,20 @@ class TimedOptions:
         tasks = tasks if self.profile is None else f"tasks as {self.profile} says"
         return f"{self.submission_us:g} us a submission, {tasks}, cores {self.counts} of {device(self.device).name}"
 
-    def as_json(self) -> dict[str, Any]:
-        """The same as an object; `task_us` is null where costs or a profile say it."""
-        told = {"submit_us": self.submission_us, "cores": self.counts, "device": device(self.device).name}
+    def told(self, is_recorded: bool) -> str:
+        """In words, for reports of a graph or of a recorded program, which tells what no option does."""
+        if not is_recorded:
+            return str(self)
+        given = {"us a submission": self.submit_us, "us a task": self.task_us}
+        said = [f"{value:g} {unit}" for unit, value in given.items() if value is not None]
+        said += [f"tasks as {self.profile} says"] * (self.profile is not None)
+        said += [f"cores {self.cores}"] * (self.cores is not None)
+        return f"what was recorded{', but ' * bool(said)}{', '.join(said)}"
+
+    def as_json(self, is_recorded: bool = False) -> dict[str, Any]:
+        """The same as an object; null is what was recorded, or `task_us` where costs or a profile say it."""
+        told = {} if is_recorded else {"submit_us": self.submission_us, "cores": self.counts}
+        told |= {"device": device(self.device).name, "is_recorded": is_recorded}
         return asdict(self) | told | {"profile": None if self.profile is None else str(self.profile)}
 
     @property
@@ -294,7 +305,7 @@ class PlanResult:
     def as_json(self) -> dict[str, Any]:
         """The object of `ringgraph schedule --json`."""
         head: dict[str, Any] = {"graph": self.schedule.name, "scheduler": self.schedule.strategy}
-        head |= {"routing": self.request.routing, "timing": self.request.timed.as_json()}
+        head |= {"routing": self.request.routing, "timing": self.request.timed.as_json(self.recorded is not None)}
         proved = {} if self.plan is None else {"certificate": self.certificate}
         refused = {"refused": None if self.refusal is None else str(self.refusal)}
         rest = {"scopes": [asdict(row) for row in scope_rows(self.schedule)], "routing_notes": list(self.routing_notes)}

@@ -73,12 +73,11 @@ def parse_region(text: Text) -> RegionRef:
     match = NAME.match(value)
     brackets = value[match.end() :].strip() if match else ""
     if match is None or brackets[:1] + brackets[-1:] not in ("[]", "{}"):
-        raise _error(
-            REGION_CODE,
-            f"'{text}' is not a tensor or a part of one",
-            text.mark,
-            "write it as 'x', 'x[3]', 'x[a : b]' or 'x{e, t}'",
-        )
+        hint = "write it as 'x', 'x[3]', 'x[a : b]' or 'x{e, t}'"
+        if match and (made := value[match.end() :].lstrip()).startswith(":"):
+            alloc = f'- alloc: {{{match[0]}: "{made[1:].strip()}"}}'
+            hint = f"nothing is created here: put '{alloc}' before it, and write '{match[0]}'"
+        raise _error(REGION_CODE, f"'{text}' is not a tensor or a part of one", text.mark, hint)
     is_part = brackets[0] == "{"
     source = match[0] + "[" + brackets[1:-1] + "]" if is_part else value
     _, indices = parse_indices(source, text.mark)

@@ -131,7 +131,7 @@ def _nearest(program: Program, node: str) -> str | None:
     known = ""
     parts = node.split(".")
     for part in parts:
-        names = {task.path[len(known) :].partition(".")[0] for task in program.tasks if task.path.startswith(known)}
+        names = _next(program, known)
         if part not in names:
             hint = did_you_mean(part, names)
             if hint is None and not known and (other := _tensor(program, node) or _leaf(program, node)):
@@ -141,13 +141,19 @@ def _nearest(program: Program, node: str) -> str | None:
                 return f"in '{known[:-1]}' are: {listed}, ..." if known else f"the graph begins with: {listed}, ..."
             return f"did you mean '{known}{hint.split(chr(39))[1]}{'.' if part is not parts[-1] else ''}'?"
         known += f"{part}."
-    return None
+    return f"in '{node}' are: {', '.join(sorted(_next(program, known))[:MAX_LISTED])}, ..."
+
+
+def _next(program: Program, known: str) -> set[str]:
+    """What follows in paths that begin with `known`."""
+    return {task.path[len(known) :].partition(".")[0] for task in program.tasks if task.path.startswith(known)}
 
 
 def _leaf(program: Program, node: str) -> str | None:
     """The ending of a path that is near."""
     count = node.count(".") + 1
-    return did_you_mean(node, dict.fromkeys(".".join(task.path.split(".")[-count:]) for task in program.tasks))
+    endings = dict.fromkeys(".".join(task.path.split(".")[-count:]) for task in program.tasks)
+    return did_you_mean(node, [ending for ending in endings if not ending.isdigit()])  # recorded tasks end with numbers
 
 
 def _tensor(program: Program, node: str) -> str | None:

@@ -84,7 +84,13 @@ def draw_rings(replay: Replay, out: Path) -> None:
     axes[0, 0].set_title(f"{short_name(schedule.name)}, {schedule.strategy or 'recorded'} placement", loc="left")
     handles = [Rectangle((0, 0), 1, 1, color=every[kind]) for kind in kinds[:12]]
     figure.legend(
-        handles, [short_name(kind, 30) for kind in kinds[:12]], loc="outside lower center", ncols=6, frameon=False, fontsize=8
+        handles,
+        [short_name(kind, 30) for kind in kinds[:12]],
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.2 / figure.get_figheight()),
+        ncols=6,
+        frameon=False,
+        fontsize=8,
     )
     save(figure, out, bbox_inches="tight")
 

@@ -169,6 +169,14 @@ def test_places_and_codes(text, found):
     assert problems(text) == found
 
 
+@pytest.mark.parametrize("item", ["{use: b, with: {y: TENSOR}}", "{op: b, in: {y: TENSOR}}"])
+def test_a_tensor_that_only_an_op_could_create_is_to_be_allocated(item):
+    text = f"graph: g\nbody: [{item}]\n".replace("TENSOR", "'o: f32[4, 2]'")
+    _, (problem,) = check_source(text.encode(), "f.yaml")
+    assert problem.code == "G212"
+    assert """put '- alloc: {o: "f32[4, 2]"}' before it, and write 'o'""" in str(problem)
+
+
 def test_large_files_are_refused():
     assert problems(b"#" * (MAX_BYTES + 1)) == ["1:1 G105"]
 

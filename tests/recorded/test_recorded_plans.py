@@ -251,6 +251,31 @@ def test_commands_take_recorded_programs():
 
 
 @pytest.mark.parametrize(
+    "command",
+    [
+        ("schedule", "CAPTURE"),
+        ("frontier", "CAPTURE", "--points", "1"),
+        ("schedule-diff", "CAPTURE:annotated", "CAPTURE:auto"),
+        ("size", "CAPTURE", "--scheduler", "minpeak"),
+        ("scope-stats", "diff", "CAPTURE/scope_stats.jsonl", "--schedule", "CAPTURE"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_commands_say_that_times_are_the_recorded_ones_but_for_options(call, command):
+    """Not those of a device, which no recorded program is timed by."""
+    line = [part.replace("CAPTURE", str(CAPTURES / "03")) for part in command]
+    for options, words in ((), ""), (("--task-us", "3", "--cores", "aic=1,aiv=2"), ", but 3 us a task, cores aic=1,aiv=2"):
+        status, out, err = call(*line, *options)
+        told = [text for text in out.splitlines() if "timed assumes" in text or "timed: what" in text]
+        assert status == 0 and len(told) == 1 and told[0].endswith(f"what was recorded{words}"), (told, err)
+
+
+def test_what_was_recorded_is_null_in_json():
+    found = plan(Setup(), PlanRequest(str(CAPTURES / "03"), timed=TimedOptions(task_us=3.0))).as_json()["timing"]
+    assert found["is_recorded"] and found["task_us"] == 3.0 and found["submit_us"] is None and found["cores"] is None
+
+
+@pytest.mark.parametrize(
     ("setup", "options", "message"),
     [
         (Setup(("tiny",)), {}, "--config has no meaning for .*a recorded program"),

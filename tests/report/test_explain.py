@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 from jsonschema import Draft7Validator
-from places import ROOT
+from places import DATA, ROOT
 
 from ops import register_all
+from runner import Driver
 from runner.base.errors import GraphError
 from runner.config.config import load_config
 from runner.expansion.expander import expand
@@ -128,6 +129,16 @@ def test_an_unknown_node_names_what_is_near(program, node, hint):
     with pytest.raises(GraphError) as error:
         explain(program, REGISTRY, node)
     assert str(error.value) == f"no node of 'example' is called '{node}'\nhint: {hint}"
+
+
+@pytest.mark.parametrize(
+    ("node", "hint"),
+    [("k1", "in 'k1' are: 1, 10, "), ("k1.", "in 'k1' are: 1, 10, "), ("k2", "the graph begins with: alloc, k1, ...")],
+)
+def test_tasks_of_a_recording_are_called_by_kernel_and_number(node, hint):
+    with pytest.raises(GraphError) as error:
+        Driver().explain(DATA / "captures" / "layers_1", node)
+    assert str(error.value).splitlines()[1].startswith(f"hint: {hint}")
 
 
 def test_scratch_and_parts_of_a_shipped_graph():

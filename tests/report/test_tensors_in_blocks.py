@@ -4,12 +4,14 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from matplotlib import pyplot
 from places import DATA
 
 from runner import Driver
+from runner.report import rings
 from runner.report.device.timeline import traced
 from runner.report.page.blocks import blocks_of, times_of
-from runner.report.rings import _rectangles, block_lives
+from runner.report.rings import _rectangles, block_lives, draw_rings
 from runner.report.tensors import tensors_of
 from runner.rings.schedule import Begin, End, Submit
 
@@ -115,3 +117,17 @@ def test_rings_draw_every_block_and_every_tensor_inside_its_block(planned):
 def _slots(schedule, lives, block):
     [submission] = [life.submission for life in lives if life.start == block.x]
     return schedule.submissions[submission].slots
+
+
+@pytest.mark.parametrize(("graph", "strategy"), [("moe", "annotated"), ("moe", "minpeak"), ("attend_tile", "unscoped")])
+def test_the_legend_of_a_picture_lies_on_no_axis(graph, strategy, monkeypatch, tmp_path):
+    """Nor on what is written at an axis, however many rings there are."""
+    found = Driver().plan(graph, strategy, ring_heap="safe", progress="eager")
+    figures = []
+    monkeypatch.setattr(rings, "save", lambda figure, *args, **options: figures.append(figure))
+    draw_rings(found.replay, tmp_path / "rings.svg")
+    (figure,) = figures
+    figure.canvas.draw()
+    legend = figure.legends[0].get_window_extent()
+    assert not any(legend.overlaps(axis.get_tightbbox()) for axis in figure.axes)
+    pyplot.close(figure)

@@ -38,10 +38,18 @@ class PlanDifference:
     routing_notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     """Of which planned side no run is right, and why."""
+    recorded: tuple[bool, ...] = ()
+    """Of each planned side whether it is a recorded program."""
+
+    @property
+    def timed(self) -> str:
+        """What the timed model assumes, in words."""
+        return "; ".join(dict.fromkeys(self.request.timed.told(is_recorded) for is_recorded in self.recorded or (False,)))
 
     def as_json(self) -> dict[str, Any]:
         """The object of `ringgraph schedule-diff --json`."""
-        assumed = {"routing": self.request.routing, "timing": self.request.timed.as_json()}
+        is_recorded = bool(self.recorded) and all(self.recorded)
+        assumed = {"routing": self.request.routing, "timing": self.request.timed.as_json(is_recorded)}
         notes = {"routing_notes": list(self.routing_notes), "warnings": list(self.warnings)}
         return diff_json(self.left, self.right, self.scopes) | assumed | notes
 
@@ -52,6 +60,7 @@ def compare(
     """Each side is a plan, a file that `schedule --json` wrote (`*.json`), or GRAPH[:STRATEGY], planned as `request` says."""
     notes: dict[str, None] = {}
     warnings: list[str] = []
+    recorded: list[bool] = []
 
     def side(given: str | PlanResult) -> Side:
         if isinstance(given, PlanResult):
@@ -60,10 +69,12 @@ def compare(
             return read_side(Path(given))
         graph, _, strategy = given.partition(":")
         placed = place(setup, replace(request, graph=graph), scheduler=strategy or None, say=say)
+        recorded.append(placed.recorded is not None)
         notes.update(dict.fromkeys(placed.routing_notes))
         if why := why_unfit(placed.schedule):
             warnings.append(f"'{given}': no such run is right: {why}")
         return side_of(placed.schedule, given)
 
     sides = side(left), side(right)
-    return PlanDifference(*sides, tuple(scope_differences(*sides)), request, tuple(notes), tuple(warnings))
+    scopes = tuple(scope_differences(*sides))
+    return PlanDifference(*sides, scopes, request, tuple(notes), tuple(warnings), tuple(recorded))

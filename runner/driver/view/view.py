@@ -79,13 +79,12 @@ def _told(found: PlanResult) -> dict[str, Any]:
     report, refusal = found.report, found.refusal
     notes = [str(warning.message) for warning in found.warnings] + list(found.routing_notes) + list(report.sizes.warnings())
     notes += [slow_wait_text(wait, found.schedule) for wait in report.slow_waits[:10]]
-    assumed = str(found.request.timed) if found.recorded is None else "what was recorded, where no option says else"
     return {
         "verdict": verdict(found.schedule.name, report, is_refused=refusal is not None),
         "refused": None if refusal is None else str(refusal),
         "report": report_json(report),
         "routing": found.request.routing,
-        "assumed": assumed,
+        "assumed": found.request.timed.told(found.recorded is not None),
         "certificate": found.certificate,
         "run": found.run,
         "changes": found.changes,
