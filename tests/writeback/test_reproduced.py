@@ -18,6 +18,7 @@ from runner import Driver
 from runner.driver.driver import Setup
 from runner.driver.linting import lint
 from runner.driver.planning import MinpeakOptions, PlanRequest, PlanResult, TimedOptions, plan
+from runner.driver.shares.written import SLOWER
 from runner.writeback.edits import write_files
 
 KIB, MIB = 1024, 2**20
@@ -111,7 +112,8 @@ def test_written_files_say_the_plan(call, capsys, tmp_path: Path, name: str) -> 
     assert figures(written)[1] == pytest.approx(said[1], rel=0.02)
     assert case.most_mib is None or said[0] <= case.most_mib * MIB
     assert found.plan is not None and found.plan.certificate.time is not None
-    assert said[1] <= found.plan.certificate.time.fastest_us * (1 + found.plan.certificate.time.slack)
+    time = found.plan.certificate.time
+    assert said[1] <= max(time.fastest_us * (1 + time.slack), SLOWER * free[1])
     assert lint(case.setup, [path]).findings == []
     after = results()
     assert wanted.keys() == after.keys() and all(wanted[key].equal(after[key]) for key in wanted)
