@@ -66,7 +66,8 @@ class Shared:
 class Explanation:
     """A task, or with `op` None an alloc or a span. `scopes` are paths, modes and rings from the root inwards.
 
-    `shared` are its tensors in arenas, `share_waits` the tasks that it waits for because bytes are shared.
+    `block_bytes` are of what it creates in blocks of its own, `arena_bytes` of that in arenas; `shared` are its tensors there,
+    `share_waits` the tasks that it waits for because bytes are shared.
     """
 
     path: str
@@ -86,6 +87,7 @@ class Explanation:
     after_wait_only: tuple[str, ...] = ()
     shared: tuple[Shared, ...] = ()
     share_waits: tuple[str, ...] = ()
+    arena_bytes: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """As plain data, for JSON."""
@@ -106,6 +108,7 @@ class Explanation:
             "share_waits": list(self.share_waits),
             "num_tasks": self.num_tasks,
             "block_bytes": self.block_bytes,
+            "arena_bytes": self.arena_bytes,
         }
 
     def __str__(self) -> str:
@@ -174,15 +177,30 @@ def _scopes(program: Program, target: int | Span) -> tuple[tuple[str, str, int],
 
 def _explain_span(program: Program, span: Span) -> Explanation:
     tasks = list(span.tasks())
-    size = sum(_block_bytes(program, program.tasks[task]) for task in tasks)
+    own, in_arenas = _made_bytes(program, *(program.tasks[task] for task in tasks))
     scopes = _scopes(program, span)
     return Explanation(
-        span.path, span.kind, None, None, 0, "", str(span.mark or ""), scopes, num_tasks=len(tasks), block_bytes=size
+        span.path,
+        span.kind,
+        None,
+        None,
+        0,
+        "",
+        str(span.mark or ""),
+        scopes,
+        num_tasks=len(tasks),
+        block_bytes=own,
+        arena_bytes=in_arenas,
     )
 
 
-def _block_bytes(program: Program, task: Task) -> int:
-    return sum(round_up(program.tensors[tensor].spec.size_bytes) for tensor in task.creates)
+def _made_bytes(program: Program, *tasks: Task) -> tuple[int, int]:
+    """Bytes of what tasks create: in blocks of their own, and in arenas, where others take the same bytes."""
+    in_arenas = {tensor for arena in program.arenas for tensor in arena.tensors}
+    found = [0, 0]
+    for tensor in (tensor for task in tasks for tensor in task.creates):
+        found[tensor in in_arenas] += round_up(program.tensors[tensor].spec.size_bytes)
+    return found[0], found[1]
 
 
 def _explain_task(
@@ -194,6 +212,7 @@ def _explain_task(
         _use(program, task, name, modes.get(name) or _mode(task, region.tensor), region) for name, region in task.operands.items()
     ]
     shown = {region.tensor for region in task.operands.values()}
+    own, in_arenas = _made_bytes(program, task)
     uses += [
         _use(program, task, program.tensors[tensor].name, "scratch" if task.op else "out", Region(tensor))
         for tensor in task.creates
@@ -212,10 +231,11 @@ def _explain_task(
         tuple(uses),
         tuple(program.tasks[other].path for other in task.after if other not in task.wait_only),
         1,
-        _block_bytes(program, task),
+        own,
         others,
         tuple(program.tasks[other].path for other in task.wait_only),
         *_sharing(program, task, texts),
+        in_arenas,
     )
 
 
@@ -337,7 +357,7 @@ def _text(node: Explanation) -> Iterator[str]:
         yield from (f"          entry {entry}" for entry in one.entries)
     if node.share_waits:
         yield f"  waits   {listed(node.share_waits)} (shared bytes)"
-    yield f"  block   {node.block_bytes:,} bytes"
+    yield f"  block   {node.block_bytes:,} bytes" + (f", and {node.arena_bytes:,} in arenas" if node.arena_bytes else "")
 
 
 def operand_text(use: Use) -> Iterator[str]:

@@ -7,10 +7,11 @@ of the data, and the submitting thread waits where the placement says so.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from random_programs import loop_program, random_program
+from random_programs import Builder, loop_program, random_program
 
 from runner.driver.driver import Setup
 from runner.driver.planning import PlanRequest, place
@@ -19,6 +20,7 @@ from runner.report.placement.handing import Handing, handing
 from runner.report.placement.steps import steps_of
 from runner.rings.schedule import Repeat
 from runner.rings.timed import uniform_timing
+from schedulers import get_scheduler
 from schedulers.minpeak.planner import plan
 
 Step = dict[str, Any]
@@ -130,3 +132,20 @@ def test_nobody_hands_on_where_nothing_is_shared() -> None:
 
 def test_nobody_hands_on_where_nothing_is_decided_at_run_time() -> None:
     assert handing(plan(random_program(2, max_tasks=12, loops=False), {"objective": "total"}).schedule) == Handing()
+
+
+@pytest.mark.parametrize("maker_modes", [{}, {"out0": "manual_dep"}])
+@pytest.mark.parametrize("user_modes", [{}, {"out0": "existing"}, {"out0": "no_dep"}])
+def test_makers_of_what_lies_in_the_block_of_another(maker_modes: dict[str, str], user_modes: dict[str, str]) -> None:
+    """An operand that waits for a creator alone waits for the block's alloc, so the maker is told; others wait for writers."""
+    build = Builder()
+    source, made = build.tensor(1, "input"), build.tensor(2)
+    build.task([build.whole(source)], [build.whole(made)], (made,))
+    build.task([build.whole(source)], [build.whole(made)])
+    build.tasks = [replace(task, modes=modes) for task, modes in zip(build.tasks, (maker_modes, user_modes), strict=True)]
+    program = build.program()
+    for schedule in (plan(program, {"objective": "total"}).schedule, get_scheduler("annotated")(program, {})):
+        in_arena = any(made.core is None for made in schedule.submissions)
+        (step,) = (step for step in steps_of(schedule) if step.get("name") == "task1")
+        told = [dep["after"] for dep in step.get("deps", ())]
+        assert told == (["task0"] if in_arena and {**maker_modes, **user_modes} else [])

@@ -69,6 +69,7 @@ class _Steps:
         self.before = self._former_tenants()
         self.labels = Labels(program)
         self.handing = handing(schedule)
+        self.maker = {tensor: task for task in program.tasks if task.op is not None for tensor in task.creates}
         self.unseen: set[int] = set()  # tasks in manual scopes
 
     def all(self) -> Iterator[Step]:
@@ -136,7 +137,7 @@ class _Steps:
 
     def added(self, index: int, task: Task, in_manual: bool) -> Iterator[Step]:
         """The edges that the runtime does not infer, or that trips hand on, and why each is needed."""
-        made = self.schedule.submissions[index]
+        made, moved = self.schedule.submissions[index], self.moved(task)
         seen = (
             set[int]()
             if in_manual
@@ -146,6 +147,9 @@ class _Steps:
         said = {self.sub_of[other]: other for other in task.after if other in self.sub_of}
         for wait in made.waits:
             edge: Step = {"after": self.called[wait]}
+            if wait in known and wait not in said and wait in moved:
+                yield edge | {"why": f"'{moved[wait]}' is made there, in another block", "keeps_block": False}
+                continue
             if wait in known and wait not in said:
                 is_needed = index in self.handing.tasks or (index, wait) in self.handing.edges
                 if is_needed and self.schedule.submissions[wait].core is not None:
@@ -158,6 +162,20 @@ class _Steps:
             pairs = list(self.shared(task, self.schedule.submissions[wait]))
             why = [f"'{new}' takes bytes of '{old}'" for new, old in pairs]
             yield edge | {"why": "; ".join(why) or "their order is left open otherwise", "keeps_block": False}
+
+    def moved(self, task: Task) -> dict[int, str]:
+        """Submissions that make, in the block of another, what `task` takes by an operand that waits only for creators; and what.
+
+        The creator that the runtime knows is the submission that has the block.
+        """
+        found: dict[int, str] = {}
+        for name, region in task.operands.items():
+            maker, place = self.maker.get(region.tensor), self.places.get(region.tensor)
+            if maker is None or place is None or place.block == (made := self.sub_of[maker.id]):
+                continue
+            if task.modes.get(name) in ("existing", "no_dep") or "manual_dep" in maker.modes.values():
+                found[made] = self.labels[region.tensor]
+        return found
 
     def shared(self, task: Task, wait: Submission) -> Iterator[tuple[str, str]]:
         """Names of tensors of a task and of one before it that lie in the same bytes."""

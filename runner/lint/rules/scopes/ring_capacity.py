@@ -32,6 +32,7 @@ class RingCapacity(Rule):
         self.heap = look.ring_heap or ()
         self.depth = 0
         self.open = [_Held()]
+        self.arenas: dict[str | None, int] = {arena.path: arena.size_bytes for arena in look.program.arenas}
 
     @classmethod
     def is_wanted(cls, look: Look) -> bool:
@@ -39,7 +40,8 @@ class RingCapacity(Rule):
 
     def enter(self, span: Span) -> None:
         self.depth += span.kind == "scope"
-        self.open.append(_Held())
+        path = {"root": "", "use": span.path}.get(span.kind)
+        self.open.append(_Held(self.arenas.get(path, 0)))
 
     def task(self, task: Task) -> None:
         if task.creates:
