@@ -169,12 +169,15 @@ class _Steps:
         The creator that the runtime knows is the submission that has the block.
         """
         found: dict[int, str] = {}
-        for name, region in task.operands.items():
-            maker, place = self.maker.get(region.tensor), self.places.get(region.tensor)
+        shown = {
+            region.tensor: name for name, region in task.operands.items() if task.modes.get(name) not in ("existing", "no_dep")
+        }
+        for tensor in task.uses:
+            maker, place = self.maker.get(tensor), self.places.get(tensor)
             if maker is None or place is None or place.block == (made := self.sub_of[maker.id]):
                 continue
-            if task.modes.get(name) in ("existing", "no_dep") or "manual_dep" in maker.modes.values():
-                found[made] = self.labels[region.tensor]
+            if tensor not in shown or "manual_dep" in maker.modes.values():
+                found[made] = self.labels[tensor]
         return found
 
     def shared(self, task: Task, wait: Submission) -> Iterator[tuple[str, str]]:
