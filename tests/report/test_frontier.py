@@ -50,7 +50,14 @@ def test_more_bytes_never_take_more_time_and_bounds_hold(call, tmp_path):
 
 def test_every_command_assumes_the_same_and_says_it(call):
     """A strategy has one makespan, whichever command tells it; another routing or timing that is given is said as well."""
-    assumed = {"submit_us": 0.5, "task_us": None, "cores": "aic=24,aiv=48", "profile": None, "device": "a2a3"}
+    assumed = {
+        "submit_us": 0.5,
+        "task_us": None,
+        "cores": "aic=24,aiv=48",
+        "profile": None,
+        "device": "a2a3",
+        "is_recorded": False,
+    }
     for given, changed in (((), {}), (("--routing", "random:0", "--task-us", "20", "--cores", "unlimited"), {"task_us": 20.0})):
         found = json.loads(call(*SMALL[:-1], "1", *given, "--json")[1])
         timing = assumed | changed | ({"cores": "unlimited"} if given else {})
