@@ -13,7 +13,7 @@ from runner.models.protocols import Normalised, Values
 
 DEFAULT = ""
 """Where a value comes from that the file does not give."""
-PRECISION, QUANTISATION = "quantised.precision", "quantization_config"
+PRECISION, QUANTISATION = "quantised.activations", "quantization_config"
 """The path of what the key asks for, whichever tool wrote it."""
 _WORDS = {
     "integer": "an integer",

@@ -19,7 +19,7 @@
 
 The first of `from` that is there counts; where one of `needs` is not there, the field is what `otherwise` says, as it is where
 `values` has no entry for a text. Null is refused where the type has none; else it stands for what `null` says, and without
-is passed over. `tensors.flavour` is what the tensors beside the file are stored as, and `quantised.precision` what its
+is passed over. `tensors.flavour` is what the tensors beside the file are stored as, and `quantised.activations` what its
 `quantization_config` asks for, `w8a8` or `full`; it is not there where that leaves it open. A text under `null` or `default` of
 a field is an expression over fields, under `null` of a key the name of another key.
 """
