@@ -58,11 +58,12 @@ class Look:
     def block_bytes(self, task: Task) -> int:
         """Bytes that `task` allocates; what lies in an arena is allocated with that."""
         tensors = self.program.tensors
-        return sum(round_up(tensors[tensor].spec.size_bytes) for tensor in task.creates if tensor not in self._in_arenas)
+        return sum(round_up(tensors[tensor].spec.size_bytes) for tensor in task.creates if tensor not in self.in_arenas)
 
     @cached_property
-    def _in_arenas(self) -> frozenset[int]:
-        return frozenset(tensor for arena in self.program.arenas for tensor in arena.tensors)
+    def in_arenas(self) -> frozenset[int]:
+        """The tensors that lie in arenas."""
+        return self.program.in_arenas()
 
     def operand_mark(self, task: Task, tensor: int) -> Mark | None:
         """Where the item of `task` names `tensor`."""

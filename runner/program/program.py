@@ -199,3 +199,7 @@ class Program:
     outputs: Mapping[str, int] = field(default_factory=dict)
     races: frozenset[tuple[int, int]] = frozenset()
     arenas: tuple[Arena, ...] = ()
+
+    def in_arenas(self) -> frozenset[int]:
+        """The tensors that lie in arenas; all others have a block of their own or lie in one."""
+        return frozenset(tensor for arena in self.arenas for tensor in arena.tensors)

@@ -196,7 +196,7 @@ def _explain_span(program: Program, span: Span) -> Explanation:
 
 def _made_bytes(program: Program, *tasks: Task) -> tuple[int, int]:
     """Bytes of what tasks create: in blocks of their own, and in arenas, where others take the same bytes."""
-    in_arenas = {tensor for arena in program.arenas for tensor in arena.tensors}
+    in_arenas = program.in_arenas()
     found = [0, 0]
     for tensor in (tensor for task in tasks for tensor in task.creates):
         found[tensor in in_arenas] += round_up(program.tensors[tensor].spec.size_bytes)

@@ -109,8 +109,11 @@ class TimedDriver(Driver):
 
     def submitted(self, submission: int) -> None:
         core = self._core[submission]
-        if core is None:
-            return
+        if core is not None:
+            self._start_or_wait(submission, core)
+
+    def _start_or_wait(self, submission: int, core: str) -> None:
+        """Start what waits for nothing that is under way; else note what it waits for."""
         completed, users = self.heap.completed, self._users
         pending = [wait for wait in self._waits[submission] if not completed[wait]]
         for wait in pending:

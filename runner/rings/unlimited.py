@@ -164,8 +164,8 @@ class _Unlimited(TimedDriver):
 
     def _submit_all(self, submissions: range) -> None:
         """Submit one after the other: `arrive` and `submitted`, for what never waits."""
-        events, submit_us, completed, users = self._events, self._submit_us, self.heap.completed, self._users
-        cores, waits_of, cost_us, each_us = self._core, self._waits, self._timing.submit_us, self._timing.submit_each_us
+        events, submit_us, completed = self._events, self._submit_us, self.heap.completed
+        cores, cost_us, each_us = self._core, self._timing.submit_us, self._timing.submit_each_us
         for submission in submissions:
             self._now = now = self._now + (cost_us if each_us is None else each_us(submission))
             if events and events[0][0] <= now:
@@ -175,16 +175,7 @@ class _Unlimited(TimedDriver):
             if core is None:
                 completed[submission] = 1
                 continue
-            pending = [wait for wait in waits_of[submission] if not completed[wait]]
-            for wait in pending:
-                if wait in users:
-                    users[wait].append(submission)
-                else:
-                    users[wait] = [submission]
-            if pending:
-                self._pending[submission] = len(pending)
-            else:
-                self._start(submission, core, now)
+            self._start_or_wait(submission, core)
         self._next = submissions.stop
 
     def has_slots(self, windows: Sequence[int]) -> bool:

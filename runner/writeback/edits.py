@@ -184,7 +184,7 @@ def _hoisted(schedule: Schedule, program: Program, refused: list[UnwritableError
     A tensor must lie in the block of the item that creates it, or there: files cannot say anything else.
     """
     creator = {tensor: task for task in program.tasks for tensor in task.creates}
-    listed = {tensor for arena in program.arenas for tensor in arena.tensors}  # where these lie stands in `share:`
+    listed = program.in_arenas()  # where these lie stands in `share:`
     found: dict[int, Hoisted] = {}
     pending: list[Submission] = []
     last = -1

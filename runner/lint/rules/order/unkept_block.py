@@ -38,7 +38,7 @@ class UnkeptBlock(EdgeRule):
         self.scopes: list[_Scope] = []
         self.makers: dict[int, tuple[int, _Scope | None]] = {}
         self.of_task: dict[int, _Scope | None] = {}
-        self.in_arenas = {tensor for arena in look.program.arenas for tensor in arena.tensors}
+        self.in_arenas = look.in_arenas
 
     def enter(self, span: Span) -> None:
         if span.kind == "scope":

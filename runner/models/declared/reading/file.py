@@ -13,7 +13,7 @@ from runner.models.protocols import Normalised, Values
 
 DEFAULT = ""
 """Where a value comes from that the file does not give."""
-PRECISION, QUANTISATION = "quantised.activations", "quantization_config"
+ACTIVATIONS, QUANTISATION = "quantised.activations", "quantization_config"
 """The path of what the key asks for, whichever tool wrote it."""
 _WORDS = {
     "integer": "an integer",
@@ -164,7 +164,7 @@ class File:
                 self._problem(name, problem)
 
     def _check_quantisation(self) -> None:
-        is_asked = any(PRECISION in origin.paths for origin in self.reading.origins)
+        is_asked = any(ACTIVATIONS in origin.paths for origin in self.reading.origins)
         if is_asked and (problem := not_runnable(self.values.get(QUANTISATION))):
             self._problem(QUANTISATION, f"'{QUANTISATION}' {problem}")
 
@@ -248,7 +248,7 @@ class File:
             return (self.values.get(key) if BESIDE in self.values else ABSENT), key
         if path == "tensors.flavour":
             return self.values.get(FLAVOUR, ABSENT), FLAVOUR
-        if path == PRECISION:
+        if path == ACTIVATIONS:
             return precision(self.values.get(QUANTISATION)) or ABSENT, QUANTISATION
         key = self._first(head)
         if key not in self.values:
@@ -267,7 +267,7 @@ class File:
 
     def _heads(self, path: str) -> set[str]:
         """Every key of a file that a path may lie in."""
-        if path == PRECISION:
+        if path == ACTIVATIONS:
             return {QUANTISATION}
         head = path.partition(".")[0]
         return {*self.reading.first.get(head, (head,))}
