@@ -8,8 +8,10 @@ Source: first-fit decreasing and "squeaky wheel" orders are folklore; both are w
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from math import inf
 
 import numpy as np
 
@@ -126,44 +128,43 @@ class FirstFit:
         return lows
 
     def _soonest(self, tensor: int, lows: Ints, highs: Ints, most: int, walls: tuple[int, ...]) -> int:
-        """The place below `most` where a tensor waits, and makes others wait, for as short as can be; -1 if there is none."""
-        problem, hard = self.problem, self.in_order.of(tensor)
-        begin, finish = problem.begin, problem.finish
-        assert self.in_time is not None and begin is not None and finish is not None
-        met = self.in_time.of(tensor)
-        hard, met = hard[lows[hard] >= 0], met[lows[met] >= 0]
-        size = int(problem.size[tensor])
-        places = np.sort(np.concatenate([[0], walls, highs[met], lows[met] - size]).astype(np.int64))
-        places = places[(places >= 0) & (places + size <= most)]
-        for wall in walls:
-            places = places[(places >= wall) | (places + size <= wall)]
-        is_free = ~((places[:, None] < highs[hard]) & (places[:, None] + size > lows[hard])).any(axis=1)
-        places = places[is_free]
-        if not len(places):
-            return -1
-        soft = np.setdiff1d(met, hard, assume_unique=True)
-        is_later = problem.first[soft] < problem.first[tensor]
-        late = begin if problem.late is None else problem.late
-        delay = np.where(is_later, finish[soft] - late[tensor], finish[tensor] - late[soft])
-        overlaps = (places[:, None] < highs[soft]) & (places[:, None] + size > lows[soft])
-        return int(places[np.where(overlaps, delay, 0.0).max(axis=1, initial=0.0).argmin()])
+        """The place below `most` where a tensor waits, and makes others wait, for as short as can be; -1 if there is none.
+
+        The lowest such place lies on top of a tensor, or at a wall, or at 0, since from elsewhere it could slide down.
+        """
+        problem, size = self.problem, int(self.problem.size[tensor])
+        assert self.in_time is not None and problem.begin is not None and problem.finish is not None
+        hard, met = (near[lows[near] >= 0] for near in (self.in_order.of(tensor), self.in_time.of(tensor)))
+        late = problem.begin if problem.late is None else problem.late
+        is_later = problem.first[met] < problem.first[tensor]
+        delay = np.where(is_later, problem.finish[met] - late[tensor], problem.finish[tensor] - late[met])
+        met, delay = met[delay > 0], delay[delay > 0]  # hard ones too: the longer wait counts
+        lows, highs = (np.concatenate([ends[met], ends[hard], walls]).astype(np.int64) for ends in (lows, highs))
+        by_low, waits = lows.argsort(), np.append(delay, [inf] * (len(hard) + len(walls)))
+        lows, highs, waits = lows[by_low], highs[by_low], waits[by_low]
+        places = np.append(highs[highs + size <= most], [0] * (size <= most)).astype(np.int64)
+        num_below, furthest = lows.searchsorted(places + size), np.zeros(len(lows) + 1, np.int64)
+
+        def free(wait: float) -> Ints:
+            """Where all that begin below its end, and with which one waits for longer, end below it."""
+            np.maximum.accumulate(np.where(waits > wait, highs, 0), out=furthest[1:])
+            return places[furthest[num_below] <= places]
+
+        steps = np.sort(np.append(waits, [0.0, inf]))
+        least = steps[bisect_left(steps, True, hi=len(steps) - 1, key=lambda wait: len(free(wait)) > 0)]
+        return int(free(least).min()) if least < inf else -1
 
 
 def _lowest_gap(all_lows: Ints, all_highs: Ints, others: Ints, size: int, walls: tuple[int, ...]) -> int:
     """The lowest offset where `size` fits between the intervals `[low, high)` of `others` without straddling one of the
     `walls`; those with a negative low have no place yet."""
-    lows = all_lows.take(others)
-    by_low = lows.argsort()
-    lows = lows.take(by_low)
-    num_unplaced = int(lows.searchsorted(0))
-    lows = lows[num_unplaced:]
-    if not len(lows) and not walls:
-        return 0
-    floors = np.zeros(len(lows) + 1, np.int64)
-    np.maximum.accumulate(all_highs.take(others.take(by_low[num_unplaced:])), out=floors[1:])
+    others = others[all_lows.take(others) >= 0]
+    others = others[all_lows.take(others).argsort()]
+    floors = np.zeros(len(others) + 1, np.int64)
+    np.maximum.accumulate(all_highs.take(others), out=floors[1:])
     for wall in with_block_ends(walls, max((int(floors[-1]), *walls)) + 2 * size):
         floors = np.where((floors < wall) & (floors + size > wall), wall, floors)
-    gaps = (lows - floors[:-1] >= size).nonzero()[0]
+    gaps = (all_lows.take(others) - floors[:-1] >= size).nonzero()[0]
     return int(floors[gaps[0]] if len(gaps) else floors[-1])
 
 
