@@ -293,14 +293,16 @@ class Asked:
         return [path for path in named if path is not None and path.is_file()]
 
     def note_unused(self) -> None:
-        """Tells options that only minpeak looks at, where another strategy of ours plans."""
+        """Tells options that only minpeak looks at, where another strategy of ours plans; ConfigError where one is wrong."""
         changed = [name for name in MINPEAK if name != "no_share" and self[name] != PLAN[name][1]]
         if not changed or self["scheduler"] == "minpeak":
             return
         from runner.cli.shared import print_notes
         from schedulers import BUILTIN
+        from schedulers.minpeak.plan import Options
 
         if self["scheduler"] in BUILTIN:
+            Options.of(self.request().minpeak.mapping())  # what cannot be is refused all the same
             flags, are = ", ".join(f"--{name.replace('_', '-')}" for name in changed), "is" if len(changed) == 1 else "are"
             print_notes([f"{flags} {are} for --scheduler minpeak; '{self['scheduler']}' plans as ever"])
 

@@ -57,6 +57,14 @@ def test_options_that_do_nothing_are_told(capsys, tmp_path):
     assert "note: --slack, --no-technique are for" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("options", [("--slack", "-1"), ("--technique", "none"), ("--objective", "bytes"), ("--budget", "many")])
+def test_what_does_nothing_is_refused_if_it_cannot_be(options, capsys):
+    assert _status("schedule", "moe", *options) == 1
+    assert _status("schedule", "moe", *options, "--scheduler", "minpeak") == 1
+    alone, planned = capsys.readouterr().err.split("error: ")[1:]
+    assert alone == planned
+
+
 @pytest.mark.parametrize("options", [("--device", "a9"), ("--cores", "aic=x")])
 def test_what_no_time_asks_for_is_refused_all_the_same(options, tmp_path, capsys):
     assert _status("placement", "moe", *options, "-o", tmp_path / "p.json") == 1
