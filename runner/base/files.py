@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,4 +85,4 @@ def _partial(path: Path) -> Path:
     target = path.resolve()
     if target.exists() and not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-    return target.with_name(f"{_PREFIX}{os.getpid()}-{secrets.token_hex(8)}.partial{target.suffix}")
+    return target.with_name(f"{_PREFIX}{os.getpid()}-{os.urandom(8).hex()}.partial{target.suffix}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import sys
 from collections.abc import Callable, Iterator
@@ -71,6 +70,8 @@ def give_back() -> None:
 
     Large programs ask for it between two stages, as arrays of the one leave gaps that the objects of the next do not fill.
     """
+    import ctypes  # which most commands do without
+
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     if trim is not None:
         trim(0)

@@ -366,7 +366,7 @@ class OpCompiler:
 def attr_value(expr: Expr, context: Context) -> Any:
     """What an op gets for an attr: rationals as float."""
     value = expr.evaluate(context.values.__getitem__)
-    return float(value) if isinstance(value, Fraction) else value
+    return float(value) if type(value) is Fraction else value  # `isinstance` would ask an abstract class of all else
 
 
 def _inside(region: Region, ranges: Sequence[tuple[int, int]], dropped: Sequence[int]) -> tuple[Box, tuple[int, ...]]:

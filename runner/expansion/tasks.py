@@ -12,7 +12,7 @@ from runner.expansion.builder import ProgramBuilder
 from runner.expansion.calls import NodeOp, OpCompiler
 from runner.expansion.names import Context, Frame, View
 from runner.language.graph import Alloc, Op, Text
-from runner.language.notation import RegionRef, parse_type
+from runner.language.notation import RegionRef, TensorType, parse_type
 from runner.program.program import Region, Task
 
 _new_task = record_builder(Task)
@@ -47,6 +47,7 @@ class TaskMaker:
     def __init__(self, builder: ProgramBuilder, ops: OpCompiler):
         self.builder = builder
         self.ops = ops
+        self.types: dict[int, TensorType] = {}  # of allocs, by the identity of their texts
 
     def op(self, item: Op, frame: Frame, context: Context) -> int:
         """One task."""
@@ -149,14 +150,16 @@ class TaskMaker:
         """The task that stands for tensors made before an op fills them."""
         creates = []
         for declared in item.tensors:
-            spec = self.builder.spec(parse_type(declared.spec), context, declared.name)
+            kind = self.types.get(id(declared.spec)) or self.types.setdefault(id(declared.spec), parse_type(declared.spec))
+            spec = self.builder.spec(kind, context, declared.name)
             if spec is not None:
                 view = frame.names[declared.name] = self.builder.tensor(declared.name, spec, declared.mark)
                 creates.append(view.tensor)
         task = len(self.builder.tasks)
         if context.wants(item.id):
             frame.ids[item.id] = [task]
-        self.builder.tasks.append(Task(task, frame.prefix + item.id, None, creates=tuple(creates), mark=item.mark, doc=item.doc))
+        made = task, frame.prefix + item.id, None, None, {}, {}, tuple(creates), (), (), (), (), (), 1, item.mark, item.doc
+        self.builder.tasks.append(_new_task(*made, None, (), {}, ()))
         return task
 
     def explicit(self, item: Op, frame: Frame, context: Context) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from weakref import ref
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,9 @@ from runner.program.spans import host_reads
 
 Ints = NDArray[np.signedinteger]
 Floats = NDArray[np.float64]
+
+TOGETHER = 1 << 12
+"""Tasks that are looked at together, which stay in the processor's cache meanwhile."""
 
 
 def distinct(values: Ints) -> Ints:
@@ -43,6 +47,12 @@ class Rows:
         starts = np.zeros(len(lists) + 1, np.int64)
         np.cumsum(np.fromiter(map(len, lists), np.int64, len(lists)), out=starts[1:])
         return cls(starts, np.fromiter(chain.from_iterable(lists), dtype, int(starts[-1])))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Rows]) -> Rows:
+        """The rows of one part behind those of the other."""
+        lengths = [np.zeros(1, np.int64), *(np.diff(part.starts) for part in parts)]
+        return cls(np.cumsum(np.concatenate(lengths)), np.concatenate([np.zeros(0, np.int64), *(part.values for part in parts)]))
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -110,14 +120,9 @@ def lives_of(program: Program, *, allocs_touch: bool = True) -> Lives:
     index[local_ids] = np.arange(len(local_ids))
     named = named_allocs(program) if allocs_touch else frozenset()
     is_alloc = [task.op is None for task in tasks]
-    pairs = zip(tasks, is_alloc, strict=True)
-    touched = Rows.of([() if alloc and task.id not in named else task.creates + task.uses for task, alloc in pairs])
+    touched = _touches(program, named)
     touches = Rows(touched.starts, index[touched.values])
-    first = np.full(len(local_ids), len(tasks), np.int64)
-    last = np.full(len(local_ids), -1, np.int64)
-    at = touches.owners()
-    np.minimum.at(first, touches.values, at)
-    np.maximum.at(last, touches.values, at)
+    first, last = (times[local_ids] for times in _first_and_last(program, touched, remember=not named))
     for time in np.flatnonzero(is_alloc).tolist():
         for k in index[list(tasks[time].creates)].tolist():
             if last[k] < 0:
@@ -134,6 +139,37 @@ def lives_of(program: Program, *, allocs_touch: bool = True) -> Lives:
             last[index[tensor]] = scope_last[index[tensor]] = len(tasks) - 1
     size = np.array(block_bytes([tensor.spec for tensor in own]), np.int64) // BLOCK_ALIGN
     return Lives(program, local_ids, size, first, last + 1, touches, scope_last + 1)
+
+
+def _touches(program: Program, named: frozenset[int] = frozenset()) -> Rows:
+    """Per task the local tensors that it touches; nothing for allocs, but for those that are `named`."""
+    parts = []
+    for start in range(0, len(program.tasks), TOGETHER):
+        tasks = program.tasks[start : start + TOGETHER]
+        parts.append(Rows.of([() if t.op is None and t.id not in named else t.creates + t.uses for t in tasks]))
+    return Rows.joined(parts)
+
+
+_known: tuple[ref[Program], Ints, Ints] | None = None
+"""The program whose tensors' touches were found last, and these: a plan asks for them at its begin and at its end."""
+
+
+def _first_and_last(program: Program, touched: Rows, *, remember: bool) -> tuple[Ints, Ints]:
+    global _known
+    first, last = np.full(len(program.tensors), len(program.tasks), np.int64), np.full(len(program.tensors), -1, np.int64)
+    at = touched.owners()
+    np.minimum.at(first, touched.values, at)
+    np.maximum.at(last, touched.values, at)
+    if remember:
+        _known = ref(program), first, last
+    return first, last
+
+
+def first_and_last_touches(program: Program) -> tuple[Ints, Ints]:
+    """Per tensor the first and the last task that touches it and is no alloc; the number of tasks and -1 where there is none."""
+    if _known is None or _known[0]() is not program:
+        return _first_and_last(program, _touches(program), remember=True)
+    return _known[1:]
 
 
 def named_allocs(program: Program) -> frozenset[int]:

@@ -48,33 +48,33 @@ class OverwrittenWriters:
         """The tasks whose entries overlap what `task` reads or updates; then notes what it writes over."""
         found: set[int] = set()
         if self.entries and not manual:
-            for name, region in task.operands.items():
+            for name, region in zip(task.names, task.regions, strict=True):
                 if region.tensor in self.entries and task.modes.get(name, "in") == "in":
                     found.update([entry[0] for entry in self.entries[region.tensor] if overlap(region, entry[1])])
         if self.open:
             self.open[-1].trip.add(task.id)
-        writes, creates = task.writes, task.creates
+        writes, creates, modes = task.writes, task.creates, task.modes
         if writes and (task.waits or task.unordered or self.entries) and writes != creates:
             for name, region in zip(task.names, task.regions, strict=True):
-                if region.tensor in writes and region.tensor not in creates and task.modes.get(name) != "in":
-                    self._overwrite(region, task, manual or name in task.modes)
+                if region.tensor in writes and region.tensor not in creates and modes.get(name) != "in":
+                    self._overwrite(region, task, manual or name in modes)
         return found
 
     def _overwrite(self, region: Region, task: Task, only_adds: bool) -> None:
-        tensor = region.tensor
+        tensor, is_whole = region.tensor, region.box is None and region.part is None
         since = self._since.get(tensor, -1)
-        for entry in self._written((*task.waits, *task.unordered), tensor):
+        for entry in self._written((*task.waits, *task.unordered), tensor) if only_adds or not is_whole else ():
             if entry[0] < since or entry in self._gone or not overlap(region, entry[1]):
                 continue
             if only_adds or not covers(region, entry[1]):
                 self.entries.setdefault(tensor, {})[entry] = None
-            elif region.box is not None or region.part is not None:
+            else:
                 self._cover(entry)
         if only_adds:
             return
         for entry in [entry for entry in self.entries.get(tensor, ()) if covers(region, entry[1])]:
             self._cover(entry)
-        if region.box is None and region.part is None:
+        if is_whole:
             if self.open:
                 self.open[-1].since.setdefault(tensor, since)
             self._since[tensor] = task.id

@@ -12,14 +12,13 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
-from operator import attrgetter
 from weakref import ref
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runner.base.tensor_spec import block_bytes
-from runner.program.lifetimes import Ints, Rows, live_units
+from runner.program.lifetimes import Ints, Rows, first_and_last_touches, live_units
 from runner.program.program import Program
 from runner.program.spans import host_reads
 from runner.rings.heap import INLINE_EDGES
@@ -27,9 +26,6 @@ from runner.rings.parts.ring import POOL_SWEEP
 from runner.rings.schedule import NUM_RINGS, Begin, End, Schedule, Submission
 from runner.rings.sizes import MIN_HEAP_BYTES, MIN_WINDOW
 from runner.rings.steps import OpenLoop, StepWalk
-
-TOGETHER = 1 << 12
-"""Tasks that are looked at together, which stay in the processor's cache meanwhile."""
 
 
 @dataclass(slots=True)
@@ -401,22 +397,9 @@ def program_peak_live(program: Program) -> int:
     block; values read on the host count as uses."""
     size = np.array(block_bytes([tensor.spec for tensor in program.tensors]), np.int64)
     size[[tensor.id for tensor in program.tensors if not tensor.is_local]] = 0
-    first, last = np.full(len(size), 2 * len(program.tasks), np.int64), np.full(len(size), -1, np.int64)
-
-    def use(tensors: Ints, times: Ints) -> None:
-        np.minimum.at(first, tensors, times)
-        np.maximum.at(last, tensors, times)
-
-    for start in range(0, len(program.tasks), TOGETHER):
-        tasks = [task for task in program.tasks[start : start + TOGETHER] if task.op is not None]
-        times = 2 * np.fromiter((task.id for task in tasks), np.int64, len(tasks)) + 1
-        for touched in (_created, _used):
-            rows = Rows.of(list(map(touched, tasks)))
-            use(rows.values, times[rows.owners()])
+    first, last = (2 * times + 1 for times in first_and_last_touches(program))  # a read on the host lies between two tasks
     for next_task, trips in host_reads(program.body):
-        use(np.array(trips.reads, np.int64), np.array(2 * next_task))
+        reads = np.array(trips.reads, np.int64)
+        first[reads], last[reads] = np.minimum(first[reads], 2 * next_task), np.maximum(last[reads], 2 * next_task)
     used = last >= 0
     return int(live_units(first[used], last[used] + 1, size[used], 2 * len(program.tasks) + 1).max(initial=0))
-
-
-_created, _used = attrgetter("creates"), attrgetter("uses")

@@ -160,7 +160,7 @@ class _Lowering:
     """State of one `lower` call. It refers to itself nowhere: it would be kept, as the collector is off."""
 
     def __init__(self, program: Program) -> None:
-        self.program = program
+        self.program, self.tasks = program, program.tasks
         self.submissions: list[Submission] = []
         self.next = 0  # the number of the next one
         self.scopes: list[ScopeInfo] = []
@@ -176,9 +176,10 @@ class _Lowering:
         # What many submissions have is kept once: single submissions that are held, entries of the tensormap, numbers.
         self.alike: dict[tuple[int, ...], tuple[int, ...]] = {}
         self.known_entries: dict[tuple[int, int, int, Box | None, bool, bool], tuple[MapEntry]] = {}
-        self.whole_writes: dict[int, tuple[int, ...] | None] = {}  # by the identity of `Task.like`
+        self.unboxed_writes: dict[int, tuple[tuple[int, bool], ...] | None] = {}  # by the identity of `Task.like`
         self.number: dict[int, int] = {}
-        self.sizes = block_bytes([tensor.spec for tensor in program.tensors])
+        self.specs = [tensor.spec for tensor in program.tensors]
+        self.sizes = block_bytes(self.specs)
 
     def place(self, items: Sequence[PlacedItem], depth: int, mode: str) -> None:
         for item in items:
@@ -216,7 +217,7 @@ class _Lowering:
     def submit(self, submission: Submission) -> None:
         self.steps.append(_new_step(self.next))
         self.submissions.append(submission)
-        following, tasks = len(self.submissions), self.program.tasks
+        following, tasks = len(self.submissions), self.tasks
         self.next = tasks[following].id if following < len(tasks) else following  # no other object of the same number
 
     def alloc(self, item: PlacedAlloc) -> None:
@@ -242,24 +243,19 @@ class _Lowering:
         return tuple(found)
 
     def task(self, number: int, extra_waits: Sequence[int], mode: str) -> None:
-        task, owner, index, watch = self.program.tasks[number], self.owner, self.next, self.overwritten
+        task, index, watch = self.tasks[number], self.next, self.overwritten
         creates, writes = task.creates, task.writes
-        holds = set(map(self.owner_of, task.uses))
+        holds = {*map(self.owner_of, task.uses), *map(self.owner_of, creates)}
         slots: tuple[Slot, ...] = ()
-        own: Sequence[int] = ()
         size_bytes = 0
-        if creates:
-            places = set(map(self.owner_of, creates))
-            if _NOWHERE in places:
-                places.discard(_NOWHERE)
-                own = [tensor for tensor in creates if owner[tensor] == _NOWHERE] if places else creates
-                sizes = [self.sizes[tensor] for tensor in own]
-                slots = self.slots(own, (0, *accumulate(sizes)), sizes)
-                size_bytes = sum(sizes)
-            elif task.op is None:
-                self.of_task[task.id] = owner[creates[0]]  # an alloc whose tensors all went elsewhere
-                return
-            holds |= places
+        if _NOWHERE in holds:
+            own = [tensor for tensor in creates if self.owner[tensor] == _NOWHERE]
+            sizes = [self.sizes[tensor] for tensor in own]
+            slots, size_bytes = self.slots(own, (0, *accumulate(sizes)), sizes), sum(sizes)
+            holds = {*map(self.owner_of, task.uses), *map(self.owner_of, creates)} - {index}
+        elif creates and task.op is None:
+            self.of_task[task.id] = self.owner[creates[0]]  # an alloc whose tensors all went elsewhere
+            return
         explicit: tuple[int, ...] = ()
         if mode == "manual" or self.unseen or task.after:
             explicit = self.explicit(task, holds) if task.after else ()
@@ -276,7 +272,7 @@ class _Lowering:
         edges, held = tuple(sorted(waits)), tuple(holds) if len(holds) == 1 else tuple(sorted(holds))
         if len(held) == 1:
             held = self.alike.setdefault(held, held)
-        has_none = not writes or (writes_own and len(own) == len(creates)) or mode == "manual"
+        has_none = not writes or (writes_own and len(slots) == len(creates)) or mode == "manual"
         entries = () if has_none else self.entries(task, writes)
         self.submit(_new_submission(task.core, entries, explicit, held, task, size_bytes, slots, edges))
 
@@ -285,25 +281,27 @@ class _Lowering:
         like = task.like
         if like is task:
             return self.entries_by_region(task, writes)
-        order = self.whole_writes.get(id(like), ())
+        order = self.unboxed_writes.get(id(like), ())
         if order == ():
-            order = self.whole_writes[id(like)] = _whole_writes(task, writes)
+            order = self.unboxed_writes[id(like)] = _unboxed_writes(task, writes)
         if order is None:
             return self.entries_by_region(task, writes)
-        owner, tensors, offset, known, found = self.owner, self.program.tensors, self.offset, self.known_entries, ()
-        for tensor in map(writes.__getitem__, order):
+        owner, specs, offset, known, found = self.owner, self.specs, self.offset, self.known_entries, ()
+        for place, is_no_part in order:
+            tensor = writes[place]
             at = owner[tensor]
             if at != self.next:
-                spec = tensors[tensor].spec
-                key = at, tensor if at == _NOWHERE else offset[tensor], id(spec), None, True, True
+                spec = specs[tensor]
+                key = at, tensor if at == _NOWHERE else offset[tensor], id(spec), None, is_no_part, True
                 entry = known.get(key) or known.setdefault(key, self.entry(spec, *key))
                 found = found + entry if found else entry
         return found
 
     def entries_by_region(self, task: Task, writes: Collection[int]) -> tuple[MapEntry, ...]:
         """The same for any task."""
-        found, index, modes = list[tuple[MapEntry]](), self.next, task.modes
-        owner, tensors, offset, known = self.owner, self.program.tensors, self.offset, self.known_entries
+        found: list[tuple[MapEntry]] = []
+        index, modes = self.next, task.modes
+        owner, specs, offset, known = self.owner, self.specs, self.offset, self.known_entries
         for name, region in zip(task.names if modes else repeat(""), task.regions, strict=False):
             tensor = region.tensor
             if tensor not in writes or (at := owner[tensor]) == index:
@@ -311,7 +309,7 @@ class _Lowering:
             mode = modes.get(name) if modes else None
             if mode in ("in", "no_dep"):
                 continue
-            spec, place = tensors[tensor].spec, tensor if at == _NOWHERE else offset[tensor]
+            spec, place = specs[tensor], tensor if at == _NOWHERE else offset[tensor]
             key = at, place, id(spec), region.box, region.part is None, mode is None  # many tensors share a spec
             found.append(known.get(key) or known.setdefault(key, self.entry(spec, *key)))
         return found[0] if len(found) == 1 else tuple([entry for (entry,) in found])
@@ -350,12 +348,13 @@ class _Lowering:
         return waits
 
 
-def _whole_writes(task: Task, writes: Sequence[int]) -> tuple[int, ...] | None:
-    """The places in `writes` of what operands write, in their order, if that are whole tensors, and all edges are inferred."""
+def _unboxed_writes(task: Task, writes: Sequence[int]) -> tuple[tuple[int, bool], ...] | None:
+    """Of what operands write, in their order: the place in `writes`, and whether it is no part. None where one writes a box of a
+    tensor, or less than all edges are inferred."""
     written = [region for region in task.regions if region.tensor in writes]
-    if task.modes or not written or any(region.box is not None or region.part is not None for region in written):
+    if task.modes or not written or any(region.box is not None for region in written):
         return None
-    return tuple([writes.index(region.tensor) for region in written])
+    return tuple([(writes.index(region.tensor), region.part is None) for region in written])
 
 
 def byte_range(spec: TensorSpec, box: Box | None) -> tuple[int, int, bool]:

@@ -67,7 +67,7 @@ def test_the_template(program, templates):
     (_, (f, g)) = found.runs[0]
     regions = [*found.makes[0], *[program.tensors[region.tensor] for region, _ in found.regions]]
     assert [tensor.name for tensor in regions][:2] == ["d", "a"]
-    assert (f.inside, g.inside) == ((), (0,))  # d is settled
+    assert (f.inside, g.inside and g.inside((2, 3))) == (None, (2,))  # d is settled: g of the copy follows f of the copy
     assert [[regions[number].name for number in found.groups[step.steady]] for step in (f, g)] == [["a"], []]
     assert [ref.name for ref, _, _ in found.views] == ["w"]
     assert [(access.is_read, access.is_write) for access in g.accesses] == [(True, False), (False, True)]  # w[i], s

@@ -177,6 +177,8 @@ class _Copy:
         self.cut = len(found.piece.frame.prefix)
         self.shift = len(builder.tasks) - found.piece.start.tasks
         self.numbers = builder.numbered(found.piece.end.tasks + self.shift)
+        self.own = tuple(self.numbers[len(builder.tasks) : found.piece.end.tasks + self.shift])  # its tasks
+        self.next = iter(self.own)
         self.tensors = tensors
         self.copy = Copy(prefix, values)
         self.regions: list[Region] = []
@@ -220,22 +222,23 @@ class _Copy:
         return tuple(sorted(waits))
 
     def run(self, steps: Sequence[Step], steady: Sequence[tuple[int, ...]]) -> None:
-        tasks, copy, shift, numbers = self.builder.tasks, self.copy, self.shift, self.numbers
+        tasks, copy, own = self.builder.tasks, self.copy, self.own
         tensors, edges, most_edges = copy.tensors, self.builder.edges, self.builder.limits.edges
-        for step in steps:
-            index, waits = numbers[step.old.id + shift], steady[step.steady]
-            if step.inside:
-                waits += tuple([numbers[task + shift] for task in step.inside])
+        for step, index in zip(steps, self.next, strict=False):
+            waits = steady[step.steady]
+            if step.inside is not None:
+                waits += step.inside(own)
             if step.accesses:
                 waits = self.access(step.accesses, index, step.path, waits)
-            edges += len(waits) + len(step.old.after)
+            edges += len(waits) + len(step.after)
             if edges > most_edges:
                 raise self.builder.too_large("edges", step.root.mark)
             creates, uses = step.creates(tensors), step.uses(tensors)
             writes = creates if step.writes is step.creates else step.writes(tensors)
             tasks.append(_new_task(copy, creates, index, step, uses, waits, writes))
-            if step.old.after:
-                explicit = {name: tuple([numbers[task + shift] for task in getattr(step.old, name)]) for name in EXPLICIT}
+            if step.after:
+                moved = {name: [self.numbers[task + self.shift] for task in getattr(step.old, name)] for name in EXPLICIT}
+                explicit = {name: tuple(found) for name, found in moved.items()}
                 tasks[-1] = replace(tasks[-1], **explicit)
         self.builder.edges = edges
 

@@ -84,8 +84,9 @@ class Step:
     """A task of the template, its path in the piece, names and regions of its operands, what it creates, uses, reads and writes,
     by numbers, how many arguments it has, attrs that differ (names and numbers), and what it waits for.
 
-    That is tasks `inside` the piece, the writers of a group of `steady` regions, and what follows from accesses. `root` is the
-    task that was expanded, of which `old` may be a copy.
+    That is tasks `inside` the piece, found among a copy's (None for none), the writers of a group of `steady` regions, what
+    follows from accesses, and those that it names itself (`after`). `root` is the task that was expanded, of which `old` may be
+    a copy.
     """
 
     old: Task
@@ -99,9 +100,10 @@ class Step:
     writes: Pick[int]
     num_arguments: int
     attrs: tuple[tuple[str, int], ...]
-    inside: tuple[int, ...]
+    inside: Pick[int] | None
     steady: int
     accesses: tuple[Access, ...]
+    after: tuple[int, ...]
 
 
 _new_step = record_builder(Step)
@@ -324,7 +326,9 @@ class _Analysis:
         touched = map(self.touched, (task.creates, task.uses, task.reads, task.writes))
         given = tuple(attrs[place]) if place in attrs else ()
         root = task.step.root if isinstance(task, CopiedTask) else task
-        return _new_step(task, root, path, names, _pick(numbers), *touched, task.num_arguments, given, inside, steady, accesses)
+        within = _pick([wait - self.piece.start.tasks for wait in inside]) if inside else None
+        told = given, within, steady, accesses, task.after
+        return _new_step(task, root, path, names, _pick(numbers), *touched, task.num_arguments, *told)
 
     def touched(self, tensors: tuple[int, ...]) -> Pick[int]:
         """What finds these among a copy's tensors."""
