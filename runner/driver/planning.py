@@ -40,7 +40,7 @@ from runner.rings.devices.devices import device
 from runner.rings.devices.durations import estimated_us, measured_us, read_profile
 from runner.rings.placement import Scheduler
 from runner.rings.replay import Replay, RunTimes, eager, lagging
-from runner.rings.schedule import Schedule
+from runner.rings.schedule import Schedule, remembered
 from runner.rings.sizes import POOL_VARIABLE, RingSizes, parse_size
 from runner.rings.timed import Timing, parse_cores, refuse_times, timed, uniform_timing
 from runner.rings.unlimited import run_times, run_unlimited
@@ -388,6 +388,7 @@ def place(
     program = program_of(request.graph, config, routing=request.routing, library=library, ops=setup.registry)
     plans: list[Plan] = []
 
+    @remembered
     def timing(schedule: Schedule) -> Timing:
         return request.timed.timing(schedule, setup.registry, config.dtypes)
 

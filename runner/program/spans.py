@@ -96,12 +96,19 @@ def spans_of(body: Span) -> Iterator[Span]:
 def host_reads(body: Span) -> list[tuple[int, Trips]]:
     """Every `Trips` that the submitting thread evaluates, with the id of the task submitted next."""
     found: list[tuple[int, Trips]] = []
-    next_task = 0
-    for item in SpanWalk(body):
-        if isinstance(item, int):
-            next_task = item + 1
-        elif item.trips is not None:
-            found.append((next_task, item.trips))
+    last = -1  # task so far
+
+    def walk(span: Span) -> None:
+        nonlocal last
+        if span.trips is not None:
+            found.append((last + 1, span.trips))
+        for item in span.items:
+            if isinstance(item, int):
+                last = item
+            else:
+                walk(item)
+
+    walk(body)
     return found
 
 

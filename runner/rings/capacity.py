@@ -12,7 +12,6 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
-from weakref import ref
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ from runner.program.program import Program
 from runner.program.spans import host_reads
 from runner.rings.heap import INLINE_EDGES
 from runner.rings.parts.ring import POOL_SWEEP
-from runner.rings.schedule import NUM_RINGS, Begin, End, Schedule, Submission
+from runner.rings.schedule import NUM_RINGS, Begin, End, Schedule, Submission, remembered
 from runner.rings.sizes import MIN_HEAP_BYTES, MIN_WINDOW
 from runner.rings.steps import OpenLoop, StepWalk
 
@@ -64,22 +63,9 @@ class RingLoad:
         return max((epoch[-1] for epoch in self.epochs), default=0)
 
 
-_known: list[tuple[ref[Schedule], list[RingLoad]]] = []
-"""Schedules that were asked for lately: one command asks for the same ones many times, and large ones take seconds."""
-
-MOST_KNOWN = 8
-
-
+@remembered
 def ring_loads(schedule: Schedule) -> list[RingLoad]:
     """The epochs of each ring when every trip that the schedule holds runs; nobody changes them."""
-    found = next((loads for known, loads in _known if known() is schedule), None)
-    if found is None:
-        found = _collect(schedule)
-        _known[:] = [(ref(schedule), found), *(known for known in _known[: MOST_KNOWN - 1] if known[0]() is not None)]
-    return found
-
-
-def _collect(schedule: Schedule) -> list[RingLoad]:
     facts = _Facts(schedule.submissions)
     collectors = [_Epochs(RingLoad(), ring, facts) for ring in range(NUM_RINGS)]
     walk = StepWalk(schedule)
@@ -139,8 +125,6 @@ class _Epochs:
     def __init__(self, load: RingLoad, ring: int, facts: _Facts) -> None:
         self.load, self.ring, self.facts = load, ring, facts
         self.owner: int | None = None
-        self.blocks: list[int] = []
-        self.known: dict[tuple[int, ...], tuple[int, ...]] = {}  # layers have equal ones, which are kept once
         self.last = _LastEdges()
         self.runs: list[tuple[int, int]] = []  # submissions from the one to before the other, all of the ring in order
         self.in_loops: list[bool] = []  # whether each of them lies in a dynamic loop
@@ -148,7 +132,6 @@ class _Epochs:
         self.num = 0  # submissions so far
         self.begins: list[int] = []  # per epoch the number of its first submission on the ring
         self.num_before: list[int | None] = []  # and the most entries from before it that no sweep may have freed; None: all
-        self.num_runs = 0  # before the present epoch
 
     def submit(self, run: range, scope: int, loops: Sequence[OpenLoop], num_outer: int) -> None:
         """Note submissions of `scope`; `loops` are the open dynamic loops, of which `num_outer` lie around the scope."""
@@ -166,14 +149,9 @@ class _Epochs:
         self.num += len(run)
 
     def end(self, scope: int) -> None:
-        if scope != self.owner:
-            return
-        load, size = self.load, self.facts.size
-        sizes = np.concatenate([size[start:stop] for start, stop in self.runs[self.num_runs :]])
-        epoch = (0, *accumulate(sizes[sizes > 0].tolist()))
-        load.epochs.append(self.known.setdefault(epoch, epoch))
-        load.num_slots.append(self.num - self.begins[-1])
-        self.owner, self.num_runs = None, len(self.runs)
+        if scope == self.owner:
+            self.load.num_slots.append(self.num - self.begins[-1])
+            self.owner = None
 
     def settle(self) -> None:
         """All submissions of the ring are known: note of each where it is."""
@@ -181,11 +159,24 @@ class _Epochs:
         lengths = runs[:, 1] - runs[:, 0]
         self.mine = np.repeat(runs[:, 1] - np.cumsum(lengths), lengths) + np.arange(self.num)
         in_loop = np.repeat(np.array(self.in_loops, bool), lengths)
+        size = facts.size[self.mine]
         self.load.num_allocs = int(np.count_nonzero(facts.is_alloc[self.mine]))
-        self.load.dynamic = bool(np.any(in_loop & ((self.ring == NUM_RINGS - 1) | (facts.size[self.mine] > 0))))
+        self.load.dynamic = bool(np.any(in_loop & ((self.ring == NUM_RINGS - 1) | (size > 0))))
+        self.load.epochs = self.epochs(size)
         self.begin = np.repeat(np.array(self.begins, np.int64), np.diff([*self.begins, self.num]))
         facts.ring[self.mine], facts.place[self.mine] = self.ring, np.arange(self.num)
         facts.begin[self.mine], facts.first[self.mine] = self.begin, self.mine[self.begin]
+
+    def epochs(self, size: Ints) -> list[tuple[int, ...]]:
+        """See `RingLoad`; `size` is of the ring's submissions. Most epochs hold no bytes; equal ones are kept once."""
+        begins, lengths, totals = self.begins, self.load.num_slots, _totals(size > 0)
+        known, found = dict[tuple[int, ...], tuple[int, ...]](), list[tuple[int, ...]]([(0,)]) * len(lengths)
+        ends = np.array(begins[: len(lengths)], np.int64) + lengths
+        for k in np.flatnonzero(totals[ends] > totals[begins[: len(lengths)]]).tolist() if lengths else ():
+            sizes = size[begins[k] : begins[k] + lengths[k]]
+            epoch = (0, *accumulate(sizes[sizes > 0].tolist()))
+            found[k] = known.setdefault(epoch, epoch)
+        return found
 
     def pool_bound(self, first_kept: Ints) -> int:
         """The most entries that must be free for a task with edges; `first_kept` is of `_Facts`.
@@ -256,8 +247,14 @@ class _LastEdges:
     def follow(self, loops: Sequence[OpenLoop]) -> None:
         """Bring the open loops up to date; where the ring got no submission in between, nothing has changed for it."""
         known = self.loops
-        if known and loops and known[-1].loop is loops[-1] and known[-1].trip == loops[-1].trip:
-            return  # a loop is opened once, so those around it are the same, and in the same trips
+        here = len(self.totals) - 1
+        if (
+            known and loops and known[-1].loop is loops[-1]
+        ):  # a loop is opened once, so those around are the same, and their trips
+            if known[-1].trip != loops[-1].trip:
+                known[-1].trip = loops[-1].trip
+                known[-1].places.append(here)
+            return
         num_same = 0
         for trips, loop in zip(known, loops, strict=False):
             if trips.loop is not loop:
@@ -267,7 +264,6 @@ class _LastEdges:
                 break
         while len(known) > num_same:  # these have ended
             self._end()
-        here = len(self.totals) - 1
         if known and known[-1].trip != known[-1].loop.trip:
             last = known[-1]
             last.trip = last.loop.trip
@@ -283,10 +279,11 @@ class _LastEdges:
         The other loops lie in that scope: if fewer of their trips run, its epoch begins behind them, and what came before them
         is then not pushed out by those trips.
         """
-        found: list[int] = []
+        found, num_own = list[int](), len(self.totals) - 1 - self.since
         for num in (POOL_SWEEP, POOL_SWEEP - 1):
-            own = min(num, len(self.totals) - 1 - self.since)  # as in `_last`
-            found.append(self.totals[-1] - self.totals[-1 - own] + int(self.before[num - own]))
+            own = min(num, num_own)  # as in `_last`
+            earlier = int(self.before[num - own]) if own < num else 0
+            found.append(self.totals[-1] - self.totals[-1 - own] + earlier)
         for trips in self.loops[num_outer:]:
             self._settle(trips)
             found = list(map(max, found, trips.most[:-3:-1].tolist()))

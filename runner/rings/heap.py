@@ -25,7 +25,7 @@ from runner.base.errors import ScheduleError
 from runner.base.tensor_spec import MAX_BLOCK_BYTES
 from runner.rings.parts.records import Deadlock, ScopeRecord
 from runner.rings.parts.ring import Ring
-from runner.rings.schedule import MAX_SCOPES, MAX_TENSORS, NUM_RINGS, MapEntry, Schedule
+from runner.rings.schedule import MAX_SCOPES, MAX_TENSORS, NUM_RINGS, MapEntry, Schedule, remembered
 from runner.rings.sizes import RingSizes
 from runner.rings.tensormap import CAPACITY as TENSORMAP_ENTRIES
 from runner.rings.tensormap import SWEEP, Address, TensorMap
@@ -402,11 +402,7 @@ class RingHeap:
 
     def refused_submissions(self) -> set[int]:
         """Those that the runtime refuses for their arguments."""
-        return {
-            number
-            for number, item in enumerate(self.schedule.submissions)
-            if item.num_tensors > MAX_TENSORS or (item.core is None and not item.slots and not item.size_bytes)
-        }
+        return _refused(self.schedule)
 
     def invalid(self, submission: int) -> Deadlock:
         """Why the runtime refuses one of these."""
@@ -457,6 +453,15 @@ class RingHeap:
             None if oldest is None else submissions[oldest].mark,
             refused,
         )
+
+
+@remembered
+def _refused(schedule: Schedule) -> set[int]:
+    return {
+        number
+        for number, item in enumerate(schedule.submissions)
+        if item.num_tensors > MAX_TENSORS or (item.core is None and not item.slots and not item.size_bytes)
+    }
 
 
 def block_name(schedule: Schedule, submission: int) -> str:

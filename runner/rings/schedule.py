@@ -6,12 +6,17 @@ strategy returns, and recorded and traced programs are made into one directly.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import wraps
+from typing import NamedTuple, TypeVar
+from weakref import ref
 
 from runner.base.errors import Mark
 from runner.base.records import open_record
 from runner.program.program import Program, Trips
+
+T = TypeVar("T")
 
 NUM_RINGS = 4
 """Ring heaps of a device; a scope that lies deeper than there are rings shares the last one."""
@@ -26,7 +31,7 @@ MAX_SCOPES = 64
 
 def ring_of(depth: int) -> int:
     """The ring of a scope at `depth`, counted from 0 at the root."""
-    return min(depth, NUM_RINGS - 1)
+    return depth if depth < NUM_RINGS else NUM_RINGS - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,3 +151,23 @@ class Schedule:
     steps: tuple[Step, ...]
     strategy: str = ""
     program: Program | None = None
+
+
+MOST_KNOWN = 8
+
+
+def remembered(find: Callable[[Schedule], T]) -> Callable[[Schedule], T]:
+    """Remembers what was found of the schedules that were asked for lately, which nobody changes: one command asks for the same
+    ones many times, and large ones take seconds."""
+    known: list[tuple[ref[Schedule], T]] = []
+
+    @wraps(find)
+    def found_once(schedule: Schedule) -> T:
+        for of, found in known:
+            if of() is schedule:
+                return found
+        found = find(schedule)
+        known[:] = [(ref(schedule), found), *(entry for entry in known[: MOST_KNOWN - 1] if entry[0]() is not None)]
+        return found
+
+    return found_once

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import cast
 
-from runner.rings.schedule import Begin, End, Read, Repeat, Schedule, Step, Submit
+from runner.rings.schedule import Begin, End, Read, Repeat, Schedule, Step, Submit, remembered
 
 
 @dataclass(slots=True)
@@ -66,7 +66,7 @@ class StepWalk:
 
         Large schedules have a hundred submissions for each other step. `OpenLoop.bounds` count ranges as one step.
         """
-        self._steps = _in_runs(self.schedule.steps)
+        self._steps = _in_runs(self.schedule)
         return cast(Iterator[Begin | End | Read | Repeat | range], iter(self))
 
     def __iter__(self) -> Iterator[Step]:
@@ -115,8 +115,10 @@ class StepWalk:
         return end, outer.bounds[outer.trip + 1] if outer else len(self._steps)
 
 
-def _in_runs(steps: Sequence[Step]) -> list[Step | range]:
+@remembered
+def _in_runs(schedule: Schedule) -> list[Step | range]:
     """The steps, with one range for submissions of which no trip begins or ends between two."""
+    steps = schedule.steps
     others = [at for at, step in enumerate(steps) if type(step) is not Submit]
     cuts = sorted({*others, *(at for k in others if isinstance(loop := steps[k], Repeat) for at in (*loop.starts, loop.end))})
     found, number = list[Step | range](), dict[int, int]()  # by the index of a cut that of what begins there

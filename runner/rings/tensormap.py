@@ -15,9 +15,11 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Sequence
-from heapq import nlargest
-from itertools import accumulate
+from itertools import chain
 from operator import itemgetter
+
+import numpy as np
+from numpy.typing import NDArray
 
 from runner.rings.schedule import NUM_RINGS, MapEntry, Schedule
 from runner.rings.steps import StepWalk
@@ -124,23 +126,24 @@ def entries_bound(schedule: Schedule, windows: Sequence[int]) -> int:
     A sweep comes at the latest when 64 tasks of a ring have retired, and `window - 1` may be live: so the entries of a ring are
     those of its last `window + 62` submissions. Which these are depends on trip counts; then those with most entries are taken.
     """
-    if not any(submission.entries for submission in schedule.submissions):
+    entries = np.fromiter((len(submission.entries) for submission in schedule.submissions), np.int64, len(schedule.submissions))
+    if not entries.any():
         return 0
-    counts: list[list[int]] = [[] for _ in range(NUM_RINGS)]
+    runs: list[list[range]] = [[] for _ in range(NUM_RINGS)]
     varying = [False] * NUM_RINGS
     walk = StepWalk(schedule)
     for step in walk.runs():
         if isinstance(step, range):
-            ring = walk.rings[-1]
-            counts[ring] += [len(submission.entries) for submission in schedule.submissions[step.start : step.stop]]
-            varying[ring] |= bool(walk.loops)
+            runs[walk.rings[-1]].append(step)
+            varying[walk.rings[-1]] |= bool(walk.loops)
+    counts = [entries[np.fromiter(chain.from_iterable(ring), np.int64)] for ring in runs]
     return sum(map(_most_in_a_row, counts, [window + SWEEP - 2 for window in windows], varying))
 
 
-def _most_in_a_row(counts: Sequence[int], length: int, varying: bool) -> int:
+def _most_in_a_row(counts: NDArray[np.int64], length: int, varying: bool) -> int:
     if len(counts) <= length:
-        return sum(counts)
+        return int(counts.sum())
     if varying:
-        return sum(nlargest(length, counts))
-    totals = list(accumulate(counts, initial=0))
-    return max(last - first for first, last in zip(totals, totals[length:], strict=False))
+        return int(np.sort(counts)[-length:].sum())
+    totals = np.concatenate(([0], np.cumsum(counts)))
+    return int((totals[length:] - totals[:-length]).max())

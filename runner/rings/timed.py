@@ -147,10 +147,9 @@ class TimedDriver(Driver):
 
     def read(self, waits: tuple[int, ...]) -> None:
         self._run_until(self._now)
-        completed, begin = self.heap.completed, self._now
+        begin = self._now
         for wait in waits:
-            while not completed[wait]:
-                self._stall_until(self._events[0][0])
+            self._run_until(self._now, wait)
         if self._now - begin > self._timing.device.host_read_us:
             self._slow[self._next] = SlowWait(self._next, -1, self._now - begin, 8)
 
@@ -168,10 +167,17 @@ class TimedDriver(Driver):
             self._now = time
         self._run_until(self._now)
 
-    def _run_until(self, time: float) -> None:
-        """Handle all that happens up to and including `time`."""
+    def _run_until(self, time: float, wait: int = -1) -> None:
+        """Handle all that happens up to and including `time`; with `wait`, the thread then stands still until that is done."""
         events, left, core_of, users, pending = self._events, self._left, self._core, self._users, self._pending
-        while events and events[0][0] <= time:
+        completed, complete = self.heap.completed, self.heap.complete
+        while events:
+            if events[0][0] > time:
+                if wait < 0 or completed[wait]:
+                    return
+                time = events[0][0]
+                self._stall += time - self._now
+                self._now = time
             now, submission, blocks = heappop(events)
             core = core_of[submission]
             if core != "AIV":
@@ -182,7 +188,7 @@ class TimedDriver(Driver):
             left[submission] -= blocks
             if not left[submission]:
                 self._last = self._finish_us[submission] = now
-                self.heap.complete(submission)
+                complete(submission)
                 for user in users.pop(submission, ()):
                     pending[user] -= 1
                     if not pending[user]:

@@ -139,7 +139,8 @@ class _Unlimited(TimedDriver):
     def walk(self) -> Deadlock | None:
         around, inside = list[ScopeInfo](), list[list[range]]()  # the open scopes, and the submissions of each
         mine, members = list[range](), self._members[0]  # of the innermost scope, and of its ring
-        for step in () if self.is_refused else StepWalk(self.schedule).runs():
+        walk = StepWalk(self.schedule)
+        for step in () if self.is_refused else walk.runs():
             if isinstance(step, range):
                 mine.append(step)
                 members.extend(step)
@@ -150,7 +151,7 @@ class _Unlimited(TimedDriver):
                 self.is_refused |= len(around) >= MAX_SCOPES or is_auto_in_manual
                 around.append(scope)
                 inside.append(mine)
-                members = self._members[scope.ring]
+                members = self._members[walk.rings[-1]]
             elif isinstance(step, End):
                 for run in mine:
                     self._close_us[run.start : run.stop] = array("d", [self._now]) * len(run)

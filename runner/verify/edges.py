@@ -13,6 +13,7 @@ from functools import cached_property
 from itertools import groupby, islice
 from operator import itemgetter
 
+from runner.base.records import builder
 from runner.program.spans import Around, implied
 from runner.rings.schedule import Read, Repeat, Schedule, Submit
 from runner.rings.steps import StepWalk
@@ -53,6 +54,9 @@ class Need:
 
     def conflict(self, first: int) -> Conflict:
         return Conflict(self.kind, first, self.second, self.tensor, self.others)
+
+
+new_need = builder(Need)
 
 
 def _magnitude(need: Need) -> int:
@@ -177,8 +181,7 @@ class Order:
 
     def _without_inner_reads(self, needs: Iterable[Need]) -> Iterator[Conflict]:
         """As `unordered`, but for what reads inside of trips order: few pairs are left to look them up for."""
-        read_by = self._read_by
-        remaining = (need for need in needs if any(read_by[first] > need.second for first in need.firsts))
+        remaining = self._not_by_reads(needs)
         while chunk := list(islice(remaining, NEEDS)):
             near = [need for need in chunk if need.second - need.firsts[0] < NEAR]
             if near:
@@ -189,6 +192,19 @@ class Order:
             for _, alike in groupby(far, key=itemgetter(0)):
                 for batch in _batches(need for _, _, need in alike):
                     yield from self._unmet(batch)
+
+    def _not_by_reads(self, needs: Iterable[Need]) -> Iterator[Need]:
+        """The needs, but for those of their firsts that come before a read outside of all loops, and `second` after it."""
+        read_by, last, left = self._read_by, (), ()  # what the need before had, and what was left of it
+        second = 0
+        for need in needs:
+            if need.firsts is not last or need.second < second:
+                left = last = need.firsts
+            second = need.second
+            if any(read_by[first] <= second for first in left):
+                left = tuple([first for first in left if read_by[first] > second])
+            if left:
+                yield need if left is last else new_need(need.kind, left, second, need.tensor, need.others)
 
     def _unmet_near(self, needs: Sequence[Need]) -> Iterator[Conflict]:
         """As `unordered`, for needs whose submissions lie less than `NEAR` apart.

@@ -13,18 +13,15 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from runner.base.records import builder
 from runner.program.lifetimes import Ints, Rows, distinct
 from runner.program.program import Box, Program, Region, Task
 from runner.verify.columns import TOGETHER, Bools, Columns, Pairs, in_turn, least_bytes, places
-from runner.verify.edges import Need
+from runner.verify.edges import Need, new_need
 
 Item = TypeVar("Item")
 
 FEW = 16
 """Boxes, or waits, of which each search looks at all."""
-
-_new_need = builder(Need)
 
 
 class _Boxes(Generic[Item]):
@@ -241,7 +238,7 @@ def _needs_of_wholes(columns: Columns, accesses: _Accesses) -> Iterator[Need]:
         found += zip(second[needed].tolist(), kind[needed].tolist(), first[needed].tolist(), strict=True)
         start = end
     for second, kind, first in sorted(found):
-        yield _new_need(("RAW", "WAW", "WAR")[kind], (int(by[first]),), int(by[second]), int(tensor[second]), ())
+        yield new_need(("RAW", "WAW", "WAR")[kind], (int(by[first]),), int(by[second]), int(tensor[second]), ())
 
 
 def _in_turn(accesses: _Accesses, picked: Ints, num: int) -> tuple[Ints, Ints, Ints]:
@@ -343,14 +340,14 @@ def _needs_of_moves(columns: Columns, uses: _Uses, moves: Sequence[tuple[int, li
     left = ~columns.edges.have(second, first)
     alike = (first[left].tolist(), second[left].tolist(), new[is_simple][left].tolist(), old[is_simple][left].tolist())
     for one, other, tensor, gone in zip(*alike, strict=True):
-        yield _new_need("sharing", (one,), other, tensor, (gone,))
+        yield new_need("sharing", (one,), other, tensor, (gone,))
     for k in np.flatnonzero(~is_simple).tolist():
         tensor, olds = moves[k]
         firsts = tuple(sorted({user for gone in olds for user in uses.last.row(gone)}))
         for user in uses.first.row(tensor):
             waits = columns.schedule.submissions[user].waits
             if not all(first in waits for first in firsts):
-                yield _new_need("sharing", firsts, user, tensor, tuple(olds))
+                yield new_need("sharing", firsts, user, tensor, tuple(olds))
 
 
 def _only(rows: Rows, kept: Bools) -> Rows:

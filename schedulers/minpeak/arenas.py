@@ -19,7 +19,7 @@ from runner.base.tensor_spec import BLOCK_ALIGN
 from runner.program.lifetimes import Floats, Ints, Lives, Rows
 from runner.program.order import predecessors
 from runner.program.program import Span
-from runner.rings.placement import PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask, arena_blocks
+from runner.rings.placement import PlacedItem, PlacedLoop, PlacedRead, PlacedScope, arena_blocks, new_placed
 from runner.rings.schedule import NUM_RINGS
 from schedulers.minpeak.folding import Fold, template, unfold_offsets
 from schedulers.minpeak.packing import ROUNDS, STARTS, Packing, Problem, pack, pack_bins
@@ -139,7 +139,7 @@ class _Body:
         extra, add, weigh = self.extra, self.items.append, self.weights.append
         for item in span.items:
             if isinstance(item, int):
-                add(PlacedTask(item, extra[item]) if extra[item] else item)
+                add(new_placed(item, extra[item]) if extra[item] else item)
                 weigh(1)
             elif item.trips is not None:
                 trips = [_Body(trip, extra, self.may_part) for trip in item.items if isinstance(trip, Span)]

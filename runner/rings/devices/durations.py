@@ -35,9 +35,10 @@ def estimated_us(schedule: Schedule, ops: Mapping[str, OpDef], dtypes: Mapping[s
     assert program is not None
     if _known is None or _known[0]() is not program or _known[1] != given:
         costs = _Costs(program, ops, dtypes, rates)
-        _known = ref(program), given, array("d", map(costs.block_us, program.tasks))
+        _known = ref(program), given, costs.of_tasks()
     times = _known[2]
-    return array("d", [0.0 if s.task is None else times[s.task] for s in schedule.submissions]).__getitem__
+    tasks = [submission.task for submission in schedule.submissions]
+    return array("d", [0.0 if task is None else times[task] for task in tasks]).__getitem__
 
 
 class _Costs:
@@ -48,6 +49,19 @@ class _Costs:
         self.signatures: dict[str, Signature] = {}
         self.known: dict[object, _Known] = {}
         self.alike: dict[int, _Known] = {}  # by the identity of `Task.like`
+
+    def of_tasks(self) -> array[float]:
+        """Of one block of each task. Where a rule looks at no attributes, one task costs as much as all that are like it."""
+        steady: dict[int, float] = {}
+        times = array("d")
+        for task in self.program.tasks:
+            like = id(task.like)
+            if (cost_us := steady.get(like)) is None:
+                cost_us = self.block_us(task)
+                if like in self.alike and not self.alike[like].attrs:
+                    steady[like] = cost_us
+            times.append(cost_us)
+        return times
 
     def block_us(self, task: Task) -> float:
         found = self.alike.get(id(task.like))

@@ -65,16 +65,17 @@ class Work:
         tasks = lives.program.tasks
         costs, lengths = array("d", bytes(8 * len(tasks))), array("d", bytes(8 * len(tasks)))
         allocs_us: list[float] = []
+        kinds = list[str | None]([None]) * len(tasks)
+        cost_us, block_us = timing.cost_us, timing.block_us
         for k, submission in enumerate(schedule.submissions):
             task = submission.task
             if task is None:
-                allocs_us.append(timing.cost_us(k))
+                allocs_us.append(cost_us(k))
             elif submission.core is not None:
-                costs[task], lengths[task] = timing.cost_us(k), timing.block_us(k)
+                costs[task], lengths[task], kinds[task] = cost_us(k), block_us(k), submission.core
         reads: dict[int, list[int]] = {}
         for next_task, trips in host_reads(lives.program.body):
             reads.setdefault(next_task, []).extend(trips.waits)
-        kinds = [task.core if task.op is not None else None for task in tasks]
         blocks = [task.num_blocks for task in tasks]
         aic, aiv = timing.aic or _LAST, timing.aiv or _LAST
         return cls(lives, waits, costs, lengths, blocks, kinds, reads, max(allocs_us, default=0.0), aic, aiv)
@@ -105,13 +106,16 @@ class Work:
 
     def bound_us(self) -> tuple[float, float]:
         """No run is shorter than the critical path, submissions and host reads included, nor than the work over the workers."""
-        finish, clock, reads = array("d"), 0.0, self.reads
-        finish_of = finish.__getitem__
+        finish, clock, reads = list[float](), 0.0, self.reads
         for task, cost_us, task_us in zip(self.lives.program.tasks, self.costs_us, self.task_us, strict=True):
             if len(finish) in reads:
-                clock = max([clock, *map(finish_of, reads[len(finish)])])
+                clock = max([clock, *map(finish.__getitem__, reads[len(finish)])])
             clock += cost_us
-            finish.append(max([clock, *map(finish_of, task.waits), *map(finish_of, task.after)]) + task_us)
+            start = clock
+            for wait in task.waits + task.after if task.after else task.waits:
+                if finish[wait] > start:
+                    start = finish[wait]
+            finish.append(start + task_us)
         work = {"AIC": 0.0, "AIV": 0.0, "MIX": 0.0}
         for core, blocks, length in zip(self.core, self.blocks, self.task_us, strict=True):
             if core is not None:
