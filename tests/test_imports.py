@@ -38,6 +38,12 @@ SOURCES = {_module(path): path for package in PACKAGES for path in sorted((ROOT 
 
 
 @cache
+def _graph() -> nx.DiGraph:
+    """Modules of ours, and an arrow from each to those that it imports."""
+    return nx.DiGraph((module, other) for module in SOURCES for other in _ours(module))
+
+
+@cache
 def _imports(module: str) -> frozenset[str]:
     """Every name that the module imports, wherever in it."""
     return _imported(ast.parse(SOURCES[module].read_text(encoding="utf-8")))
@@ -53,6 +59,7 @@ def _imported(tree: ast.AST) -> frozenset[str]:
     return frozenset(found)
 
 
+@cache
 def _names_torch(module: str) -> bool:
     """Whether the module imports torch, other than for types only."""
     tree = ast.parse(SOURCES[module].read_text(encoding="utf-8"))
@@ -111,7 +118,7 @@ def test_arrows_go_down():
 
 
 def test_no_import_cycles():
-    graph = nx.DiGraph((module, other) for module in SOURCES for other in _ours(module))
+    graph = _graph().copy()
     graph.remove_edges_from(list(nx.selfloop_edges(graph)))
     assert [cycle for cycle in nx.simple_cycles(graph) if len(cycle) > 1] == []
 
@@ -143,14 +150,14 @@ def test_schedulers_never_touch_ops_or_torch(module):
 
 @pytest.mark.parametrize("module", [m for m in SOURCES if m.startswith("ops.") and not m.startswith("ops.kernels")])
 def test_declarations_of_ops_know_no_kernel(module):
-    graph = nx.DiGraph((m, other) for m in SOURCES for other in _ours(m))
+    graph = _graph()
     reached = {module} | (nx.descendants(graph, module) if module in graph else set())
     assert {m for m in reached if m.startswith("ops.kernels") or _names_torch(m)} == set()
 
 
 @pytest.mark.parametrize("room", ["base", "language", "program", "config", "expansion", "rings", "verify", "lint", "writeback"])
 def test_planning_never_imports_torch(room):
-    graph = nx.DiGraph((m, other) for m in SOURCES for other in _ours(m))
+    graph = _graph()
     for module in [m for m in SOURCES if _room(m) == f"runner.{room}"]:
         reached = {module} | (nx.descendants(graph, module) if module in graph else set())
         assert {m for m in reached if _names_torch(m)} == set()

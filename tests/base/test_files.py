@@ -132,7 +132,7 @@ def _of_tensors(data):
 
 
 WRITTEN_TWICE = {
-    "text": (_text, lambda data: {*data} if len(data) == 300_000 else None, 1000),
+    "text": (_text, lambda data: {*data} if len(data) == 300_000 else None, 300),
     "shard": (_shard, _of_tensors, 300),
     "tensors": (_tensors, _of_tensors, 300),
     "routing": (_lines, lambda data: {line["rank"] for line in map(json.loads, data.splitlines()[1:])}, 100),

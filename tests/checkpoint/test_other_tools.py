@@ -1,5 +1,6 @@
 """Checkpoints as other tools write them: read as they are meant, or refused by name in one finding; never taken for another."""
 
+import functools
 import itertools
 import json
 import random
@@ -24,6 +25,7 @@ from other_tools import (
     written_again,
 )
 from safetensors.torch import save_file
+from sampled import sampled
 
 from runner.base.errors import CheckpointError, ConfigError
 from runner.base.tensor_spec import DTYPE_BYTES, TensorSpec
@@ -60,6 +62,25 @@ def expected(folders):
     return {flavour: computed(folder) for flavour, folder in folders.items()}
 
 
+@pytest.fixture(scope="module")
+def known():
+    """What folders compute that no test changes, each worked out once."""
+    return functools.cache(computed)
+
+
+@pytest.fixture(scope="module")
+def converted(folders, tmp_path_factory):
+    """Folders of our own spelling converted to a flavour, each once."""
+    out = tmp_path_factory.mktemp("converted")
+
+    @functools.cache
+    def folder(flavour, to):
+        ours = folders[flavour]
+        return convert(ours, out / f"{flavour}-{to}", require_own_config(ours), to=to).folder
+
+    return folder
+
+
 def problems(folder):
     """What `inspect` finds; with a configuration, `generate` and `convert` refuse for the same."""
     found = [str(problem) for problem in inspect_checkpoint(folder).problems]
@@ -92,19 +113,27 @@ LAYOUTS = [
 ]
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: "-".join(f"{key}={value}" for key, value in layout.items()))
-def test_int8_of_other_tools_is_w8a8(folders, expected, tmp_path, layout):
-    """The same logits, bit for bit, as in our own spelling; and the same conversions, byte for byte."""
+def named(layout):
+    return "-".join(f"{key}={value}" for key, value in layout.items())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=named)
+def test_int8_of_other_tools_is_w8a8(folders, converted, tmp_path, layout):
+    """The same conversions, byte for byte, as from our own spelling."""
     theirs = as_modelslim(folders["w8a8"], tmp_path / "theirs", **layout)
     found = inspect_checkpoint(theirs)
     assert found.problems == () and (found.flavour, found.runs_as) == ("w8a8", "w8a8")
     says = f"{DESCRIPTION} and its tensors" if layout.get("described", True) else "its tensors"
     assert f"\nflavour     w8a8, by {says}\n" in str(found)
-    assert same(computed(theirs), expected["w8a8"])
     for flavour in ("w8a8", "fp8"):
         made = convert(theirs, tmp_path / flavour, require_own_config(theirs), to=flavour).folder
-        ours = convert(folders["w8a8"], tmp_path / f"ours-{flavour}", require_own_config(folders["w8a8"]), to=flavour).folder
-        assert same_files(made, ours)
+        assert same_files(made, converted("w8a8", flavour))
+
+
+@pytest.mark.parametrize("layout", sampled(LAYOUTS, (LAYOUTS[0], LAYOUTS[3], LAYOUTS[7])), ids=named)
+def test_int8_of_other_tools_computes_what_w8a8_does(folders, expected, tmp_path, layout):
+    """The same logits, bit for bit, as in our own spelling."""
+    assert same(computed(as_modelslim(folders["w8a8"], tmp_path / "theirs", **layout)), expected["w8a8"])
 
 
 # compressed-tensors
@@ -119,20 +148,20 @@ def w8a8(request, folders, tmp_path_factory):
     return init_checkpoint(config, tmp_path_factory.mktemp("qwen3") / "w8a8", flavour="w8a8")
 
 
-def test_int8_activations_of_compressed_tensors_run_as_w8a8(w8a8, tmp_path):
+def test_int8_activations_of_compressed_tensors_run_as_w8a8(w8a8, known, tmp_path):
     theirs = as_compressed_tensors(w8a8, tmp_path / "theirs")
     found = inspect_checkpoint(theirs)
     assert found.problems == () and (found.flavour, found.runs_as) == ("w8a8", "w8a8")
     assert resolve([str(theirs)]).origin("precision").startswith(f"{theirs}")
-    assert same(computed(theirs), computed(w8a8))
+    assert same(computed(theirs), known(w8a8))
 
 
 @pytest.mark.parametrize("activations", [None, INT8 | {"type": "float"}])
-def test_activations_that_no_description_quantises_stay_as_they_are(w8a8, tmp_path, activations):
+def test_activations_that_no_description_quantises_stay_as_they_are(w8a8, known, tmp_path, activations):
     """Weights in INT8 alone: the codes are decoded, though codes without a description run as W8A8."""
     theirs = as_compressed_tensors(w8a8, tmp_path / "theirs", activations)
     assert inspect_checkpoint(theirs).runs_as in ("f32", "bf16")
-    assert same(computed(theirs), computed(w8a8, "precision=full"))
+    assert same(computed(theirs), known(w8a8, "precision=full"))
 
 
 @pytest.mark.parametrize(
@@ -172,10 +201,10 @@ def test_scales_beside_weights_that_were_decoded_are_one_finding(w8a8, tmp_path)
     assert re.search(r"^error K102: tensor '.*' and \d+ more: scales or offsets of weights that are stored as floats", found)
 
 
-def test_what_is_asked_for_wins_over_what_the_tensors_say(folders, expected, tmp_path):
+def test_what_is_asked_for_wins_over_what_the_tensors_say(folders, expected, known, tmp_path):
     theirs = as_modelslim(folders["w8a8"], tmp_path / "theirs")
     full = computed(theirs, "precision=full")
-    assert same(full, computed(folders["w8a8"], "precision=full")) and not torch.equal(full[1], expected["w8a8"][1])
+    assert same(full, known(folders["w8a8"], "precision=full")) and not torch.equal(full[1], expected["w8a8"][1])
     said = resolve([str(theirs)])
     assert said["precision"] == "w8a8" and said.origin("precision") == f"tensors of '{theirs}'"
 
@@ -364,23 +393,31 @@ def stored_otherwise(kind):
     return edit
 
 
-@pytest.mark.parametrize("kind", [f"{codes}+{scale}" for codes in ("f4", "u8", "i8") for scale in ("e8m0", "u8", "f32", "bf16")])
-def test_fp4_in_other_dtypes(folders, expected, tmp_path, kind):
+KINDS = [f"{codes}+{scale}" for codes in ("f4", "u8", "i8") for scale in ("e8m0", "u8", "f32", "bf16")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_fp4_in_other_dtypes(folders, converted, tmp_path, kind):
     """Narrow weights too: a scale of one column is that of INT8 rows as well, and the model's columns tell."""
     theirs = written_again(folders["fp4"], tmp_path / "theirs", stored_otherwise(kind))
     narrow = tensors_of(theirs)["layers.0.ffn.experts.0.w2.scale"]
     assert narrow.shape[-1] == 1
     found = inspect_checkpoint(theirs)
     assert found.problems == () and (found.flavour, found.runs_as) == ("fp4", "bf16")
-    assert same(computed(theirs), expected["fp4"])
     made = convert(theirs, tmp_path / "again", require_own_config(theirs), to="fp4").folder
-    assert same(computed(made), expected["fp4"])
     if not kind.endswith(("f32", "bf16")):
-        ours = convert(folders["fp4"], tmp_path / "ours", require_own_config(folders["fp4"]), to="fp4").folder
-        assert same_files(made, ours)
+        assert same_files(made, converted("fp4", "fp4"))
     ours, theirs = Checkpoint.open(folders["fp4"]), Checkpoint.open(theirs).of(load_config([theirs]))
     for rows in (None, (3, 17)):
         assert torch.equal(theirs.weight(f"{EXPERT}.weight", rows), ours.weight(f"{EXPERT}.weight", rows))
+
+
+@pytest.mark.parametrize("kind", sampled(KINDS, ("f4+f32", "u8+u8")))
+def test_fp4_in_other_dtypes_computes_what_ours_does(folders, expected, tmp_path, kind):
+    theirs = written_again(folders["fp4"], tmp_path / "theirs", stored_otherwise(kind))
+    assert same(computed(theirs), expected["fp4"])
+    made = convert(theirs, tmp_path / "again", require_own_config(theirs), to="fp4").folder
+    assert same(computed(made), expected["fp4"])
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8])
@@ -461,28 +498,40 @@ def test_a_packed_tensor_where_none_is_quantised(folders, tmp_path):
     assert problems(theirs) == ["error K104: tensor 'norm.weight' is f4[2, 128], expected f32[64]: this one is never quantised"]
 
 
-@pytest.mark.parametrize("dtype", [*OTHER_BITS, "F12"])
-def test_dtypes_of_the_draft_layer(folders, expected, tmp_path, dtype):
-    """A tensor that nothing runs may have any dtype that there is, and is copied as it lies there."""
-    draft = "mtp.0.attn.wq_a.weight"
+DRAFT = "mtp.0.attn.wq_a.weight"
+
+
+def with_draft(folder, tmp_path, dtype):
+    """A checkpoint with a tensor of a draft layer, of a dtype."""
 
     def add(tensors):
-        tensors[draft] = torch.arange(192, dtype=torch.uint8).view(8, 24)
+        tensors[DRAFT] = torch.arange(192, dtype=torch.uint8).view(8, 24)
 
-    theirs = written_again(folders["bf16"], tmp_path / "theirs", add)
-    with_draft = with_dtype(theirs, tmp_path / "odd", dtype if dtype in OTHER_BITS else "U16", draft)
-    if dtype not in OTHER_BITS:
-        path = with_draft / "model.safetensors"
-        path.write_bytes(path.read_bytes().replace(b'"U16"', b'"F12"'))
-        assert "has a corrupt entry in the header" in problems(with_draft)[0]
-        return
-    found = inspect_checkpoint(with_draft)
+    return with_dtype(written_again(folder, tmp_path / "theirs", add), tmp_path / "odd", dtype, DRAFT)
+
+
+@pytest.mark.parametrize("dtype", OTHER_BITS)
+def test_dtypes_of_the_draft_layer(folders, tmp_path, dtype):
+    """A tensor that nothing runs may have any dtype that there is, and is copied as it lies there."""
+    theirs = with_draft(folders["bf16"], tmp_path, dtype)
+    found = inspect_checkpoint(theirs)
     assert found.problems == () and found.unused_tensors == 1
-    assert same(computed(with_draft), expected["bf16"])
-    made = convert(with_draft, tmp_path / "out", require_own_config(with_draft), to="fp8").folder
-    before, after = (Checkpoint.open(folder).tensors[draft] for folder in (with_draft, made))
+    made = convert(theirs, tmp_path / "out", require_own_config(theirs), to="fp8").folder
+    before, after = (Checkpoint.open(folder).tensors[DRAFT] for folder in (theirs, made))
     assert (before.header_dtype, before.spec) == (after.header_dtype, after.spec) and before.header_dtype == dtype
     assert after.shard.read_bytes()[after.begin : after.end] == bytes(range(192))
+
+
+@pytest.mark.parametrize("dtype", sampled(OTHER_BITS, ("F4", "U16")))
+def test_no_dtype_of_the_draft_layer_changes_what_is_computed(folders, expected, tmp_path, dtype):
+    assert same(computed(with_draft(folders["bf16"], tmp_path, dtype)), expected["bf16"])
+
+
+def test_a_dtype_that_there_is_not_in_the_draft_layer(folders, tmp_path):
+    theirs = with_draft(folders["bf16"], tmp_path, "U16")
+    path = theirs / "model.safetensors"
+    path.write_bytes(path.read_bytes().replace(b'"U16"', b'"F12"'))
+    assert "has a corrupt entry in the header" in problems(theirs)[0]
 
 
 def test_packed_columns_lie_in_pairs(tmp_path):
@@ -533,14 +582,14 @@ def test_a_single_rank_has_whole_tensors(folders, expected, tmp_path):
 # The first layers
 
 
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("flavour", ["w8a8", "fp4"])
+@pytest.mark.parametrize(("flavour", "layers"), sampled(itertools.product(("w8a8", "fp4"), (1, 2)), [("w8a8", 1), ("fp4", 2)]))
 def test_fewer_layers_than_the_checkpoint_has(folders, config, tmp_path, layers, flavour, call):
     """They compute what a checkpoint of these layers alone does, which also is what conversion makes of them."""
     short = load_config(["tiny"], [*SIZES, f"num_hidden_layers={layers}"])
     alone = init_checkpoint(short, tmp_path / "alone", flavour=flavour)
     sets = f"num_hidden_layers={layers}"
-    assert same(computed(folders[flavour], sets), computed(alone))
+    wanted = computed(alone)
+    assert same(computed(folders[flavour], sets), wanted)
     left = "2 layers" if layers == 1 else "1 layer"
     note = f"note: '{folders[flavour]}' has {left} behind the last one of the configuration, left out\n"
     arguments = ("--checkpoint", folders[flavour], "--prompt-ids", "1", "--max-new-tokens", 1, "--set", sets)
@@ -551,7 +600,7 @@ def test_fewer_layers_than_the_checkpoint_has(folders, config, tmp_path, layers,
     assert status == 0 and note in out
     assert set(Checkpoint.open(tmp_path / "out").tensors) == set(Checkpoint.open(alone).tensors)
     assert inspect_checkpoint(tmp_path / "out").notes == () and inspect_checkpoint(tmp_path / "out").fits
-    assert same(computed(tmp_path / "out"), computed(alone))
+    assert same(computed(tmp_path / "out"), wanted)
 
 
 def test_a_model_that_is_cut_loses_its_draft_layer(folders, config, tmp_path):

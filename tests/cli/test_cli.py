@@ -342,7 +342,7 @@ main(sys.argv[1:])
 """Generates like the command, and says when it does."""
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_ctrl_c_ends_cleanly(model, workers):
     arguments = ["generate", "--checkpoint", model, "--prompt-ids", "1", "--ignore-eos", "--max-new-tokens", "4000", "--json"]
     command = [sys.executable, "-c", ENDLESS, *arguments, "--workers", str(workers)]

@@ -204,7 +204,8 @@ def mutated(text: str, rng: random.Random) -> bytes:
     return data[: len(data) // 2] + b"\xff" + data[len(data) // 2 :] if rng.random() < 0.05 else data
 
 
-def test_two_hundred_mutated_files(checkpoint, tmp_path, told):
+@pytest.mark.parametrize("num", [60, pytest.param(200, marks=pytest.mark.slow)])
+def test_mutated_files(num, checkpoint, tmp_path, told):
     """Whatever the file has become, the command says so in few words or takes it."""
     tiny = (ROOT / "graphs" / "config" / "tiny.yaml").read_text()
     cases = {
@@ -215,14 +216,14 @@ def test_two_hundred_mutated_files(checkpoint, tmp_path, told):
         "s.jsonl": (_stats("a:1"), ("scope-stats", "show", "s.jsonl")),
     }
     rng, refusals = random.Random(11), 0
-    for number in range(200):
+    for number in range(num):
         name, (text, command) = list(cases.items())[number % len(cases)]
         path = tmp_path / name
         path.write_bytes(mutated(text, rng))
         status, _, error = told(*(str(path) if part == name else part for part in command))
         assert status in (0, 1) and "Traceback" not in error, (number, error)
         refusals += status
-    assert refusals > 100
+    assert refusals > num // 2
 
 
 # --- names from files are no markup -----------------------------------------------------------------------------------

@@ -11,13 +11,13 @@ from runner.report.frontier import Point
 from schedulers.minpeak import planner
 
 COMMANDS = [
-    ("schedule", "moe", "--scheduler", "minpeak"),
+    ("schedule", "head", "--scheduler", "minpeak"),
     ("schedule", "moe", "--json"),
     ("schedule", "moe", "--ring-heap", "1KiB"),
     ("schedule", "tests/data/conformance/01_flat_alignment.json"),
     ("schedule-diff", "moe", "moe:auto"),
     ("size", "moe", "head"),
-    ("frontier", "moe", "--points", "1"),
+    ("frontier", "head", "--points", "1"),
 ]
 
 
@@ -161,11 +161,11 @@ def test_a_stopped_frontier_says_what_it_has_and_is_not_kept(call, monkeypatch, 
         return work(self, budget)
 
     monkeypatch.setattr(planner.Planner, "shortest", interrupted)
-    status, out, err = call("frontier", "moe")
+    status, out, err = call("frontier", "head")
     assert status == 130 and "minpeak, fewest bytes" in out and "autoscope" not in out
     assert err.count("found: ") == 2 and not cache.exists()
     monkeypatch.setattr(planner.Planner, "shortest", work)
-    whole = call("frontier", "moe", "--points", "1", "--json")[1]
+    whole = call("frontier", "head", "--points", "1", "--json")[1]
     assert '"is_whole": true' in whole
 
 
@@ -174,6 +174,6 @@ def test_each_placement_is_shown_when_it_is_found():
 
     seen: list[Point] = []
     planned: list[int] = []
-    found = Driver().frontier("moe", 1, say=lambda label: planned.append(len(seen)), shown=seen.append)
+    found = Driver().frontier("head", 1, say=lambda label: planned.append(len(seen)), shown=seen.append)
     assert planned[:3] == [0, 1, 2] and found.is_whole
     assert {point.label for point in found.points} <= {point.label for point in seen}

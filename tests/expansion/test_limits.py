@@ -161,7 +161,8 @@ def test_a_long_line_is_shown_around_the_place():
         assert shown[1][shown[2].index("^")] == line[column - 1] and len(shown[1]) <= MOST_OF_A_LINE + 8, column
 
 
-def test_hints_are_those_of_difflib():
+@pytest.mark.parametrize("num", [1_000, pytest.param(5_000, marks=pytest.mark.slow)])
+def test_hints_are_those_of_difflib(num):
     rng = random.Random(5)
     known = [
         "rms_norm",
@@ -173,7 +174,7 @@ def test_hints_are_those_of_difflib():
         "",
         *("".join(rng.choices("abc_", k=5)) for _ in range(20)),
     ]
-    for _ in range(5_000):
+    for _ in range(num):
         name = list(rng.choice(known))
         for _ in range(rng.randint(0, 4)):
             at = rng.randrange(len(name) + 1)

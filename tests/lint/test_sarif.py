@@ -16,6 +16,7 @@ from jsonschema import Draft4Validator, Draft7Validator
 from places import TESTS
 
 from runner.base.errors import Diagnostic, Mark
+from runner.lint import output
 from runner.lint.codes import RULES
 from runner.lint.output import MOST_RESULTS, format_findings
 
@@ -138,11 +139,14 @@ def test_a_finding_without_a_place_has_one():
     assert len(run["results"][0]["locations"]) == 1
 
 
-def test_of_too_many_the_errors_are_kept():
-    found = [Diagnostic("G314", "m", Mark("f", n), "warning") for n in range(1, MOST_RESULTS + 1)]
+@pytest.mark.parametrize("most", [300, pytest.param(MOST_RESULTS, marks=pytest.mark.slow)])
+def test_of_too_many_the_errors_are_kept(most, monkeypatch):
+    assert RUN["properties"]["results"]["maxItems"] >= MOST_RESULTS
+    monkeypatch.setattr(output, "MOST_RESULTS", most)
+    found = [Diagnostic("G314", "m", Mark("f", n), "warning") for n in range(1, most + 1)]
     found.append(Diagnostic("G101", "the one error", Mark("f", 1)))
     results = checked(format_findings(found, "sarif"))["results"]
-    assert (len(results), results[0]["ruleId"]) == (MOST_RESULTS, "G101")
+    assert (len(results), results[0]["ruleId"]) == (most, "G101")
 
 
 def test_fingerprints_do_not_change_with_the_line_number():

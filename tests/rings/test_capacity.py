@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from places import DATA
 from random_programs import loop_program, random_program
 from random_schedules import KIB, build, programs
+from sampled import sampled
 
 from runner.base.tensor_spec import round_up
 from runner.program.spans import SpanWalk
@@ -112,7 +113,8 @@ def test_more_heap_can_deadlock_where_less_does_not():
 
 
 @pytest.mark.parametrize(
-    ("variant", "least_mib"), [("a", (261.0, 622.1, 0)), ("b", (261.0, 587.9, 44.1)), ("c", (261.0, 295.7, 556.9))]
+    ("variant", "least_mib"),
+    sampled([("a", (261.0, 622.1, 0)), ("b", (261.0, 587.9, 44.1)), ("c", (261.0, 295.7, 556.9))], lambda case: case[0] == "c"),
 )
 def test_traced_seed_program(variant, least_mib):
     """The table of the traced program, found there by replay in steps of 256 KiB."""

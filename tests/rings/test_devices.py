@@ -6,6 +6,7 @@ from importlib.resources import files
 
 import pytest
 import yaml
+from sampled import sampled
 
 from runner.base.errors import ConfigError
 from runner.rings.devices.devices import Device, device, device_names
@@ -84,18 +85,19 @@ def test_what_cannot_be_is_refused_where_nothing_is_timed_too(call, command, opt
     assert code == 1 and not out and "error: " in err and option[1] in err
 
 
-def test_all_commands_time_alike_by_the_file(call, tmp_path):
+@pytest.mark.parametrize("graph", sampled(["head", "moe"], ["head"]))
+def test_all_commands_time_alike_by_the_file(call, tmp_path, graph):
     """And a file that changes changes what is told, also where results are kept."""
     mine = tmp_path / "mine.yaml"
     assumed = []
     for text in ("submit_us: 7\ntask_us: 9\naic: 2\n", "submit_us: 8\ntask_us: 9\naic: 2\n"):
         mine.write_text(text, encoding="utf-8")
         given = ("--device", mine, "--json")
-        _, out, _ = call("schedule", "moe", "--scheduler", "minpeak", *given)
+        _, out, _ = call("schedule", graph, "--scheduler", "minpeak", *given)
         planned = json.loads(out)
-        _, out, _ = call("size", "moe", "--scheduler", "minpeak", *given)
+        _, out, _ = call("size", graph, "--scheduler", "minpeak", *given)
         sized = json.loads(out)
-        _, out, _ = call("frontier", "moe", "--points", "1", *given)
+        _, out, _ = call("frontier", graph, "--points", "1", *given)
         traced = json.loads(out)
         assert sized["timing"] == traced["timing"] == planned["timing"]
         assert sized["ring_heap"] == [ring["safe_bytes"] for ring in planned["rings"]]
@@ -103,11 +105,14 @@ def test_all_commands_time_alike_by_the_file(call, tmp_path):
     assert [one["submit_us"] for one in assumed] == [7, 8] and assumed[0]["device"] == "mine"
 
 
-def test_a_recorded_program_is_sized_as_it_is_planned(call):
-    for given in ((), ("--cores", "aic=1,aiv=2"), ("--submit-us", "0.5"), ("--submit-us", "50")):
-        command = ("tests/data/captures/layers_1", "--scheduler", "minpeak", *given, "--json")
-        planned, sized = (json.loads(call(name, *command)[1]) for name in ("schedule", "size"))
-        assert sized["ring_heap"] == [ring["safe_bytes"] for ring in planned["rings"]]
+GIVEN = ("", "--cores aic=1,aiv=2", "--submit-us 0.5", "--submit-us 50")
+
+
+@pytest.mark.parametrize("given", sampled(GIVEN, ["--submit-us 50"]))
+def test_a_recorded_program_is_sized_as_it_is_planned(call, given):
+    command = ("tests/data/captures/layers_1", "--scheduler", "minpeak", *given.split(), "--json")
+    planned, sized = (json.loads(call(name, *command)[1]) for name in ("schedule", "size"))
+    assert sized["ring_heap"] == [ring["safe_bytes"] for ring in planned["rings"]]
 
 
 @pytest.mark.parametrize("value", [-5, "nan", "-inf", "3", True, None, [1], {}, 1e16], ids=repr)

@@ -5,6 +5,7 @@ import re
 
 import pytest
 from programs import random_program
+from sampled import sampled
 
 from runner.base.errors import ConfigError
 from runner.driver.sizing import deployments
@@ -98,12 +99,15 @@ def test_an_unknown_graph_is_an_error(call):
     assert code == 1 and "decode_fwdd" in err and "did you mean 'decode_fwd'?" in err
 
 
-def test_minpeak_without_sharing_takes_more(call):
+@pytest.mark.parametrize(
+    "graphs", sampled([["attention_decode_swa", "moe"], ["decode_fwd", "prefill_fwd"]], [["attention_decode_swa", "moe"]])
+)
+def test_minpeak_without_sharing_takes_more(call, graphs):
     """`size` hands the strategy's options on, and no arena is smaller than what lives at once."""
     totals = []
     for given in ((), ("--no-share",)):
-        code, out, err = call("size", "decode_fwd", "prefill_fwd", *SMALL, "--scheduler", "minpeak", *given, "--json")
+        code, out, err = call("size", *graphs, *SMALL, "--scheduler", "minpeak", *given, "--json")
         assert code == 0, err
         totals.append(json.loads(out)["total_bytes"])
-    _, out, _ = call("schedule", "prefill_fwd", *SMALL, "--json")
+    _, out, _ = call("schedule", graphs[1], *SMALL, "--json")
     assert json.loads(out)["peak_live_bytes"] <= totals[0] < totals[1]

@@ -33,11 +33,15 @@ def _codes(schedule, sizes=None):
 # --- capacities -------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=300, deadline=None)
-@given(programs(), heaps, st.sampled_from([4, 8, 64]))
-def test_capacity_verdict_equals_a_replay(items, heap, window):
-    schedule, sizes = build(items), small_sizes(heap, window)
-    assert ("V4" in _codes(schedule, sizes)) == (eager(schedule, sizes).deadlock is not None)
+@pytest.mark.parametrize("num", [100, pytest.param(300, marks=pytest.mark.slow)])
+def test_capacity_verdict_equals_a_replay(num):
+    @settings(max_examples=num, deadline=None)
+    @given(programs(), heaps, st.sampled_from([4, 8, 64]))
+    def compare(items, heap, window):
+        schedule, sizes = build(items), small_sizes(heap, window)
+        assert ("V4" in _codes(schedule, sizes)) == (eager(schedule, sizes).deadlock is not None)
+
+    compare()
 
 
 # --- order ------------------------------------------------------------------------------------------------------------
@@ -107,13 +111,21 @@ def _without_an_edge(schedule, rng):
     return replace(schedule, submissions=submissions)
 
 
-@pytest.mark.parametrize("strategy", ["annotated", "autoscope", "minpeak"])
-@settings(max_examples=80, deadline=None)
-@given(seed=st.integers(0, 10**6), mutate=st.booleans(), together=st.sampled_from([1, 3, 1 << 13]))
-@example(seed=6, mutate=False, together=1)
-def test_order_verdict_equals_brute_force(strategy, seed, mutate, together):
-    with patch.multiple(verify_edges, NEEDS=together, SOURCES=together):
-        _compare_with_brute_force(strategy, seed, mutate)
+def _strategies(num):
+    """Strategies with the programs that each is tried on: minpeak's search takes most of the time."""
+    return [("annotated", num), ("autoscope", num), ("minpeak", num // 5), pytest.param("minpeak", num, marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize(("strategy", "num"), _strategies(80))
+def test_order_verdict_equals_brute_force(strategy, num):
+    @settings(max_examples=num, deadline=None)
+    @given(seed=st.integers(0, 10**6), mutate=st.booleans(), together=st.sampled_from([1, 3, 1 << 13]))
+    @example(seed=6, mutate=False, together=1)
+    def compare(seed, mutate, together):
+        with patch.multiple(verify_edges, NEEDS=together, SOURCES=together):
+            _compare_with_brute_force(strategy, seed, mutate)
+
+    compare()
 
 
 def _compare_with_brute_force(strategy, seed, mutate):
@@ -127,11 +139,19 @@ def _compare_with_brute_force(strategy, seed, mutate):
     assert bool(pairs) == _misordered(schedule)
 
 
-@pytest.mark.parametrize("strategy", ["annotated", "autoscope", "minpeak"])
-@settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10**6))
-def test_what_passes_runs_right_in_any_order(strategy, seed):
+@pytest.mark.parametrize(("strategy", "num"), _strategies(40))
+def test_what_passes_runs_right_in_any_order(strategy, num):
     """Schedules with an edge taken away, where the verifier passes them all the same: the results do not change."""
+
+    @settings(max_examples=num, deadline=None)
+    @given(seed=st.integers(0, 10**6))
+    def run(seed):
+        _runs_right_in_any_order(strategy, seed)
+
+    run()
+
+
+def _runs_right_in_any_order(strategy, seed):
     rng = random.Random(seed)
     program = random_program(seed)
     schedule = _without_an_edge(get_scheduler(strategy)(program, {}), rng)
