@@ -98,10 +98,11 @@ def makespan(schedule: Schedule) -> float:
     return found
 
 
-def test_without_the_sharing_edges_results_change() -> None:
+@pytest.mark.parametrize("num", [40, pytest.param(100, marks=pytest.mark.slow)])
+def test_without_the_sharing_edges_results_change(num: int) -> None:
     """The interleavings above do catch a missing edge."""
     changed = 0
-    for seed in range(100):
+    for seed in range(num):
         program = random_program(seed, loops=False)
         schedule = plan(program, TOTAL | {"techniques": {"apart": False}}).schedule
         natural = {i: set() for i in range(len(schedule.submissions))}
@@ -113,13 +114,14 @@ def test_without_the_sharing_edges_results_change() -> None:
         for run in range(5):
             got = run_shuffled(program, replace(schedule, submissions=bare), safe_sizes(schedule), {}, run)
             changed += got != run_in_order(program, {})
-    assert changed > 20
+    assert changed > num // 5
 
 
-def test_folded_loops_are_as_good_and_as_safe(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("num", [40, pytest.param(120, marks=pytest.mark.slow)])
+def test_folded_loops_are_as_good_and_as_safe(num: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fold, "MIN_SAVED", 1)
     num_folded = 0
-    for seed in range(120):
+    for seed in range(num):
         program = loop_program(seed)
         monkeypatch.setattr(minpeak, "FOLD_FROM", len(program.tasks))
         in_full = plan(program, TOTAL).certificate
@@ -133,11 +135,12 @@ def test_folded_loops_are_as_good_and_as_safe(monkeypatch: pytest.MonkeyPatch) -
             trips = random_trips(program, rng)
             got = run_shuffled(program, found.schedule, safe_sizes(found.schedule), trips, run)
             assert got == run_in_order(program, trips), f"seed {seed}, run {run}, {trips}"
-    assert num_folded > 50
+    assert num_folded > 5 * num // 12
 
 
-def test_certificate_bounds_hold() -> None:
-    for seed in range(200):
+@pytest.mark.parametrize("num", [60, pytest.param(200, marks=pytest.mark.slow)])
+def test_certificate_bounds_hold(num: int) -> None:
+    for seed in range(num):
         program = random_program(seed)
         found = plan(program, TOTAL)
         touched = {t for task in program.tasks if task.op is not None for t in task.reads + task.writes}
@@ -157,11 +160,12 @@ def naming_allocs(program: Program, rng: random.Random) -> Program:
     return replace(program, tasks=tuple(tasks))
 
 
+@pytest.mark.parametrize("num", [40, pytest.param(150, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("share", [True, False], ids=["share", "no-share"])
-def test_waiting_for_an_alloc_stands_for_no_other_edge(share: bool) -> None:
+def test_waiting_for_an_alloc_stands_for_no_other_edge(share: bool, num: int) -> None:
     """An alloc runs nothing: whoever comes after it has still to wait for the former tenants of its bytes."""
     num_named = 0
-    for seed in range(150):
+    for seed in range(num):
         rng = random.Random(seed)
         program = naming_allocs(random_program(seed), rng)
         num_named += any(program.tasks[a].op is None for task in program.tasks for a in task.after)
@@ -169,7 +173,7 @@ def test_waiting_for_an_alloc_stands_for_no_other_edge(share: bool) -> None:
         assert not verify(schedule), f"seed {seed}"
         trips = random_trips(program, rng)
         assert run_shuffled(program, schedule, safe_sizes(schedule), trips, seed) == run_in_order(program, trips), f"seed {seed}"
-    assert num_named > 30
+    assert num_named > num // 5
 
 
 def with_empty_loops(program: Program, rng: random.Random) -> Program:
@@ -182,9 +186,10 @@ def with_empty_loops(program: Program, rng: random.Random) -> Program:
     return replace(program, body=replace(program.body, items=tuple(items)))
 
 
+@pytest.mark.parametrize("num", [10, pytest.param(30, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("share", [True, False], ids=["share", "no-share"])
-def test_loops_without_trips_end_no_scope(share: bool) -> None:
-    for seed in range(30):
+def test_loops_without_trips_end_no_scope(share: bool, num: int) -> None:
+    for seed in range(num):
         rng = random.Random(seed)
         program = with_empty_loops(random_program(seed, max_tasks=rng.choice((12, 60))), rng)
         schedule = plan(program, TOTAL | {"share": share, "time_limit_s": 1e9}).schedule
