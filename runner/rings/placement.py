@@ -14,8 +14,6 @@ from itertools import accumulate, islice, repeat
 from operator import add, attrgetter
 from typing import Protocol, TypeVar
 
-import numpy as np
-
 from runner.base.errors import Mark
 from runner.base.records import LARGE, builder, collector_off, give_back, working_out
 from runner.base.tensor_spec import DTYPE_BYTES, MAX_BLOCK_BYTES, TensorSpec, block_bytes
@@ -113,7 +111,7 @@ def arena_blocks(
     large; if there is no such place, a block has to be larger than allowed."""
     by_offset = sorted(range(len(tensors)), key=offsets.__getitem__)
     lows = [offsets[k] for k in by_offset]
-    ends = np.maximum.accumulate(np.add(offsets, sizes, dtype=np.int64)[by_offset]) if lows else lows
+    ends = list(accumulate((offsets[k] + sizes[k] for k in by_offset), max))
     cuts = [len(lows)]
     if lows and ends[-1] - lows[0] > MAX_BLOCK_BYTES:
         cuts = [*(k for k in range(1, len(lows)) if lows[k] >= ends[k - 1]), len(lows)]
@@ -124,7 +122,7 @@ def arena_blocks(
         low = lows[start]
         places = tuple([at - low for at in lows[start:stop]] if low else lows[start:stop])
         chosen = tuple([tensors[k] for k in by_offset[start:stop]])
-        found.append(PlacedAlloc(chosen, places, int(ends[stop - 1]) - low, name, mark))
+        found.append(PlacedAlloc(chosen, places, ends[stop - 1] - low, name, mark))
         start = stop
     return found
 
