@@ -248,9 +248,7 @@ class _LastEdges:
         """Bring the open loops up to date; where the ring got no submission in between, nothing has changed for it."""
         known = self.loops
         here = len(self.totals) - 1
-        if (
-            known and loops and known[-1].loop is loops[-1]
-        ):  # a loop is opened once, so those around are the same, and their trips
+        if known and loops and known[-1].loop is loops[-1]:  # opened once, so those around are the same, in the same trips
             if known[-1].trip != loops[-1].trip:
                 known[-1].trip = loops[-1].trip
                 known[-1].places.append(here)

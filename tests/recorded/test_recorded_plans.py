@@ -98,10 +98,10 @@ def test_a_tensor_lives_until_its_last_use_in_a_manual_scope():
     assert users == [3, 4, 8], "the last of them in the manual scope"
 
 
-CASES = [("layers_1", 769), ("layers_3", 709), ("layers_5", 899)]
+APART = [("layers_1", 769), ("layers_3", 709), ("layers_5", 899)]
 
 
-@pytest.mark.parametrize(("name", "most_apart"), sampled(CASES, CASES[:1]))
+@pytest.mark.parametrize(("name", "most_apart"), sampled(APART, APART[:1]))
 def test_minpeak_of_decoder_like_captures(name, most_apart):
     """545 KiB live at once; as recorded they need 1,164, 4,562 and 1,452. The plans run at their safe sizes, in any progress."""
     shared = _plan(CAPTURES / name, "minpeak", minpeak=MinpeakOptions("total"))
@@ -120,10 +120,10 @@ def test_minpeak_of_decoder_like_captures(name, most_apart):
         assert verify(found.schedule, found.sizes) == []
 
 
-CASES = [("layers_1", 481), ("layers_3", 480), ("layers_5", 481)]
+LIVE = [("layers_1", 481), ("layers_3", 480), ("layers_5", 481)]
 
 
-@pytest.mark.parametrize(("name", "from_first_use"), sampled(CASES, CASES[:1]))
+@pytest.mark.parametrize(("name", "from_first_use"), sampled(LIVE, LIVE[:1]))
 def test_what_lives_at_once(name, from_first_use):
     """The bound of a plan: 545 KiB from alloc to last use, as written; less where allocs move to their first use."""
     submissions = []
@@ -397,10 +397,10 @@ def _applied(recording, words):
     return read_conformance({"program": {"items": items[0]}})
 
 
-CASES = [*product(["layers_1", "layers_3"], [False, True])]
+SAID = [*product(["layers_1", "layers_3"], [False, True])]
 
 
-@pytest.mark.parametrize(("name", "no_share"), sampled(CASES, CASES[:2]))
+@pytest.mark.parametrize(("name", "no_share"), sampled(SAID, SAID[:2]))
 def test_the_words_of_a_plan_are_the_plan(name, no_share):
     found = _plan(CAPTURES / name, "minpeak", minpeak=MinpeakOptions("total", no_share=no_share))
     said = schedule_of(_applied(found.recorded.recording, found.changes))
