@@ -112,6 +112,14 @@ def host_reads(body: Span) -> list[tuple[int, Trips]]:
     return found
 
 
+def read_waits(body: Span) -> dict[int, list[int]]:
+    """Per task before which the submitting thread reads trip counts, the tasks that write them."""
+    found: dict[int, list[int]] = {}
+    for next_task, trips in host_reads(body):
+        found.setdefault(next_task, []).extend(trips.waits)
+    return found
+
+
 def last_task(span: Span) -> int:
     """The largest task id inside, -1 when there is none; found from the end, without a walk over all that is inside."""
     for item in reversed(span.items):

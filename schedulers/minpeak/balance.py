@@ -110,10 +110,9 @@ class Search:
 
     # --- what is asked ------------------------------------------------------------------------------------------------
 
-    def lowest(self, limit_us: float) -> Placed | None:
-        """The lowest arena found whose run takes at most so long."""
-        variants = list(self._placing(self.work.free))
-        for variant in variants:
+    def lowest(self, limit_us: float) -> None:
+        """Finds the lowest arena whose run takes at most so long, of small programs the fastest of that height."""
+        for variant in (variants := list(self._placing(self.work.free))):
             self._try(variant, 0, limit_us)
         high = min([p.units for p in self.found if p.makespan_us <= limit_us * NEAR], default=int(self.lives.size.sum()))
         least = self._least_budget(limit_us, high)
@@ -124,14 +123,15 @@ class Search:
         for step in STEPS:
             while (best := self._best(limit_us)) and self._lower(variants, int(best.units * (1 - step)), limit_us):
                 pass
-        if self.peak and self.lives.num_times <= CHANCE_UP_TO:
-            self._by_chance(variants, limit_us)
-        return self._best(limit_us)
+        self._by_chance(variants, limit_us)
+        if self.is_small and (best := self._best(limit_us)):
+            self.tries = MAX_TRIES
+            self._by_chance(variants, limit_us, best.units)
 
     def fastest(self, most: int | None) -> Placed | None:
         """The shortest run found in an arena of at most so many units: runs under budgets of about so many are placed, the
         shortest first, as long as they are shorter than what was found, as places only add to the waiting."""
-        for variant in self._placing(self.work.free):
+        for variant in (variants := list(self._placing(self.work.free))):
             self._try(variant, most or 0, 0.0)
         runs, parts = {self.work.free.starts.tobytes(): self.work.free}, sorted(NARROWER)  # each run once
         for rule in RULES if most is not None else ():
@@ -144,7 +144,10 @@ class Search:
         for times in sorted(islice(runs.values(), 1, None), key=lambda times: times.makespan_us):
             for variant in self._placing(times):
                 if self._is_promising(times, most):
+                    variants.append(variant)
                     self._try(variant, most or 0, 0.0)
+        if most is not None:
+            self._by_chance(variants, inf, most)
         return self._fastest(most)
 
     # --- steps --------------------------------------------------------------------------------------------------------
@@ -249,20 +252,25 @@ class Search:
                     return True
         return False
 
-    def _by_chance(self, variants: list[_Variant], limit_us: float) -> None:
-        """What is left of the effort goes to orders that are changed by chance, and to the times of the best run."""
-        rng = np.random.default_rng(0)
-        while (best := self._best(limit_us)) and best.units > self.peak and self.tries > 0 and not self.stop():
+    def _by_chance(self, variants: list[_Variant], limit_us: float, most: int | None = None) -> None:
+        """What is left of the effort goes to orders that are changed by chance, and to the times of the best run: for
+        fewer units in time or, within `most` units, for less time."""
+        rng, free_us = np.random.default_rng(0), self.work.free.makespan_us + self.work.alloc_us
+        while self.peak and self.lives.num_times <= CHANCE_UP_TO and self.tries > 0 and not self.stop():
+            best = self._best(limit_us) if most is None else self._fastest(most)
+            high = best.units - 1 if best and most is None else most or 0
+            if (most is not None and (limit_us := best.makespan_us if best else inf) <= free_us) or high < self.peak:
+                return
             near = sorted(variants, key=lambda v: v.excess)[: len(ORDERS)]
             one = near[int(rng.integers(len(near)))]
             draw = rng.random()
-            times = None if draw < JUMP else self.run_placed(best.arenas.offsets) if draw < 2 * JUMP else one.times
+            reruns = best if JUMP <= draw < 2 * JUMP else None
+            times = None if draw < JUMP else self.run_placed(reruns.arenas.offsets) if reruns else one.times
             moves = rng.random(len(one.ranks)) < JUMP
             moved = one.ranks - moves * rng.random(len(one.ranks)) * len(one.ranks)
             ranks = np.argsort(np.argsort(moved, kind="stable")) if times is not None else rng.permutation(len(moved))
-            new = _Variant(times, ranks)
-            aim, walls = int(rng.integers(self.peak, best.units)), ()
+            aim, walls = int(rng.integers(self.peak, high + 1)), ()
             if self.is_small and rng.random() >= JUMP:  # heights of some tensors, one upon the other
                 walls = tuple(np.cumsum(rng.choice(self.lives.size, int(rng.integers(1, NUM_RINGS)))).tolist())
-            if self._try(new, best.units - 1, limit_us, aim, walls):
+            if self._try(new := _Variant(times, ranks), high, limit_us, aim, walls):
                 variants.append(new)

@@ -299,7 +299,7 @@ class Planner:
         No strategy is better in bytes and time at once: one that takes no more bytes would be in time too, and be taken. None is
         tried where the smallest of a large program is in time of any run that there can be.
         """
-        candidates = self._in_time()
+        candidates = self._candidates(TOTAL)  # whose runs say what time is to be had
         smallest = next(candidates)
         known = [(self._makespan_us(smallest), smallest)]
         work = self._work(smallest)
@@ -308,12 +308,15 @@ class Planner:
         unlimited = cache(lambda: run_unlimited(schedule, timing(schedule)).times)
         fastest_us, limit_us = 0.0, max(path_us, work_us) * (1 + self.options.slack)
         if known[0][0] > limit_us or len(self.program.tasks) <= FOLD_FROM:  # few tasks: others may do without idle rings
-            known += [(self._makespan_us(candidate), candidate) for candidate in candidates]
+            for candidate in candidates:
+                known.append((self._makespan_us(candidate), candidate))
+                if self._over() and len(known) > 2:  # the graph's own scopes are among them
+                    break
             fastest_us = min([unlimited().makespan_us or inf, *(makespan_us for makespan_us, _ in known)])
             limit_us = fastest_us * (1 + self.options.slack)
         shortest_us = min(makespan_us for makespan_us, _ in known)
-        is_small = len(self.program.tasks) <= PARTED_UP_TO and sum(smallest.heap) > self._bound(TOTAL)[0]
-        if self.options.share and (known[0][0] > limit_us or is_small):
+        is_best = sum(smallest.heap) <= self._bound(TOTAL)[0] and known[0][0] <= fastest_us
+        if self.options.share and (known[0][0] > limit_us or (len(self.waits) <= PARTED_UP_TO and not is_best)):
             known += self._lowest(work, smallest, limit_us)
         for makespan_us, candidate in known:
             late = f", {makespan_us / fastest_us - 1:.1%} longer than the fastest" if makespan_us > limit_us > 0 else ""
@@ -326,24 +329,13 @@ class Planner:
         times = {"run": self._known[best], "unlimited": unlimited if best is smallest else None}
         return replace(plan, certificate=replace(plan.certificate, time=facts), **times)
 
-    def _in_time(self) -> Iterator[_Candidate]:
-        """Candidates whose runs say what time is to be had: the one with the fewest bytes first."""
-        yield next(self._candidates(TOTAL))
-        if self.options.share and "apart" in self.on and len(self.program.tasks) <= SCOPES_UP_TO:
-            yield self._once(TOTAL, partial(self._scoped, TOTAL))
-        for candidate in self._others():
-            yield candidate
-            if self._over():
-                break
-
     def _lowest(self, work: Work, smallest: _Candidate, limit_us: float) -> Iterator[tuple[float, _Candidate]]:
         """Arenas that are in time, with their makespans: the lowest whose replay bears that out."""
         if "balance" not in self.on or len(self.program.tasks) > BALANCE_UP_TO:
             for candidate in self._delayed(smallest, None) if "delay" in self.on else ():
                 yield self._makespan_us(candidate), candidate
             return
-        search = Search(work, self._over)
-        search.lowest(limit_us)
+        (search := Search(work, self._over)).lowest(limit_us)
         lowest = sorted((p for p in search.found if p.makespan_us <= limit_us), key=lambda p: (p.units, p.makespan_us))
         for placed in lowest[:FALLBACKS]:
             candidate = self._placed("arena in time", unfolded(len(self.program.tasks)), placed.arenas)
@@ -406,8 +398,9 @@ class Planner:
         fixed = self._of_any_budget()
         yield (smallest := next(fixed))
         if self.options.share and "balance" in self.on and len(self.program.tasks) <= BALANCE_UP_TO:
-            most = None if budget is None else budget // BLOCK_ALIGN - (NUM_RINGS - 1)
-            if (placed := Search(self._work(smallest), self._over).fastest(most)) is not None:
+            search = Search(self._work(smallest), self._over)
+            most = None if budget is None else budget // BLOCK_ALIGN - (0 if search.is_small else NUM_RINGS - 1)
+            if (placed := search.fastest(most)) is not None:
                 yield self._placed("arena by timed runs", unfolded(len(self.program.tasks)), placed.arenas)
         elif self.options.share and "delay" in self.on:
             yield from self._delayed(smallest, budget)

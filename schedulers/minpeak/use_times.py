@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from runner.program.lifetimes import Floats, Lives, Rows
-from runner.program.spans import host_reads
+from runner.program.spans import read_waits
 from schedulers.minpeak.folding import Fold
 
 SUBMIT = 0.025
@@ -18,10 +18,7 @@ SUBMIT = 0.025
 def in_task_lengths(fold: Fold, lives: Lives, waits: Rows) -> tuple[Floats, Floats]:
     """Per local of the kept tasks the begin and finish of its use if every task took one unit of time and workers abound: the
     start of its first and the finish of its last touch in an unhindered run."""
-    reads: dict[int, list[int]] = {}
-    for next_task, trips in host_reads(lives.program.body):
-        reads.setdefault(next_task, []).extend(trips.waits)
-    starts, clock = waits.starts.tolist(), 0.0
+    reads, starts, clock = read_waits(lives.program.body), waits.starts.tolist(), 0.0
     start, finish = [np.inf] * len(waits), [-np.inf] * len(waits)
     for task in fold.kept.tolist():
         if task in reads:

@@ -49,13 +49,26 @@ def small_programs() -> Iterator[tuple[Program, list[int]]]:
             yield program, [rng.choice((10, 20, 40, 80)) if task.op is not None else 0 for task in program.tasks]
 
 
-def balanced(program: Program, lengths: list[int]) -> Plan:
+def balanced(program: Program, lengths: list[int], **options: object) -> Plan:
     """The plan if each task runs so many ticks, a submission takes one, and there are workers without limit."""
 
     def timing(schedule: Schedule) -> Timing:
         return Timing(TICK_US, lambda submission: lengths[schedule.submissions[submission].task or 0] * TICK_US)
 
-    return plan(program, {"timing": timing, "time_limit_s": 1e9})
+    return plan(program, {"timing": timing, "time_limit_s": 1e9, **options})
+
+
+def exact_of(program: Program, lengths: list[int]) -> Exact:
+    return Exact(lives_of(program, allocs_touch=False), lengths, [int(task.op is not None) for task in program.tasks], 1)
+
+
+def late_within(program: Program, lengths: list[int]) -> float:
+    """How many times the shortest time the run takes that is found within the bytes of the balanced plan."""
+    in_time = balanced(program, lengths)
+    found = balanced(program, lengths, budget_bytes=sum(in_time.heap_bytes))
+    assert sum(found.heap_bytes) <= sum(in_time.heap_bytes)
+    ticks = round(found.certificate.value / TICK_US)
+    return ticks / (exact_of(program, lengths).fewest_ticks(sum(in_time.heap_bytes) // 1024) or ticks)
 
 
 def beaten_by(program: Program, lengths: list[int]) -> tuple[float, float]:
@@ -63,7 +76,7 @@ def beaten_by(program: Program, lengths: list[int]) -> tuple[float, float]:
     found = balanced(program, lengths)
     assert found.certificate.time is not None
     units, ticks = sum(found.heap_bytes) // 1024, round(found.certificate.time.makespan_us / TICK_US)
-    exact = Exact(lives_of(program, allocs_touch=False), lengths, [int(task.op is not None) for task in program.tasks], 1)
+    exact = exact_of(program, lengths)
     return units / (exact.fewest_units(ticks) or units), ticks / (exact.fewest_ticks(units) or ticks)
 
 
@@ -81,6 +94,22 @@ def test_on_the_true_frontier() -> None:
 @pytest.mark.timeout(3600)
 def test_a_thousand_on_the_true_frontier() -> None:
     assert_on_the_frontier(1000)
+
+
+def assert_shortest_within(count: int) -> None:
+    factors = [late_within(*case) for case in islice(small_programs(), count)]
+    assert sum(factor <= 1 for factor in factors) >= 0.9 * count, factors
+    assert max(factors) <= MOST_OFF, factors
+
+
+def test_shortest_within_bytes() -> None:
+    assert_shortest_within(1)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_hundred_shortest_within_bytes() -> None:
+    assert_shortest_within(100)
 
 
 def test_the_exact_solver_finds_what_is_found_by_hand() -> None:

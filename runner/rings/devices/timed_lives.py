@@ -32,7 +32,7 @@ from heapq import heappop, heappush
 import numpy as np
 
 from runner.program.lifetimes import Floats, Ints, Lives, Rows, live_units
-from runner.program.spans import host_reads
+from runner.program.spans import read_waits
 from runner.rings.schedule import Schedule
 from runner.rings.timed import AIV_PER_MIX, Timing
 
@@ -73,9 +73,7 @@ class Work:
                 allocs_us.append(cost_us(k))
             elif submission.core is not None:
                 costs[task], lengths[task], kinds[task] = cost_us(k), block_us(k), submission.core
-        reads: dict[int, list[int]] = {}
-        for next_task, trips in host_reads(lives.program.body):
-            reads.setdefault(next_task, []).extend(trips.waits)
+        reads = read_waits(lives.program.body)
         blocks = [task.num_blocks for task in tasks]
         aic, aiv = timing.aic or _LAST, timing.aiv or _LAST
         return cls(lives, waits, costs, lengths, blocks, kinds, reads, max(allocs_us, default=0.0), aic, aiv)
