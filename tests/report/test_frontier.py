@@ -6,6 +6,7 @@ import re
 import sys
 
 import pytest
+from sampled import sampled
 
 from runner import Driver
 from runner.driver.frontier import OTHERS
@@ -142,8 +143,12 @@ def test_a_recorded_program_of_many_tasks_is_refused(call, tmp_path):
     assert code == 1 and "the frontier of 20,000 tasks takes too long: more than" in err
 
 
-def test_one_planner_for_all_budgets_plans_as_one_for_each():
-    program = Driver("tiny").expand("moe")
+SMALL_AND_LARGE = sampled(("o_proj_decode", "moe"), ("o_proj_decode",))
+
+
+@pytest.mark.parametrize("graph", SMALL_AND_LARGE)
+def test_one_planner_for_all_budgets_plans_as_one_for_each(graph):
+    program = Driver("tiny").expand(graph)
     planner = Planner(program, Options.of({"objective": "makespan", "time_limit_s": float("inf")}))
     least = sum(plan(program, {}).heap_bytes)
     for budget in (None, least, least * 5 // 4, 2 * least):
@@ -152,9 +157,10 @@ def test_one_planner_for_all_budgets_plans_as_one_for_each():
         assert (found.schedule, found.certificate) == (alone.schedule, alone.certificate)
 
 
-def test_what_was_asked_before_changes_no_plan():
+@pytest.mark.parametrize("graph", SMALL_AND_LARGE)
+def test_what_was_asked_before_changes_no_plan(graph):
     """Candidates are made once for all that a planner is asked; each answer is that of a planner of its own."""
-    program = Driver("tiny").expand("moe")
+    program = Driver("tiny").expand(graph)
     planner = Planner(program, Options.of({"objective": "makespan", "time_limit_s": float("inf")}))
     asked = [
         {"objective": "total"},

@@ -18,6 +18,7 @@ import torch
 import w8a8_oracle
 from places import TESTS
 from safetensors.torch import load_file, save_file
+from sampled import sampled
 from test_parity import LIMIT, MODELS, errors, in_order, prompts
 
 from runner.checkpoint.random import init_checkpoint
@@ -98,7 +99,7 @@ def check_models(tmp_path: Path, num_ranks: int, names, steps: int) -> None:
             assert golden[len(prompt) - 1 :].argmax(dim=1).tolist() == tokens
 
 
-@pytest.mark.parametrize("num_ranks", [2, 4])
+@pytest.mark.parametrize("num_ranks", sampled((2, 4), (2,)))
 def test_logits_and_tokens_over_ranks(num_ranks, tmp_path):
     check_models(tmp_path, num_ranks, F32[num_ranks], 3)
 
