@@ -14,7 +14,8 @@ from runner.report.frontier import Frontier, Point, budgets, draw_frontier, merg
 from schedulers.minpeak.plan import Options
 from schedulers.minpeak.planner import Planner, plan
 
-SMALL = ("frontier", "moe", "--config", "tiny", "--deploy", "prefill", "--points", "2")
+SMALL = ("frontier", "qkv_proj_rope", "--config", "tiny", "--deploy", "prefill", "--points", "2")
+LARGER = ("frontier", "moe", *SMALL[2:])
 MIB = 2**20
 
 
@@ -36,7 +37,7 @@ def test_budgets_lie_between_the_ends():
 
 
 def test_more_bytes_never_take_more_time_and_bounds_hold(call, tmp_path):
-    code, out, err = call(*SMALL, "--out", tmp_path / "f.svg", "--json")
+    code, out, err = call(*LARGER, "--out", tmp_path / "f.svg", "--json")
     assert code == 0, err
     found = json.loads(out)
     sizes = [p["total_bytes"] for p in found["points"]]
@@ -44,7 +45,7 @@ def test_more_bytes_never_take_more_time_and_bounds_hold(call, tmp_path):
     assert sizes == sorted(sizes) and times == sorted(times, reverse=True)
     assert min(sizes) >= found["peak_live_bytes"]
     assert min(p["makespan_us"] for p in found["points"] + found["others"]) >= found["critical_path_us"]
-    _, schedule, _ = call("schedule", *SMALL[1:-2], "--scheduler", "minpeak", "--json")
+    _, schedule, _ = call("schedule", *LARGER[1:-2], "--scheduler", "minpeak", "--json")
     assert min(sizes) == json.loads(schedule)["safe_total_bytes"]
     assert (tmp_path / "f.svg").read_text().count("<svg") == 1
 
