@@ -2,6 +2,8 @@
 
 No test fails for being slow: on a busy machine everything is.
 
+Bytecode is kept, also where the environment says not to: each process that a test starts would compile all modules again.
+
 Each test has a cache folder of its own.
 
 Ctrl-C means what it means on a terminal, also where tests run in the background of a shell that ignores it.
@@ -9,6 +11,7 @@ Ctrl-C means what it means on a terminal, also where tests run in the background
 
 import os
 import signal
+import sys
 from uuid import uuid4
 
 import pytest
@@ -19,6 +22,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import torch
 
 torch.set_num_threads(1)
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy machine")

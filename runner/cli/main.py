@@ -8,10 +8,13 @@ from __future__ import annotations
 import errno
 import os
 import sys
+from collections.abc import Callable
+from functools import cache
 from io import TextIOWrapper
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.main import get_command
 
 from runner.base.errors import RinggraphError
 from runner.base.threads import prepare
@@ -103,10 +106,16 @@ def _output_problem() -> str | None:
     return None
 
 
+@cache
+def _command() -> Callable[..., Any]:
+    """All commands, as typer makes them of `app`: once, however many a process runs."""
+    return get_command(app)
+
+
 def _status(arguments: list[str] | None) -> int:
     """Runs one command and tells what went wrong; returns the exit status."""
     try:
-        app(args=arguments, prog_name="ringgraph", obj=sys.argv[1:] if arguments is None else arguments)
+        _command()(args=arguments, prog_name="ringgraph", obj=sys.argv[1:] if arguments is None else arguments)
     except RinggraphError as error:
         _tell(error, told_of(error))
     except OSError as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft7Validator
 from places import ROOT
+from sampled import sampled
 
 from runner.base.json_schema import surely_fits
 from runner.language.structure import schema, to_data
@@ -49,16 +50,17 @@ def mutated(value, rng):
     return rng.choice(ODD)
 
 
-def test_what_it_accepts_is_valid():
+@pytest.mark.parametrize("num", sampled((15, 60), (15,)))
+def test_what_it_accepts_is_valid(num):
     rng, validator, accepted, refused = random.Random(3), Draft7Validator(schema()), 0, 0
     for path in SHIPPED:
         data = data_of(path)
-        for _ in range(60):
+        for _ in range(num):
             changed = mutated(data, rng)
             fits, valid = surely_fits(changed, schema(), schema()), validator.is_valid(changed)
             assert valid or not fits, (path.name, changed)
             accepted, refused = accepted + fits, refused + (not valid)
-    assert accepted > 100 and refused > 300
+    assert accepted > 5 * num // 3 and refused > 5 * num
 
 
 FIELDS = json.loads((ROOT / "graphs" / "schema" / "config.schema.json").read_text("utf-8"))["properties"]

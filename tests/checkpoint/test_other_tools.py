@@ -117,7 +117,7 @@ def named(layout):
     return "-".join(f"{key}={value}" for key, value in layout.items())
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=named)
+@pytest.mark.parametrize("layout", sampled(LAYOUTS, LAYOUTS[::3] + LAYOUTS[7:8]), ids=named)
 def test_int8_of_other_tools_is_w8a8(folders, converted, tmp_path, layout):
     """The same conversions, byte for byte, as from our own spelling."""
     theirs = as_modelslim(folders["w8a8"], tmp_path / "theirs", **layout)
@@ -396,7 +396,7 @@ def stored_otherwise(kind):
 KINDS = [f"{codes}+{scale}" for codes in ("f4", "u8", "i8") for scale in ("e8m0", "u8", "f32", "bf16")]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", sampled(KINDS, ("f4+e8m0", "u8+u8", "i8+f32", "f4+bf16")))
 def test_fp4_in_other_dtypes(folders, converted, tmp_path, kind):
     """Narrow weights too: a scale of one column is that of INT8 rows as well, and the model's columns tell."""
     theirs = written_again(folders["fp4"], tmp_path / "theirs", stored_otherwise(kind))
@@ -582,7 +582,7 @@ def test_a_single_rank_has_whole_tensors(folders, expected, tmp_path):
 # The first layers
 
 
-@pytest.mark.parametrize(("flavour", "layers"), sampled(itertools.product(("w8a8", "fp4"), (1, 2)), [("w8a8", 1), ("fp4", 2)]))
+@pytest.mark.parametrize(("flavour", "layers"), sampled(itertools.product(("w8a8", "fp4"), (1, 2)), [("w8a8", 1)]))
 def test_fewer_layers_than_the_checkpoint_has(folders, config, tmp_path, layers, flavour, call):
     """They compute what a checkpoint of these layers alone does, which also is what conversion makes of them."""
     short = load_config(["tiny"], [*SIZES, f"num_hidden_layers={layers}"])

@@ -25,11 +25,15 @@ def wide_terminal_without_rings(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
+LAYERS = ("--set", "num_hidden_layers=3", "--set", "compress_ratios=[0,4,128]")
+"""A layer of each kind: commands start sooner than with the six of `tiny`."""
+
+
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> str:
     folder = tmp_path_factory.mktemp("cli") / "model"
     with pytest.raises(SystemExit):
-        main(["checkpoint", "init", "--config", "tiny", str(folder)])
+        main(["checkpoint", "init", "--config", "tiny", *LAYERS, str(folder)])
     return str(folder)
 
 

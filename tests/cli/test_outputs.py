@@ -15,6 +15,8 @@ from sampled import sampled
 from runner.language.library import find_graph
 
 OLD = b"the good older file\n"
+LIMITED = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+"""The environment of processes whose files are limited: of a module's bytecode the beginning would be left (`full_disk`)."""
 TINY = ("--config", "tiny")
 SMALL = ("--set", "compress_ratios=[0,4]", "--set", "num_hidden_layers=2", "--set", "num_hash_layers=1")
 
@@ -152,12 +154,11 @@ def test_a_side_file_that_fails_on_ranks_does_not_swallow_the_tokens(inputs, tmp
     file.write_bytes(OLD)
     given = [str(inputs.get(a, a)) for a in GENERATE]
     command = [sys.executable, "-m", "runner", *given]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
     status, alone, err = told(capsys, given)
     assert status == 0, err
     ranks = [*command, "--ep", "2", "--logits", str(file)]
     limited = ["bash", "-c", 'ulimit -f 4; exec "$@"', "limited", *ranks]
-    done = subprocess.run(limited, capture_output=True, text=True, env=env, timeout=300)
+    done = subprocess.run(limited, capture_output=True, text=True, env=LIMITED, timeout=300)
     assert done.returncode == 1
     assert json.loads(done.stdout)["tokens"] == json.loads(alone)["tokens"]
     assert done.stderr.startswith(f"error: [rank 0] '{file}': "), done.stderr
@@ -176,7 +177,7 @@ def test_results_that_standard_output_does_not_take_are_an_error(arguments):
 def test_results_that_the_disk_has_no_room_for_are_an_error(tmp_path):
     """A file as standard output takes what fits, and tells of the rest only when it is flushed."""
     command = f"ulimit -f 1; exec {sys.executable} -m runner config show --config tiny --json > {tmp_path / 'file'}"
-    done = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True, cwd=ROOT, timeout=300)
+    done = subprocess.run(["bash", "-c", command], stderr=subprocess.PIPE, text=True, cwd=ROOT, env=LIMITED, timeout=300)
     assert (done.returncode, done.stderr) == (1, "error: standard output: file too large\n")
 
 

@@ -1,4 +1,4 @@
-"""What plans never imports torch, and works where torch is broken: each command in a process whose torch raises."""
+"""What plans never imports torch, and works where torch is broken: commands in a process whose torch raises."""
 
 import json
 import os
@@ -9,15 +9,25 @@ import pytest
 from places import ROOT
 
 RUN = """
-import sys
+import io, json, sys
+from contextlib import redirect_stderr, redirect_stdout
 from runner.cli import main
+
 main.end = lambda status: sys.exit(status)
-sys.argv[0] = "ringgraph"
-try:
-    main.main(sys.argv[1:])
-finally:
-    assert "torch" not in sys.modules, "torch was imported"
+ended = []
+for arguments in json.loads(sys.argv[1]):
+    sys.argv[:] = ["ringgraph", *arguments]
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main.main(arguments)
+        except SystemExit as end:
+            status = end.code or 0
+    assert "torch" not in sys.modules, f"{arguments} imported torch"
+    ended.append((status, out.getvalue(), err.getvalue()))
+print(json.dumps(ended))
 """
+"""Runs commands one after the other, and tells how each of them ended: a torch that raises, raises whenever it is imported."""
 
 CONFORMANCE = "tests/data/conformance/01_flat_alignment.json"
 CAPTURE = "tests/data/captures/layers_1"
@@ -57,22 +67,33 @@ def broken(tmp_path_factory):
     return {**os.environ, "PYTHONPATH": os.pathsep.join((str(folder), str(ROOT)))}
 
 
-def ran(broken, *arguments):
-    command = [sys.executable, "-c", RUN, *arguments]
-    return subprocess.run(command, cwd=ROOT, env=broken, capture_output=True, text=True, timeout=600)
+def ran(broken, *commands):
+    """Status, output and errors of each command."""
+    command = [sys.executable, "-c", RUN, json.dumps(commands)]
+    done = subprocess.run(command, cwd=ROOT, env=broken, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def ends(broken, tmp_path_factory):
+    """How each of the commands ends without torch."""
+    out = tmp_path_factory.mktemp("out")
+    all_of_them = ran(broken, *([argument.format(out=out) for argument in arguments] for arguments in COMMANDS))
+    return dict(zip(COMMANDS, all_of_them, strict=True))
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
-def test_a_command_works_without_torch(arguments, broken, tmp_path):
-    done = ran(broken, *(argument.format(out=tmp_path) for argument in arguments))
-    assert done.returncode == 0, done.stdout + done.stderr
+def test_a_command_works_without_torch(arguments, ends):
+    status, out, err = ends[arguments]
+    assert status == 0 and out + err, out + err
 
 
 def test_findings_come_without_torch(broken, tmp_path):
     graph = tmp_path / "g.yaml"
     graph.write_text('graph: g\ninputs: {x: "f32[T, D]"}\nbody:\n  - op: rms_nrom\n    in: {x: x}\n', encoding="utf-8")
-    done = ran(broken, "lint", str(graph), "--format", "json")
-    assert done.returncode == 1 and "rms_nrom" in str(json.loads(done.stdout))
+    [[status, out, _]] = ran(broken, ("lint", str(graph), "--format", "json"))
+    assert status == 1 and "rms_nrom" in str(json.loads(out))
 
 
 NEEDS_TORCH = [

@@ -75,7 +75,7 @@ def outputs(schedule, fused, monkeypatch, rings=None, is_laid_out=False, **optio
     return made, result, stats, calls
 
 
-PLANNED = ("decode", "codes")
+PLANNED = ("decode",)
 """Cases that minpeak plans by default: of the others it takes up to half a minute."""
 
 

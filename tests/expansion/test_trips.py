@@ -180,9 +180,10 @@ def test_loops_in_a_loop_that_may_not_run(tmp_path, made, any_types):
     assert made["copied"] == 3 * 3 * 4
 
 
-def test_the_limit_is_told_as_ever(tmp_path, any_types):
+@pytest.mark.parametrize("step", sampled((7, 1), (7,)))
+def test_the_limit_is_told_as_ever(step, tmp_path, any_types):
     graph = loop([f"{{scope: o, body: [{op('a', 'c{i}')}]}}"], tmp_path, "range: 40")
-    for most in range(40, 180):
+    for most in range(40, 180, step):
         assert_same(graph, limits=Limits(items=most))
         assert_same(graph, limits=Limits(edges=most - 40))
         assert_same(graph, limits=Limits(trips=most - 40))

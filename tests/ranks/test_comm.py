@@ -6,21 +6,24 @@ import re
 import subprocess
 import sys
 
+import pytest
 import torch
 from places import TESTS
+from sampled import sampled
 
 from runner.execution.comm import LocalComm
 
 PROGRAMS = TESTS / "rank_programs"
 
 
-def test_ranks_exchange_rows_of_every_dtype():
+@pytest.mark.parametrize("num_ranks", sampled((3, 4), (3,)))
+def test_ranks_exchange_rows_of_every_dtype(num_ranks):
     """Ragged, empty and strided; the program checks every byte on every rank."""
-    launch = f"launch([sys.executable, {str(PROGRAMS / 'comm.py')!r}], 4, timeout_s=120)"
+    launch = f"launch([sys.executable, {str(PROGRAMS / 'comm.py')!r}], {num_ranks}, timeout_s=120)"
     code = f"from runner.ranks.launch import launch; import sys; {launch}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert sorted(re.findall(r"rank \d: \d+ cases", done.stdout)) == [f"rank {rank}: 32 cases" for rank in range(4)]
+    assert sorted(re.findall(r"rank \d: \d+ cases", done.stdout)) == [f"rank {rank}: 32 cases" for rank in range(num_ranks)]
 
 
 def test_a_group_of_one_receives_what_it_sends():

@@ -6,6 +6,7 @@ import re
 import sys
 
 import pytest
+from sampled import sampled
 
 from runner import Driver
 from runner.driver.frontier import OTHERS
@@ -13,7 +14,8 @@ from runner.report.frontier import Frontier, Point, budgets, draw_frontier, merg
 from schedulers.minpeak.plan import Options
 from schedulers.minpeak.planner import Planner, plan
 
-SMALL = ("frontier", "moe", "--config", "tiny", "--deploy", "prefill", "--points", "2")
+SMALL = ("frontier", "qkv_proj_rope", "--config", "tiny", "--deploy", "prefill", "--points", "2")
+LARGER = ("frontier", "moe", *SMALL[2:])
 MIB = 2**20
 
 
@@ -35,7 +37,7 @@ def test_budgets_lie_between_the_ends():
 
 
 def test_more_bytes_never_take_more_time_and_bounds_hold(call, tmp_path):
-    code, out, err = call(*SMALL, "--out", tmp_path / "f.svg", "--json")
+    code, out, err = call(*LARGER, "--out", tmp_path / "f.svg", "--json")
     assert code == 0, err
     found = json.loads(out)
     sizes = [p["total_bytes"] for p in found["points"]]
@@ -43,7 +45,7 @@ def test_more_bytes_never_take_more_time_and_bounds_hold(call, tmp_path):
     assert sizes == sorted(sizes) and times == sorted(times, reverse=True)
     assert min(sizes) >= found["peak_live_bytes"]
     assert min(p["makespan_us"] for p in found["points"] + found["others"]) >= found["critical_path_us"]
-    _, schedule, _ = call("schedule", *SMALL[1:-2], "--scheduler", "minpeak", "--json")
+    _, schedule, _ = call("schedule", *LARGER[1:-2], "--scheduler", "minpeak", "--json")
     assert min(sizes) == json.loads(schedule)["safe_total_bytes"]
     assert (tmp_path / "f.svg").read_text().count("<svg") == 1
 
@@ -142,8 +144,12 @@ def test_a_recorded_program_of_many_tasks_is_refused(call, tmp_path):
     assert code == 1 and "the frontier of 20,000 tasks takes too long: more than" in err
 
 
-def test_one_planner_for_all_budgets_plans_as_one_for_each():
-    program = Driver("tiny").expand("moe")
+SMALL_AND_LARGE = sampled(("o_proj_decode", "moe"), ("o_proj_decode",))
+
+
+@pytest.mark.parametrize("graph", SMALL_AND_LARGE)
+def test_one_planner_for_all_budgets_plans_as_one_for_each(graph):
+    program = Driver("tiny").expand(graph)
     planner = Planner(program, Options.of({"objective": "makespan", "time_limit_s": float("inf")}))
     least = sum(plan(program, {}).heap_bytes)
     for budget in (None, least, least * 5 // 4, 2 * least):
@@ -152,9 +158,10 @@ def test_one_planner_for_all_budgets_plans_as_one_for_each():
         assert (found.schedule, found.certificate) == (alone.schedule, alone.certificate)
 
 
-def test_what_was_asked_before_changes_no_plan():
+@pytest.mark.parametrize("graph", SMALL_AND_LARGE)
+def test_what_was_asked_before_changes_no_plan(graph):
     """Candidates are made once for all that a planner is asked; each answer is that of a planner of its own."""
-    program = Driver("tiny").expand("moe")
+    program = Driver("tiny").expand(graph)
     planner = Planner(program, Options.of({"objective": "makespan", "time_limit_s": float("inf")}))
     asked = [
         {"objective": "total"},

@@ -85,7 +85,7 @@ def test_what_cannot_be_is_refused_where_nothing_is_timed_too(call, command, opt
     assert code == 1 and not out and "error: " in err and option[1] in err
 
 
-@pytest.mark.parametrize("graph", sampled(["head", "moe"], ["head"]))
+@pytest.mark.parametrize("graph", sampled(["o_proj_decode", "head", "moe"], ["o_proj_decode"]))
 def test_all_commands_time_alike_by_the_file(call, tmp_path, graph):
     """And a file that changes changes what is told, also where results are kept."""
     mine = tmp_path / "mine.yaml"
@@ -108,9 +108,10 @@ def test_all_commands_time_alike_by_the_file(call, tmp_path, graph):
 GIVEN = ("", "--cores aic=1,aiv=2", "--submit-us 0.5", "--submit-us 50")
 
 
-@pytest.mark.parametrize("given", sampled(GIVEN, ["--submit-us 50"]))
-def test_a_recorded_program_is_sized_as_it_is_planned(call, given):
-    command = ("tests/data/captures/layers_1", "--scheduler", "minpeak", *given.split(), "--json")
+@pytest.mark.parametrize("name", sampled(("22", "layers_1"), ("22",)))
+@pytest.mark.parametrize("given", GIVEN)
+def test_a_recorded_program_is_sized_as_it_is_planned(call, given, name):
+    command = (f"tests/data/captures/{name}", "--scheduler", "minpeak", *given.split(), "--json")
     planned, sized = (json.loads(call(name, *command)[1]) for name in ("schedule", "size"))
     assert sized["ring_heap"] == [ring["safe_bytes"] for ring in planned["rings"]]
 

@@ -99,9 +99,10 @@ def test_an_unknown_graph_is_an_error(call):
     assert code == 1 and "decode_fwdd" in err and "did you mean 'decode_fwd'?" in err
 
 
-@pytest.mark.parametrize(
-    "graphs", sampled([["attention_decode_swa", "moe"], ["decode_fwd", "prefill_fwd"]], [["attention_decode_swa", "moe"]])
-)
+TOGETHER = [["qkv_proj_rope", "head"], ["attention_decode_swa", "moe"], ["decode_fwd", "prefill_fwd"]]
+
+
+@pytest.mark.parametrize("graphs", sampled(TOGETHER, TOGETHER[:1]))
 def test_minpeak_without_sharing_takes_more(call, graphs):
     """`size` hands the strategy's options on, and no arena is smaller than what lives at once."""
     totals = []

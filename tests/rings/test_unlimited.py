@@ -81,10 +81,10 @@ def balanced(seed):
     return plan(loop_program(seed) if seed % 2 else random_program(seed, max_tasks=30), {}).schedule
 
 
-CORES = {(None, None): range(12), (1, 2): range(4, 16), (2, 3): range(2, 14)}  # and the seeds of each by default
+CORES = [(None, None), (1, 2), (2, 3)]
 
 
-@pytest.mark.parametrize(("seed", "cores"), sampled(product(range(40), CORES), lambda case: case[0] in CORES[case[1]]))
+@pytest.mark.parametrize(("seed", "cores"), sampled(product(range(40), CORES), lambda case: case[0] < 6))
 def test_no_rings_are_rings_that_are_large_enough(seed, cores):
     timing = replace(uniform_timing(SUBMIT_US, TASK_US, cores), block_us=lambda submission: 1.0 + submission % 7)
     assert_same_run(balanced(seed), timing)
@@ -107,7 +107,7 @@ def test_a_tensormap_that_could_run_short_is_kept(capacity, monkeypatch):
     assert held > 0
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", sampled(range(30), range(0, 30, 3)))
 def test_times_without_rings_are_those_in_rings_that_are_never_short(seed, monkeypatch):
     """`run_times` keeps no rings where it can be seen that they hold nothing up, and comes to the same in small windows."""
     ways = []

@@ -49,10 +49,11 @@ def at_random(folder: Path, seed: int) -> Program:
     return program(folder, sizes, [chance.randint(made + 1, min(num, made + 3)) for made in range(num)])
 
 
+QUICK = ((2, "total"), (5, "total"), (8, "total"), (5, "worst"), (5, "makespan"))
 CASES = [*((seed, "total") for seed in range(9)), (5, "worst"), (5, "makespan"), (6, "balanced")]
 
 
-@pytest.mark.parametrize("seed, objective", sampled(CASES, lambda case: case != (6, "balanced")))
+@pytest.mark.parametrize("seed, objective", sampled(CASES, QUICK))
 def test_no_block_is_too_large(tmp_path: Path, seed: int, objective: str) -> None:
     """Tensors of up to 1.9 GiB, up to 5 GiB at once: before, plans had such blocks or ended with an error of one not taken."""
     found = get_scheduler("minpeak")(at_random(tmp_path, seed), {"objective": objective})

@@ -6,6 +6,7 @@ import random
 
 import pytest
 from random_programs import Builder, loop_program, random_program, random_trips, run_in_order, run_shuffled
+from sampled import sampled
 
 from runner.base.tensor_spec import TensorSpec
 from runner.program.lifetimes import Lives, Rows, lives_of
@@ -37,8 +38,9 @@ def folds(program: Program, lives: Lives) -> list[Fold]:
 
 @pytest.mark.parametrize("make", [random_program, loop_program])
 @pytest.mark.parametrize("goal", [TOTAL, WORST], ids=["total", "worst"])
-def test_scopes_need_what_was_found_and_run(make, goal: Goal) -> None:
-    for seed in range(30):
+@pytest.mark.parametrize("num", sampled((8, 30), (8,)))
+def test_scopes_need_what_was_found_and_run(make, goal: Goal, num: int) -> None:
+    for seed in range(num):
         program = make(seed)
         lives = lives_of(program)
         for how in folds(program, lives):
@@ -50,10 +52,11 @@ def test_scopes_need_what_was_found_and_run(make, goal: Goal) -> None:
             assert run_shuffled(program, schedule, sizes, trips, seed) == run_in_order(program, trips), f"seed {seed}"
 
 
-def test_near_the_least_of_small_programs_and_never_below() -> None:
+@pytest.mark.parametrize("num", sampled((20, 60), (20,)))
+def test_near_the_least_of_small_programs_and_never_below(num: int) -> None:
     """The search hoists nothing out of the deepest scope that holds it, and so does not always find the least."""
     ratios = []
-    for seed in range(60):
+    for seed in range(num):
         program = random_program(seed, max_tasks=8, loops=False)
         lives = lives_of(program)
         if lives.num_times > 10:
@@ -95,7 +98,7 @@ def layers(count: int) -> Program:
     return Program("layers", tuple(tensors), tuple(tasks), body)
 
 
-@pytest.mark.parametrize("count", [9, 43, 200])
+@pytest.mark.parametrize("count", sampled((9, 43, 200), (9, 43)))
 def test_layers_that_hand_something_on_are_solved_once_and_released_in_groups(count: int) -> None:
     program = layers(count)
     lives = lives_of(program)
@@ -108,7 +111,7 @@ def test_layers_that_hand_something_on_are_solved_once_and_released_in_groups(co
     assert total <= 4 * (2 * count**0.5 + 2) + 26
 
 
-@pytest.mark.parametrize("num_tasks", [500, 700, 1000])
+@pytest.mark.parametrize("num_tasks", sampled((500, 700, 1000), (700,)))
 def test_long_chains_are_cut_as_short_ones(num_tasks):
     """Of a body of over 600 tasks few boundaries are kept, and three tasks hold more than lives at once."""
     made, plans = Builder(), []

@@ -34,9 +34,9 @@ def safe_sizes(schedule) -> RingSizes:
     return RingSizes().with_heap([safe_heap(load) for load in ring_loads(schedule)])
 
 
-@pytest.mark.parametrize("block", sampled(range(20), (0, 7, 13)))
+@pytest.mark.parametrize("block", sampled(range(100), (0, 35, 65)))
 def test_shared_bytes_survive_random_interleavings(block: int) -> None:
-    for seed in range(block * 50, block * 50 + 50):
+    for seed in range(block * 10, block * 10 + 10):
         program = random_program(seed)
         schedule = plan(program, TOTAL).schedule
         rng = random.Random(seed)
@@ -50,8 +50,9 @@ def test_shared_bytes_survive_random_interleavings(block: int) -> None:
 
 @pytest.mark.parametrize("objective", ["total", "worst", "makespan"])
 @pytest.mark.parametrize("share", [True, False], ids=["share", "no-share"])
-def test_never_worse_than_the_other_strategies(objective: str, share: bool) -> None:
-    for seed in range(10):
+@pytest.mark.parametrize("num", sampled((4, 10), (4,)))
+def test_never_worse_than_the_other_strategies(objective: str, share: bool, num: int) -> None:
+    for seed in range(num):
         assert_never_worse(random_program(seed, max_tasks=12), objective, share)
     assert_never_worse(shipped_program("moe"), objective, share)
 
@@ -98,7 +99,7 @@ def makespan(schedule: Schedule) -> float:
     return found
 
 
-@pytest.mark.parametrize("num", [40, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num", sampled((40, 100), (40,)))
 def test_without_the_sharing_edges_results_change(num: int) -> None:
     """The interleavings above do catch a missing edge."""
     changed = 0
@@ -117,7 +118,7 @@ def test_without_the_sharing_edges_results_change(num: int) -> None:
     assert changed > num // 5
 
 
-@pytest.mark.parametrize("num", [40, pytest.param(120, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num", sampled((40, 120), (40,)))
 def test_folded_loops_are_as_good_and_as_safe(num: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fold, "MIN_SAVED", 1)
     num_folded = 0
@@ -138,7 +139,7 @@ def test_folded_loops_are_as_good_and_as_safe(num: int, monkeypatch: pytest.Monk
     assert num_folded > 5 * num // 12
 
 
-@pytest.mark.parametrize("num", [60, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num", sampled((20, 60, 200), (20,)))
 def test_certificate_bounds_hold(num: int) -> None:
     for seed in range(num):
         program = random_program(seed)
@@ -160,7 +161,7 @@ def naming_allocs(program: Program, rng: random.Random) -> Program:
     return replace(program, tasks=tuple(tasks))
 
 
-@pytest.mark.parametrize("num", [40, pytest.param(150, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num", sampled((15, 40, 150), (15,)))
 @pytest.mark.parametrize("share", [True, False], ids=["share", "no-share"])
 def test_waiting_for_an_alloc_stands_for_no_other_edge(share: bool, num: int) -> None:
     """An alloc runs nothing: whoever comes after it has still to wait for the former tenants of its bytes."""
@@ -186,7 +187,7 @@ def with_empty_loops(program: Program, rng: random.Random) -> Program:
     return replace(program, body=replace(program.body, items=tuple(items)))
 
 
-@pytest.mark.parametrize("num", [10, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num", sampled((4, 10, 30), (4,)))
 @pytest.mark.parametrize("share", [True, False], ids=["share", "no-share"])
 def test_loops_without_trips_end_no_scope(share: bool, num: int) -> None:
     for seed in range(num):

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from random_programs import loop_program, random_program, random_trips, run_in_order, run_shuffled
+from sampled import sampled
 
 from runner.base.errors import ConfigError
 from runner.program.program import Program
@@ -30,8 +31,8 @@ GOALS: list[dict[str, Any]] = [
 ]
 
 
-def with_few_annealed(goals: Sequence[dict[str, Any]], few: int, all_of_them: int) -> list[Any]:
-    """Goals as parameters, each with how much is tried: of what takes longest a few by default, and all in slow runs.
+def by_default(goals: Sequence[dict[str, Any]], few: int, some: int, all_of_them: int) -> list[Any]:
+    """Goals as parameters, each with how much is tried: `few` where that takes long, else `some`, and all in slow runs.
 
     Without sharing, scopes are annealed for each combination, so that one of these goals stands for all but in slow runs.
     """
@@ -39,9 +40,10 @@ def with_few_annealed(goals: Sequence[dict[str, Any]], few: int, all_of_them: in
     found = []
     for goal in goals:
         is_quick = goal["share"] and goal["objective"] != "makespan"
-        if goal in usual and not is_quick:
-            found.append(pytest.param(goal, few, id=f"{goal} {few}"))
-        found.append(pytest.param(goal, all_of_them, id=f"{goal} {all_of_them}", marks=() if is_quick else pytest.mark.slow))
+        if goal in usual:
+            num = some if is_quick else few
+            found.append(pytest.param(goal, num, id=f"{goal} {num}"))
+        found.append(pytest.param(goal, all_of_them, id=f"{goal} {all_of_them}", marks=pytest.mark.slow))
     return found
 
 
@@ -79,20 +81,24 @@ def assert_sound(program: Program, switches: dict[str, bool], goal: dict[str, An
     return found
 
 
-@pytest.mark.parametrize(("goal", "most"), with_few_annealed(GOALS, 1, 2))
-def test_all_pairs(goal: dict[str, Any], most: int) -> None:
-    """Of every `most` techniques all settings, the others on; of two: none is off, one of them is, both are."""
-    settings = [off for num in range(most + 1) for off in combinations(NAMES, num)]
-    for seed, off in enumerate(settings):
+PAIRS = [*combinations(NAMES, 2)]
+
+
+@pytest.mark.parametrize(("goal", "pairs"), by_default(GOALS, 0, 40, len(PAIRS)))
+def test_all_pairs(goal: dict[str, Any], pairs: int) -> None:
+    """All settings of each two techniques, the others on: none is off, one of them is, both are; both of so many pairs."""
+    both = random.Random(pairs).sample(PAIRS, pairs) if pairs < len(PAIRS) else PAIRS
+    for seed, off in enumerate([(), *((name,) for name in NAMES), *both]):
         assert_sound(program_of(seed), dict.fromkeys(off, False), goal, seed)
 
 
+@pytest.mark.parametrize("num", sampled((5, 15), (5,)))
 @pytest.mark.parametrize("goal", GOALS, ids=str)
-def test_random_combinations(goal: dict[str, Any]) -> None:
+def test_random_combinations(goal: dict[str, Any], num: int) -> None:
     rng = random.Random(0)
-    for seed in range(15):
+    for seed in range(num):
         assert_sound(program_of(1000 + seed), {name: rng.random() < 0.5 for name in NAMES}, goal, seed)
-    for seed in range(6):
+    for seed in range(num // 2):
         assert_sound(program_of(2000 + seed), dict.fromkeys(NAMES, False), goal, seed)
 
 
@@ -101,7 +107,7 @@ NEVER_WORSE = sorted(ALL - {"orders", "folding", "bodies"})
 `learning`, `folding`, which stretches lives over whole loops to be fast, and `bodies`, which change what is searched."""
 
 
-@pytest.mark.parametrize(("goal", "num"), with_few_annealed(GOALS[:4], 4, 16))
+@pytest.mark.parametrize(("goal", "num"), by_default(GOALS[:4], 2, 8, 16))
 def test_on_is_never_worse_than_off(goal: dict[str, Any], num: int) -> None:
     better: dict[str, int] = dict.fromkeys(NEVER_WORSE, 0)
     for seed in range(num):
@@ -111,21 +117,23 @@ def test_on_is_never_worse_than_off(goal: dict[str, Any], num: int) -> None:
             off = planned(program, {name: False}, goal).certificate.value
             assert best <= off, f"{program.name} without {name}"
             better[name] += best < off
-    assert not goal["share"] or goal["objective"] == "total" or better["level_arenas"] > 4
+    assert not goal["share"] or goal["objective"] == "total" or better["level_arenas"] > {8: 1, 16: 4}[num]
 
 
+@pytest.mark.parametrize("num", sampled((4, 10), (4,)))
 @pytest.mark.parametrize("goal", GOALS[:4], ids=str)
-def test_a_bound_ends_the_search_and_changes_no_result(goal: dict[str, Any]) -> None:
-    for seed in range(10):
+def test_a_bound_ends_the_search_and_changes_no_result(goal: dict[str, Any], num: int) -> None:
+    for seed in range(num):
         short, full = (planned(program_of(seed), {"bounds": on}, goal) for on in (True, False))
         assert short.heap_bytes == full.heap_bytes and short.found_by == full.found_by
         assert len(short.explanation) <= len(full.explanation)
 
 
-def test_each_technique_says_what_it_gave() -> None:
+@pytest.mark.parametrize("num", sampled((4, 12), (4,)))
+def test_each_technique_says_what_it_gave(num: int) -> None:
     """Over the objectives every technique that measures something is noted with its numbers, and the winner comes last."""
     noted: dict[str, int] = {}
-    for seed in range(12):
+    for seed in range(num):
         for goal in GOALS:
             found = planned(program_of(seed), {}, goal)
             assert found.explanation[-1].technique == "winner"

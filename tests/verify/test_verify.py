@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from random_programs import Builder as ProgramBuilder
 from random_programs import random_program, random_trips, run_in_order, run_shuffled
 from random_schedules import build, programs, small_sizes
+from sampled import sampled
 
 from runner import Driver
 from runner.base.errors import Mark, ScheduleError
@@ -33,7 +34,7 @@ def _codes(schedule, sizes=None):
 # --- capacities -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("num", [100, pytest.param(300, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("num", sampled((40, 100, 300), (40,)))
 def test_capacity_verdict_equals_a_replay(num):
     @settings(max_examples=num, deadline=None)
     @given(programs(), heaps, st.sampled_from([4, 8, 64]))
@@ -113,7 +114,8 @@ def _without_an_edge(schedule, rng):
 
 def _strategies(num):
     """Strategies with the programs that each is tried on: minpeak's search takes most of the time."""
-    return [("annotated", num), ("autoscope", num), ("minpeak", num // 5), pytest.param("minpeak", num, marks=pytest.mark.slow)]
+    quick = [("annotated", num), ("autoscope", num), ("minpeak", num // 10)]
+    return sampled([*quick, ("minpeak", num // 5), ("minpeak", num)], quick)
 
 
 @pytest.mark.parametrize(("strategy", "num"), _strategies(80))

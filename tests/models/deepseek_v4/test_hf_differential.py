@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from places import ROOT
+from sampled import sampled
 
 from runner.base.errors import ConfigError
 from runner.config.config import load_config
@@ -315,9 +316,10 @@ def compare(folder, seeds: range) -> Counter[str]:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_300_configurations_are_read_alike(tmp_path):
-    counts = compare(tmp_path, range(300))
-    assert counts["equal"] > 60 and counts["both refuse"] > 20
+@pytest.mark.parametrize("num", sampled((100, 300), (100,)))
+def test_configurations_are_read_alike(num, tmp_path):
+    counts = compare(tmp_path, range(num))
+    assert counts["equal"] > num // 5 and counts["both refuse"] > num // 15
 
 
 @pytest.mark.slow

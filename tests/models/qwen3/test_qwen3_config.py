@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from sampled import sampled
 from transformers import Qwen3Config
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 
@@ -254,9 +255,10 @@ def compare(folder, seeds: range) -> Counter[str]:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_300_configurations_are_read_alike(tmp_path):
-    counts = compare(tmp_path, range(300))
-    assert counts["equal"] > 100 and counts["both refuse"] > 20
+@pytest.mark.parametrize("num", sampled((100, 300), (100,)))
+def test_configurations_are_read_alike(num, tmp_path):
+    counts = compare(tmp_path, range(num))
+    assert counts["equal"] > num // 3 and counts["both refuse"] > num // 15
 
 
 @pytest.mark.slow
