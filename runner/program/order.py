@@ -18,7 +18,7 @@ _BLOCK = 1 << 13
 
 
 class Order:
-    """The partial order of the tasks by edges, as one bit set of ancestors per task, built in submission order."""
+    """The partial order of the tasks by edges, built in submission order: per task one bit set, of itself and its ancestors."""
 
     def __init__(self) -> None:
         self._sets: list[int] = []
@@ -27,27 +27,28 @@ class Order:
     def _base(task: int) -> int:
         return task // _BLOCK * _BLOCK - WINDOW if task >= WINDOW else 0
 
-    def bit(self, task: int, seen_from: int) -> int:
-        """The bit of `task` in a set of `seen_from`, 0 when it is out of sight."""
+    def has(self, found: int, task: int, seen_from: int) -> bool:
+        """Whether `task` is in a set of `seen_from`, False when it is out of sight."""
         at = task - self._base(seen_from)
-        return 1 << at if at >= 0 else 0
+        return at >= 0 and found >> at & 1 == 1  # sets are shorter from there than up to there: most look at late tasks
 
     def ancestors(self, waits: Sequence[int]) -> int:
         """Set of all that come before the next task if it waits for these."""
         sets, found, base = self._sets, 0, self._base(len(self._sets))
         for wait in waits:
             if wait >= base:
-                found |= sets[wait] >> base - self._base(wait) | 1 << wait - base
+                found |= sets[wait] >> base - self._base(wait)
         return found
 
     def append(self, ancestors: int) -> None:
-        self._sets.append(ancestors)
+        task = len(self._sets)
+        self._sets.append(ancestors | 1 << task - self._base(task))
         if len(self._sets) % _BLOCK == 0:
             for old in range(max(0, len(self._sets) - WINDOW - 2 * _BLOCK), self._base(len(self._sets))):
                 self._sets[old] = 0
 
     def seen(self, task: int, seen_from: int) -> int:
-        """Ancestors of `task` as a set of `seen_from` (a later task), none when it is out of sight."""
+        """`task` and its ancestors as a set of `seen_from` (a later task), none when it is out of sight."""
         base = self._base(seen_from)
         return self._sets[task] >> (base - self._base(task)) if task >= base else 0
 
@@ -73,12 +74,12 @@ def predecessors(tensors: Ints, first: Ints, offsets: Ints, size: Ints) -> dict[
 
 def maximal(touchers: list[int], order: Order) -> list[int]:
     """Those that no other of these tasks comes after."""
-    found: list[int] = []
-    covered = 0
-    for task in reversed(touchers):
-        if not covered & order.bit(task, touchers[-1]):
+    *earlier, last = touchers
+    found, covered = [last], order.seen(last, last) if earlier else 0
+    for task in reversed(earlier):
+        if not order.has(covered, task, last):
             found.append(task)
-        covered |= order.seen(task, touchers[-1])
+            covered |= order.seen(task, last)
     return found
 
 
@@ -86,7 +87,7 @@ def pruned(wanted: set[int], known: int, task: int, order: Order) -> list[int]:
     """`wanted` without what is implied by `known` or by others that are wanted, ascending."""
     kept: list[int] = []
     for wait in sorted(wanted, reverse=True):
-        if not known & order.bit(wait, task):
+        if not order.has(known, wait, task):
             kept.append(wait)
             known |= order.seen(wait, task)
     return kept[::-1]

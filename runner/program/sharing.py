@@ -90,7 +90,7 @@ def reuse_edges(program: Program, waits: Sequence[Sequence[int]]) -> dict[int, t
         for tensor in lives.touches.row(task):
             if tensor in touchers:
                 touchers[tensor].append(task)
-            if tensor not in before or any(known & order.bit(earlier, task) for earlier in firsts.get(tensor, ())):
+            if tensor not in before or any(order.has(known, earlier, task) for earlier in firsts.get(tensor, ())):
                 continue
             firsts.setdefault(tensor, []).append(task)
             for old in before[tensor]:

@@ -79,7 +79,7 @@ def ring_stats(replay: Replay) -> list[RingStats]:
     """The worst figures of each ring over all closed scopes of a replay."""
     scopes = replay.schedule.scopes
     per_ring: list[list[ScopeFigures]] = [[] for _ in range(NUM_RINGS)]
-    for figures in scope_figures(replay.records):
+    for figures in scope_figures(replay.uncounted):
         per_ring[scopes[figures.scope].ring].append(figures)
     return [
         RingStats(

@@ -267,6 +267,11 @@ class RingHeap:
             self._count_entries(self._num_seen)
         return self._records
 
+    @property
+    def uncounted(self) -> Sequence[ScopeRecord]:
+        """The same, but entries of the tensormap may not have been counted yet."""
+        return self._records
+
     def _wire(self, submission: int, ring: Ring) -> bool:
         """Take pool entries for the edges to producers that are not consumed; False when they do not fit yet."""
         need = self._pool_need(submission)

@@ -85,6 +85,11 @@ class Replay:
         """What scope stats note; entries of the tensormap are counted when it is first asked for."""
         return self.heap.records
 
+    @property
+    def uncounted(self) -> Sequence[ScopeRecord]:
+        """The same for who looks at rings alone: entries of the tensormap may not have been counted yet."""
+        return self.heap.uncounted
+
 
 class Driver:
     """Walks a schedule's steps over a RingHeap; subclasses say what completes when."""

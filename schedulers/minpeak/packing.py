@@ -17,7 +17,7 @@ import numpy as np
 
 from runner.base.tensor_spec import with_block_ends
 from runner.program.lifetimes import Floats, Ints, live_units
-from runner.rings.devices.pairs import Live, are_met, met_pairs
+from runner.rings.devices.pairs import Neighbours
 from schedulers.minpeak.techniques import ALL, Techniques
 
 ROUNDS = 500
@@ -34,6 +34,8 @@ BIN_STEP = 1 / 1000
 
 JUMP = 1 / 8
 """The furthest that a tensor moves forward at once, as a part of the order: further forgets what the order had learned."""
+
+_NOWHERE = 1 << 62
 
 STARTS: tuple[Callable[[Problem], tuple[Ints, Ints]], ...] = (
     lambda p: (-p.size, p.first - p.end),
@@ -84,38 +86,23 @@ class Packing:
         return self.heights[-1]
 
 
-class _Neighbours:
-    """Which tensors may not share bytes with another one, listed once for all orders if there are not too many pairs: one of two
-    must end before the other begins, in all of the `lives` given."""
-
-    def __init__(self, *lives: Live) -> None:
-        self.lives = lives
-        self.rows: list[Ints] | None = None
-        if (pairs := met_pairs(lives)) is not None:
-            owners, values = np.concatenate(pairs), np.concatenate(pairs[::-1])
-            cuts = np.cumsum(np.bincount(owners, minlength=len(lives[0][0])))[:-1]
-            self.rows = np.split(values[np.argsort(owners, kind="stable")], cuts)
-
-    def of(self, tensor: int) -> Ints:
-        return self.rows[tensor] if self.rows is not None else np.flatnonzero(are_met(self.lives, tensor, slice(None)))
-
-
 class FirstFit:
     """Places tensors in any order, each at the lowest place that is free during its life; `like` knows these lives, if given."""
 
     def __init__(self, problem: Problem, like: FirstFit | None = None) -> None:
         self.problem = problem
-        self.in_order = like.in_order if like else _Neighbours((problem.first, problem.end))
-        self.in_time: _Neighbours | None = None
+        self.in_order = like.in_order if like else Neighbours((problem.first, problem.end))
+        self.in_time: Neighbours | None = None
         if problem.begin is not None and problem.finish is not None:
-            self.in_time = _Neighbours((problem.first, problem.end), (problem.begin, problem.finish))
+            self.in_time = Neighbours((problem.first, problem.end), (problem.begin, problem.finish))
 
     def offsets(self, order: Ints, soft_limit: int | None = None, walls: tuple[int, ...] = ()) -> Ints:
         """Offsets of all tensors when they come in this order; `soft_limit` and `walls` if they are not the problem's."""
         problem, walls = self.problem, walls or self.problem.walls
         most = problem.soft_limit if soft_limit is None else soft_limit
-        lows = np.full(len(problem), -1, np.int64)
-        highs, sizes = lows + problem.size, problem.size.tolist()
+        lows = np.full(len(problem) + 1, _NOWHERE, np.int64)  # the last stands for none
+        highs, sizes = lows.copy(), problem.size.tolist()
+        highs[-1] = 0
         for tensor in order.tolist():
             size, low = sizes[tensor], -1
             if self.in_time is not None:
@@ -125,7 +112,7 @@ class FirstFit:
             if low < 0:
                 low = _lowest_gap(lows, highs, self.in_order.of(tensor), size, walls)
             lows[tensor], highs[tensor] = low, low + size
-        return lows
+        return lows[:-1]
 
     def _soonest(self, tensor: int, lows: Ints, highs: Ints, most: int, walls: tuple[int, ...]) -> int:
         """The place below `most` where a tensor waits, and makes others wait, for as short as can be; -1 if there is none.
@@ -134,7 +121,7 @@ class FirstFit:
         """
         problem, size = self.problem, int(self.problem.size[tensor])
         assert self.in_time is not None and problem.begin is not None and problem.finish is not None
-        hard, met = (near[lows[near] >= 0] for near in (self.in_order.of(tensor), self.in_time.of(tensor)))
+        hard, met = (near[lows[near] < _NOWHERE] for near in (self.in_order.of(tensor), self.in_time.of(tensor)))
         late = problem.begin if problem.late is None else problem.late
         is_later = problem.first[met] < problem.first[tensor]
         delay = np.where(is_later, problem.finish[met] - late[tensor], problem.finish[tensor] - late[met])
@@ -157,15 +144,19 @@ class FirstFit:
 
 def _lowest_gap(all_lows: Ints, all_highs: Ints, others: Ints, size: int, walls: tuple[int, ...]) -> int:
     """The lowest offset where `size` fits between the intervals `[low, high)` of `others` without straddling one of the
-    `walls`; those with a negative low have no place yet."""
-    others = others[all_lows.take(others) >= 0]
-    others = others[all_lows.take(others).argsort()]
-    floors = np.zeros(len(others) + 1, np.int64)
-    np.maximum.accumulate(all_highs.take(others), out=floors[1:])
-    for wall in with_block_ends(walls, max((int(floors[-1]), *walls)) + 2 * size):
-        floors = np.where((floors < wall) & (floors + size > wall), wall, floors)
-    gaps = (all_lows.take(others) - floors[:-1] >= size).nonzero()[0]
-    return int(floors[gaps[0]] if len(gaps) else floors[-1])
+    `walls`. What has no place yet lies at `_NOWHERE`; `others` end with one that is none, which begins there and ends at 0.
+
+    Below a gap as many intervals end as begin: it lies between the k-th end and the next begin, whosever they are.
+    """
+    floors, ceilings = all_highs.take(others), all_lows.take(others)
+    floors.sort()
+    ceilings.sort()
+    low = int(floors[(ceilings - floors >= size).argmax()])
+    if any(low < wall < low + size for wall in with_block_ends(walls, low + size)):
+        for wall in with_block_ends(walls, max((int(floors[floors < _NOWHERE][-1]), *walls)) + 2 * size):
+            floors = np.where((floors < wall) & (floors + size > wall), wall, floors)
+        low = int(floors[(ceilings - floors >= size).argmax()])
+    return low
 
 
 def pack(problem: Problem, techniques: Techniques = ALL, *, target: int = 0, rounds: int = ROUNDS) -> Packing:

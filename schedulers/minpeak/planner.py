@@ -44,6 +44,7 @@ from runner.base.tensor_spec import BLOCK_ALIGN, MAX_BLOCK_BYTES
 from runner.program.lifetimes import Rows, lives_of, named_allocs
 from runner.program.program import Program
 from runner.rings.capacity import ring_loads, safe_heap
+from runner.rings.devices.least_time import least_us
 from runner.rings.devices.timed_lives import Work
 from runner.rings.placement import PlacedItem, lower
 from runner.rings.replay import RunTimes
@@ -286,8 +287,7 @@ class Planner:
         return _Candidate(name, schedule, tuple(map(safe_heap, loads)), pool, num_idle, bound)
 
     def _finished(self, best: _Candidate, value: float, bound: float, name: str, idle: int = 0) -> Plan:
-        peak = self.lives.peak_live_bytes
-        certificate = Certificate(self.options.objective, value, bound, name, idle, sum(best.heap), peak)
+        certificate = Certificate(self.options.objective, value, bound, name, idle, sum(best.heap), self.lives.peak_live_bytes)
         schedule = best.schedule if best.schedule.strategy == "minpeak" else replace(best.schedule, strategy="minpeak")
         return Plan(schedule, best.heap, certificate, best.name, tuple(self.notes))
 
@@ -307,7 +307,10 @@ class Planner:
         schedule, timing = smallest.schedule, self.options.timing  # so that a plan does not keep the planner
         unlimited = cache(lambda: run_unlimited(schedule, timing(schedule)).times)
         fastest_us, limit_us = 0.0, max(path_us, work_us) * (1 + self.options.slack)
-        if known[0][0] > limit_us or len(self.program.tasks) <= FOLD_FROM:  # few tasks: others may do without idle rings
+        is_large = len(self.program.tasks) > FOLD_FROM
+        if is_large and known[0][0] > limit_us and self._enough(smallest, TOTAL, self._bound(TOTAL)[0]):
+            limit_us = least_us(work) * (1 + self.options.slack)
+        if known[0][0] > limit_us or not is_large:  # few tasks: others may do without idle rings
             for candidate in candidates:
                 known.append((self._makespan_us(candidate), candidate))
                 if self._over() and len(known) > 2:  # the graph's own scopes are among them
@@ -432,5 +435,4 @@ class Planner:
         if candidate not in self._known:
             sizes = RingSizes.from_lists(candidate.heap, RingSizes().window, candidate.pool)
             self._known[candidate] = run_times(candidate.schedule, sizes, self.options.timing(candidate.schedule))
-        makespan_us = self._known[candidate].makespan_us
-        return inf if makespan_us is None else makespan_us
+        return inf if (makespan_us := self._known[candidate].makespan_us) is None else makespan_us

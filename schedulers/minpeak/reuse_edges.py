@@ -88,7 +88,7 @@ class _Weaver:
     def _want(self, tensor: int, place: int, known: int, wanted: set[int]) -> None:
         """If this is a first touch of the tensor, collect the last touches of all that lay in its bytes."""
         mine = self.firsts.setdefault(tensor, [])
-        if any(known & self.order.bit(earlier, place) for earlier in mine):
+        if any(self.order.has(known, earlier, place) for earlier in mine):
             return
         mine.append(place)
         for old in self.before[tensor]:
@@ -100,9 +100,12 @@ class _Weaver:
     def _natural(self, task: int) -> list[int]:
         """Places that `task` waits for by itself; a place that stands for many only if `task` comes after all of them."""
         alike: dict[int, list[int]] = {}
+        found: list[int] = []
         for wait in set(self.waits.row(task)):
-            alike.setdefault(self.stands_in[wait], []).append(wait)
-        found = []
+            if self.clones[wait] == 1 and self.stands_in[wait] == wait:  # nearly all
+                found.append(self.place[wait])
+            else:
+                alike.setdefault(self.stands_in[wait], []).append(wait)
         for kept, waits in alike.items():
             loops = self._outside(kept, task) if self.clones[kept] > 1 else []
             expected = prod(loop.num_trips - 1 for loop in loops)
@@ -127,7 +130,7 @@ class _Weaver:
     def _chained(self, kept: int, loop: FoldedLoop) -> bool:
         """Whether edges order `kept` after its twin in the trip before: then its last clone comes after all others."""
         place = self.place[kept]
-        return bool(self.order.seen(place, place) & self.order.bit(self.place[kept - loop.num_tasks], place))
+        return self.order.has(self.order.seen(place, place), self.place[kept - loop.num_tasks], place)
 
     def _clones(self, source: int, task: int) -> list[int]:
         """Tasks that the place `source` stands for in the eyes of `task`; of those in a chain only the last."""

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from runner.rings.devices import pairs
-from runner.rings.devices.pairs import are_met, met_pairs
+from runner.rings.devices.pairs import Neighbours, are_met, met_pairs
 
 
 def lives_of(rng: np.random.Generator, num: int, shortest: int):
@@ -38,3 +38,22 @@ def test_too_many_pairs_are_not_listed(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(pairs, "MAX_PAIRS", 9)
     assert met_pairs([(np.zeros(5), np.ones(5))]) is None
     assert met_pairs([(np.zeros(4), np.ones(4))]) is not None
+
+
+@pytest.mark.parametrize("most", [8, 1_000])
+def test_neighbours_are_the_others_of_its_pairs(most: int, monkeypatch: pytest.MonkeyPatch):
+    """Listed or not."""
+    rng = np.random.default_rng(most)
+    for _ in range(50):
+        num = int(rng.integers(1, 25))
+        lives = [lives_of(rng, num, 1), lives_of(rng, num, 1)]
+        found = met_pairs(lives)
+        assert found is not None
+        together = set(zip(*(row.tolist() for row in found), strict=True))
+        with monkeypatch.context() as patched:
+            patched.setattr(pairs, "MAX_PAIRS", most)
+            near = Neighbours(*lives)
+        for tensor in range(num):
+            wanted = {o for pair in together if tensor in pair for o in pair} - {tensor}
+            *others, none = near.of(tensor).tolist()
+            assert {*others} - {tensor} == wanted and none == num

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -89,15 +91,12 @@ def trip_counts(text: str, settings: Settings) -> TripCounts | None:
 
 def _random_source(seed: int, values: Values) -> Callable[[int], Sequence[int]]:
     """Every token of every rank picks its experts uniformly, none twice; the rows of rank 0's experts are counted."""
-    num_tokens, num_experts = int(values["T"]) * int(values["EP"]), int(values["E_ALL"])
+    num_tokens, experts, num_picks = int(values["T"]) * int(values["EP"]), range(int(values["E_ALL"])), int(values["TOPK"])
 
     def source(stage: int) -> Sequence[int]:
-        generator = random.Random(f"{seed}/{stage}")
-        rows = [0] * num_experts
-        for _ in range(num_tokens):
-            for expert in generator.sample(range(num_experts), int(values["TOPK"])):
-                rows[expert] += 1
-        return rows[: int(values["E"])]
+        pick = random.Random(f"{seed}/{stage}").sample
+        rows = Counter(chain.from_iterable([pick(experts, num_picks) for _ in range(num_tokens)]))
+        return [rows[expert] for expert in experts[: int(values["E"])]]
 
     return source
 

@@ -85,7 +85,7 @@ class _Handing:
         end, stack, seen = len(self.trips), [task], {task}
         while stack:
             for wait in self.waits[stack.pop()]:
-                if wait in seen or before & self.order.bit(wait, end):
+                if wait in seen or self.order.has(before, wait, end):
                     continue
                 if not implied(self.trips[task], self.trips[wait]):
                     return True

@@ -21,6 +21,26 @@ Live = tuple[Ints | Floats, Ints | Floats]
 """Begins and ends of all tensors."""
 
 
+class Neighbours:
+    """Which tensors may not share bytes with another one, listed once for all orders if there are not too many pairs: one of two
+    must end before the other begins, in all of the `lives` given."""
+
+    def __init__(self, *lives: Live) -> None:
+        self.lives, self.num = lives, len(lives[0][0])
+        self._starts: list[int] | None = None  # of each tensor's in the values; None if there are too many
+        if (pairs := met_pairs(lives)) is not None:
+            owners = np.concatenate([*pairs, np.arange(self.num)])
+            self._starts = [0, *np.cumsum(np.bincount(owners, minlength=self.num)).tolist()]
+            few_bytes = owners.astype(np.min_scalar_type(self.num))  # two are sorted by their digits
+            self._values = np.concatenate([*pairs[::-1], np.full(self.num, self.num)])[np.argsort(few_bytes, kind="stable")]
+
+    def of(self, tensor: int) -> Ints:
+        """Those that a tensor may not share with, maybe with itself, and last one more than there are, which stands for none."""
+        if self._starts is None:
+            return np.append(np.flatnonzero(are_met(self.lives, tensor, slice(None))), self.num)
+        return self._values[self._starts[tensor] : self._starts[tensor + 1]]
+
+
 def met_pairs(lives: Sequence[Live]) -> tuple[Ints, Ints] | None:
     """Pairs of tensors that are not apart in all lives, and in the same order; None if there are too many."""
     found, num = [_overlapping(begin, end) for begin, end in lives], len(lives[0][0])
