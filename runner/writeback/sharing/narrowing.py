@@ -105,7 +105,7 @@ class Layout:
             for unit in present if not stack.is_ring else ():
                 if unit.number not in self._near[stack]:
                     continue
-                count = unit.ring or unit.copies.get(EVERY, 1)
+                count = self.placed.copies(unit) if unit.ring or EVERY in unit.copies else 1
                 for taken in sorted({max(1, int(count * part)) for part in PARTS}):
                     if count - taken >= (2 if unit.ring else 1):
                         yield Move(stack.file, unit.name, count - taken)
@@ -137,8 +137,32 @@ class Layout:
     def _most(self, move: Move) -> float:
         """What a change may gain at most: with the bytes of an entry, all lists around it lose as many."""
         unit = self.lists.ways[move.file][move.name][-1]
-        size = (unit.num_copies - move.count) * self.placed.one(unit) if move.count else self.placed.box(unit)
+        size = (self.placed.copies(unit) - move.count) * self.placed.one(unit) if move.count else self.placed.box(unit)
         return size * (1 + DEEP * SIDE)
+
+    def lowered(self, most: int) -> dict[tuple[str, str], int]:
+        """Copies, by file and entry, with which lists come to at most so many units, or as few as fewer copies give; taken from
+        where that gains the most at a time."""
+        layout, counts = self, dict[tuple[str, str], int]()
+        while layout.height > most:
+            move = layout.best([move for move in layout.moves(set()) if move.count])
+            if move is None:
+                break
+            counts[move.file, move.name] = move.count
+            layout = layout._with_fewer(move)
+        return counts
+
+    def _with_fewer(self, move: Move) -> Layout:
+        """The same lists where an entry has fewer copies."""
+        again = copy(self)
+        again.__dict__ = {name: value for name, value in vars(self).items() if name not in ("placed", "_near", "_values")}
+        again.placed, again.gains = self._after(move), {}
+        return again
+
+    @property
+    def height(self) -> int:
+        """The units of all arenas."""
+        return self._values[0]
 
     def made(self, move: Move) -> Proposal | None:
         """The lists after a change; None if they cannot be."""
@@ -183,7 +207,8 @@ class Layout:
         while more:
             more = [stack for stack in self._users.get(more.pop(), ()) if stack not in around] + more
             around.update(more)
-        return self.placed.changed(self.allowed | self._added(move), {unit.number: move.count} if move.count else {}, around)
+        fewer = {**self.placed.fewer, unit.number: move.count} if move.count else self.placed.fewer
+        return self.placed.changed(self.allowed | self._added(move), fewer, around)
 
     @cached_property
     def _users(self) -> dict[Stack, list[Stack]]:

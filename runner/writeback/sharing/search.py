@@ -7,23 +7,23 @@ they cost. What waited for bytes on its longest chain is kept apart in the next 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cached_property
 from itertools import product
 from math import inf
 
 import numpy as np
 
-from runner.expansion.sharing.texts import Unit
-from runner.language.graph import EVERY
 from runner.program.order import predecessors
 from runner.rings.devices.timed_lives import Times, Work, run_in_budget, run_placed
 from runner.writeback.sharing.arranging import Proposal, proposal
 from runner.writeback.sharing.copying import grouped
-from runner.writeback.sharing.critical import Pairs, waits_for_bytes
-from runner.writeback.sharing.narrowing import PARTS, Layout, Move
+from runner.writeback.sharing.critical import waits_for_bytes
+from runner.writeback.sharing.found import WIDEST, Found, Remedy, at_fault, without_waiting
+from runner.writeback.sharing.narrowing import Layout, Move
 from runner.writeback.sharing.scene import Bar, Scene, Taste
+from runner.writeback.sharing.squeezing import CLOSE, Squeeze
 from runner.writeback.sharing.text import plain
 
 EFFORT = 2_000_000
@@ -50,9 +50,6 @@ WIDTHS = (1.0, 0.5, 0.25)
 STEPS = 12
 """Lists that one way to make them leads to, each without what the run of the one before waited for."""
 
-MOST_BARS = 16
-"""Pairs that are kept apart in all lists: people read them."""
-
 HOPELESS = 1.35
 """Runs that take longer than the limit by more than this are followed no further, nor is another run for lists made that way."""
 
@@ -61,6 +58,15 @@ WASTEFUL = 2.0
 
 NARROWING = 0.5
 """The part of all tries that is kept for changes of the best lists."""
+
+SQUEEZING = 0.4
+"""The part of all tries, beside them, that goes into fewer copies of all that is high at once (`squeezing`)."""
+
+MOST_KINDS = 4
+"""Ways to make lists of which such are made; the one that is fastest with few bytes is followed."""
+
+FINE = 1.04
+"""How near the bytes of lists in time are to come to those that are late."""
 
 LITTLE = 0.25
 """The part of the time that is left which a change may take as long as others may take less."""
@@ -71,17 +77,11 @@ STARTS = 2
 NEARLY, NEAR_STEPS = 1.06, 4
 """In place of `HOPELESS` and `STEPS` for lists by the run of some that are in time."""
 
-PART = 0.2
-"""What waited for less than this part of what waited longest is looked at again in the next run."""
-
 MOVE = 0.4
 """What a change of one entry takes of a try: less than other lists, which are made from the first."""
 
 MORE, MOST_MORE = 1.08, 1.6
 """By how much copies grow at a time: by more, up to the second, as long as that costs no bytes."""
-
-WIDEST = Taste(0.0, 8.0, 1.0, 16.0)
-"""As little waiting as lists can have."""
 
 WAYS = (
     Taste(0.0),
@@ -96,59 +96,6 @@ WAYS = (
 )
 """What gets copies of trips side by side: groups or single tensors, used graphs in loops too, or what these make, one by one or
 in a ring."""
-
-
-Said = Bar | tuple[str, str]
-"""What keeps apart, or the file and name of an entry that gets more copies."""
-
-
-@dataclass(frozen=True)
-class Found:
-    """Lists, the units of their arenas, how long a run with them takes, and what waited in it (`waits_for_bytes`)."""
-
-    proposal: Proposal
-    height: int
-    makespan_us: float
-    late: Pairs
-    held: Pairs
-    times: Times | None = None
-    taste: Taste = WIDEST
-    run: Times | None = None
-
-    def fewer(self) -> Iterator[tuple[int, tuple[str, str], int]]:
-        """Per entry with copies, as file and name, fewer of them; before each the units that these do without."""
-        for key, size in self._sizes().items():
-            count = self._counts[key]
-            for taken in {max(1, int(count * part)) for part in PARTS}:
-                yield taken * size, key, count - taken
-
-    def pinned(self, others: Mapping[tuple[str, str], int] | None = None) -> Taste:
-        """The taste with the copies that these lists have, or others."""
-        said = {(file, name): count for file, name, count in self.taste.counts} | self._counts | dict(others or {})
-        return replace(self.taste, more=(), counts=tuple((*key, count) for key, count in said.items()))
-
-    @cached_property
-    def _counts(self) -> dict[tuple[str, str], int]:
-        """Per file and entry how many copies it has, of those that have any."""
-        said = ((file, entry) for file, entries in self.proposal.said.items() for entry in entries)
-        counts = (((file, entry.name), entry.ring or entry.copies.get(EVERY, 1)) for file, entry in said)
-        return {key: count for key, count in counts if count > 1}
-
-    def _sizes(self) -> dict[tuple[str, str], int]:
-        """Of the same the units of what lies in one copy."""
-        at = self.proposal.at
-        inside: dict[tuple[str, str], dict[int, int]] = {}
-        innermost = (at.unit >= 0).sum(axis=1) - 1
-        for level in range(at.unit.shape[1]):
-            rows = np.flatnonzero(at.unit[:, level] >= 0).tolist()
-            for row, leaf in zip(rows, at.leaf[rows, level].tolist(), strict=True):
-                key = at.leaves[leaf][0].file, at.units[int(at.unit[row, level])].name
-                if key in self._counts:
-                    tensor, size = int(at.unit[row, innermost[row]]), int(at.size[row])
-                    sizes = inside.setdefault(key, {})
-                    tensor = 0 if at.units[int(at.unit[row, level])].ring else tensor  # there any has the bytes of any
-                    sizes[tensor] = max(sizes.get(tensor, 0), size)
-        return {key: sum(sizes.values()) for key, sizes in inside.items()}
 
 
 class ShareSearch:
@@ -261,7 +208,36 @@ class ShareSearch:
                     tried.append((is_late, first.makespan_us if is_late else first.height, times))
                 if way in ways and tried:
                     ways[way] = [min(tried, key=lambda one: one[:2])[2]]
+        self._squeeze(limit_us, self.peak)
         self._narrow(limit_us, self.peak)
+
+    def _squeeze(self, limit_us: float, enough: int) -> None:
+        """Lists in time of the way that is the fastest with few bytes, of ever fewer, until those are late; then narrowed."""
+        kept, self.tries = self.tries, self.all_tries * SQUEEZING
+        low, high = max(self.peak, enough), self._best(limit_us).height
+        best, squeeze = None, self._fastest_way(limit_us, int((low * high) ** 0.5)) if high > FINE * low else None
+        while squeeze is not None and high > FINE * low and self.tries > 0:
+            found = squeeze.in_time(most := int((low * high) ** 0.5), limit_us)
+            if found is not None and found.makespan_us <= limit_us and found.height < high:
+                best, high = found, found.height
+            else:
+                low = most
+        if best is not None:
+            self._narrowed(best, limit_us, self.tries, enough)
+        self.tries = kept
+
+    def _fastest_way(self, limit_us: float, most: int) -> Squeeze | None:
+        """Of the best lists in time of each way, in which as many trips as are in use at once have bytes of their own, those that
+        are the fastest with so few units."""
+        kinds: dict[tuple, Found] = {}
+        for found in sorted(self.found, key=lambda one: (abs(one.taste.width - max(WIDTHS)), one.height, one.makespan_us)):
+            if found.makespan_us <= limit_us and found.times is not None:
+                taste = found.taste
+                kinds.setdefault((taste.uses, taste.alone, taste.lifts, taste.rings), found)
+        starts = sorted(kinds.values(), key=lambda found: found.height)[:MOST_KINDS]
+        ways = [Squeeze(self.scene, start, self._try) for start in starts]
+        tried = [(found.makespan_us, place) for place, way in enumerate(ways) if (found := way.first(most)) is not None]
+        return ways[min(tried)[1]] if tried else None
 
     def _narrow(self, limit_us: float, enough: int) -> None:
         """The best lists in time with fewer bytes, until some take no more units than are `enough`."""
@@ -273,6 +249,7 @@ class ShareSearch:
     def as_small(self, limit_us: float, longer_us: float, most: int) -> Found:
         """The fewest bytes within a limit if these are at most so many units, else within a longer one, though hardly fewer."""
         self.tries += self.all_tries / 2
+        self._squeeze(longer_us, most)
         self._narrow(longer_us, most)
         best = self._best(limit_us)
         return best if best.makespan_us <= limit_us and best.height <= most else self._best(longer_us)
@@ -282,10 +259,10 @@ class ShareSearch:
         return found.makespan_us <= limit_us and found.height <= max(self.peak, enough)
 
     def _starts(self, limit_us: float) -> list[Found]:
-        """The best lists in time of different kinds, that with the fewest bytes first."""
+        """The best lists in time of different kinds, but for those of `_squeeze`, that with the fewest bytes first."""
         kinds: dict[tuple, Found] = {}
         for found in sorted(self.found, key=lambda found: (found.height, found.makespan_us)):
-            if found.makespan_us <= limit_us and found.times is not None:
+            if found.makespan_us <= limit_us and found.times is not None and found.taste.apart != CLOSE:
                 taste = found.taste
                 kinds.setdefault((taste.width, taste.apart, taste.uses, taste.alone, taste.lifts, taste.rings, taste.lazy), found)
         return [*kinds.values()][:STARTS]
@@ -309,7 +286,7 @@ class ShareSearch:
             found = None if made is None or made.height > best.height else self._measured(made, best.times, best.taste, MOVE)
             if found is None or found.makespan_us > limit_us:
                 failed.add(move)
-                apart |= set() if found is None else self._at_fault(found, move, limit_us)
+                apart |= set() if found is None else at_fault(found, move, limit_us)
             elif found.makespan_us > best.makespan_us + hurry * (limit_us - best.makespan_us):
                 aside.add(move)
             else:
@@ -354,7 +331,7 @@ class ShareSearch:
         hopeless: float = HOPELESS,
     ) -> Found | None:
         """Lists, which are returned, and from them others without what their runs waited for, until a run is in time."""
-        more, before, spent, changed, first = MORE, (0, 0.0), set[Said](), set[Said](), None
+        more, before, spent, changed, first = MORE, (0, 0.0), set[Remedy](), set[Remedy](), None
         for step in range(most_steps):
             best = min((found.height for found in self.found if found.makespan_us <= limit_us), default=inf)
             num_found = len(self.found)
@@ -368,76 +345,10 @@ class ShareSearch:
             spent |= changed if before == (found.height, found.makespan_us) else set()
             more = min(MOST_MORE, more**2) if before[0] == found.height else MORE
             before = found.height, found.makespan_us
-            taste, changed = self._without_waiting(found, taste, limit_us, more, spent)
+            taste, changed = without_waiting(found, taste, limit_us, more, spent)
             if not changed:
                 break
         return first
-
-    def _without_waiting(
-        self, found: Found, taste: Taste, limit_us: float, factor: float, spent: set[Said]
-    ) -> tuple[Taste, set[Said]]:
-        """The taste without what waited longest, on the run's longest chain if that waited for as long as the run is late; and
-        what changed, which is nothing of what is `spent`."""
-        late = found.late if sum(found.late.values()) >= found.makespan_us - limit_us else found.held
-        waited = {what: late_us for what, late_us in self._waited(found, late).items() if what not in spent}
-        longest = max(waited.values(), default=0.0)
-        bars, more = set(taste.bars), {(file, name): by for file, name, by in taste.more}
-        changed = {what for what, late_us in waited.items() if late_us >= PART * longest and what not in bars}
-        for what in changed:
-            if len(what) == 2:
-                more[what] = more.get(what, 1.0) * factor
-            elif len(bars) < MOST_BARS:
-                bars.add(what)
-        return replace(taste, bars=frozenset(bars), more=tuple((*what, by) for what, by in sorted(more.items()))), changed
-
-    def _at_fault(self, found: Found, move: Move, limit_us: float) -> set[Bar]:
-        """What a changed entry shares bytes with that it waited for the longest, or that for it; nothing if that is not why a run
-        is late, so that with less of that it is not worth another."""
-        late = found.late if sum(found.late.values()) >= found.makespan_us - limit_us else found.held
-        rows = {local: row for row, local in enumerate(found.proposal.at.locals.tolist())}
-        waited: dict[Bar, float] = {}
-        for (old, new), late_us in late.items():
-            parted = self._parted(found, rows[old], rows[new])
-            if parted is not None:
-                file, ways = parted
-                pair = ways[0][0].name, ways[1][0].name
-                if file == move.file and move.name in pair and pair[0] != pair[1]:
-                    waited[file, *pair] = waited.get((file, *pair), 0.0) + late_us
-        longest = max(waited.values(), default=0.0)
-        return {bar for bar, late_us in waited.items() if late_us >= PART * longest}
-
-    def _waited(self, found: Found, late: Pairs) -> dict[Said, float]:
-        """What to say for less waiting, with how long that is in all."""
-        rows = {local: row for row, local in enumerate(found.proposal.at.locals.tolist())}
-        waited: dict[Said, float] = {}
-        for (old, new), late_us in late.items():
-            what = self._said(found, rows[old], rows[new])
-            if what is not None:
-                waited[what] = waited.get(what, 0.0) + late_us
-        return waited
-
-    def _said(self, found: Found, old: int, new: int) -> Said | None:
-        """What to say that a tensor no longer waits for that of another row: a pair to keep apart, or an entry with copies."""
-        parted = self._parted(found, old, new)
-        if parted is None:
-            return None
-        file, ways = parted
-        one, other = (way[0] for way in ways)
-        if one.number == other.number:
-            return file, ways[0][0].name
-        if one.used is not None or (other.used is None and other.inside is None and one.inside is not None):
-            ways.reverse()  # a tensor says from what in a used graph or group it keeps apart
-        path = [unit.name for place, unit in enumerate(ways[1]) if not place or unit.inside is None]
-        return file, ways[0][0].name, ".".join(path)
-
-    def _parted(self, found: Found, old: int, new: int) -> tuple[str, list[list[Unit]]] | None:
-        """The file of the list in which two rows part, and the entries of each from there inwards; None in other arenas."""
-        at = found.proposal.at
-        level = int(((at.instance[old] == at.instance[new]) & (at.instance[old] >= 0)).sum()) - 1
-        if level < 0:
-            return None
-        ways = [[at.units[unit] for unit in at.unit[row, level:].tolist() if unit >= 0] for row in (old, new)]
-        return at.leaves[int(at.leaf[old, level])][0].file, ways
 
     def _try(self, times: Times, taste: Taste) -> Found | None:
         """What lists of a taste for a run come to."""

@@ -22,6 +22,7 @@ from runner.program.program import Program
 
 STEP_US, SLACK, FASTEST_US = 20, 1.05, 53_181
 LIMIT_KIB = 64 * 1024
+PLAN_MIB, PLAN_US = 87.84, 55_680
 STAGES = ("gather_kv", "qk_pv", "merge_norm")
 
 
@@ -199,3 +200,22 @@ def test_no_plan_within_64_mib_is_in_time():
     print(f"{len(phases)} layers, {fewest[0]} steps each: {bound_us:,} us, {bound_us / FASTEST_US - 1:.2%} over the fastest")
     assert bound_us > SLACK * FASTEST_US
     assert bound_us <= max(program.ends) + STEP_US * 7 * len(phases)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("limit_us", [SLACK * FASTEST_US, 1.02 * PLAN_US])
+def test_bytes_of_any_run_in_time(limit_us: float) -> None:
+    """What is ruled out: with so few bytes all layers together take longer than the limit, wherever tensors lie."""
+    program = chunked()
+    phases = list(program.phases())
+    tiles = [program.tiles_of(stages, program.base_of(stages)) for stages in phases]
+    steps = int((limit_us - max(program.ends)) / STEP_US / len(phases)) + 3
+    low, high = max(one.base + one.query + one.merged + one.gathered + one.scratch + one.attended for one in tiles), 2 * LIMIT_KIB
+    while high - low > 256:
+        middle = (low + high) // 2
+        if min(fewest_steps(one, middle) for one in set(tiles)) > steps:
+            low = middle
+        else:
+            high = middle
+    print(f"{limit_us:,.0f} us, at most {steps} steps in some layer: over {low / 1024:.2f} MiB, {high / 1024:.2f} may do")
+    assert low < PLAN_MIB * 1024
