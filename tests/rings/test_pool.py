@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_programs import loop_program, random_program, random_trips, run_in_order, run_shuffled
 from random_schedules import build, programs
+from sampled import sampled
 
 from runner.base.errors import ScheduleError
 from runner.execution.executor import execute
@@ -40,17 +41,21 @@ def bounds(schedule):
     return tuple(max(4, load.pool_bound) for load in ring_loads(schedule))
 
 
-@settings(max_examples=300, deadline=None)
-@given(programs(sizes=(0, 1), dynamic=True, max_items=6), st.integers(2, 8), st.data())
-def test_no_trip_counts_need_more_than_the_bound(items, period, data):
-    at_capacity, at_heap = swept_every(period)
-    with at_capacity, at_heap:
-        sizes = replace(AMPLE, pool=bounds(build(items)))
-        for _ in range(6):
-            trips = data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=6))
-            some = build(items, trips)
-            assert lagging(some, sizes).deadlock is None
-            assert all(own <= most for own, most in zip(bounds(some), sizes.pool, strict=True))
+@pytest.mark.parametrize("num", sampled((80, 300), (80,)))
+def test_no_trip_counts_need_more_than_the_bound(num):
+    @settings(max_examples=num, deadline=None)
+    @given(programs(sizes=(0, 1), dynamic=True, max_items=6), st.integers(2, 8), st.data())
+    def run(items, period, data):
+        at_capacity, at_heap = swept_every(period)
+        with at_capacity, at_heap:
+            sizes = replace(AMPLE, pool=bounds(build(items)))
+            for _ in range(6):
+                trips = data.draw(st.lists(st.integers(0, 3), min_size=1, max_size=6))
+                some = build(items, trips)
+                assert lagging(some, sizes).deadlock is None
+                assert all(own <= most for own, most in zip(bounds(some), sizes.pool, strict=True))
+
+    run()
 
 
 def heavy(num):

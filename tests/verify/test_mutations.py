@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from sampled import sampled
 
 from ops import register_all
 from runner.base.errors import Diagnostic
@@ -181,7 +182,7 @@ def assert_located(found: list[Diagnostic], text: str, name: str) -> None:
             assert finding.mark.column >= 1
 
 
-@pytest.mark.parametrize("group", range(NUM_GROUPS))
+@pytest.mark.parametrize("group", sampled(range(NUM_GROUPS), (0, 3)))
 def test_mutated_graphs_give_located_findings_or_pass(group, library):
     rng = random.Random(group)
     outcomes: Counter[str] = Counter()
