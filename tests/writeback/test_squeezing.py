@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from runner.writeback.sharing.search import WAYS, ShareSearch
 from runner.writeback.sharing.squeezing import Squeeze, cheapest
 from schedulers import get_scheduler
 from tests.writeback.test_narrowing import apart, scene
-from tests.writeback.test_shares import PART, SETUP, tiles
+from tests.writeback.test_shares import PART, SETUP, TILES, tiles
 from tests.writeback.test_styles import written_graph
 
 CHAIN = "\n".join(
@@ -126,6 +127,14 @@ def test_fewer_copies_at_once_take_fewer_bytes(monkeypatch: pytest.MonkeyPatch, 
 @pytest.mark.parametrize("graph", [layers, tiles])
 def test_fewer_copies_at_once_take_never_more(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, graph, slack: float) -> None:
     check_never_more(monkeypatch, graph(tmp_path), slack)
+
+
+def test_few_units_are_halved_to_an_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Between two numbers of units that differ by one there is nothing to try."""
+    path = tmp_path / "few.yaml"
+    path.write_text(TILES.replace("768", "24").replace("64", "2").replace("256", "32"))
+    (tmp_path / "part.yaml").write_text(re.sub(r"f32\[\d+, 256\]", "f32[2, 32]", PART))
+    check_never_more(monkeypatch, path, 1.3)
 
 
 @pytest.mark.slow

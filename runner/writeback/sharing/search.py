@@ -221,7 +221,7 @@ class ShareSearch:
             if found is not None and found.makespan_us <= limit_us and found.height < high:
                 best, high = found, found.height
             else:
-                low = most
+                low = max(most, low + 1)
         if best is not None:
             self._narrowed(best, limit_us, self.tries, enough)
         self.tries = kept
