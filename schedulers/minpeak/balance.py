@@ -112,7 +112,8 @@ class Search:
 
     def lowest(self, limit_us: float) -> None:
         """Finds the lowest arena whose run takes at most so long, of small programs the fastest of that height."""
-        for variant in (variants := list(self._placing(self.work.free))):
+        variants = list(self._placing(self.work.free))
+        for variant in variants:
             self._try(variant, 0, limit_us)
         high = min([p.units for p in self.found if p.makespan_us <= limit_us * NEAR], default=int(self.lives.size.sum()))
         least = self._least_budget(limit_us, high)
@@ -131,7 +132,8 @@ class Search:
     def fastest(self, most: int | None) -> Placed | None:
         """The shortest run found in an arena of at most so many units: runs under budgets of about so many are placed, the
         shortest first, as long as they are shorter than what was found, as places only add to the waiting."""
-        for variant in (variants := list(self._placing(self.work.free))):
+        variants = list(self._placing(self.work.free))
+        for variant in variants:
             self._try(variant, most or 0, 0.0)
         runs, parts = {self.work.free.starts.tobytes(): self.work.free}, sorted(NARROWER)  # each run once
         for rule in RULES if most is not None else ():
@@ -272,5 +274,6 @@ class Search:
             aim, walls = int(rng.integers(self.peak, high + 1)), ()
             if self.is_small and rng.random() >= JUMP:  # heights of some tensors, one upon the other
                 walls = tuple(np.cumsum(rng.choice(self.lives.size, int(rng.integers(1, NUM_RINGS)))).tolist())
-            if self._try(new := _Variant(times, ranks), high, limit_us, aim, walls):
+            new = _Variant(times, ranks)
+            if self._try(new, high, limit_us, aim, walls):
                 variants.append(new)

@@ -338,7 +338,8 @@ class Planner:
             for candidate in self._delayed(smallest, None) if "delay" in self.on else ():
                 yield self._makespan_us(candidate), candidate
             return
-        (search := Search(work, self._over)).lowest(limit_us)
+        search = Search(work, self._over)
+        search.lowest(limit_us)
         lowest = sorted((p for p in search.found if p.makespan_us <= limit_us), key=lambda p: (p.units, p.makespan_us))
         for placed in lowest[:FALLBACKS]:
             candidate = self._placed("arena in time", unfolded(len(self.program.tasks)), placed.arenas)
@@ -435,4 +436,5 @@ class Planner:
         if candidate not in self._known:
             sizes = RingSizes.from_lists(candidate.heap, RingSizes().window, candidate.pool)
             self._known[candidate] = run_times(candidate.schedule, sizes, self.options.timing(candidate.schedule))
-        return inf if (makespan_us := self._known[candidate].makespan_us) is None else makespan_us
+        makespan_us = self._known[candidate].makespan_us
+        return inf if makespan_us is None else makespan_us

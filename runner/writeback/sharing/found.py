@@ -22,6 +22,9 @@ MOST_BARS = 16
 PART = 0.2
 """What waited for less than this part of what waited longest is looked at again in the next run."""
 
+MORE = 1.08
+"""By how much copies grow at a time."""
+
 WIDEST = Taste(0.0, 8.0, 1.0, 16.0)
 """As little waiting as lists can have."""
 

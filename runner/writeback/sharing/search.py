@@ -20,7 +20,7 @@ from runner.rings.devices.timed_lives import Times, Work, run_in_budget, run_pla
 from runner.writeback.sharing.arranging import Proposal, proposal
 from runner.writeback.sharing.copying import grouped
 from runner.writeback.sharing.critical import waits_for_bytes
-from runner.writeback.sharing.found import WIDEST, Found, Remedy, at_fault, without_waiting
+from runner.writeback.sharing.found import MORE, WIDEST, Found, Remedy, at_fault, without_waiting
 from runner.writeback.sharing.narrowing import Layout, Move
 from runner.writeback.sharing.scene import Bar, Scene, Taste
 from runner.writeback.sharing.squeezing import CLOSE, Squeeze
@@ -80,8 +80,8 @@ NEARLY, NEAR_STEPS = 1.06, 4
 MOVE = 0.4
 """What a change of one entry takes of a try: less than other lists, which are made from the first."""
 
-MORE, MOST_MORE = 1.08, 1.6
-"""By how much copies grow at a time: by more, up to the second, as long as that costs no bytes."""
+MOST_MORE = 1.6
+"""By how much copies grow at a time at most: by more than `MORE` as long as that costs no bytes."""
 
 WAYS = (
     Taste(0.0),

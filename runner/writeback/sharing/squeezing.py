@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from runner.rings.devices.timed_lives import Times
-from runner.writeback.sharing.found import PART, Found, Remedy, remedied
+from runner.writeback.sharing.found import MORE, PART, Found, Remedy, remedied
 from runner.writeback.sharing.narrowing import Layout
 from runner.writeback.sharing.scene import Scene, Taste
 
@@ -21,9 +21,6 @@ CLOSE = 0.01
 
 ROOM = 1.08
 """By what part lists may take more bytes than they are brought down to."""
-
-MORE = 1.08
-"""By how much copies grow at a time."""
 
 STEPS = 12
 """Lists on the way to some that are in time."""
