@@ -6,7 +6,6 @@ a table in docs/configuration.md; whatever else differs fails.
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections import Counter
@@ -14,10 +13,10 @@ from typing import Any
 
 import pytest
 import torch
+from configs_read_alike import Readers
 from places import ROOT
 from sampled import sampled
 
-from runner.base.errors import ConfigError
 from runner.config.config import load_config
 from runner.models.deepseek_v4.tables import rope_frequencies
 
@@ -267,8 +266,7 @@ def ours(folder) -> dict[str, Any]:
     }
 
 
-def same(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
-    """What differs."""
+def differing(a: dict[str, Any], b: dict[str, Any]) -> list[str]:
     found = [f"{name}: {value!r}, {b['values'][name]!r}" for name, value in a["values"].items() if value != b["values"][name]]
     found += [f"{name}: {a[name]}, {b[name]}" for name in ("kinds", "rates", "hash", "hash first") if a[name] != b[name]]
     for kind, (frequencies, scale) in a["ropes"].items():
@@ -286,44 +284,20 @@ def documented() -> set[str]:
     return {name for row in rows for name in re.findall(r"`([\w.]+)`", row)}
 
 
-def outcome(folder, config: dict[str, Any], names: set[str]) -> str:
-    (folder / "config.json").write_text(json.dumps(config))
-    reason: Exception | None = None
-    expected = got = None
-    try:
-        expected = theirs(folder)
-    except Exception as error:  # whatever the class raises is a refusal
-        reason = error
-    try:
-        got = ours(folder)
-    except ConfigError as error:
-        if expected is None:
-            return "both refuse"
-        for diagnostic in error.diagnostics:
-            named = re.findall(r"'(\w+)(?:\[\d+\])?'", diagnostic.message)
-            assert named and named[0] in names, f"{diagnostic.message}: not documented\n{config}"
-        return "only ours refuses, by a documented name"
-    assert expected is not None, f"ours takes what theirs refuses: {reason}\n{config}"
-    assert same(expected, got) == [], config
-    return "equal"
-
-
-def compare(folder, seeds: range) -> Counter[str]:
-    names = documented()
-    counts = Counter(outcome(folder, Generator(seed).make(), names) for seed in seeds)
-    print(f"\n{len(seeds)} configurations: " + "; ".join(f"{name}: {count}" for name, count in sorted(counts.items())))
-    return counts
+def counted(folder, seeds: range) -> Counter[str]:
+    readers = Readers(theirs, ours, differing, documented())
+    return readers.outcomes(folder, (Generator(seed).make() for seed in seeds))
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("num", sampled((100, 300), (100,)))
 def test_configurations_are_read_alike(num, tmp_path):
-    counts = compare(tmp_path, range(num))
+    counts = counted(tmp_path, range(num))
     assert counts["equal"] > num // 5 and counts["both refuse"] > num // 15
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_2000_configurations_are_read_alike(tmp_path):
-    counts = compare(tmp_path, range(10_000, 12_000))
+    counts = counted(tmp_path, range(10_000, 12_000))
     assert counts["equal"] > 400 and counts["both refuse"] > 140

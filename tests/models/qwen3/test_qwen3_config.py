@@ -6,20 +6,18 @@ declaration has; whatever else differs fails.
 
 from __future__ import annotations
 
-import json
 import math
 import random
-import re
 from collections import Counter
 from typing import Any
 
 import pytest
 import torch
+from configs_read_alike import Readers
 from sampled import sampled
 from transformers import Qwen3Config
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 
-from runner.base.errors import ConfigError
 from runner.config.config import load_config
 from runner.models import family
 from runner.models.declared.family import DeclaredFamily
@@ -225,51 +223,28 @@ def names_of_the_declaration() -> set[str]:
     return {*section["keys"], *section["fields"], *heads, *spoken, "torch_dtype", "architectures", *family("qwen3").fields()}
 
 
-def outcome(folder, config: dict[str, Any], names: set[str]) -> str:
-    (folder / "config.json").write_text(json.dumps(config))
-    reason: Exception | None = None
-    expected = got = None
-    try:
-        expected = theirs(folder)
-    except Exception as error:  # whatever the class raises is a refusal
-        reason = error
-    try:
-        got = ours(folder)
-    except ConfigError as error:
-        if expected is None:
-            return "both refuse"
-        for diagnostic in error.diagnostics:
-            named = re.findall(r"'(\w+)(?:\[\d+\])?'|^'(\w+) ", diagnostic.message)
-            assert named and (named[0][0] or named[0][1]) in names, f"{diagnostic.message}: not declared\n{config}"
-        return "only ours refuses, by a declared name"
-    assert expected is not None, f"ours takes what theirs refuses: {reason!r}\n{config}"
-    assert differing(expected, got) == [], config
-    return "equal"
-
-
-def compare(folder, seeds: range) -> Counter[str]:
-    names = names_of_the_declaration()
-    counts = Counter(outcome(folder, Generator(seed).make(), names) for seed in seeds)
-    print(f"\n{len(seeds)} configurations: " + "; ".join(f"{name}: {count}" for name, count in sorted(counts.items())))
-    return counts
+def counted(folder, seeds: range) -> Counter[str]:
+    return Readers(theirs, ours, differing, names_of_the_declaration()).outcomes(
+        folder, (Generator(seed).make() for seed in seeds)
+    )
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("num", sampled((100, 300), (100,)))
 def test_configurations_are_read_alike(num, tmp_path):
-    counts = compare(tmp_path, range(num))
+    counts = counted(tmp_path, range(num))
     assert counts["equal"] > num // 3 and counts["both refuse"] > num // 15
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_2000_configurations_are_read_alike(tmp_path):
-    counts = compare(tmp_path, range(10_000, 12_000))
+    counts = counted(tmp_path, range(10_000, 12_000))
     assert counts["equal"] > 700 and counts["both refuse"] > 140
 
 
 def test_what_a_file_leaves_out_is_as_the_class_has_it(tmp_path):
-    assert outcome(tmp_path, {"model_type": "qwen3"}, set()) == "equal"
+    assert Readers(theirs, ours, differing, set()).outcome(tmp_path, {"model_type": "qwen3"}) == "equal"
 
 
 def test_the_file_that_transformers_saves(tmp_path):
