@@ -17,7 +17,7 @@ finally:
     print("|", *sys.modules, file=sys.stderr)
 """
 
-SLOW = {"torch", "numpy", "networkx", "jsonschema", "matplotlib", "ruamel", "schedulers", "safetensors"}
+SLOW = {"torch", "numpy", "pydantic", "networkx", "jsonschema", "matplotlib", "ruamel", "schedulers", "safetensors"}
 
 
 def modules(*arguments):
