@@ -28,11 +28,9 @@ from runner.rings.schedule import NUM_RINGS
 from schedulers.minpeak.arenas import PARTED_UP_TO, Arenas, parted
 from schedulers.minpeak.packing import FirstFit, Packing, Problem
 
-EFFORT = 1_200_000
-"""Tasks run in all tries together: about half a minute, as one of 10,000 tasks takes a quarter of a second."""
-
-MIN_TRIES, MAX_TRIES = 6, 200
-"""Tries of one search, whatever the number of tasks."""
+EFFORTS = ((1_200_000, 200), (8_000, 800))
+"""Tasks run in all tries of a search together, and tries at most; the more of both. The first is about half a minute, as a try of
+10,000 tasks takes a quarter of a second; of a few tasks one takes a millisecond, and a unit is a large part of their bytes."""
 
 WIDER = (1.0, 1.03)
 """Budgets that are tried, as multiples of the least with which the run is in time: places do not fit as counted bytes do."""
@@ -101,7 +99,7 @@ class Search:
         self.work, self.lives, self.stop = work, work.lives, stop
         self.is_small = self.lives.num_times <= PARTED_UP_TO
         self.peak = -(-self.lives.peak_live_bytes // 1024)
-        self.tries = max(MIN_TRIES, min(MAX_TRIES, EFFORT // max(1, self.lives.num_times)))
+        self.tries = self.most_tries = max(min(most, effort // max(1, work.lives.num_times)) for effort, most in EFFORTS)
         self.known: dict[tuple[int, Rule], Times] = {}
         self.fits: dict[int, tuple[Times | None, FirstFit]] = {}
         self.any_fit: FirstFit | None = None
@@ -126,7 +124,7 @@ class Search:
                 pass
         self._by_chance(variants, limit_us)
         if self.is_small and (best := self._best(limit_us)):
-            self.tries = MAX_TRIES
+            self.tries = self.most_tries
             self._by_chance(variants, limit_us, best.units)
 
     def fastest(self, most: int | None) -> Placed | None:
@@ -225,9 +223,12 @@ class Search:
             return False
         run_us = self.run_placed(offsets, limit_us * FAR or inf).makespan_us
         variant.excess = run_us / limit_us if limit_us else 0.0
-        for way in ways:
-            self.found.append(Placed(way, height + self.num_idle(way), run_us + self.work.alloc_us * (len(way.edges) - 1)))
-        return any(placed.makespan_us <= limit_us for placed in self.found[-len(ways) :] if not most or placed.units <= most)
+        new = [Placed(way, height + self.num_idle(way), run_us + self.work.alloc_us * (len(way.edges) - 1)) for way in ways]
+        for one in new:
+            if not any(old.units <= one.units and old.makespan_us <= one.makespan_us for old in self.found):
+                self.found = [old for old in self.found if old.units < one.units or old.makespan_us < one.makespan_us]
+                self.found.append(one)
+        return any(one.makespan_us <= limit_us for one in new if not most or one.units <= most)
 
     def num_idle(self, arenas: Arenas) -> int:
         """Units of rings without an arena, if they count."""
