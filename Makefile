@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow bench figures lint clean
+.PHONY: demo test suite test-slow bench figures lint clean
 
 # One environment for all targets; torch first, so that no other package pulls in a CUDA build.
 $(READY): pyproject.toml
@@ -15,11 +15,15 @@ $(READY): pyproject.toml
 demo: $(READY)
 	$(BIN)/python -m docs.examples.demo
 
-test: $(READY) lint
+test: $(READY)
 	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || \
 	  echo "note: Chromium or chromedriver is missing: pages are not opened in a browser (apt-get install chromium chromium-driver)"
 	@command -v dot >/dev/null || echo "note: Graphviz is missing: shapes of pictures are not checked (apt-get install graphviz)"
-	$(BIN)/pytest -n auto --dist loadscope
+	$(MAKE) -j2 -k lint suite  # types take one core for a minute
+
+# Each worker takes half of the modules in turn, and the one that is done first takes half of what the other has left.
+suite: $(READY)
+	$(BIN)/pytest -n auto --dist worksteal
 
 test-slow: $(READY)
 	$(BIN)/pytest -m slow -s

@@ -9,6 +9,7 @@ Each test has a cache folder of its own.
 Ctrl-C means what it means on a terminal, also where tests run in the background of a shell that ignores it.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -27,6 +28,12 @@ sys.dont_write_bytecode = False
 signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy machine")
+
+
+def pytest_collection_finish():
+    """Modules and tests stay to the end: the garbage collector need not look at them again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -50,3 +57,14 @@ def call(capsys):
         return ended.value.code or 0, out, err
 
     return run
+
+
+@pytest.fixture
+def short_searches(request, monkeypatch):
+    """Planners try a fifth as often by chance, but in slow tests: for plans that have to be sound, not the best."""
+    from schedulers.minpeak import balance
+    from schedulers.scopes import climbing
+
+    if request.node.get_closest_marker("slow") is None:
+        monkeypatch.setattr(balance, "MAX_TRIES", balance.MAX_TRIES // 5)
+        monkeypatch.setattr(climbing, "STEPS", climbing.STEPS // 5)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, lru_cache
-from importlib.metadata import entry_points
+from functools import cache, cached_property, lru_cache
+from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from itertools import islice
@@ -26,10 +27,16 @@ GROUP = "ringgraph.graphs"
 """Entry points that name a package in whose folder graph files lie."""
 
 
+@cache
+def _installed(path: tuple[str, ...]) -> list[EntryPoint]:
+    """What packages in these folders bring, looked for once: that reads of every package there is."""
+    return sorted(entry_points(group=GROUP), key=lambda entry: entry.name)
+
+
 def _folders() -> Iterator[Traversable]:
     """Where graphs lie that have names: ours, then those of installed packages; raises RinggraphError."""
     yield files("graphs")
-    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+    for entry in _installed(tuple(sys.path)):
         try:
             yield files(entry.value)
         except Exception as error:  # whatever somebody else's package does when it is imported

@@ -3,9 +3,10 @@ points. `protocols` is the door."""
 
 from __future__ import annotations
 
+import sys
 from functools import cache
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from importlib.resources import files
 from pathlib import Path
 from pkgutil import iter_modules
@@ -44,7 +45,13 @@ def _ours() -> set[str]:
 def family_names() -> list[str]:
     """Every family there is, ours first, then those of installed packages."""
     ours = _ours()
-    return [*sorted(ours), *sorted({entry.name for entry in entry_points(group=GROUP)} - ours)]
+    return [*sorted(ours), *sorted({entry.name for entry in _installed(tuple(sys.path))} - ours)]
+
+
+@cache
+def _installed(path: tuple[str, ...]) -> EntryPoints:
+    """What packages in these folders bring, looked for once: that reads of every package there is."""
+    return entry_points(group=GROUP)
 
 
 @cache
@@ -54,7 +61,7 @@ def family(name: str) -> ModelFamily:
         return import_module(f"{__name__}.{name}").FAMILY
     if name in _in_layers():
         return _declared(_in_layers()[name])
-    for entry in entry_points(group=GROUP):
+    for entry in _installed(tuple(sys.path)):
         if entry.name == name:
             return _loaded(entry)
     names = family_names()

@@ -58,8 +58,7 @@ class Cover:
 
     def scopes(self, low: int, high: int, inside: bool = False) -> list[Run]:
         """The scopes that cover the interval, in order; `inside` means none over the whole of it."""
-        found = []
-        begin = self.inner if inside else self.begin
+        found, begin = [], self.inner if inside else self.begin
         while high > low:
             start = int(begin[low, high])
             if start >= 0:

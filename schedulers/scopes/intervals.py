@@ -58,6 +58,7 @@ class _Search:
         self.root, self.kinds, self.alike, self.goal, self.stop = root, kinds, alike, goal, stop
         self.tried: dict[Three, tuple[int, Four]] = {}
         self.least: int | None = None
+        self.covers: dict[tuple[int, bytes, tuple[int, ...], bool], Cover] = {}  # what fits is often the same for many capacities
         self.third = cache(lambda c3: self._level(c3, None))
         self.second = cache(lambda c2, c3: self._level(c2, self.third(c3)))
 
@@ -97,8 +98,11 @@ class _Search:
                 found.append(found[self.alike[number]])
                 continue
             steps = [sum(found[inner].full * trips for inner, trips in step) for step in kind.steps]
-            held = kind.weights if deeper is None else kind.weights - deeper[number].best
-            found.append(cover(kind.weights, held <= cap, steps, whole))
+            fits = (kind.weights if deeper is None else kind.weights - deeper[number].best) <= cap
+            key = (number, np.packbits(fits).tobytes(), tuple(steps), whole)
+            if key not in self.covers:
+                self.covers[key] = cover(kind.weights, fits, steps, whole)
+            found.append(self.covers[key])
         return found
 
     def _need(self, levels: Sequence[Level]) -> Four:

@@ -32,7 +32,7 @@ Example: the five tasks of `runner.writeback.bodies`. What the scopes hold, in u
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from itertools import product
@@ -94,8 +94,8 @@ class _Level:
     """
 
     own: Ints
-    need: Four
-    chosen: Four
+    need: Sequence[int]
+    chosen: Sequence[int]
     choice: Choice
 
 
@@ -126,6 +126,7 @@ class WrittenCuts:
     def __post_init__(self) -> None:
         self.caps, self.needed = [UNLIMITED] * 4, [0] * 4
         self.known: list[dict[tuple[str, Body], Any]] = [{} for _ in range(4)]
+        self.covers: dict[tuple[Body, bytes, bytes], tuple[Cover, Ints, Ints]] = {}  # often the same for many capacities
         self.may = {body: body.allowed() for body in self.written.bodies}
         self.inside = {body: _inside(body) for body in self.written.bodies}
         self.total = {body: np.array([sum(s for _, s in node.tensors) for node in body.nodes]) for body in self.written.bodies}
@@ -149,7 +150,8 @@ class WrittenCuts:
 
     def _tried(self, goal: Goal) -> tuple[int, Four]:
         found = self.level(self.written.root.body, 0)
-        need = (int(found.own[0]), *found.need[1:])
+        _, first, second, third = found.need
+        need = (int(found.own[0]), first, second, third)
         self.needed = [*map(max, self.needed, found.chosen)]
         return goal.value(need), need
 
@@ -202,9 +204,7 @@ class WrittenCuts:
         if depth < DEEPEST:
             own = own - self.saved(body, depth).all[:, 0, n]
             self._collect(body, (0, n), depth, runs, chosen)
-        need = list(chosen)
-        choice = Choice(frozenset(runs))
-        dropped = []
+        need, choice, dropped = list(chosen), Choice(frozenset(runs)), list[int]()
         for item in range(n):
             at = depth + len(choice.around(item))
             for child in self.children[body][item]:
@@ -218,7 +218,7 @@ class WrittenCuts:
                 elif child.kind == "scope":
                     dropped.append(item)
                 need, chosen = [*map(max, need, inner.need)], [*map(max, chosen, inner.chosen)]
-        return _Level(own, _four(need), _four(chosen), Choice(choice.runs, frozenset(dropped)))
+        return _Level(own, need, chosen, Choice(choice.runs, frozenset(dropped)))
 
     def _collect(self, body: Body, within: Run, depth: int, runs: list[Run], need: list[int]) -> None:
         """Adds the scopes in a run at `depth`, deeper ones too, to `runs`, and what they hold to `need`."""
@@ -259,14 +259,17 @@ class WrittenCuts:
         useful = may & (holds <= self.caps[depth + 1]).all(0) & (worth > 0)
         useful[:-1] &= ~(may[1:] & (worth[1:] >= worth[:-1]))
         useful[:, 1:] &= ~(may[:, :-1] & (worth[:, :-1] >= worth[:, 1:]))
-        found = cover(worth, useful, nested=True)
-        saved, inside = np.zeros_like(saves), np.zeros_like(saves)
-        for end in range(1, body.num_items + 1):
-            rows = np.arange(end)
-            for table, begin in ((inside, found.inner[:end, end]), (saved, found.begin[:end, end])):
-                in_scope = saved[:, rows, begin] + saves[:, begin, end]
-                table[:, :end, end] = np.where(begin < 0, saved[:, :end, end - 1], in_scope)
-        return _Saved(found, saved, inside, holds.max(0))
+        key = (body, saves.tobytes(), np.packbits(useful).tobytes())
+        if key not in self.covers:
+            found = cover(worth, useful, nested=True)
+            saved, inside = np.zeros_like(saves), np.zeros_like(saves)
+            for end in range(1, body.num_items + 1):
+                rows = np.arange(end)
+                for table, begin in ((inside, found.inner[:end, end]), (saved, found.begin[:end, end])):
+                    in_scope = saved[:, rows, begin] + saves[:, begin, end]
+                    table[:, :end, end] = np.where(begin < 0, saved[:, :end, end - 1], in_scope)
+            self.covers[key] = found, saved, inside
+        return _Saved(*self.covers[key], holds.max(0))
 
     # --- the whole ----------------------------------------------------------------------------------------------------
 
@@ -312,7 +315,3 @@ def _inside(body: Body) -> Ints:
         for made, units in node.tensors:
             found[k, : made.item + 1, body.last[made] + 1 :] += units
     return found
-
-
-def _four(values: list[int]) -> Four:
-    return values[0], values[1], values[2], values[3]

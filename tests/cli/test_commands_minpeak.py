@@ -16,6 +16,7 @@ from runner.verify.verify import check
 from schedulers.minpeak.planner import plan
 from schedulers.minpeak.techniques import TECHNIQUES
 
+pytestmark = pytest.mark.usefixtures("short_searches")
 TOTAL = ("--objective", "total")
 
 

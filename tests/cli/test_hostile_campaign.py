@@ -9,7 +9,7 @@ from places import ROOT, TESTS
 
 @pytest.mark.parametrize(
     ("num_hostile", "num_mutated", "seed"),
-    [(8, 16, 5), pytest.param(1_000, 3_000, 11, marks=[pytest.mark.slow, pytest.mark.timeout(7200)])],
+    [(6, 8, 5), pytest.param(1_000, 3_000, 11, marks=[pytest.mark.slow, pytest.mark.timeout(7200)])],
 )
 def test_no_traceback_and_little_time_and_memory(num_hostile, num_mutated, seed):
     command = [sys.executable, str(TESTS / "hostile_campaign.py"), "--hostile", str(num_hostile), "--mutated", str(num_mutated)]

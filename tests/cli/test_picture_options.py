@@ -10,6 +10,7 @@ from sampled import sampled
 from runner.cli.main import app, main
 from runner.cli.options import PLAN
 
+pytestmark = pytest.mark.usefixtures("short_searches")
 NOT_OF_A_PLAN = {"progress", "list_techniques", "explain_plan", "write", "as_json", "no_cache"}
 NOT_OF_A_PLAN |= {"scope_stats", "deps", "swimlane", "perfetto", "graph", "given", "out"}
 

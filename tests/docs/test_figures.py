@@ -95,6 +95,7 @@ def _schedule_command(capsys, scheduler, *options):
     return json.loads(out)
 
 
+@pytest.mark.usefixtures("short_searches")
 def test_strategies_side_by_side(capsys):
     program = TINY.program("random:0")
     rows = {row["strategy"]: row for row in compare(program)}
@@ -106,6 +107,7 @@ def test_strategies_side_by_side(capsys):
     assert all(0 < row["timed_percent"] <= row["lagging_percent"] for row in rows.values())
 
 
+@pytest.mark.usefixtures("short_searches")
 def test_targets_hold_for_any_routing(capsys):
     found = find(TINY.program("bound"))
     assert found["minpeak_mib"] == mib(_schedule_command(capsys, "minpeak", *TOTAL)["safe_total_bytes"])
@@ -173,6 +175,7 @@ def test_cases_are_told_apart():
         assert len({case.name for case in some}) == len(some)
 
 
+@pytest.mark.usefixtures("short_searches")
 def test_pictures_of_balanced_points_have_budgets_too(tmp_path):
     timing = {"task_us": 20, "cores": "unlimited"}
     entry = {"configs": ["tiny"], "graph": "moe", "ep": 1, "sets": [], "timing": timing, "most_mib": 1, "picture": "small"}

@@ -5,10 +5,12 @@ import shlex
 
 import numpy as np
 import pytest
+import typer
 from places import DOCS, ROOT
 from safetensors.numpy import load_file, save_file
 
 from docs.examples.pulses.record import MOST, pulses_in, recording
+from runner.cli.main import app
 from runner.config.config import load_config
 
 FOLDER = DOCS / "examples" / "pulses"
@@ -23,6 +25,17 @@ def test_the_commands_of_the_page_do_it_all(command, call, monkeypatch):
     assert status == 0, err
     wanted = "certificate: balanced" if command.startswith("schedule") else PAGE.partition("```text\n")[2].partition("\n```")[0]
     assert wanted in "\n".join(line.rstrip() for line in out.splitlines())
+
+
+def test_the_page_names_every_command_that_takes_ops_of_a_file():
+    listed = re.findall(r"`([^`]+)`", PAGE.partition("command that reads a graph: ")[2].partition(". A layer")[0])
+
+    def taking(command, name=""):
+        if hasattr(command, "commands"):
+            return [found for word, one in command.commands.items() for found in taking(one, f"{name} {word}".strip())]
+        return [name] * any("--ops" in parameter.opts for parameter in command.params)
+
+    assert sorted(listed) == sorted(taking(typer.main.get_command(app)))
 
 
 def test_two_commands_are_all_that_the_page_asks_for():

@@ -37,7 +37,9 @@ def test_settings_are_those_that_there_are():
     assert read_settings(dict.fromkeys(set(listed) - {"files"}))[1] == [] and len(listed) == 7
     extension = json.loads(block("json"))
     offered = {name.removeprefix("ringgraph.") for name in extension["contributes"]["configuration"]["properties"]}
-    assert offered - {"command"} <= set(listed)
+    assert offered == {"command", *listed}
+    handed_on = re.search(r"Object\.fromEntries\((\[.*?\])", block("js"), re.DOTALL)
+    assert handed_on is not None and set(json.loads(handed_on[1])) == set(listed)
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is missing")

@@ -84,7 +84,7 @@ def mended(share, found):
 
 
 def test_random_lists(tmp_path):
-    begin, _, end = os.environ.get("RINGGRAPH_SEEDS", "0:50").partition(":")
+    begin, _, end = os.environ.get("RINGGRAPH_SEEDS", "0:30").partition(":")
     counts = Counter()
     for seed in range(int(begin), int(end)):
         rng = random.Random(seed)
@@ -123,7 +123,7 @@ def test_random_lists(tmp_path):
         assert random_lists.in_any_order(plain, program, schedule, seed), f"seed {seed}"
         counts["taken"] += 1
         counts["rings"] += any("ring:" in file.read_text() for file in tmp_path.iterdir())
-    assert counts["taken"] > 20 and counts["G339"] > 20 and counts["rings"] > 5, counts
+    assert counts["taken"] > 12 and counts["G339"] > 12 and counts["rings"] > 3, counts
 
 
 def test_tasks_have_paths_of_their_own(tmp_path):

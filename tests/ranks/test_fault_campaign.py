@@ -186,7 +186,7 @@ OF_EACH_KIND = [
 ]
 
 
-@pytest.mark.parametrize(("way", "fault"), sampled(OF_EACH_KIND, OF_EACH_KIND[:3]), ids=str)
+@pytest.mark.parametrize(("way", "fault"), sampled(OF_EACH_KIND, OF_EACH_KIND[1:3]), ids=str)
 def test_a_fault_names_its_rank_and_ends_all(way, fault):
     CHECKS[way](fault)
 

@@ -84,12 +84,12 @@ def test_what_nobody_foresaw_is_one_line_and_a_file(tiny, workers):
 
 def test_a_rank_that_never_answers(tiny):
     fault = "1|decode call 0, node 'layer_1.*dispatch'|stop"
-    code, out, err = ended(generate(tiny, "--ep", "2", "--timeout-s", "12", fault=fault))
+    code, out, err = ended(generate(tiny, "--ep", "2", "--timeout-s", "8", fault=fault))
     assert (code, out) == (1, "")
     assert re.search(
         r"error: \[rank 0\] \S+moe.yaml:\d+:\d+: node 'layer_1.moe.dispatch' \(op 'dispatch'\) failed: rank 1 did not answer", err
     )
-    assert "within 12 s" in err and "hint: raise --timeout-s if it was only slow" in err
+    assert "within 8 s" in err and "hint: raise --timeout-s if it was only slow" in err
     assert err.endswith("rank 1 was last in decode call 0, node 'layer_1.moe.dispatch'\n")
 
 

@@ -50,6 +50,13 @@ def _check(files, schedule):
     return ran
 
 
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A checkpoint of three layers, one of each kind."""
+    config = load_config(["tiny"], ["num_hidden_layers=3", "compress_ratios=[0,4,128]"])
+    return init_checkpoint(config, tmp_path_factory.mktemp("measured") / "model", seed=0)
+
+
 @pytest.mark.parametrize("workers", [1, 3])
 def test_a_run_leaves_what_it_did(workers, tmp_path):
     """In order and on workers; trips of dynamic loops that did not run are in no file."""
@@ -63,9 +70,7 @@ def test_a_run_leaves_what_it_did(workers, tmp_path):
     assert len(found.submissions) == ran.result.num_submissions < len(schedule.submissions)
 
 
-def test_a_model_leaves_what_its_last_decode_call_did(tmp_path):
-    config = load_config(["tiny"])
-    model = init_checkpoint(config, tmp_path / "model", seed=0)
+def test_a_model_leaves_what_its_last_decode_call_did(model, tmp_path):
     folder = tmp_path / "files"
     files = SideFiles(*(folder / name for name in NAMES))
     request = Request(model, ((1, 2, 3),), 3, files=files)
@@ -87,9 +92,8 @@ def test_files_that_cannot_be_are_told(tmp_path, call):
 
 
 @pytest.mark.parametrize("num_new", [0, 1])
-def test_files_of_a_decode_call_are_told_where_none_ran(tmp_path, call, num_new):
+def test_files_of_a_decode_call_are_told_where_none_ran(model, tmp_path, call, num_new):
     """The first token comes of prefill; tokens and logits are there all the same."""
-    model = init_checkpoint(load_config(["tiny"]), tmp_path / "model", seed=0)
     files = [
         part
         for name, path in zip(("--scope-stats", "--deps", "--swimlane", "--perfetto"), NAMES, strict=True)
@@ -99,4 +103,4 @@ def test_files_of_a_decode_call_are_told_where_none_ran(tmp_path, call, num_new)
     code, out, err = call(*given, "--json", "--logits", tmp_path / "logits.safetensors", *files)
     assert code == 1 and len(json.loads(out)["tokens"][0]) == num_new
     assert all(str(tmp_path / path) in err for path in NAMES) and "no decode call ran" in err
-    assert {path.name for path in tmp_path.iterdir()} == {"model", "logits.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == {"logits.safetensors"}

@@ -73,6 +73,7 @@ def test_annotated_is_what_the_device_ran():
         pytest.param("minpeak apart", (), marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.usefixtures("short_searches")
 def test_what_was_ordered_stays_ordered(strategy, without):
     """Every edge of the recording is an order of the plan, and the plan is verified but for what the recording left open."""
     options = {"share": strategy != "minpeak apart"}

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from random_programs import loop_program, random_program
 from recorded_programs import random_items
+from sampled import sampled
 
 from runner.driver.driver import program_of, resolve
 from runner.recorded.conformance import read_conformance
@@ -48,8 +49,9 @@ def check(schedule):
     return sum(submission.waits is not None for submission in recording.submissions)
 
 
-def test_recorded_programs_read_back_to_themselves_and_so_do_their_schedules():
-    for seed in range(300):
+@pytest.mark.parametrize("num", sampled((60, 300), (60,)))
+def test_recorded_programs_read_back_to_themselves_and_so_do_their_schedules(num):
+    for seed in range(num):
         recording = read_conformance({"program": {"items": random_items(seed)}})
         again = read_back(recording)
         assert again.submissions == recording.submissions and again.tensors == recording.tensors
@@ -57,9 +59,11 @@ def test_recorded_programs_read_back_to_themselves_and_so_do_their_schedules():
         assert check(schedule_of(recording)) == 0, "the rules say all edges"
 
 
+@pytest.mark.parametrize("num", sampled((20, 60), (20,)))
 @pytest.mark.parametrize("strategy", ["annotated", "manual", "autoscope", "minpeak"])
-def test_plans_read_back_to_themselves(strategy):
-    for seed in range(40 if strategy != "minpeak" else 15):
+@pytest.mark.usefixtures("short_searches")
+def test_plans_read_back_to_themselves(strategy, num):
+    for seed in range(num if strategy != "minpeak" else num // 4):
         for make in (random_program, loop_program):
             check(get_scheduler(strategy)(make(seed), {}))
 

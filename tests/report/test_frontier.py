@@ -17,6 +17,7 @@ from schedulers.minpeak.planner import Planner, plan
 SMALL = ("frontier", "qkv_proj_rope", "--config", "tiny", "--deploy", "prefill", "--points", "2")
 LARGER = ("frontier", "moe", *SMALL[2:])
 MIB = 2**20
+pytestmark = pytest.mark.usefixtures("short_searches")
 
 
 def test_only_points_that_nothing_beats_are_kept():

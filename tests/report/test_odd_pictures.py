@@ -11,6 +11,7 @@ from docs.figures.pictures import shape
 from runner.cli.main import main
 from runner.report.dot.nodes import LEVELS
 
+pytestmark = pytest.mark.usefixtures("short_searches")
 NO_BYTES = ("empty", "one", "nothing_in_it")
 
 

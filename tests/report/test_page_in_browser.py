@@ -74,14 +74,12 @@ def test_a_page_opens_without_a_complaint_and_draws_every_block(case, opened):
         assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth"), name
     drawn = browser.execute_script("return page.drawn.map((side) => Object.values(side).reduce((a, b) => a + b, 0))")
     given, config = CASES[case]
-    for shown, one in zip(drawn, given, strict=True):
-        graph, _, strategy = one.partition(":")
-        schedule = Driver(config).plan(graph, strategy or "annotated").schedule
+    parts = [one.partition(":") for one in given]
+    schedules = [Driver(config).plan(graph, strategy or "annotated").schedule for graph, _, strategy in parts]
+    for shown, schedule in zip(drawn, schedules, strict=True):
         assert shown == sum(item.size_bytes > 0 for item in schedule.submissions)
     inside = browser.execute_script("return page.inside.map((side) => Object.values(side).reduce((a, b) => a + b, 0))")
-    for shown, one in zip(inside, given, strict=True):
-        graph, _, strategy = one.partition(":")
-        schedule = Driver(config).plan(graph, strategy or "annotated").schedule
+    for shown, schedule in zip(inside, schedules, strict=True):
         assert shown == sum(len(item.slots) for item in schedule.submissions if len(item.slots) > 1)
     browser.execute_script("openTab('rings'); for (const side of page.sides) showBy(side, true)")
     settle(browser)

@@ -30,7 +30,7 @@ def _runs(schedule, ring, capacity):
     return eager(schedule, AMPLE.with_heap(heap)).deadlock is None
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(programs(sizes=SIZES))
 def test_least_is_the_smallest_capacity_that_runs(items):
     schedule = build(items)
@@ -40,7 +40,7 @@ def test_least_is_the_smallest_capacity_that_runs(items):
         assert not any(_runs(schedule, ring, capacity) for capacity in range(KIB, least, KIB))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(programs(sizes=SIZES))
 def test_robust_and_all_above_run(items):
     schedule = build(items)
@@ -51,7 +51,7 @@ def test_robust_and_all_above_run(items):
             assert _runs(schedule, ring, capacity)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(programs(sizes=SIZES, dynamic=True), st.lists(st.integers(0, 3), min_size=1, max_size=6))
 def test_safe_capacity_runs_for_every_trip_count(items, trips):
     full, some = build(items), build(items, trips)
@@ -65,7 +65,7 @@ def test_safe_capacity_runs_for_every_trip_count(items, trips):
             assert _runs(some, ring, capacity)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(programs(sizes=SIZES, dynamic=True), st.lists(st.integers(0, 3), min_size=1, max_size=6))
 def test_rings_not_marked_dynamic_do_not_depend_on_trips(items, trips):
     full, some = build(items), build(items, trips)
@@ -74,7 +74,7 @@ def test_rings_not_marked_dynamic_do_not_depend_on_trips(items, trips):
             assert [epoch for epoch in load.epochs if len(epoch) > 1] == [epoch for epoch in other.epochs if len(epoch) > 1]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(programs(sizes=SIZES), st.integers(1, 20))
 def test_fits_equals_a_replay(items, kib):
     schedule = build(items)
@@ -82,7 +82,7 @@ def test_fits_equals_a_replay(items, kib):
         assert fits(load, kib * KIB) == _runs(schedule, ring, kib * KIB)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(programs(sizes=(0, 1)))
 def test_least_window_is_the_smallest_that_runs(items):
     schedule = build(items)
@@ -94,7 +94,7 @@ def test_least_window_is_the_smallest_that_runs(items):
                 assert (eager(schedule, replace(AMPLE, window=windows)).deadlock is None) == runs
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(programs(sizes=(0, 1)))
 def test_pool_bound_never_overflows(items):
     schedule = build(items)

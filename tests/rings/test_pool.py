@@ -120,7 +120,7 @@ def advised(schedule, sizes):
         return replace(sizes, **{FIELDS[option]: tuple(map(int, four.split(","))) for option, four in changes})
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     programs(sizes=(0, 1, 1024, 3000), dynamic=True, max_items=7),
     st.tuples(*[st.sampled_from((1, 2, 3, 8, 64))] * 4),

@@ -32,7 +32,7 @@ def _models(schedule, sizes):
     ]
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(programs(max_depth=3, max_items=3), heaps, st.sampled_from([4, 64]))
 def test_verdict_equals_brute_force_over_interleavings(items, heap, window):
     schedule, sizes = build(items), small_sizes(heap, window)
@@ -45,7 +45,7 @@ def test_verdict_equals_brute_force_over_interleavings(items, heap, window):
         assert outcomes == {"ok" if replay.deadlock is None else replay.deadlock.submission}, replay.model
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(programs(), heaps, st.sampled_from([4, 8, 64]))
 def test_eager_equals_the_slow_model_block_by_block(items, heap, window):
     schedule, sizes = build(items), small_sizes(heap, window)
@@ -62,7 +62,7 @@ def test_eager_equals_the_slow_model_block_by_block(items, heap, window):
     assert (got.deadlock is None) == (state is not None)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(programs(), heaps)
 def test_offsets_do_not_depend_on_progress(items, heap):
     schedule, sizes = build(items), small_sizes(heap)
@@ -125,14 +125,14 @@ class _Interleaving:
         return True
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(programs(), heaps, st.integers(0, 1000))
 def test_live_blocks_never_overlap_in_any_interleaving(items, heap, seed):
     schedule, sizes = build(items), small_sizes(heap)
     assert _Interleaving(schedule, sizes, seed).run() == (eager(schedule, sizes).deadlock is None)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(programs(), heaps)
 def test_occupancy_lies_between_eager_and_lagging(items, heap):
     schedule, sizes = build(items), small_sizes(heap)

@@ -210,6 +210,7 @@ def assert_random_safe(count: int, most: int) -> None:
         assert_safe(random_program(seed) if seed % 4 else loop_program(seed), seed, most)
 
 
+@pytest.mark.usefixtures("short_searches")
 def test_safe_in_any_interleaving() -> None:
     assert_random_safe(8, 4)
 

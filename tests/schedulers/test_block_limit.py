@@ -21,6 +21,7 @@ from runner.verify.verify import verify
 from schedulers import get_scheduler
 from schedulers.minpeak.packing import FirstFit, Problem
 
+pytestmark = pytest.mark.usefixtures("short_searches")
 MIB = 1 << 20
 OPS = """from runner.program.ops import OpRegistry
 ops = OpRegistry()

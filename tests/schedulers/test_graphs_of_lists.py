@@ -10,6 +10,8 @@ from runner.base.errors import RinggraphError
 from runner.driver.planning import MinpeakOptions, PlanRequest, place
 from runner.verify.verify import verify
 
+pytestmark = pytest.mark.usefixtures("short_searches")
+
 OPTIONS = {
     "balanced": MinpeakOptions(),
     "no slack": MinpeakOptions(slack=0.0),

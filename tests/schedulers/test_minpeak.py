@@ -28,6 +28,7 @@ from schedulers.minpeak.plan import Options
 from schedulers.minpeak.planner import plan
 
 TOTAL = {"objective": "total"}
+pytestmark = pytest.mark.usefixtures("short_searches")
 
 
 def safe_sizes(schedule) -> RingSizes:

@@ -20,6 +20,8 @@ from schedulers.minpeak.plan import Plan
 from schedulers.minpeak.planner import plan
 from schedulers.minpeak.techniques import ALL, TECHNIQUES, chosen
 
+pytestmark = pytest.mark.usefixtures("short_searches")
+
 NAMES = [technique.name for technique in TECHNIQUES]
 GOALS: list[dict[str, Any]] = [
     {"share": True, "objective": "total"},

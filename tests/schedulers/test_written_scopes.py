@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from sampled import sampled
 
 from runner.driver.shares.written import without_lists
 from runner.driver.write import Files, library_of, settled_texts
@@ -190,11 +191,12 @@ def test_without_a_pass_what_is_found_is_right(tmp_path: Path) -> None:
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("num", sampled((12, 40), (12,)))
 @pytest.mark.parametrize("objective", ["total", "worst"])
-def test_written_graphs_are_smaller_do_the_same_and_stay(objective: str, tmp_path: Path) -> None:
+def test_written_graphs_are_smaller_do_the_same_and_stay(objective: str, num: int, tmp_path: Path) -> None:
     path, num_written, num_hoisted = tmp_path / "made.yaml", 0, 0
     value = sum if objective == "total" else max
-    for seed in range(40):
+    for seed in range(num):
         text = looped(seed) if seed % 2 else straight(seed)[0]
         path.write_text(text)
         before = program_of(path)
@@ -214,7 +216,7 @@ def test_written_graphs_are_smaller_do_the_same_and_stay(objective: str, tmp_pat
         num_hoisted += path.read_text().count("alloc:") > text.count("alloc:")
         x = torch.arange(1024, dtype=torch.float32).reshape(4, 256).remainder(7)
         assert torch.equal(_run(before, x), _run(after, x)), f"seed {seed}"
-    assert num_written > 10 and num_hoisted > 5
+    assert num_written > num // 4 and num_hoisted > num // 8
 
 
 def _comments(text: str) -> list[str]:
@@ -228,7 +230,7 @@ def _run(program: Program, x: torch.Tensor) -> torch.Tensor:
     return z
 
 
-@pytest.mark.parametrize("num", [32, 33, 70])
+@pytest.mark.parametrize("num", sampled((32, 33, 70), (33,)))
 def test_what_outlives_a_scope_is_allocated_in_as_many_allocs_as_it_takes(num: int, tmp_path: Path) -> None:
     """A large tensor is read to make `num` small ones, all of which are read beside the next large one."""
     path, large = tmp_path / "made.yaml", 'out: {y: "big: f32[64, 256]"}}'

@@ -19,7 +19,7 @@ from runner.lint.lint import lint_graph
 from runner.program.ops import OpRegistry
 
 NUM_MUTATIONS = 2000
-NUM_GROUPS = 8
+NUM_GROUPS = 16
 REGISTRY = OpRegistry()
 register_all(REGISTRY)
 SMALL = ["num_hidden_layers=3", "compress_ratios=[0,4,128]", "n_routed_experts=4", "decode.batch=2", "prefill.seq=16"]
@@ -182,7 +182,7 @@ def assert_located(found: list[Diagnostic], text: str, name: str) -> None:
             assert finding.mark.column >= 1
 
 
-@pytest.mark.parametrize("group", sampled(range(NUM_GROUPS), (0, 3)))
+@pytest.mark.parametrize("group", sampled(range(NUM_GROUPS), (0, 6)))
 def test_mutated_graphs_give_located_findings_or_pass(group, library):
     rng = random.Random(group)
     outcomes: Counter[str] = Counter()

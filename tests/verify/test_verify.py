@@ -119,6 +119,7 @@ def _strategies(num):
 
 
 @pytest.mark.parametrize(("strategy", "num"), _strategies(80))
+@pytest.mark.usefixtures("short_searches")
 def test_order_verdict_equals_brute_force(strategy, num):
     @settings(max_examples=num, deadline=None)
     @given(seed=st.integers(0, 10**6), mutate=st.booleans(), together=st.sampled_from([1, 3, 1 << 13]))
@@ -142,6 +143,7 @@ def _compare_with_brute_force(strategy, seed, mutate):
 
 
 @pytest.mark.parametrize(("strategy", "num"), _strategies(40))
+@pytest.mark.usefixtures("short_searches")
 def test_what_passes_runs_right_in_any_order(strategy, num):
     """Schedules with an edge taken away, where the verifier passes them all the same: the results do not change."""
 

@@ -396,4 +396,5 @@ def test_what_cannot_be_drafted_runs_without_and_says_why(tiny, tmp_path):
 @pytest.mark.parametrize("layers", [3, pytest.param(2, marks=pytest.mark.slow)])
 def test_several_draft_layers_are_refused_by_name(tmp_path, layers):
     folder = with_draft(tmp_path / "several", *SMALL, f"num_nextn_predict_layers={layers}")
-    assert f"{layers} draft layers" in why_not(folder) and f"('num_nextn_predict_layers' is {layers})" in why_not(folder)
+    why = why_not(folder)
+    assert f"{layers} draft layers" in why and f"('num_nextn_predict_layers' is {layers})" in why
