@@ -1,14 +1,51 @@
-"""This module writes files whole or not at all."""
+"""This module writes files whole or not at all, also where a signal ends the process."""
 
 from __future__ import annotations
 
 import errno
 import os
+import shutil
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 _PREFIX = ".ringgraph-"
+_ENDING = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+"""Signals that end a process without an exception in it, so that nothing cleans up."""
+
+_unfinished: dict[Path, int] = {}
+"""Files and folders that are being written, each with the process that writes it: a fork has them too."""
+
+
+@contextmanager
+def removed_when_ended(path: Path) -> Iterator[None]:
+    """While the body writes `path`, a file or a folder, a signal that ends the process removes it first.
+
+    A process that does something else on such a signal keeps doing that. Python looks for signals in its main thread alone, so
+    bodies in other threads are covered only while one in the main thread runs.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    taken = [number for number in _ENDING if is_main and signal.getsignal(number) is signal.SIG_DFL]
+    _unfinished[path] = os.getpid()
+    for number in taken:
+        signal.signal(number, _end)
+    try:
+        yield
+    finally:
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
+        _unfinished.pop(path, None)
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    for path, writer in list(_unfinished.items()):
+        if writer == os.getpid():
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    signal.signal(number, signal.SIG_DFL)
+    os.kill(os.getpid(), number)
 
 
 @contextmanager
@@ -39,7 +76,7 @@ def whole_file(path: Path) -> Iterator[Path]:
             yield path
         return
     target, partial = path.resolve(), _partial(path)
-    with naming(path, partial):
+    with naming(path, partial), removed_when_ended(partial):
         try:
             yield partial
             if target.exists():

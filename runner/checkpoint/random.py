@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from runner.base.errors import CheckpointError
+from runner.base.files import removed_when_ended
 from runner.base.tensor_spec import TensorSpec
 from runner.checkpoint.checkpoint import Fields
 from runner.checkpoint.encodings import encode, plain_dtype, stored_tensors, weights_with_scales
@@ -91,9 +92,10 @@ def write_folder(out: Path, fill: Callable[[Path], None]) -> Path:
     except OSError as error:
         raise CheckpointError(f"checkpoint '{out}' cannot be written: {error.strerror}") from error
     try:
-        temporary.chmod(0o755)
-        fill(temporary)
-        temporary.replace(out)
+        with removed_when_ended(temporary):
+            temporary.chmod(0o755)
+            fill(temporary)
+            temporary.replace(out)
     except OSError as error:
         raise CheckpointError(f"checkpoint '{out}' cannot be written: {error.strerror or error}") from error
     finally:

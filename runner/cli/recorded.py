@@ -128,6 +128,8 @@ def replay_recorded(
     if progress is not None:
         replay = replay_under(progress, schedule_of(recording), recording.sizes, lambda: timing)
     found = recorded_from_replay(replay, bool(recording.facts.get("with_pool")))
+    for text in recording.estimated:
+        messages().print(f"note: a guess: {text}")
     if as_json:
         print_json(found)
     else:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import count
 
 from runner.base.tensor_spec import block_bytes
 from runner.program.program import Arena, Program, Span, Task
@@ -68,7 +69,7 @@ def place(program: Program, layout: Layout) -> list[PlacedItem]:
     if program.arenas and layout.share:
         arenas = {arena.path: _blocks(program, arena) for arena in program.arenas}
         edges = reuse_edges(program, certain_waits(program, automatic=layout.automatic, explicit=layout.hoist))
-    placing = _Placing(program, layout, _last_uses(program) if layout.outlive else {}, written, arenas, edges)
+    placing = _Placing(program, layout, *(_last_uses(program) if layout.outlive else ({}, {})), written, arenas, edges)
     return [*arenas.get("", ()), *placing.body(program.body.items, 0, False)]
 
 
@@ -77,17 +78,15 @@ def _blocks(program: Program, arena: Arena) -> list[PlacedAlloc]:
     return arena_blocks(arena.tensors, arena.offsets, sizes, ".".join((*arena.path.split("."), "arena")).strip("."), arena.mark)
 
 
-def _last_uses(program: Program) -> dict[int, int]:
-    """The last task that touches each tensor; a value that a loop reads counts as used by the task after it."""
-    last: dict[int, int] = {}
-    next_task = 0
-    for item in SpanWalk(program.body):
+def _last_uses(program: Program) -> tuple[dict[int, int], dict[int, int]]:
+    """Places in a walk: of the last item that uses each tensor, a loop what it reads; and of each span's end, by id."""
+    last, ends, places = dict[int, int](), dict[int, int](), count()
+    for item in SpanWalk(program.body, lambda span: ends.update({id(span): next(places)})):
         if isinstance(item, int):
-            last.update(dict.fromkeys((*program.tasks[item].creates, *program.tasks[item].uses), item))
-            next_task = item + 1
+            last.update(dict.fromkeys((*program.tasks[item].creates, *program.tasks[item].uses), next(places)))
         elif item.trips is not None:
-            last.update(dict.fromkeys(item.trips.reads, next_task))
-    return last
+            last.update(dict.fromkeys(item.trips.reads, next(places)))
+    return last, ends
 
 
 @dataclass(frozen=True)
@@ -95,6 +94,7 @@ class _Placing:
     program: Program
     layout: Layout
     last_use: dict[int, int]
+    ends: dict[int, int]
     written: dict[int, tuple[int, ...]]  # per tensor of an alloc all tensors of that alloc
     arenas: Mapping[str, Sequence[PlacedAlloc]]  # per path of a used graph its arena
     edges: Mapping[int, tuple[int, ...]]  # per task those that sharing needs
@@ -152,8 +152,7 @@ class _Placing:
 
     def outliving(self, span: Span, body: _Body, outer: _Body) -> list[PlacedItem]:
         """Hand tensors that are used after `body` to the body around it; returns their allocs if that does not gather."""
-        end = max(span.tasks(), default=-1)
-        found = [tensor for tensor in body.created if self.last_use[tensor] > end]
+        found = [tensor for tensor in body.created if self.last_use[tensor] > self.ends[id(span)]]
         blocks = [(tensor,) for tensor in found]
         if self.layout.written:
             blocks = self.as_written(body.created, found)

@@ -4,6 +4,7 @@ import errno
 import json
 import multiprocessing
 import os
+import signal
 import stat
 from pathlib import Path
 
@@ -13,8 +14,9 @@ from full_disk import full_disk
 from safetensors.torch import load
 from sampled import sampled
 
-from runner.base.files import check_writable, remove_leftovers, whole_file, write_text
+from runner.base.files import check_writable, remove_leftovers, removed_when_ended, whole_file, write_text
 from runner.base.tensor_spec import TensorSpec
+from runner.checkpoint.random import write_folder
 from runner.checkpoint.write import write_json, write_shard
 from runner.driver.driver import program_of, resolve
 from runner.models.deepseek_v4.receive_depth import PhaseDepth, plot
@@ -212,3 +214,62 @@ def test_what_cannot_be_written_is_told_by_name(tmp_path):
             check_writable(path)
         assert failed.value.filename == str(path)
     assert (tmp_path / "file").read_bytes() == OLD
+
+
+def _end_in_file(folder):
+    with whole_file(folder / "a") as partial, whole_file(folder / "b") as other:
+        partial.write_bytes(b"half")
+        other.write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _end_in_folder(folder):
+    def fill(made):
+        write_text(made / "shard", "whole")
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    write_folder(folder / "a", fill)
+
+
+def _end_between(folder):
+    with whole_file(folder / "b") as partial:
+        partial.write_bytes(OLD)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _in_child(body, folder):
+    """The status of a forked process that runs `body`."""
+    child = os.fork()
+    if child == 0:
+        try:
+            body(folder)
+        finally:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize(
+    ("body", "number"), [(_end_in_file, signal.SIGTERM), (_end_in_folder, signal.SIGHUP), (_end_between, signal.SIGTERM)]
+)
+def test_a_signal_that_ends_the_process_leaves_nothing_unfinished(body, number, tmp_path):
+    (tmp_path / "b").write_bytes(OLD)
+    assert _in_child(body, tmp_path) == -number
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"b": OLD}
+
+
+def test_a_signal_that_ends_a_fork_leaves_what_its_parent_writes(tmp_path):
+    with whole_file(tmp_path / "a") as partial:
+        partial.write_bytes(OLD)
+        assert _in_child(lambda folder: os.kill(os.getpid(), signal.SIGTERM), tmp_path) == -signal.SIGTERM
+    assert (tmp_path / "a").read_bytes() == OLD
+
+
+def test_whoever_handles_signals_keeps_doing_so(tmp_path):
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+    try:
+        with removed_when_ended(tmp_path / "a"):
+            os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == [signal.SIGTERM]

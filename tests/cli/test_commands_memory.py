@@ -5,6 +5,7 @@ import json
 import pytest
 from places import DATA
 
+CAPTURES = DATA / "captures"
 CONFORMANCE = DATA / "conformance"
 MOE = ("moe", "--config", "tiny", "--deploy", "prefill", "--ep", "2")
 RING_KEYS = {
@@ -294,6 +295,15 @@ def test_replay_as_text_and_under_other_models(call):
             assert code == 0 and out.startswith("ok\n")
     code, _, err = call("ring-heap", "replay", CONFORMANCE / "missing.json")
     assert code == 1 and "cannot read" in err
+
+
+def test_replay_tells_what_of_a_run_that_died_is_a_guess(call):
+    """The alloc that its ring had no room for was not recorded, so what is rebuilt runs: nobody is told that without a word."""
+    code, out, err = call("ring-heap", "replay", CAPTURES / "died")
+    assert code == 0 and out.startswith("ok\n")
+    assert "note: a guess: the end of 2 scopes that the run left open: behind the last submission" in err
+    assert json.loads(call("ring-heap", "replay", CAPTURES / "died", "--json")[1])["outcome"]["ok"]
+    assert "guess" not in call("ring-heap", "replay", CONFORMANCE / "01_flat_alignment.json")[2]
 
 
 # --- scope-stats ------------------------------------------------------------------------------------------------------

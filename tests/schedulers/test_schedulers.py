@@ -12,7 +12,7 @@ from random_programs import Builder, random_program, random_trips, run_in_order,
 import schedulers
 from runner.base.errors import RinggraphError
 from runner.base.tensor_spec import TensorSpec
-from runner.program.program import Program, Span, Tensor
+from runner.program.program import Program, Span, Tensor, Trips
 from runner.rings.capacity import least_window, ring_loads, safe_heap
 from runner.rings.schedule import Begin, End, Submit
 from runner.rings.sizes import RingSizes
@@ -139,6 +139,25 @@ def test_autoscope_keeps_what_outlives_a_body_outside():
         schedule = get_scheduler("autoscope")(program, {"batch_allocs": batch})
         assert _outline(schedule) == expected
         assert verify(schedule) == []
+
+
+@pytest.mark.parametrize(("batch", "trip"), [(False, ["auto", "t1", "t2"]), (True, ["auto", "t1 t2"])])
+def test_a_value_that_the_end_of_a_body_asks_for_stays_inside(batch, trip):
+    """`t2` is the count of a loop without trips: no task of the trip comes after it that could be the reader."""
+    made = Builder()
+    counts = [made.tensor(1) for _ in range(3)]
+    for before, made_now in zip((None, *counts), counts, strict=False):
+        made.task([] if before is None else [made.whole(before)], [made.whole(made_now)], (made_now,))
+    none = Span("dynamic", "none", (), trips=Trips("none", (2,), (2,), 0, lambda values: 0))
+    inner = Span(
+        "dynamic", "inner", (Span("iteration", "t", (1, 2, none)),), trips=Trips("inner", (0,), (0,), 1, lambda values: 1)
+    )
+    loop = Span("for", "outer", (Span("iteration", "o", (0, inner)),))
+    made.task([], [])
+    program = Program("asks", tuple(made.tensors), tuple(made.tasks), Span("root", "", (loop, 3)))
+    schedule = get_scheduler("autoscope")(program, {"batch_allocs": batch})
+    assert _outline(schedule) == ["auto", ["auto", "t0", trip]]
+    assert verify(schedule) == []
 
 
 def test_autoscope_puts_no_scope_into_a_manual_one():

@@ -48,7 +48,7 @@ def proposal(scene: Scene, begin: Floats, finish: Floats, taste: Taste, late: Fl
     """Lists for a run in which locals are in use from `begin`, which might be put off until `late`, to `finish`; None if nothing
     can be listed."""
     if taste.lazy and late is not None:
-        put_off = np.where(np.isfinite(late), np.maximum(late - begin, 0.0), 0.0)
+        put_off = np.maximum(np.where(np.isfinite(late), late, -np.inf) - begin, 0.0)  # what is in no trip begins at infinity
         begin = np.minimum(begin + taste.lazy * put_off, np.maximum(begin, finish))
     said = barred(widened(scene, grouped(scene, begin, finish, taste), taste), taste.bars)
     for _ in range(MAX_COPYING):

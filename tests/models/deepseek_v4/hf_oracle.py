@@ -51,6 +51,47 @@ def logits(model, tokens: Sequence[int]) -> torch.Tensor:
         return model(torch.tensor([list(tokens)]), use_cache=False).logits[0]
 
 
+def stepped(model, prompt: Sequence[int], tokens: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The prompt at once, then each token through the model's own cache: logits f32[L, V], and margins f32[L].
+
+    A margin says by how much the worst row that an indexer kept beat the best that it did not, at the closest in any layer: 0 for
+    equal scores, infinite if all were kept.
+    """
+    margins: list[list[torch.Tensor]] = []
+
+    def keep(indexer, operands, _):
+        scores, positions = found.pop(), operands[2][0]
+        margins[-1].append(_margins(scores[0], (positions + 1) // indexer.compress_rate, indexer.index_topk))
+
+    found: list[torch.Tensor] = []
+    modules = list(model.modules())
+    hooks = [m.register_forward_hook(keep) for m in modules if type(m).__name__ == "DeepseekV4Indexer"]
+    hooks += [
+        m.register_forward_hook(lambda *call: found.append(call[2]))
+        for m in modules
+        if type(m).__name__ == "DeepseekV4IndexerScorer"
+    ]
+    rows, cache = [], None
+    with torch.no_grad():
+        for part in (list(prompt), *([token] for token in tokens)):
+            margins.append([])
+            out = model(torch.tensor([part]), past_key_values=cache, use_cache=True)
+            rows.append(out.logits[0])
+            cache = out.past_key_values
+    for hook in hooks:
+        hook.remove()
+    return torch.cat(rows), torch.cat([torch.stack(layers).amin(dim=0) for layers in margins])
+
+
+def _margins(scores: torch.Tensor, visible: torch.Tensor, topk: int) -> torch.Tensor:
+    """f32[T]: the score of place `topk` less that of the next, of the first `visible` [T] scores of each row f32[T, I]."""
+    if scores.shape[1] <= topk:
+        return torch.full(visible.shape, torch.inf)
+    hidden = torch.arange(scores.shape[1]) >= visible.unsqueeze(-1)
+    best = scores.masked_fill(hidden, -torch.inf).sort(dim=-1, descending=True).values
+    return (best[:, topk - 1] - best[:, topk]).masked_fill(visible <= topk, torch.inf)
+
+
 def greedy(model, prompt: Sequence[int], num_tokens: int) -> tuple[list[int], torch.Tensor]:
     """Greedy tokens, one at a time through the model's own cache, and the logits f32[num_tokens, V] that chose them."""
     made, rows = [], []
