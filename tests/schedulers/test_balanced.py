@@ -29,9 +29,8 @@ from schedulers.minpeak.plan import Plan
 from schedulers.minpeak.planner import plan
 
 TICK_US = 0.5
-ON_FRONTIER, MOST_OFF, NEAR = 0.95, 1.10, 0.995
-"""The part of the programs whose plan nothing beats; by how much others may be beaten, in bytes or in time, and how many are not
-beaten by more: of the first thousand two are, by 12 and 27 %."""
+ON_FRONTIER, MOST_OFF = 0.95, 1.10
+"""The part of the programs whose plan nothing beats, and by how much others may be beaten, in bytes or in time."""
 
 
 def safe_sizes(schedule: Schedule) -> RingSizes:
@@ -83,7 +82,7 @@ def beaten_by(program: Program, lengths: list[int]) -> tuple[float, float]:
 def assert_on_the_frontier(count: int) -> None:
     factors = [max(beaten_by(*case)) for case in islice(small_programs(), count)]
     assert sum(factor <= 1 for factor in factors) >= ON_FRONTIER * count, sorted(factors)[-count // 10 :]
-    assert sum(factor <= MOST_OFF for factor in factors) >= NEAR * count, max(factors)
+    assert max(factors) <= MOST_OFF, factors
 
 
 def test_on_the_true_frontier() -> None:
