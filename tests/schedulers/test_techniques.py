@@ -86,7 +86,7 @@ def assert_sound(program: Program, switches: dict[str, bool], goal: dict[str, An
 PAIRS = [*combinations(NAMES, 2)]
 
 
-@pytest.mark.parametrize(("goal", "pairs"), by_default(GOALS, 0, 40, len(PAIRS)))
+@pytest.mark.parametrize(("goal", "pairs"), by_default(GOALS, 0, 20, len(PAIRS)))
 def test_all_pairs(goal: dict[str, Any], pairs: int) -> None:
     """All settings of each two techniques, the others on: none is off, one of them is, both are; both of so many pairs."""
     both = random.Random(pairs).sample(PAIRS, pairs) if pairs < len(PAIRS) else PAIRS

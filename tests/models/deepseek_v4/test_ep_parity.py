@@ -84,30 +84,59 @@ F32 = {2: ("many-heads-narrow-window", "wide-window-odd-sizes"), 4: ("all-paths"
 LENGTHS = (1, 130, 5, 40, 3, 6, 2, 4)
 
 
-def check_models(tmp_path: Path, num_ranks: int, names, steps: int) -> None:
-    models = {}
-    for name in names:
-        models[name] = hf_oracle.random_model(MODELS[name], seed=7)
-        hf_oracle.save(models[name], tmp_path / name)
+def jobs_of(folder: Path, num_ranks: int, names, steps: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Models of transformers, and jobs with their checkpoints."""
+    models = {name: hf_oracle.random_model(MODELS[name], seed=7) for name in names}
+    for name, model in models.items():
+        hf_oracle.save(model, folder / name)
     given = {name: prompts(LENGTHS[: max(4, num_ranks)], MODELS[name]["vocab_size"]) for name in names}
-    made = run_jobs(tmp_path / "out", num_ranks, [job(n, tmp_path / n, given[n], steps + 1) for n in names])
-    for name in names:
+    return models, [job(name, folder / name, given[name], steps + 1) for name in names]
+
+
+def check_jobs(models: dict[str, Any], jobs: list[dict[str, Any]], made: dict[str, Made]) -> None:
+    for each in jobs:
+        name = each["name"]
         assert made[name].errors == []
-        for prompt, tokens, rows in zip(given[name], made[name].tokens, made[name].logits, strict=True):
+        for prompt, tokens, rows in zip(each["prompts"], made[name].tokens, made[name].logits, strict=True):
             golden = hf_oracle.logits(models[name], [*prompt, *tokens[:-1]])
-            assert len(tokens) == steps + 1 and rows.shape == golden.shape
+            assert len(tokens) == each["new_tokens"] and rows.shape == golden.shape
             assert float(errors(rows, golden).max()) < LIMIT
             assert golden[len(prompt) - 1 :].argmax(dim=1).tolist() == tokens
 
 
-@pytest.mark.parametrize("num_ranks", sampled((2, 4), (2,)))
-def test_logits_and_tokens_over_ranks(num_ranks, tmp_path):
-    check_models(tmp_path, num_ranks, F32[num_ranks], 3)
+def check_models(tmp_path: Path, num_ranks: int, names, steps: int) -> None:
+    models, jobs = jobs_of(tmp_path, num_ranks, names, steps)
+    check_jobs(models, jobs, run_jobs(tmp_path / "out", num_ranks, jobs))
+
+
+@dataclass(frozen=True)
+class OverTwo:
+    """What two ranks made, started once: models in f32, and a checkpoint in W8A8."""
+
+    models: dict[str, Any]
+    jobs: list[dict[str, Any]]
+    w8a8: dict[str, Any]
+    made: dict[str, Made]
+
+
+@pytest.fixture(scope="module")
+def over_two(tmp_path_factory) -> OverTwo:
+    base = tmp_path_factory.mktemp("two")
+    models, jobs = jobs_of(base, 2, F32[2], 3)
+    sets = ("precision=w8a8", "index_n_heads=16")
+    folder = init_checkpoint(load_config(["tiny"], sets), base / "w8a8", seed=3, flavour="w8a8")
+    w8a8 = job("w8a8", folder, prompts((1, 5, 129, 3, 8, 2, 4, 6), 512), 5, "precision=w8a8", "dtype=f32")
+    return OverTwo(models, jobs, w8a8, run_jobs(base / "out", 2, [*jobs, w8a8]))
+
+
+def test_logits_and_tokens_over_two_ranks(over_two):
+    check_jobs(over_two.models, over_two.jobs, over_two.made)
 
 
 @pytest.mark.slow
-def test_logits_and_tokens_over_eight_ranks(tmp_path):
-    check_models(tmp_path, 8, F32[8], 3)
+@pytest.mark.parametrize("num_ranks", [4, 8])
+def test_logits_and_tokens_over_ranks(num_ranks, tmp_path):
+    check_models(tmp_path, num_ranks, F32[num_ranks], 3)
 
 
 @pytest.mark.slow
@@ -388,17 +417,14 @@ def test_threads_change_no_bit(wide_logits):
 # --- W8A8 -----------------------------------------------------------------------------------------------------------
 
 
-def test_w8a8_over_ranks_against_rounded_transformers(tmp_path, record_property):
+def test_w8a8_over_ranks_against_rounded_transformers(tmp_path, over_two):
     """INT8 end to end, against dequantised weights and rounded activations in transformers' model.
 
     Until a first code falls to the other side of a rounding the two agree as f32 does; from there on they differ by what one step
     of INT8 is worth, and attention carries that to later positions of the prompt.
     """
-    sets = ("precision=w8a8", "index_n_heads=16")
-    folder = init_checkpoint(load_config(["tiny"], sets), tmp_path / "w8a8", seed=3, flavour="w8a8")
-    given = prompts((1, 5, 129, 3, 8, 2, 4, 6), 512)
-    made = run_jobs(tmp_path / "out", 2, [job("w8a8", folder, given, 5, "precision=w8a8", "dtype=f32")])["w8a8"]
-    model = w8a8_oracle.load(folder, tmp_path / "plain")
+    given, made = over_two.w8a8["prompts"], over_two.made["w8a8"]
+    model = w8a8_oracle.load(over_two.w8a8["checkpoint"], tmp_path / "plain")
     golden = [w8a8_oracle.logits(model, [*p, *tokens[:-1]], len(p)) for p, tokens in zip(given, made.tokens, strict=True)]
     rows, expected = torch.cat(made.logits), torch.cat(golden)
     relative = float((rows - expected).norm() / expected.norm())
