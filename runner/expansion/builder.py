@@ -27,6 +27,9 @@ from runner.program.program import Region, Task, Tensor
 _new_region, _new_tensor, _new_view = builder(Region), builder(Tensor), builder(View)
 
 
+MAX_NESTED = 96
+"""Bodies that one may lie in: scopes, trips, cases and used graphs together. Runtimes open 64 scopes at the most."""
+
 MAX_USES_DEEP = 32
 """Graphs that one may lie in, by `use`: whoever walks a program recurses."""
 
@@ -125,6 +128,11 @@ class ProgramBuilder:
         self.items += num_items + 1
         if self.items > self.most_items:
             raise self.too_many_items(mark)
+
+    def nest(self, depth: int, mark: Mark) -> None:
+        """A body is about to be expanded, with so many around it."""
+        if depth > MAX_NESTED:
+            raise self.stop("G329", f"bodies are nested deeper than {MAX_NESTED} levels, those of used graphs included", mark)
 
     def expect(self, trips: int, items: int, mark: Mark) -> None:
         """At least so many trips and items are to come, up to the end of the loop at `mark`."""

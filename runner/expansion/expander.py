@@ -28,7 +28,7 @@ from runner.expansion.sharing.texts import Texts
 from runner.expansion.tasks import TaskMaker
 from runner.expansion.trip_counts import case_test
 from runner.language.expressions import Expr, ExprError, parse
-from runner.language.graph import Alloc, For, Graph, Item, Op, Scope, Seen, Switch, Use
+from runner.language.graph import Alloc, For, Graph, Item, Op, Scope, Seen, Switch, Text, Use
 from runner.language.library import GraphLibrary, first_findings, with_source_lines
 from runner.models.protocols import DecidesLoop, Settings, TripCounts
 from runner.program.ops import OpRegistry
@@ -128,9 +128,12 @@ class _Walk:
         self.tasks = TaskMaker(builder, ops)
         self.run_time = RunTimeTrips(builder, trips, decides)
         self.sample = sample
+        self.depth = 0
         self.using: list[Graph] = []
         self.num_cases: dict[str, int] = {}
         """Of choices at run time, how many cases begin with a path."""
+        self.sizes: dict[object, Size] = {}
+        """What used graphs come to at least (`Forecast`)."""
         self.counted: Context | None = None
         """Where a loop is being expanded that has counted the trips of loops inside."""
         self.externals = Externals(builder, ops)
@@ -194,12 +197,16 @@ class _Walk:
 
     def body(self, body: Sequence[Item], frame: Frame, context: Context, items: list[int | Span]) -> None:
         """Expand `body` into `items`."""
-        self.builder.enter(len(body), body[0].mark if body else context.graph.mark)
+        mark = body[0].mark if body else context.graph.mark
+        self.builder.enter(len(body), mark)
+        self.builder.nest(self.depth, mark)
+        self.depth += 1
         for item in body:
             if type(item) is Op:
                 items.append(self.tasks.op(item, frame, context))
             else:
                 self.structure(item, frame, context, items)
+        self.depth -= 1
 
     def structure(self, item: Item, frame: Frame, context: Context, items: list[int | Span]) -> None:
         match item:
@@ -278,7 +285,17 @@ class _Walk:
         self.builder.trips += num
 
     def forecast(self, context: Context, frame: Frame) -> Forecast:
-        return Forecast(context.values, frame, self.sample, self.run_time.is_given)
+        how = self.builder.config.values, self.findable, self.sample, self.run_time.is_given
+        return Forecast(context.graph, context.values, frame, *how, tuple(self.using), self.sizes)
+
+    def findable(self, name: Text, graph: Graph) -> Graph | None:
+        """The graph that a `use` means, whose file allows for more items; None where expansion will tell what is wrong."""
+        try:
+            found = self.library(name, graph.file)
+        except GraphError:
+            return None
+        self.builder.grant(found)
+        return found
 
     def iterations(self, item: For, trips: Sequence[int], frame: Frame, context: Context) -> tuple[Span, ...]:
         spans = []

@@ -71,6 +71,62 @@ def _nested(rng: random.Random, levels: int, variables: tuple[str, ...] = ()) ->
     return ", ".join(items)
 
 
+def _used(rng: random.Random, users: str, names: list[str]) -> str:
+    """The body `users` with `use` of one of these graphs in place of some allocs; the param `p` is given, or the default."""
+    parts = users.split(ALLOC)
+    joined = parts[0]
+    for part in parts[1:]:
+        bound = rng.choice(["n: n", "n: n, p: 1", "n: n, p: p + 1"])
+        joined += (f"{{use: {rng.choice(names)}, with: {{{bound}}}}}" if names and rng.random() < 0.5 else ALLOC) + part
+    return joined
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_used_graphs_come_to_is_no_more_than_comes(seed, tmp_path, monkeypatch):
+    """As below, with graphs in graphs; `trips=` or `items=` less than the least is refused before the first trip."""
+    rng, names = random.Random(seed), []
+    for name in ("u2", "u1", "u0", "g"):
+        body = _used(rng, _nested(rng, 2), names)
+        (tmp_path / f"{name}.yaml").write_text(f"{HEAD.replace(': g', f': {name}')}params: {{p: 2}}\nbody: [{body}]\n")
+        names.append(name)
+    graph, config, made = load_graph(tmp_path / "g.yaml"), load_config(["tiny"]), []
+    monkeypatch.setattr(expander, "ProgramBuilder", lambda *given: made.append(ProgramBuilder(*given)) or made[-1])
+    for how in ({}, {"stamp": False}, {"sample": True}):
+
+        def problems(limits: Limits, how: dict[str, bool] = how) -> list[str]:
+            found = expand_all(graph, config, registry(), limits=limits, library=GraphLibrary(), **how).problems
+            return [problem.message for problem in found]
+
+        assert not problems(Limits())
+        trips, items = made[-1].trips, made[-1].items
+        assert not problems(Limits(trips=trips, items=items))
+        assert problems(Limits(items=items - 1))
+        assert not trips or problems(Limits(trips=trips - 1))
+
+
+def test_loops_of_used_graphs_are_counted_before_the_first_trip(tmp_path):
+    """Two graphs deep, in a case that the configuration decides, by a param that is passed on."""
+    inner = "graph: inner\nparams: {many: 1}\nbody: [{for: k, range: many, body: [{alloc: {b: 'f32[4]'}}]}]\n"
+    outer = "graph: outer\nparams: {many: 1}\nbody: [{if: TOPK > 0, then: [{use: inner, with: {many: many * 1000}}]}]\n"
+    (tmp_path / "inner.yaml").write_text(inner)
+    (tmp_path / "outer.yaml").write_text(outer)
+    path = tmp_path / "g.yaml"
+    path.write_text("graph: g\nbody:\n  - for: t\n    range: 100\n    body: [{use: outer, with: {many: 3}}]\n")
+    found = expand_all(load_graph(path), load_config(["tiny"]), registry(), library=GraphLibrary())
+    assert [(p.code, p.mark.line) for p in found.problems] == [("G329", 4)] and not found.program.tasks
+
+
+def test_bodies_are_nested_so_deep_and_no_deeper(tmp_path):
+    """31 graphs of 26 scopes each, one in the other, recursed beyond what Python does."""
+    for level in range(31):
+        inside = f"{{use: d{level + 1}}}" if level < 30 else ALLOC
+        (tmp_path / f"d{level}.yaml").write_text(f"graph: d{level}\nbody: [{'{scope: s, body: [' * 26}{inside}{']}' * 26}]\n")
+    for first, codes in ((0, ["G329"]), (28, [])):
+        graph = load_graph(tmp_path / f"d{first}.yaml")
+        found = expand_all(graph, load_config(["tiny"]), registry(), library=GraphLibrary())
+        assert [problem.code for problem in found.problems] == codes
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_what_is_counted_before_a_loop_is_no_more_than_comes(seed, tmp_path, monkeypatch):
     """A program may have exactly what it has, and no less; whether trips are copied or not, sampled or not."""
