@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator, Sequence
-from itertools import chain, compress, groupby
-from operator import attrgetter, itemgetter
+from itertools import groupby, pairwise
+from operator import itemgetter
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -176,41 +176,33 @@ class _Accesses:
 
     def __init__(self, columns: Columns, program: Program) -> None:
         written, in_parts = np.zeros(len(program.tensors), bool), np.zeros(len(program.tensors), bool)
-        written[np.fromiter(chain.from_iterable(map(attrgetter("writes"), program.tasks)), np.int64)] = True
+        written[columns.program.tensors(lambda task: task.writes).values] = True
         written &= least_bytes(program) > 0  # no bytes, nothing to order
-        found: list[tuple[Ints, Ints, Bools, Bools]] = []
-        regions: list[Region] = []
-        known: dict[int, bytes] = {}  # by what tasks are like
-        for part in in_turn(np.arange(len(columns.tasks))):
-            tasks = columns.tasks[part[0] : part[-1] + 1]
-            operands = [task.regions for task in tasks]
-            touched = [*chain.from_iterable(operands)]
-            tensor = np.fromiter([region.tensor for region in touched], np.int32, len(touched))
-            alike = [known.get(id(task.like)) or known.setdefault(id(task.like), _flags(task)) for task in tasks]
-            flags = np.frombuffer(b"".join(alike), np.uint8)
-            in_parts[tensor[flags & _IN_PARTS > 0]] = True
-            by = np.repeat(columns.submitted[part], [*map(len, operands)])
-            kept = written[tensor]
-            found.append((by[kept], tensor[kept], flags[kept] & _READ > 0, flags[kept] & _WRITE > 0))
-            regions += compress(touched, kept)
-        nothing = np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, bool), np.zeros(0, bool)
-        self.by, self.tensor, self.is_read, self.is_write = map(np.concatenate, zip(nothing, *found, strict=True))
+        operands = columns.program.tensors(lambda task: [region.tensor for region in task.regions])
+        tensor, by, place = columns.per_submission(operands)
+        flags, _, _ = columns.per_submission(columns.program.numbers(_flags))
+        in_parts[tensor[flags & _IN_PARTS > 0]] = True
+        kept = np.flatnonzero(written[tensor])
+        self.by, self.tensor, flags = by[kept], tensor[kept], flags[kept]
+        self.is_read, self.is_write = flags & _READ > 0, flags & _WRITE > 0
         self.in_parts = in_parts[self.tensor]
-        self.regions = list(compress(regions, self.in_parts))
+        picked = kept[self.in_parts]
+        task = columns.tasks[np.searchsorted(columns.submitted, by[picked])]
+        self.regions = [tuple(program.tasks[k].regions)[at] for k, at in zip(task.tolist(), place[picked].tolist(), strict=True)]
 
 
 _READ, _WRITE, _IN_PARTS = 1, 2, 4
 
 
-def _flags(task: Task) -> bytes:
+def _flags(task: Task) -> list[int]:
     """What a task does with each of its operands."""
     reads, writes, modes = task.reads, task.writes, task.modes
-    return bytes(
+    return [
         _READ * (region.tensor in reads)
         | _WRITE * (region.tensor in writes and modes.get(name) != "in")
         | _IN_PARTS * (bool(region.box) or region.part is not None)
         for name, region in task.operands.items()
-    )
+    ]
 
 
 def region_needs(columns: Columns) -> Iterator[Need]:
@@ -319,7 +311,7 @@ class _Uses:
 
     def __init__(self, columns: Columns, tensors: Ints) -> None:
         users = columns.users
-        known = Pairs(users, columns.num)
+        known = Pairs.of(users.owners(), users.values, columns.num)
         is_first, is_last = np.ones(len(users.values), bool), np.ones(len(users.values), bool)
         for picked in in_turn(tensors):
             at, which = places(users, picked)
@@ -341,13 +333,24 @@ def _needs_of_moves(columns: Columns, uses: _Uses, moves: Sequence[tuple[int, li
     alike = (first[left].tolist(), second[left].tolist(), new[is_simple][left].tolist(), old[is_simple][left].tolist())
     for one, other, tensor, gone in zip(*alike, strict=True):
         yield new_need("sharing", (one,), other, tensor, (gone,))
-    for k in np.flatnonzero(~is_simple).tolist():
-        tensor, olds = moves[k]
-        firsts = tuple(sorted({user for gone in olds for user in uses.last.row(gone)}))
-        for user in uses.first.row(tensor):
-            waits = columns.schedule.submissions[user].waits
-            if not all(first in waits for first in firsts):
-                yield new_need("sharing", firsts, user, tensor, tuple(olds))
+    others = [moves[k] for k in np.flatnonzero(~is_simple).tolist()]
+    if others:
+        yield from _needs_of_many(columns, uses, [tensor for tensor, _ in others], [tuple(gone) for _, gone in others])
+
+
+def _needs_of_many(columns: Columns, uses: _Uses, new: Sequence[int], old: Sequence[tuple[int, ...]]) -> Iterator[Need]:
+    """What follows where each of the `new` tensors comes to lie where the `old` ones lay, whatever their users are."""
+    gone = Rows.of(old)
+    at, which = places(uses.last, gone.values)
+    last = Pairs.of(gone.owners()[which], uses.last.values[at], columns.num).rows(len(new))
+    users = last.values.tolist()
+    firsts = [tuple(users[start:end]) for start, end in pairwise(last.starts.tolist())]
+    at, which = places(uses.first, np.array(new))
+    second = uses.first.values[at]
+    may_wait = np.diff(columns.waits.starts)[second] >= np.diff(last.starts)[which]  # for all of them
+    for move, user, may in zip(which.tolist(), second.tolist(), may_wait.tolist(), strict=True):
+        if not (may and set(columns.schedule.submissions[user].waits).issuperset(firsts[move])):
+            yield new_need("sharing", firsts[move], user, new[move], old[move])
 
 
 def _only(rows: Rows, kept: Bools) -> Rows:

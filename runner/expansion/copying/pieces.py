@@ -128,6 +128,7 @@ def _attrs(task: CopiedTask) -> Mapping[str, object]:
     path=lambda task: task.copy.prefix + task.step.path,
     **{name: attrgetter(f"step.root.{name}") for name in ("op", "core", "num_blocks", "mark", "doc", "device", "modes")},
     like=attrgetter("step"),
+    among=attrgetter("copy.tensors"),
     names=attrgetter("step.names"),
     regions=lambda task: task.step.regions(task.copy.regions),
     operands=lambda task: Operands(task.names, task.regions),
