@@ -45,7 +45,7 @@ class Rows:
     values: Ints
 
     @classmethod
-    def of(cls, lists: Sequence[Sequence[int]], dtype: type[np.signedinteger] = np.int64) -> Rows:
+    def of(cls, lists: Sequence[Collection[int]], dtype: type[np.signedinteger] = np.int64) -> Rows:
         starts = np.zeros(len(lists) + 1, np.int64)
         np.cumsum(np.fromiter(map(len, lists), np.int64, len(lists)), out=starts[1:])
         return cls(starts, np.fromiter(chain.from_iterable(lists), dtype, int(starts[-1])))
@@ -112,16 +112,16 @@ class TaskColumns:
                 self._groups.append(_Group(tasks, shifts, np.array([among[start] for start in starts], np.int32)))
         self._groups.append(_Group(np.flatnonzero(is_alone), np.zeros(1, np.int64), np.zeros((1, 0), np.int32)))
 
-    def tensors(self, of: Callable[[Task], Sequence[int]]) -> Rows:
+    def tensors(self, of: Callable[[Task], Collection[int]]) -> Rows:
         """Per task the tensors that `of` gives, which are of operands, or created or used."""
         return self._rows(of, np.int32, _Group.of_copies)
 
-    def numbers(self, of: Callable[[Task], Sequence[int]]) -> Rows:
+    def numbers(self, of: Callable[[Task], Collection[int]]) -> Rows:
         """Per task numbers below 128 that are the same for all tasks alike."""
         return self._rows(of, np.int8, lambda _, numbers: numbers[None])
 
     def _rows(
-        self, of: Callable[[Task], Sequence[int]], dtype: type[np.signedinteger], of_copies: Callable[[_Group, Ints], Ints]
+        self, of: Callable[[Task], Collection[int]], dtype: type[np.signedinteger], of_copies: Callable[[_Group, Ints], Ints]
     ) -> Rows:
         tasks = self.tasks
         found = [Rows.of([of(tasks[number]) for number in group.tasks.tolist()], dtype) for group in self._groups]

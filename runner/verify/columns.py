@@ -14,7 +14,7 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.program.lifetimes import Ints, Rows, TaskColumns, distinct, task_columns
+from runner.program.lifetimes import Ints, Rows, TaskColumns, task_columns
 from runner.program.program import Program
 from runner.rings.schedule import Begin, End, Repeat, Schedule, Slot, Submit
 
@@ -28,9 +28,11 @@ class Pairs:
     """A set of pairs of numbers from 0 on, the second ones below `num`."""
 
     def __init__(self, keys: Ints, num: int) -> None:
-        """Pairs by their keys, in any order."""
+        """Pairs by their keys, in any order, which is lost."""
         self.num = np.int64(num)
-        self.keys = distinct(keys)
+        keys.sort()
+        is_first = keys[1:] != keys[:-1]
+        self.keys = keys if is_first.all() else keys[np.append(True, is_first)]
 
     @classmethod
     def of(cls, owners: Ints, values: Ints, num: int) -> Pairs:
@@ -43,7 +45,8 @@ class Pairs:
     def rows(self, num_owners: int) -> Rows:
         """Per owner its values, ascending."""
         starts = np.searchsorted(self.keys, np.arange(num_owners + 1) * self.num)
-        return Rows(starts, (self.keys % max(1, self.num)).astype(np.int32))
+        values = np.remainder(self.keys, max(1, self.num), out=np.zeros(len(self.keys), np.int32), casting="unsafe")
+        return Rows(starts, values)
 
     def find(self, owners: Ints, values: Ints) -> Ints:
         """The number of each of these pairs in the set, -1 for those that are not there."""
@@ -61,9 +64,12 @@ class Pairs:
 
 def places(rows: Rows, picked: Ints) -> tuple[Ints, Ints]:
     """Where in `rows.values` those of the rows `picked` are, one row behind the other, and for each the index in `picked`."""
-    lengths = rows.starts[picked + 1] - rows.starts[picked]
-    which = np.repeat(np.arange(len(picked)), lengths)
-    return np.arange(len(which)) + (rows.starts[picked + 1] - np.cumsum(lengths))[which], which
+    ends = rows.starts[picked + 1]
+    lengths = ends - rows.starts[picked]
+    which = np.repeat(np.arange(len(picked), dtype=np.int32), lengths)
+    at = np.repeat((ends - np.cumsum(lengths)).astype(np.int32), lengths)
+    at += np.arange(len(which), dtype=np.int32)
+    return at, which
 
 
 @dataclass(frozen=True)
@@ -130,19 +136,19 @@ class Columns:
         assert self.schedule.program is not None
         return task_columns(self.schedule.program)
 
-    def per_submission(self, rows: Rows) -> tuple[Ints, Ints, Ints]:
-        """The values in the rows of tasks that are submitted, in order; of each the submission, and the place in its row."""
+    def per_submission(self, rows: Rows) -> tuple[Ints, Ints]:
+        """Where in `rows.values` those of tasks that are submitted are, in order, and the submission of each."""
         at, which = places(rows, self.tasks)
-        return rows.values[at], self.submitted[which], at - rows.starts[self.tasks[which]]
+        return at, self.submitted[which]
 
     @cached_property
     def users(self) -> Rows:
         """Per tensor the submissions that touch it, in order."""
         program = self.schedule.program
         assert program is not None
-        touched = self.program.tensors(lambda task: () if task.op is None else task.reads + task.writes + task.creates)
-        tensor, by, _ = self.per_submission(touched)
-        return Pairs.of(tensor, by, self.num).rows(len(program.tensors))
+        touched = self.program.tensors(lambda task: () if task.op is None else {*task.reads, *task.writes, *task.creates})
+        at, by = self.per_submission(touched)
+        return Pairs.of(touched.values[at], by, self.num).rows(len(program.tensors))
 
     @cached_property
     def scopes(self) -> OpenScopes:

@@ -179,16 +179,17 @@ class _Accesses:
         written[columns.program.tensors(lambda task: task.writes).values] = True
         written &= least_bytes(program) > 0  # no bytes, nothing to order
         operands = columns.program.tensors(lambda task: [region.tensor for region in task.regions])
-        tensor, by, place = columns.per_submission(operands)
-        flags, _, _ = columns.per_submission(columns.program.numbers(_flags))
-        in_parts[tensor[flags & _IN_PARTS > 0]] = True
-        kept = np.flatnonzero(written[tensor])
-        self.by, self.tensor, flags = by[kept], tensor[kept], flags[kept]
+        flags = columns.program.numbers(_flags).values
+        in_parts[operands.values[flags & _IN_PARTS > 0]] = True
+        at, by = columns.per_submission(operands)
+        kept = written[operands.values[at]]
+        at, self.by = at[kept], by[kept]
+        self.tensor, flags = operands.values[at], flags[at]
         self.is_read, self.is_write = flags & _READ > 0, flags & _WRITE > 0
         self.in_parts = in_parts[self.tensor]
-        picked = kept[self.in_parts]
-        task = columns.tasks[np.searchsorted(columns.submitted, by[picked])]
-        self.regions = [tuple(program.tasks[k].regions)[at] for k, at in zip(task.tolist(), place[picked].tolist(), strict=True)]
+        task = columns.tasks[np.searchsorted(columns.submitted, self.by[self.in_parts])]
+        place = at[self.in_parts] - operands.starts[task]
+        self.regions = [tuple(program.tasks[k].regions)[i] for k, i in zip(task.tolist(), place.tolist(), strict=True)]
 
 
 _READ, _WRITE, _IN_PARTS = 1, 2, 4

@@ -300,8 +300,9 @@ def _used_when_closed(schedule: Schedule, columns: Columns, closed_at: Ints) -> 
     found = {(u, b) for u, b in zip(user[closed].tolist(), block[closed].tolist(), strict=True)}
     found = {(u, b) for u, b in found if b not in schedule.submissions[u].explicit}
     if schedule.program is not None:
-        used, user, _ = columns.per_submission(columns.program.tensors(lambda task: task.uses))
-        block = columns.blocks_of(used, user)
+        used = columns.program.tensors(lambda task: task.uses)
+        at, user = columns.per_submission(used)
+        block = columns.blocks_of(used.values[at], user)
         closed = (block >= 0) & (closed_at[block] <= user)
         found.update(zip(user[closed].tolist(), block[closed].tolist(), strict=True))
     return sorted(found)
