@@ -345,7 +345,8 @@ def _needs_of_many(columns: Columns, uses: _Uses, new: Sequence[int], old: Seque
     at, which = places(uses.last, gone.values)
     last = Pairs.of(gone.owners()[which], uses.last.values[at], columns.num).rows(len(new))
     users = last.values.tolist()
-    firsts = [tuple(users[start:end]) for start, end in pairwise(last.starts.tolist())]
+    known: dict[tuple[int, ...], tuple[int, ...]] = {}  # many have the same, which may be thousands
+    firsts = [known.setdefault(row, row) for row in (tuple(users[a:b]) for a, b in pairwise(last.starts.tolist()))]
     at, which = places(uses.first, np.array(new))
     second = uses.first.values[at]
     may_wait = np.diff(columns.waits.starts)[second] >= np.diff(last.starts)[which]  # for all of them
