@@ -54,8 +54,7 @@ class OverwrittenWriters:
                     found.update([entry[0] for entry in self.entries[region.tensor] if overlap(region, entry[1])])
         if self.open:
             self.open[-1].trip.add(task.id)
-        writes, creates = task.writes, task.creates
-        if writes and (task.waits or task.unordered or self.entries) and writes != creates:
+        if task.waits or task.unordered or self.entries:
             updated = self._updated(task)
             regions = tuple(task.regions) if updated else ()
             for place, has_mode in updated:
@@ -63,7 +62,7 @@ class OverwrittenWriters:
         return found
 
     def _updated(self, task: Task) -> tuple[tuple[int, bool], ...]:
-        """The places of operands that write what the task has not created, and whether they have a mode; tasks alike have the same."""
+        """Places of operands that write what the task has not created, and whether they have a mode: those of all tasks alike."""
         known = self._updates.get(id(task.like))
         if known is None:
             writes, creates, modes = task.writes, task.creates, task.modes
