@@ -297,14 +297,15 @@ def sharing_needs(columns: Columns) -> Iterator[Need]:
     for part in in_turn(slots):
         low, size = columns.offset[part], columns.size[part]
         entries = columns.tensor[part].tolist(), low.tolist(), (low + size).tolist(), columns.block[part].tolist()
-        moves: list[tuple[int, list[int]]] = []
+        new, old = list[int](), list[list[int]]()
         for tensor, start, end, its_block in zip(*entries, strict=True):
             if its_block != block:
                 tenants, block = _Tenants(), its_block
             gone = tenants.move_in(start, end, tensor)
             if gone:
-                moves.append((tensor, gone))
-        yield from _needs_of_moves(columns, uses, moves)
+                new.append(tensor)
+                old.append(gone)
+        yield from _needs_of_moves(columns, uses, np.array(new, np.int64), old)
 
 
 class _Uses:
@@ -323,20 +324,20 @@ class _Uses:
         self.first, self.last = _only(users, is_first), _only(users, is_last)
 
 
-def _needs_of_moves(columns: Columns, uses: _Uses, moves: Sequence[tuple[int, list[int]]]) -> Iterator[Need]:
-    """What follows from tensors that come to lie where others lay; most lie where one did, and each has one user to ask about."""
-    new, old = np.array([tensor for tensor, _ in moves], np.int64), np.array([gone[0] for _, gone in moves], np.int64)
+def _needs_of_moves(columns: Columns, uses: _Uses, new: Ints, olds: Sequence[list[int]]) -> Iterator[Need]:
+    """What follows from each of the `new` tensors, which come to lie where the `olds` lay; most have one, and one user to ask."""
+    old = np.fromiter(map(itemgetter(0), olds), np.int64, len(olds))
     first_of, last_of = uses.first.starts, uses.last.starts
     is_simple = (first_of[new + 1] - first_of[new] == 1) & (last_of[old + 1] - last_of[old] == 1)
-    is_simple &= np.array([len(gone) == 1 for _, gone in moves], bool)
+    is_simple &= np.fromiter(map(len, olds), np.int64, len(olds)) == 1
     first, second = uses.last.values[last_of[old[is_simple]]], uses.first.values[first_of[new[is_simple]]]
     left = ~columns.edges.have(second, first)
     alike = (first[left].tolist(), second[left].tolist(), new[is_simple][left].tolist(), old[is_simple][left].tolist())
     for one, other, tensor, gone in zip(*alike, strict=True):
         yield new_need("sharing", (one,), other, tensor, (gone,))
-    others = [moves[k] for k in np.flatnonzero(~is_simple).tolist()]
+    others = np.flatnonzero(~is_simple).tolist()
     if others:
-        yield from _needs_of_many(columns, uses, [tensor for tensor, _ in others], [tuple(gone) for _, gone in others])
+        yield from _needs_of_many(columns, uses, new[others].tolist(), [tuple(olds[k]) for k in others])
 
 
 def _needs_of_many(columns: Columns, uses: _Uses, new: Sequence[int], old: Sequence[tuple[int, ...]]) -> Iterator[Need]:
