@@ -7,23 +7,25 @@ rounds to.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from functools import cached_property
+from itertools import chain, pairwise
+from operator import attrgetter
 from weakref import ref
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runner.base.tensor_spec import BLOCK_ALIGN, block_bytes
-from runner.program.program import Program
+from runner.program.program import Program, Task
 from runner.program.spans import host_reads
 
 Ints = NDArray[np.signedinteger]
 Floats = NDArray[np.float64]
 
-TOGETHER = 1 << 12
-"""Tasks that are looked at together, which stay in the processor's cache meanwhile."""
+ASKED_AT_ONCE = 256
+"""Tasks that are asked in about the time that a group of copies takes."""
 
 
 def distinct(values: Ints) -> Ints:
@@ -43,7 +45,7 @@ class Rows:
     values: Ints
 
     @classmethod
-    def of(cls, lists: Sequence[Sequence[int]], dtype: type[np.signedinteger] = np.int64) -> Rows:
+    def of(cls, lists: Sequence[Collection[int]], dtype: type[np.signedinteger] = np.int64) -> Rows:
         starts = np.zeros(len(lists) + 1, np.int64)
         np.cumsum(np.fromiter(map(len, lists), np.int64, len(lists)), out=starts[1:])
         return cls(starts, np.fromiter(chain.from_iterable(lists), dtype, int(starts[-1])))
@@ -57,12 +59,104 @@ class Rows:
     def __len__(self) -> int:
         return len(self.starts) - 1
 
+    def only(self, kept: NDArray[np.bool_]) -> Rows:
+        """The same with only some rows: the others have no values."""
+        lengths = np.diff(self.starts)
+        return Rows(np.concatenate([[0], np.cumsum(lengths * kept)]), self.values[np.repeat(kept, lengths)])
+
     def row(self, index: int) -> list[int]:
         return self.values[self.starts[index] : self.starts[index + 1]].tolist()
 
     def owners(self) -> Ints:
         """For every value the row that it is in."""
         return np.repeat(np.arange(len(self)), np.diff(self.starts))
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Tasks that are asked, by number, and copies of them that are not, so far behind them as `shifts` say (of the tasks, 0).
+
+    `tensors` has a row per copy, what its tasks touch is among (`Task.among`); no columns where there are only the tasks.
+    """
+
+    tasks: Ints
+    shifts: Ints
+    tensors: Ints
+
+    def of_copies(self, tensors: Ints) -> Ints:
+        """What stands for tensors of the tasks that are asked in each copy, a row each."""
+        if not self.tensors.shape[1]:
+            return tensors[None]
+        order = np.argsort(self.tensors[0])
+        return self.tensors[:, order[np.searchsorted(self.tensors[0], tensors, sorter=order)]]
+
+
+class TaskColumns:
+    """What a program's tasks touch, as arrays. Of copies, of which large programs have hundreds that are alike, one is asked."""
+
+    def __init__(self, program: Program) -> None:
+        self.tasks, num = program.tasks, len(program.tasks)
+        among = [task.among for task in self.tasks]
+        like = np.fromiter(map(id, map(attrgetter("like"), self.tasks)), np.int64, num)
+        cuts = [0, *(np.flatnonzero(np.diff(np.fromiter(map(id, among), np.int64, num))) + 1).tolist(), num]
+        copies: dict[bytes, list[int]] = {}  # by what their tasks are like where they begin
+        for start, end in pairwise(cuts if num else ()):
+            copies.setdefault(like[start:end].tobytes(), []).append(start)
+        self._groups: list[_Group] = []
+        is_alone = np.ones(num, bool)
+        for key, starts in copies.items():
+            size = len(key) // like.itemsize
+            if (len(starts) - 1) * size > ASKED_AT_ONCE:
+                tasks, shifts = starts[0] + np.arange(size), np.array(starts) - starts[0]
+                is_alone[tasks + shifts[:, None]] = False
+                self._groups.append(_Group(tasks, shifts, np.array([among[start] for start in starts], np.int32)))
+        self._groups.append(_Group(np.flatnonzero(is_alone), np.zeros(1, np.int64), np.zeros((1, 0), np.int32)))
+
+    def tensors(self, of: Callable[[Task], Collection[int]]) -> Rows:
+        """Per task the tensors that `of` gives, which are of operands, or created or used."""
+        return self._rows(of, np.int32, _Group.of_copies)
+
+    def numbers(self, of: Callable[[Task], Collection[int]]) -> Rows:
+        """Per task numbers below 128 that are the same for all tasks alike."""
+        return self._rows(of, np.int8, lambda _, numbers: numbers[None])
+
+    def _rows(
+        self, of: Callable[[Task], Collection[int]], dtype: type[np.signedinteger], of_copies: Callable[[_Group, Ints], Ints]
+    ) -> Rows:
+        tasks = self.tasks
+        found = [Rows.of([of(tasks[number]) for number in group.tasks.tolist()], dtype) for group in self._groups]
+        starts = np.zeros(len(tasks) + 1, np.int64)
+        for group, rows in zip(self._groups, found, strict=True):
+            starts[1 + group.tasks + group.shifts[:, None]] = np.diff(rows.starts)
+        np.cumsum(starts, out=starts)
+        values = np.zeros(int(starts[-1]), dtype)
+        for group, rows in zip(self._groups, found, strict=True):
+            if len(rows.values):
+                first = np.repeat(starts[group.tasks] - rows.starts[:-1], np.diff(rows.starts)) + np.arange(len(rows.values))
+                shifts = starts[group.tasks[0] + group.shifts] - starts[group.tasks[0]]
+                values[first + shifts[:, None]] = of_copies(group, rows.values)
+        return Rows(starts, values)
+
+    @cached_property
+    def is_alloc(self) -> NDArray[np.bool_]:
+        """Which tasks are allocs."""
+        return self.numbers(lambda task: (task.op is None,)).values.astype(bool)
+
+    @cached_property
+    def touches(self) -> Rows:
+        """Per task what it creates and uses; an alloc uses nothing."""
+        return self.tensors(lambda task: task.creates + task.uses)
+
+
+_known: list[tuple[ref[Program], TaskColumns]] = []
+"""The program that was asked for last, while there is one: a plan asks for the same one many times."""
+
+
+def task_columns(program: Program) -> TaskColumns:
+    """What a program's tasks touch, as arrays."""
+    if not _known or _known[0][0]() is not program:
+        _known[:] = [(ref(program, lambda _: _known.clear()), TaskColumns(program))]
+    return _known[0][1]
 
 
 @dataclass(frozen=True)
@@ -113,20 +207,18 @@ def lives_of(program: Program, *, allocs_touch: bool = True) -> Lives:
     An alloc that `after:` names touches what it creates, whose block must be there when the alloc's turn comes, unless
     `allocs_touch` is False: an arena's block always is, and an alloc without a block of its own runs nothing that could wait.
     """
-    tasks, tensors = program.tasks, program.tensors
+    tasks, tensors, columns = program.tasks, program.tensors, task_columns(program)
     own = [tensor for tensor in tensors if tensor.is_local]
     local_ids = np.array([tensor.id for tensor in own], np.int64)
     index = np.full(len(tensors) + 1, -1, np.int64)
     index[local_ids] = np.arange(len(local_ids))
-    named = named_allocs(program) if allocs_touch else frozenset()
-    is_alloc = [task.op is None for task in tasks]
-    touched = _touches(program, named)
+    touched = _touches(columns, named_allocs(program) if allocs_touch else ())
     touches = Rows(touched.starts, index[touched.values])
-    first, last = (times[local_ids] for times in _first_and_last(program, touched, remember=not named))
-    for time in np.flatnonzero(is_alloc).tolist():
-        for k in index[list(tasks[time].creates)].tolist():
-            if last[k] < 0:
-                first[k] = last[k] = time
+    first, last = (times[local_ids] for times in _first_and_last(program, touched))
+    created = columns.touches.only(columns.is_alloc)
+    k, times = index[created.values], created.owners()
+    is_untouched = last[k] < 0
+    first[k[is_untouched]] = last[k[is_untouched]] = times[is_untouched]
     scope_last = last.copy()
     for next_task, trips in host_reads(program.body):
         for tensor in trips.reads:
@@ -141,35 +233,24 @@ def lives_of(program: Program, *, allocs_touch: bool = True) -> Lives:
     return Lives(program, local_ids, size, first, last + 1, touches, scope_last + 1)
 
 
-def _touches(program: Program, named: frozenset[int] = frozenset()) -> Rows:
+def _touches(columns: TaskColumns, named: Collection[int] = ()) -> Rows:
     """Per task the local tensors that it touches; nothing for allocs, but for those that are `named`."""
-    parts = []
-    for start in range(0, len(program.tasks), TOGETHER):
-        tasks = program.tasks[start : start + TOGETHER]
-        parts.append(Rows.of([() if t.op is None and t.id not in named else t.creates + t.uses for t in tasks]))
-    return Rows.joined(parts)
+    touching = ~columns.is_alloc
+    touching[list(named)] = True
+    return columns.touches.only(touching)
 
 
-_known: tuple[ref[Program], Ints, Ints] | None = None
-"""The program whose tensors' touches were found last, and these: a plan asks for them at its begin and at its end."""
-
-
-def _first_and_last(program: Program, touched: Rows, *, remember: bool) -> tuple[Ints, Ints]:
-    global _known
+def _first_and_last(program: Program, touched: Rows) -> tuple[Ints, Ints]:
     first, last = np.full(len(program.tensors), len(program.tasks), np.int64), np.full(len(program.tensors), -1, np.int64)
     at = touched.owners()
     np.minimum.at(first, touched.values, at)
     np.maximum.at(last, touched.values, at)
-    if remember:
-        _known = ref(program), first, last
     return first, last
 
 
 def first_and_last_touches(program: Program) -> tuple[Ints, Ints]:
     """Per tensor the first and the last task that touches it and is no alloc; the number of tasks and -1 where there is none."""
-    if _known is None or _known[0]() is not program:
-        return _first_and_last(program, _touches(program), remember=True)
-    return _known[1:]
+    return _first_and_last(program, _touches(task_columns(program)))
 
 
 def named_allocs(program: Program) -> frozenset[int]:

@@ -149,6 +149,14 @@ class Task:
         return self
 
     @property
+    def among(self) -> tuple[int, ...]:
+        """The tensors of the copy that it is part of, each once, among which tasks alike find theirs at the same places.
+
+        Empty where it is part of none.
+        """
+        return ()
+
+    @property
     def names(self) -> Sequence[str]:
         """The names of its operands, in order."""
         return tuple(self.operands)

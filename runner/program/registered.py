@@ -42,6 +42,7 @@ class OverwrittenWriters:
     entries: dict[int, dict[Entry, None]] = field(default_factory=dict)
     _since: dict[int, int] = field(default_factory=dict)  # by tensor the last task that covered all of it
     _gone: set[Entry] = field(default_factory=set)  # what others covered
+    _updates: dict[int, tuple[tuple[int, bool], ...]] = field(default_factory=dict)  # by the identity of `Task.like`
     open: list[_Loop] = field(default_factory=list)
 
     def follow(self, task: Task, manual: bool) -> Set[int]:
@@ -53,12 +54,26 @@ class OverwrittenWriters:
                     found.update([entry[0] for entry in self.entries[region.tensor] if overlap(region, entry[1])])
         if self.open:
             self.open[-1].trip.add(task.id)
-        writes, creates, modes = task.writes, task.creates, task.modes
-        if writes and (task.waits or task.unordered or self.entries) and writes != creates:
-            for name, region in zip(task.names, task.regions, strict=True):
-                if region.tensor in writes and region.tensor not in creates and modes.get(name) != "in":
-                    self._overwrite(region, task, manual or name in modes)
+        if task.waits or task.unordered or self.entries:
+            updated = self._updated(task)
+            regions = tuple(task.regions) if updated else ()
+            for place, has_mode in updated:
+                self._overwrite(regions[place], task, manual or has_mode)
         return found
+
+    def _updated(self, task: Task) -> tuple[tuple[int, bool], ...]:
+        """Places of operands that write what the task has not created, and whether they have a mode: those of all tasks alike."""
+        known = self._updates.get(id(task.like))
+        if known is None:
+            writes, creates, modes = task.writes, task.creates, task.modes
+            known = self._updates[id(task.like)] = tuple(
+                [
+                    (place, name in modes)
+                    for place, (name, region) in enumerate(zip(task.names, task.regions, strict=True))
+                    if region.tensor in writes and region.tensor not in creates and modes.get(name) != "in"
+                ]
+            )
+        return known
 
     def _overwrite(self, region: Region, task: Task, only_adds: bool) -> None:
         tensor, is_whole = region.tensor, region.box is None and region.part is None

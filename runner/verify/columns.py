@@ -14,8 +14,8 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.program.lifetimes import Ints, Rows
-from runner.program.program import Program, Task
+from runner.program.lifetimes import Ints, Rows, TaskColumns, task_columns
+from runner.program.program import Program
 from runner.rings.schedule import Begin, End, Repeat, Schedule, Slot, Submit
 
 Bools = NDArray[np.bool_]
@@ -27,13 +27,26 @@ TOGETHER = 1 << 12
 class Pairs:
     """A set of pairs of numbers from 0 on, the second ones below `num`."""
 
-    def __init__(self, rows: Rows, num: int) -> None:
-        """Every row's number with each of its values."""
+    def __init__(self, keys: Ints, num: int) -> None:
+        """Pairs by their keys, in any order, which is lost."""
         self.num = np.int64(num)
-        self.keys = rows.owners().astype(np.int64, copy=False)
-        self.keys *= self.num
-        self.keys += rows.values
-        self.keys.sort()
+        keys.sort()
+        is_first = keys[1:] != keys[:-1]
+        self.keys = keys if is_first.all() else keys[np.append(True, is_first)]
+
+    @classmethod
+    def of(cls, owners: Ints, values: Ints, num: int) -> Pairs:
+        """Each of the owners with the value at its place."""
+        keys = owners.astype(np.int64)
+        keys *= np.int64(num)
+        keys += values
+        return cls(keys, num)
+
+    def rows(self, num_owners: int) -> Rows:
+        """Per owner its values, ascending."""
+        starts = np.searchsorted(self.keys, np.arange(num_owners + 1) * self.num)
+        values = np.remainder(self.keys, max(1, self.num), out=np.zeros(len(self.keys), np.int32), casting="unsafe")
+        return Rows(starts, values)
 
     def find(self, owners: Ints, values: Ints) -> Ints:
         """The number of each of these pairs in the set, -1 for those that are not there."""
@@ -51,9 +64,12 @@ class Pairs:
 
 def places(rows: Rows, picked: Ints) -> tuple[Ints, Ints]:
     """Where in `rows.values` those of the rows `picked` are, one row behind the other, and for each the index in `picked`."""
-    lengths = rows.starts[picked + 1] - rows.starts[picked]
-    which = np.repeat(np.arange(len(picked)), lengths)
-    return np.arange(len(which)) + (rows.starts[picked + 1] - np.cumsum(lengths))[which], which
+    ends = rows.starts[picked + 1]
+    lengths = ends - rows.starts[picked]
+    which = np.repeat(np.arange(len(picked), dtype=np.int32), lengths)
+    at = np.repeat((ends - np.cumsum(lengths)).astype(np.int32), lengths)
+    at += np.arange(len(which), dtype=np.int32)
+    return at, which
 
 
 @dataclass(frozen=True)
@@ -97,12 +113,12 @@ class Columns:
     @cached_property
     def edges(self) -> Pairs:
         """Submissions with those that they wait for."""
-        return Pairs(self.waits, self.num)
+        return Pairs.of(self.waits.owners(), self.waits.values, self.num)
 
     @cached_property
     def kept(self) -> Pairs:
         """Submissions with the blocks that they hold."""
-        return Pairs(self.holds, self.num)
+        return Pairs.of(self.holds.owners(), self.holds.values, self.num)
 
     @cached_property
     def submitted(self) -> Ints:
@@ -110,34 +126,29 @@ class Columns:
         return np.flatnonzero([item.task is not None for item in self.schedule.submissions]).astype(np.int32)
 
     @cached_property
-    def tasks(self) -> list[Task]:
+    def tasks(self) -> Ints:
         """The tasks of these submissions."""
-        program = self.schedule.program
-        assert program is not None
-        return [program.tasks[item.task] for item in self.schedule.submissions if item.task is not None]
+        return np.array([item.task for item in self.schedule.submissions if item.task is not None], np.int32)
+
+    @cached_property
+    def program(self) -> TaskColumns:
+        """What the program's tasks touch."""
+        assert self.schedule.program is not None
+        return task_columns(self.schedule.program)
+
+    def per_submission(self, rows: Rows) -> tuple[Ints, Ints]:
+        """Where in `rows.values` those of tasks that are submitted are, in order, and the submission of each."""
+        at, which = places(rows, self.tasks)
+        return at, self.submitted[which]
 
     @cached_property
     def users(self) -> Rows:
         """Per tensor the submissions that touch it, in order."""
         program = self.schedule.program
         assert program is not None
-        pairs: list[Ints] = []  # tensors with their users, as keys
-        num = np.int64(self.num)
-        for part in in_turn(np.arange(len(self.tasks))):
-            tasks = [task for task in self.tasks[part[0] : part[-1] + 1] if task.op is not None]
-            by = self.submitted[part][[task.op is not None for task in self.tasks[part[0] : part[-1] + 1]]]
-            created, written = [task.creates for task in tasks], [task.writes for task in tasks]
-            left = [() if one == other else one for one, other in zip(created, written, strict=True)]
-            for touched in ([task.reads for task in tasks], written, left):
-                rows = Rows.of(touched)
-                pairs.append(rows.values * num + np.repeat(by, np.diff(rows.starts)))
-        keys = np.concatenate([*pairs, np.zeros(0, np.int64)])
-        pairs.clear()
-        keys.sort()
-        keys = keys[np.append(True, keys[1:] != keys[:-1])[: len(keys)]]
-        starts = np.searchsorted(keys, np.arange(len(program.tensors) + 1) * num)
-        keys %= max(1, self.num)
-        return Rows(starts, keys.astype(np.int32))
+        touched = self.program.tensors(lambda task: () if task.op is None else {*task.reads, *task.writes, *task.creates})
+        at, by = self.per_submission(touched)
+        return Pairs.of(touched.values[at], by, self.num).rows(len(program.tensors))
 
     @cached_property
     def scopes(self) -> OpenScopes:

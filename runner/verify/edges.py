@@ -68,13 +68,13 @@ def _batches(needs: Iterable[Need]) -> Iterator[list[Need]]:
     """Runs of needs with at most about `SOURCES` different firsts in all, however many needs share them."""
     batch: list[Need] = []
     sources: set[int] = set()
-    known: set[tuple[int, ...]] = set()  # whose firsts are in `sources`
+    known: set[int] = set()  # identities of firsts, which many needs share, that are in `sources`
     for need in needs:
-        if need.firsts not in known:
+        if id(need.firsts) not in known:
             if batch and len(sources) + len(need.firsts) > SOURCES and len(sources.union(need.firsts)) > SOURCES:
                 yield batch
                 batch, sources, known = [], set(), set()
-            known.add(need.firsts)
+            known.add(id(need.firsts))
             sources.update(need.firsts)
         batch.append(need)
     if batch:
@@ -196,13 +196,15 @@ class Order:
     def _not_by_reads(self, needs: Iterable[Need]) -> Iterator[Need]:
         """The needs, but for those of their firsts that come before a read outside of all loops, and `second` after it."""
         read_by, last, left = self._read_by, (), ()  # what the need before had, and what was left of it
-        second = 0
+        second = soonest = 0  # after how many submissions the first of them has been read
         for need in needs:
             if need.firsts is not last or need.second < second:
                 left = last = need.firsts
+                soonest = min(map(read_by.__getitem__, left))
             second = need.second
-            if any(read_by[first] <= second for first in left):
+            if left and soonest <= second:
                 left = tuple([first for first in left if read_by[first] > second])
+                soonest = min(map(read_by.__getitem__, left), default=0)
             if left:
                 yield need if left is last else new_need(need.kind, left, second, need.tensor, need.others)
 
@@ -243,16 +245,16 @@ class Order:
 
     def _unmet(self, needs: Sequence[Need]) -> Iterator[Conflict]:
         """As `unordered`, for needs that are traced together."""
-        alike = {need.firsts for need in needs}
-        sources = sorted({first for firsts in alike for first in firsts})
+        alike = {id(need.firsts): need.firsts for need in needs}
+        sources = sorted({first for firsts in alike.values() for first in firsts})
         bits = {source: 1 << k for k, source in enumerate(sources)}
-        masks = {firsts: sum(bits[first] for first in firsts) for firsts in alike}
+        masks = {key: sum(map(bits.__getitem__, firsts)) for key, firsts in alike.items()}
         asked: dict[int, list[Need]] = {}
         for need in needs:
             asked.setdefault(need.second, []).append(need)
         for second, reached in self._trace(min(sources[0], *asked), bits, asked):
             for need in asked[second]:
-                if masks[need.firsts] & ~reached:
+                if masks[id(need.firsts)] & ~reached:
                     yield from (need.conflict(first) for first in need.firsts if not reached & bits[first])
 
     def _trace(self, low: int, bits: dict[int, int], asked: Iterable[int]) -> Iterator[tuple[int, int]]:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterator, Sequence
-from itertools import chain, compress, groupby
-from operator import attrgetter, itemgetter
+from itertools import groupby, pairwise
+from operator import itemgetter
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -176,41 +176,34 @@ class _Accesses:
 
     def __init__(self, columns: Columns, program: Program) -> None:
         written, in_parts = np.zeros(len(program.tensors), bool), np.zeros(len(program.tensors), bool)
-        written[np.fromiter(chain.from_iterable(map(attrgetter("writes"), program.tasks)), np.int64)] = True
+        written[columns.program.tensors(lambda task: task.writes).values] = True
         written &= least_bytes(program) > 0  # no bytes, nothing to order
-        found: list[tuple[Ints, Ints, Bools, Bools]] = []
-        regions: list[Region] = []
-        known: dict[int, bytes] = {}  # by what tasks are like
-        for part in in_turn(np.arange(len(columns.tasks))):
-            tasks = columns.tasks[part[0] : part[-1] + 1]
-            operands = [task.regions for task in tasks]
-            touched = [*chain.from_iterable(operands)]
-            tensor = np.fromiter([region.tensor for region in touched], np.int32, len(touched))
-            alike = [known.get(id(task.like)) or known.setdefault(id(task.like), _flags(task)) for task in tasks]
-            flags = np.frombuffer(b"".join(alike), np.uint8)
-            in_parts[tensor[flags & _IN_PARTS > 0]] = True
-            by = np.repeat(columns.submitted[part], [*map(len, operands)])
-            kept = written[tensor]
-            found.append((by[kept], tensor[kept], flags[kept] & _READ > 0, flags[kept] & _WRITE > 0))
-            regions += compress(touched, kept)
-        nothing = np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0, bool), np.zeros(0, bool)
-        self.by, self.tensor, self.is_read, self.is_write = map(np.concatenate, zip(nothing, *found, strict=True))
+        operands = columns.program.tensors(lambda task: [region.tensor for region in task.regions])
+        flags = columns.program.numbers(_flags).values
+        in_parts[operands.values[flags & _IN_PARTS > 0]] = True
+        at, by = columns.per_submission(operands)
+        kept = written[operands.values[at]]
+        at, self.by = at[kept], by[kept]
+        self.tensor, flags = operands.values[at], flags[at]
+        self.is_read, self.is_write = flags & _READ > 0, flags & _WRITE > 0
         self.in_parts = in_parts[self.tensor]
-        self.regions = list(compress(regions, self.in_parts))
+        task = columns.tasks[np.searchsorted(columns.submitted, self.by[self.in_parts])]
+        place = at[self.in_parts] - operands.starts[task]
+        self.regions = [tuple(program.tasks[k].regions)[i] for k, i in zip(task.tolist(), place.tolist(), strict=True)]
 
 
 _READ, _WRITE, _IN_PARTS = 1, 2, 4
 
 
-def _flags(task: Task) -> bytes:
+def _flags(task: Task) -> list[int]:
     """What a task does with each of its operands."""
     reads, writes, modes = task.reads, task.writes, task.modes
-    return bytes(
+    return [
         _READ * (region.tensor in reads)
         | _WRITE * (region.tensor in writes and modes.get(name) != "in")
         | _IN_PARTS * (bool(region.box) or region.part is not None)
         for name, region in task.operands.items()
-    )
+    ]
 
 
 def region_needs(columns: Columns) -> Iterator[Need]:
@@ -304,14 +297,15 @@ def sharing_needs(columns: Columns) -> Iterator[Need]:
     for part in in_turn(slots):
         low, size = columns.offset[part], columns.size[part]
         entries = columns.tensor[part].tolist(), low.tolist(), (low + size).tolist(), columns.block[part].tolist()
-        moves: list[tuple[int, list[int]]] = []
+        new, old = list[int](), list[list[int]]()
         for tensor, start, end, its_block in zip(*entries, strict=True):
             if its_block != block:
                 tenants, block = _Tenants(), its_block
             gone = tenants.move_in(start, end, tensor)
             if gone:
-                moves.append((tensor, gone))
-        yield from _needs_of_moves(columns, uses, moves)
+                new.append(tensor)
+                old.append(gone)
+        yield from _needs_of_moves(columns, uses, np.array(new, np.int64), old)
 
 
 class _Uses:
@@ -319,7 +313,7 @@ class _Uses:
 
     def __init__(self, columns: Columns, tensors: Ints) -> None:
         users = columns.users
-        known = Pairs(users, columns.num)
+        known = Pairs.of(users.owners(), users.values, columns.num)
         is_first, is_last = np.ones(len(users.values), bool), np.ones(len(users.values), bool)
         for picked in in_turn(tensors):
             at, which = places(users, picked)
@@ -330,24 +324,36 @@ class _Uses:
         self.first, self.last = _only(users, is_first), _only(users, is_last)
 
 
-def _needs_of_moves(columns: Columns, uses: _Uses, moves: Sequence[tuple[int, list[int]]]) -> Iterator[Need]:
-    """What follows from tensors that come to lie where others lay; most lie where one did, and each has one user to ask about."""
-    new, old = np.array([tensor for tensor, _ in moves], np.int64), np.array([gone[0] for _, gone in moves], np.int64)
+def _needs_of_moves(columns: Columns, uses: _Uses, new: Ints, olds: Sequence[list[int]]) -> Iterator[Need]:
+    """What follows from each of the `new` tensors, which come to lie where the `olds` lay; most have one, and one user to ask."""
+    old = np.fromiter(map(itemgetter(0), olds), np.int64, len(olds))
     first_of, last_of = uses.first.starts, uses.last.starts
     is_simple = (first_of[new + 1] - first_of[new] == 1) & (last_of[old + 1] - last_of[old] == 1)
-    is_simple &= np.array([len(gone) == 1 for _, gone in moves], bool)
+    is_simple &= np.fromiter(map(len, olds), np.int64, len(olds)) == 1
     first, second = uses.last.values[last_of[old[is_simple]]], uses.first.values[first_of[new[is_simple]]]
     left = ~columns.edges.have(second, first)
     alike = (first[left].tolist(), second[left].tolist(), new[is_simple][left].tolist(), old[is_simple][left].tolist())
     for one, other, tensor, gone in zip(*alike, strict=True):
         yield new_need("sharing", (one,), other, tensor, (gone,))
-    for k in np.flatnonzero(~is_simple).tolist():
-        tensor, olds = moves[k]
-        firsts = tuple(sorted({user for gone in olds for user in uses.last.row(gone)}))
-        for user in uses.first.row(tensor):
-            waits = columns.schedule.submissions[user].waits
-            if not all(first in waits for first in firsts):
-                yield new_need("sharing", firsts, user, tensor, tuple(olds))
+    others = np.flatnonzero(~is_simple).tolist()
+    if others:
+        yield from _needs_of_many(columns, uses, new[others].tolist(), [tuple(olds[k]) for k in others])
+
+
+def _needs_of_many(columns: Columns, uses: _Uses, new: Sequence[int], old: Sequence[tuple[int, ...]]) -> Iterator[Need]:
+    """What follows where each of the `new` tensors comes to lie where the `old` ones lay, whatever their users are."""
+    gone = Rows.of(old)
+    at, which = places(uses.last, gone.values)
+    last = Pairs.of(gone.owners()[which], uses.last.values[at], columns.num).rows(len(new))
+    users = last.values.tolist()
+    known: dict[tuple[int, ...], tuple[int, ...]] = {}  # many have the same, which may be thousands
+    firsts = [known.setdefault(row, row) for row in (tuple(users[a:b]) for a, b in pairwise(last.starts.tolist()))]
+    at, which = places(uses.first, np.array(new))
+    second = uses.first.values[at]
+    may_wait = np.diff(columns.waits.starts)[second] >= np.diff(last.starts)[which]  # for all of them
+    for move, user, may in zip(which.tolist(), second.tolist(), may_wait.tolist(), strict=True):
+        if not (may and set(columns.schedule.submissions[user].waits).issuperset(firsts[move])):
+            yield new_need("sharing", firsts[move], user, new[move], old[move])
 
 
 def _only(rows: Rows, kept: Bools) -> Rows:

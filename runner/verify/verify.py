@@ -20,7 +20,7 @@ import numpy as np
 from runner.base.errors import Diagnostic, Mark, ScheduleError
 from runner.base.records import LARGE, give_back
 from runner.base.tensor_spec import BLOCK_ALIGN
-from runner.program.lifetimes import Ints, Rows, distinct
+from runner.program.lifetimes import Ints, distinct
 from runner.program.program import Program
 from runner.rings.schedule import Begin, End, Repeat, Schedule, Submission, Submit
 from runner.rings.sizes import RingSizes
@@ -300,9 +300,9 @@ def _used_when_closed(schedule: Schedule, columns: Columns, closed_at: Ints) -> 
     found = {(u, b) for u, b in zip(user[closed].tolist(), block[closed].tolist(), strict=True)}
     found = {(u, b) for u, b in found if b not in schedule.submissions[u].explicit}
     if schedule.program is not None:
-        used = Rows.of([task.uses for task in columns.tasks])
-        user = columns.submitted[used.owners()]
-        block = columns.blocks_of(used.values, user)
+        used = columns.program.tensors(lambda task: task.uses)
+        at, user = columns.per_submission(used)
+        block = columns.blocks_of(used.values[at], user)
         closed = (block >= 0) & (closed_at[block] <= user)
         found.update(zip(user[closed].tolist(), block[closed].tolist(), strict=True))
     return sorted(found)
@@ -354,12 +354,12 @@ def _capped(findings: Iterable[Diagnostic], what: str) -> Iterator[Diagnostic]:
 
 def _explicit(schedule: Schedule, program: Program, columns: Columns, order: Order) -> Iterator[Diagnostic]:
     """The graph's own `after:` edges."""
-    named = [place for place, task in enumerate(columns.tasks) if task.after]
-    of_task = {task.id: index for index, task in zip(columns.submitted.tolist(), columns.tasks, strict=True)} if named else {}
-    for place in named:
-        index, task = int(columns.submitted[place]), columns.tasks[place]
+    pairs = list(zip(columns.tasks.tolist(), columns.submitted.tolist(), strict=True))
+    named = [(task, index) for task, index in pairs if program.tasks[task].after]
+    of_task = dict(pairs) if named else {}
+    for task, index in named:
         item = schedule.submissions[index]
-        for other in task.after:
+        for other in program.tasks[task].after:
             if other in of_task and not order.before(of_task[other], index):
                 yield _finding("V6", f"'{item.name}' does not wait for '{program.tasks[other].path}' (after)", item.mark)
 

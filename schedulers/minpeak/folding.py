@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from runner.program.lifetimes import Ints, Lives, Rows, live_units
+from runner.program.lifetimes import Ints, Lives, Rows, live_units, task_columns
 from runner.program.program import Span
 from runner.program.spans import last_task, spans_of
 
@@ -145,7 +145,7 @@ class _Folder:
 
     def __init__(self, lives: Lives, waits: Rows) -> None:
         self.lives, self.waits = lives, waits
-        creates = Rows.of([task.creates for task in lives.program.tasks])
+        creates = task_columns(lives.program).tensors(lambda task: task.creates)
         self.created, self.made = creates.starts, np.searchsorted(lives.locals, creates.values)
 
     def loops_in(self, span: Span) -> Iterator[FoldedLoop]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -15,6 +16,7 @@ from runner.expansion.copying.copies import Copier
 from runner.expansion.expander import expand_all
 from runner.expansion.trip_counts import DynamicRange
 from runner.language.library import GraphLibrary, load_graph, shipped_graphs
+from runner.program import lifetimes
 from runner.program.ops import OpRegistry
 from runner.program.program import Program, Span
 from runner.program.signature import Match
@@ -57,7 +59,24 @@ def assert_same(graph, config, registry) -> Program:
     for task in copied.program.tasks:
         first = alike.setdefault(id(task.like), task)
         assert common(copied.program, first) == common(copied.program, task)
+        assert len(set(task.among)) == len(task.among)
+    assert_columns(copied.program)
     return copied.program
+
+
+def assert_columns(program):
+    """Of copies one is asked what it touches: the others touch what they say themselves."""
+    with patch.object(lifetimes, "ASKED_AT_ONCE", 0):
+        columns = lifetimes.TaskColumns(program)
+    for touched in (attrgetter("creates"), attrgetter("uses"), attrgetter("reads"), attrgetter("writes"), tensors_of):
+        found, told = columns.tensors(touched), lifetimes.Rows.of([touched(task) for task in program.tasks])
+        assert found.starts.tolist() == told.starts.tolist()
+        assert found.values.tolist() == told.values.tolist()
+    assert columns.is_alloc.tolist() == [task.op is None for task in program.tasks]
+
+
+def tensors_of(task):
+    return [region.tensor for region in task.regions]
 
 
 def common(program, task):

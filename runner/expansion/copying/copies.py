@@ -223,7 +223,7 @@ class _Copy:
 
     def run(self, steps: Sequence[Step], steady: Sequence[tuple[int, ...]]) -> None:
         tasks, copy, own = self.builder.tasks, self.copy, self.own
-        tensors, edges, most_edges = copy.tensors, self.builder.edges, self.builder.limits.edges
+        edges, most_edges = self.builder.edges, self.builder.limits.edges
         for step, index in zip(steps, self.next, strict=False):
             waits = steady[step.steady]
             if step.inside is not None:
@@ -233,9 +233,7 @@ class _Copy:
             edges += len(waits) + len(step.after)
             if edges > most_edges:
                 raise self.builder.too_large("edges", step.root.mark)
-            creates, uses = step.creates(tensors), step.uses(tensors)
-            writes = creates if step.writes is step.creates else step.writes(tensors)
-            tasks.append(_new_task(copy, creates, index, step, uses, waits, writes))
+            tasks.append(_new_task(copy, index, step, waits))
             if step.after:
                 moved = {name: [self.numbers[task + self.shift] for task in getattr(step.old, name)] for name in EXPLICIT}
                 explicit = {name: tuple(found) for name, found in moved.items()}

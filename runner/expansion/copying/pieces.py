@@ -128,18 +128,22 @@ def _attrs(task: CopiedTask) -> Mapping[str, object]:
     path=lambda task: task.copy.prefix + task.step.path,
     **{name: attrgetter(f"step.root.{name}") for name in ("op", "core", "num_blocks", "mark", "doc", "device", "modes")},
     like=attrgetter("step"),
+    among=attrgetter("copy.tensors"),
     names=attrgetter("step.names"),
     regions=lambda task: task.step.regions(task.copy.regions),
     operands=lambda task: Operands(task.names, task.regions),
     attrs=_attrs,
+    creates=lambda task: task.step.creates(task.copy.tensors),
+    uses=lambda task: task.step.uses(task.copy.tensors),
     reads=lambda task: task.step.reads(task.copy.tensors),
+    writes=lambda task: task.step.writes(task.copy.tensors),
     num_arguments=attrgetter("step.num_arguments"),
 )
 class CopiedTask(Task):
-    """A task of a copy, without edges by `after`. Programs have half a million, so it keeps what no other has, of that what is
-    asked for often, and finds the rest."""
+    """A task of a copy, without edges by `after`. Programs have half a million, so it keeps only what no other has, and finds the
+    rest."""
 
-    __slots__ = ("copy", "creates", "id", "step", "uses", "waits", "writes")
+    __slots__ = ("copy", "id", "step", "waits")
     step: Step
     copy: Copy
 
