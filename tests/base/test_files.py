@@ -238,10 +238,12 @@ def _end_between(folder):
 
 
 def _in_child(body, folder):
-    """The status of a forked process that runs `body`."""
+    """The status of a forked process that runs `body`; signals do there what they do by default, whoever ignores them here."""
     child = os.fork()
     if child == 0:
         try:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)
             body(folder)
         finally:
             os._exit(1)

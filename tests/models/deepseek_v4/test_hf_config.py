@@ -8,7 +8,7 @@ from itertools import product
 import pytest
 from places import ROOT
 from sampled import sampled
-from test_hf_differential import BASE, CSA, HCA, INFINITY, SWA, ours, same, theirs
+from test_hf_differential import BASE, CSA, HCA, INFINITY, SWA, differing, ours, theirs
 
 from runner.base.errors import ConfigError
 from runner.cli.main import main
@@ -121,7 +121,7 @@ def test_values_are_those_of_the_class(name, tmp_path):
     write(tmp_path, BASE | {"num_hidden_layers": 6} | given)
     config = load_config([tmp_path])
     assert {field: config[field] for field in expected} == expected
-    assert same(theirs(tmp_path), ours(tmp_path)) == []
+    assert differing(theirs(tmp_path), ours(tmp_path)) == []
 
 
 def test_dtype_wins_over_torch_dtype_and_another_is_refused_unless_set(tmp_path):
