@@ -26,7 +26,7 @@ from runner.expansion.names import Context, Frame, View, ids
 from runner.expansion.run_time import RunTimeTrips
 from runner.expansion.sharing.texts import Texts
 from runner.expansion.tasks import TaskMaker
-from runner.expansion.trip_counts import case_test
+from runner.expansion.trip_counts import case_test, taken_case
 from runner.language.expressions import Expr, ExprError, parse
 from runner.language.graph import Alloc, For, Graph, Item, Op, Scope, Seen, Switch, Text, Use
 from runner.language.library import GraphLibrary, first_findings, with_source_lines
@@ -370,8 +370,7 @@ class _Walk:
         except ExprError as error:
             self.builder.report_error(error, list(context.values))
             return []
-        value = bool(value) if item.keyword == "if" else value
-        body = item.cases.get(value, item.cases.get(None)) if isinstance(value, int) else None
+        body = taken_case(item, value)
         if body is None:
             cases = ", ".join("default" if case is None else str(case) for case in item.cases)
             self.builder.report(

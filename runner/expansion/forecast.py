@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from runner.expansion.builder import MAX_USES_DEEP
 from runner.expansion.names import Frame
+from runner.expansion.trip_counts import taken_case
 from runner.language.expressions import ExprError, parse
 from runner.language.graph import For, Graph, Item, Scope, Switch, Text, Use
 
@@ -64,11 +65,9 @@ class Forecast:
             sizes = [self.body(case, variables) if case and not self.planned else Size(0, 0) for case in item.cases.values()]
             return Size(min((size.trips for size in sizes), default=0), min((size.items for size in sizes), default=0))
         try:
-            value = expr.evaluate(self.values.__getitem__)
+            taken = taken_case(item, expr.evaluate(self.values.__getitem__))
         except ExprError:
             return Size(0, 0)
-        value = bool(value) if item.keyword == "if" else value
-        taken = item.cases.get(value, item.cases.get(None)) if isinstance(value, int) else None
         return Size(0, 0) if taken is None else self.body(taken, variables)
 
     def used(self, item: Use, variables: Collection[str]) -> Size:

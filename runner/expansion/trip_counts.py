@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from runner.base.errors import ExecutionError, Mark
 from runner.expansion.names import View
 from runner.language.expressions import Expr, ExprError
-from runner.language.graph import Switch
+from runner.language.graph import Item, Switch
 from runner.models.protocols import DecidesLoop, Element
 from runner.program.program import Task, Tensor, Trips
 
@@ -89,6 +89,12 @@ def is_decided(trips: Trips, made: Made, decides: DecidesLoop) -> bool:
         return False
     names = {made.tensors[tensor].name for tensor in trips.reads}
     return decides(names, {made.tasks[task].op for task in trips.waits})
+
+
+def taken_case(item: Switch, value: object) -> Sequence[Item] | None:
+    """The body that runs where the value is known, None if there is none for it."""
+    value = bool(value) if item.keyword == "if" else value
+    return item.cases.get(value, item.cases.get(None)) if isinstance(value, int) else None
 
 
 def case_test(item: Switch, case: int | None) -> str:
