@@ -164,6 +164,9 @@ def _print_unwritten(found: PlanResult) -> None:
         f"files say {human_bytes(total, 2)}, {human_time(makespan_us)}; placing every trip and layer by itself takes "
         f"{human_bytes(free, 2)}, {human_time(free_us)}: files take {more} bytes, {longer} time"
     )
+    budget = found.request.minpeak.mapping()["budget_bytes"]
+    if isinstance(budget, int) and total > budget:
+        print(f"no files were found that fit into the budget of {human_bytes(budget, 2)}")
 
 
 def _print_recorded(found: PlanResult) -> None:

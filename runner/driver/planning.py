@@ -469,16 +469,13 @@ def _written_shares(planner: _Planner, files: Files) -> Written:
 
     figures = figures_of(placed.schedule, timing)
     aim = aim_of(placed.plan, figures, request.minpeak.mapping()["budget_bytes"])
-    scoped = None
-    if not aim.is_fast:
-        scopes = _Planner(setup, replace(request, minpeak=replace(request.minpeak, objective="total")), say)
-        written = settled_texts(scopes, scopes.annotations, files, bare)
-        scoped = scopes.last.schedule, written
+    scopes = _Planner(setup, replace(request, minpeak=replace(request.minpeak, objective="total", budget=None)), say)
+    scoped = settled_texts(scopes, scopes.annotations, files, bare)
 
     def sample(library: GraphLibrary) -> Program:
         return expand_all(library.load(files.path), config, setup.registry, library=library, sample=True).program
 
-    found = best_files(files, aim, timing, sample, scoped, say)
+    found = best_files(files, aim, timing, sample, (scopes.last.schedule, scoped), say)
     plan = with_files(placed.plan, found)
     planner.placed = replace(placed, schedule=found.schedule, timing=cache(lambda: timing(found.schedule)), plan=plan)
     return replace(found.written, free=figures)

@@ -137,3 +137,22 @@ def test_written_files_cost_no_time(tmp_path: Path, graph: str, objective: str) 
     assert found.unwritten is not None
     assert figures(found)[0] <= found.unwritten["total_bytes"] + 3 * KIB
     assert figures(found)[1] <= found.unwritten["makespan_us"] * 1.02
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("graph", ["attention_decode_csa", "attention_decode_hca", "attend_tile", "o_proj_decode"])
+def test_written_files_are_as_fast_within_a_budget(tmp_path: Path, graph: str) -> None:
+    """Within the bytes that a balanced plan's files take, and in all that a run can use, they are hardly slower than the plan."""
+    for file in (Path(str(files("graphs"))) / "deepseek_v4").glob("*.yaml"):
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+
+    def written(minpeak: MinpeakOptions) -> PlanResult:
+        request = PlanRequest(tmp_path / f"{graph}.yaml", "minpeak", minpeak=minpeak, rings=("safe", None, None), write=True)
+        return plan(Driver(("tiny",)).setup, request)
+
+    most = figures(written(MinpeakOptions()))[0]
+    for options in (MinpeakOptions(budget=f"{most}B"), MinpeakOptions(objective="makespan")):
+        found = written(options)
+        assert found.unwritten is not None
+        assert options.budget is None or figures(found)[0] <= most
+        assert figures(found)[1] <= found.unwritten["makespan_us"] * 1.05

@@ -91,7 +91,7 @@ class Aim:
 def aim_of(plan: Plan, figures: tuple[int, float], budget_bytes: object) -> Aim:
     """What to look for in place of a plan of so many bytes and microseconds."""
     if plan.certificate.objective == "makespan":
-        return Aim(is_fast=True, most_bytes=budget_bytes if isinstance(budget_bytes, int) else None)
+        return Aim(is_fast=True, most_bytes=budget_bytes if isinstance(budget_bytes, int) else None, plan=figures)
     time = plan.certificate.time
     return Aim(limit_us=None if time is None else time.fastest_us * (1 + time.slack), plan=figures)
 
@@ -104,7 +104,7 @@ def best_files(
     aim: Aim,
     timing: Timed,
     sample: Callable[[GraphLibrary], Program],
-    scoped: tuple[Schedule, Written] | None = None,
+    scoped: tuple[Schedule, Written],
     say: Callable[[str, float], None] | None = None,
 ) -> Said:
     """The files with scopes (`scoped`), with lists, or with neither, whichever is best under an aim; raises RinggraphError.
@@ -112,8 +112,6 @@ def best_files(
     `sample` is the program in which loops of which only a run knows the trips make several.
     """
     lists = _with_lists(files, aim, timing, sample, say)
-    if scoped is None:
-        return lists
     schedule, written = scoped
     scopes = _said(schedule, timing, written, "scopes that files can say")
     return lists if aim.prefers(lists.figures, scopes.figures) else scopes
@@ -137,7 +135,7 @@ def _with_lists(
     search = ShareSearch(scene, Work.of(lives, waits, before, timing(before)))
     if aim.is_fast:
         most = None if aim.most_bytes is None else aim.most_bytes // BLOCK_ALIGN - (NUM_RINGS - 1)
-        found = search.fastest(most)
+        found = search.fastest(most, 0.0 if aim.plan is None else aim.plan[1] * SLOWER)
     else:
         found = search.fewest(aim.limit_us)
         if found is not None and aim.plan is not None:

@@ -80,6 +80,9 @@ NEARLY, NEAR_STEPS = 1.06, 4
 MOVE = 0.4
 """What a change of one entry takes of a try: less than other lists, which are made from the first."""
 
+LATER = (1.0, 1.1, 1.25, 1.6)
+"""How much longer than what is aimed at runs within given bytes may take, one after another, until lists fit."""
+
 MOST_MORE = 1.6
 """By how much copies grow at a time at most: by more than `MORE` as long as that costs no bytes."""
 
@@ -141,9 +144,30 @@ class ShareSearch:
                 self._in_time(limit_us)
         return found
 
-    def fastest(self, most: int | None) -> Found | None:
-        """The shortest run within so many units; the fewest units if none fit."""
-        least, free, ways = self._by_lives(), self.work.free, list(self.ways)
+    def fastest(self, most: int | None, limit_us: float) -> Found | None:
+        """The shortest run within so many units, or the fewest units if none fit; it need not be shorter than a limit."""
+        if self._by_lives() is None:
+            return None
+        self._by_ways(most)
+        enough = inf if most is None else most
+        for part in LATER:
+            best = self._shortest(most)
+            if best.makespan_us <= part * limit_us and best.height <= max(self.peak, enough):
+                break
+            self.tries = self.all_tries / len(LATER)
+            self._in_time(part * limit_us, enough)
+        return self._shortest(most)
+
+    def _shortest(self, most: int | None) -> Found:
+        """Of all that was found the shortest run within so many units; the fewest units if none fit."""
+        fitting = [found for found in self.found if most is None or found.height <= most]
+        if fitting:
+            return min(fitting, key=lambda found: (found.makespan_us, found.height))
+        return min(self.found, key=lambda found: (found.height, found.makespan_us))
+
+    def _by_ways(self, most: int | None) -> None:
+        """Lists by several runs and of several widths, refined as long as that makes their runs shorter, or that fit."""
+        free, ways = self.work.free, list(self.ways)
         self._try(free, WIDEST)
         runs = [free, *sorted(self._within(most), key=lambda run: run.makespan_us)]
         for width, apart in product(WIDTHS, APARTS if most is not None else APARTS[:1]):
@@ -153,8 +177,6 @@ class ShareSearch:
                     continue
                 if first.height > WASTEFUL * most and way in ways:
                     ways.remove(way)
-        fitting = [found for found in self.found if most is None or found.height <= most]
-        return min(fitting, key=lambda found: (found.makespan_us, found.height), default=least)
 
     def _fitted(self, found: Found, most: int) -> bool:
         """Whether fewer copies make lists fit into so many units; then what waited longest gets more again, as far as fits."""
@@ -182,8 +204,9 @@ class ShareSearch:
         made = proposal(self.scene, lives.first.astype(float), lives.end.astype(float), Taste(0.0))
         return None if made is None else self._measured(made)
 
-    def _in_time(self, limit_us: float) -> None:
-        """Lists by several runs and of several widths, refined until they are in time or hopeless; the best with fewer copies."""
+    def _in_time(self, limit_us: float, enough: float = 0) -> None:
+        """Lists by several runs and of several widths, refined until they are in time or hopeless; the best with fewer copies,
+        until some take no more units than are `enough`."""
         kept = self.tries * NARROWING
         widest = self._try(self.work.free, WIDEST)
         if widest is not None and widest.makespan_us > limit_us:
@@ -192,7 +215,7 @@ class ShareSearch:
         ways = dict.fromkeys(self.ways, runs)
         for width, apart in product(WIDTHS, APARTS):
             for way, sources in list(ways.items()):
-                if self._is_least(self._best(limit_us), limit_us):
+                if self._is_least(self._best(limit_us), limit_us, enough):
                     return
                 tried: list[tuple[bool, float, Times]] = []
                 for times in sources if self.tries > kept else ():
@@ -208,10 +231,10 @@ class ShareSearch:
                     tried.append((is_late, first.makespan_us if is_late else first.height, times))
                 if way in ways and tried:
                     ways[way] = [min(tried, key=lambda one: one[:2])[2]]
-        self._squeeze(limit_us, self.peak)
-        self._narrow(limit_us, self.peak)
+        self._squeeze(limit_us, enough)
+        self._narrow(limit_us, enough)
 
-    def _squeeze(self, limit_us: float, enough: int) -> None:
+    def _squeeze(self, limit_us: float, enough: float) -> None:
         """Lists in time of the way that is the fastest with few bytes, of ever fewer, until those are late; then narrowed."""
         kept, self.tries = self.tries, self.all_tries * SQUEEZING
         low, high = max(self.peak, enough), self._best(limit_us).height
@@ -239,7 +262,7 @@ class ShareSearch:
         tried = [(found.makespan_us, place) for place, way in enumerate(ways) if (found := way.first(most)) is not None]
         return ways[min(tried)[1]] if tried else None
 
-    def _narrow(self, limit_us: float, enough: int) -> None:
+    def _narrow(self, limit_us: float, enough: float) -> None:
         """The best lists in time with fewer bytes, until some take no more units than are `enough`."""
         starts = self._starts(limit_us)
         for place, start in enumerate(starts):
@@ -254,7 +277,7 @@ class ShareSearch:
         best = self._best(limit_us)
         return best if best.makespan_us <= limit_us and best.height <= most else self._best(longer_us)
 
-    def _is_least(self, found: Found, limit_us: float, enough: int = 0) -> bool:
+    def _is_least(self, found: Found, limit_us: float, enough: float = 0) -> bool:
         """Whether lists are in time and as low as any can be, or as is enough."""
         return found.makespan_us <= limit_us and found.height <= max(self.peak, enough)
 
@@ -267,7 +290,7 @@ class ShareSearch:
                 kinds.setdefault((taste.width, taste.apart, taste.uses, taste.alone, taste.lifts, taste.rings, taste.lazy), found)
         return [*kinds.values()][:STARTS]
 
-    def _narrowed(self, best: Found, limit_us: float, tries: float, enough: int) -> None:
+    def _narrowed(self, best: Found, limit_us: float, tries: float, enough: float) -> None:
         """Lists by their own run, and from the best of these others, changed entry by entry as long as that is in time: first by
         what takes little of the time that is left, then by the rest."""
         kept, again = self.tries - tries, None
