@@ -274,7 +274,7 @@ class Planner:
         is_short = len(self.program.tasks) <= FOLD_FROM or self.options.objective != "balanced"
         for batch in (False, True) if "batching" in self.on and is_short else (False,):
             for name in STRATEGIES if "strategies" in self.on else STRATEGIES[:1]:
-                given = {"batch_allocs": batch, "automatic": True, "share": self.options.share}
+                given = {"batch_allocs": batch, "automatic": True, "share": self.options.share or not self.program.arenas}
                 how = (", as automatic scopes" if name == "manual" else "") + (", in blocks of up to 16" if batch else "")
                 make = partial(get_scheduler(name), self.program, given)
                 yield self._once((name, *given.values()), partial(self._candidate, name + how, make))
