@@ -1,6 +1,7 @@
 """Runs of programs whose memory is short: what they hold at any time, who waits for whom; ample bytes hold nothing up."""
 
 import random
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -54,6 +55,24 @@ def test_a_run_keeps_within_its_budget_and_its_order(rule: str, seed: int):
             assert all(times.ends[wait] <= times.starts[task] for wait in waits)
         assert times.makespan_us >= work.bound_us()[0] - 1e-6
     assert not times.is_held_up and times.makespan_us == work.free.makespan_us
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_what_is_known_of_other_runs_changes_none(rule: str):
+    """Budgets in any order, and limits of time: each run is that of work of which nothing is known."""
+    reused = 0
+    for seed in range(4):
+        known, chance = work_of(seed), random.Random(seed)
+        peak, free_us = -(-known.lives.peak_live_bytes // 1024), known.free.makespan_us
+        for budget in chance.sample([peak, peak * 9 // 8, peak * 5 // 4, peak * 3 // 2, peak * 2, peak * 3, 10**9], 7):
+            for until_us in (free_us / 2, free_us, 2 * free_us):
+                found, alone = (RULES[rule](work, budget, until_us) for work in (known, replace(known)))
+                assert (found.makespan_us, found.is_held_up) == (alone.makespan_us, alone.is_held_up)
+                if found.makespan_us < float("inf"):
+                    names = ("starts", "ends", "begin", "finish", "late")
+                    assert all(np.array_equal(getattr(found, name), getattr(alone, name)) for name in names)
+                    reused += not found.is_held_up
+    assert reused > 20
 
 
 @pytest.mark.parametrize("seed", range(3))
