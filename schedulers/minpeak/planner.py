@@ -70,7 +70,7 @@ SCOPES_UP_TO = 40
 """Tasks of programs that try scopes beside an arena, in about 30 ms; in larger ones 3 KiB of idle rings are nothing."""
 
 MOST_MADE = 32
-"""Candidates that are kept for other questions, a dozen of them of any budget: one of 24,000 tasks takes 20 MB."""
+"""What is kept for other questions: up to twenty candidates for all budgets, and a dozen arenas for the last ones."""
 
 BALANCE_UP_TO = 60_000
 """Tasks of programs that are run on a simulated device to balance bytes against time, in half a minute or two."""
