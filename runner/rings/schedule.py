@@ -6,10 +6,10 @@ strategy returns, and recorded and traced programs are made into one directly.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import wraps
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from weakref import ref
 
 from runner.base.errors import Mark
@@ -151,6 +151,20 @@ class Schedule:
     steps: tuple[Step, ...]
     strategy: str = ""
     program: Program | None = None
+
+
+class Lately:
+    """Results by what was asked for; of more than `most` the one that has not been asked for the longest is forgotten."""
+
+    def __init__(self, most: int) -> None:
+        self._known, self._most = dict[Hashable, Any](), most
+
+    def once(self, what: Hashable, make: Callable[[], T]) -> T:
+        """What was made when this was asked for before, else what is made now."""
+        self._known[what] = found = self._known.pop(what) if what in self._known else make()
+        if len(self._known) > self._most:
+            del self._known[next(iter(self._known))]
+        return found
 
 
 MOST_KNOWN = 8

@@ -22,7 +22,7 @@ from runner.program.program import Span
 from runner.rings.placement import PlacedItem, PlacedLoop, PlacedRead, PlacedScope, arena_blocks, new_placed
 from runner.rings.schedule import NUM_RINGS
 from schedulers.minpeak.folding import Fold, template, unfold_offsets
-from schedulers.minpeak.packing import ROUNDS, STARTS, Packing, Problem, pack, pack_bins
+from schedulers.minpeak.packing import ROUNDS, STARTS, Packing, pack, pack_bins
 from schedulers.minpeak.reuse_edges import Edges, sharing_edges
 from schedulers.minpeak.techniques import ALL, Techniques
 
@@ -57,12 +57,11 @@ def one_arena(
     With `times` (begin and finish of each), those that are in use at once share bytes only where the arena would exceed `limit`
     units otherwise.
     """
-    one = template(fold, lives)
-    problem, rounds = Problem(one.first, one.end, one.size), ROUNDS
+    one, rounds = template(fold, lives), ROUNDS
     if times is not None:
-        problem = replace(problem, begin=times[0][one.tensors], finish=times[1][one.tensors], soft_limit=limit)
+        one = replace(one, begin=times[0][one.tensors], finish=times[1][one.tensors], soft_limit=limit)
         rounds = len(STARTS)
-    packing = pack(problem, techniques, rounds=rounds)
+    packing = pack(one, techniques, rounds=rounds)
     return Arenas(unfold_offsets(fold, one.tensors, packing.offsets, len(lives.locals)), (0, packing.height), packing)
 
 
@@ -70,7 +69,7 @@ def level_arenas(fold: Fold, lives: Lives, techniques: Techniques = ALL) -> Aren
     """All locals over arenas of the same height on as many rings as can stay open throughout."""
     num_bins = NUM_RINGS if lives.num_times <= MAX_OPEN else NUM_RINGS - 1
     one = template(fold, lives)
-    packing, height = pack_bins(Problem(one.first, one.end, one.size), num_bins, techniques)
+    packing, height = pack_bins(one, num_bins, techniques)
     offsets = unfold_offsets(fold, one.tensors, packing.offsets, len(lives.locals))
     return Arenas(offsets, tuple(height * k for k in range(num_bins + 1)), packing)
 

@@ -21,9 +21,8 @@ from math import inf
 
 import numpy as np
 
-from runner.program.lifetimes import Ints, distinct
-from runner.program.order import predecessors
-from runner.rings.devices.timed_lives import Times, Work, run_in_budget, run_in_turn, run_placed
+from runner.program.lifetimes import Ints
+from runner.rings.devices.timed_lives import Times, Work, run_at, run_in_budget, run_in_turn
 from runner.rings.schedule import NUM_RINGS
 from schedulers.minpeak.arenas import PARTED_UP_TO, Arenas, parted
 from schedulers.minpeak.packing import FirstFit, Packing, Problem
@@ -85,32 +84,36 @@ class Placed:
 
 @dataclass
 class _Variant:
-    """A way to place: first fit in an order of ranks, by the times of a run if any; `excess` is how far the last try failed."""
+    """A way to place: first fit in an order of ranks, by the times of a run if any; `excess` is how far the last try failed, and
+    `anywhere` has the places without a height, where these were asked for."""
 
     times: Times | None
     ranks: Ints
     excess: float = 0.0
+    anywhere: Ints | None = None
 
 
 class Search:
-    """Searches for one program. Whatever is asked, `found` has all that is placed, none of it beaten by another."""
+    """Searches for one program. Whatever is asked, `found` has all that is placed, none of it beaten by another. `starts` are the
+    ways to place by the run that nothing holds up, empty at first: searches of the same work share them, and find the same."""
 
-    def __init__(self, work: Work, stop: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, work: Work, stop: Callable[[], bool] = lambda: False, starts: list[_Variant] | None = None) -> None:
         self.work, self.lives, self.stop = work, work.lives, stop
         self.is_small = self.lives.num_times <= PARTED_UP_TO
         self.peak = -(-self.lives.peak_live_bytes // 1024)
         self.tries = self.most_tries = max(min(most, effort // max(1, work.lives.num_times)) for effort, most in EFFORTS)
         self.known: dict[tuple[int, Rule], Times] = {}
-        self.fits: dict[int, tuple[Times | None, FirstFit]] = {}
+        self.fits: dict[Times | None, FirstFit] = {}
         self.any_fit: FirstFit | None = None
         self.found: list[Placed] = []
-        self.touched = distinct(self.lives.touches.values)
+        self.starts = starts if starts is not None else []
+        self.starts += () if self.starts else self._placing(work.free)
 
     # --- what is asked ------------------------------------------------------------------------------------------------
 
     def lowest(self, limit_us: float) -> None:
         """Finds the lowest arena whose run takes at most so long, of small programs the fastest of that height."""
-        variants = list(self._placing(self.work.free))
+        variants = self.starts.copy()
         for variant in variants:
             self._try(variant, 0, limit_us)
         high = min([p.units for p in self.found if p.makespan_us <= limit_us * NEAR], default=int(self.lives.size.sum()))
@@ -130,7 +133,7 @@ class Search:
     def fastest(self, most: int | None) -> Placed | None:
         """The shortest run found in an arena of at most so many units: runs under budgets of about so many are placed, the
         shortest first, as long as they are shorter than what was found, as places only add to the waiting."""
-        variants = list(self._placing(self.work.free))
+        variants = self.starts.copy()
         for variant in variants:
             self._try(variant, most or 0, 0.0)
         runs, parts = {self.work.free.starts.tobytes(): self.work.free}, sorted(NARROWER)  # each run once
@@ -208,12 +211,7 @@ class Search:
         if self.tries <= 0 or self.stop():
             return False
         self.tries -= 1
-        key = id(variant.times)
-        if key not in self.fits:
-            self.fits = self.fits if self.lives.num_times <= CHANCE_UP_TO else {}
-            self.any_fit = FirstFit(self._problem(variant.times, 0), self.any_fit)
-            self.fits[key] = variant.times, self.any_fit  # the times stay: no others get their id
-        offsets = self.fits[key][1].offsets(np.argsort(variant.ranks, kind="stable"), aim or most, walls)
+        offsets = self._offsets(variant, aim or most, walls)
         height = int((offsets + self.lives.size).max(initial=0))
         arenas = Arenas(offsets, (0, height), Packing(offsets, (height, height, height)))
         ways = parted(arenas, self.lives.size) if self.is_small else [arenas]
@@ -221,7 +219,7 @@ class Search:
         variant.excess = units / most if most and units > most else 0.0
         if variant.excess:
             return False
-        run_us = self.run_placed(offsets, limit_us * FAR or inf).makespan_us
+        run_us = self.work.length_us(offsets, limit_us * FAR or inf)
         variant.excess = run_us / limit_us if limit_us else 0.0
         new = [Placed(way, height + self.num_idle(way), run_us + self.work.alloc_us * (len(way.edges) - 1)) for way in ways]
         for one in new:
@@ -230,14 +228,21 @@ class Search:
                 self.found.append(one)
         return any(one.makespan_us <= limit_us for one in new if not most or one.units <= most)
 
+    def _offsets(self, variant: _Variant, most: int, walls: tuple[int, ...]) -> Ints:
+        """Where first fit places all, below `most` if it can: without a height where that is low enough."""
+        if variant.anywhere is None or walls or 0 < most < (variant.anywhere + self.lives.size).max(initial=0):
+            if variant.times not in self.fits:
+                self.fits = self.fits if self.lives.num_times <= CHANCE_UP_TO else {}
+                self.any_fit = self.fits[variant.times] = FirstFit(self._problem(variant.times, 0), self.any_fit)
+            offsets = self.fits[variant.times].offsets(np.argsort(variant.ranks, kind="stable"), most, walls)
+            if most or walls:
+                return offsets
+            variant.anywhere = offsets
+        return variant.anywhere
+
     def num_idle(self, arenas: Arenas) -> int:
         """Units of rings without an arena, if they count."""
         return NUM_RINGS + 1 - len(arenas.edges) if self.is_small else 0
-
-    def run_placed(self, offsets: Ints, until_us: float = inf) -> Times:
-        """The run with tensors at these places, endless if it takes longer than that."""
-        before = predecessors(self.touched, self.lives.first, offsets, self.lives.size)
-        return run_placed(self.work, [before.get(tensor, ()) for tensor in range(len(offsets))], until_us)
 
     def _lower(self, variants: list[_Variant], most: int, limit_us: float) -> bool:
         """Whether any way to place is in time below a height: what was nearest is tried first, then runs under its budgets."""
@@ -268,7 +273,7 @@ class Search:
             one = near[int(rng.integers(len(near)))]
             draw = rng.random()
             reruns = best if JUMP <= draw < 2 * JUMP else None
-            times = None if draw < JUMP else self.run_placed(reruns.arenas.offsets) if reruns else one.times
+            times = None if draw < JUMP else run_at(self.work, reruns.arenas.offsets) if reruns else one.times
             moves = rng.random(len(one.ranks)) < JUMP
             moved = one.ranks - moves * rng.random(len(one.ranks)) * len(one.ranks)
             ranks = np.argsort(np.argsort(moved, kind="stable")) if times is not None else rng.permutation(len(moved))

@@ -28,9 +28,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from runner.program.lifetimes import Ints, Lives, Rows, live_units, task_columns
+from runner.program.lifetimes import Ints, Lives, Rows, task_columns
 from runner.program.program import Span
 from runner.program.spans import last_task, spans_of
+from schedulers.minpeak.packing import Problem
 
 KEPT_TRIPS = 2
 """Trips of a folded loop that are kept: the second alone shows which edges lead to the trip before."""
@@ -224,8 +225,8 @@ def _same(values: Ints, num_trips: int) -> bool:
     return bool((table == table[0]).all())
 
 
-@dataclass(frozen=True)
-class Template:
+@dataclass(frozen=True, kw_only=True)
+class Template(Problem):
     """The program with one trip of every folded loop, as a packing problem.
 
     A tensor from outside a loop that lives in any of its trips lives through its only trip here. `tensors` are the locals that
@@ -233,14 +234,6 @@ class Template:
     """
 
     tensors: Ints
-    first: Ints
-    end: Ints
-    size: Ints
-
-    @property
-    def peak(self) -> int:
-        """The most units alive at once."""
-        return int(live_units(self.first, self.end, self.size, int(self.end.max(initial=0))).max(initial=0))
 
 
 def template(fold: Fold, lives: Lives) -> Template:
@@ -262,7 +255,7 @@ def template(fold: Fold, lives: Lives) -> Template:
         level = [inner for loop in level for inner in loop.inner[0]]
     time = np.cumsum(in_template) - 1
     left = np.flatnonzero(in_template[lives.first])  # what a loop touches first belongs to it, or its first trip touches it
-    return Template(left, time[first[left]], time[last[left]] + 1, lives.size[left])
+    return Template(time[first[left]], time[last[left]] + 1, lives.size[left], tensors=left)
 
 
 def unfold_offsets(fold: Fold, left: Ints, offsets: Ints, num_locals: int) -> Ints:

@@ -48,7 +48,7 @@ from runner.rings.devices.least_time import least_us
 from runner.rings.devices.timed_lives import Work
 from runner.rings.placement import PlacedItem, lower
 from runner.rings.replay import RunTimes
-from runner.rings.schedule import NUM_RINGS, Schedule
+from runner.rings.schedule import NUM_RINGS, Lately, Schedule
 from runner.rings.sizes import MIN_HEAP_BYTES, RingSizes
 from runner.rings.unlimited import run_times, run_unlimited
 from runner.writeback.annotations import NO_DEMANDS, Demands
@@ -68,6 +68,9 @@ FOLD_FROM = 4_000
 
 SCOPES_UP_TO = 40
 """Tasks of programs that try scopes beside an arena, in about 30 ms; in larger ones 3 KiB of idle rings are nothing."""
+
+MOST_MADE = 32
+"""What is kept for other questions: up to twenty candidates for all budgets, and a dozen arenas for the last ones."""
 
 BALANCE_UP_TO = 60_000
 """Tasks of programs that are run on a simulated device to balance bytes against time, in half a minute or two."""
@@ -129,7 +132,7 @@ class Planner:
         self.block_lives = lives_of(program) if named_allocs(program) else self.lives  # for blocks in scopes
         self._known = WeakKeyDictionary[_Candidate, RunTimes]()
         self._works = WeakKeyDictionary[_Candidate, Work]()
-        self._made: dict[object, _Candidate] = {}
+        self._made = Lately(MOST_MADE)
         self.waits = Rows.of([task.waits + task.after if task.after else task.waits for task in program.tasks])
         self.fold = unfolded(len(program.tasks))
         if len(program.tasks) > FOLD_FROM and "folding" in self.on:
@@ -148,11 +151,6 @@ class Planner:
         other = copy(self)
         other.options, other.notes, other.started = replace(self.options, **options), [], time.process_time()
         return other
-
-    def _once(self, what: object, make: Callable[[], _Candidate]) -> _Candidate:
-        if what not in self._made:
-            self._made[what] = make()
-        return self._made[what]
 
     @cached_property
     def _chain(self) -> int:
@@ -211,15 +209,15 @@ class Planner:
     def _candidates(self, goal: Goal) -> Iterator[_Candidate]:
         """Candidates for an objective of bytes, the most promising first."""
         if not self.options.share:
-            yield self._once(goal, partial(self._scoped, goal))
+            yield self._made.once(goal, partial(self._scoped, goal))
         elif goal is WORST and "level_arenas" in self.on:
             arenas = level_arenas(self.fold, self.lives, self.on)
             self._note("level_arenas", f"largest of {len(arenas.edges) - 1} rings", "bytes", None, arenas.edges[1] * BLOCK_ALIGN)
             yield self._placed("arenas of one height", self.fold, arenas)
         else:
-            yield self._once("arena", self._arena)
+            yield self._made.once("arena", self._arena)
         if self.options.share and "apart" in self.on and len(self.program.tasks) <= SCOPES_UP_TO:
-            yield self._once(goal, partial(self._scoped, goal))
+            yield self._made.once(goal, partial(self._scoped, goal))
         yield from self._others()
 
     def _arena(self) -> _Candidate:
@@ -274,10 +272,10 @@ class Planner:
         is_short = len(self.program.tasks) <= FOLD_FROM or self.options.objective != "balanced"
         for batch in (False, True) if "batching" in self.on and is_short else (False,):
             for name in STRATEGIES if "strategies" in self.on else STRATEGIES[:1]:
-                given = {"batch_allocs": batch, "automatic": True, "share": self.options.share}
+                given = {"batch_allocs": batch, "automatic": True, "share": self.options.share or not self.program.arenas}
                 how = (", as automatic scopes" if name == "manual" else "") + (", in blocks of up to 16" if batch else "")
                 make = partial(get_scheduler(name), self.program, given)
-                yield self._once((name, *given.values()), partial(self._candidate, name + how, make))
+                yield self._made.once((name, *given.values()), partial(self._candidate, name + how, make))
 
     def _candidate(self, name: str, placed: list[PlacedItem] | Callable[[], Schedule], bound: int = 0) -> _Candidate:
         schedule = lower(self.program, placed, "minpeak") if isinstance(placed, list) else placed()
@@ -320,7 +318,7 @@ class Planner:
         shortest_us = min(makespan_us for makespan_us, _ in known)
         is_best = sum(smallest.heap) <= self._bound(TOTAL)[0] and known[0][0] <= fastest_us
         if self.options.share and (known[0][0] > limit_us or (len(self.waits) <= PARTED_UP_TO and not is_best)):
-            known += self._lowest(work, smallest, limit_us)
+            known += self._lowest(smallest, limit_us)
         for makespan_us, candidate in known:
             late = f", {makespan_us / fastest_us - 1:.1%} longer than the fastest" if makespan_us > limit_us > 0 else ""
             self._note("candidate", f"{candidate.name}: {makespan_us:,.1f} us{late}", "bytes", None, sum(candidate.heap))
@@ -332,13 +330,13 @@ class Planner:
         times = {"run": self._known[best], "unlimited": unlimited if best is smallest else None}
         return replace(plan, certificate=replace(plan.certificate, time=facts), **times)
 
-    def _lowest(self, work: Work, smallest: _Candidate, limit_us: float) -> Iterator[tuple[float, _Candidate]]:
+    def _lowest(self, smallest: _Candidate, limit_us: float) -> Iterator[tuple[float, _Candidate]]:
         """Arenas that are in time, with their makespans: the lowest whose replay bears that out."""
         if "balance" not in self.on or len(self.program.tasks) > BALANCE_UP_TO:
             for candidate in self._delayed(smallest, None) if "delay" in self.on else ():
                 yield self._makespan_us(candidate), candidate
             return
-        search = Search(work, self._over)
+        search = Search(self._work(smallest), self._over, self._made.once("starts", list))
         search.lowest(limit_us)
         lowest = sorted((p for p in search.found if p.makespan_us <= limit_us), key=lambda p: (p.units, p.makespan_us))
         for placed in lowest[:FALLBACKS]:
@@ -402,10 +400,11 @@ class Planner:
         fixed = self._of_any_budget()
         yield (smallest := next(fixed))
         if self.options.share and "balance" in self.on and len(self.program.tasks) <= BALANCE_UP_TO:
-            search = Search(self._work(smallest), self._over)
+            search = Search(self._work(smallest), self._over, self._made.once("starts", list))
             most = None if budget is None else budget // BLOCK_ALIGN - (0 if search.is_small else NUM_RINGS - 1)
             if (placed := search.fastest(most)) is not None:
-                yield self._placed("arena by timed runs", unfolded(len(self.program.tasks)), placed.arenas)
+                make = partial(self._placed, "arena by timed runs", unfolded(len(self.program.tasks)), placed.arenas)
+                yield self._made.once((placed.arenas.offsets.tobytes(), placed.arenas.edges), make)
         elif self.options.share and "delay" in self.on:
             yield from self._delayed(smallest, budget)
         yield from fixed
@@ -414,7 +413,7 @@ class Planner:
         yield next(self._candidates(TOTAL))
         yield from self._others()
         if self.options.share and not self._over():
-            yield self._once(TOTAL, partial(self._scoped, TOTAL))
+            yield self._made.once(TOTAL, partial(self._scoped, TOTAL))
 
     def _delayed(self, arena: _Candidate, budget: int | None) -> Iterator[_Candidate]:
         """Arenas in which bytes are used again only after some time, with as many trips side by side as fit into the budget."""

@@ -98,7 +98,7 @@ class _Builder:
             copies[low:high] *= entry.loop.num_trips
         order = np.argsort(first, kind="stable")
         self.first, self.last, self.weight = first[order], last[order], (one.size * copies)[order]
-        self.peak = one.peak
+        self.peak = one.lower_bound()
         self.crossing = live_units(first + 1, last + 1, one.size, axis.num_places + 1)  # units that live on there
         self.folded = {(entry.loop.start, entry.loop.end): entry for entry in axis.loops}
         self.kinds: list[Kind] = []

@@ -154,7 +154,8 @@ def cut_intervals(fold: Fold, one: Template, lives: Lives, goal: Goal, over: Ove
     root, kinds = body_tree(axis, one, lives, bodies)
     rough = _Search(root, kinds, _alike(kinds), goal, lambda: over(_ROUGH))
     step = max((int(kind.weights[k, k + 1]) for kind in kinds for k, inner in enumerate(kind.steps) if not inner), default=0)
-    for top in dict.fromkeys((one.peak, max(one.peak, step))):  # where few boundaries are kept, a step may hold more than lives
+    peak = one.lower_bound()
+    for top in dict.fromkeys((peak, max(peak, step))):  # where few boundaries are kept, a step may hold more than lives
         for c3, c2, c1 in product(dict.fromkeys(int(top * share) for share in _SHARES), repeat=3):
             rough.value((c1, c2, c3))
     for caps in rough.best(_STARTS):

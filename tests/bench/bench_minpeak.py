@@ -107,8 +107,7 @@ def test_general_planners_on_the_same_lives(capsys):
     for name, (graph, ep, *sets) in CASES.items():
         program = _program(graph, ep, *sets)
         lives = lives_of(program)
-        one = template(fold(lives, Rows.of([task.waits + task.after for task in program.tasks])), lives)
-        problem = Problem(one.first, one.end, one.size)
+        problem = template(fold(lives, Rows.of([task.waits + task.after for task in program.tasks])), lives)
         cells, heights = [], []
         for planner, call in PLANNERS.items():
             _say(capsys, f"{name}: {planner}")

@@ -11,8 +11,9 @@ from sampled import sampled
 from runner import Driver
 from runner.driver.frontier import OTHERS
 from runner.report.frontier import Frontier, Point, budgets, draw_frontier, merged, undominated
+from runner.rings.capacity import ring_loads
 from schedulers.minpeak.plan import Options
-from schedulers.minpeak.planner import Planner, plan
+from schedulers.minpeak.planner import STRATEGIES, Planner, plan
 
 SMALL = ("frontier", "qkv_proj_rope", "--config", "tiny", "--deploy", "prefill", "--points", "2")
 LARGER = ("frontier", "moe", *SMALL[2:-1], "1")
@@ -176,6 +177,18 @@ def test_what_was_asked_before_changes_no_plan(graph):
     for options in asked + asked[::-1]:
         alone, found = plan(program, options | {"time_limit_s": float("inf")}), planner.asked(**options).plan()
         assert (found.schedule, found.certificate, found.found_by) == (alone.schedule, alone.certificate, alone.found_by), options
+
+
+def test_what_several_questions_come_to_is_made_once(monkeypatch):
+    """Arenas that several budgets lead to; strategies with sharing and without, where no list of the graph shares bytes."""
+    made = []
+    monkeypatch.setattr("schedulers.minpeak.planner.ring_loads", lambda schedule: made.append(schedule) or ring_loads(schedule))
+    planner = Planner(Driver("tiny").expand("o_proj_decode"), Options.of({"objective": "makespan", "time_limit_s": float("inf")}))
+    planner.shortest(10 * MIB)
+    first = len(made)
+    planner.asked(share=False, objective="total").plan()
+    planner.shortest(20 * MIB)
+    assert first == len(made) == len({"arena", "arena by timed runs", "scopes"}) + 2 * len(STRATEGIES)
 
 
 LACKS_AN_EDGE = """\
