@@ -176,9 +176,10 @@ class Driver:
         from runner.report.frontier import StoppedFrontier
 
         given = timed or TimedOptions()
+        given.check()
         notes, warnings = (), ()
         if is_recorded(graph):
-            recorded = open_recorded(self.setup, graph)
+            recorded = open_recorded(self.setup, graph, None if routing == ROUTING else routing)
             program, name, warnings = recorded.program, recorded.recording.name, recorded.recording.sizes.warnings()
             timing = partial(given.of_recorded, recorded)
         else:

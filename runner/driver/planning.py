@@ -46,8 +46,8 @@ from runner.rings.timed import Timing, parse_cores, refuse_times, timed, uniform
 from runner.rings.unlimited import run_times, run_unlimited
 from runner.verify.verify import check
 from runner.writeback.annotations import Annotations, Demands
-from schedulers import get_scheduler
-from schedulers.minpeak.planner import Plan
+from schedulers import BUILTIN, get_scheduler
+from schedulers.minpeak.planner import Options, Plan
 
 MODELS = ("eager", "lagging", "timed")
 """How far execution has come at a submission; docs/memory-model.md says what each means."""
@@ -378,9 +378,11 @@ def place(
     """
     chosen = scheduler or request.scheduler
     strategy = get_scheduler(chosen) if isinstance(chosen, str) else chosen
+    request.timed.check()
+    if chosen in BUILTIN and request.minpeak != MinpeakOptions():
+        Options.of(request.minpeak.mapping())  # what cannot be is refused also where it does nothing
     if is_recorded(request.graph):
         return _place_recorded(setup, request, strategy, say)
-    request.timed.check()
     library = library or GraphLibrary()
     config = setup.config(request.graph, library)
     program = program_of(request.graph, config, routing=request.routing, library=library, ops=setup.registry)

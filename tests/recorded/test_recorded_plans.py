@@ -336,6 +336,33 @@ def test_options_of_graphs_are_refused(setup, options, message):
         plan(setup, PlanRequest(str(CAPTURES / "05"), **options))
 
 
+COMMANDS = {
+    "schedule": lambda request: plan(Setup(), request),
+    "placement": lambda request: placement(Setup(), request),
+    "schedule-diff": lambda request: compare(Setup(), f"{request.graph}:auto", str(request.graph), request),
+    "size": lambda request: size(Setup(), [str(request.graph)], request.scheduler, request.minpeak, timed=request.timed),
+    "frontier": lambda request: Driver().frontier(request.graph, 1, routing=request.routing, timed=request.timed),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("graph", [str(CAPTURES / "05"), "moe"], ids=["capture", "graph"])
+def test_what_cannot_be_is_refused_by_every_command(graph, command, tmp_path):
+    """Times and options of minpeak, whether the strategy looks at them or not; of a capture a routing."""
+    wrong = [
+        ({"timed": TimedOptions(task_us=float("nan"))}, "--task-us nan: expected 0"),
+        ({"timed": TimedOptions(submit_us=float("inf"))}, "--submit-us inf: expected 0"),
+        ({"timed": TimedOptions(task_us=1.0, profile=tmp_path / "p.json")}, "both say how long a task takes"),
+        ({"timed": TimedOptions(cores="aic=0")}, "--cores aic=0"),
+        ({"timed": TimedOptions(device="a9")}, "no device is called 'a9'"),
+    ]
+    wrong += [({"minpeak": MinpeakOptions(slack=-3.0)}, "--slack -3: expected")] * (command not in ("size", "frontier"))
+    wrong += [({"routing": "uniform"}, "--routing has no meaning")] * (graph != "moe" and command != "size")
+    for options, message in wrong:
+        with pytest.raises(RinggraphError, match=message):
+            COMMANDS[command](PlanRequest(graph, **options))
+
+
 def test_without_dependencies_nothing_is_planned(tmp_path):
     for name in ("scope_stats.jsonl", "chip_swimlane_records.json"):
         (tmp_path / name).write_bytes((CAPTURES / "05" / name).read_bytes())
