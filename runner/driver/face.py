@@ -176,22 +176,27 @@ class Driver:
         from runner.report.frontier import StoppedFrontier
 
         given = timed or TimedOptions()
+        given.check()
+        notes, warnings = (), ()
         if is_recorded(graph):
-            recorded = open_recorded(self.setup, graph)
-            refuse_large(recorded.program, graph)
-            name, timing = recorded.recording.name, partial(given.of_recorded, recorded)
-            found = trace_frontier(recorded.program, timing, name, num_points, say, shown)
-            return replace(found, warnings=(*recorded.recording.sizes.warnings(), *found.warnings))
-        library = GraphLibrary()
-        config, program = self.setup.config(graph, library), self.setup.program(graph, routing=routing, library=library)
+            recorded = open_recorded(self.setup, graph, None if routing == ROUTING else routing)
+            program, name, warnings = recorded.program, recorded.recording.name, recorded.recording.sizes.warnings()
+            timing = partial(given.of_recorded, recorded)
+        else:
+            library = GraphLibrary()
+            config, program = self.setup.config(graph, library), self.setup.program(graph, routing=routing, library=library)
+            name, notes = f"{program.name}, routing {routing}", routing_notes(program, config, routing)
+            timing = partial(given.timing, ops=self.setup.registry, dtypes=config.dtypes)
         refuse_large(program, graph)
-        name = f"{program.name}, routing {routing}"
-        told = {"timing": given.as_json(), "routing_notes": tuple(routing_notes(program, config, routing))}
-        timed_by = partial(given.timing, ops=self.setup.registry, dtypes=config.dtypes)
+
+        def told(found: Frontier) -> Frontier:
+            assumed = {"timing": given.as_json(is_recorded(graph)), "routing_notes": tuple(notes)}
+            return replace(found, warnings=(*warnings, *found.warnings), **assumed)
+
         try:
-            return replace(trace_frontier(program, timed_by, name, num_points, say, shown), **told)
+            return told(trace_frontier(program, timing, name, num_points, say, shown))
         except StoppedFrontier as stopped:
-            raise StoppedFrontier(replace(stopped.found, **told)) from None
+            raise StoppedFrontier(told(stopped.found)) from None
 
     def run(
         self,

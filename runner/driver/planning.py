@@ -46,8 +46,8 @@ from runner.rings.timed import Timing, parse_cores, refuse_times, timed, uniform
 from runner.rings.unlimited import run_times, run_unlimited
 from runner.verify.verify import check
 from runner.writeback.annotations import Annotations, Demands
-from schedulers import get_scheduler
-from schedulers.minpeak.planner import Plan
+from schedulers import BUILTIN, get_scheduler
+from schedulers.minpeak.planner import Options, Plan
 
 MODELS = ("eager", "lagging", "timed")
 """How far execution has come at a submission; docs/memory-model.md says what each means."""
@@ -189,10 +189,10 @@ class PlanRequest:
         heap = heap or (None if is_recorded(self.graph) else "safe")
         return replace(self, rings=(heap, *others))  # type: ignore[arg-type]
 
-    def sizes(self) -> RingSizes:
-        """The rings that are asked for; for `safe`, heaps wait for the schedule. Raises ConfigError."""
+    def sizes(self, known: RingSizes | None = None) -> RingSizes:
+        """The rings that are asked for, the others as `known`; for `safe`, heaps wait for the schedule. Raises ConfigError."""
         heap, window, pool = self.rings
-        return RingSizes.resolve(None if heap == "safe" else heap, window, pool)
+        return RingSizes.resolve(None if heap == "safe" else heap, window, pool, known=known)
 
 
 @dataclass(frozen=True)
@@ -217,12 +217,10 @@ class Placed:
         return known() if known else run_unlimited(self.schedule, self.timing()).times
 
     def sizes(self, request: PlanRequest) -> RingSizes:
-        """The rings to replay in; a recorded program has those of its run, and where it is planned anew heaps that are safe."""
-        if self.recorded is not None and not any(request.rings):
-            sizes = self.recorded.recording.sizes
-            is_safe = self.schedule.strategy != "annotated"
-        else:
-            sizes, is_safe = request.sizes(), request.rings[0] == "safe"
+        """The rings to replay in. What is not asked for is as recorded; of what is planned anew heaps are safe."""
+        sizes = request.sizes(self.recorded and self.recorded.recording.sizes)
+        is_anew = self.recorded is not None and self.schedule.strategy != "annotated"
+        is_safe = request.rings[0] == "safe" or (is_anew and not request.rings[0])
         return sizes.with_heap([safe_heap(load) for load in ring_loads(self.schedule)]) if is_safe else sizes
 
 
@@ -380,9 +378,11 @@ def place(
     """
     chosen = scheduler or request.scheduler
     strategy = get_scheduler(chosen) if isinstance(chosen, str) else chosen
+    request.timed.check()
+    if chosen in BUILTIN and request.minpeak != MinpeakOptions():
+        Options.of(request.minpeak.mapping())  # what cannot be is refused also where it does nothing
     if is_recorded(request.graph):
         return _place_recorded(setup, request, strategy, say)
-    request.timed.check()
     library = library or GraphLibrary()
     config = setup.config(request.graph, library)
     program = program_of(request.graph, config, routing=request.routing, library=library, ops=setup.registry)

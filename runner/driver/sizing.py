@@ -34,7 +34,7 @@ class SizeResult:
 
     def as_json(self) -> dict[str, Any]:
         """The object of `ringgraph size --json`; `timing` is what runs were timed under, null if none was."""
-        timing = None if self.timing is None else self.timing.as_json()
+        timing = None if self.timing is None else self.timing.as_json(self.num_recorded == len(self.names))
         told = {"scheduler": self.scheduler, "routing": self.routing, "timing": timing, "warnings": [*self.warnings]}
         return told | self.found.as_json()
 

@@ -389,6 +389,7 @@ class _Walk:
         Where ids of a case are those of one before, its tasks are called behind the case.
         """
         spans: list[Span] = []
+        made: dict[str, list[int]] = {}
         taken: set[str] = set()
         for case, body in item.cases.items():
             if not body:
@@ -396,7 +397,8 @@ class _Walk:
             test = parse(case_test(item, case), expr.mark)
             trips = self.run_time.trips(test, path, read, 1, frame, context, item.mark)
             own = set(ids(body))
-            inner = Frame(frame, self.prefix_of_case(item, case, frame) if own & taken else frame.prefix, body)
+            prefix = self.prefix_of_case(item, case, frame) if own & taken else frame.prefix
+            inner = Frame(frame, prefix, body, ids={name: tasks for name, tasks in made.items() if name not in own})
             taken |= own
             items: list[int | Span] = []
             num = self.run_time.planned(trips)
@@ -405,6 +407,10 @@ class _Walk:
                     self.body(body, inner, context, items)
             branch = (Span("iteration", path, tuple(items), mark=item.mark),) * num
             spans.append(Span("dynamic", path, branch, trips=trips, mark=item.mark))
+            for name in own & inner.ids.keys():
+                made[name] = made.get(name, []) + inner.ids[name]
+        for name, tasks in made.items():
+            frame.ids.setdefault(name, []).extend(tasks)
         return spans
 
     def prefix_of_case(self, item: Switch, case: int | None, frame: Frame) -> str:

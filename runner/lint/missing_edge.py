@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from runner.base.errors import Edge, Hint
-from runner.language.graph import For
+from runner.base.errors import Edge, Hint, Mark
+from runner.expansion.names import ids
+from runner.language.graph import For, Scope, Switch
+from runner.language.walk import all_items
 from runner.lint.look import Look
 from runner.lint.rule import Rule
 from runner.program.program import Span, Task
@@ -41,9 +43,24 @@ def after_hint(look: Look, task: int, other: int) -> str:
             break
     else:
         steps.append(program.tasks[other].path.rpartition(".")[2])
-    entry, text = ".".join(steps), f"add 'after: [{'.'.join(steps)}]' to '{name}'"
-    mark = program.tasks[task].mark
+    entry, mark = ".".join(steps), program.tasks[task].mark
+    if _is_taken(look, entry, mark, around[common:], beside[common:]):
+        what = program.tasks[other].path
+        return f"'{entry}' means an item nearer to '{name}': give '{what}' an id of its own, and name that in 'after'"
+    text = f"add 'after: [{entry}]' to '{name}'"
     return Hint(text, Edge(mark, entry)) if mark else text
+
+
+def _is_taken(look: Look, entry: str, mark: Mark | None, around: list[Span], beside: list[Span]) -> bool:
+    """Whether `entry` means something else at `mark`, since one of the bodies `around` it has an item of that id."""
+    if around and beside and around[0].kind == "iteration" and around[0].mark == beside[0].mark:
+        around = around[1:]  # another trip of one loop: an id of its body means that of the trip before
+    for span in around:
+        item = look.item_at(span.mark) if span.kind in ("scope", "iteration") else None
+        bodies = item.cases.values() if isinstance(item, Switch) else [item.body] if isinstance(item, Scope | For) else []
+        if any(entry in ids(body) and any(each.mark == mark for each in all_items(body)) for body in bodies):
+            return True
+    return False
 
 
 def _chain(body: Span, task: int) -> list[Span]:

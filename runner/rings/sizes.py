@@ -63,16 +63,22 @@ class RingSizes:
         window: str | None = None,
         pool: str | None = None,
         environ: Mapping[str, str] | None = None,
+        known: RingSizes | None = None,
     ) -> RingSizes:
         """Sizes from the texts of the command line; a 0 or a missing text falls through to the environment, then the default.
 
+        A text that is missing leaves what is `known`, as of a recorded program.
         On the command line a heap may carry a unit (`1GiB`, `512MiB,0,0,64KiB`); the environment holds plain integers and is
         read as the device runtime reads it: a variable with one bad entry, a 0 included, is dropped as a whole, and an empty
         one is not there. Raises ConfigError for the command line.
         """
         environ = os.environ if environ is None else environ
         texts = zip((heap, window, pool), VARIABLES, strict=True)
-        (heaps, windows, pools), warnings = zip(*(_resolve(text, variable, environ) for text, variable in texts), strict=True)
+        found = [_resolve(text, variable, environ) for text, variable in texts]
+        if known is not None:
+            own = zip((heap, window, pool), (known.heap, known.window, known.pool), found, strict=True)
+            found = [asked if text else (four, None) for text, four, asked in own]
+        (heaps, windows, pools), warnings = zip(*found, strict=True)
         return cls(heaps, windows, pools, tuple(filter(None, warnings)))
 
     @classmethod

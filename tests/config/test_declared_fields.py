@@ -188,6 +188,18 @@ def test_what_fields_have_to_fulfil_together(tmp_path):
     )
 
 
+def test_what_has_no_value_is_told_at_the_field_that_a_requirement_names(tmp_path):
+    entry = '{that: "sizes[n - 1] > 0", at: sizes, because: each has one}'
+    path = own(
+        tmp_path, f"fields: {{n: integer, sizes: {{type: list, items: integer}}}}\nrequires:\n  - {entry}\nn: 2\nsizes: [1, 2]\n"
+    )
+    assert load_config([path])["n"] == 2
+    assert refusal(path, sets=["sizes=[1]"]) == (
+        "error C106: 'that': expression 'sizes[n - 1] > 0': index 1 is outside 'sizes', which has 1 elements: each has one"
+        " (from --set sizes=[1])"
+    )
+
+
 def test_layers_of_no_model_are_one_together(tmp_path):
     base = own(tmp_path, "fields: {n: integer}\n", "base.yaml")
     more = own(tmp_path, "fields: {m: {type: integer, default: n + 1}}\nn: 3\ndeployments: {a: {n: 4}, b: {n: 5}}\n", "more.yaml")

@@ -606,6 +606,34 @@ def test_after_itself_means_the_trip_before(tmp_path):
     assert [item.after for item in program_of(text, tmp_path).tasks] == [(), (0,), (1,)]
 
 
+def test_after_names_what_is_in_a_case_that_is_decided_at_run_time(tmp_path):
+    """From behind it, another case, the next trip; an id of several cases means all of them, but in its own case that one."""
+    text = """\
+inputs: {n: "i32[2]"}
+body:
+  - for: k
+    range: 2
+    body:
+      - switch: n[k]
+        cases:
+          0:
+            - {op: make, id: a, out: {y: "f32[1]"}, after: [s.d]}
+            - {op: make, id: b, out: {y: "f32[1]"}, after: [a]}
+          1:
+            - {op: make, id: c, out: {y: "f32[1]"}, after: [a, b]}
+            - {op: make, id: a, out: {y: "f32[1]"}}
+            - scope: s
+              body: [{op: make, id: d, out: {y: "f32[1]"}, after: [a]}]
+      - {op: make, id: e, out: {y: "f32[1]"}, after: [a, s.d]}
+  - {op: make, id: f, out: {y: "f32[1]"}, after: [k.s.d], after_wait_only: [k.a]}
+"""
+    program = program_of(text, tmp_path)
+    first = [(), (0,), (1,), (), (3,), (0, 3, 4)]
+    second = [(4,), (6,), (0, 3, 7), (), (9,), (6, 9, 10)]
+    assert [item.after for item in program.tasks] == [*first, *second, (0, 3, 4, 6, 9, 10)]
+    assert program.tasks[-1].wait_only == (0, 3, 6, 9)
+
+
 # --- what is refused ---
 
 

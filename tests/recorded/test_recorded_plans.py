@@ -13,6 +13,7 @@ from sampled import sampled
 
 from runner.base.errors import ConfigError, RinggraphError, ScheduleError
 from runner.driver.compare.compare import compare
+from runner.driver.device.placement import placement
 from runner.driver.driver import Setup
 from runner.driver.face import Driver
 from runner.driver.planning import MinpeakOptions, PlanRequest, TimedOptions, plan
@@ -27,6 +28,7 @@ from runner.report.verdict import verdict
 from runner.rings.capacity import least_heap, ring_loads
 from runner.rings.replay import eager, lagging
 from runner.rings.schedule import Begin, End, Submit
+from runner.rings.sizes import RingSizes
 from runner.rings.timed import timed
 from runner.verify.edges import Need, Order
 from runner.verify.verify import races, verify
@@ -287,9 +289,35 @@ def test_commands_say_that_times_are_the_recorded_ones_but_for_options(call, com
         assert status == 0 and len(told) == 1 and told[0].endswith(f"what was recorded{words}"), (told, err)
 
 
-def test_what_was_recorded_is_null_in_json():
-    found = plan(Setup(), PlanRequest(str(CAPTURES / "03"), timed=TimedOptions(task_us=3.0))).as_json()["timing"]
-    assert found["is_recorded"] and found["task_us"] == 3.0 and found["submit_us"] is None and found["cores"] is None
+def test_what_was_recorded_is_null_in_json(short_searches):
+    """In that of every command."""
+    driver, path, timed = Driver(), CAPTURES / "07", TimedOptions(task_us=3.0)
+    of_size = driver.size(str(path), scheduler="minpeak", timed=timed)
+    for found in driver.plan(path, timed=timed), of_size, driver.frontier(path, 1, timed=timed):
+        told = found.as_json()["timing"]
+        assert told["is_recorded"] and told["task_us"] == 3.0 and told["submit_us"] is None and told["cores"] is None
+
+
+SAFE = (8192, 13312, 1024, 1024)
+
+
+@pytest.mark.parametrize(
+    ("rings", "expected"),
+    [
+        ((None, None, None), (SAFE, 16, 64)),
+        ((None, "4", None), (SAFE, 4, 64)),
+        ((None, None, "4"), (SAFE, 16, 4)),
+        (("1MiB", None, None), ((2**20,) * 4, 16, 64)),
+        (("safe", "64", None), (SAFE, 64, 64)),
+    ],
+)
+def test_rings_that_no_option_gives_are_those_of_the_recording(rings, expected):
+    """In `schedule` and in `placement`, whose heaps are always safe; what is too small for one is so for the other."""
+    request = PlanRequest(str(CAPTURES / "05"), "unscoped", rings=rings)
+    found, sizes = plan(Setup(), request), placement(Setup(), request).sizes
+    heap, window, pool = expected
+    assert found.sizes == RingSizes(heap, (window,) * 4, (pool,) * 4) == replace(sizes, heap=heap)
+    assert (found.refusal is None) == (pool > 4) == placement(Setup(), request).is_kept
 
 
 @pytest.mark.parametrize(
@@ -306,6 +334,33 @@ def test_what_was_recorded_is_null_in_json():
 def test_options_of_graphs_are_refused(setup, options, message):
     with pytest.raises(ConfigError, match=message):
         plan(setup, PlanRequest(str(CAPTURES / "05"), **options))
+
+
+COMMANDS = {
+    "schedule": lambda request: plan(Setup(), request),
+    "placement": lambda request: placement(Setup(), request),
+    "schedule-diff": lambda request: compare(Setup(), f"{request.graph}:auto", str(request.graph), request),
+    "size": lambda request: size(Setup(), [str(request.graph)], request.scheduler, request.minpeak, timed=request.timed),
+    "frontier": lambda request: Driver().frontier(request.graph, 1, routing=request.routing, timed=request.timed),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("graph", [str(CAPTURES / "05"), "moe"], ids=["capture", "graph"])
+def test_what_cannot_be_is_refused_by_every_command(graph, command, tmp_path):
+    """Times and options of minpeak, whether the strategy looks at them or not; of a capture a routing."""
+    wrong = [
+        ({"timed": TimedOptions(task_us=float("nan"))}, "--task-us nan: expected 0"),
+        ({"timed": TimedOptions(submit_us=float("inf"))}, "--submit-us inf: expected 0"),
+        ({"timed": TimedOptions(task_us=1.0, profile=tmp_path / "p.json")}, "both say how long a task takes"),
+        ({"timed": TimedOptions(cores="aic=0")}, "--cores aic=0"),
+        ({"timed": TimedOptions(device="a9")}, "no device is called 'a9'"),
+    ]
+    wrong += [({"minpeak": MinpeakOptions(slack=-3.0)}, "--slack -3: expected")] * (command not in ("size", "frontier"))
+    wrong += [({"routing": "uniform"}, "--routing has no meaning")] * (graph != "moe" and command != "size")
+    for options, message in wrong:
+        with pytest.raises(RinggraphError, match=message):
+            COMMANDS[command](PlanRequest(graph, **options))
 
 
 def test_without_dependencies_nothing_is_planned(tmp_path):

@@ -21,4 +21,4 @@ def placement(setup: Setup, request: PlanRequest, card: str | None = None, say: 
     check(found.schedule, None, allow_missing_edges=request.allow_missing_edges)
     on = device(request.timed.device)
     assumed = {} if found.recorded is not None else {"routing": request.routing}
-    return placement_of(found.schedule, request.sizes(), card_bytes, assumed | {"device": on.name}, on)
+    return placement_of(found.schedule, found.sizes(request), card_bytes, assumed | {"device": on.name}, on)

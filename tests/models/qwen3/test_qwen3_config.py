@@ -18,6 +18,7 @@ from sampled import sampled
 from transformers import Qwen3Config
 from transformers.models.qwen3.modeling_qwen3 import Qwen3RotaryEmbedding
 
+from runner.base.errors import ConfigError
 from runner.config.config import load_config
 from runner.models import family
 from runner.models.declared.family import DeclaredFamily
@@ -251,3 +252,22 @@ def test_the_file_that_transformers_saves(tmp_path):
     fields: dict[str, Any] = {name: value for name, value in BASE.items() if name != "model_type"}
     Qwen3Config(**fields, rope_theta=5e5).save_pretrained(tmp_path)
     assert differing(theirs(tmp_path), ours(tmp_path)) == [] and load_config([tmp_path])["rope_theta"] == 5e5
+
+
+@pytest.mark.parametrize(
+    ("sets", "place"),
+    [
+        (["use_sliding_window=true"], "layers see a window (sliding_window is None"),
+        (["layer_types=[full_attention]"], "(from --set layer_types=[full_attention])"),
+        (["layer_types=[]"], "(from --set layer_types=[])"),
+    ],
+)
+def test_windows_and_types_that_layers_lack_are_told_as_configuration(sets, place):
+    """Not as a finding in a graph that has nothing wrong."""
+    with pytest.raises(ConfigError) as raised:
+        load_config(["qwen3-tiny"], sets)
+    assert place in str(raised.value)
+    load_config(
+        ["qwen3-tiny"],
+        [*sets, "sliding_window=3", "layer_types=[full_attention,full_attention,sliding_attention,full_attention]"],
+    )

@@ -61,7 +61,8 @@ class Requirements:
                 holds = expr.evaluate(values.__getitem__)
             except ExprError as error:
                 if error.unknown is None or error.unknown not in given:
-                    found.append(entry["that"].problem("C106", f"'that': expression '{text}': {error.message}"))
+                    message = f"'that': expression '{text}': {error.message}{_because(entry)}"
+                    found.append(_place(entry, "", given).problem("C106", message))
                 continue
             if not holds:
                 found.append(self._told(entry, text, sorted(expr.names()), values, given))
@@ -71,8 +72,15 @@ class Requirements:
     def _told(
         entry: Mapping[str, Given], text: str, names: list[str], values: Mapping[str, Any], given: Mapping[str, Given]
     ) -> Diagnostic:
-        because = f": {entry['because'].plain}" if "because" in entry else ""
         shown = ", ".join(f"{name} is {values[name]}" for name in names if not isinstance(values[name], list))
-        at = str(entry["at"].plain) if "at" in entry else next(iter(names), "")
-        where = given.get(at, entry["that"])
-        return where.problem("C104", f"'{text}' does not hold{because}" + (f" ({shown})" if shown else ""))
+        where = _place(entry, next(iter(names), ""), given)
+        return where.problem("C104", f"'{text}' does not hold{_because(entry)}" + (f" ({shown})" if shown else ""))
+
+
+def _because(entry: Mapping[str, Given]) -> str:
+    return f": {entry['because'].plain}" if "because" in entry else ""
+
+
+def _place(entry: Mapping[str, Given], usual: str, given: Mapping[str, Given]) -> Given:
+    """Where to tell it: at the field that the entry names, else the `usual` one, else at the entry."""
+    return given.get(str(entry["at"].plain) if "at" in entry else usual, entry["that"])
