@@ -80,8 +80,11 @@ NEARLY, NEAR_STEPS = 1.06, 4
 MOVE = 0.4
 """What a change of one entry takes of a try: less than other lists, which are made from the first."""
 
-LATER = (1.0, 1.1, 1.25, 1.6)
+LATER = (1.0, 1.1, 1.3)
 """How much longer than what is aimed at runs within given bytes may take, one after another, until lists fit."""
+
+LATER_TRIES = 0.25
+"""The part of all tries that each of these gets."""
 
 MOST_MORE = 1.6
 """By how much copies grow at a time at most: by more than `MORE` as long as that costs no bytes."""
@@ -154,8 +157,8 @@ class ShareSearch:
             best = self._shortest(most)
             if best.makespan_us <= part * limit_us and best.height <= max(self.peak, enough):
                 break
-            self.tries = self.all_tries / len(LATER)
-            self._in_time(part * limit_us, enough)
+            self.tries = self.all_tries * LATER_TRIES
+            self._in_time(part * limit_us, enough, LATER_TRIES)
         return self._shortest(most)
 
     def _shortest(self, most: int | None) -> Found:
@@ -204,9 +207,9 @@ class ShareSearch:
         made = proposal(self.scene, lives.first.astype(float), lives.end.astype(float), Taste(0.0))
         return None if made is None else self._measured(made)
 
-    def _in_time(self, limit_us: float, enough: float = 0) -> None:
+    def _in_time(self, limit_us: float, enough: float = 0, squeezing: float = 1.0) -> None:
         """Lists by several runs and of several widths, refined until they are in time or hopeless; the best with fewer copies,
-        until some take no more units than are `enough`."""
+        for a part of the tries that are kept for that, until some take no more units than are `enough`."""
         kept = self.tries * NARROWING
         widest = self._try(self.work.free, WIDEST)
         if widest is not None and widest.makespan_us > limit_us:
@@ -231,12 +234,12 @@ class ShareSearch:
                     tried.append((is_late, first.makespan_us if is_late else first.height, times))
                 if way in ways and tried:
                     ways[way] = [min(tried, key=lambda one: one[:2])[2]]
-        self._squeeze(limit_us, enough)
+        self._squeeze(limit_us, enough, squeezing)
         self._narrow(limit_us, enough)
 
-    def _squeeze(self, limit_us: float, enough: float) -> None:
+    def _squeeze(self, limit_us: float, enough: float, part: float = 1.0) -> None:
         """Lists in time of the way that is the fastest with few bytes, of ever fewer, until those are late; then narrowed."""
-        kept, self.tries = self.tries, self.all_tries * SQUEEZING
+        kept, self.tries = self.tries, self.all_tries * SQUEEZING * part
         low, high = max(self.peak, enough), self._best(limit_us).height
         best, squeeze = None, self._fastest_way(limit_us, int((low * high) ** 0.5)) if high > FINE * low else None
         while squeeze is not None and high > FINE * low and self.tries > 0:
