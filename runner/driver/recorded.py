@@ -111,11 +111,12 @@ def open_recorded(setup: Setup, path: str | Path, routing: str | None = None) ->
         "--deploy": setup.deploy is not None,
         "--ep": setup.ep is not None,
         "--routing": routing is not None,
+        "--ops": bool(setup.op_files),
     }
     for option, is_given in given.items():
         if is_given:
             raise ConfigError(
-                f"{option} has no meaning for '{path}', a recorded program: it has one configuration, that of its run",
+                f"{option} has no meaning for '{path}', a recorded program: it has one configuration and the ops of its run",
                 hint=f"leave {option} out",
             )
     recording = read_recording(Path(path))

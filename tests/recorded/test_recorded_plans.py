@@ -324,6 +324,7 @@ def test_rings_that_no_option_gives_are_those_of_the_recording(rings, expected):
     ("setup", "options", "message"),
     [
         (Setup(("tiny",)), {}, "--config has no meaning for .*a recorded program"),
+        (Setup(ops=("mine.py",)), {}, "--ops has no meaning for .*a recorded program"),
         (Setup((), ("ep=2",)), {}, "--set has no meaning"),
         (Setup(deploy="prefill"), {}, "--deploy has no meaning"),
         (Setup(ep=2), {}, "--ep has no meaning"),
