@@ -26,7 +26,7 @@ from runner.verify.verify import verify
 from runner.writeback.edits import write_files
 from schedulers import get_scheduler
 from tests.writeback.test_styles import cheap as cheap
-from tests.writeback.test_styles import check_only_scopes_changed, loaded, written_graph
+from tests.writeback.test_styles import check_only_scopes_changed, flat, loaded, written_graph
 from tests.writeback.test_styles import findings as found_by_lint
 
 KIB = 1024
@@ -70,9 +70,8 @@ def check(path: Path, objective: str) -> None:
     found = plan(SETUP, request)
     write_files(found.texts)
     assert found.plan is not None
-    only_changed = check_only_scopes_changed if "scopes" in found.plan.found_by else assert_only_lists_changed
     for file, data in texts.items():
-        only_changed(data, file.read_bytes())
+        ONLY_CHANGED[found.plan.found_by](data, file.read_bytes())
     assert found_by_lint(path) == []
     after = SETUP.program(path)
     refuse_other_work(before, after)
@@ -91,6 +90,22 @@ def assert_only_lists_changed(before: bytes, after: bytes) -> None:
     assert old.get("share") is not None or kept_comments(before) <= kept_comments(after)
     old_lines, new_lines = before.splitlines(), iter(after.splitlines())
     assert before == after or all(any(line == other for other in new_lines) for line in old_lines) or b"{" in before[:40]
+
+
+def assert_only_scopes_and_lists_changed(before: bytes, after: bytes) -> None:
+    old, new = (loaded(data) for data in (before, after))
+    written = ("share", "body")
+    assert {key: v for key, v in old.items() if key not in written} == {key: v for key, v in new.items() if key not in written}
+    assert flat(old["body"]) == flat(new["body"])
+    assert old.get("share") is not None or kept_comments(before) <= kept_comments(after)
+
+
+ONLY_CHANGED = {
+    "annotated": assert_only_lists_changed,
+    "lists that files can say": assert_only_lists_changed,
+    "scopes that files can say": check_only_scopes_changed,
+    "scopes and lists that files can say": assert_only_scopes_and_lists_changed,
+}
 
 
 def kept_comments(data: bytes) -> set[bytes]:

@@ -107,24 +107,31 @@ def best_files(
     scoped: tuple[Schedule, Written],
     say: Callable[[str, float], None] | None = None,
 ) -> Said:
-    """The files with scopes (`scoped`), with lists, or with neither, whichever is best under an aim; raises RinggraphError.
+    """The files with scopes (`scoped`), lists, both or neither, whichever is best under an aim; raises RinggraphError.
 
-    `sample` is the program in which loops of which only a run knows the trips make several.
+    `sample` is the program in which loops of which only a run knows the trips make several. Where new scopes are better than
+    lists alone, lists beside them are looked for, as the same command will do when the scopes stand in the files.
     """
-    lists = _with_lists(files, aim, timing, sample, say)
+    best = _with_lists(files, Written(), aim, timing, sample, say)
     schedule, written = scoped
     scopes = _said(schedule, timing, written, "scopes that files can say")
-    return lists if aim.prefers(lists.figures, scopes.figures) else scopes
+    if aim.prefers(best.figures, scopes.figures):
+        return best
+    if written.texts == without_lists(files).texts:
+        return scopes
+    both = _with_lists(files, written, aim, timing, sample, say)
+    return replace(both, found_by=f"scopes and {both.found_by}") if aim.prefers(both.figures, scopes.figures) else scopes
 
 
 def _with_lists(
     files: Files,
+    start: Written,
     aim: Aim,
     timing: Timed,
     sample: Callable[[GraphLibrary], Program],
     say: Callable[[str, float], None] | None,
 ) -> Said:
-    library = GraphLibrary()
+    library = library_of(start.texts)
     program = files.expand(library)
     before = get_scheduler("annotated")(program, {"share": False})
     lives = lives_of(program, allocs_touch=False)
@@ -145,33 +152,41 @@ def _with_lists(
             elif found.height > most and aim.limit_us is not None:
                 found = search.as_small(aim.limit_us, aim.latest_us, most)
     bare = _said(before, timing, Written(), "annotated")
-    if found is None or aim.prefers(bare.figures, ((found.height + NUM_RINGS - 1) * BLOCK_ALIGN, found.makespan_us)):
-        return _read_again(files, program, {}, texts, timing)
-    if say is not None:
-        say("lists that files can say", found.height * BLOCK_ALIGN)
-    return _read_again(files, program, found.proposal.said, texts, timing)
+    if found is not None:
+        if say is not None:
+            say("lists that files can say", found.height * BLOCK_ALIGN)
+        lists = _read_again(files, start, program, found.proposal.said, texts, timing)
+        if not aim.prefers(bare.figures, lists.figures):  # what no list names has blocks that the search does not count
+            return lists
+    return _read_again(files, start, program, {}, texts, timing)
 
 
 def without_lists(files: Files) -> Written:
     """The files that may change, without lists that share bytes."""
     library = GraphLibrary()
-    return _relisted(files, GraphTexts(library.load(files.path), library), {})
+    return _relisted(files, Written(), GraphTexts(library.load(files.path), library), {})
 
 
-def _relisted(files: Files, texts: GraphTexts, said: Mapping[str, tuple[Shared, ...]]) -> Written:
-    """The files that may change, with these lists and no others."""
+def _relisted(files: Files, start: Written, texts: GraphTexts, said: Mapping[str, tuple[Shared, ...]]) -> Written:
+    """The files that may change, with these lists and no others, beside what is written in any case."""
+
+    def data(path: Path) -> bytes:
+        return start.texts[path] if path in start.texts else path.read_bytes()
+
     splices: dict[Path, Sequence[Splice]] = {}
     for file, graph in texts.graphs.items():
         entries = said.get(file, ())
         if files.may_write(file) and plain(graph.share) != plain(entries):
-            splices[Path(file)] = share_splices(Path(file).read_bytes(), entries)
-    new: Texts = {path: spliced(path.read_bytes(), mine) for path, mine in splices.items()}
-    return Written(new, (splices,) if splices else ())
+            splices[Path(file)] = share_splices(data(Path(file)), entries)
+    new: Texts = {path: spliced(data(path), mine) for path, mine in splices.items()}
+    return Written({**start.texts, **new}, (*start.rounds, splices) if splices else start.rounds)
 
 
-def _read_again(files: Files, program: Program, said: Mapping[str, tuple[Shared, ...]], texts: GraphTexts, timing: Timed) -> Said:
+def _read_again(
+    files: Files, start: Written, program: Program, said: Mapping[str, tuple[Shared, ...]], texts: GraphTexts, timing: Timed
+) -> Said:
     """The files with these lists, as they are read."""
-    written = _relisted(files, texts, said)
+    written = _relisted(files, start, texts, said)
     after = files.expand(library_of(written.texts))
     refuse_other_work(program, after)
     _refuse_findings(files, written.texts)
