@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     )
     from runner.program.ops import Call, Cost, OpRegistry
     from runner.program.program import Program
+    from runner.rings.lowering.lower import lower
     from runner.rings.placement import (
         PlacedAlloc,
         PlacedLoop,
         PlacedRead,
         PlacedScope,
         PlacedTask,
-        lower,
     )
     from runner.rings.schedule import Schedule
     from runner.serving.state.turns import Turn
@@ -65,7 +65,8 @@ _NAMES = {
     ),
     "runner.program.program": ("Program",),
     "runner.rings.schedule": ("Schedule",),
-    "runner.rings.placement": ("lower", "PlacedTask", "PlacedAlloc", "PlacedRead", "PlacedLoop", "PlacedScope"),
+    "runner.rings.lowering.lower": ("lower",),
+    "runner.rings.placement": ("PlacedTask", "PlacedAlloc", "PlacedRead", "PlacedLoop", "PlacedScope"),
     "runner.serving.state.turns": ("Turn",),
     "schedulers.layouts.batching": ("Layout", "place"),
     "runner.base.errors": (

@@ -10,7 +10,8 @@ import torch
 from runner.base.tensor_spec import TensorSpec
 from runner.program.ops import OpRegistry
 from runner.program.program import Program, Region, Span, Task, Tensor, Trips
-from runner.rings.placement import PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask, lower
+from runner.rings.lowering.lower import lower
+from runner.rings.placement import PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask
 from runner.rings.schedule import Schedule
 
 ROW = 8

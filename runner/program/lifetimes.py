@@ -17,7 +17,7 @@ from weakref import ref
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.base.tensor_spec import BLOCK_ALIGN, block_bytes
+from runner.base.tensor_spec import BLOCK_ALIGN
 from runner.program.program import Program, Task
 from runner.program.spans import host_reads
 
@@ -64,6 +64,19 @@ class Rows:
         lengths = np.diff(self.starts)
         return Rows(np.concatenate([[0], np.cumsum(lengths * kept)]), self.values[np.repeat(kept, lengths)])
 
+    def picked(self, rows: Ints) -> Rows:
+        """These rows, in this order."""
+        if len(rows) == len(self) and (rows == np.arange(len(rows))).all():
+            return self
+        lengths = np.diff(self.starts)[rows]
+        ends = np.cumsum(lengths)
+        at = np.repeat(self.starts[rows] - ends + lengths, lengths) + np.arange(int(ends[-1]) if len(ends) else 0)
+        return Rows(np.concatenate([[0], ends]), self.values[at])
+
+    def where(self, kept: NDArray[np.bool_]) -> Rows:
+        """The same rows with only some of their values."""
+        return Rows(np.concatenate([[0], np.cumsum(kept)])[self.starts], self.values[kept])
+
     def row(self, index: int) -> list[int]:
         return self.values[self.starts[index] : self.starts[index + 1]].tolist()
 
@@ -95,7 +108,7 @@ class TaskColumns:
     """What a program's tasks touch, as arrays. Of copies, of which large programs have hundreds that are alike, one is asked."""
 
     def __init__(self, program: Program) -> None:
-        self.tasks, num = program.tasks, len(program.tasks)
+        self.tasks, self._tensors, num = program.tasks, program.tensors, len(program.tasks)
         among = [task.among for task in self.tasks]
         like = np.fromiter(map(id, map(attrgetter("like"), self.tasks)), np.int64, num)
         cuts = [0, *(np.flatnonzero(np.diff(np.fromiter(map(id, among), np.int64, num))) + 1).tolist(), num]
@@ -146,6 +159,28 @@ class TaskColumns:
     def touches(self) -> Rows:
         """Per task what it creates and uses; an alloc uses nothing."""
         return self.tensors(lambda task: task.creates + task.uses)
+
+    @cached_property
+    def waits(self) -> Rows:
+        """Per task the tasks that it waits for by what it touches."""
+        return Rows.of([task.waits for task in self.tasks])
+
+    @cached_property
+    def with_after(self) -> list[Task]:
+        """The tasks that name others in their `after:`."""
+        return [task for task in self.tasks if task.after]
+
+    @cached_property
+    def edges(self) -> Rows:
+        """Per task all tasks that it waits for."""
+        return Rows.of([task.waits + task.after for task in self.tasks]) if self.with_after else self.waits
+
+    @cached_property
+    def size_bytes(self) -> Ints:
+        """Bytes of each tensor; many share a spec."""
+        specs = [tensor.spec for tensor in self._tensors]
+        size = {key: spec.size_bytes for key, spec in {id(spec): spec for spec in specs}.items()}
+        return np.fromiter((size[id(spec)] for spec in specs), np.int64, len(specs))
 
 
 _known: list[tuple[ref[Program], TaskColumns]] = []
@@ -229,7 +264,7 @@ def lives_of(program: Program, *, allocs_touch: bool = True) -> Lives:
     for tensor in program.outputs.values():  # a result is read after the last task
         if index[tensor] >= 0:
             last[index[tensor]] = scope_last[index[tensor]] = len(tasks) - 1
-    size = np.array(block_bytes([tensor.spec for tensor in own]), np.int64) // BLOCK_ALIGN
+    size = -(-columns.size_bytes[local_ids] // BLOCK_ALIGN)
     return Lives(program, local_ids, size, first, last + 1, touches, scope_last + 1)
 
 

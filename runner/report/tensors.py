@@ -13,6 +13,7 @@ import numpy as np
 from runner.program.lifetimes import Ints, lives_of
 from runner.program.program import Program
 from runner.program.spans import Span, SpanWalk
+from runner.rings.lowering.arrays import slot_arrays
 from runner.rings.schedule import Schedule
 
 
@@ -53,11 +54,11 @@ class Tensors:
 def tensors_of(schedule: Schedule) -> Tensors:
     """The tensors of all blocks; none for a schedule without a program."""
     program, items = schedule.program, schedule.submissions
-    slots = [(slot.tensor, i, slot.offset, slot.size_bytes) for i, item in enumerate(items) for slot in item.slots]
-    if program is None or not slots:
+    tensor, offset, size = slot_arrays([item.slots for item in items])
+    if program is None or not len(tensor):
         none = np.zeros(0, np.int64)
         return Tensors(none, none, none, none, none, none, none, (schedule.name,), none, none)
-    tensor, block, offset, size = np.array(slots, np.int64).T
+    block = np.repeat(np.arange(len(items)), [len(item.slots) for item in items])
     of_task = np.full(len(program.tasks), -1, np.int64)
     for i, item in enumerate(items):
         if item.task is not None:

@@ -17,12 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.base.tensor_spec import block_bytes
-from runner.program.lifetimes import Ints, Rows, first_and_last_touches, live_units
+from runner.program.lifetimes import Ints, first_and_last_touches, live_units
 from runner.program.program import Program
 from runner.program.spans import host_reads
 from runner.rings.heap import INLINE_EDGES
+from runner.rings.lowering.arrays import waits_of
 from runner.rings.parts.ring import POOL_SWEEP
-from runner.rings.schedule import NUM_RINGS, Begin, End, Schedule, Submission, remembered
+from runner.rings.schedule import NUM_RINGS, Begin, End, Schedule, remembered
 from runner.rings.sizes import MIN_HEAP_BYTES, MIN_WINDOW
 from runner.rings.steps import OpenLoop, StepWalk
 
@@ -66,7 +67,7 @@ class RingLoad:
 @remembered
 def ring_loads(schedule: Schedule) -> list[RingLoad]:
     """The epochs of each ring when every trip that the schedule holds runs; nobody changes them."""
-    facts = _Facts(schedule.submissions)
+    facts = _Facts(schedule)
     collectors = [_Epochs(RingLoad(), ring, facts) for ring in range(NUM_RINGS)]
     walk = StepWalk(schedule)
     outer_loops: list[int] = []  # per open scope, how many dynamic loops are open around it
@@ -94,9 +95,9 @@ class _Facts:
     allocs always have, how many it does not hold itself, its bytes, and whether it is an alloc; and what `_Epochs` notes: its
     ring, its number there, and the number of the first in its epoch (`begin`; `first` is that submission)."""
 
-    def __init__(self, submissions: Sequence[Submission]) -> None:
+    def __init__(self, schedule: Schedule) -> None:
+        submissions, self.edges = schedule.submissions, waits_of(schedule)
         num = len(submissions)
-        self.edges = Rows.of([item.waits for item in submissions], np.int32)
         self.is_alloc = np.fromiter((item.core is None for item in submissions), bool, num)
         self.size = np.fromiter((item.size_bytes for item in submissions), np.int64, num)
         self.num_edges = np.diff(self.edges.starts)

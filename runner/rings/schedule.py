@@ -1,12 +1,12 @@
 """This module owns the flat schedule: the order of submissions, the scopes around them, and what lies in which block.
 
-All that replays, verifies or executes works on a `Schedule` and needs no `Program`: `placement.lower` makes one from what a
+All that replays, verifies or executes works on a `Schedule` and needs no `Program`: `lowering.lower` makes one of what a
 strategy returns, and recorded and traced programs are made into one directly.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, NamedTuple, TypeVar
@@ -17,6 +17,7 @@ from runner.base.records import open_record
 from runner.program.program import Program, Trips
 
 T = TypeVar("T")
+What = TypeVar("What", bound=Hashable)
 
 NUM_RINGS = 4
 """Ring heaps of a device; a scope that lies deeper than there are rings shares the last one."""
@@ -74,7 +75,7 @@ class Submission:
 
     name: str
     size_bytes: int = 0
-    slots: tuple[Slot, ...] = ()
+    slots: Sequence[Slot] = ()
     waits: tuple[int, ...] = ()
     holds: tuple[int, ...] = ()
     core: str | None = None
@@ -170,18 +171,18 @@ class Lately:
 MOST_KNOWN = 8
 
 
-def remembered(find: Callable[[Schedule], T]) -> Callable[[Schedule], T]:
-    """Remembers what was found of the schedules that were asked for lately, which nobody changes: one command asks for the same
-    ones many times, and large ones take seconds."""
-    known: list[tuple[ref[Schedule], T]] = []
+def remembered(find: Callable[[What], T]) -> Callable[[What], T]:
+    """Remembers what was found of the schedules or programs that were asked for lately, which nobody changes: one command asks
+    for the same ones many times, and large ones take seconds."""
+    known: list[tuple[ref[What], T]] = []
 
     @wraps(find)
-    def found_once(schedule: Schedule) -> T:
+    def found_once(what: What) -> T:
         for of, found in known:
-            if of() is schedule:
+            if of() is what:
                 return found
-        found = find(schedule)
-        known[:] = [(ref(schedule), found), *(entry for entry in known[: MOST_KNOWN - 1] if entry[0]() is not None)]
+        found = find(what)
+        known[:] = [(ref(what), found), *(entry for entry in known[: MOST_KNOWN - 1] if entry[0]() is not None)]
         return found
 
     return found_once

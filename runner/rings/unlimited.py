@@ -10,9 +10,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from runner.program.lifetimes import Rows
 from runner.rings.capacity import ring_loads
 from runner.rings.heap import RingHeap
+from runner.rings.lowering.arrays import holds_of, slot_arrays
 from runner.rings.parts.records import Deadlock
 from runner.rings.replay import Replay, RunTimes
 from runner.rings.schedule import MAX_SCOPES, NUM_RINGS, Begin, End, Schedule, ScopeInfo, Slot
@@ -66,12 +66,10 @@ def own_waits(schedule: Schedule) -> list[tuple[int, ...]] | None:
 def _overlap(slots: Sequence[Slot]) -> bool:
     if len(slots) < 2:
         return False
-    end = 0
-    for slot in sorted(slots, key=lambda slot: slot.offset):
-        if slot.offset < end:
-            return True
-        end = slot.offset + slot.size_bytes
-    return False
+    _, low, size = slot_arrays([slots])
+    order = np.argsort(low, kind="stable")
+    low, high = low[order], (low + size)[order]
+    return bool((low[1:] < high[:-1]).any())
 
 
 def run_unlimited(schedule: Schedule, timing: Timing) -> Replay:
@@ -198,7 +196,7 @@ class _Unlimited(TimedDriver):
         """When the last reason to keep each block and slot had gone."""
         finish = np.where(self._is_task, np.asarray(self._finish_us), np.asarray(self._submit_us))
         consumed = np.maximum(finish, np.asarray(self._close_us))
-        holds = Rows.of([item.holds for item in self.schedule.submissions])
+        holds = holds_of(self.schedule)
         np.maximum.at(consumed, holds.values, finish[holds.owners()])
         return consumed
 

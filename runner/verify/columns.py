@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runner.program.lifetimes import Ints, Rows, TaskColumns, task_columns
 from runner.program.program import Program
-from runner.rings.schedule import Begin, End, Repeat, Schedule, Slot, Submit
+from runner.rings.lowering.arrays import holds_of, slot_arrays, waits_of
+from runner.rings.schedule import Begin, End, Repeat, Schedule, Submit
 
 Bools = NDArray[np.bool_]
 
@@ -85,30 +85,18 @@ class OpenScopes:
 
 
 class Columns:
-    """A schedule as arrays. `waits` and `holds` are rows of submissions, `slots` all slots in order, `block` whose each is."""
+    """A schedule as arrays. `waits` and `holds` are rows of submissions.
+
+    Of all slots in order, `tensor` is what each is of, `offset` and `size` its bytes, `block` the submission whose it is.
+    """
 
     def __init__(self, schedule: Schedule) -> None:
         submissions = schedule.submissions
         self.schedule, self.num = schedule, len(submissions)
-        self.waits = Rows.of([item.waits for item in submissions], np.int32)
-        self.holds = Rows.of([item.holds for item in submissions], np.int32)
-        self.slots: list[Slot] = list(chain.from_iterable([item.slots for item in submissions]))
-        num_slots = np.fromiter((len(item.slots) for item in submissions), np.int64, self.num)
-        self.block = np.repeat(np.arange(self.num, dtype=np.int32), num_slots)
-
-    @cached_property
-    def tensor(self) -> Ints:
-        """The tensor of each slot."""
-        return np.fromiter((slot.tensor for slot in self.slots), np.int32, len(self.slots))
-
-    @cached_property
-    def offset(self) -> Ints:
-        return np.fromiter((slot.offset for slot in self.slots), np.int64, len(self.slots))
-
-    @cached_property
-    def size(self) -> Ints:
-        """Bytes of each slot."""
-        return np.fromiter((slot.size_bytes for slot in self.slots), np.int64, len(self.slots))
+        self.waits, self.holds = waits_of(schedule), holds_of(schedule)
+        blocks = [item.slots for item in submissions]
+        self.tensor, self.offset, self.size = slot_arrays(blocks)
+        self.block = np.repeat(np.arange(self.num, dtype=np.int32), np.fromiter(map(len, blocks), np.int64, self.num))
 
     @cached_property
     def edges(self) -> Pairs:

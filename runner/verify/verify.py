@@ -387,7 +387,7 @@ def _unkept(schedule: Schedule, columns: Columns, order: Order) -> Iterator[tupl
     """
     doubtful: set[tuple[int, int]] = set()
     scopes = columns.scopes
-    for slots in in_turn(np.arange(len(columns.slots))):
+    for slots in in_turn(np.arange(len(columns.tensor))):
         at, which = places(columns.users, columns.tensor[slots])
         user, block = columns.users.values[at], columns.block[slots][which]
         left = (user != block) & ~columns.kept.have(user, block)

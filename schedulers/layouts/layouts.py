@@ -18,7 +18,7 @@ from collections.abc import Collection, Mapping
 
 from runner.program.program import Program, Span
 from runner.program.spans import spans_of
-from runner.rings.placement import lower
+from runner.rings.lowering.lower import lower
 from runner.rings.schedule import Schedule
 from runner.writeback.annotations import Demands, Run
 from schedulers.layouts.batching import Layout, ScopeMode, place

@@ -9,9 +9,7 @@ retire.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 
@@ -19,7 +17,7 @@ from runner.base.tensor_spec import BLOCK_ALIGN
 from runner.program.lifetimes import Floats, Ints, Lives, Rows
 from runner.program.order import predecessors
 from runner.program.program import Span
-from runner.rings.placement import PlacedItem, PlacedLoop, PlacedRead, PlacedScope, arena_blocks, new_placed
+from runner.rings.placement import PlacedItem, PlacedLoop, PlacedRead, PlacedScope, arena_blocks
 from runner.rings.schedule import NUM_RINGS
 from schedulers.minpeak.folding import Fold, template, unfold_offsets
 from schedulers.minpeak.packing import ROUNDS, STARTS, Packing, pack, pack_bins
@@ -87,61 +85,54 @@ def parted(arenas: Arenas, size: Ints) -> list[Arenas]:
 def place_arenas(
     fold: Fold, lives: Lives, waits: Rows, arenas: Arenas, techniques: Techniques = ALL
 ) -> tuple[list[PlacedItem], Edges]:
-    """The arenas in scopes nested one in the other, every task inside all of them, and the reuse edges; `waits` are the edges of
-    each task."""
+    """The arenas in scopes nested one in the other, every task inside all of them, and the reuse edges that `lower` has to add;
+    `waits` are the edges of each task."""
     touched = np.zeros(len(lives.locals), bool)
     touched[lives.touches.values] = True
     kept = fold.stands_in[lives.first] == lives.first  # of the kept trips
     before = predecessors(np.flatnonzero(touched & kept), lives.first, arenas.offsets, lives.size)
     edges = sharing_edges(fold, waits, lives.touches, before, "pruning" in techniques)
-    tasks, tensors, offset = lives.program.tasks, lives.program.tensors, dict[int, int]()  # each number is kept once
-    extra: list[tuple[int, ...]] = [()] * len(waits)
-    marks = np.flatnonzero(np.diff(edges.targets, prepend=-1))
-    sources = [tasks[source].id for source in edges.sources.tolist()]
-    for target, (low, high) in zip(edges.targets[marks].tolist(), pairwise([*marks.tolist(), len(sources)]), strict=True):
-        extra[target] = tuple(sources[low:high])
     ring_of = np.searchsorted(arenas.edges, arenas.offsets, side="right") - 1
     rings = [np.flatnonzero(ring_of == ring) for ring in range(int(ring_of.max(initial=0)) + 1)]
-    items = slot_scopes(lives.program.body, extra, len(rings))
+    items = slot_scopes(lives.program.body, len(rings))
     for ring in reversed(range(len(rings))):
-        mine = rings[ring]
-        given, sizes = [tensors[tensor].id for tensor in lives.locals[mine].tolist()], (lives.size[mine] * BLOCK_ALIGN).tolist()
+        mine = rings[ring][np.argsort(arenas.offsets[rings[ring]], kind="stable")]
+        given, sizes = lives.locals[mine].tolist(), (lives.size[mine] * BLOCK_ALIGN).tolist()
         places = ((arenas.offsets[mine] - arenas.edges[ring]) * BLOCK_ALIGN).tolist()
-        places = [offset.setdefault(place, place) for place in places]
         items = [*arena_blocks(given, places, sizes, f"arena{ring}"), *items]
         if ring:
             items = list[PlacedItem]([PlacedScope(f"ring{ring}", tuple(items))])
     return items, edges
 
 
-def slot_scopes(span: Span, extra: Sequence[tuple[int, ...]], depth: int) -> list[PlacedItem]:
+def slot_scopes(span: Span, depth: int) -> list[PlacedItem]:
     """The items of a program inside a scope of `depth - 1`, runs of them in scopes of `depth` if there are many tasks.
 
-    Such scopes hold no bytes: they let slots and pool entries retire. `extra` are per task its reuse edges. A dynamic loop of
-    many tasks has a scope or more in each trip, and lies in none itself.
+    Such scopes hold no bytes: they let slots and pool entries retire. A dynamic loop of many tasks has a scope or more in each
+    trip, and lies in none itself.
     """
-    body = _Body(span, extra, depth < NUM_RINGS)
+    body = _Body(span, depth < NUM_RINGS)
     return body.runs() if body.weight > MAX_DIRECT and depth < NUM_RINGS else body.items
 
 
 class _Body:
     """Items of one body without spans, each with its number of tasks; `weight` is that of all."""
 
-    def __init__(self, span: Span, extra: Sequence[tuple[int, ...]], may_part: bool) -> None:
-        self.path, self.extra, self.may_part = span.path, extra, may_part
+    def __init__(self, span: Span, may_part: bool) -> None:
+        self.path, self.may_part = span.path, may_part
         self.items: list[PlacedItem] = []
         self.weights: list[int] = []
         self.fill(span)
         self.weight = sum(self.weights)
 
     def fill(self, span: Span) -> None:
-        extra, add, weigh = self.extra, self.items.append, self.weights.append
+        add, weigh = self.items.append, self.weights.append
         for item in span.items:
             if isinstance(item, int):
-                add(new_placed(item, extra[item]) if extra[item] else item)
+                add(item)
                 weigh(1)
             elif item.trips is not None:
-                trips = [_Body(trip, extra, self.may_part) for trip in item.items if isinstance(trip, Span)]
+                trips = [_Body(trip, self.may_part) for trip in item.items if isinstance(trip, Span)]
                 weight = sum(trip.weight for trip in trips)
                 parts = self.may_part and weight > MAX_DIRECT
                 bodies = tuple(tuple(trip.runs() if parts else trip.items) for trip in trips)

@@ -41,12 +41,12 @@ from weakref import WeakKeyDictionary
 
 from runner.base.errors import ConfigError
 from runner.base.tensor_spec import BLOCK_ALIGN, MAX_BLOCK_BYTES
-from runner.program.lifetimes import Rows, lives_of, named_allocs
+from runner.program.lifetimes import lives_of, named_allocs, task_columns
 from runner.program.program import Program
 from runner.rings.capacity import ring_loads, safe_heap
 from runner.rings.devices.least_time import least_us
 from runner.rings.devices.timed_lives import Work
-from runner.rings.placement import PlacedItem, lower
+from runner.rings.lowering.lower import lower
 from runner.rings.replay import RunTimes
 from runner.rings.schedule import NUM_RINGS, Lately, Schedule
 from runner.rings.sizes import MIN_HEAP_BYTES, RingSizes
@@ -133,7 +133,7 @@ class Planner:
         self._known = WeakKeyDictionary[_Candidate, RunTimes]()
         self._works = WeakKeyDictionary[_Candidate, Work]()
         self._made = Lately(MOST_MADE)
-        self.waits = Rows.of([task.waits + task.after if task.after else task.waits for task in program.tasks])
+        self.waits = task_columns(program).edges
         self.fold = unfolded(len(program.tasks))
         if len(program.tasks) > FOLD_FROM and "folding" in self.on:
             self.fold = fold(self.lives, self.waits)
@@ -254,14 +254,14 @@ class Planner:
     def _placed(self, name: str, folded: Fold, arenas: Arenas) -> _Candidate:
         items, edges = place_arenas(folded, self.lives, self.waits, arenas, self.on)
         self._note("pruning", "reuse edges between kept tasks", "edges", edges.num_wanted, edges.num_kept)
-        return self._candidate(name, items)
+        return self._candidate(name, partial(lower, self.program, items, "minpeak", (edges.targets, edges.sources)))
 
     def _scoped(self, goal: Goal) -> _Candidate:
         """The best scopes that are found, without sharing."""
         passes = Passes(**{name: name in self.on for name in ("intervals", "bodies", "climbing", "proof")})
         bound = self._bound(goal, shares=False)[0] // BLOCK_ALIGN
         found = find_scopes(self.block_lives, self.fold, goal, self._over, bound, passes)
-        return self._candidate("scopes", found.items, found.bound * BLOCK_ALIGN)
+        return self._candidate("scopes", partial(lower, self.program, found.items, "minpeak"), found.bound * BLOCK_ALIGN)
 
     def _others(self) -> Iterator[_Candidate]:
         """Those of other strategies in which no block is larger than a device's can be."""
@@ -277,8 +277,8 @@ class Planner:
                 make = partial(get_scheduler(name), self.program, given)
                 yield self._made.once((name, *given.values()), partial(self._candidate, name + how, make))
 
-    def _candidate(self, name: str, placed: list[PlacedItem] | Callable[[], Schedule], bound: int = 0) -> _Candidate:
-        schedule = lower(self.program, placed, "minpeak") if isinstance(placed, list) else placed()
+    def _candidate(self, name: str, placed: Callable[[], Schedule], bound: int = 0) -> _Candidate:
+        schedule = placed()
         loads = ring_loads(schedule)
         pool = tuple(max(load.pool_bound, default) for load, default in zip(loads, RingSizes().pool, strict=True))
         num_idle = sum(not load.num_blocks for load in loads)

@@ -14,7 +14,8 @@ from runner.base.errors import Mark
 from runner.base.tensor_spec import BLOCK_ALIGN
 from runner.program.program import Program, Span
 from runner.rings.capacity import ring_loads, safe_heap
-from runner.rings.placement import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask, in_allocs, lower
+from runner.rings.lowering.lower import lower
+from runner.rings.placement import PlacedAlloc, PlacedItem, PlacedLoop, PlacedRead, PlacedScope, PlacedTask, in_allocs
 from runner.rings.schedule import Schedule
 from runner.writeback.annotations import NO_DEMANDS, Annotations, Demands, WrittenScope
 from runner.writeback.bodies import BODIES, Body, Made, Written, numbered, read_bodies

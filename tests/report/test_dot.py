@@ -8,7 +8,8 @@ from runner.base.errors import RinggraphError
 from runner.base.tensor_spec import TensorSpec
 from runner.program.program import Program, Span, Task, Tensor
 from runner.report.dot.dot import layers, render_svg, to_dot
-from runner.rings.placement import PlacedScope, PlacedTask, lower
+from runner.rings.lowering.lower import lower
+from runner.rings.placement import PlacedScope, PlacedTask
 from runner.rings.schedule import Schedule
 
 

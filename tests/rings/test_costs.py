@@ -10,7 +10,8 @@ from runner.base.tensor_spec import TensorSpec
 from runner.program.ops import Cost, OpRegistry
 from runner.program.program import Program, Region, Span, Task, Tensor
 from runner.rings.devices.durations import Rates, estimated_us, measured_us
-from runner.rings.placement import PlacedTask, lower
+from runner.rings.lowering.lower import lower
+from runner.rings.placement import PlacedTask
 
 RATES = Rates(aic_flops_per_us=100.0, aiv_flops_per_us=10.0, bytes_per_us=50.0, task_us=2.0)
 

@@ -11,7 +11,8 @@ from runner.recorded.conformance import read_conformance
 from runner.recorded.edges import schedule_of
 from runner.rings.devices.devices import device
 from runner.rings.heap import RingHeap
-from runner.rings.placement import PlacedScope, PlacedTask, lower
+from runner.rings.lowering.lower import lower
+from runner.rings.placement import PlacedScope, PlacedTask
 from runner.rings.replay import eager, in_steps, lagging
 from runner.rings.schedule import Begin, Read, Submit
 from runner.rings.sizes import RingSizes

@@ -4,7 +4,8 @@ import pytest
 
 from runner.base.tensor_spec import TensorSpec
 from runner.program.program import Program, Span, Task, Tensor, Trips
-from runner.rings.placement import PlacedAlloc, PlacedLoop, PlacedRead, PlacedScope, PlacedTask, lower
+from runner.rings.lowering.lower import lower
+from runner.rings.placement import PlacedAlloc, PlacedLoop, PlacedRead, PlacedScope, PlacedTask
 from runner.rings.schedule import Begin, End, Read, Repeat, Submit
 
 

@@ -12,7 +12,7 @@ from runner.base.tensor_spec import TensorSpec
 from runner.program.lifetimes import Lives, Rows, lives_of
 from runner.program.program import Program, Span, Task, Tensor
 from runner.rings.capacity import ring_loads, safe_heap
-from runner.rings.placement import lower
+from runner.rings.lowering.lower import lower
 from runner.rings.schedule import Schedule
 from runner.rings.sizes import RingSizes
 from schedulers import get_scheduler

@@ -14,7 +14,8 @@ from sampled import sampled
 from runner.program.lifetimes import lives_of
 from runner.program.program import Program
 from runner.rings.capacity import ring_loads, safe_heap
-from runner.rings.placement import PlacedAlloc, PlacedItem, PlacedScope, PlacedTask, lower
+from runner.rings.lowering.lower import lower
+from runner.rings.placement import PlacedAlloc, PlacedItem, PlacedScope, PlacedTask
 from runner.rings.schedule import Schedule
 from runner.rings.sizes import RingSizes
 from schedulers.minpeak.folding import unfolded

@@ -3,7 +3,8 @@
 import pytest
 from random_programs import Builder
 
-from runner.rings.placement import PlacedAlloc, PlacedTask, lower
+from runner.rings.lowering.lower import lower
+from runner.rings.placement import PlacedAlloc, PlacedTask
 from runner.verify.verify import verify
 from schedulers import get_scheduler
 

@@ -19,7 +19,7 @@ from runner.expansion.sharing.texts import Texts as GraphTexts
 from runner.language.graph import Shared
 from runner.language.library import GraphLibrary
 from runner.program.equivalence import refuse_other_work
-from runner.program.lifetimes import Rows, lives_of
+from runner.program.lifetimes import lives_of, task_columns
 from runner.program.program import Program
 from runner.rings.capacity import ring_loads, safe_heap
 from runner.rings.devices.timed_lives import Work
@@ -138,7 +138,7 @@ def _with_lists(
     texts = GraphTexts(library.load(files.path), library)
     others = [lives_of(sample(library), allocs_touch=False)]
     scene = scene_of(lives, texts, files.may_write, others)
-    waits = Rows.of([task.waits + task.after for task in program.tasks])
+    waits = task_columns(program).edges
     search = ShareSearch(scene, Work.of(lives, waits, before, timing(before)))
     if aim.is_fast:
         most = None if aim.most_bytes is None else aim.most_bytes // BLOCK_ALIGN - (NUM_RINGS - 1)

@@ -1,0 +1,94 @@
+"""What lowering asks of a program, whatever the placement: arrays that several placements of one program share."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from operator import attrgetter
+
+import numpy as np
+from numpy.typing import NDArray
+
+from runner.base.tensor_spec import BLOCK_ALIGN
+from runner.program.lifetimes import Rows, distinct, task_columns
+from runner.program.program import Program, Region, Task
+from runner.rings.schedule import remembered
+
+Bools = NDArray[np.bool_]
+
+
+class Facts:
+    """Arrays of a program.
+
+    touches      per task the local tensors that it creates or uses
+    creates      per task those that it creates, in block order
+    waits        per task those that it waits for by what it touches
+    is_alloc     which tasks are allocs
+    has_boxes    which tasks write a box of a tensor, or have operands for which less than all edges are inferred
+    writes       per other task the tensors of operands that write all of one, or a part with a key, in order
+    are_parts    whether each of these is a part
+    with_after   the tasks that name others in their `after:`
+    block_bytes  bytes of each tensor in a block
+    size_bytes   bytes of each tensor
+    """
+
+    def __init__(self, program: Program) -> None:
+        self._columns = columns = task_columns(program)
+        self.touches, self.is_alloc, self.waits, self.with_after = (
+            columns.touches,
+            columns.is_alloc,
+            columns.waits,
+            columns.with_after,
+        )
+        self.creates = columns.tensors(attrgetter("creates"))
+        self.has_boxes = columns.numbers(lambda task: (_writes_boxes(task),)).values.astype(bool)
+        self.writes = columns.tensors(lambda task: [region.tensor for region in _plain_writes(task)])
+        self.are_parts = columns.numbers(lambda task: [region.part is not None for region in _plain_writes(task)])
+        self.size_bytes = columns.size_bytes
+        self.block_bytes = -(-self.size_bytes // BLOCK_ALIGN) * BLOCK_ALIGN
+
+    @cached_property
+    def near_overwritten(self) -> Bools:
+        """Which tasks touch a tensor that some task updates though one that it waits for has written it.
+
+        `runner.program.registered` need not know of the others: nothing that they write stays registered beside a later writer.
+        """
+        columns, tensors = self._columns, np.int64(len(self.size_bytes))
+        updates, writes = columns.tensors(_updates), columns.tensors(attrgetter("writes"))
+        is_updated, is_overwritten = np.zeros((2, tensors), bool)
+        is_updated[updates.values] = True
+        writes = writes.where(is_updated[writes.values])
+        updaters = np.flatnonzero(np.diff(updates.starts))
+        updated = distinct(updates.owners() * tensors + updates.values)
+        for before in (self.waits, Rows.of([task.unordered for task in columns.tasks], np.int32)):
+            near = before.picked(updaters)
+            written = writes.picked(near.values)
+            by = np.repeat(np.repeat(updaters, np.diff(near.starts)), np.diff(written.starts))
+            keys = by * tensors + written.values
+            if len(keys):
+                at = np.minimum(np.searchsorted(updated, keys), len(updated) - 1)
+                is_overwritten[written.values[updated[at] == keys]] = True
+        touched = columns.tensors(lambda task: [region.tensor for region in task.regions])
+        found = np.zeros(len(touched), bool)
+        found[touched.owners()[is_overwritten[touched.values]]] = True
+        return found
+
+
+facts_of = remembered(Facts)
+
+
+def _written(task: Task) -> list[Region]:
+    writes = task.writes
+    return [region for region in task.regions if region.tensor in writes]
+
+
+def _updates(task: Task) -> list[int]:
+    creates = task.creates
+    return [region.tensor for region in _written(task) if region.tensor not in creates]
+
+
+def _writes_boxes(task: Task) -> bool:
+    return bool(task.modes) or any(region.box is not None for region in _written(task))
+
+
+def _plain_writes(task: Task) -> list[Region]:
+    return [] if _writes_boxes(task) else _written(task)
