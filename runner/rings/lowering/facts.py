@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 from operator import attrgetter
 
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 
 from runner.base.tensor_spec import BLOCK_ALIGN
 from runner.program.lifetimes import Rows, distinct, task_columns
-from runner.program.program import Program, Region, Task
+from runner.program.program import Program, Task
 from runner.rings.schedule import remembered
 
 Bools = NDArray[np.bool_]
@@ -40,9 +41,10 @@ class Facts:
             columns.with_after,
         )
         self.creates = columns.tensors(attrgetter("creates"))
-        self.has_boxes = columns.numbers(lambda task: (_writes_boxes(task),)).values.astype(bool)
-        self.writes = columns.tensors(lambda task: [region.tensor for region in _plain_writes(task)])
-        self.are_parts = columns.numbers(lambda task: [region.part is not None for region in _plain_writes(task)])
+        asked = self._asked = _once()
+        self.has_boxes = columns.numbers(lambda task: (asked(task).has_boxes,)).values.astype(bool)
+        self.writes = columns.tensors(lambda task: [region.tensor for region in asked(task).plain])
+        self.are_parts = columns.numbers(lambda task: [region.part is not None for region in asked(task).plain])
         self.size_bytes = columns.size_bytes
         self.block_bytes = -(-self.size_bytes // BLOCK_ALIGN) * BLOCK_ALIGN
 
@@ -52,8 +54,8 @@ class Facts:
 
         `runner.program.registered` need not know of the others: nothing that they write stays registered beside a later writer.
         """
-        columns, tensors = self._columns, np.int64(len(self.size_bytes))
-        updates, writes = columns.tensors(_updates), columns.tensors(attrgetter("writes"))
+        columns, asked, tensors = self._columns, self._asked, np.int64(len(self.size_bytes))
+        updates, writes = columns.tensors(lambda task: asked(task).updates), columns.tensors(lambda task: asked(task).writes)
         is_updated, is_overwritten = np.zeros((2, tensors), bool)
         is_updated[updates.values] = True
         writes = writes.where(is_updated[writes.values])
@@ -67,7 +69,7 @@ class Facts:
             if len(keys):
                 at = np.minimum(np.searchsorted(updated, keys), len(updated) - 1)
                 is_overwritten[written.values[updated[at] == keys]] = True
-        touched = columns.tensors(lambda task: [region.tensor for region in task.regions])
+        touched = columns.tensors(lambda task: asked(task).operands)
         found = np.zeros(len(touched), bool)
         found[touched.owners()[is_overwritten[touched.values]]] = True
         return found
@@ -76,19 +78,22 @@ class Facts:
 facts_of = remembered(Facts)
 
 
-def _written(task: Task) -> list[Region]:
-    writes = task.writes
-    return [region for region in task.regions if region.tensor in writes]
+class _Writes:
+    """The tensors that a task writes, those of its operands, and of these the ones that it updates.
+
+    `plain` are the regions that its operands write; nothing if it `has_boxes`.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.writes, regions, creates = task.writes, task.regions, task.creates
+        written = [region for region in regions if region.tensor in self.writes]
+        self.operands = [region.tensor for region in regions]
+        self.updates = [region.tensor for region in written if region.tensor not in creates]
+        self.has_boxes = bool(task.modes) or any(region.box is not None for region in written)
+        self.plain = [] if self.has_boxes else written
 
 
-def _updates(task: Task) -> list[int]:
-    creates = task.creates
-    return [region.tensor for region in _written(task) if region.tensor not in creates]
-
-
-def _writes_boxes(task: Task) -> bool:
-    return bool(task.modes) or any(region.box is not None for region in _written(task))
-
-
-def _plain_writes(task: Task) -> list[Region]:
-    return [] if _writes_boxes(task) else _written(task)
+def _once() -> Callable[[Task], _Writes]:
+    """Finds what a task writes, once of each that is asked."""
+    known: dict[int, _Writes] = {}
+    return lambda task: known.get(task.id) or known.setdefault(task.id, _Writes(task))
