@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from runner.program.lifetimes import Ints, Rows, TaskColumns, task_columns
-from runner.program.program import Program
 from runner.rings.lowering.arrays import holds_of, slot_arrays, waits_of
-from runner.rings.schedule import Begin, End, Repeat, Schedule, Submit
+from runner.rings.schedule import Begin, End, Repeat, Schedule, Step, Submit
 
 Bools = NDArray[np.bool_]
 
@@ -64,9 +63,13 @@ class Pairs:
 
 def places(rows: Rows, picked: Ints) -> tuple[Ints, Ints]:
     """Where in `rows.values` those of the rows `picked` are, one row behind the other, and for each the index in `picked`."""
-    ends = rows.starts[picked + 1]
-    lengths = ends - rows.starts[picked]
-    which = np.repeat(np.arange(len(picked), dtype=np.int32), lengths)
+    return ranges(rows.starts[picked], rows.starts[picked + 1])
+
+
+def ranges(starts: Ints, ends: Ints) -> tuple[Ints, Ints]:
+    """The numbers from each start to before its end, one range behind the other, and of each the range that it is of."""
+    lengths = ends - starts
+    which = np.repeat(np.arange(len(starts), dtype=np.int32), lengths)
     at = np.repeat((ends - np.cumsum(lengths)).astype(np.int32), lengths)
     at += np.arange(len(which), dtype=np.int32)
     return at, which
@@ -109,14 +112,26 @@ class Columns:
         return Pairs.of(self.holds.owners(), self.holds.values, self.num)
 
     @cached_property
+    def _task(self) -> Ints:
+        """The task of each submission, -1 of others."""
+        tasks = [item.task for item in self.schedule.submissions]
+        return np.fromiter((-1 if task is None else task for task in tasks), np.int32, self.num)
+
+    @cached_property
     def submitted(self) -> Ints:
         """The submissions of tasks."""
-        return np.flatnonzero([item.task is not None for item in self.schedule.submissions]).astype(np.int32)
+        return np.flatnonzero(self._task >= 0).astype(np.int32)
 
     @cached_property
     def tasks(self) -> Ints:
         """The tasks of these submissions."""
-        return np.array([item.task for item in self.schedule.submissions if item.task is not None], np.int32)
+        return self._task[self.submitted]
+
+    @cached_property
+    def others(self) -> list[tuple[int, int, Step]]:
+        """The steps that submit nothing: the index of each, how many submissions come before it, and the step."""
+        steps = ((at, step) for at, step in enumerate(self.schedule.steps) if not isinstance(step, Submit))
+        return [(at, at - number, step) for number, (at, step) in enumerate(steps)]
 
     @cached_property
     def program(self) -> TaskColumns:
@@ -144,10 +159,8 @@ class Columns:
         of, closed_at = np.zeros(self.num, np.int32), np.zeros(len(self.schedule.scopes), np.int64)
         around: list[int] = []
         repeats: list[tuple[int, Repeat, frozenset[int]]] = []
-        others = ((at, step) for at, step in enumerate(self.schedule.steps) if not isinstance(step, Submit))
         done = 0
-        for number, (at, step) in enumerate(others):
-            submitted = at - number
+        for _, submitted, step in self.others:
             if submitted > done:
                 of[done:submitted] = around[-1]
                 done = submitted
@@ -175,11 +188,3 @@ class Columns:
 def in_turn(values: Ints) -> Iterator[Ints]:
     """The values, `TOGETHER` at a time."""
     return (values[start : start + TOGETHER] for start in range(0, len(values), TOGETHER))
-
-
-def least_bytes(program: Program) -> Ints:
-    """Bytes of each tensor; many tensors share a spec."""
-    specs = [tensor.spec for tensor in program.tensors]
-    known = {id(spec): spec for spec in specs}
-    size = {key: spec.size_bytes for key, spec in known.items()}
-    return np.fromiter((size[id(spec)] for spec in specs), np.int64, len(specs))

@@ -21,11 +21,17 @@ from runner.rings.steps import StepWalk
 NEEDS = 1 << 14
 """Needs that are looked up together."""
 
-NEAR = 1 << 10
+NEAR = 1 << 8
 """Submissions that lie less than this far apart are compared in one pass, which remembers at least so many before each."""
 
 SOURCES = 1 << 13
 """Submissions whose followers are traced together, a bit each; more where one need has more."""
+
+FEW = 8
+"""Firsts of a need that take no longer to look at than to remember."""
+
+MOST_KNOWN = 1 << 10
+"""Longer ones that are remembered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,8 @@ class Need:
 
 
 new_need = builder(Need)
+
+_NOTHING = (), (), 0, 0
 
 
 def _magnitude(need: Need) -> int:
@@ -195,18 +203,24 @@ class Order:
 
     def _not_by_reads(self, needs: Iterable[Need]) -> Iterator[Need]:
         """The needs, but for those of their firsts that come before a read outside of all loops, and `second` after it."""
-        read_by, last, left = self._read_by, (), ()  # what the need before had, and what was left of it
-        second = soonest = 0  # after how many submissions the first of them has been read
+        read_by = self._read_by
+        known = dict[int, tuple[tuple[int, ...], tuple[int, ...], int, int]]()  # by the identity of firsts
         for need in needs:
-            if need.firsts is not last or need.second < second:
-                left = last = need.firsts
+            second, key = need.second, id(need.firsts)
+            # What was left of them for a need before, and after how many submissions the first of that has been read.
+            firsts, left, soonest, before = known.get(key, _NOTHING)
+            if firsts is not need.firsts or second < before:
+                firsts = left = need.firsts
                 soonest = min(map(read_by.__getitem__, left))
-            second = need.second
             if left and soonest <= second:
                 left = tuple([first for first in left if read_by[first] > second])
                 soonest = min(map(read_by.__getitem__, left), default=0)
+            if len(firsts) > FEW:
+                if len(known) == MOST_KNOWN:
+                    known.clear()
+                known[key] = firsts, left, soonest, second
             if left:
-                yield need if left is last else new_need(need.kind, left, second, need.tensor, need.others)
+                yield need if left is need.firsts else new_need(need.kind, left, second, need.tensor, need.others)
 
     def _unmet_near(self, needs: Sequence[Need]) -> Iterator[Conflict]:
         """As `unordered`, for needs whose submissions lie less than `NEAR` apart.

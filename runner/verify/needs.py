@@ -15,13 +15,17 @@ import numpy as np
 
 from runner.program.lifetimes import Ints, Rows, distinct
 from runner.program.program import Box, Program, Region, Task
-from runner.verify.columns import TOGETHER, Bools, Columns, Pairs, in_turn, least_bytes, places
+from runner.verify.columns import TOGETHER, Bools, Columns, Pairs, in_turn, places, ranges
 from runner.verify.edges import Need, new_need
 
 Item = TypeVar("Item")
 
 FEW = 16
 """Boxes, or waits, of which each search looks at all."""
+
+
+CELLS = 16
+"""Ends of others within a tensor's bytes, on average, up to which it is quick to look at all cells, from end to end, apart."""
 
 
 class _Boxes(Generic[Item]):
@@ -177,7 +181,7 @@ class _Accesses:
     def __init__(self, columns: Columns, program: Program) -> None:
         written, in_parts = np.zeros(len(program.tensors), bool), np.zeros(len(program.tensors), bool)
         written[columns.program.tensors(lambda task: task.writes).values] = True
-        written &= least_bytes(program) > 0  # no bytes, nothing to order
+        written &= columns.program.size_bytes > 0  # no bytes, nothing to order
         operands = columns.program.tensors(lambda task: [region.tensor for region in task.regions])
         flags = columns.program.numbers(_flags).values
         in_parts[operands.values[flags & _IN_PARTS > 0]] = True
@@ -189,7 +193,10 @@ class _Accesses:
         self.in_parts = in_parts[self.tensor]
         task = columns.tasks[np.searchsorted(columns.submitted, self.by[self.in_parts])]
         place = at[self.in_parts] - operands.starts[task]
-        self.regions = [tuple(program.tasks[k].regions)[i] for k, i in zip(task.tolist(), place.tolist(), strict=True)]
+        self.regions: list[Region] = []
+        for number, group in groupby(zip(task.tolist(), place.tolist(), strict=True), key=itemgetter(0)):
+            regions = tuple(program.tasks[number].regions)
+            self.regions += [regions[at] for _, at in group]
 
 
 _READ, _WRITE, _IN_PARTS = 1, 2, 4
@@ -293,19 +300,49 @@ def sharing_needs(columns: Columns) -> Iterator[Need]:
     slots = slots[np.isin(columns.block[slots], _shared_blocks(columns, slots))]
     # Who moves in, by first use, tensor by tensor, block by block.
     slots = slots[np.lexsort((users.values[users.starts[columns.tensor[slots]]], columns.block[slots]))]
-    uses, tenants, block = _Uses(columns, columns.tensor[slots]), _Tenants(), -1
-    for part in in_turn(slots):
-        low, size = columns.offset[part], columns.size[part]
-        entries = columns.tensor[part].tolist(), low.tolist(), (low + size).tolist(), columns.block[part].tolist()
-        new, old = list[int](), list[list[int]]()
-        for tensor, start, end, its_block in zip(*entries, strict=True):
-            if its_block != block:
-                tenants, block = _Tenants(), its_block
-            gone = tenants.move_in(start, end, tensor)
-            if gone:
-                new.append(tensor)
-                old.append(gone)
-        yield from _needs_of_moves(columns, uses, np.array(new, np.int64), old)
+    uses = _Uses(columns, columns.tensor[slots])
+    new, old = _moves(columns, slots)
+    moved, gone = columns.tensor[slots[new]], columns.tensor[slots[old.values]]
+    cuts = np.searchsorted(new, np.arange(0, len(slots) + TOGETHER, TOGETHER))
+    for low, high in pairwise(cuts.tolist()):
+        some = Rows(old.starts[low : high + 1] - old.starts[low], gone[old.starts[low] : old.starts[high]])
+        yield from _needs_of_moves(columns, uses, moved[low:high], some)
+
+
+def _moves(columns: Columns, slots: Ints) -> tuple[Ints, Rows]:
+    """Of slots in the order in which tensors move in, block by block: those whose bytes others had, and per one of them the
+    slots that had any of these bytes last, by address; all by their places in `slots`."""
+    block, low, size = columns.block[slots].astype(np.int64), columns.offset[slots], columns.size[slots]
+    low = low + block * (int((low + size).max(initial=0)) + 1)  # blocks one behind the other
+    ends = distinct(np.concatenate([low, low + size]))
+    first, end = np.searchsorted(ends, low), np.searchsorted(ends, low + size)  # cells between two ends that follow each other
+    if int((end - first).sum()) > CELLS * len(slots):
+        return _moves_one_by_one(low.tolist(), (low + size).tolist())
+    cell, by = ranges(first, end)
+    key = np.sort(cell * np.int64(len(slots)) + by)  # who moved into each cell, one after the other
+    cell, by = key // len(slots), key % len(slots)
+    again = np.flatnonzero(cell[1:] == cell[:-1])
+    new, old, cell = by[again + 1], by[again], cell[again]
+    order = np.argsort(new * np.int64(len(ends)) + cell)
+    new, old = new[order], old[order]
+    # Who had several of the cells counts once.
+    pair = new * np.int64(len(slots)) + old
+    order = np.argsort(pair, kind="stable")
+    kept = np.sort(order[np.append(True, np.diff(pair[order]) > 0)[: len(order)]])
+    new, old = new[kept], old[kept]
+    moved = distinct(new)
+    return moved, Rows(np.append(np.searchsorted(new, moved), len(new)), old)
+
+
+def _moves_one_by_one(lows: Sequence[int], highs: Sequence[int]) -> tuple[Ints, Rows]:
+    """The same where many lie across the ends of many others."""
+    tenants, new, old = _Tenants(), list[int](), list[list[int]]()
+    for place, (low, high) in enumerate(zip(lows, highs, strict=True)):
+        gone = tenants.move_in(low, high, place)
+        if gone:
+            new.append(place)
+            old.append(gone)
+    return np.array(new, np.int64), Rows.of(old)
 
 
 class _Uses:
@@ -313,47 +350,57 @@ class _Uses:
 
     def __init__(self, columns: Columns, tensors: Ints) -> None:
         users = columns.users
-        known = Pairs.of(users.owners(), users.values, columns.num)
         is_first, is_last = np.ones(len(users.values), bool), np.ones(len(users.values), bool)
-        for picked in in_turn(tensors):
-            at, which = places(users, picked)
-            wait, user = places(columns.waits, users.values[at])
-            found = known.find(picked[which[user]], columns.waits.values[wait])
-            is_first[at[user[found >= 0]]] = False
-            is_last[found[found >= 0]] = False
+        num, start = (np.diff(users.starts)[tensors], users.starts[tensors])
+        for at in in_turn(start[num == 2]):  # nearly all
+            waits = at[columns.edges.have(users.values[at + 1], users.values[at])]
+            is_first[waits + 1] = is_last[waits] = False
+        many = distinct(tensors[num > 2])
+        at, which = places(users, many)
+        known = Pairs.of(which, users.values[at], columns.num)
+        for picked in in_turn(np.arange(len(at))):
+            wait, user = places(columns.waits, users.values[at[picked]])
+            found = known.find(which[picked[user]], columns.waits.values[wait])
+            is_first[at[picked[user[found >= 0]]]] = False
+            is_last[at[found[found >= 0]]] = False
         self.first, self.last = _only(users, is_first), _only(users, is_last)
 
 
-def _needs_of_moves(columns: Columns, uses: _Uses, new: Ints, olds: Sequence[list[int]]) -> Iterator[Need]:
-    """What follows from each of the `new` tensors, which come to lie where the `olds` lay; most have one, and one user to ask."""
-    old = np.fromiter(map(itemgetter(0), olds), np.int64, len(olds))
+def _needs_of_moves(columns: Columns, uses: _Uses, new: Ints, old: Rows) -> Iterator[Need]:
+    """What follows from each of the `new` tensors, which come to lie where the `old` lay; most have one, and one user to ask."""
     first_of, last_of = uses.first.starts, uses.last.starts
-    is_simple = (first_of[new + 1] - first_of[new] == 1) & (last_of[old + 1] - last_of[old] == 1)
-    is_simple &= np.fromiter(map(len, olds), np.int64, len(olds)) == 1
-    first, second = uses.last.values[last_of[old[is_simple]]], uses.first.values[first_of[new[is_simple]]]
+    one = old.values[old.starts[:-1]]
+    is_simple = (first_of[new + 1] - first_of[new] == 1) & (last_of[one + 1] - last_of[one] == 1) & (np.diff(old.starts) == 1)
+    tensor, gone = new[is_simple], one[is_simple]
+    first, second = uses.last.values[last_of[gone]], uses.first.values[first_of[tensor]]
     left = ~columns.edges.have(second, first)
-    alike = (first[left].tolist(), second[left].tolist(), new[is_simple][left].tolist(), old[is_simple][left].tolist())
-    for one, other, tensor, gone in zip(*alike, strict=True):
-        yield new_need("sharing", (one,), other, tensor, (gone,))
-    others = np.flatnonzero(~is_simple).tolist()
-    if others:
-        yield from _needs_of_many(columns, uses, new[others].tolist(), [tuple(olds[k]) for k in others])
+    alike = (first[left].tolist(), second[left].tolist(), tensor[left].tolist(), gone[left].tolist())
+    for earlier, later, number, before in zip(*alike, strict=True):
+        yield new_need("sharing", (earlier,), later, number, (before,))
+    if not is_simple.all():
+        many = old.only(~is_simple)
+        yield from _needs_of_many(columns, uses, new[~is_simple], Rows(many.starts[np.append(~is_simple, True)], many.values))
 
 
-def _needs_of_many(columns: Columns, uses: _Uses, new: Sequence[int], old: Sequence[tuple[int, ...]]) -> Iterator[Need]:
+def _needs_of_many(columns: Columns, uses: _Uses, new: Ints, old: Rows) -> Iterator[Need]:
     """What follows where each of the `new` tensors comes to lie where the `old` ones lay, whatever their users are."""
-    gone = Rows.of(old)
+    values = old.values.tolist()
+    olds = [tuple(values[low:high]) for low, high in pairwise(old.starts.tolist())]
+    places_of = {gone: place for place, gone in enumerate(dict.fromkeys(olds))}  # many come to lie where the same ones lay
+    gone = Rows.of(list(places_of))
     at, which = places(uses.last, gone.values)
-    last = Pairs.of(gone.owners()[which], uses.last.values[at], columns.num).rows(len(new))
+    last = Pairs.of(gone.owners()[which], uses.last.values[at], columns.num).rows(len(gone))
     users = last.values.tolist()
-    known: dict[tuple[int, ...], tuple[int, ...]] = {}  # many have the same, which may be thousands
+    known: dict[tuple[int, ...], tuple[int, ...]] = {}  # and many have the same users, which may be thousands
     firsts = [known.setdefault(row, row) for row in (tuple(users[a:b]) for a, b in pairwise(last.starts.tolist()))]
-    at, which = places(uses.first, np.array(new))
+    of_move = np.array([places_of[tensors] for tensors in olds])
+    at, which = places(uses.first, new)
     second = uses.first.values[at]
-    may_wait = np.diff(columns.waits.starts)[second] >= np.diff(last.starts)[which]  # for all of them
-    for move, user, may in zip(which.tolist(), second.tolist(), may_wait.tolist(), strict=True):
-        if not (may and set(columns.schedule.submissions[user].waits).issuperset(firsts[move])):
-            yield new_need("sharing", firsts[move], user, new[move], old[move])
+    may_wait = np.diff(columns.waits.starts)[second] >= np.diff(last.starts)[of_move[which]]  # for all of them
+    entries = which.tolist(), of_move[which].tolist(), second.tolist(), may_wait.tolist(), new[which].tolist()
+    for move, place, user, may, tensor in zip(*entries, strict=True):
+        if not (may and set(columns.schedule.submissions[user].waits).issuperset(firsts[place])):
+            yield new_need("sharing", firsts[place], user, tensor, olds[move])
 
 
 def _only(rows: Rows, kept: Bools) -> Rows:

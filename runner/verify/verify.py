@@ -25,7 +25,7 @@ from runner.program.program import Program
 from runner.rings.schedule import Begin, End, Repeat, Schedule, Submission, Submit
 from runner.rings.sizes import RingSizes
 from runner.rings.steps import StepWalk
-from runner.verify.columns import Columns, in_turn, least_bytes, places
+from runner.verify.columns import Columns, in_turn, places
 from runner.verify.edges import Conflict, Order
 from runner.verify.needs import region_needs, sharing_needs
 
@@ -44,7 +44,7 @@ def verify(schedule: Schedule, sizes: RingSizes | None = None) -> list[Diagnosti
     broken = list(_structure(schedule, columns))
     if broken:
         return broken
-    found = [*_modes(schedule), *_blocks(schedule, columns)]
+    found = [*_modes(columns), *_blocks(schedule, columns)]
     if sizes is not None:
         found += _capacity(schedule, sizes)
     found += _closed_reads(schedule, columns)
@@ -77,7 +77,7 @@ def _finding(code: str, message: str, mark: Mark | None = None, hint: str | None
 
 def _structure(schedule: Schedule, columns: Columns) -> Iterator[Diagnostic]:
     """Scopes nest, every submission is submitted once and in order, waits point backwards, every task of the program is there."""
-    if (misplaced := _misplaced_loop(schedule)) is not None:
+    if (misplaced := _misplaced_loop(columns)) is not None:
         yield misplaced
         return
     open_scopes: list[int] = []
@@ -113,13 +113,13 @@ def _structure(schedule: Schedule, columns: Columns) -> Iterator[Diagnostic]:
         yield from _missing_tasks(schedule.program, columns)
 
 
-def _misplaced_loop(schedule: Schedule) -> Diagnostic | None:
+def _misplaced_loop(columns: Columns) -> Diagnostic | None:
     """The first dynamic loop whose trips do not lie behind it one after another, inside the trip around it: no walk is safe."""
-    ends = [len(schedule.steps)]  # where open trips end, the innermost last
-    for at, step in enumerate(schedule.steps):
-        while at >= ends[-1]:
-            ends.pop()
+    ends = [len(columns.schedule.steps)]  # where open trips end, the innermost last
+    for at, _, step in columns.others:
         if isinstance(step, Repeat):
+            while at >= ends[-1]:
+                ends.pop()
             bounds = (*step.starts, step.end)
             if bounds[0] != at + 1 or any(low > high for low, high in pairwise(bounds)) or step.end > ends[-1]:
                 name = step.trips.path if step.trips is not None else "of a recorded program"
@@ -129,8 +129,7 @@ def _misplaced_loop(schedule: Schedule) -> Diagnostic | None:
 
 
 def _missing_tasks(program: Program, columns: Columns) -> Iterator[Diagnostic]:
-    tasks = [item.task for item in columns.schedule.submissions if item.task is not None]
-    count = np.bincount(np.array(tasks, np.int64), minlength=len(program.tasks))
+    count = np.bincount(columns.tasks, minlength=len(program.tasks))
     for index in np.flatnonzero(count != 1).tolist():
         task = program.tasks[index]
         if task.op is not None or count[index]:
@@ -143,9 +142,9 @@ def _missing_tasks(program: Program, columns: Columns) -> Iterator[Diagnostic]:
             yield _finding("V1", f"tensor '{tensor.name}' lies in no block", tensor.mark)
 
 
-def _modes(schedule: Schedule) -> Iterator[Diagnostic]:
-    open_scopes: list[int] = []
-    for step in schedule.steps:
+def _modes(columns: Columns) -> Iterator[Diagnostic]:
+    schedule, open_scopes = columns.schedule, list[int]()
+    for _, _, step in columns.others:
         if isinstance(step, Begin):
             scope = schedule.scopes[step.scope]
             outer = next((s for s in open_scopes if schedule.scopes[s].mode == "manual"), None)
@@ -170,7 +169,7 @@ def _blocks(schedule: Schedule, columns: Columns) -> Iterator[Diagnostic]:
     low, high = columns.offset, columns.offset + columns.size
     outside = (low % BLOCK_ALIGN != 0) | (low < 0) | (high > sizes[columns.block])
     if schedule.program is not None:
-        outside |= columns.size < least_bytes(schedule.program)[columns.tensor]
+        outside |= columns.size < columns.program.size_bytes[columns.tensor]
     for index in distinct(np.concatenate([wrong, columns.block[outside]])).tolist():
         yield from _wrong_block(items[index], schedule.program)
 
