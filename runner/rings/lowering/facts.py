@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from operator import attrgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from runner.base.tensor_spec import BLOCK_ALIGN
-from runner.program.lifetimes import Rows, distinct, task_columns
+from runner.program.lifetimes import Rows, TaskColumns, distinct, task_columns
 from runner.program.program import Program, Task
 from runner.rings.schedule import remembered
 
@@ -28,33 +27,29 @@ class Facts:
     writes       per other task the tensors of operands that write all of one, or a part with a key, in order
     are_parts    whether each of these is a part
     with_after   the tasks that name others in their `after:`
+    near_overwritten  which tasks touch a tensor that some task updates though one that it waits for has written it;
+                 `runner.program.registered` need not know of the others: nothing that they write stays registered beside a
+                 later writer
     block_bytes  bytes of each tensor in a block
     size_bytes   bytes of each tensor
     """
 
     def __init__(self, program: Program) -> None:
-        self._columns = columns = task_columns(program)
-        self.touches, self.is_alloc, self.waits, self.with_after = (
-            columns.touches,
-            columns.is_alloc,
-            columns.waits,
-            columns.with_after,
-        )
+        columns = task_columns(program)
+        self.touches, self.waits = columns.touches, columns.waits
+        self.is_alloc, self.with_after = columns.is_alloc, columns.with_after
         self.creates = columns.tensors(attrgetter("creates"))
-        asked = self._asked = _once()
+        asked = _once()
         self.has_boxes = columns.numbers(lambda task: (asked(task).has_boxes,)).values.astype(bool)
         self.writes = columns.tensors(lambda task: [region.tensor for region in asked(task).plain])
-        self.are_parts = columns.numbers(lambda task: [region.part is not None for region in asked(task).plain])
+        parts = columns.numbers(lambda task: [region.part is not None for region in asked(task).plain])
+        self.are_parts = Rows(self.writes.starts, parts.values)
         self.size_bytes = columns.size_bytes
         self.block_bytes = -(-self.size_bytes // BLOCK_ALIGN) * BLOCK_ALIGN
+        self.near_overwritten = self._near_overwritten(columns, asked)
 
-    @cached_property
-    def near_overwritten(self) -> Bools:
-        """Which tasks touch a tensor that some task updates though one that it waits for has written it.
-
-        `runner.program.registered` need not know of the others: nothing that they write stays registered beside a later writer.
-        """
-        columns, asked, tensors = self._columns, self._asked, np.int64(len(self.size_bytes))
+    def _near_overwritten(self, columns: TaskColumns, asked: Callable[[Task], _Writes]) -> Bools:
+        tensors = np.int64(len(self.size_bytes))
         updates, writes = columns.tensors(lambda task: asked(task).updates), columns.tensors(lambda task: asked(task).writes)
         is_updated, is_overwritten = np.zeros((2, tensors), bool)
         is_updated[updates.values] = True
