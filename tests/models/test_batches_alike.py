@@ -7,8 +7,9 @@ import random
 
 import pytest
 import torch
+from sampled import sampled
 
-from runner import Driver
+from runner import Driver, Turn
 from runner.config.config import load_config
 from runner.driver import serve
 from runner.models import family
@@ -104,3 +105,29 @@ def test_phases_share_one_store_whatever_the_batch(preset, batch):
     config = serve.prepared(config, serve.Request(None, ((1, 2),)))
     found = family(config.family.name).serving(config)
     assert {made["REQUESTS"] for made in found.configs.values()} == {max(batch, 8)} and found.batch == batch
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("preset", "graph", "sets"),
+    sampled(
+        [("tiny", "decode_fwd", (f"compress_ratios=[{ratio}]", *more)) for ratio in (0, 4, 128) for more in ((), ("dtype=bf16",))]
+        + [("tiny", "decode_fwd", ("compress_ratios=[0]", "precision=w8a8")), ("qwen3-tiny", "qwen3_decode", ())],
+        [("tiny", "decode_fwd", ("compress_ratios=[0]",)), ("qwen3-tiny", "qwen3_decode", ())],
+    ),
+)
+def test_what_is_not_finite_stays_in_its_own_row(preset, graph, sets, value):
+    """Requests beside one whose token is embedded as NaN."""
+    torch.manual_seed(0)
+    driver = Driver(config=preset, sets=["num_hidden_layers=1", "tie_word_embeddings=false", *sets])
+    table = next(tensor.spec for tensor in driver.expand(graph).tensors if tensor.name == "embed_w")
+    weights = torch.randn(table.shape).to(torch.bfloat16 if table.dtype == "bf16" else torch.float32)
+    turns = tuple(Turn((5 + request,)) for request in range(8))
+
+    def logits():
+        return driver.run(graph, {"embed_w": weights}, keep=["logits"], turns=turns).tensors["logits"][:8]
+
+    before = logits()
+    weights[7] = value
+    after = logits()
+    assert [row for row in range(8) if not torch.equal(after[row], before[row])] == [2] and before.isfinite().all()
