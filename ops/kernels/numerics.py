@@ -5,7 +5,7 @@ Shape suffixes of names: M rows, K summed, N columns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -14,6 +14,28 @@ from ops.kernels.products import Laid, lay_out
 INT8_MAX = 127.0
 AMAX_FLOOR = 1e-4
 """Rows smaller than this are quantised as if their largest element were this."""
+_VECTORS = 128
+"""Bytes that a loop of torch's takes at a time on any CPU: two vectors of 64."""
+_GRAIN = 32768
+"""Elements of a share of a thread's, at least."""
+
+
+def of_each(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """`function` of each element of a float tensor, which it may write over; bits follow from the element alone.
+
+    torch has one formula of a sigmoid, silu or softplus for whole vectors, and another for the elements that are left over at
+    the end of a tensor, or of a thread's share of it: none is left over here.
+    """
+    if x.device.type != "cpu":
+        return function(x)
+    size, step = x.numel(), _VECTORS // x.itemsize
+    if size > _GRAIN:
+        step *= min(torch.get_num_threads(), -(-size // _GRAIN))
+    if size % step == 0 and x.is_contiguous():
+        return function(x)
+    padded = x.new_zeros(size + -size % step)
+    padded[:size].view(x.shape).copy_(x)
+    return function(padded)[:size].view(x.shape)
 
 
 def quantise_rows(x: torch.Tensor, out: torch.Tensor, scale_out: torch.Tensor) -> None:

@@ -88,6 +88,8 @@ class Laid:
         cut_columns = tuple(column - columns[0] for column in self.columns[left : right + 1])
         cells = tuple(line[left:right] for line in self.cells[top:bottom])
         shape = (rows[1] - rows[0], columns[1] - columns[0])
+        if not shape[0] * shape[1]:
+            return Laid(shape, self.dtype, (0, shape[0]), (0, shape[1]), ((_no_sums(shape[0], self.dtype),),))
         skips_zeros = self.is_finite and _is_large(shape, self.dtype)
         return Laid(shape, self.dtype, cut_rows, cut_columns, cells, is_finite=self.is_finite, skips_zeros=skips_zeros)
 
@@ -249,9 +251,13 @@ def has_fbgemm() -> bool:
 
 
 def _without_elements(w: torch.Tensor) -> Multiply:
-    """Sums of nothing, or of no columns."""
-    dtype = torch.int32 if w.dtype == torch.int8 else torch.float32
-    return lambda x: x.new_zeros(x.shape[0], w.shape[0], dtype=dtype)
+    return _no_sums(w.shape[0], w.dtype)
+
+
+def _no_sums(num_columns: int, dtype: torch.dtype) -> Multiply:
+    """Sums of nothing, or no columns, of a weight of this dtype."""
+    acc = torch.int32 if dtype == torch.int8 else torch.float32
+    return lambda x: x.new_zeros(x.shape[0], num_columns, dtype=acc)
 
 
 def _blocked(w: torch.Tensor, is_fast: bool = False) -> Multiply:

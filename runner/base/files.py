@@ -75,7 +75,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         with naming(path, path):
             yield path
         return
-    target, partial = path.resolve(), _partial(path)
+    target, partial = _target(path), _partial(path)
     with naming(path, partial), removed_when_ended(partial):
         try:
             yield partial
@@ -113,13 +113,21 @@ def check_writable(path: Path) -> None:
             probe.unlink(missing_ok=True)
 
 
+def _target(path: Path) -> Path:
+    """The file that a link leads to; raises OSError that names `path` for links that lead to each other."""
+    try:
+        return path.resolve()
+    except RuntimeError as error:  # until Python 3.13
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from error
+
+
 def _is_special(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def _partial(path: Path) -> Path:
     """A name that no other writer has, beside the file itself; raises PermissionError for an older file that may not change."""
-    target = path.resolve()
+    target = _target(path)
     if target.exists() and not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
     return target.with_name(f"{_PREFIX}{os.getpid()}-{os.urandom(8).hex()}.partial{target.suffix}")

@@ -1,7 +1,7 @@
 """Results kept in the user's cache folder by a key that names all they follow from: safe to delete, bounded, never an error.
 
-An entry is one file, written whole: the checksum of its text, a newline, the text. What cannot be read, or is damaged, is not
-there; what cannot be written is not kept.
+An entry is one file, written whole: the checksum of its text, a newline, the text. What cannot be read, is no file or is damaged
+is not there; what cannot be written is not kept.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class ResultCache:
         if path is None:
             return None
         try:
+            if not path.is_file() or path.stat().st_size > 2 * self._max_bytes:
+                return None
             checksum, _, data = path.read_bytes().partition(b"\n")
             if _checksum(data) != checksum:
                 return None
@@ -67,6 +69,8 @@ class ResultCache:
             return
         with suppress(OSError, UnicodeError):
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists() and not path.is_file():  # a pipe would be waited for
+                return
             write_text(path, f"{_checksum(data).decode()}\n{text}")
             self._shrink(path.parent)
 

@@ -123,6 +123,9 @@ def _status(arguments: list[str] | None) -> int:
         where = f"'{error.filename}': " if error.filename is not None else no_name
         _tell(error, failed_import(error) or f"error: {where}{(error.strerror or str(error)).lower()}")
     except SystemExit as ended:
+        if (problem := failed_import(ended)) is not None:
+            print(problem, file=sys.stderr)
+            return 1
         if ended.code == 130:  # how typer ends a command that Ctrl-C interrupted, without a word
             print("interrupted", file=sys.stderr)
         if ended.code is None or isinstance(ended.code, int):

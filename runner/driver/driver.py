@@ -254,9 +254,9 @@ def set_threads(threads: int | None, config: Config) -> None:
     """
     import torch
 
-    from runner.base.threads import free_processors
+    from runner.base.threads import free_processors, is_given
 
-    if threads is None and "OMP_NUM_THREADS" not in os.environ:
+    if threads is None and not is_given():
         threads = 1 if config.family.is_narrow(config) else min(free_processors(), torch.get_num_threads())
     if threads is not None:
         torch.set_num_threads(threads)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.base.errors import RinggraphError
-from runner.base.threads import free_processors
+from runner.base.threads import free_processors, is_given
 from runner.ranks.join import DEFAULT_TIMEOUT_S, LAUNCHER, START_S
 from runner.ranks.reports import FOLDER, Report, expect_waiting_threads, read_place, read_reports
 
@@ -124,6 +124,8 @@ def _environment(folder: str, num_ranks: int) -> Iterator[None]:
     if loopback is not None:
         defaults["GLOO_SOCKET_IFNAME"] = loopback  # all ranks are here, whatever this machine's name resolves to
     before = dict(os.environ)
+    if not is_given(before):
+        wanted["OMP_NUM_THREADS"] = defaults["OMP_NUM_THREADS"]
     os.environ.update({**{name: value for name, value in defaults.items() if name not in before}, **wanted})
     try:
         yield

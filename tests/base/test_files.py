@@ -275,3 +275,14 @@ def test_whoever_handles_signals_keeps_doing_so(tmp_path):
     finally:
         signal.signal(signal.SIGTERM, before)
     assert seen == [signal.SIGTERM]
+
+
+def test_links_that_lead_to_each_other_are_told_by_name(tmp_path):
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.symlink_to(two)
+    two.symlink_to(one)
+    for write in (lambda path: write_text(path, "x"), check_writable):
+        with pytest.raises(OSError) as told:
+            write(one)
+        assert told.value.errno == errno.ELOOP and told.value.filename == str(one)
+    assert {path.name for path in tmp_path.iterdir()} == {"one", "two"}

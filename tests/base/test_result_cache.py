@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -40,6 +41,29 @@ def test_bytes_are_bounded_and_what_was_read_longest_ago_goes_first(tmp_path):
     cache.put("large", "x" * 4_000)
     assert cache.get("large") is None
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 3_000
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link to itself", "link to a device"])
+def test_an_entry_that_is_no_file_is_not_there_and_stays(kind, tmp_path):
+    cache = ResultCache(tmp_path)
+    cache.put("k", "a text")
+    (path,) = tmp_path.iterdir()
+    path.unlink()
+    match kind:
+        case "folder":
+            path.mkdir()
+        case "pipe":
+            os.mkfifo(path)
+        case "link to itself":
+            path.symlink_to(path)
+        case "link to a device":
+            path.symlink_to("/dev/zero")
+    found = []
+    asking = Thread(target=lambda: found.extend([cache.get("k"), cache.put("k", "a text"), cache.get("k")]), daemon=True)
+    asking.start()
+    asking.join(20)
+    assert found == [None, None, None], "it did not end, or raised"
+    assert [child.name for child in tmp_path.iterdir()] == [path.name] and (path.is_symlink() or not path.is_file())
 
 
 def test_a_folder_that_cannot_be_is_no_error(tmp_path):

@@ -6,6 +6,8 @@ import pytest
 from installed_family import on_path
 from places import ROOT
 
+from runner.base.result_cache import ResultCache
+from runner.driver import planning
 from runner.driver.cache import keys
 from runner.report.frontier import Point
 from schedulers.minpeak import planner
@@ -143,6 +145,30 @@ def test_what_writes_files_is_never_kept(call, cache, tmp_path):
         assert status == 0 and deps.is_file(), err
         deps.unlink()
     assert not cache.exists()
+
+
+@pytest.mark.parametrize("text", ["no JSON", "[]", '{"out": "x"}', '{"out": "", "err": "", "status": "one"}', "null"])
+def test_an_entry_of_somebody_else_is_worked_out_anew(text, call, cache, monkeypatch):
+    first = call("schedule", "head")
+    monkeypatch.setattr(ResultCache, "get", lambda self, key: text)
+    assert call("schedule", "head") == first
+
+
+def test_what_was_saved_meanwhile_is_not_kept_for_what_was_there_before(call, tmp_path, monkeypatch, cache):
+    """A graph that an editor saves between the key and the plan, and that is what it was again afterwards."""
+    path, work = tmp_path / "outer.yaml", planning.plan
+    for name, text in (("outer.yaml", OUTER), ("inner.yaml", INNER)):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+
+    def saved(*given, **options):
+        path.write_text(OUTER.replace("graph: outer", "graph: other"), encoding="utf-8")
+        return work(*given, **options)
+
+    monkeypatch.setattr(planning, "plan", saved)
+    assert "other" in call("schedule", path, "--config", "tiny")[1] and not cache.exists()
+    monkeypatch.setattr(planning, "plan", work)
+    path.write_text(OUTER, encoding="utf-8")
+    assert "other" not in call("schedule", path, "--config", "tiny")[1]
 
 
 def test_a_cache_that_cannot_be_written_is_no_problem(call, monkeypatch, tmp_path):

@@ -4,9 +4,12 @@ import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 from places import ROOT
+
+from runner.cli.results import imports
 
 RUN = """
 import io, json, sys
@@ -108,6 +111,26 @@ RAISED = [
     "AttributeError('_ARRAY_API not found')",
     "ModuleNotFoundError('No module named torch', name='torch')",
 ]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"def load(:\n", "SyntaxError: invalid syntax"),
+        (b"\xff\xfe", "SyntaxError: "),
+        (b"raise SystemExit(3)\n", "SystemExit: 3"),
+    ],
+)
+def test_a_package_that_cannot_be_read_or_ends_the_process_is_told(content, told, tmp_path, monkeypatch, call):
+    name = "broken_package_of_a_test"
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "__init__.py").write_bytes(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(imports, "THEIRS", frozenset({name}))
+    monkeypatch.setattr("runner.driver.face.Driver.linted", lambda *given, **options: import_module(name))
+    status, out, err = call("lint", "moe")
+    assert (status, out) == (1, "") and err.startswith(f"error: {name} cannot be imported: {told}"), err
+    assert err.endswith(f"\nhint: pip install --force-reinstall {name}\n")
 
 
 @pytest.mark.parametrize(("arguments", "raised"), list(zip(NEEDS_TORCH, RAISED, strict=True)))

@@ -57,6 +57,16 @@ def test_products_of_nothing_are_zeros(dtype, n, k, library):
     assert lay_out(w, rows=(0, n)).part((0, n), (0, k)).product(x[:0]).shape == (0, n)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int8])
+@pytest.mark.parametrize("rows, columns", [((0, 0), (0, 1)), ((0, 3), (0, 0)), ((3, 3), (1, 1))])
+def test_parts_without_elements_of_a_matrix_are_products_of_nothing(dtype, rows, columns):
+    """The first half of one column, say."""
+    part = lay_out(torch.ones(3, 1, dtype=dtype), rows=(0, 3), columns=(0, 1)).part(rows, columns)
+    made = part.product(torch.ones(4, columns[1] - columns[0], dtype=dtype))
+    assert made.shape == (4, rows[1] - rows[0]) and not made.any()
+    assert made.dtype == (torch.int32 if dtype == torch.int8 else torch.float32)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
 @pytest.mark.parametrize("n, k", [(1, 256), (40, 300), (16, 1100)])
 def test_any_number_of_rows_anywhere_in_memory_gives_the_same_bits(dtype, n, k):

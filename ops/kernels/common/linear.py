@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch.nn.functional import silu
 
-from ops.kernels.numerics import matmul_nt, product, scaled_product, scaled_product_into
+from ops.kernels.numerics import matmul_nt, of_each, product, scaled_product, scaled_product_into
 from ops.kernels.products import reads_laid_out
 
 
@@ -47,4 +47,4 @@ def cast(x, *, y):
 
 
 def swiglu(gate, up, *, h):
-    h.copy_(silu(gate) * up)
+    h.copy_(of_each(silu, gate) * up)

@@ -7,8 +7,11 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from ops.kernels.numerics import product
+from ops.kernels.numerics import of_each, product
 from ops.kernels.products import part_of, reads_laid_out
+
+_COLUMNS = 64
+"""Tokens side by side whose sums torch takes in one order on any CPU, four vectors of 16; of those left over in another."""
 
 
 def _halves(shapes: Mapping[str, tuple[int, ...]]) -> tuple[Sequence[int], Sequence[int]]:
@@ -46,16 +49,17 @@ def _sinkhorn(logits: torch.Tensor, eps: float, iterations: int) -> torch.Tensor
 
     A row and a column of `eps` beside the matrix are in its sums, so that none has to be added to them.
     """
-    hc = logits.shape[-1]
-    held = logits.new_full((hc + 1, hc + 1, logits.shape[0]), eps)  # tokens side by side
+    num_tokens, hc, _ = logits.shape
+    width = num_tokens + -num_tokens % _COLUMNS
+    held = logits.new_full((hc + 1, hc + 1, width), eps)  # tokens side by side
     comb, rows, columns = held[:hc, :hc], held[:hc], held[:, :hc]
-    comb.copy_(torch.softmax(logits, dim=-1).permute(1, 2, 0)).add_(eps)
-    of_rows, of_columns = logits.new_empty(hc, 1, logits.shape[0]), logits.new_empty(hc, logits.shape[0])
+    comb[..., :num_tokens].copy_(torch.softmax(logits, dim=-1).permute(1, 2, 0)).add_(eps)
+    of_rows, of_columns = logits.new_empty(hc, 1, width), logits.new_empty(hc, width)
     comb.div_(torch.sum(columns, 0, out=of_columns))
     for _ in range(iterations - 1):
         comb.div_(torch.sum(rows, 1, True, out=of_rows))
         comb.div_(torch.sum(columns, 0, out=of_columns))
-    return comb.permute(2, 0, 1)
+    return comb[..., :num_tokens].permute(2, 0, 1)
 
 
 def hc_post(y, x, post, comb, *, x_next):
@@ -85,10 +89,10 @@ def hc_head_linear(x_fp32, fn, *, mixes_raw):
 
 def hc_head_pre_fused(scale, base, mixes_raw, inv_rms, *, pre_t, hc_eps):
     hc = base.shape[0]
-    pre_t[:hc].copy_((torch.sigmoid(mixes_raw[:, :hc] * inv_rms * scale + base) + hc_eps).t())
+    pre_t[:hc].copy_((of_each(torch.sigmoid, mixes_raw[:, :hc] * inv_rms * scale + base) + hc_eps).t())
     pre_t[hc:].zero_()
 
 
 def hc_head_reduce(pre_t, x, *, x_head):
-    pre = pre_t[: x.shape[1]].t().unsqueeze(-1)
+    pre = pre_t[: x.shape[1]].t().contiguous().unsqueeze(-1)  # what is laid out as `x` is summed in its order
     x_head.copy_((pre * x).sum(dim=1))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
 from traceback import walk_tb
 
 OURS = frozenset({"runner", "ops", "schedulers", "graphs"})
@@ -19,6 +22,8 @@ def failed_import(error: BaseException) -> str | None:
     frames = [(frame.f_globals.get("__name__", "").partition(".")[0], frame.f_code.co_name) for frame in around]
     last = max((at for at, (package, _) in enumerate(frames) if package in OURS), default=-1)
     behind = [package for package, code in frames[last + 1 :] if code == "<module>"]
+    if not behind and isinstance(error, SyntaxError | OSError):  # its first module could not be read: no body ran
+        behind = _package_of(error.filename)
     if behind:
         name, problem = behind[0], f"cannot be imported: {type(error).__name__}: {error}"
     elif isinstance(error, ModuleNotFoundError) and error.name:
@@ -30,3 +35,14 @@ def failed_import(error: BaseException) -> str | None:
     again = "--force-reinstall " if behind else ""
     rest = "; what lints and plans works without" if name == "torch" else ""
     return f"error: {name} {problem}\nhint: pip install {again}{name}{rest}"
+
+
+def _package_of(file: object) -> list[str]:
+    """The package among `THEIRS` that a file is of, if it is of any."""
+    for name in THEIRS if isinstance(file, str) else ():
+        with suppress(ImportError, ValueError):
+            spec = find_spec(name)
+            places = [] if spec is None else spec.submodule_search_locations or [spec.origin or ""]
+            if any(place and Path(file).is_relative_to(place) for place in places):
+                return [name]
+    return []

@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,18 +39,16 @@ class Kept:
     """
 
     def __init__(self, setup: Setup, graphs: Sequence[str], options: Any, *, is_wanted: bool, files: Sequence[Path | None] = ()):
-        self._key = self._cache = None
+        self._cache, self._key_now = None, lambda: None
+        self._key: str | None = None
         if not is_wanted:
             return
         from runner.base.result_cache import ResultCache, cache_folder
-        from runner.driver.cache.keys import result_key
 
         screen = [(stream.isatty(), stream.encoding) for stream in (sys.stdout, sys.stderr)]
         given = (options, screen, shutil.get_terminal_size(), [os.environ.get(name) for name in _LOOKS])
-        try:
-            self._key = result_key(setup, graphs, given, [path for path in files if path is not None])
-        except (RinggraphError, OSError):
-            return
+        self._key_now = partial(_key, setup, graphs, given, [path for path in files if path is not None])
+        self._key = self._key_now()
         self._cache = ResultCache(cache_folder())
 
     def print_again(self) -> bool:
@@ -57,16 +56,23 @@ class Kept:
         found = None if self._cache is None or self._key is None else self._cache.get(self._key)
         if found is None:
             return False
-        kept = json.loads(found)
-        sys.stderr.write(kept["err"])
-        sys.stdout.write(kept["out"])
-        if kept["status"]:
-            raise typer.Exit(kept["status"])
+        try:
+            kept = json.loads(found)
+            out, err, status = str(kept["out"]), str(kept["err"]), int(kept["status"])
+        except (ValueError, LookupError, TypeError):  # somebody else wrote it
+            return False
+        sys.stderr.write(err)
+        sys.stdout.write(out)
+        if status:
+            raise typer.Exit(status)
         return True
 
     @contextmanager
     def printing(self) -> Iterator[None]:
-        """Keeps what the body prints, if it ends well or with the refusal of what it found."""
+        """Keeps what the body prints, if it ends well or with the refusal of what it found.
+
+        What was read may have been saved anew meanwhile: the result is that of the key only if the key still is what it was.
+        """
         cache, key = self._cache, self._key
         if cache is None or key is None:
             yield
@@ -76,7 +82,8 @@ class Kept:
 
         def keep(status: int, told: str = "") -> None:
             kept = {"out": out.copy.getvalue(), "err": err.copy.getvalue() + told, "status": status}
-            cache.put(key, json.dumps(kept))
+            if self._key_now() == key:
+                cache.put(key, json.dumps(kept))
 
         try:
             yield
@@ -91,6 +98,16 @@ class Kept:
             keep(0)
         finally:
             sys.stdout, sys.stderr = streams
+
+
+def _key(setup: Setup, graphs: Sequence[str], given: Any, files: Sequence[Path]) -> str | None:
+    """The key of what is there now; None where it cannot be told."""
+    from runner.driver.cache.keys import result_key
+
+    try:
+        return result_key(setup, graphs, given, files)
+    except (RinggraphError, OSError):
+        return None
 
 
 _LOOKS = ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "TERM")

@@ -199,9 +199,9 @@ class ServingDeclaration:
         room = self._mapping("room")
         if not room:
             return config
-        of_decode = config.with_(deploy=self._deployments(config, decode)["decode"])
-        requests = integer_of(self.entries["batch"], of_decode.values, "'batch'", 1)
-        known = {**of_decode.values, "positions": positions, "requests": requests}
+        phases = {phase: config.with_(deploy=deploy).values for phase, deploy in self._deployments(config, decode).items()}
+        requests = integer_of(self.entries["batch"], phases["decode"], "'batch'", 1)
+        known = {**phases["decode"], "positions": positions, "requests": requests}
         wanted = {name: value_of(given, known, f"'{name}' of 'room'") for name, given in room.items()}
-        sets = [f"{name}={value}" for name, value in wanted.items() if config.values.get(name) != value]
+        sets = [f"{name}={value}" for name, value in wanted.items() if any(has.get(name) != value for has in phases.values())]
         return config.with_(sets=sets) if sets else config

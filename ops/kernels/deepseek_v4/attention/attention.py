@@ -109,6 +109,8 @@ def qk_pv_window(indices, block_table, kv_cache, overlay, bias, q, *, mi, li, oi
     cached.view(-1, width).index_fill_(0, unseen, 0.0)  # whatever a row nobody wrote holds, NaN included
     keys = torch.cat((cached, overlay.expand(num_tokens, -1, -1)), dim=1)
     keys = torch.nn.functional.pad(keys, (0, 0, 0, bias.shape[1] - keys.shape[1]))
+    if not overlay.sum(dtype=torch.float32).isfinite():  # of another token perhaps: NaN times a weight of 0 is NaN
+        keys.masked_fill_((bias == MASKED).unsqueeze(-1), 0.0)
     mi, li, oi = _tiles(q, mi, li, oi)
     attend(q, keys.view(num_tokens, mi.shape[1], -1, width), bias.view(num_tokens, mi.shape[1], -1), mi, li, oi)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import softplus
 
-from ops.kernels.numerics import product, quantise_rows
+from ops.kernels.numerics import of_each, product, quantise_rows
 from ops.kernels.products import reads_laid_out
 
 NO_EXPERT = -1
@@ -19,7 +19,7 @@ def x_norm_quant(x_norm_gate, *, x_norm_i8, x_norm_scale):
 @reads_laid_out(w=None)
 def gate(x, w, *, scores, biased, bias=None):
     num_experts = w.shape[0]
-    found = softplus(product(x, w)).sqrt()
+    found = of_each(softplus, product(x, w)).sqrt()
     scores[:, :num_experts].copy_(found)
     scores[:, num_experts:].zero_()
     biased[:, :num_experts].copy_(found if bias is None else found + bias)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch.nn.functional import silu
 
-from ops.kernels.numerics import quantise_rows, scaled_product, scaled_product_into
+from ops.kernels.numerics import of_each, quantise_rows, scaled_product, scaled_product_into
 from ops.kernels.products import reads_laid_out
+
+_silu_ = partial(silu, inplace=True)
 
 
 def swiglu(gate: torch.Tensor, up: torch.Tensor, limit: float) -> torch.Tensor:
     """silu(gate) * up, with gate at most `limit` and up within +-`limit`; f32, which are written over."""
-    return silu(gate.clamp_(max=limit), inplace=True).mul_(up.clamp_(-limit, limit))
+    return of_each(_silu_, gate.clamp_(max=limit)).mul_(up.clamp_(-limit, limit))
 
 
 @reads_laid_out(w1=None, w3=None)
