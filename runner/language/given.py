@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import inf
 from typing import Any
 
@@ -15,6 +16,8 @@ from runner.base.reading import MAX_DEPTH, MAX_DIGITS, MAX_INTEGER, number_probl
 from runner.language.yaml_source import YAML_ERRORS, compose, yaml_reason
 
 MAX_NODES = 100_000
+MAX_KEPT = 1 << 16
+"""Characters of a layer that is kept once it is read."""
 DEEP = ("fields", "requires", "hugging_face", "checkpoint", "state", "serving")
 """Sections that declare a family. All that they hold is `Given`: the entries of mappings and of lists, however deep."""
 SECTIONS = ("doc", "model", "family", "model_types", "preset", "ops", "deployments", "dims", "dtypes", *DEEP)
@@ -74,16 +77,30 @@ def describe(value: Any) -> str:
 
 
 def read_layer(text: str, file: str, problems: list[Diagnostic]) -> dict[str, Given]:
-    """The keys of a layer in YAML; raises ConfigError where it cannot be read, and appends other problems."""
+    """The keys of a layer in YAML; raises ConfigError where it cannot be read, and appends other problems.
+
+    What a value holds is shared by all who read the same text, and not to be changed.
+    """
+    given, found = (_read_again if len(text) <= MAX_KEPT else _read)(text, file)
+    problems += found
+    return dict(given)
+
+
+def _read(text: str, file: str) -> tuple[Mapping[str, Given], Sequence[Diagnostic]]:
     try:
         root = compose(text)
     except YAML_ERRORS as error:
         raise ConfigError(_yaml_problem(error, file, text)) from error
     if root is None:
-        return {}
+        return {}, ()
     if not isinstance(root, yaml.MappingNode):
         raise ConfigError(Diagnostic("C100", "is not a mapping of keys to values", _mark(root, file)))
-    return _Constructor(file, text.splitlines(), problems).layer(root)
+    constructor = _Constructor(file, text.splitlines(), [])
+    return constructor.layer(root), constructor.problems
+
+
+_read_again = lru_cache(maxsize=32)(_read)
+"""The same: presets and layers of families are read again and again, and take longer than all else of a configuration."""
 
 
 def _yaml_problem(error: Exception, file: str, text: str) -> Diagnostic:

@@ -7,6 +7,8 @@ import subprocess
 import time
 from pathlib import Path
 
+from warm import Warm
+
 
 def children(pid: int) -> list[int]:
     """Process ids of the live children of a process."""
@@ -20,7 +22,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def ended(process: subprocess.Popen) -> tuple[int, str, str]:
+def ended(process: subprocess.Popen | Warm) -> tuple[int, str, str]:
     """Exit code and streams of a launcher; asserts that none of the ranks that it had is left."""
     ranks: set[int] = set()
     while process.poll() is None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 
 import pytest
 import torch
 from places import TESTS
 from sampled import sampled
+from warm import launched
 
 from runner.execution.comm import LocalComm
 
@@ -19,11 +18,8 @@ PROGRAMS = TESTS / "rank_programs"
 @pytest.mark.parametrize("num_ranks", sampled((3, 4), (3,)))
 def test_ranks_exchange_rows_of_every_dtype(num_ranks):
     """Ragged, empty and strided; the program checks every byte on every rank."""
-    launch = f"launch([sys.executable, {str(PROGRAMS / 'comm.py')!r}], {num_ranks}, timeout_s=120)"
-    code = f"from runner.ranks.launch import launch; import sys; {launch}"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    assert sorted(re.findall(r"rank \d: \d+ cases", done.stdout)) == [f"rank {rank}: 32 cases" for rank in range(num_ranks)]
+    out = launched(PROGRAMS / "comm.py", num_ranks=num_ranks, timeout_s=120)
+    assert sorted(re.findall(r"rank \d: \d+ cases", out)) == [f"rank {rank}: 32 cases" for rank in range(num_ranks)]
 
 
 def test_a_group_of_one_receives_what_it_sends():

@@ -18,6 +18,7 @@ import pytest
 from places import TESTS
 from rank_helpers import ended, free_port
 from sampled import sampled
+from warm import Warm
 
 PROGRAMS = TESTS / "rank_programs"
 BUSY = int(os.environ.get("RINGGRAPH_BUSY", "0"))
@@ -94,10 +95,6 @@ def blamed(text: str) -> set[int]:
     return found
 
 
-def popen(command: list[str], env: dict[str, str]) -> subprocess.Popen:
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
-
-
 def check_clean(err: str) -> None:
     """Nothing of the interpreter's or the C++ runtime's end."""
     assert "terminate called" not in err and "Fatal Python error" not in err, err
@@ -105,7 +102,7 @@ def check_clean(err: str) -> None:
 
 def check_launched(fault: Fault) -> None:
     start = time.monotonic()
-    process = popen([sys.executable, "-c", LAUNCHER, str(fault.num_ranks)], fault.env)
+    process = Warm(["-c", LAUNCHER, fault.num_ranks], fault.env, num_ranks=fault.num_ranks)
     status, out, err = ended(process)
     elapsed_s = time.monotonic() - start
     check_clean(err)
@@ -136,8 +133,8 @@ def check_by_hand(fault: Fault) -> None:
     """Nothing but the environment says who the ranks are."""
     start = time.monotonic()
     world = {"WORLD_SIZE": str(fault.num_ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    command = [sys.executable, str(PROGRAMS / "steps.py"), str(TIMEOUT_S), str(START_S)]
-    ranks = [popen(command, {**fault.env, **world, "RANK": str(rank)}) for rank in range(fault.num_ranks)]
+    command = [PROGRAMS / "steps.py", TIMEOUT_S, START_S]
+    ranks = [Warm(command, {**fault.env, **world, "RANK": str(rank)}) for rank in range(fault.num_ranks)]
     try:
         for rank, process in enumerate(ranks):
             if rank != fault.rank:
@@ -160,10 +157,10 @@ def check_by_hand(fault: Fault) -> None:
 
 
 def check_torchrun(fault: Fault) -> None:
-    """torchrun holds the store, and ends the ranks that are left."""
+    """torchrun holds the store, and ends the ranks that are left; all of these are processes that nobody forked."""
     options = ["--nproc-per-node", str(fault.num_ranks), "--master-port", str(free_port())]
     command = [sys.executable, "-m", "torch.distributed.run", *options, str(PROGRAMS / "steps.py"), str(TIMEOUT_S), str(START_S)]
-    process = popen(command, fault.env)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=fault.env)
     status, out, err = ended(process)
     check_clean(err)
     assert (status, out) == (1, ""), err

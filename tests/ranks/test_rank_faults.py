@@ -8,14 +8,13 @@ import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from places import TESTS
 from rank_helpers import alive, ended, free_port, wait_for_stopped
 from sampled import sampled
+from warm import Warm
 
 from runner.checkpoint.random import init_checkpoint
 from runner.cli.main import main
@@ -23,7 +22,6 @@ from runner.config.config import load_config
 
 FAULTS = TESTS / "rank_programs" / "faults"
 PROMPTS = [[1, 2, 3], [4, 5, 6, 7], [8], [9, 10]]
-RINGGRAPH = [sys.executable, "-m", "runner.cli.main"]
 
 
 @pytest.fixture(scope="module")
@@ -32,15 +30,13 @@ def tiny(tmp_path_factory) -> Path:
     return init_checkpoint(config, tmp_path_factory.mktemp("faults") / "tiny", seed=0)
 
 
-def generate(checkpoint: Path, *arguments: str, fault: str = "", **env: str) -> subprocess.Popen:
+def generate(checkpoint: Path, *arguments: str, fault: str = "", **env: str) -> Warm:
     """The command, with a fault in one of its ranks (see `faults/sitecustomize.py`)."""
     prompts = checkpoint.parent / "prompts.json"
     prompts.write_text(json.dumps(PROMPTS))
-    command = [*RINGGRAPH, "generate", "--checkpoint", str(checkpoint), "--prompts", str(prompts), "--max-new-tokens", "3"]
+    command = ["-m", "runner", "generate", "--checkpoint", checkpoint, "--prompts", prompts, "--max-new-tokens", "3"]
     env = {**os.environ, "RINGGRAPH_FAULT": fault, "PYTHONPATH": f"{FAULTS}{os.pathsep}{FAULTS.parents[2]}", **env}
-    return subprocess.Popen(
-        [*command, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True
-    )
+    return Warm([*command, *arguments], env, num_ranks=2 * ("--ep" in arguments), start_new_session=True)
 
 
 KILLS = [

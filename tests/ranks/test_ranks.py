@@ -6,14 +6,13 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 from places import TESTS
 from rank_helpers import alive, ended, free_port, wait_for_stopped
+from warm import Warm
 
 from runner.base.errors import RinggraphError
 from runner.ranks.join import World, check_size, given_world
@@ -28,7 +27,7 @@ AMPLE_S = 120
 """Where none is, however busy the machine."""
 
 
-def start(num_ranks: int, *, fault: str = "", timeout_s: float = AMPLE_S, start_s: float = AMPLE_S) -> subprocess.Popen:
+def start(num_ranks: int, *, fault: str = "", timeout_s: float = AMPLE_S, start_s: float = AMPLE_S) -> Warm:
     """The program `steps.py` on ranks, started as the command line starts itself."""
     code = (
         "import sys; from runner.ranks.launch import launch; from runner.base.errors import RinggraphError\n"
@@ -37,7 +36,7 @@ def start(num_ranks: int, *, fault: str = "", timeout_s: float = AMPLE_S, start_
         "except RinggraphError as error: sys.exit(f'error: {error}')\n"
     )
     env = {**os.environ, "RINGGRAPH_FAULT": fault, "PYTHONPATH": f"{PROGRAMS / 'faults'}{os.pathsep}{PROGRAMS.parents[1]}"}
-    return subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    return Warm(["-c", code], env, num_ranks=num_ranks)
 
 
 @pytest.mark.slow  # test_comm.py runs three to their end
@@ -109,17 +108,16 @@ def test_a_port_in_use_is_named():
             check_port(port)
 
 
-def by_hand(rank: int, size: int, port: int, timeout_s: float = AMPLE_S) -> subprocess.Popen:
+def by_hand(rank: int, size: int, port: int, timeout_s: float = AMPLE_S) -> Warm:
     env = {**os.environ, "RANK": str(rank), "WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    command = [sys.executable, str(PROGRAMS / "steps.py"), str(timeout_s), "0"]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+    return Warm([PROGRAMS / "steps.py", timeout_s, 0], env)
 
 
 def test_ranks_started_by_somebody_else_join():
     """As under torchrun: nothing but the environment says who they are."""
     port = free_port()
     ranks = [by_hand(rank, 2, port) for rank in range(2)]
-    assert [rank.communicate(timeout=300)[:2] for rank in ranks] == [("rank 0 done\n", ""), ("rank 1 done\n", "")]
+    assert [rank.communicate(timeout=300) for rank in ranks] == [("rank 0 done\n", ""), ("rank 1 done\n", "")]
 
 
 @pytest.mark.parametrize("absent", [0, 1])

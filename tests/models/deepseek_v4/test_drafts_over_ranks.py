@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 from drafting import CONFIGS, FORCED, LENGTHS, agreeing, with_draft
 from places import TESTS
 from test_drafts import SMALL
-
-from runner.ranks.launch import launch
+from warm import launched
 
 PROGRAM = TESTS / "rank_programs" / "drafts.py"
 
@@ -20,7 +18,7 @@ def run(folder: Path, jobs: list[dict]) -> dict[str, list[dict]]:
     """The acceptance rates of every job on both ranks."""
     folder.mkdir()
     (folder / "jobs.json").write_text(json.dumps(jobs, default=str))
-    launch([sys.executable, str(PROGRAM), str(folder / "jobs.json")], 2, timeout_s=600)
+    launched(PROGRAM, folder / "jobs.json", num_ranks=2, timeout_s=600)
     return {job["name"]: [json.loads((folder / f"{job['name']}.{rank}.json").read_text()) for rank in (0, 1)] for job in jobs}
 
 

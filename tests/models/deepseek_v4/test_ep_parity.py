@@ -21,13 +21,13 @@ from places import TESTS
 from safetensors.torch import load_file, save_file
 from sampled import sampled
 from test_parity import LIMIT, MODELS, errors, in_order, prompts
+from warm import launched
 
 from runner.checkpoint.random import init_checkpoint
 from runner.config.config import load_config
 from runner.driver.serve import experts_of
 from runner.models.deepseek_v4.receive_depth import layer_depths
 from runner.models.deepseek_v4.recorded_routing import RoutingTable, read_routing
-from runner.ranks.launch import launch
 from runner.serving.generate import generate
 
 JOBS = TESTS / "rank_programs" / "jobs.py"
@@ -47,7 +47,7 @@ def run_jobs(folder: Path, num_ranks: int, jobs: list[dict[str, Any]]) -> dict[s
     """All jobs in one world of ranks."""
     folder.mkdir()
     (folder / "jobs.json").write_text(json.dumps(jobs, default=str))
-    launch([sys.executable, str(JOBS), str(folder / "jobs.json")], num_ranks, timeout_s=240)
+    launched(JOBS, folder / "jobs.json", num_ranks=num_ranks, timeout_s=240)
     found = {}
     for job in jobs:
         path = folder / f"{job['name']}.safetensors"
