@@ -138,6 +138,36 @@ def test_another_strategy_of_an_installed_package_is_another_result(call, counte
     assert said[0] == said[2] != said[1] == said[3]
 
 
+def test_a_module_that_a_declared_package_imports_is_part_of_the_key(tmp_path):
+    """Directly or not, from anywhere on the path; what is installed, and what cannot be parsed or found, is not looked into."""
+    info = tmp_path / "declares_of_a_test-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: declares-of-a-test\nVersion: 1.0\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text("[ringgraph.ops]\nmine = declares_of_a_test:register\n", encoding="utf-8")
+    files = {
+        "declares_of_a_test.py": "import torch, numpy.linalg, json, nowhere_of_a_test\nfrom costs_of_a_test.inner import cost",
+        "costs_of_a_test/__init__.py": "from . import inner",
+        "costs_of_a_test/inner.py": "import rates_of_a_test as r, declares_of_a_test",
+        "rates_of_a_test.py": "def (",
+        "unused_of_a_test.py": "",
+    }
+    (tmp_path / "costs_of_a_test").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+
+    def digest():
+        keys.code_of_packages.cache_clear()
+        with on_path(tmp_path):
+            return keys.code_of_packages()
+
+    seen = [digest()]
+    for name in files:
+        (tmp_path / name).write_text(f"# changed\n{files[name]}", encoding="utf-8")
+        assert (digest() in seen) == (name == "unused_of_a_test.py"), name
+        seen.append(digest())
+    keys.code_of_packages.cache_clear()
+
+
 def test_what_writes_files_is_never_kept(call, cache, tmp_path):
     deps = tmp_path / "deps.json"
     for _ in range(2):
