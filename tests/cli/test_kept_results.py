@@ -207,19 +207,26 @@ def test_a_cache_that_cannot_be_written_is_no_problem(call, monkeypatch, tmp_pat
     assert call("schedule", "moe") == call("schedule", "moe")
 
 
-def test_a_stopped_frontier_says_what_it_has_and_is_not_kept(call, monkeypatch, cache):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_frontier_says_what_it_has_and_is_not_kept(number, call, monkeypatch, cache):
     work, calls = planner.Planner.shortest, []
+    before = signal.signal(signal.SIGTERM, lambda *_: calls.append("SIGTERM"))
 
     def interrupted(self, budget):
         calls.append(budget)
         if len(calls) == 2:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return work(self, budget)
 
     monkeypatch.setattr(planner.Planner, "shortest", interrupted)
     status, out, err = call("frontier", "head")
+    signal.raise_signal(signal.SIGTERM)
+    assert calls[-1] == "SIGTERM", "what was there before is there again"
+    signal.signal(signal.SIGTERM, before)
     assert status == 130 and "minpeak, fewest bytes" in out and "autoscope" not in out
     assert err.count("found: ") == 2 and not cache.exists()
+    if number == signal.SIGTERM:
+        return
     monkeypatch.setattr(planner.Planner, "shortest", work)
     whole = call("frontier", "head", "--points", "1", "--json")[1]
     assert '"is_whole": true' in whole
