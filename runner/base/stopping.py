@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -29,3 +31,17 @@ def stop_if_needless() -> None:
     asked = _is_needless.get()
     if asked is not None and asked():
         raise StoppedError
+
+
+@contextmanager
+def ended_as_interrupted() -> Iterator[None]:
+    """Inside, SIGTERM (of `timeout`, say) raises KeyboardInterrupt as Ctrl-C does, unless it is ignored."""
+    before = signal.getsignal(signal.SIGTERM)
+    if before is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

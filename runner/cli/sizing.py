@@ -102,6 +102,7 @@ def frontier(
     kept = Kept(asked.setup, [graph], given, is_wanted=not no_cache and out is None, files=asked.files)
     if kept.print_again():
         return
+    from runner.base.stopping import ended_as_interrupted
     from runner.driver.recorded import is_recorded
     from runner.report.frontier import StoppedFrontier
     from runner.report.plotting import check_picture
@@ -110,8 +111,9 @@ def frontier(
         check_picture(out)
     timing = asked.request().timed
     try:
-        found = asked.driver.frontier(graph, num_points, routing=asked["routing"], timed=timing, say=_say, shown=_shown)
-    except StoppedFrontier as error:  # Ctrl-C: what there is by now
+        with ended_as_interrupted():
+            found = asked.driver.frontier(graph, num_points, routing=asked["routing"], timed=timing, say=_say, shown=_shown)
+    except StoppedFrontier as error:  # what there is by now
         found = error.found
     with kept.printing():
         _tell(found, timing.told(is_recorded(graph)), out, as_json)

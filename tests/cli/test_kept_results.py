@@ -138,6 +138,36 @@ def test_another_strategy_of_an_installed_package_is_another_result(call, counte
     assert said[0] == said[2] != said[1] == said[3]
 
 
+def test_a_module_that_a_declared_package_imports_is_part_of_the_key(tmp_path):
+    """Directly or not, from anywhere on the path; what is installed, and what cannot be parsed or found, is not looked into."""
+    info = tmp_path / "declares_of_a_test-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: declares-of-a-test\nVersion: 1.0\n", encoding="utf-8")
+    (info / "entry_points.txt").write_text("[ringgraph.ops]\nmine = declares_of_a_test:register\n", encoding="utf-8")
+    files = {
+        "declares_of_a_test.py": "import torch, numpy.linalg, json, nowhere_of_a_test\nfrom costs_of_a_test.inner import cost",
+        "costs_of_a_test/__init__.py": "from . import inner",
+        "costs_of_a_test/inner.py": "import rates_of_a_test as r, declares_of_a_test",
+        "rates_of_a_test.py": "def (",
+        "unused_of_a_test.py": "",
+    }
+    (tmp_path / "costs_of_a_test").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+
+    def digest():
+        keys.code_of_packages.cache_clear()
+        with on_path(tmp_path):
+            return keys.code_of_packages()
+
+    seen = [digest()]
+    for name in files:
+        (tmp_path / name).write_text(f"# changed\n{files[name]}", encoding="utf-8")
+        assert (digest() in seen) == (name == "unused_of_a_test.py"), name
+        seen.append(digest())
+    keys.code_of_packages.cache_clear()
+
+
 def test_what_writes_files_is_never_kept(call, cache, tmp_path):
     deps = tmp_path / "deps.json"
     for _ in range(2):
@@ -177,19 +207,26 @@ def test_a_cache_that_cannot_be_written_is_no_problem(call, monkeypatch, tmp_pat
     assert call("schedule", "moe") == call("schedule", "moe")
 
 
-def test_a_stopped_frontier_says_what_it_has_and_is_not_kept(call, monkeypatch, cache):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_frontier_says_what_it_has_and_is_not_kept(number, call, monkeypatch, cache):
     work, calls = planner.Planner.shortest, []
+    before = signal.signal(signal.SIGTERM, lambda *_: calls.append("SIGTERM"))
 
     def interrupted(self, budget):
         calls.append(budget)
         if len(calls) == 2:
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return work(self, budget)
 
     monkeypatch.setattr(planner.Planner, "shortest", interrupted)
     status, out, err = call("frontier", "head")
+    signal.raise_signal(signal.SIGTERM)
+    assert calls[-1] == "SIGTERM", "what was there before is there again"
+    signal.signal(signal.SIGTERM, before)
     assert status == 130 and "minpeak, fewest bytes" in out and "autoscope" not in out
     assert err.count("found: ") == 2 and not cache.exists()
+    if number == signal.SIGTERM:
+        return
     monkeypatch.setattr(planner.Planner, "shortest", work)
     whole = call("frontier", "head", "--points", "1", "--json")[1]
     assert '"is_whole": true' in whole

@@ -39,7 +39,9 @@ def failed_import(error: BaseException) -> str | None:
 
 def _package_of(file: object) -> list[str]:
     """The package among `THEIRS` that a file is of, if it is of any."""
-    for name in THEIRS if isinstance(file, str) else ():
+    if not isinstance(file, str):
+        return []
+    for name in THEIRS:
         with suppress(ImportError, ValueError):
             spec = find_spec(name)
             places = [] if spec is None else spec.submodule_search_locations or [spec.origin or ""]

@@ -6,10 +6,13 @@ program is.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import os
 import sys
+import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -95,17 +98,53 @@ def _content(path: Path) -> bytes:
 
 @cache
 def code_of_packages() -> str:
-    """A digest of the texts of ours and of every package that declares ops, families of models or strategies, and of what each
-    declares."""
+    """A digest of the texts of ours and of every package that declares ops, families of models or strategies, with what these
+    import from elsewhere than where packages are installed; and of what each declares."""
     from importlib.metadata import entry_points
 
     entries = [(group, entry.name, entry.value) for group in _GROUPS for entry in entry_points(group=group)]
     others = {value.partition(":")[0].partition(".")[0].strip() for _, _, value in entries}
     digest = hashlib.sha256(repr(sorted(entries)).encode())
-    for package in (*_OURS, *sorted(others)):
+    for package in (*_OURS, *sorted(_with_imported(others))):
         for path in _texts(package):
             digest.update(f"{package} {path.name} ".encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def _with_imported(packages: Iterable[str]) -> set[str]:
+    """Packages and what they import, directly or not, that may change between two commands without being installed anew."""
+    found, left = set(), [*packages]
+    while left:
+        package = left.pop()
+        if package not in found:
+            found.add(package)
+            left += filter(_is_worked_on, _imported(package))
+    return found
+
+
+def _imported(package: str) -> set[str]:
+    """Top-level names of all that the modules of a package import."""
+    names: list[str] = []
+    for path in _texts(package):
+        with suppress(SyntaxError, ValueError):
+            for node in ast.walk(ast.parse(path.read_bytes())) if path.suffix == ".py" else ():
+                if isinstance(node, ast.Import):
+                    names += (alias.name for alias in node.names)
+                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    names.append(node.module)
+    return {name.partition(".")[0] for name in names}
+
+
+def _is_worked_on(package: str) -> bool:
+    """Whether a package is neither Python's nor ours, and lies outside of the folders that packages are installed in."""
+    if package in sys.stdlib_module_names or package in _OURS:
+        return False
+    installed = [Path(sysconfig.get_path(name)) for name in ("purelib", "platlib")]
+    with suppress(ImportError, ValueError):
+        spec = find_spec(package)
+        places = [] if spec is None else spec.submodule_search_locations or [spec.origin or ""]
+        return any(place and not any(Path(place).is_relative_to(folder) for folder in installed) for place in places)
+    return False
 
 
 def _texts(package: str) -> list[Path]:
