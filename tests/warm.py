@@ -157,10 +157,10 @@ class _Asleep:
             return
         for other in (*before, self):
             other.ours.close()
-        os.setsid()
         text = theirs.recv(MOST_BYTES)
         if not text:
             os._exit(0)  # it was not wanted
+        os.setsid()  # as torch's launcher starts it
         self.request = json.loads(text)
         theirs.send(b"awake")
         theirs.close()

@@ -10,16 +10,23 @@ from pathlib import Path
 from warm import Warm
 
 
-def children(pid: int) -> list[int]:
-    """Process ids of the live children of a process."""
-    return [int(text) for task in Path(f"/proc/{pid}/task").iterdir() for text in (task / "children").read_text().split()]
+def ranks_of(launcher: int) -> list[int]:
+    """Process ids of the ranks of a launcher that have begun: each has a session of its own."""
+    tasks = Path(f"/proc/{launcher}/task").iterdir()
+    children = [int(text) for task in tasks for text in (task / "children").read_text().split()]
+    return [pid for pid in children if status(pid)[3:4] == [str(pid)]]
+
+
+def status(pid: int) -> list[str]:
+    """A process's state, then its parent, group and session; empty when it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[:4]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
 
 
 def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    return status(pid)[:1] not in ([], ["Z"])
 
 
 def ended(process: subprocess.Popen | Warm) -> tuple[int, str, str]:
@@ -27,7 +34,7 @@ def ended(process: subprocess.Popen | Warm) -> tuple[int, str, str]:
     ranks: set[int] = set()
     while process.poll() is None:
         try:
-            ranks.update(children(process.pid))
+            ranks.update(ranks_of(process.pid))
         except (FileNotFoundError, ProcessLookupError):
             break
         time.sleep(0.05)
@@ -46,8 +53,8 @@ def wait_for_stopped(launcher: int, limit_s: float = 300) -> list[int]:
     """The ranks of a launcher, the stopped one last, when one of them has been stopped."""
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:
-        ranks = children(launcher)
-        stopped = [rank for rank in ranks if Path(f"/proc/{rank}/stat").read_text().rpartition(")")[2].split()[0] == "T"]
+        ranks = ranks_of(launcher)
+        stopped = [rank for rank in ranks if status(rank)[:1] == ["T"]]
         if stopped:
             return [rank for rank in ranks if rank not in stopped] + stopped
         time.sleep(0.05)

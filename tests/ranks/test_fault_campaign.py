@@ -100,9 +100,15 @@ def check_clean(err: str) -> None:
     assert "terminate called" not in err and "Fatal Python error" not in err, err
 
 
+def started(arguments: list[str], env: dict[str, str]) -> subprocess.Popen:
+    """Python as a user starts it: forked ranks would begin and end before anybody has seen them."""
+    command = [sys.executable, *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+
+
 def check_launched(fault: Fault) -> None:
     start = time.monotonic()
-    process = Warm(["-c", LAUNCHER, fault.num_ranks], fault.env, num_ranks=fault.num_ranks)
+    process = started(["-c", LAUNCHER, str(fault.num_ranks)], fault.env)
     status, out, err = ended(process)
     elapsed_s = time.monotonic() - start
     check_clean(err)
@@ -159,8 +165,8 @@ def check_by_hand(fault: Fault) -> None:
 def check_torchrun(fault: Fault) -> None:
     """torchrun holds the store, and ends the ranks that are left; all of these are processes that nobody forked."""
     options = ["--nproc-per-node", str(fault.num_ranks), "--master-port", str(free_port())]
-    command = [sys.executable, "-m", "torch.distributed.run", *options, str(PROGRAMS / "steps.py"), str(TIMEOUT_S), str(START_S)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=fault.env)
+    command = ["-m", "torch.distributed.run", *options, str(PROGRAMS / "steps.py"), str(TIMEOUT_S), str(START_S)]
+    process = started(command, fault.env)
     status, out, err = ended(process)
     check_clean(err)
     assert (status, out) == (1, ""), err
