@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 from lowered_by_task import differences
-from random_programs import loop_program, random_program
+from random_programs import Builder, loop_program, random_program
 from shipped_programs import shipped_program
 
-from runner.program.program import Program, Region, Task
+from runner.program.program import Program, Region, Span, Task
 from runner.rings.lowering.lower import lower
-from runner.rings.placement import PlacedItem
+from runner.rings.placement import PlacedAlloc, PlacedItem, PlacedTask
 from runner.rings.schedule import Schedule
 from schedulers import get_scheduler
 
@@ -64,6 +64,20 @@ def test_random_programs(seed, compared):
             get_scheduler(strategy)(program, {"batch_allocs": rng.random() < 0.5})
     get_scheduler("minpeak")(programs[0], {"objective": "total"})
     assert sum(compared) > 20
+
+
+def test_what_an_alloc_without_a_submission_waits_for_is_no_other_tasks_edge():
+    build = Builder()
+    source = build.tensor(1, "input")
+    first, second, third = (build.tensor(1) for _ in range(3))
+    build.task([build.whole(source)], [build.whole(first)], (first,))
+    alloc = build.alloc((second,))
+    build.task([build.whole(source)], [build.whole(third)], (third,))
+    program = Program("demo", tuple(build.tensors), tuple(build.tasks), Span("root", "demo", (0, 1, 2)))
+    items = [PlacedAlloc((second,)), PlacedTask(0), PlacedTask(alloc, extra_waits=(0,)), PlacedTask(2)]
+    schedule = lower(program, items)
+    assert differences(schedule, program, items, ()) == []
+    assert schedule.submissions[2].waits == ()
 
 
 @pytest.mark.parametrize("graph", ["decode_fwd", "prefill_fwd", "qwen3_decode"])

@@ -51,11 +51,9 @@ class Order:
         step, numbers, unseen = self.steps.append, self.numbers, self.unseen
         for item in items:
             if type(item) is int:
-                task = item
+                task, waits = item, ()
             elif type(item) is PlacedTask:
-                task = item.task
-                if item.extra_waits:
-                    self.extra.append((len(order), item.extra_waits))
+                task, waits = item.task, item.extra_waits
             else:
                 self.other(item, depth, mode)
                 continue
@@ -63,6 +61,8 @@ class Order:
                 unseen.add(task)
             if is_odd[task] and not self.is_submitted(task, manual):
                 continue
+            if waits:
+                self.extra.append((len(order), waits))
             at[task] = number = numbers[len(order)]
             add(task)
             step(_new_step(number))
