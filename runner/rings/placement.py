@@ -13,7 +13,6 @@ from itertools import accumulate, islice
 from typing import Protocol, TypeVar
 
 from runner.base.errors import Mark
-from runner.base.records import builder
 from runner.base.tensor_spec import MAX_BLOCK_BYTES, block_bytes
 from runner.program.program import Program, Trips
 from runner.rings.schedule import MAX_TENSORS, Schedule
@@ -25,9 +24,6 @@ class PlacedTask:
 
     task: int
     extra_waits: tuple[int, ...] = ()  # tasks: the WAR and WAW edges that sharing a block needs
-
-
-new_placed = builder(PlacedTask)
 
 
 @dataclass(frozen=True, slots=True)
