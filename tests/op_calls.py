@@ -50,7 +50,11 @@ def run_op(
     assert not match.problems, match.problems
     assert {o.name for o in definition.outputs} == made.keys()
     literals = {key: value for key, value in definition.params.items() if not isinstance(value, str)}
+    given = {key: value.clone() for key, value in inputs.items()}
     definition.run(**inputs, **made, **(literals | params))
+    for key, value in given.items():
+        same = torch.equal(*(x.contiguous().view(-1).view(torch.uint8) for x in (value, inputs[key])))
+        assert same, f"'{name}' wrote over its input '{key}'"
     return made
 
 

@@ -154,11 +154,15 @@ def _is_large(shape: tuple[int, ...], dtype: torch.dtype) -> bool:
 
 
 def _live_rows(x: torch.Tensor) -> int:
-    """Rows of `x` but for a half of them, of what is left another, and so on, as long as the half at the end is zero."""
-    num_rows = x.shape[0]
-    while num_rows > 1 and not x[num_rows - num_rows // 2 : num_rows].count_nonzero():
-        num_rows -= num_rows // 2
-    return num_rows
+    """Rows of `x` but for a half of them, of what is left another, and so on, as long as the half at the end is zero.
+
+    The first column, which costs little, says how many these are; all columns must agree.
+    """
+    first = x[:, 0].tolist()
+    num_rows = num_live = len(first)
+    while num_live > 1 and not any(first[num_live - num_live // 2 : num_live]):
+        num_live -= num_live // 2
+    return num_live if num_live < num_rows and not any(torch.aminmax(x[num_live:])) else num_rows
 
 
 def lay_out(w: torch.Tensor, rows: Sequence[int] = (), columns: Sequence[int] = (), *, is_fast: bool = False) -> Laid:

@@ -181,6 +181,30 @@ def test_prefill_page_by_page_and_decode_in_one_task_are_attention(window, start
         assert got[-1].eq(0).all()
 
 
+@pytest.mark.parametrize("positions", [[2, 9, 10], [-1, 4, 5], [11, -1, 3]])
+def test_positions_of_a_tile_may_lie_apart(positions):
+    """Keys between them that nobody sees are NaN in the cache, and rows of one key-value head fill their groups."""
+    queries, window = randn(len(positions), 4, 8, seed=3), 2
+    paged = Paged([12], 1, 8, page=4, table=3)
+    seen = {place for position in positions if position >= 0 for place in (position - 1, position)}
+    for cache in paged.caches:
+        for place in set(range(12)) - seen:
+            cache[paged.table[0, place // 4], place % 4] = NAN
+    where = torch.tensor(positions, dtype=torch.int32)
+    given = {"q": padded(queries, 1, 4), "position_ids": where, "block_table": paged.table[0]}
+    given |= {"k_cache": paged.caches[0], "v_cache": paged.caches[1]}
+    rows = len(given["q"])
+    stats = run_op("online_softmax_init", {}, {"mi": ("f32", (rows, 1)), "li": ("f32", (rows, 1)), "oi": ("f32", (rows, 8))})
+    for block in range(4):
+        stats = run_op("online_attention", given, stats, block=block, window=window)
+    outputs = {"attn": ("qact", (len(positions), 32)), "attn_scale": ("f32", (len(positions), 1))}
+    got = run_op("attention_finalize", {"li": stats["li"], "oi": stats["oi"]}, outputs, kv_heads=1)["attn"]
+    expected = torch.stack(
+        [paged.expected(0, q[None], at[None], window)[0] * (at >= 0) for q, at in zip(queries, where, strict=True)]
+    )
+    torch.testing.assert_close(got, expected.flatten(1).nan_to_num(0.0))
+
+
 def test_requests_of_a_decode_call_see_their_own_pages():
     kv_heads, columns = 1, 8
     lengths, positions = [9, 1, 5, 1], torch.tensor([7, 8, 0, -1, 3, 4, -1, -1], dtype=torch.int32)

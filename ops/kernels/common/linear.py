@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch.nn.functional import silu
 
 from ops.kernels.numerics import matmul_nt, of_each, product, scaled_product, scaled_product_into
@@ -35,7 +36,7 @@ def quant_linear_pair(x, x_scale, w1, w1_scale, w2, w2_scale, *, y1, y2):
 
 
 def add(a, b, *, y):
-    y.copy_(a.float() + b.float())
+    torch.add(a.float(), b.float(), out=y)
 
 
 def add_bias(bias, *, y):
@@ -47,4 +48,4 @@ def cast(x, *, y):
 
 
 def swiglu(gate, up, *, h):
-    h.copy_(of_each(silu, gate) * up)
+    torch.mul(of_each(silu, gate), up, out=h)

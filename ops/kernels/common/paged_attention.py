@@ -7,10 +7,12 @@ from itertools import pairwise
 
 import torch
 
-from ops.kernels.numerics import quantise_rows
+from ops.kernels.numerics import of_each, quantise_rows
 
 _UNLIMITED = 2**30
 """A window that no request fills."""
+_LOG2_E = 1.4426950408889634
+"""exp of x is 2 to the power of x times this, which takes no longer where it underflows; exp takes ten times as long."""
 
 
 def visible(positions: torch.Tensor, first: int, count: int, window: int) -> torch.Tensor:
@@ -26,17 +28,20 @@ def online_softmax_init(*, mi, li, oi):
 
 
 def online_attention(q, position_ids, block_table, k_cache, v_cache, *, mi, li, oi, block, window, scale, heads=None):
-    busy = position_ids >= 0
-    if not busy.any():
+    places = [place for place in position_ids.tolist() if place >= 0]
+    if not places:
         return
     page_rows, kv_heads, columns = k_cache.shape[1:]
     window = window or _UNLIMITED
-    first = max(int(position_ids[busy].min()) - window + 1, 0) // page_rows + block
-    if first >= block_table.shape[0]:
+    lowest = max(min(places) - window + 1, 0)
+    number = lowest // page_rows + block
+    first, end = max(lowest, number * page_rows), min(max(places) + 1, (number + 1) * page_rows)
+    if number >= block_table.shape[0] or first >= end:
         return
-    page, num_tokens = int(block_table[first]), position_ids.shape[0]
-    seen = visible(position_ids, first * page_rows, page_rows, window)
-    keys, values = (_cleared(cache[page].float().transpose(0, 1), seen) for cache in (k_cache, v_cache))  # [KV, G, C]
+    seen = visible(position_ids, first, end - first, window)
+    page, part = int(block_table[number]), slice(first - number * page_rows, end - number * page_rows)
+    keys, values = (_cleared(cache[page, part].float(), seen).transpose(0, 1) for cache in (k_cache, v_cache))  # [KV, N, C]
+    num_tokens = position_ids.shape[0]
 
     def rows(x: torch.Tensor) -> torch.Tensor:
         """Rows [T * KV * R, ...] as [KV, T, those of the heads, ...]."""
@@ -44,25 +49,35 @@ def online_attention(q, position_ids, block_table, k_cache, v_cache, *, mi, li, 
         return grouped[:, :, : heads // kv_heads if heads else None].transpose(0, 1)
 
     queries, mi, li, oi = (rows(x) for x in (q, mi, li, oi))
-    scores = queries.float().flatten(1, 2) @ keys.transpose(1, 2)  # [KV, T * heads, G]
-    scores = scores.mul_(scale or columns**-0.5).unflatten(1, (num_tokens, -1)).masked_fill_(~seen[:, None, :], float("-inf"))
+    asked = queries.float().flatten(1, 2) * (scale or columns**-0.5)
+    scores = (asked @ keys.transpose(1, 2)).unflatten(1, (num_tokens, -1))  # [KV, T, heads, N]
+    if not seen.all():
+        scores.masked_fill_(~seen[:, None, :], float("-inf"))
     highest = torch.maximum(mi, scores.amax(-1, keepdim=True))
     base = highest.masked_fill(highest == float("-inf"), 0.0)
-    weights, old = scores.sub_(base).exp_(), torch.exp(mi - base)
+    weights = of_each(torch.exp2_, scores.sub_(base).mul_(_LOG2_E))
+    total, answers = weights.sum(-1, keepdim=True), (weights.flatten(1, 2) @ values).view(oi.shape)
+    if mi.amax() == float("-inf"):  # the first page that anybody sees
+        li.copy_(total)
+        oi.copy_(answers)
+    else:
+        old = torch.exp(mi - base)
+        li.mul_(old).add_(total)
+        oi.mul_(old).add_(answers)
     mi.copy_(highest)
-    li.mul_(old).add_(weights.sum(-1, keepdim=True))
-    oi.mul_(old).add_((weights.flatten(1, 2) @ values).view(oi.shape))
 
 
 def _cleared(rows: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-    """`rows` [KV, G, C], zero where no token looks: what nobody has written may be NaN, which times 0 is NaN."""
-    return rows.masked_fill(~seen.any(0)[None, :, None], 0.0)
+    """`rows` [N, KV, C], zero where no token looks: what nobody has written may be NaN, which times 0 is NaN."""
+    looked_at = seen.any(0)
+    return rows if looked_at.all() else rows.masked_fill(~looked_at[:, None, None], 0.0)
 
 
 def attention_finalize(li, oi, *, attn, attn_scale, kv_heads):
     num_tokens, width = attn.shape[0], oi.shape[1]
-    mean = (oi / li.masked_fill(li == 0, 1.0)).view(num_tokens, kv_heads, -1, width)
-    quantise_rows(mean[:, :, : attn.shape[1] // (kv_heads * width)].flatten(1), attn, attn_scale)
+    heads = attn.shape[1] // (kv_heads * width)
+    totals, sums = (x.view(num_tokens, kv_heads, -1, x.shape[1])[:, :, :heads] for x in (li, oi))
+    quantise_rows((sums / totals.masked_fill(totals == 0, 1.0)).flatten(1), attn, attn_scale)
 
 
 def paged_attention(q, position_ids, block_table, k_cache, v_cache, *, attn, attn_scale, window, scale):
@@ -100,7 +115,7 @@ def _by_request(x: torch.Tensor, step: int) -> torch.Tensor:
 
 
 def _seen_rows(cache: torch.Tensor, table: Sequence[int], first: int, end: int) -> torch.Tensor:
-    """Rows `[first, end)` [N, KV, C] of a request whose pages are `table`, in one piece: products read a head's rows far apart.
+    """Rows `[first, end)` [N, KV, C] of a request whose pages are `table`; a view where these lie one behind the other.
 
     Its tokens stand one behind the other, so that each of these rows is seen by one of them: none was left unwritten.
     """
@@ -108,5 +123,6 @@ def _seen_rows(cache: torch.Tensor, table: Sequence[int], first: int, end: int) 
     before, pages = first // page_rows, table[first // page_rows : (end - 1) // page_rows + 1]
     skipped = before * page_rows
     if all(b - a == 1 for a, b in pairwise(pages)):
-        return cache.flatten(0, 1)[pages[0] * page_rows + first - skipped : pages[0] * page_rows + end - skipped].clone()
+        start = pages[0] * page_rows - skipped
+        return cache.flatten(0, 1)[start + first : start + end]
     return cache[torch.tensor(pages, device=cache.device)].flatten(0, 1)[first - skipped : end - skipped]
