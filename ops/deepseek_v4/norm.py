@@ -20,3 +20,6 @@ ops.declare(
     source="transformers DeepseekV4RMSNorm; pypto-lib gate",
     doc="The norm before the experts: rounded in `x_norm`; in f32, for router and quantisation, in `x_norm_gate`.",
 )
+
+
+ops.fuse("ffn_norm_tiles", ("ffn_norm", {}), inner=())

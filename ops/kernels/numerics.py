@@ -5,7 +5,8 @@ Shape suffixes of names: M rows, K summed, N columns.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -18,6 +19,8 @@ _VECTORS = 128
 """Bytes that a loop of torch's takes at a time on any CPU: two vectors of 64."""
 _GRAIN = 32768
 """Elements of a share of a thread's, at least."""
+_MOST_TILES = 8
+"""Tiles of rows that are computed at a time: bounds what lies between, so that caches hold it."""
 
 
 def of_each(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> torch.Tensor:
@@ -36,6 +39,11 @@ def of_each(function: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -
     padded = x.new_zeros(size + -size % step)
     padded[:size].view(x.shape).copy_(x)
     return function(padded)[:size].view(x.shape)
+
+
+def rms_scale(x: torch.Tensor, eps: float) -> torch.Tensor:
+    """`1 / sqrt(mean(x^2) + eps)` over the last dimension of an f32 tensor, kept with size 1; a mean takes thrice as long."""
+    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
 
 
 def quantise_rows(x: torch.Tensor, out: torch.Tensor, scale_out: torch.Tensor) -> None:
@@ -129,3 +137,43 @@ def beside(parts: Sequence[torch.Tensor]) -> torch.Tensor | None:
             return None
         columns += part.shape[1]
     return first.as_strided((rows, columns), (step, one)) if one == 1 and columns <= step else None
+
+
+def of_tiles(kernel: Callable[..., None], *tiled: str) -> Callable[..., None]:
+    """A kernel of many units of `kernel`, to which a row's bits are its own: a few tiles of rows are computed by one call.
+
+    Units run one by one where operands `tiled` do not lie one beneath the other, or any other one is not the same in all of them.
+    """
+
+    def run(units: Sequence[Mapping[str, Any]]) -> None:
+        for first in range(0, len(units), _MOST_TILES):
+            some = units[first : first + _MOST_TILES]
+            wholes = {name: beneath([unit[name] for unit in some]) for name in tiled}
+            shared = [(name, value) for name, value in some[0].items() if name not in wholes]
+            is_one = all(is_same(unit[name], value) for unit in some[1:] for name, value in shared)
+            is_one &= all(whole is not None for whole in wholes.values())
+            for unit in [{**some[0], **wholes}] if is_one else some:
+                kernel(**unit)
+
+    return run
+
+
+def beneath(parts: Sequence[torch.Tensor]) -> torch.Tensor | None:
+    """Rows [M, ...] of one tensor that follow each other, as a view [sum of M, ...] of it; None where they do not."""
+    first = parts[0]
+    shape, strides, rows = first.shape[1:], first.stride(), first.shape[0]
+    end, storage = first.storage_offset() + rows * strides[0], first.untyped_storage().data_ptr()
+    for part in parts[1:]:
+        is_next = part.storage_offset() == end and part.untyped_storage().data_ptr() == storage
+        if not is_next or part.shape[1:] != shape or part.stride() != strides or part.dtype != first.dtype:
+            return None
+        rows += part.shape[0]
+        end += part.shape[0] * strides[0]
+    return first.as_strided((rows, *shape), strides)
+
+
+def is_same(a: Any, b: Any) -> bool:
+    """Whether two values of an operand or an attribute are one: tensors are compared by where they lie."""
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype
+    return a is b or a == b

@@ -109,17 +109,19 @@ class Fusions:
         for task, (op, names) in zip(tasks, fusion.parts, strict=True):
             definition = self._registry[op]
             of_turns = {o.name for o in definition.operands if o.mode == "inout"}.union(definition.needs)
-            is_plain = all(o.name in task.operands for o in definition.operands)
             if definition.needs and not self._is_alone:
                 return None
-            if not is_plain or not {names.get(name, name) for name in of_turns} <= fusion.in_turn:
+            if not {names.get(name, name) for name in of_turns} <= fusion.in_turn:
                 return None
             for operand, region in task.operands.items():
                 if regions.setdefault(names.get(operand, operand), region) != region:
                     return None
-            for attr, value in task.attrs.items():
+            left_out = {o.name: None for o in definition.operands if o.name not in task.operands}
+            for attr, value in {**left_out, **task.attrs}.items():
                 if values.setdefault(names.get(attr, attr), value) != value:
                     return None
+        if values.keys() & regions.keys():  # given to one task, and left out by another
+            return None
         inner = {regions[name].tensor for name in fusion.inner}
         is_whole = all(regions[name].box is None and regions[name].seen is None for name in fusion.inner)
         if not is_whole or not all(self._touching.get(tensor, {-1}) <= own for tensor in inner):

@@ -10,6 +10,7 @@ from sampled import sampled
 
 from ops import register_all
 from ops.kernels import products
+from ops.kernels.numerics import beneath, of_tiles
 from runner.base.errors import ExecutionError
 from runner.config.config import load_config
 from runner.execution import executor, storage
@@ -136,6 +137,47 @@ def test_groups_of_the_output_projection_make_the_bits_of_tasks_one_by_one(sets,
     assert torch.equal(one["attn_out"], many["attn_out"]) and many["attn_out"].any()
     assert all(torch.equal(made, result.captured[tensor]) for tensor, made in one_result.captured.items())
     assert (result.num_tasks, calls) == (one_result.num_tasks, one_calls)
+
+
+@pytest.mark.parametrize("sets", [[], ["num_hash_layers=0"], ["num_hash_layers=0", "precision=w8a8"], ["seq=1", "dtype=bf16"]])
+def test_tiles_of_the_router_make_the_bits_of_tasks_one_by_one(sets, monkeypatch):
+    monkeypatch.setattr(
+        storage, "new_buffer", lambda size, device, _: torch.full((-(-size // 1024) * 1024,), 255, dtype=torch.uint8)
+    )
+    program = expand(load_graph("moe"), load_config(["tiny"], ["seq=147", *sets], "prefill"), REGISTRY)
+    schedule = get_scheduler("annotated")(program, {})
+    fusions = Fusions(schedule, REGISTRY)
+    route = "route_sort" if "num_hash_layers=0" in sets else "route_hash"
+    tiled = {"ffn_norm", "x_norm_quant", "gate", route}
+    assert {unit.fusion.kernel.name for unit in fusions.units.values()} == {f"{op}_tiles" for op in tiled} | {"expert_tiles"}
+    assert tiled.isdisjoint(submission.op for i, submission in enumerate(schedule.submissions) if i not in fusions.units)
+    options = {"capture": {tensor.id for tensor in program.tensors if tensor.is_local} - fusions.inner}
+    _, one, _, one_calls = outputs(schedule, False, monkeypatch, **options)
+    _, many, _, calls = outputs(schedule, True, monkeypatch, **options)
+    assert all(
+        torch.equal(made.view(torch.uint8), many.captured[tensor].view(torch.uint8)) for tensor, made in one.captured.items()
+    )
+    assert (many.num_tasks, calls) == (one.num_tasks, one_calls)
+
+
+def test_tiles_that_do_not_lie_one_beneath_the_other_run_one_by_one():
+    x, w = torch.randn(24, 8), torch.randn(8)
+    made = torch.zeros(2, 40, 8)
+    kernel = of_tiles(lambda x, w, *, y, calls: (y.copy_(x * w), calls.append(len(x))), "x", "y")
+    for places, other, expected in (
+        ([0, 8, 16], w, [24]),
+        ([0, 16, 8], w, [8, 8, 8]),
+        ([0, 8, 24], w, [8, 8, 8]),
+        ([0, 8, 16], w.clone(), [8, 8, 8]),
+    ):
+        calls = []
+        made.zero_()
+        rows = [(slice(8 * i, 8 * i + 8), slice(place, place + 8)) for i, place in enumerate(places)]
+        kernel([{"x": x[a], "w": other if i == 2 else w, "y": made[1, b], "calls": calls} for i, (a, b) in enumerate(rows)])
+        assert calls == expected
+        assert all(torch.equal(made[1, b], x[a] * w) for a, b in rows) and not made[0].any()
+    assert beneath([x[:8], x.clone()[8:16]]) is None and beneath([x[:8], x[8:16, :4]]) is None
+    assert beneath([x[:8, 2:4], x[8:9, 2:4]]).equal(x[:9, 2:4])
 
 
 CHAIN = """

@@ -190,3 +190,13 @@ ops.declare(
     ),
     doc="Attention's output, packed by group, its rotated columns turned back.",
 )
+
+
+ops.fuse(
+    "attend_gathered",
+    ("gather_kv", {}),
+    ("build_bias", {}),
+    ("qk_pv", {}),
+    ("merge_norm", {}),
+    inner=("sparse_kv", "bias", "mi", "li", "oi"),
+)

@@ -69,3 +69,7 @@ ops.declare(
     source="pypto-lib gate",
     doc="Idle tokens, whose position is -1, get no routes.",
 )
+
+
+for tiled in ("x_norm_quant", "gate", "route_hash", "route_sort"):
+    ops.fuse(f"{tiled}_tiles", (tiled, {}), inner=())

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from ops.kernels.numerics import of_each, product
+from ops.kernels.numerics import of_each, product, rms_scale
 from ops.kernels.products import part_of, reads_laid_out
 
 _COLUMNS = 64
@@ -28,8 +28,7 @@ def hc_pre(x, fn, scale, base, *, x_mixed, post, comb, mixes, mixes_raw, norm_ep
     half = flat.shape[1] // 2
     sums = [product(flat[:, lo:hi], part_of(fn, (0, mix), (lo, hi))) for lo, hi in ((0, half), (half, flat.shape[1]))]
     mixes_raw.view(2, num_rows, -1)[:, :num_tokens, :mix] = torch.stack(sums)
-    inverse = flat.square().mean(-1, keepdim=True).add_(norm_eps).rsqrt_()
-    coefficients = torch.mul(sums[0].add_(sums[1]), inverse, out=mixes[:num_tokens, :mix])
+    coefficients = torch.mul(sums[0].add_(sums[1]), rms_scale(flat, norm_eps), out=mixes[:num_tokens, :mix])
 
     logits = (coefficients * scale.index_select(0, _kinds(hc, scale.device))).add_(base)
     pre, double = logits[:, : 2 * hc].sigmoid().chunk(2, 1)
@@ -64,8 +63,11 @@ def _sinkhorn(logits: torch.Tensor, eps: float, iterations: int) -> torch.Tensor
 
 def hc_post(y, x, post, comb, *, x_next):
     num_tokens, hc, _ = x.shape
-    mixed = torch.bmm(comb.view(num_tokens, hc, hc).transpose(1, 2), x.float())
-    x_next.copy_(mixed.addcmul_(post.unsqueeze(-1), y.float().unsqueeze(1)))
+    mixed = x_next if x_next.dtype == torch.float32 else torch.empty_like(x_next, dtype=torch.float32)
+    torch.bmm(comb.view(num_tokens, hc, hc).transpose(1, 2), x.float(), out=mixed)
+    mixed.addcmul_(post.unsqueeze(-1), y.float().unsqueeze(1))
+    if mixed is not x_next:
+        x_next.copy_(mixed)
 
 
 def hc_head_cast(x, *, x_fp32):
@@ -75,7 +77,7 @@ def hc_head_cast(x, *, x_fp32):
 
 
 def hc_head_rms(x_fp32, *, inv_rms, norm_eps):
-    inv_rms.copy_(torch.rsqrt(x_fp32.square().mean(-1, keepdim=True) + norm_eps))
+    inv_rms.copy_(rms_scale(x_fp32, norm_eps))
 
 
 def hc_head_seed(*, mixes_raw):

@@ -142,7 +142,7 @@ class Codes:
             self._parts[layer, "index key"] = [cache.flatten(0, 2)[rows]]
 
 
-@pytest.mark.parametrize(("length", "seed"), [(129, 3), (60, 7)])
+@pytest.mark.parametrize(("length", "seed"), [(129, 3), (60, 2)])
 def test_logits_agree_once_transformers_takes_the_codes_of_the_run(length, seed, tmp_path):
     sets = ("precision=w8a8", "index_n_heads=16", "num_attention_heads=4", "o_groups=2")
     folder = init_checkpoint(load_config(["tiny"], sets), tmp_path / "w8a8", seed=seed, flavour="w8a8")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from ops.kernels.deepseek_v4.attention.qkv import rms_scale
 from ops.kernels.deepseek_v4.attention.rope import rotate
-from ops.kernels.numerics import matmul_nt
+from ops.kernels.numerics import matmul_nt, rms_scale
 from ops.kernels.products import reads_laid_out
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from ops.deepseek_v4.attention.oproj import PART_COLUMNS
-from ops.kernels.numerics import AMAX_FLOOR, INT8_MAX, beside, matmul_nt, product, quantise_rows, scaled_product_into
+from ops.kernels.numerics import AMAX_FLOOR, INT8_MAX, beside, is_same, matmul_nt, product, quantise_rows, scaled_product_into
 from ops.kernels.products import Laid, part_of, reads_laid_out
 
 
@@ -82,7 +82,7 @@ def proj_a_tiles(units: _Units) -> None:
     """`proj_a_mm` of many groups and tiles: rows are put in order once, and what lies side by side is written at once."""
     packed, groups = units[0]["o_packed"], units[0]["groups"]
     outs = beside([unit["y"] for unit in units])
-    if outs is None or not all(unit["groups"] == groups and _is_same(unit["o_packed"], packed) for unit in units):
+    if outs is None or not all(unit["groups"] == groups and is_same(unit["o_packed"], packed) for unit in units):
         for unit in units:
             proj_a_mm(**unit)
         return
@@ -90,10 +90,6 @@ def proj_a_tiles(units: _Units) -> None:
     num_tokens = rows.shape[1]
     outs[:num_tokens] = torch.cat([product(rows[unit["group"]], unit["w"]) for unit in units], 1)
     outs[num_tokens:].zero_()
-
-
-def _is_same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
 
 
 def quant_groups(units: _Units) -> None:

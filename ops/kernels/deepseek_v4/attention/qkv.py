@@ -5,13 +5,8 @@ from __future__ import annotations
 import torch
 
 from ops.kernels.deepseek_v4.attention.rope import rotate
-from ops.kernels.numerics import matmul_nt, product, quantise_rows
+from ops.kernels.numerics import matmul_nt, product, quantise_rows, rms_scale
 from ops.kernels.products import reads_laid_out
-
-
-def rms_scale(x: torch.Tensor, eps: float) -> torch.Tensor:
-    """`1 / sqrt(mean(x^2) + eps)` over the last dimension of an f32 tensor, which is kept with size 1."""
-    return x.square().mean(-1, keepdim=True).add_(eps).rsqrt_()
 
 
 def proj_seed(*, acc):

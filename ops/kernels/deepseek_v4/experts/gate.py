@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import softplus
 
-from ops.kernels.numerics import of_each, product, quantise_rows
+from ops.kernels.numerics import of_each, of_tiles, product, quantise_rows
 from ops.kernels.products import reads_laid_out
 
 NO_EXPERT = -1
@@ -52,3 +52,11 @@ def gate_inactive_zero(position_ids, *, indices, weights):
     idle = (position_ids < 0).unsqueeze(1)
     indices.masked_fill_(idle, NO_EXPERT)
     weights.masked_fill_(idle, 0.0)
+
+
+# --- all tiles at once ---
+
+x_norm_quant_tiles = of_tiles(x_norm_quant, "x_norm_gate", "x_norm_i8", "x_norm_scale")
+gate_tiles = of_tiles(gate, "x", "scores", "biased")
+route_hash_tiles = of_tiles(route_hash, "input_ids", "scores", "indices", "weights")
+route_sort_tiles = of_tiles(route_sort, "biased", "scores", "indices", "weights")
