@@ -113,6 +113,7 @@ class Codes:
         for _ in range(new_tokens):
             tokens.append(int(rows[-1][-1].argmax()))
             rows += session.step([Row(handle, (tokens[-1],), len(tokens) - 1)])
+        session.release(handle)
         return tokens, torch.cat(rows)
 
     @property
