@@ -25,6 +25,8 @@ from runner.program.ops import OpRegistry
 from runner.rings.common_sizes import safe_sizes
 from schedulers import get_scheduler
 
+pytestmark = pytest.mark.usefixtures("short_searches")
+
 REGISTRY = OpRegistry()
 register_all(REGISTRY)
 

@@ -254,7 +254,7 @@ def test_a_plan_in_the_words_of_the_recording():
     json.dumps(shared.as_json())
 
 
-def test_commands_take_recorded_programs():
+def test_commands_take_recorded_programs(short_searches):
     driver, capture = Driver(), CAPTURES / "05"
     assert "orch.cpp:2" in driver.draw(capture, level="task")
     explained = driver.explain(capture, "k1.3")
@@ -280,7 +280,7 @@ def test_commands_take_recorded_programs():
     ],
     ids=lambda command: command[0],
 )
-def test_commands_say_that_times_are_the_recorded_ones_but_for_options(call, command):
+def test_commands_say_that_times_are_the_recorded_ones_but_for_options(short_searches, call, command):
     """Not those of a device, which no recorded program is timed by."""
     line = [part.replace("CAPTURE", str(CAPTURES / "03")) for part in command]
     for options, words in ((), ""), (("--task-us", "3", "--cores", "aic=1,aiv=2"), ", but 3 us a task, cores aic=1,aiv=2"):

@@ -11,6 +11,8 @@ from sampled import sampled
 from runner.base.errors import ConfigError
 from runner.rings.devices.devices import Device, device, device_names
 
+pytestmark = pytest.mark.usefixtures("short_searches")
+
 
 @pytest.mark.parametrize("name", device_names())
 def test_a_preset_says_where_its_fields_come_from(name):

@@ -14,6 +14,8 @@ from runner.rings.common_sizes import device_sizes
 from runner.rings.replay import lagging
 from runner.rings.sizes import RingSizes
 
+pytestmark = pytest.mark.usefixtures("short_searches")
+
 SMALL = ("--config", "tiny", "--set", "num_hidden_layers=3")
 GIB = 2**30
 

@@ -84,6 +84,7 @@ def balanced(seed):
 CORES = [(None, None), (1, 2), (2, 3)]
 
 
+@pytest.mark.usefixtures("short_searches")
 @pytest.mark.parametrize(("seed", "cores"), sampled(product(range(40), CORES), lambda case: case[0] < 6))
 def test_no_rings_are_rings_that_are_large_enough(seed, cores):
     timing = replace(uniform_timing(SUBMIT_US, TASK_US, cores), block_us=lambda submission: 1.0 + submission % 7)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,6 +26,9 @@ from runner.serving.session import ModelSession
 
 NOISE = 1e-3
 """In steps of INT8: a code further than `0.5 + NOISE` from the oracle's value is wrong."""
+
+MOST_SEEDS = 16
+"""Seeds that are tried until one parts: of 129 tokens about all do, of 60 about half, other ones on each kind of processor."""
 
 BY_TOKEN = {
     "qr_rms_norm_quant": ("qr", "qr"),
@@ -109,6 +113,7 @@ class Codes:
         for _ in range(new_tokens):
             tokens.append(int(rows[-1][-1].argmax()))
             rows += session.step([Row(handle, (tokens[-1],), len(tokens) - 1)])
+        session.release(handle)
         return tokens, torch.cat(rows)
 
     @property
@@ -142,22 +147,28 @@ class Codes:
             self._parts[layer, "index key"] = [cache.flatten(0, 2)[rows]]
 
 
-@pytest.mark.parametrize(("length", "seed"), [(129, 3), (60, 2)])
-def test_logits_agree_once_transformers_takes_the_codes_of_the_run(length, seed, tmp_path):
+def parted(length: int, seed: int, scratch: Path) -> bool:
+    """Whether the two part at random weights of this seed. With the run's codes they agree at any seed."""
     sets = ("precision=w8a8", "index_n_heads=16", "num_attention_heads=4", "o_groups=2")
-    folder = init_checkpoint(load_config(["tiny"], sets), tmp_path / "w8a8", seed=seed, flavour="w8a8")
+    folder = init_checkpoint(load_config(["tiny"], sets), scratch / f"w8a8-{seed}", seed=seed, flavour="w8a8")
     session = in_order(load_config([folder / "config.json"], ["precision=w8a8", "dtype=f32"]), folder)
     codes = Codes(session)
     tokens, rows = codes.run(prompts([length], 512)[0], 8)
-    model = w8a8_oracle.load(folder, tmp_path / "plain")
+    model = w8a8_oracle.load(folder, scratch / f"plain-{seed}")
     apart = errors(rows, w8a8_oracle.logits(model, tokens, length))
     model.rounding = following = w8a8_oracle.Following(codes.found)
     together = errors(rows, w8a8_oracle.logits(model, tokens, length))
     print(
-        f"{length} tokens: with the oracle's own codes {float(apart.max()):.1e} at most, {int((apart > 1e-4).sum())} positions "
-        f"beyond 1e-4; with the run's codes {float(together.max()):.1e}; {following.num_other} of {following.num_codes:,} codes "
-        f"are not the nearest, the farthest is {following.farthest - 0.5:.1e} steps beyond the edge"
+        f"{length} tokens, seed {seed}: with the oracle's codes {float(apart.max()):.1e} at most, {int((apart > 1e-4).sum())} "
+        f"positions beyond 1e-4; with the run's codes {float(together.max()):.1e}; {following.num_other} of "
+        f"{following.num_codes:,} codes are not the nearest, the farthest is {following.farthest - 0.5:.1e} steps beyond the edge"
     )
-    assert float(apart.max()) > 1e-3 and following.num_other > 0  # else there is nothing to explain
     assert following.farthest < 0.5 + NOISE
     assert float(together.max()) < 1e-5
+    return float(apart.max()) > 1e-3 and following.num_other > 0
+
+
+@pytest.mark.parametrize(("length", "seed"), [(129, 3), (60, 12)])
+def test_logits_agree_once_transformers_takes_the_codes_of_the_run(length, seed, tmp_path):
+    """Seeds are tried until there is something to explain: which of them part is up to the order of sums, so to the processor."""
+    assert any(parted(length, tried, tmp_path) for tried in range(seed, seed + MOST_SEEDS))
