@@ -85,9 +85,18 @@ def wide_product(x: torch.Tensor, w: torch.Tensor | Laid, *, is_padded: bool = T
     return laid.wide_product(x) if is_padded else laid.wide_sums(x)
 
 
-def scaled_product(x: torch.Tensor, w: torch.Tensor | Laid, row_scale: torch.Tensor, column_scale: torch.Tensor) -> torch.Tensor:
+def add_product(x: torch.Tensor, w: torch.Tensor | Laid, acc: torch.Tensor) -> None:
+    """`acc += product(x, w)` where `x` [M, K] has rows; those at its end that are zero add nothing."""
+    laid = w if isinstance(w, Laid) else lay_out(w)
+    num_live = laid.live_rows(x)
+    acc[:num_live] += laid.sums(x[:num_live])
+
+
+def scaled_product(
+    x: torch.Tensor, w: torch.Tensor | Laid, row_scale: torch.Tensor, column_scale: torch.Tensor, *, is_padded: bool = True
+) -> torch.Tensor:
     """`dequantise(wide_product(x, w), row_scale, column_scale)`; column scales of 1, which change nothing, are left out."""
-    acc = wide_product(x, w).mul_(row_scale.reshape(-1, 1))
+    acc = wide_product(x, w, is_padded=is_padded).mul_(row_scale.reshape(-1, 1))
     return acc if is_ones(column_scale) else acc.mul_(column_scale)
 
 
@@ -105,6 +114,15 @@ def scaled_product_into(
         out[num_live:].zero_()
         x, row_scale, out = x[:num_live], row_scale[:num_live], out[:num_live]
     torch.mul(laid.wide_sums(x), row_scale, out=out)
+
+
+def add_scaled_product(
+    x: torch.Tensor, w: torch.Tensor | Laid, row_scale: torch.Tensor, column_scale: torch.Tensor, acc: torch.Tensor
+) -> None:
+    """`acc += scaled_product(...)` where `x` [M, K] has rows; those at its end that are zero add nothing."""
+    laid = w if isinstance(w, Laid) else lay_out(w)
+    num_live = laid.live_rows(x)
+    acc[:num_live] += scaled_product(x[:num_live], laid, row_scale[:num_live], column_scale, is_padded=False)
 
 
 def dequantise(acc: torch.Tensor, row_scale: torch.Tensor, column_scale: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn.functional import silu
 
-from ops.kernels.numerics import matmul_nt, of_each, product, scaled_product, scaled_product_into
+from ops.kernels.numerics import add_product, add_scaled_product, matmul_nt, of_each, scaled_product_into
 from ops.kernels.products import reads_laid_out
 
 
@@ -16,7 +16,7 @@ def linear(x, w, *, y):
 
 @reads_laid_out(w=None)
 def linear_add(x, w, *, acc):
-    acc += product(x, w)
+    add_product(x, w, acc)
 
 
 @reads_laid_out(w=None)
@@ -26,7 +26,7 @@ def quant_linear(x, x_scale, w, w_scale, *, y):
 
 @reads_laid_out(w=None)
 def quant_linear_add(x, x_scale, w, w_scale, *, acc):
-    acc += scaled_product(x, w, x_scale, w_scale)
+    add_scaled_product(x, w, x_scale, w_scale, acc)
 
 
 @reads_laid_out(w1=None, w2=None)

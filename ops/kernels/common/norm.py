@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from ops.kernels.numerics import quantise_rows
+from ops.kernels.numerics import quantise_rows, rms_scale
 
 
 def normalise(x: torch.Tensor, w: torch.Tensor, eps: float) -> torch.Tensor:
     """`x` [..., D] over its root mean square, times `w` [D]; f32."""
     rows = x.float()
-    return (rows * rows.square().mean(-1, keepdim=True).add_(eps).rsqrt_()).mul_(w.float())
+    return (rows * rms_scale(rows, eps)).mul_(w.float())
 
 
 def rms_norm(x, w, *, y, eps):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from ops.kernels.numerics import of_each, product, rms_scale
+from ops.kernels.numerics import add_product, of_each, product, rms_scale
 from ops.kernels.products import part_of, reads_laid_out
 
 _COLUMNS = 64
@@ -86,7 +86,7 @@ def hc_head_seed(*, mixes_raw):
 
 @reads_laid_out(fn=None)
 def hc_head_linear(x_fp32, fn, *, mixes_raw):
-    mixes_raw[:, : fn.shape[0]] += product(x_fp32, fn)
+    add_product(x_fp32, fn, mixes_raw[:, : fn.shape[0]])
 
 
 def hc_head_pre_fused(scale, base, mixes_raw, inv_rms, *, pre_t, hc_eps):

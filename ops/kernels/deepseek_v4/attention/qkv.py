@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ops.kernels.deepseek_v4.attention.rope import rotate
-from ops.kernels.numerics import matmul_nt, product, quantise_rows, rms_scale
+from ops.kernels.numerics import add_product, matmul_nt, quantise_rows, rms_scale
 from ops.kernels.products import reads_laid_out
 
 
@@ -15,7 +15,7 @@ def proj_seed(*, acc):
 
 @reads_laid_out(w=None)
 def proj_matmul(x, w, *, acc):
-    acc[: x.shape[0]] += product(x, w)
+    add_product(x, w, acc)
 
 
 def qr_rms_norm_quant(qr_fp32, gamma, *, qr, qr_scale, qr_matmul, eps):
