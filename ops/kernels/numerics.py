@@ -65,29 +65,32 @@ def quantise_rows(x: torch.Tensor, out: torch.Tensor, scale_out: torch.Tensor) -
     torch.reciprocal(scale.view(scale_out.shape), out=scale_out)
 
 
+def _laid(w: torch.Tensor | Laid) -> Laid:
+    return w if isinstance(w, Laid) else lay_out(w)
+
+
 def matmul_nt(x: torch.Tensor, w: torch.Tensor | Laid, out: torch.Tensor) -> None:
     """`out = x @ w.T`, summed in int32 for int8 operands and in f32 otherwise.
 
     `x` [M, K] and `w` [N, K] are both int8 (`out` int32 [M, N], exact) or both floating (`out` any float dtype [M, N],
     rounded once). A `w` that is not laid out is so for this product alone, which changes no bit.
     """
-    (w if isinstance(w, Laid) else lay_out(w)).product_into(x, out)
+    _laid(w).product_into(x, out)
 
 
 def product(x: torch.Tensor, w: torch.Tensor | Laid) -> torch.Tensor:
     """`x @ w.T` in the accumulator's dtype: int32 for int8 operands, else f32."""
-    return (w if isinstance(w, Laid) else lay_out(w)).product(x)
+    return _laid(w).product(x)
 
 
 def wide_product(x: torch.Tensor, w: torch.Tensor | Laid, *, is_padded: bool = True) -> torch.Tensor:
     """`x @ w.T` as f32, to which an int32 sum is rounded; unless `is_padded` nobody looks for zeros at the end of `x`."""
-    laid = w if isinstance(w, Laid) else lay_out(w)
-    return laid.wide_product(x) if is_padded else laid.wide_sums(x)
+    return _laid(w).wide_product(x) if is_padded else _laid(w).wide_sums(x)
 
 
 def add_product(x: torch.Tensor, w: torch.Tensor | Laid, acc: torch.Tensor) -> None:
     """`acc += product(x, w)` where `x` [M, K] has rows; those at its end that are zero add nothing."""
-    laid = w if isinstance(w, Laid) else lay_out(w)
+    laid = _laid(w)
     num_live = laid.live_rows(x)
     acc[:num_live] += laid.sums(x[:num_live])
 
@@ -108,7 +111,7 @@ def scaled_product_into(
     if not is_ones(column_scale):
         torch.mul(wide_product(x, w).mul_(row_scale), column_scale, out=out)
         return
-    laid = w if isinstance(w, Laid) else lay_out(w)
+    laid = _laid(w)
     num_live = laid.live_rows(x)
     if num_live < x.shape[0]:
         out[num_live:].zero_()
@@ -120,7 +123,7 @@ def add_scaled_product(
     x: torch.Tensor, w: torch.Tensor | Laid, row_scale: torch.Tensor, column_scale: torch.Tensor, acc: torch.Tensor
 ) -> None:
     """`acc += scaled_product(...)` where `x` [M, K] has rows; those at its end that are zero add nothing."""
-    laid = w if isinstance(w, Laid) else lay_out(w)
+    laid = _laid(w)
     num_live = laid.live_rows(x)
     acc[:num_live] += scaled_product(x[:num_live], laid, row_scale[:num_live], column_scale, is_padded=False)
 

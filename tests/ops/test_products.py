@@ -163,6 +163,12 @@ def test_a_scaled_product_is_the_product_times_both_scales(dtype, scales, live, 
     for out in (torch.full((16, 48), torch.nan), torch.full((16, 48), torch.nan, dtype=torch.bfloat16)):
         numerics.scaled_product_into(x, laid, row_scale.view(-1), column_scale, out)
         assert torch.equal(out, expected.to(out.dtype))
+    before = torch.rand(18, 48)  # has a row more than `x` at each end
+    added, plain = before.clone(), before.clone()
+    numerics.add_scaled_product(x, laid, row_scale, column_scale, added[1:17])
+    numerics.add_product(x, laid, plain[1:17])
+    assert torch.equal(added, before + torch.nn.functional.pad(expected, (0, 0, 1, 1)))
+    assert torch.equal(plain, before + torch.nn.functional.pad(laid.product(x), (0, 0, 1, 1)))
 
 
 def test_rows_of_zeros_times_what_is_not_finite_are_not_zeros(monkeypatch):

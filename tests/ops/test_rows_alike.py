@@ -5,7 +5,7 @@ import torch
 from op_calls import act, run_op
 from torch.nn.functional import silu, softplus
 
-from ops.kernels.numerics import of_each
+from ops.kernels.numerics import of_each, rms_scale
 
 TOKENS = 130
 SOME = [(0, 1), (3, 1), (5, 8), (0, 33), (1, 40), (7, 64), (2, 128)]
@@ -13,7 +13,7 @@ SOME = [(0, 1), (3, 1), (5, 8), (0, 33), (1, 40), (7, 64), (2, 128)]
 WIDTHS = [1, 3, 7, 40]
 
 
-@pytest.mark.parametrize("function", [torch.sigmoid, silu, softplus])
+@pytest.mark.parametrize("function", [torch.sigmoid, silu, softplus, torch.exp2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_function_of_each_element_sees_no_other(function, dtype):
     torch.manual_seed(0)
@@ -33,10 +33,26 @@ def test_threads_share_a_tensor_without_a_trace(size):
     try:
         for threads in (1, 2, 3, 5):
             torch.set_num_threads(threads)
-            made.append([of_each(function, x) for function in (torch.sigmoid, silu, softplus)])
+            made.append([of_each(function, x) for function in (torch.sigmoid, silu, softplus, torch.exp2)])
     finally:
         torch.set_num_threads(1)
     assert all(torch.equal(a, b) for other in made[1:] for a, b in zip(made[0], other, strict=True))
+
+
+@pytest.mark.parametrize("width", [1, 7, 40, 1024, 40_000])
+def test_a_root_mean_square_is_of_its_row_alone(width):
+    torch.manual_seed(width)
+    x, made = torch.randn(33, width), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            parts = [torch.cat([rms_scale(rows, 1e-6) for rows in x.split(count)]) for count in (33, 1, 8)]
+            made += [*parts, rms_scale(torch.cat((x, x), 1)[:, :width], 1e-6)]
+    finally:
+        torch.set_num_threads(1)
+    assert all(torch.equal(made[0], other) for other in made[1:])
+    expected = (x.double().square().mean(-1, keepdim=True) + 1e-6).rsqrt().float()
+    torch.testing.assert_close(made[0], expected)
 
 
 def hyper(first, count, hc, width):
