@@ -6,7 +6,9 @@ on equal machines make the same bits.
 
 | weight | on a CPU with | laid out as | sums |
 |---|---|---|---|
+| f32 | MKL, if it takes the widest instructions | its packed form | f32 |
 | f32 | oneDNN | its blocks | f32 |
+| bf16, few values | MKL, likewise | f32, packed | f32 |
 | bf16 | FBGEMM | f16 times a power of two, which changes no value | f32 |
 | bf16, fast | oneDNN and BF16 or AMX instructions | its blocks | f32, rounded to bf16 |
 | int8 | FBGEMM, and VNNI of 512 bits | its blocks | int32 |
@@ -15,7 +17,7 @@ on equal machines make the same bits.
 
 A row's bits do not depend on what other rows there are, nor on threads: experiments in `tests/ops/test_products.py`. oneDNN takes
 another way for one row with AVX-512, which is why it gets two unless `is_fast`; FBGEMM does so without AVX-512 for the one or two
-rows that its kernels of three to six may leave at the end, which is why it gets rows in threes.
+rows that its kernels of three to six may leave at the end, which is why it gets rows in threes. Of MKL tells `packed.py`.
 
 Shape suffixes of names: M rows, K summed, N columns.
 """
@@ -30,6 +32,8 @@ from itertools import pairwise
 from typing import Any
 
 import torch
+
+from ops.kernels.packed import has_avx2_alone, has_packed, packed
 
 Multiply = Callable[[torch.Tensor], torch.Tensor]
 """`x` [M, K] to `x @ w.T` [M, N] of one cell: f32, or int32 where both are int8."""
@@ -51,6 +55,8 @@ _LEAST_ROWS, _FEW_ROWS = 8, 64
 """Products of as many rows leave out rows at the end that are zero: what pads a few tokens to a whole tile."""
 _LEAST_BYTES = 2**20
 """Of a matrix for which it pays to look for them."""
+_FEW_VALUES = 2**17
+"""A bf16 matrix of no more is read as fast in f32."""
 
 
 # --- laid out weights ---
@@ -210,10 +216,10 @@ def way_of(dtype: torch.dtype, device: str, is_fast: bool) -> Callable[[torch.Te
     if dtype == torch.bfloat16:
         if is_fast and has_onednn() and has_bf16():
             return _bf16_blocked
-        return _half if has_fbgemm() else _widened
-    if dtype == torch.float32 and has_onednn():
-        return functools.partial(_blocked, is_fast=is_fast)
-    return _plain if dtype == torch.float32 else _widened
+        return _few_or_half if has_fbgemm() else _widened
+    if dtype == torch.float32:
+        return functools.partial(_wide, is_fast=is_fast)
+    return _widened
 
 
 @functools.cache
@@ -239,12 +245,6 @@ def has_fbgemm_codes() -> bool:
 
 
 @functools.cache
-def has_avx2_alone() -> bool:
-    """Whether libraries take their kernels for AVX2, as there is no AVX-512."""
-    return torch.cpu._is_avx2_supported() and not torch.cpu._is_avx512_supported()
-
-
-@functools.cache
 def has_bf16() -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
@@ -262,6 +262,12 @@ def _no_sums(num_columns: int, dtype: torch.dtype) -> Multiply:
     """Sums of nothing, or no columns, of a weight of this dtype."""
     acc = torch.int32 if dtype == torch.int8 else torch.float32
     return lambda x: x.new_zeros(x.shape[0], num_columns, dtype=acc)
+
+
+def _wide(w: torch.Tensor, is_fast: bool = False) -> Multiply:
+    """f32 by the best library that there is."""
+    multiply = packed(w, is_fast) if has_packed() else None
+    return multiply or (_blocked(w, is_fast) if has_onednn() else _plain(w))
 
 
 def _blocked(w: torch.Tensor, is_fast: bool = False) -> Multiply:
@@ -292,6 +298,12 @@ def _bf16_blocked(w: torch.Tensor) -> Multiply:
         return torch.ops.mkldnn._linear_pointwise.default(x.bfloat16().contiguous(), blocks, None, "none", [], "").float()
 
     return multiply
+
+
+def _few_or_half(w: torch.Tensor) -> Multiply:
+    """A call of MKL costs a third of FBGEMM's, which outweighs twice the bytes of a small matrix."""
+    multiply = packed(w.float()) if w.numel() <= _FEW_VALUES and has_packed() else None
+    return multiply or _half(w)
 
 
 def _half(w: torch.Tensor) -> Multiply:

@@ -21,9 +21,11 @@ def operands(dtype, n, k, rows=NUM_ROWS):
     return torch.randn(rows, k).to(dtype), (torch.randn(n, k) * k**-0.5).to(dtype)
 
 
-@pytest.fixture(params=["as it is", "no oneDNN", "no FBGEMM", "neither"])
+@pytest.fixture(params=["as it is", "nothing packed", "no oneDNN", "no FBGEMM", "neither"])
 def library(request, monkeypatch):
     """This machine with some of its libraries hidden."""
+    if request.param != "as it is":
+        monkeypatch.setattr(products, "has_packed", lambda: False)
     for name in ("has_onednn", "has_vnni", "has_fbgemm_codes", "has_bf16") if request.param in ("no oneDNN", "neither") else ():
         monkeypatch.setattr(products, name, lambda: False)
     if request.param in ("no FBGEMM", "neither"):

@@ -1,0 +1,137 @@
+"""f32 products of MKL with a matrix that is packed once: faster than oneDNN's where MKL takes the widest instructions there are.
+
+MKL packs for a number of rows and of threads, and multiplies any. A row's bits depend neither on other rows nor on threads where
+MKL keeps the promise of `MKL_CBWR=AUTO,STRICT`, unless it cuts the sums of a narrow matrix for many threads. Without the promise
+(nobody asked for it, or the CPU is not Intel's) rows that are left over of fours go another way, and so do columns that are left
+over of 24s of a thread; both are filled up with zeros there. Which of it holds for a matrix of some shape an experiment tells,
+once a process: equal machines find the same. `tests/ops/test_packed.py` makes many more.
+"""
+
+from __future__ import annotations
+
+import functools
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+Multiply = Callable[[torch.Tensor], torch.Tensor]
+
+_PACKED_FOR = 128
+"""Rows for which matrices are packed: as fast for one row and for 2,048 as if they were packed for these."""
+_TRIED_ROWS = (1, 2, 3, 4, 5, 7, 8, 13)
+"""Each way that MKL goes for some rows, with AVX-512 or AVX2 and for whatever shape, it goes for one of these numbers of them."""
+_ALL_ROWS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a matrix is packed."""
+
+    rows: int = 1
+    """Products have a multiple of as many rows, or one more."""
+    columns: int = 1
+    """The matrix has a multiple of as many columns for each thread."""
+    threads: int = 1
+    """It is packed for."""
+
+
+_WAYS = (Way(), Way(rows=4, columns=24))
+
+
+@functools.cache
+def has_packed() -> bool:
+    """Whether there are packed products, and MKL takes the widest instructions: AVX-512 it does on Intel's CPUs alone."""
+    return torch.backends.mkl.is_available() and hasattr(torch.ops.mkl, "_mkl_linear") and (has_avx2_alone() or _is_intel())
+
+
+@functools.cache
+def has_avx2_alone() -> bool:
+    """Whether libraries take their kernels for AVX2, as there is no AVX-512."""
+    return torch.cpu._is_avx2_supported() and not torch.cpu._is_avx512_supported()
+
+
+def packed(w: torch.Tensor, is_fast: bool = False) -> Multiply | None:
+    """Products with `w` [N, K] of f32; None where a row's bits would depend on other rows, which `is_fast` allows."""
+    threads = torch.get_num_threads()
+    way = Way(threads=threads) if is_fast else way_of_shape(w.shape[0], w.shape[1], threads)
+    return way and pack(w, way)
+
+
+@functools.cache
+def way_of_shape(num_columns: int, num_sums: int, threads: int) -> Way | None:
+    """The way in which rows of a product with a matrix [N, K] keep their bits, whatever rows there are; None if there is none.
+
+    The bits are the same for all `threads`: where packing for as many would change them, it is for half as many, and so on.
+    """
+    made = torch.Generator().manual_seed(0)
+    w, x = torch.randn(num_columns, num_sums, generator=made), torch.randn(_ALL_ROWS, num_sums, generator=made)
+    for way in _WAYS:
+        with _threads(1):
+            expected = pack(w, way)(x)
+        if all(_keeps(w, x, way, number, expected) for number in (1, 2)):
+            while threads > 1:
+                if _keeps(w, x, many := replace(way, threads=threads), threads, expected):
+                    return many
+                threads //= 2
+            return way
+    return None
+
+
+def _keeps(w: torch.Tensor, x: torch.Tensor, way: Way, threads: int, expected: torch.Tensor) -> bool:
+    """Whether the first rows by themselves, anywhere in memory, have the bits that they have among more."""
+    multiply, room = pack(w, way), torch.empty(x.numel() + len(_TRIED_ROWS))
+    with _threads(threads):
+        for first, count in enumerate((*_TRIED_ROWS, _ALL_ROWS)):
+            rows = room[first : first + count * x.shape[1]].view(count, x.shape[1]).copy_(x[:count])
+            if not torch.equal(multiply(rows), expected[:count]):
+                return False
+    return True
+
+
+def pack(w: torch.Tensor, way: Way) -> Multiply:
+    """Products with `w` [N, K], packed in a way."""
+    num_columns, step = w.shape[0], way.rows
+    num_added = -num_columns % (way.columns * way.threads)
+    filled = torch.nn.functional.pad(w, (0, 0, 0, num_added)) if num_added else w.contiguous()
+    with _threads(way.threads):
+        values = torch.ops.mkl._mkl_reorder_linear_weight(filled, _PACKED_FOR)
+    linear, shape = torch.ops.mkl._mkl_linear.default, torch.empty(1).expand(filled.shape)  # is asked for its shape alone
+
+    def multiply(x: torch.Tensor) -> torch.Tensor:
+        num_rows = x.shape[0]
+        if num_rows == 0:
+            return x.new_empty(0, num_columns, dtype=torch.float32)
+        if x.dtype != torch.float32:
+            x = x.float()
+        if num_rows % step > 1:
+            x = torch.nn.functional.pad(x, (0, 0, 0, -num_rows % step))
+        product = linear(x, values, shape, None, x.shape[0])
+        return product[:num_rows, :num_columns].contiguous() if num_added else product[:num_rows] if step > 1 else product
+
+    return multiply
+
+
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    if number == before:
+        yield
+        return
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _is_intel() -> bool:
+    try:
+        with Path("/proc/cpuinfo").open() as info:
+            told = info.read(4096)
+    except OSError:
+        told = platform.processor()
+    return "GenuineIntel" in told
