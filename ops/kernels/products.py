@@ -8,7 +8,7 @@ on equal machines make the same bits.
 |---|---|---|---|
 | f32 | MKL, if it takes the widest instructions | its packed form | f32 |
 | f32 | oneDNN | its blocks | f32 |
-| bf16, few values | MKL, likewise | f32, packed | f32 |
+| bf16, or int8 without VNNI, few values | MKL, likewise | f32, packed | f32, int32 |
 | bf16 | FBGEMM | f16 times a power of two, which changes no value | f32 |
 | bf16, fast | oneDNN and BF16 or AMX instructions | its blocks | f32, rounded to bf16 |
 | int8 | FBGEMM, and VNNI of 512 bits | its blocks | int32 |
@@ -33,7 +33,7 @@ from typing import Any
 
 import torch
 
-from ops.kernels.packed import has_avx2_alone, has_packed, packed
+from ops.kernels.packed import Way, has_avx2_alone, has_packed, pack, packed
 
 Multiply = Callable[[torch.Tensor], torch.Tensor]
 """`x` [M, K] to `x @ w.T` [M, N] of one cell: f32, or int32 where both are int8."""
@@ -385,19 +385,30 @@ def _exact_sums(sums: Multiply, num_rows: int, num_columns: int) -> Multiply:
 
 
 def _codes_half(w: torch.Tensor) -> Multiply:
-    """Without integer instructions: codes are small integers, which f16 holds, and sums of few of them f32."""
-    panels = [w[:, k : k + _EXACT_K].float().contiguous() for k in range(0, w.shape[1], _EXACT_K)]
-    packed, columns = [torch.ops.quantized.linear_prepack_fp16(panel, None) for panel in panels], w.shape[0]
+    """Without integer instructions: codes are small integers, which f16 and f32 hold, and sums of few of them f32."""
+    panels = [_codes_wide(w[:, k : k + _EXACT_K].float()) for k in range(0, w.shape[1], _EXACT_K)]
 
     def multiply(x: torch.Tensor) -> torch.Tensor:
-        total = torch.zeros(x.shape[0], columns, dtype=torch.int32)
+        total = torch.zeros(x.shape[0], w.shape[0], dtype=torch.int32)
         if x.shape[0]:
-            for number, panel in enumerate(packed):
-                part = x[:, number * _EXACT_K : (number + 1) * _EXACT_K].float().contiguous()
-                total += torch.ops.quantized.linear_dynamic_fp16.default(part, panel).int()
+            for k, panel in zip(range(0, w.shape[1], _EXACT_K), panels, strict=True):
+                total += panel(x[:, k : k + _EXACT_K].float()).int()
         return total
 
-    return multiply
+    if len(panels) != 1:
+        return multiply
+    return _exact_sums(lambda x: panels[0](x.float()), *w.shape)
+
+
+def _codes_wide(w: torch.Tensor) -> Multiply:
+    """f32 sums of so few codes that no order of adding them rounds."""
+    if w.numel() <= _FEW_VALUES and has_packed():
+        return pack(w, Way(threads=torch.get_num_threads()))
+    values, linear = (
+        torch.ops.quantized.linear_prepack_fp16(w.contiguous(), None),
+        torch.ops.quantized.linear_dynamic_fp16.default,
+    )
+    return lambda x: linear(x.contiguous(), values)
 
 
 def _codes_plain(w: torch.Tensor) -> Multiply:
