@@ -25,6 +25,12 @@ _PACKED_FOR = 128
 _TRIED_ROWS = (1, 2, 3, 4, 5, 7, 8, 13)
 """Each way that MKL goes for some rows, with AVX-512 or AVX2 and for whatever shape, it goes for one of these numbers of them."""
 _ALL_ROWS = 32
+_LEAST_COLUMNS, _TELLING_SHAPE = 16, (24, 64)
+"""A narrower matrix is packed with the promise alone; without it one of this shape has rows and columns that go other ways."""
+_ALIKE_COLUMNS = 3072
+"""Of a wider matrix so many columns, and what is left over of them, are tried, as a try takes memory."""
+_OFFSETS = 16
+"""Elements by which rows begin behind a multiple of 64 bytes, or fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,30 +71,43 @@ def packed(w: torch.Tensor, is_fast: bool = False) -> Multiply | None:
 def way_of_shape(num_columns: int, num_sums: int, threads: int) -> Way | None:
     """The way in which rows of a product with a matrix [N, K] keep their bits, whatever rows there are; None if there is none.
 
-    The bits are the same for all `threads`: where packing for as many would change them, it is for half as many, and so on.
+    The bits are the same for all `threads`: where packing for as many would change them, it is for half as many, and so on. A way
+    that keeps them for two goes before one that does so for one alone.
     """
+    if num_columns < _LEAST_COLUMNS and way_of_shape(*_TELLING_SHAPE, 1) != Way():
+        return None
+    num_columns = min(num_columns, _ALIKE_COLUMNS + num_columns % _ALIKE_COLUMNS)
     made = torch.Generator().manual_seed(0)
     w, x = torch.randn(num_columns, num_sums, generator=made), torch.randn(_ALL_ROWS, num_sums, generator=made)
+    chosen = None
     for way in _WAYS:
         with _threads(1):
             expected = pack(w, way)(x)
-        if all(_keeps(w, x, way, number, expected) for number in (1, 2)):
-            while threads > 1:
-                if _keeps(w, x, many := replace(way, threads=threads), threads, expected):
-                    return many
-                threads //= 2
-            return way
-    return None
+        if _keeps(pack(w, way), x, 1, expected):
+            chosen = chosen or (way, expected)
+            if _keeps(pack(w, replace(way, threads=2)), x, 1, expected):
+                chosen = way, expected
+                break
+    if chosen is None:
+        return None
+    way, expected = chosen
+    while threads > 1:
+        many = replace(way, threads=threads)
+        if _keeps(pack(w, many), x, threads, expected):
+            return many
+        threads = (threads + 1) // 2 if threads > 2 else 1
+    return way
 
 
-def _keeps(w: torch.Tensor, x: torch.Tensor, way: Way, threads: int, expected: torch.Tensor) -> bool:
+def _keeps(multiply: Multiply, x: torch.Tensor, threads: int, expected: torch.Tensor) -> bool:
     """Whether the first rows by themselves, anywhere in memory, have the bits that they have among more."""
-    multiply, room = pack(w, way), torch.empty(x.numel() + len(_TRIED_ROWS))
+    room = torch.empty(x.numel() + _OFFSETS)
     with _threads(threads):
-        for first, count in enumerate((*_TRIED_ROWS, _ALL_ROWS)):
-            rows = room[first : first + count * x.shape[1]].view(count, x.shape[1]).copy_(x[:count])
-            if not torch.equal(multiply(rows), expected[:count]):
-                return False
+        for number, count in enumerate((*_TRIED_ROWS, _ALL_ROWS)):
+            for offset in (number, number * 5 % _OFFSETS + 1):
+                rows = room[offset : offset + count * x.shape[1]].view(count, x.shape[1]).copy_(x[:count])
+                if not torch.equal(multiply(rows), expected[:count]):
+                    return False
     return True
 
 
