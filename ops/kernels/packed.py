@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 Multiply = Callable[[torch.Tensor], torch.Tensor]
+"""`x` [M, K] to `x @ w.T` [M, N] of one matrix or cell: f32, or int32 where both are int8."""
 
 _PACKED_FOR = 128
 """Rows for which matrices are packed: as fast for one row and for 2,048 as if they were packed for these."""

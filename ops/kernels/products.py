@@ -33,10 +33,8 @@ from typing import Any
 
 import torch
 
-from ops.kernels.packed import Way, has_avx2_alone, has_packed, pack, packed
+from ops.kernels.packed import Multiply, Way, has_avx2_alone, has_packed, pack, packed
 
-Multiply = Callable[[torch.Tensor], torch.Tensor]
-"""`x` [M, K] to `x @ w.T` [M, N] of one cell: f32, or int32 where both are int8."""
 Cuts = Callable[[Mapping[str, tuple[int, ...]]], tuple[Sequence[int], Sequence[int]]]
 """Rows and columns at which a kernel cuts an operand itself, by the shapes of the call's operands."""
 
@@ -404,10 +402,8 @@ def _codes_wide(w: torch.Tensor) -> Multiply:
     """f32 sums of so few codes that no order of adding them rounds."""
     if w.numel() <= _FEW_VALUES and has_packed():
         return pack(w, Way(threads=torch.get_num_threads()))
-    values, linear = (
-        torch.ops.quantized.linear_prepack_fp16(w.contiguous(), None),
-        torch.ops.quantized.linear_dynamic_fp16.default,
-    )
+    values = torch.ops.quantized.linear_prepack_fp16(w.contiguous(), None)
+    linear = torch.ops.quantized.linear_dynamic_fp16.default
     return lambda x: linear(x.contiguous(), values)
 
 
