@@ -148,16 +148,14 @@ def is_ones(scale: torch.Tensor) -> bool:
 def beside(parts: Sequence[torch.Tensor]) -> torch.Tensor | None:
     """Matrices [M, N] that lie side by side in one row-major matrix, as a view [M, sum of N] of it; None where they do not."""
     first = parts[0]
-    rows, (step, one) = first.shape[0], first.stride()
-    place, columns = first.storage_offset(), 0
-    for part in parts:
-        is_next = (
-            part.storage_offset() == place + columns and part.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
-        )
-        if not is_next or part.shape[0] != rows or part.stride() != (step, one) or part.dtype != first.dtype:
+    (rows, columns), strides, dtype = first.shape, first.stride(), first.dtype
+    begin, size = first.data_ptr(), first.itemsize
+    for part in parts[1:]:
+        is_next = part.data_ptr() == begin + columns * size
+        if not is_next or part.shape[0] != rows or part.stride() != strides or part.dtype != dtype:
             return None
         columns += part.shape[1]
-    return first.as_strided((rows, columns), (step, one)) if one == 1 and columns <= step else None
+    return _seen(first, (rows, columns)) if strides[1] == 1 and columns <= strides[0] else None
 
 
 def of_tiles(kernel: Callable[..., None], *tiled: str) -> Callable[..., None]:
@@ -182,15 +180,21 @@ def of_tiles(kernel: Callable[..., None], *tiled: str) -> Callable[..., None]:
 def beneath(parts: Sequence[torch.Tensor]) -> torch.Tensor | None:
     """Rows [M, ...] of one tensor that follow each other, as a view [sum of M, ...] of it; None where they do not."""
     first = parts[0]
-    shape, strides, rows = first.shape[1:], first.stride(), first.shape[0]
-    end, storage = first.storage_offset() + rows * strides[0], first.untyped_storage().data_ptr()
+    (rows, *shape), strides, dtype = first.shape, first.stride(), first.dtype
+    begin, step = first.data_ptr(), strides[0] * first.itemsize
     for part in parts[1:]:
-        is_next = part.storage_offset() == end and part.untyped_storage().data_ptr() == storage
-        if not is_next or part.shape[1:] != shape or part.stride() != strides or part.dtype != first.dtype:
+        is_next = part.data_ptr() == begin + rows * step
+        if not is_next or part.shape[1:] != first.shape[1:] or part.stride() != strides or part.dtype != dtype:
             return None
         rows += part.shape[0]
-        end += part.shape[0] * strides[0]
-    return first.as_strided((rows, *shape), strides)
+    return _seen(first, (rows, *shape))
+
+
+def _seen(first: torch.Tensor, shape: Sequence[int]) -> torch.Tensor | None:
+    """A larger view that begins as `first` does; None where its storage ends before: what follows is another's by chance."""
+    strides = first.stride()
+    last = first.storage_offset() + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    return first.as_strided(shape, strides) if (last + 1) * first.itemsize <= first.untyped_storage().nbytes() else None
 
 
 def is_same(a: Any, b: Any) -> bool:

@@ -74,7 +74,21 @@ class Laid:
     """Whether a product with a row of zeros is known to be zeros."""
     skips_zeros: bool = False
     """Whether it pays to look for such rows."""
+    lines: tuple[Multiply, ...] = field(init=False, repr=False, compare=False)
+    """Products with the rows of each line of cells."""
+    sums: Multiply = field(init=False, repr=False, compare=False)
+    """`product`, all rows multiplied whether they are zero or not."""
+    wide_sums: Multiply = field(init=False, repr=False, compare=False)
+    """`wide_product`, likewise."""
     _parts: dict[tuple[tuple[int, int], tuple[int, int]], Laid] = field(default_factory=dict, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Where there is one cell, what multiplies it is called at once: in decoding each call of Python's counts."""
+        lines = tuple(_line(cells, self.columns) for cells in self.cells)
+        sums = lines[0] if len(lines) == 1 else lambda x: torch.cat([multiply(x) for multiply in lines], dim=1)
+        wide = getattr(sums, "exact_sums", None) or ((lambda x: sums(x).float()) if self.dtype == torch.int8 else sums)
+        for name, value in (("lines", lines), ("sums", sums), ("wide_sums", wide)):
+            object.__setattr__(self, name, value)
 
     def part(self, rows: tuple[int, int], columns: tuple[int, int]) -> Laid:
         """Rows and columns `[lo, hi)`, which must be cuts."""
@@ -115,21 +129,12 @@ class Laid:
         if len(self.cells) == 1:
             out.copy_(self.sums(x))
             return
-        for line, lo, hi in zip(self.cells, self.rows, self.rows[1:], strict=False):
-            out[:, lo:hi] = self._line(x, line)
+        for multiply, lo, hi in zip(self.lines, self.rows, self.rows[1:], strict=False):
+            out[:, lo:hi] = multiply(x)
 
     def wide_product(self, x: torch.Tensor) -> torch.Tensor:
         """The same as f32, to which an int32 sum is rounded."""
         return self._of_live_rows(self.wide_sums, x)
-
-    def wide_sums(self, x: torch.Tensor) -> torch.Tensor:
-        """`wide_product`, all rows multiplied whether they are zero or not."""
-        sums = getattr(self.cells[0][0], "exact_sums", None)
-        is_cell = len(self.cells) == 1 and len(self.cells[0]) == 1
-        if sums is not None and is_cell and x.shape[0]:
-            return sums(x)
-        found = self.sums(x)
-        return found if found.dtype == torch.float32 else found.float()
 
     def _of_live_rows(self, multiply: Multiply, x: torch.Tensor) -> torch.Tensor:
         num_rows, num_live = x.shape[0], self.live_rows(x)
@@ -137,20 +142,19 @@ class Laid:
             return torch.nn.functional.pad(multiply(x[:num_live]), (0, 0, 0, num_rows - num_live))
         return multiply(x)
 
-    def sums(self, x: torch.Tensor) -> torch.Tensor:
-        """`product`, all rows multiplied whether they are zero or not."""
-        cells = self.cells
-        if len(cells) == 1:
-            return cells[0][0](x) if len(cells[0]) == 1 else self._line(x, cells[0])
-        return torch.cat([self._line(x, line) for line in cells], dim=1)
 
-    def _line(self, x: torch.Tensor, line: tuple[Multiply, ...]) -> torch.Tensor:
-        if len(line) == 1:
-            return line[0](x)
-        total = line[0](x[:, : self.columns[1]])
-        for multiply, lo, hi in zip(line[1:], self.columns[1:], self.columns[2:], strict=False):
-            total += multiply(x[:, lo:hi])
+def _line(cells: Sequence[Multiply], columns: Sequence[int]) -> Multiply:
+    """Products with cells side by side, cut at `columns`."""
+    if len(cells) == 1:
+        return cells[0]
+
+    def multiply(x: torch.Tensor) -> torch.Tensor:
+        total = cells[0](x[:, : columns[1]])
+        for cell, lo, hi in zip(cells[1:], columns[1:], columns[2:], strict=False):
+            total += cell(x[:, lo:hi])
         return total
+
+    return multiply
 
 
 def _is_large(shape: tuple[int, ...], dtype: torch.dtype) -> bool:
@@ -378,7 +382,8 @@ def _exact_sums(sums: Multiply, num_rows: int, num_columns: int) -> Multiply:
         return exact
 
     if num_columns <= _EXACT_K:
-        multiply.exact_sums = sums  # type: ignore[attr-defined]
+        no_rows = torch.empty(0, num_rows)
+        multiply.exact_sums = lambda x: sums(x) if x.shape[0] else no_rows  # type: ignore[attr-defined]
     return multiply
 
 
