@@ -56,6 +56,8 @@ ops.declare(
     doc="`y = x @ w.T` with both scales.",
 )
 
+ops.fuse("quant_linear_tiles", ("quant_linear", {}), inner=())
+
 
 ops.declare(
     "quant_linear_add",

@@ -65,6 +65,11 @@ def quantise_rows(x: torch.Tensor, out: torch.Tensor, scale_out: torch.Tensor) -
     torch.reciprocal(scale.view(scale_out.shape), out=scale_out)
 
 
+def widened(x: torch.Tensor) -> torch.Tensor:
+    """Floats as several products on the CPU take them, f32, converted once; codes as they are."""
+    return x.float() if x.is_floating_point() and x.device.type == "cpu" else x
+
+
 def _laid(w: torch.Tensor | Laid) -> Laid:
     return w if isinstance(w, Laid) else lay_out(w)
 
@@ -104,19 +109,25 @@ def scaled_product(
 
 
 def scaled_product_into(
-    x: torch.Tensor, w: torch.Tensor | Laid, row_scale: torch.Tensor, column_scale: torch.Tensor, out: torch.Tensor
+    x: torch.Tensor,
+    w: torch.Tensor | Laid,
+    row_scale: torch.Tensor,
+    column_scale: torch.Tensor,
+    out: torch.Tensor,
+    *,
+    is_padded: bool = True,
 ) -> None:
     """The same, rounded once to `out` [M, N]."""
-    row_scale = row_scale.reshape(-1, 1)
-    if not is_ones(column_scale):
-        torch.mul(wide_product(x, w).mul_(row_scale), column_scale, out=out)
-        return
-    laid = _laid(w)
-    num_live = laid.live_rows(x)
+    laid, row_scale = _laid(w), row_scale.reshape(-1, 1)
+    num_live = laid.live_rows(x) if is_padded else x.shape[0]
     if num_live < x.shape[0]:
         out[num_live:].zero_()
         x, row_scale, out = x[:num_live], row_scale[:num_live], out[:num_live]
-    torch.mul(laid.wide_sums(x), row_scale, out=out)
+    sums = laid.wide_sums(x)
+    if is_ones(column_scale):
+        torch.mul(sums, row_scale, out=out)
+    else:
+        torch.mul(sums.mul_(row_scale), column_scale, out=out)
 
 
 def add_scaled_product(
@@ -199,6 +210,8 @@ def _seen(first: torch.Tensor, shape: Sequence[int]) -> torch.Tensor | None:
 
 def is_same(a: Any, b: Any) -> bool:
     """Whether two values of an operand or an attribute are one: tensors are compared by where they lie."""
+    if a is b:
+        return True
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride() and a.dtype == b.dtype
-    return a is b or a == b
+    return a == b

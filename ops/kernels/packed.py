@@ -125,14 +125,14 @@ def pack(w: torch.Tensor, way: Way) -> Multiply:
         num_rows = x.shape[0]
         if num_rows == 0:
             return x.new_empty(0, num_columns, dtype=torch.float32)
-        if x.dtype != torch.float32:
-            x = x.float()
-        if num_rows % step > 1:
-            x = torch.nn.functional.pad(x, (0, 0, 0, -num_rows % step))
-        product = linear(x, values, shape, None, x.shape[0])
-        return product[:num_rows, :num_columns].contiguous() if num_added else product[:num_rows] if step > 1 else product
+        return linear(x if x.dtype == torch.float32 else x.float(), values, shape, None, num_rows)
 
-    return multiply
+    def filled_up(x: torch.Tensor) -> torch.Tensor:
+        num_rows = x.shape[0]
+        product = multiply(torch.nn.functional.pad(x, (0, 0, 0, -num_rows % step)) if num_rows % step > 1 else x)
+        return product[:num_rows, :num_columns].contiguous() if num_added else product[:num_rows]
+
+    return filled_up if num_added or step > 1 else multiply
 
 
 @contextmanager

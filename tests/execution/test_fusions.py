@@ -10,7 +10,7 @@ from sampled import sampled
 
 from ops import register_all
 from ops.kernels import products
-from ops.kernels.numerics import beneath, of_tiles
+from ops.kernels.numerics import beneath, beside, of_tiles
 from runner.base.errors import ExecutionError
 from runner.config.config import load_config
 from runner.execution import executor, storage
@@ -141,6 +141,25 @@ def test_groups_of_the_output_projection_make_the_bits_of_tasks_one_by_one(sets,
     assert (result.num_tasks, calls) == (one_result.num_tasks, one_calls)
 
 
+@pytest.mark.parametrize("is_laid_out", [True, False])
+@pytest.mark.parametrize("sets", [[], ["dtype=bf16"], ["precision=w8a8"], ["batch=21"]])
+@pytest.mark.parametrize("graph", ["qwen3_attention_decode", "qwen3_mlp_decode"])
+def test_products_with_the_same_rows_make_the_bits_of_tasks_one_by_one(graph, sets, is_laid_out, monkeypatch):
+    monkeypatch.setattr(products, "_LEAST_BYTES", 4096)  # more than some of the matrices have
+    monkeypatch.setattr(
+        storage, "new_buffer", lambda size, device, _: torch.full((-(-size // 1024) * 1024,), 255, dtype=torch.uint8)
+    )
+    program = expand(load_graph(graph), load_config(["qwen3-tiny"], sets, "decode"), REGISTRY)
+    schedule = get_scheduler("annotated")(program, {})
+    assert {unit.fusion.kernel.name for unit in Fusions(schedule, REGISTRY).units.values()} == {"quant_linear_tiles"}
+    options = {"is_laid_out": is_laid_out, "capture": {tensor.id for tensor in program.tensors if tensor.is_local}}
+    one, one_result, _, one_calls = outputs(schedule, False, monkeypatch, **options)
+    many, result, _, calls = outputs(schedule, True, monkeypatch, **options)
+    assert all(torch.equal(one[name], many[name]) and one[name].any() for name in one)
+    assert all(torch.equal(made, result.captured[tensor]) for tensor, made in one_result.captured.items())
+    assert (result.num_tasks, calls) == (one_result.num_tasks, one_calls)
+
+
 @pytest.mark.parametrize("sets", [[], ["num_hash_layers=0"], ["num_hash_layers=0", "precision=w8a8"], ["seq=1", "dtype=bf16"]])
 def test_tiles_of_the_router_make_the_bits_of_tasks_one_by_one(sets, monkeypatch):
     monkeypatch.setattr(
@@ -180,6 +199,16 @@ def test_tiles_that_do_not_lie_one_beneath_the_other_run_one_by_one():
         assert all(torch.equal(made[1, b], x[a] * w) for a, b in rows) and not made[0].any()
     assert beneath([x[:8], x.clone()[8:16]]) is None and beneath([x[:8], x[8:16, :4]]) is None
     assert beneath([x[:8, 2:4], x[8:9, 2:4]]).equal(x[:9, 2:4])
+
+
+def test_storages_that_lie_side_by_side_by_chance_are_not_seen_as_one():
+    memory = bytearray(512)
+    whole = torch.frombuffer(memory, dtype=torch.float32).view(16, 8)
+    first, second = (torch.frombuffer(memory, dtype=torch.float32, offset=at, count=64).view(8, 8) for at in (0, 256))
+    assert beneath([whole[:8], whole[8:]]).equal(whole)
+    assert beneath([first, second]) is None
+    assert beside([whole[7:8, 4:], whole[8:9, :4]]).equal(whole[7:9].view(-1)[4:12].view(1, 8))
+    assert beside([first[7:, 4:], second[:1, :4]]) is None
 
 
 CHAIN = """

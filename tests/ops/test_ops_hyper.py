@@ -65,6 +65,17 @@ def test_hc_pre_balances_rows_and_columns_as_often_as_asked():
     assert (once.sum(2) - 1).abs().max() > 0.05
 
 
+@pytest.mark.parametrize("hc", [1, 2, 3, 4, 9])
+def test_a_token_has_the_bits_of_hc_pre_that_it_has_by_itself(hc):
+    torch.manual_seed(hc)
+    module = connection(hc, 16)
+    x = torch.randn(71, hc, 16)
+    many = hc_pre(module, x, 80)
+    for first, count in ((0, 1), (70, 1), (3, 2), (5, 3), (8, 17), (2, 64), (1, 66)):
+        few = hc_pre(module, x[first : first + count], 80)
+        assert all(torch.equal(few[name], many[name][first : first + count]) for name in ("x_mixed", "post", "comb"))
+
+
 @pytest.mark.parametrize("num_tokens, hc, width, _rows", SHAPES)
 @pytest.mark.parametrize("precision", ["f32", "bf16"])
 def test_hc_post_adds_the_output_to_mixed_streams(num_tokens, hc, width, _rows, precision):

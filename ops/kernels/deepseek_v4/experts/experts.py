@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 
 from ops.kernels.deepseek_v4.experts.shared_expert import swiglu
-from ops.kernels.numerics import dequantise, is_ones, matmul_nt, quantise_rows, wide_product
+from ops.kernels.numerics import dequantise, is_ones, matmul_nt, quantise_rows, wide_product, widened
 from ops.kernels.products import reads_laid_out
 
 
@@ -128,7 +128,7 @@ def _run_spans(spans: Sequence[_Span]) -> None:
 
     def scaled(x: torch.Tensor, row_scale: torch.Tensor | None, weight: str) -> torch.Tensor:
         """`dequantise` of each span's rows times its own weight; column scales of 1, which change nothing, are left out."""
-        given = zip(x.split(lengths), spans, strict=True)
+        given = zip(widened(x).split(lengths), spans, strict=True)
         parts = [wide_product(part, span.unit[weight], is_padded=False) for part, span in given]
         acc = parts[0] if len(parts) == 1 else torch.cat(parts)
         if row_scale is not None:
