@@ -19,6 +19,8 @@ from warm import Warm
 
 from runner.cli.main import COMMANDS, app, main
 
+pytestmark = pytest.mark.usefixtures("same_programs")
+
 
 @pytest.fixture(autouse=True)
 def wide_terminal_without_rings(monkeypatch):

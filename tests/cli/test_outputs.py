@@ -85,7 +85,7 @@ def quick(name):
     return name not in ("generate --deps", "generate --swimlane", "generate --perfetto", "frontier --json --out")
 
 
-@pytest.mark.usefixtures("short_searches")
+@pytest.mark.usefixtures("short_searches", "same_programs")
 @pytest.mark.parametrize("name", sampled(OUTPUTS, quick))
 def test_a_full_disk_at_each_output(name, inputs, tmp_path, capsys):
     arguments, result = OUTPUTS[name]
