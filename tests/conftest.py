@@ -17,6 +17,7 @@ from uuid import uuid4
 
 import pytest
 from hypothesis import HealthCheck, settings
+from places import ROOT
 
 os.environ["OMP_NUM_THREADS"] = "1"
 
@@ -69,3 +70,30 @@ def short_searches(request, monkeypatch):
     if request.node.get_closest_marker("slow") is None:
         monkeypatch.setattr(balance, "EFFORTS", [(effort, most // 5) for effort, most in balance.EFFORTS[:1]])
         monkeypatch.setattr(climbing, "STEPS", climbing.STEPS // 5)
+
+
+@pytest.fixture(scope="session")
+def programs():
+    """Programs of sessions, the last few that were asked for."""
+    from runner.rings.schedule import Lately
+
+    return Lately(8)
+
+
+@pytest.fixture
+def same_programs(programs, monkeypatch):
+    """Sessions that are opened again have the program of before, where graph and configuration are the same: for tests of what
+    sessions compute, not of how a graph of ours is expanded. Nobody changes a program."""
+    from runner.driver.driver import registry
+    from runner.language.library import find_graph
+    from runner.serving import session
+
+    expanded = session.program_for
+
+    def program_for(config, ops, graph):
+        path = find_graph(graph)
+        if ops is not registry() or not path.is_relative_to(ROOT / "graphs"):
+            return expanded(config, ops, graph)
+        return programs.once((path, repr(config.values), repr(config.dtypes)), lambda: expanded(config, ops, graph))
+
+    monkeypatch.setattr(session, "program_for", program_for)

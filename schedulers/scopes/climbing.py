@@ -32,24 +32,26 @@ PAIRS = 0.3  # tries in which a second tensor moves: one makes room for the othe
 def climbed(lives: Lifetimes, goal: Goal, found: Scoping, stop: Callable[[], bool], kinds: bool = False) -> Scoping:
     """A scoping that no other depth of a single tensor, or no depths of two kinds, make better: less, or on more equal rings."""
 
-    def height(scoping: Scoping) -> tuple[int, int]:
-        return goal.value(scoping.need), sum(units * units for units in scoping.need)
+    def height(depth: Sequence[int]) -> tuple[int, int]:
+        need = needs.of(depth)
+        return goal.value(need), sum(units * units for units in need)
 
     sizes = np.rint(4 * np.log2(lives.size + 1)).astype(np.int64)  # a kind: one size, a fifth more or less; largest first
-    alike = [mine for size in distinct(sizes)[::-1] if len(mine := np.flatnonzero(sizes == size)) > 1]
-    groups = list(combinations(alike[:MAX_KINDS], 2)) if kinds else [(one,) for one in range(len(sizes))]
-    least, changed = height(found), True
+    alike = [mine.tolist() for size in distinct(sizes)[::-1] if len(mine := np.flatnonzero(sizes == size)) > 1]
+    groups = list(combinations(alike[:MAX_KINDS], 2)) if kinds else [([one],) for one in range(len(sizes))]
+    needs, best = _Needs(lives), found.depth.tolist()
+    least, changed = height(best), True
     while changed:
         changed = False
         for group in groups:
             for depths in () if stop() else product(range(NUM_DEPTHS), repeat=len(group)):
-                depth = found.depth.copy()
-                for one, d in zip(group, depths, strict=True):
-                    depth[one] = d
-                tried = Scoping.of(lives, depth)
-                if (new := height(tried)) < least:
-                    found, least, changed = tried, new, True
-    return found
+                tried = best.copy()
+                for tensors, d in zip(group, depths, strict=True):
+                    for one in tensors:
+                        tried[one] = d
+                if tried != best and (new := height(tried)) < least:
+                    best, least, changed = tried, new, True
+    return Scoping.of(lives, np.array(best, np.int64))
 
 
 def annealed(lives: Lifetimes, goal: Goal, found: Scoping, bound: int, stop: Callable[[], bool]) -> Scoping:
@@ -79,31 +81,33 @@ def annealed(lives: Lifetimes, goal: Goal, found: Scoping, bound: int, stop: Cal
 
 
 class _Needs:
-    """`Scoping.of(lives, depth).need` for lists of depths, some times as fast while programs are small."""
+    """`Scoping.of(lives, depth).need` for lists of depths, some times as fast while programs are small: tasks are bits of
+    integers."""
 
     def __init__(self, lives: Lifetimes) -> None:
-        first, end = lives.first.tolist(), lives.end.tolist()
-        self.inside = [range(low + 1, high) for low, high in zip(first, end, strict=True)]
-        self.loops = [lives.cuts_of(loop) for loop in lives.loops]
-        self.num_tasks, self.work = lives.num_tasks, int((lives.end - lives.first).sum()) + lives.num_tasks
-        order = np.argsort(lives.first, kind="stable")
-        self.births = list(zip(order.tolist(), lives.first[order].tolist(), lives.size[order].tolist(), strict=True))
+        first, end, size = lives.first.tolist(), lives.end.tolist(), lives.size.tolist()
+        self.inside = [max(0, (1 << high) - (2 << low)) for low, high in zip(first, end, strict=True)]
+        loops = [lives.cuts_of(loop) for loop in lives.loops]
+        self.loops = [((1 << tasks.stop) - (1 << tasks.start), sum(1 << edge for edge in {*edges})) for tasks, edges in loops]
+        self.all_tasks, self.work = (1 << lives.num_tasks) - 1, int((lives.end - lives.first).sum()) + lives.num_tasks
+        self.births = [(one, (2 << first[one]) - 1, size[one]) for one in np.argsort(lives.first, kind="stable").tolist()]
 
     def of(self, depth: Sequence[int]) -> Four:
-        cuts = [1] * self.num_tasks
+        covered = [0] * NUM_DEPTHS  # by the lives of tensors of each depth, then of that and deeper ones
         for inside, d in zip(self.inside, depth, strict=True):
-            for task in inside if d else ():
-                if cuts[task] <= d:
-                    cuts[task] = d + 1
-        for inside, edges in self.loops:
-            level = max(cuts[edge] for edge in edges)
-            cuts[inside] = [max(cut, level) for cut in cuts[inside]]
-        held, most, at = [0] * NUM_DEPTHS, [0] * NUM_DEPTHS, 0
-        for tensor, first, size in self.births:
-            while at < first:
-                at += 1
-                held[cuts[at] :] = [0] * (NUM_DEPTHS - cuts[at])
+            covered[d] |= inside
+        cuts, deeper = [0] * NUM_DEPTHS, 0  # the tasks before which scopes of each depth end; the root does not
+        for d in range(NUM_DEPTHS - 1, 0, -1):
+            kept = deeper = deeper | covered[d]
+            for inside, edges in self.loops:
+                kept |= inside if kept & edges else 0
+            cuts[d] = self.all_tasks & ~kept
+        held, most = [0] * NUM_DEPTHS, [0] * NUM_DEPTHS
+        for tensor, until, size in self.births:
             d = depth[tensor]
+            if ended := cuts[d] & until:
+                cuts[d] ^= ended
+                held[d] = 0
             held[d] += size
             most[d] = max(most[d], held[d])
         return (most[0], most[1], most[2], most[3])

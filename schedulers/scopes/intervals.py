@@ -69,7 +69,7 @@ class _Search:
     def value(self, caps: Three) -> int:
         """The goal's value for scopes of these capacities; a very large one where they alone are no better than the best."""
         if caps not in self.tried:
-            if self.least is not None and (self.stop() or self.goal.value((0, *caps)) >= self.least):
+            if self.least is not None and (self.goal.value((0, *caps)) >= self.least or self.stop()):  # the clock costs more
                 return 1 << 60
             need = self._need(self.levels(caps))
             self.tried[caps] = (self.goal.value(need), need)

@@ -41,6 +41,8 @@ from runner.config.config import load_config
 from runner.driver.driver import resolve
 from runner.models.deepseek_v4.tensors import encoding, expected_tensors
 
+pytestmark = pytest.mark.usefixtures("same_programs")
+
 SIZES = ["vocab_size=64", "n_routed_experts=4", "num_hidden_layers=3", "compress_ratios=[0,4,128]", "num_hash_layers=1"]
 EXPERT = "layers.0.ffn.experts.2.w1"
 

@@ -8,14 +8,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from places import DOCS
 from safetensors.torch import load_file
+from warm import Warm
 
 from runner.cli.main import COMMANDS, app, main
+
+pytestmark = pytest.mark.usefixtures("same_programs")
 
 
 @pytest.fixture(autouse=True)
@@ -331,13 +335,15 @@ def test_a_full_disk_at_a_side_file_is_told_behind_the_result(model, tmp_path, r
 
 ENDLESS = """
 import sys
+import time
+from pathlib import Path
 import runner.serving.generate
 from runner.cli.main import main
 
 agreed = runner.serving.generate._agreed
 
 def tell(comm, wanted):
-    print("in a call", file=sys.stderr, flush=True)
+    Path("in a call").touch()
     return agreed(comm, wanted)
 
 runner.serving.generate._agreed = tell
@@ -347,13 +353,13 @@ main(sys.argv[1:])
 
 
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
-def test_ctrl_c_ends_cleanly(model, workers):
+def test_ctrl_c_ends_cleanly(model, workers, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     arguments = ["generate", "--checkpoint", model, "--prompt-ids", "1", "--ignore-eos", "--max-new-tokens", "4000", "--json"]
-    command = [sys.executable, "-c", ENDLESS, *arguments, "--workers", str(workers)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        assert process.stderr.readline() == "in a call\n"
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=300)
-    assert process.returncode == 130
+    process = Warm(["-c", ENDLESS, *arguments, "--workers", workers])
+    while not Path("in a call").exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 130, err
     assert out == "" and "Traceback" not in err

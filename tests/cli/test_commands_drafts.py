@@ -7,6 +7,8 @@ from safetensors import safe_open
 
 from runner.cli.main import main
 
+pytestmark = pytest.mark.usefixtures("same_programs")
+
 SMALL = ["num_hidden_layers=3", "compress_ratios=[0,4,128,0]", "num_nextn_predict_layers=1", "n_routed_experts=8"]
 PROMPTS = ("--prompt-ids", "1,2,3", "--prompt-ids", ",".join(map(str, range(129))), "--prompt-ids", "7")
 

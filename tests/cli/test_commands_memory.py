@@ -5,6 +5,8 @@ import json
 import pytest
 from places import DATA
 
+pytestmark = pytest.mark.usefixtures("short_searches")
+
 CAPTURES = DATA / "captures"
 CONFORMANCE = DATA / "conformance"
 MOE = ("moe", "--config", "tiny", "--deploy", "prefill", "--ep", "2")

@@ -1,10 +1,8 @@
 """Hostile and mutated inputs of every kind, each in a process of its own: `tests/hostile_campaign.py` says what is counted."""
 
-import subprocess
-import sys
-
 import pytest
-from places import ROOT, TESTS
+from places import TESTS
+from warm import Warm
 
 
 @pytest.mark.parametrize(
@@ -12,8 +10,7 @@ from places import ROOT, TESTS
     [(6, 8, 5), pytest.param(1_000, 3_000, 11, marks=[pytest.mark.slow, pytest.mark.timeout(7200)])],
 )
 def test_no_traceback_and_little_time_and_memory(num_hostile, num_mutated, seed):
-    command = [sys.executable, str(TESTS / "hostile_campaign.py"), "--hostile", str(num_hostile), "--mutated", str(num_mutated)]
-    done = subprocess.run([*command, "--seed", str(seed)], capture_output=True, text=True, cwd=ROOT, check=False)
-    assert done.returncode == 0 and f"{num_hostile + num_mutated:,} inputs: " in done.stdout, (
-        done.stdout[-5_000:] + done.stderr[-2_000:]
-    )
+    command = [TESTS / "hostile_campaign.py", "--hostile", num_hostile, "--mutated", num_mutated, "--seed", seed]
+    campaign = Warm(command)
+    out, err = campaign.communicate()
+    assert campaign.returncode == 0 and f"{num_hostile + num_mutated:,} inputs: " in out, out[-5_000:] + err[-2_000:]

@@ -12,6 +12,8 @@ from runner.driver.cache import keys
 from runner.report.frontier import Point
 from schedulers.minpeak import planner
 
+pytestmark = pytest.mark.usefixtures("short_searches")
+
 COMMANDS = [
     ("schedule", "head", "--scheduler", "minpeak"),
     ("schedule", "moe", "--json"),
@@ -40,7 +42,7 @@ def counted(monkeypatch):
 
 
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
-def test_a_repeated_command_says_the_same_without_working_it_out(short_searches, arguments, call, counted, cache, monkeypatch):
+def test_a_repeated_command_says_the_same_without_working_it_out(arguments, call, counted, cache, monkeypatch):
     monkeypatch.chdir(ROOT)
     first = call(*arguments)
     done = len(counted)

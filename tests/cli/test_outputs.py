@@ -11,6 +11,7 @@ import pytest
 from full_disk import full_disk
 from places import ROOT
 from sampled import sampled
+from warm import Warm
 
 from runner.language.library import find_graph
 
@@ -84,6 +85,7 @@ def quick(name):
     return name not in ("generate --deps", "generate --swimlane", "generate --perfetto", "frontier --json --out")
 
 
+@pytest.mark.usefixtures("short_searches", "same_programs")
 @pytest.mark.parametrize("name", sampled(OUTPUTS, quick))
 def test_a_full_disk_at_each_output(name, inputs, tmp_path, capsys):
     arguments, result = OUTPUTS[name]
@@ -153,16 +155,19 @@ def test_a_side_file_that_fails_on_ranks_does_not_swallow_the_tokens(inputs, tmp
     file = tmp_path / "logits.safetensors"
     file.write_bytes(OLD)
     given = [str(inputs.get(a, a)) for a in GENERATE]
-    command = [sys.executable, "-m", "runner", *given]
     status, alone, err = told(capsys, given)
     assert status == 0, err
-    ranks = [*command, "--ep", "2", "--logits", str(file)]
-    limited = ["bash", "-c", 'ulimit -f 4; exec "$@"', "limited", *ranks]
-    done = subprocess.run(limited, capture_output=True, text=True, env=LIMITED, timeout=300)
-    assert done.returncode == 1
-    assert json.loads(done.stdout)["tokens"] == json.loads(alone)["tokens"]
-    assert done.stderr.startswith(f"error: [rank 0] '{file}': "), done.stderr
-    assert "file too large" in done.stderr.lower() and file.read_bytes() == OLD
+    (tmp_path / "limited").mkdir()
+    (tmp_path / "limited" / "sitecustomize.py").write_text(
+        "import resource, sys\nsys.dont_write_bytecode = True\nresource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+    )
+    limited = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path / "limited"), str(ROOT)))}
+    ranks = Warm(["-m", "runner", *given, "--ep", 2, "--logits", file], limited, num_ranks=2)
+    out, err = ranks.communicate(timeout=300)
+    assert ranks.returncode == 1
+    assert json.loads(out)["tokens"] == json.loads(alone)["tokens"]
+    assert err.startswith(f"error: [rank 0] '{file}': "), err
+    assert "file too large" in err.lower() and file.read_bytes() == OLD
     assert [path for path in tmp_path.iterdir() if "partial" in path.name] == []
 
 

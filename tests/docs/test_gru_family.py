@@ -75,6 +75,7 @@ def served(folder, request, scheduler="annotated", sets=()):
     return serve(prepared(config, request), request, registry, placement)
 
 
+@pytest.mark.usefixtures("short_searches")
 @pytest.mark.parametrize("scheduler", ["annotated", "per_layer", "minpeak"])
 def test_tokens_and_scores_are_those_of_torch(folder, scheduler, tmp_path):
     request = Request(folder, PROMPTS, 8, logits=tmp_path / "scores.safetensors")

@@ -13,6 +13,8 @@ from docs.examples.pulses.record import MOST, pulses_in, recording
 from runner.cli.main import app
 from runner.config.config import load_config
 
+pytestmark = pytest.mark.usefixtures("short_searches")
+
 FOLDER = DOCS / "examples" / "pulses"
 PAGE = (DOCS / "no-model.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^\$ ringgraph ((?:schedule|run) .*)$", PAGE, re.MULTILINE)

@@ -127,6 +127,7 @@ def assert_equal_bits(seeds: range, runs: int) -> None:
             np.testing.assert_array_equal(out.numpy(), expected)
 
 
+@pytest.mark.usefixtures("short_searches")
 def test_results_do_not_depend_on_the_interleaving():
     assert_equal_bits(range(4), 5)
 

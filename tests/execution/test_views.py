@@ -6,6 +6,8 @@ import torch
 from runner import Driver
 from runner.program.ops import OpRegistry
 
+pytestmark = pytest.mark.usefixtures("short_searches")
+
 ops = OpRegistry()
 
 

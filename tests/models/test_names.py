@@ -175,7 +175,8 @@ def found_in(source):
         if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant) and node.slice.value in letters():
             found.add((line, node.slice.value))
         found |= {(line, "deepseek") for text in texts if "deepseek" in text.lower()}
-    for token in tokenize.generate_tokens(StringIO(source).readline):
+    may_count = in_prose(source) or "deepseek" in source.lower()  # comments stand in the text as they are
+    for token in tokenize.generate_tokens(StringIO(source).readline) if may_count else ():
         if token.type == tokenize.COMMENT:
             found |= {(token.start[0], name) for name in in_prose(token.string)}
             found |= {(token.start[0], "deepseek")} if "deepseek" in token.string.lower() else set()

@@ -27,6 +27,8 @@ from runner.rings.replay import eager
 from runner.rings.schedule import Begin, End, Submit
 from runner.rings.timed import AIV_PER_MIX, Timing, timed
 
+pytestmark = pytest.mark.usefixtures("short_searches")
+
 SHIPPED = sorted(path.stem for path in (ROOT / "graphs" / "deepseek_v4").glob("*.yaml"))
 TIMING = Timing(0.5, lambda submission: 3.0 + submission % 5, 2, 4)
 

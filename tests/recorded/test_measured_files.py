@@ -18,6 +18,8 @@ from runner.recorded.scope_stats import read_scope_stats
 from runner.rings.schedule import Submit
 from runner.serving.session import Placement
 
+pytestmark = pytest.mark.usefixtures("same_programs")
+
 NAMES = ("scope_stats.jsonl", "deps.json", "chip_swimlane_records.json", "trace.json")
 
 

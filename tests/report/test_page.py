@@ -18,6 +18,8 @@ from runner.report.page.blocks import blocks_of
 from runner.report.page.columns import packed
 from runner.rings.schedule import Begin, End, Submit
 
+pytestmark = pytest.mark.usefixtures("short_searches")
+
 CASES = {"moe": ("moe", ()), "qwen3": ("qwen3_decode", ("qwen3-tiny",)), "recorded": (str(DATA / "captures" / "03"), ())}
 """Each is planned as it is written."""
 

@@ -17,6 +17,8 @@ from runner.driver.planning import PlanRequest
 from runner.driver.view.view import view
 from runner.report.tensors import tensors_of
 
+pytestmark = pytest.mark.usefixtures("short_searches")
+
 CASES = {
     "moe": (["moe"], ()),
     "decode": (["decode_fwd"], ()),

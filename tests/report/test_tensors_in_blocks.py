@@ -15,6 +15,8 @@ from runner.report.rings import _rectangles, block_lives, draw_rings
 from runner.report.tensors import tensors_of
 from runner.rings.schedule import Begin, End, Submit
 
+pytestmark = pytest.mark.usefixtures("short_searches")
+
 CASES = {
     "moe": ("moe", (), "annotated"),
     "arenas": ("moe", (), "minpeak"),

@@ -18,6 +18,8 @@ from runner.serving.session import Placement
 from runner.serving.single_run import read_tensors
 from schedulers import get_scheduler
 
+pytestmark = pytest.mark.usefixtures("same_programs")
+
 PROMPTS = ((1, 2, 3), (4, 5))
 ANNOTATED = Placement(lambda program: get_scheduler("annotated")(program, {}))
 

@@ -29,6 +29,8 @@ from tests.writeback.test_styles import cheap as cheap
 from tests.writeback.test_styles import check_only_scopes_changed, flat, loaded, written_graph
 from tests.writeback.test_styles import findings as found_by_lint
 
+pytestmark = pytest.mark.usefixtures("short_searches")
+
 KIB = 1024
 
 OPS = OpRegistry()

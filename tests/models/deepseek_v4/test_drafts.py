@@ -21,6 +21,8 @@ from runner.serving.session import ModelSession, Placement, open_session
 from runner.serving.state.rollback import Before
 from schedulers import get_scheduler
 
+pytestmark = pytest.mark.usefixtures("same_programs")
+
 SMALL = ("num_hidden_layers=3", "compress_ratios=[0,4,128,0]", "n_routed_experts=8", "vocab_size=256", "index_n_heads=16")
 """One layer of every kind."""
 

@@ -31,6 +31,8 @@ from runner.models.deepseek_v4.receive_depth import layer_depths
 from runner.models.deepseek_v4.recorded_routing import RoutingTable, read_routing
 from runner.serving.generate import generate
 
+pytestmark = pytest.mark.usefixtures("same_programs")
+
 JOBS = TESTS / "rank_programs" / "jobs.py"
 
 

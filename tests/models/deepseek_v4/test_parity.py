@@ -19,6 +19,8 @@ from runner.serving.generate import Generation, Row, generate
 from runner.serving.session import ModelSession, Placement, open_session
 from schedulers import get_scheduler
 
+pytestmark = pytest.mark.usefixtures("same_programs")
+
 PROMPT_LENGTHS = (1, 3, 4, 5, 127, 128, 129, 255, 256, 257, 300)
 """Across every boundary of the window, of ratio 4, of ratio 128 and of the prefill chunk."""
 DECODE_STEPS, FEWER_STEPS = 64, 10  # ten cross each of these boundaries

@@ -19,6 +19,8 @@ from runner.config.config import load_config
 from runner.models.deepseek_v4.receive_depth import check_fits, formula_depth, layer_depths, phase_depth, plot
 from runner.models.deepseek_v4.recorded_routing import RoutedCall, RoutingTable
 
+pytestmark = pytest.mark.usefixtures("same_programs")
+
 
 def skewed_table(num_ranks: int, num_calls: int, tokens: int, seed: int = 0) -> RoutingTable:
     """Two layers with experts chosen by a Zipf law; 16 experts, 3 a token."""

@@ -24,6 +24,8 @@ from runner.program.program import Program
 from runner.serving.generate import Row
 from runner.serving.session import ModelSession
 
+pytestmark = pytest.mark.usefixtures("same_programs")
+
 NOISE = 1e-3
 """In steps of INT8: a code further than `0.5 + NOISE` from the oracle's value is wrong."""
 

@@ -16,6 +16,8 @@ from runner.serving.generate import Generation, Row, generate
 from runner.serving.session import ModelSession, Placement, open_session
 from schedulers import get_scheduler
 
+pytestmark = pytest.mark.usefixtures("same_programs")
+
 PROMPT_LENGTHS = (1, 3, 63, 64, 65, 127, 128, 129, 191, 255, 256, 257, 300)
 """Across every boundary of the tile, the page and the prefill chunk."""
 DECODE_STEPS = 64
