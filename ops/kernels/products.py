@@ -49,6 +49,8 @@ _ROWS = 16
 """Rows of every product of a library whose bits may depend on how many there are."""
 _HALF_ROWS = 3
 """Rows of an f16 product on a CPU without AVX-512 are a multiple of this."""
+_ALIKE_COLUMNS = 32
+"""FBGEMM takes another way for columns that are left over of as many with AVX-512, oneDNN for a few."""
 _LEAST_ROWS, _FEW_ROWS = 8, 64
 """Products of as many rows leave out rows at the end that are zero: what pads a few tokens to a whole tile."""
 _LEAST_BYTES = 2**20
@@ -173,10 +175,17 @@ def _live_rows(x: torch.Tensor) -> int:
     return num_live if num_live < num_rows and not any(torch.aminmax(x[num_live:])) else num_rows
 
 
-def lay_out(w: torch.Tensor, rows: Sequence[int] = (), columns: Sequence[int] = (), *, is_fast: bool = False) -> Laid:
-    """`w` [N, K] in cells cut at `rows` and `columns`."""
+def lay_out(
+    w: torch.Tensor, rows: Sequence[int] = (), columns: Sequence[int] = (), *, is_fast: bool = False, is_share: bool = False
+) -> Laid:
+    """`w` [N, K] in cells cut at `rows` and `columns`.
+
+    Of a share, rows that a rank has of a matrix, a row's product does not depend on how many they are (unless `is_fast`).
+    """
     cut_rows, cut_columns = ((0, *sorted({*cuts} - {0, size}), size) for size, cuts in zip(w.shape, (rows, columns), strict=True))
     make = way_of(w.dtype, w.device.type, is_fast) if w.numel() else _without_elements
+    if is_share and not is_fast and w.device.type == "cpu" and w.dtype in (torch.float32, torch.bfloat16) and w.numel():
+        make = _alike
     cells = tuple(
         tuple(make(w[top:bottom, left:right]) for left, right in pairwise(cut_columns)) for top, bottom in pairwise(cut_rows)
     )
@@ -254,6 +263,17 @@ def has_bf16() -> bool:
 @functools.cache
 def has_fbgemm() -> bool:
     return "fbgemm" in torch.backends.quantized.supported_engines
+
+
+def _alike(w: torch.Tensor) -> Multiply:
+    """f32 or bf16 by a library to which columns are alike, however many there are in whole blocks; to MKL they are not."""
+    wide, narrow = _blocked if has_onednn() else _plain, _half if has_fbgemm() else _widened
+    make, num_columns = wide if w.dtype == torch.float32 else narrow, w.shape[0]
+    num_added = -num_columns % _ALIKE_COLUMNS
+    if not num_added:
+        return make(w)
+    multiply = make(torch.nn.functional.pad(w, (0, 0, 0, num_added)))
+    return lambda x: multiply(x)[:, :num_columns]
 
 
 def _without_elements(w: torch.Tensor) -> Multiply:

@@ -151,3 +151,18 @@ def test_what_runs_says_in_one_message_that_torch_cannot_be_imported(arguments, 
     broken = f"error: torch cannot be imported: {kind}: {message.strip(chr(39) + ')')}"
     assert said == ("error: torch is not installed" if "ModuleNotFound" in raised else broken)
     assert hint.startswith("hint: pip install ")
+
+
+@pytest.mark.parametrize("asked", ["import torch\ntorch.Tensor", "from torch import Tensor"])
+def test_a_folder_that_is_left_of_a_package_is_told(asked, tmp_path, monkeypatch, call):
+    """As an installation that was interrupted leaves it: Python imports a folder without modules."""
+    name = "left_of_a_package"
+    (tmp_path / name / "lib").mkdir(parents=True)
+    (tmp_path / "asks_for_it.py").write_text(asked.replace("torch", name), encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(imports, "THEIRS", frozenset({name}))
+    monkeypatch.setattr(imports, "OURS", imports.OURS | {"asks_for_it"})
+    monkeypatch.setattr("runner.driver.face.Driver.linted", lambda *given, **options: import_module("asks_for_it"))
+    status, out, err = call("lint", "moe")
+    assert (status, out) == (1, "") and err.startswith(f"error: {name} cannot be imported: "), err
+    assert err.endswith(f"\nhint: pip install --force-reinstall {name}\n")

@@ -49,6 +49,22 @@ def test_products_are_sums_in_f32_or_exact_and_no_row_sees_another(dtype, n, k, 
         assert torch.equal(laid.product(x[first : first + count]), whole[first : first + count]), (first, count)
 
 
+@pytest.mark.parametrize("packs", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("n, k", [(5, 64), (66, 1000), (1003, 520), (512, 512), (2000, 520)])
+def test_a_column_is_the_same_however_many_ranks_share_a_matrix(n, k, dtype, packs, monkeypatch):
+    """Shares for which a library would take another way, or which another would take: of few columns, odd ones, few values."""
+    monkeypatch.setattr(products, "has_packed", lambda has=products.has_packed: packs and has())
+    x, w = operands(dtype, n, k)
+    for rows in (x[:1], x[:8], x):
+        expected = products.lay_out(w, is_share=True).product(rows)
+        for ranks in (2, 4):
+            shares = [products.lay_out(share, is_share=True) for share in w.split(-(-n // ranks))]
+            assert torch.equal(torch.cat([share.product(rows) for share in shares], dim=1), expected)
+    exact = x.double() @ w.double().T
+    assert float((expected - exact).norm() / exact.norm()) < 1e-6
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
 @pytest.mark.parametrize("n, k", [(8, 0), (0, 8), (0, 0)])
 def test_products_of_nothing_are_zeros(dtype, n, k, library):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from typing import Any
 
 import torch
 
 from ops.kernels.numerics import matmul_nt, product
-from ops.kernels.products import reads_laid_out
+from ops.kernels.products import Laid, lay_out, reads_laid_out
 from runner.execution.comm import Comm
 
 
@@ -20,8 +21,16 @@ def lm_head_gather(x, *, hidden_window, comm_window, comm: Comm):
 
 @reads_laid_out(w=None)
 def lm_head_mm(hidden_window, w, *, logits_shard):
+    share = _share(w)
     for rows, logits in zip(hidden_window, logits_shard, strict=True):
-        matmul_nt(rows, w, logits)
+        matmul_nt(rows, share, logits)
+
+
+lm_head_mm.lay_out = partial(lay_out, is_share=True)  # else how many ranks there are would say which library multiplies
+
+
+def _share(w: torch.Tensor | Laid) -> Laid:
+    return w if isinstance(w, Laid) else lay_out(w, is_share=True)
 
 
 def lm_head_combine(logits_shard, *, logits, comm_window, comm: Comm):
@@ -47,7 +56,7 @@ def lm_head_tiles(units: Sequence[Mapping[str, Any]]) -> None:
 
 def _run_tiles(tiles: Sequence[Mapping[str, Any]]) -> None:
     rows = [tile["x"] for tile in tiles]
-    made = product(torch.cat(rows), tiles[0]["w"]).split([x.shape[0] for x in rows])
+    made = product(torch.cat(rows), _share(tiles[0]["w"])).split([x.shape[0] for x in rows])
     for tile, logits in zip(tiles, made, strict=True):
         tile["logits"].copy_(logits[:, : tile["logits"].shape[1]])
         tile["comm_window"].add_(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +25,8 @@ def failed_import(error: BaseException) -> str | None:
     behind = [package for package, code in frames[last + 1 :] if code == "<module>"]
     if not behind and isinstance(error, SyntaxError | OSError):  # its first module could not be read: no body ran
         behind = _package_of(error.filename)
+    if not behind:
+        behind = _remains_of(error)
     if behind:
         name, problem = behind[0], f"cannot be imported: {type(error).__name__}: {error}"
     elif isinstance(error, ModuleNotFoundError) and error.name:
@@ -35,6 +38,13 @@ def failed_import(error: BaseException) -> str | None:
     again = "--force-reinstall " if behind else ""
     rest = "; what lints and plans works without" if name == "torch" else ""
     return f"error: {name} {problem}\nhint: pip install {again}{name}{rest}"
+
+
+def _remains_of(error: BaseException) -> list[str]:
+    """The package of which a folder is left without its modules, where what it should have was looked for in vain."""
+    name = getattr(error.obj, "__name__", "") if isinstance(error, AttributeError) else getattr(error, "name", None) or ""
+    package = sys.modules.get(name) if name in THEIRS else None
+    return [name] if package is not None and getattr(package, "__file__", None) is None else []
 
 
 def _package_of(file: object) -> list[str]:
